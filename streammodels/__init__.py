@@ -1,0 +1,1 @@
+"""CNNs that train end to end on images too large for memory, exact to rounding."""

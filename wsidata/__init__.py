@@ -1,0 +1,1 @@
+"""Lightning data modules for whole-slide images and folders of photos."""
