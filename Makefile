@@ -1,0 +1,59 @@
+# Every target sets up .venv by itself; it needs only Python >= 3.11 (with venv) and make.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-lowest lint format docs docs-serve figures bench clean
+SHELL := /bin/bash
+
+# The newest interpreter here that is 3.11 or later and can make a virtual environment; PYTHON=... overrides.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+TEST_WORKERS ?= 2
+DEMO_ARGS ?=
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 with the venv module found; install one (Debian: python3.11-venv) or pass PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
+	@touch $@
+
+demo: $(READY) ## Train and evaluate a streaming ResNet-18 on slides it makes itself
+	$(BIN)/python recipes/camelyon16.py $(DEMO_ARGS)
+
+# One OpenMP thread a process: with more, small kernels of parallel test processes wait for each other at their barriers.
+test: $(READY) ## Run the whole test-suite
+	OMP_NUM_THREADS=1 VIPS_CONCURRENCY=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)
+
+test-lowest: ## Run the test-suite on the lowest supported releases (its own environment, Python 3.11)
+	test -d .venv-lowest || python3.11 -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c tests/lowest-requirements.txt -e '.[openslide]' pytest pytest-xdist hypothesis
+	OMP_NUM_THREADS=1 VIPS_CONCURRENCY=1 .venv-lowest/bin/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)
+
+lint: $(READY) ## Check style (ruff) and types (mypy, strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Let ruff repair style and layout
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY) ## Build the documentation into site/, any warning is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+docs-serve: $(READY) ## Show the documentation while writing it
+	$(BIN)/mkdocs serve
+
+figures: $(READY) ## Draw the figures of the documentation again
+	for script in docs/figures/*.py; do $(BIN)/python $$script || exit 1; done
+
+bench: $(READY) ## Measure time and memory against plain, checkpointed and lightstream training (installs the extra `bench`)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/streaming.py $(BENCH_ARGS)
+
+clean: ## Remove the environments and everything built or trained here
+	rm -rf .venv .venv-lowest site runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis lightning_logs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
