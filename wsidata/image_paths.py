@@ -1,0 +1,105 @@
+"""Tables name slides loosely (`normal_001`, `normal_001.TIF`, `center_0/normal_001.tif`); files have exact names.
+
+A name resolves to exactly one file or not at all: never to "the first that fits".
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+SLIDE_SUFFIXES = (
+    *(".ome.tiff", ".ome.tif", ".ome.zarr", ".zarr"),
+    *(".tiff", ".tif", ".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"),
+    *(".jpeg", ".jpg", ".png", ".webp", ".bmp"),
+)
+"""What may be left out of a name in a table; a suffix stands before those it ends in. Other dots belong to the name."""
+
+
+class ImageLookupError(LookupError):
+    """A name fits no file, or more than one."""
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """Split a file name into stem and slide suffix.
+
+    >>> split_suffix("TCGA-A1-01.8DE5.svs"), split_suffix("TCGA-A1-01.8DE5")
+    (('TCGA-A1-01.8DE5', '.svs'), ('TCGA-A1-01.8DE5', ''))
+    """
+    lowered = name.lower()
+    for suffix in SLIDE_SUFFIXES:
+        if lowered.endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)], name[-len(suffix) :]
+    return name, ""
+
+
+class ImageFolder:
+    """Finds the file a table's name means, listing each folder once.
+
+    Args:
+        root: Folder that names are relative to. Absolute names are taken as they are.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._listings: dict[Path, list[str]] = {}
+
+    def find(self, name: str) -> Path:
+        """The one file that `name` means.
+
+        Tried in this order: the exact name; the name in another case; the name without a slide suffix, equal to a
+        file's stem; the same in another case.
+
+        Args:
+            name: File name with or without a slide suffix, with or without folders in front.
+
+        Returns:
+            The path below `root`.
+
+        Raises:
+            ImageLookupError: if no file fits (with the nearest names) or several do (naming them).
+        """
+        folder = (self.root / name).parent
+        name = Path(name).name
+        listing = self._list(folder)
+        stems = [entry for entry in listing if split_suffix(entry)[1]] if not split_suffix(name)[1] else []
+        for fitting in (
+            [entry for entry in listing if entry == name],
+            [entry for entry in listing if entry.lower() == name.lower()],
+            [entry for entry in stems if split_suffix(entry)[0] == name],
+            [entry for entry in stems if split_suffix(entry)[0].lower() == name.lower()],
+        ):
+            if len(fitting) == 1:
+                return folder / fitting[0]
+            if fitting:
+                raise ImageLookupError(
+                    f"'{name}' fits {len(fitting)} files in '{folder}': {', '.join(fitting)}; "
+                    "write the full file name in the table"
+                )
+        raise ImageLookupError(f"no file '{name}' in '{folder}'{self._hint(name, listing)}")
+
+    def image_id(self, path: Path) -> str:
+        """Name of a slide that does not depend on where the folder lies: the path below `root` without slide suffix."""
+        try:
+            relative = path.relative_to(self.root)
+        except ValueError:
+            relative = path
+        return split_suffix(relative.as_posix())[0]
+
+    def _list(self, folder: Path) -> list[str]:
+        if folder not in self._listings:
+            if not folder.is_dir():
+                self._listings[folder] = []
+            else:
+                entries = folder.iterdir()
+                self._listings[folder] = sorted(e.name for e in entries if e.is_file() or e.suffix.lower() == ".zarr")
+        return self._listings[folder]
+
+    @staticmethod
+    def _hint(name: str, listing: list[str]) -> str:
+        if not listing:
+            return " (the folder is absent or has no files)"
+        stem = split_suffix(name)[0].lower()
+        near = [entry for entry in listing if split_suffix(entry)[0].lower() == stem]
+        near = near or difflib.get_close_matches(name, listing, n=2, cutoff=0.8)
+        return f" (did you mean {' or '.join(near)}?)" if near else f" ({len(listing)} other files there)"

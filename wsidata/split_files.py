@@ -1,0 +1,140 @@
+"""A split is worth keeping: it is saved beside the run, reused by the next one, and compared when a run resumes.
+
+The file is a plain CSV to read, mail and edit; the digest is a fingerprint of who is in which part, whatever the order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from wsidata.splits import SPLITS, SplitError, name_some
+from wsidata.table_files import TableError, read_text_table
+
+Parts = dict[str, list[str]]
+"""Ids of each part, sorted: `{"train": [...], "val": [...], "test": [...]}`."""
+
+
+def split_parts(table: pd.DataFrame) -> Parts:
+    """The sorted ids of every part of a table with the columns `image_id` and `split`."""
+    return {name: sorted(table.loc[table["split"] == name, "image_id"].astype(str)) for name in SPLITS}
+
+
+def split_digest(table: pd.DataFrame) -> str:
+    """SHA-256 over the sorted `split<tab>image_id` lines, in hexadecimal; independent of row order and paths."""
+    lines = sorted(f"{split}\t{name}\n" for split, name in zip(table["split"], table["image_id"], strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def save_splits(table: pd.DataFrame, path: str | Path) -> str:
+    """Write `image_id, label_name, group, split` (those that `table` has) as CSV.
+
+    Args:
+        table: What `make_splits` returned.
+        path: CSV file to write; its folder is made.
+
+    Returns:
+        The digest of the split.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = [name for name in ("image_id", "label_name", "group", "split") if name in table.columns]
+    columns = [name for name in columns if name != "group" or (table["group"] != "").any()]
+    table[columns].to_csv(path, index=False)
+    return split_digest(table)
+
+
+def load_splits(path: str | Path, *, expected_digest: str | None = None) -> pd.DataFrame:
+    """Read a split file.
+
+    Args:
+        path: CSV or Parquet with at least the columns `image_id` and `split`.
+        expected_digest: Digest (or its first digits) that the split must have.
+
+    Returns:
+        The columns of the file as text.
+
+    Raises:
+        SplitError: if columns are absent, a split name is unknown, an id is repeated, or the digest differs.
+    """
+    try:
+        frame = read_text_table(path).frame
+    except TableError as error:
+        raise SplitError(f"cannot read split file: {error}") from error
+    absent = [name for name in ("image_id", "split") if name not in frame.columns]
+    if absent:
+        raise SplitError(f"split file '{path}' has no column {absent}; its columns are {list(frame.columns)}.")
+    unknown = sorted(set(frame["split"]) - set(SPLITS))
+    repeated = sorted(frame.loc[frame["image_id"].duplicated(), "image_id"].unique())
+    if unknown or repeated:
+        raise SplitError(
+            f"split file '{path}' has unknown splits [{name_some(unknown)}] and repeated ids [{name_some(repeated)}]. "
+            "Every slide must be there once, with train, val or test."
+        )
+    if expected_digest is not None and not (digest := split_digest(frame)).startswith(expected_digest):
+        raise SplitError(f"split file '{path}' has digest {digest[:12]}, not {expected_digest[:12]}: it was changed.")
+    return frame
+
+
+def apply_splits(table: pd.DataFrame, saved: pd.DataFrame) -> pd.DataFrame:
+    """Give `table` the split that was saved for exactly these slides.
+
+    Args:
+        table: Slides, with the column `image_id`.
+        saved: What `load_splits` returned.
+
+    Returns:
+        A copy of `table` with the column `split`.
+
+    Raises:
+        SplitError: if one has slides that the other lacks.
+    """
+    of = dict(zip(saved["image_id"].astype(str), saved["split"].astype(str), strict=True))
+    ids = table["image_id"].astype(str)
+    new, gone = sorted(set(ids) - set(of)), sorted(set(of) - set(ids))
+    if new or gone:
+        raise SplitError(
+            f"the saved split is of other slides: {len(new)} in the table are not in it [{name_some(new)}], "
+            f"{len(gone)} in it are not in the table [{name_some(gone)}]. "
+            "Use the table it was made from, or make a new split."
+        )
+    return table.assign(split=ids.map(of).astype(object))
+
+
+def check_same_split(saved: Parts, current: Parts) -> None:
+    """Refuse to go on training on another split than the checkpoint's.
+
+    Raises:
+        SplitError: saying how many slides moved, and which.
+    """
+    moved = [
+        f"{name} ({was} -> {now})"
+        for was in SPLITS
+        for now in SPLITS
+        if was != now
+        for name in sorted(set(saved[was]) & set(current[now]))
+    ]
+    everyone = [{name for part in parts.values() for name in part} for parts in (saved, current)]
+    gone, new = sorted(everyone[0] - everyone[1]), sorted(everyone[1] - everyone[0])
+    if moved or gone or new:
+        raise SplitError(
+            f"the checkpoint was trained on another split: {len(moved)} slides moved [{name_some(moved)}], "
+            f"{len(gone)} are gone [{name_some(gone)}], {len(new)} are new [{name_some(new)}]. Resume with the split.csv that "
+            "was saved beside that run (split='.../split.csv'), or start a new run without ckpt_path."
+        )
+
+
+def check_no_leak(saved: Parts, evaluated: list[str], part: str) -> None:
+    """Refuse to evaluate a checkpoint on slides it was trained on.
+
+    Raises:
+        SplitError: naming them.
+    """
+    leaked = sorted(set(saved["train"]) & set(evaluated))
+    if leaked:
+        raise SplitError(
+            f"{len(leaked)} {part} slides were in the checkpoint's training set [{name_some(leaked)}], so its scores "
+            "would be too good. Evaluate with the split.csv saved beside that run (split='.../split.csv')."
+        )

@@ -1,0 +1,147 @@
+"""Tables arrive as CSV, Parquet or DataFrame, and typed readers damage ids: `007` becomes 7, `NA` becomes missing.
+
+Here every cell becomes text, stripped of blanks, and remembers the line it came from, so that an error can point at
+it. No meaning is given to any column; that is `tables.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+_DELIMITERS = ",;\t|"
+_TEXT_SUFFIXES = {".csv", ".tsv", ".txt"}
+_PARQUET_SUFFIXES = {".parquet", ".pq"}
+
+
+class TableError(ValueError):
+    """A label table cannot be used; the message names every problem found, where it is, and what to do."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table whose cells are all text.
+
+    Attributes:
+        frame: One text column per column of the source; missing cells are empty strings.
+        source: The file name, or "DataFrame", for error messages.
+        places: For each row, where it is in the source, such as "line 12" or "row 7".
+        numeric_columns: Columns that were numbers in the source; leading zeros may have been lost before we saw them.
+    """
+
+    frame: pd.DataFrame
+    source: str
+    places: tuple[str, ...]
+    numeric_columns: frozenset[str] = frozenset()
+
+
+def read_text_table(table: str | Path | pd.DataFrame) -> TextTable:
+    """Read a table with every cell as stripped text.
+
+    CSV files may begin with a byte-order mark and may separate cells by comma, semicolon, tab or `|`, as the header
+    does.
+
+    Args:
+        table: Path of a .csv, .tsv, .txt, .parquet or .pq file, or a DataFrame (which is not changed).
+
+    Returns:
+        The cells as text, and where each row came from.
+
+    Raises:
+        TableError: if the file is absent, of another kind, not UTF-8, empty, ragged, or names a column twice.
+    """
+    if isinstance(table, pd.DataFrame):
+        return _from_frame(table, "DataFrame", index_places=True)
+    path = Path(table)
+    suffix = path.suffix.lower()
+    if suffix not in _TEXT_SUFFIXES | _PARQUET_SUFFIXES:
+        known = ", ".join(sorted(_TEXT_SUFFIXES | _PARQUET_SUFFIXES))
+        raise TableError(f"table '{path}' is not one of {known}. Save it as CSV, or pass it as a pandas DataFrame.")
+    if not path.is_file():
+        raise TableError(f"table '{path}' does not exist (looked in '{Path.cwd()}'). Check the path.")
+    if suffix in _PARQUET_SUFFIXES:
+        return _from_frame(pd.read_parquet(path), path.name, index_places=False)
+    return _from_delimited(path)
+
+
+def _from_frame(frame: pd.DataFrame, source: str, *, index_places: bool) -> TextTable:
+    """Turn a typed frame into text."""
+    names = [str(column).strip() for column in frame.columns]
+    _refuse_repeated_columns(names, source)
+    text = pd.DataFrame(
+        {name: [_as_text(value) for value in frame.iloc[:, i].tolist()] for i, name in enumerate(names)},
+        columns=names,
+        dtype=object,
+    )
+    numeric = frozenset(n for i, n in enumerate(names) if pd.api.types.is_numeric_dtype(frame.dtypes.iloc[i]))
+    labels = frame.index.tolist() if index_places else range(1, len(frame) + 1)
+    _refuse_empty(text, source)
+    return TextTable(text, source, tuple(f"row {label}" for label in labels), numeric)
+
+
+def _as_text(value: object) -> str:
+    """One cell as text; whole floats lose the `.0` that a missing value elsewhere in their column gave them."""
+    if value is None or value is pd.NA or value is pd.NaT or value != value:  # NaN differs from itself
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _from_delimited(path: Path) -> TextTable:
+    """Read delimited text with the standard library's reader, which keeps cells as they are and knows line numbers."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise TableError(
+            f"table '{path}' is not UTF-8 text (byte {error.start}). Save it as 'CSV UTF-8' in your spreadsheet."
+        ) from error
+    delimiter = max(_DELIMITERS, key=lambda mark: lines[0].count(mark)) if lines else ","
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    header: list[str] = []
+    rows: list[list[str]] = []
+    places: list[str] = []
+    problems: list[str] = []
+    for raw in reader:
+        cells = [cell.strip() for cell in raw]
+        if not any(cells):
+            continue
+        if not header:
+            header = cells
+            while header[-1] == "":
+                header.pop()
+            continue
+        extra = any(cells[len(header) :])
+        if extra or len(cells) < len(header):
+            problems.append(f"line {reader.line_num} has {len(cells)} cells where the header has {len(header)}")
+            continue
+        rows.append(cells[: len(header)])
+        places.append(f"line {reader.line_num}")
+    if problems:
+        raise TableError(describe_problems(path.name, problems, "Quote cells that contain the separator."))
+    _refuse_repeated_columns(header, path.name)
+    frame = pd.DataFrame(rows, columns=header, dtype=object)
+    _refuse_empty(frame, path.name)
+    return TextTable(frame, path.name, tuple(places))
+
+
+def _refuse_repeated_columns(names: list[str], source: str) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise TableError(f"table '{source}' has more than one column named {repeated}. Rename or remove one of them.")
+
+
+def _refuse_empty(frame: pd.DataFrame, source: str) -> None:
+    if frame.empty:
+        raise TableError(f"table '{source}' has no rows. It needs a header line and one line per slide.")
+
+
+def describe_problems(source: str, problems: list[str], remedy: str, limit: int = 20) -> str:
+    """One message for many problems: the count, the first `limit` of them a line each, and the remedy."""
+    noun = "problem" if len(problems) == 1 else "problems"
+    shown = "".join(f"\n  - {problem}" for problem in problems[:limit])
+    more = f"\n  ... and {len(problems) - limit} more" if len(problems) > limit else ""
+    return f"'{source}' has {len(problems)} {noun}:{shown}{more}\n{remedy}"
