@@ -1,0 +1,91 @@
+"""What a file says about itself, before anybody decides which of it to believe."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from wsidata.errors import SpacingConflictWarning
+
+PLAUSIBLE_MPP_UM = (0.01, 40.0)
+"""Spacings outside are print densities or mistakes: 72 dpi is 352.8 um/px, 600 dpi is 42.3 um/px."""
+
+MAX_ANISOTROPY = 1.1
+MAX_DISAGREEMENT = 0.05
+
+
+@dataclass(frozen=True)
+class SpacingFact:
+    """A spacing of level 0 as one source states it.
+
+    Attributes:
+        source: Where it was read, such as "Aperio description (MPP)".
+        mpp: um per pixel, (x, y), as stated; plausible or not.
+    """
+
+    source: str
+    mpp: tuple[float, float]
+
+    @property
+    def is_plausible(self) -> bool:
+        """Finite, of a microscope's size, and (nearly) the same along both axes."""
+        low, high = PLAUSIBLE_MPP_UM
+        x, y = self.mpp
+        in_range = all(math.isfinite(value) and low <= value <= high for value in self.mpp)
+        return in_range and max(x, y) / min(x, y) <= MAX_ANISOTROPY
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """Metadata of one file.
+
+    Attributes:
+        spacings: Every spacing stated, most trustworthy first.
+        magnification: Objective power of level 0, or None.
+        checked: The places a spacing was looked for, for error messages.
+        properties: Everything else, as text.
+    """
+
+    spacings: tuple[SpacingFact, ...] = ()
+    magnification: float | None = None
+    checked: tuple[str, ...] = ()
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+def choose_spacing(
+    facts: Sequence[SpacingFact], override: tuple[float, float] | None, name: str
+) -> tuple[tuple[float, float] | None, str | None]:
+    """The spacing to believe and where it comes from.
+
+    The user's own value wins, then the first plausible one. Whoever loses while saying something else by more than
+    5 % is named in a `SpacingConflictWarning`.
+
+    Args:
+        facts: Spacings stated by the file, most trustworthy first.
+        override: The user's spacing in um per pixel, (x, y), or None.
+        name: The slide's file name, for the warning.
+
+    Returns:
+        (mpp, source), or (None, None) if nobody says anything plausible.
+    """
+    believable = [fact for fact in facts if fact.is_plausible]
+    if override is not None:
+        believable.insert(0, SpacingFact("mpp_override", override))
+    if not believable:
+        return None, None
+    chosen = believable[0]
+    for other in believable[1:]:
+        if any(abs(a / b - 1) > MAX_DISAGREEMENT for a, b in zip(chosen.mpp, other.mpp, strict=True)):
+            warnings.warn(
+                f"slide '{name}': {chosen.source} says {_text(chosen.mpp)} um/px, {other.source} says "
+                f"{_text(other.mpp)}. {chosen.source} is used; pass mpp_override=... to decide otherwise.",
+                SpacingConflictWarning,
+                stacklevel=4,
+            )
+    return chosen.mpp, chosen.source
+
+
+def _text(mpp: tuple[float, float]) -> str:
+    return f"{mpp[0]:.4g}" if math.isclose(mpp[0], mpp[1], rel_tol=1e-3) else f"{mpp[0]:.4g} x {mpp[1]:.4g}"

@@ -1,0 +1,73 @@
+"""Photos and other plain images: JPEG, PNG, WebP and whatever else libvips reads. A pyramid of one level.
+
+They have no spacing: the density tags of a photo are a wish about printing. EXIF orientation is applied, once, here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from wsidata.errors import UnreadableImageError
+from wsidata.formats.colour import to_rgb
+from wsidata.formats.facts import SlideFacts
+from wsidata.formats.vips import naming_errors
+from wsidata.spacing import Level
+
+
+class PhotoPyramid:
+    """An open plain image.
+
+    libvips decodes these formats whole, on the first pixel asked for. That first pixel is asked for here, so that a
+    damaged file is refused by name instead of failing in the middle of somebody's pipeline; the decoded picture is kept
+    (in memory, above 100 MB in a temporary file) until `close`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UnreadableImageError: if libvips knows no image in it.
+    """
+
+    reader = "libvips"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            header = self._load(access="sequential")
+        except pyvips.Error as error:
+            detail = " ".join(str(error).split())
+            raise UnreadableImageError(
+                f"'{path}' is no image that can be read here ({detail}). Readable are SVS, pyramidal TIFF, OME-TIFF, "
+                "Philips TIFF, JPEG, PNG and WebP."
+            ) from error
+        self.kind = str(header.get("vips-loader")).removesuffix("load")
+        self.levels = (Level(0, header.width, header.height, 1.0, 1.0),)
+        self.facts = SlideFacts(checked=(f"a {self.kind} photo has none",), properties={"photo.kind": self.kind})
+        self._image: pyvips.Image | None = None
+
+    def image(self, level: int) -> pyvips.Image:
+        """The picture as RGB, upright."""
+        if self._image is None:
+            with naming_errors(self._path):
+                image = to_rgb(self._load(access="random"), self._path.name)
+                image(0, 0)  # decodes all of it
+            self._image = image
+        return self._image
+
+    def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
+        """A rectangle inside the picture, (height, width, 3)."""
+        with naming_errors(self._path):
+            part = self.image(level).crop(x_px, y_px, width_px, height_px)
+            return np.asarray(part.numpy(), dtype=np.uint8)
+
+    def close(self) -> None:
+        """Drop the decoded picture."""
+        self._image = None
+
+    def _load(self, access: str) -> pyvips.Image:
+        image = pyvips.Image.new_from_file(str(self._path), access=access, fail_on="error")
+        return image.autorot()

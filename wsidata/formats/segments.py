@@ -1,0 +1,197 @@
+"""The tiles or strips of one TIFF directory: where they lie, whether they are whole, and their pixels by tifffile.
+
+Two jobs need single segments rather than images. Checking: a decoder that is handed half a JPEG tile returns grey, and
+libvips returns black for a tile that was never written, both without a word. And decoding what libvips cannot.
+
+What the checks catch: a segment that reaches beyond the end of the file, an index of segments that is too short, a JPEG
+segment that does not begin and end as a JPEG stream does (overwritten, zeroed or shifted data). What they do not: bytes
+altered *inside* a JPEG stream; JPEG has no checksum.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from wsidata.errors import UnreadableImageError
+
+JPEG_COMPRESSION = 7
+MINISWHITE, PALETTE, SEPARATED = 0, 3, 5
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+JPEG_TRAILER_BYTES = 16  # writers pad tiles to even or 4-byte lengths after the end marker
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a directory is cut up. Strips are tiles as wide as the image."""
+
+    columns: int
+    rows: int
+    width_px: int
+    height_px: int
+    planes: int
+
+
+class Segments:
+    """Tiles or strips of one TIFF directory.
+
+    Args:
+        page: The directory, from an open `tifffile.TiffFile`.
+        path: The file, for errors.
+        width_px: Columns of the level; padding beyond is not part of the picture.
+        height_px: Rows of the level.
+    """
+
+    def __init__(self, page: tifffile.TiffPage, path: Path, width_px: int, height_px: int) -> None:
+        self.page = page
+        self.path = path
+        self.width_px, self.height_px = width_px, height_px
+        self.grid = _grid(page)
+        self.offsets = np.asarray(page.dataoffsets, dtype=np.int64)
+        self.byte_counts = np.asarray(page.databytecounts, dtype=np.int64)
+        self._checked = np.zeros(len(self.offsets), dtype=bool)
+
+    @property
+    def is_empty(self) -> NDArray[np.bool_]:
+        """Which segments were never written (no bytes, or no place in the file): shown white."""
+        return (self.byte_counts == 0) | (self.offsets == 0)
+
+    def check_extent(self, file_bytes: int) -> None:
+        """Compare the index of segments with the length of the file.
+
+        Args:
+            file_bytes: Length of the file.
+
+        Raises:
+            UnreadableImageError: if a segment is missing from the index or ends beyond the end of the file.
+        """
+        expected = self.grid.columns * self.grid.rows * self.grid.planes
+        if len(self.offsets) < expected or len(self.byte_counts) != len(self.offsets):
+            raise UnreadableImageError(
+                f"'{self.path}' is damaged: TIFF directory {self.page.index} lists {len(self.offsets)} of {expected} "
+                "tiles or strips. Copy it again from its source."
+            )
+        ends = np.where(self.is_empty, 0, self.offsets + self.byte_counts)
+        beyond = int((ends > file_bytes).sum())
+        if beyond:
+            raise UnreadableImageError(
+                f"'{self.path}' is cut off: {beyond} of {len(ends)} tiles or strips of TIFF directory "
+                f"{self.page.index} end beyond the file's {file_bytes} bytes (the last at byte {ends.max()}). "
+                "Copy it again from its source."
+            )
+
+    def check_streams(self, indices: NDArray[np.int64] | None = None) -> None:
+        """Look whether JPEG segments begin and end as such: two short reads each, once.
+
+        Args:
+            indices: Segments to look at; None for all.
+
+        Raises:
+            UnreadableImageError: naming the first segment that is no whole JPEG stream.
+        """
+        if self.page.compression != JPEG_COMPRESSION or self.page.is_ndpi:
+            return
+        wanted = np.arange(len(self.offsets)) if indices is None else indices
+        for index in wanted[~self._checked[wanted] & ~self.is_empty[wanted]]:
+            offset, count = int(self.offsets[index]), int(self.byte_counts[index])
+            tail_bytes = min(JPEG_TRAILER_BYTES, count)
+            head, tail = self._bytes(offset, 2), self._bytes(offset + count - tail_bytes, tail_bytes)
+            if head != JPEG_START or JPEG_END not in tail:
+                raise UnreadableImageError(
+                    f"'{self.path}' is damaged: tile or strip {index} of TIFF directory {self.page.index} (byte "
+                    f"{offset}) is no whole JPEG stream. Copy it again from its source."
+                )
+            self._checked[index] = True
+
+    def indices_in(self, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.int64]:
+        """Indices of the segments a rectangle touches, all planes, in file order."""
+        grid = self.grid
+        columns = np.arange(x_px // grid.width_px, -(-(x_px + width_px) // grid.width_px))
+        rows = np.arange(y_px // grid.height_px, -(-(y_px + height_px) // grid.height_px))
+        planes = np.arange(grid.planes)
+        index = (planes[:, None, None] * grid.rows + rows[:, None]) * grid.columns + columns
+        return index.ravel().astype(np.int64)
+
+    def origin(self, index: int) -> tuple[int, int, int]:
+        """(plane, x, y) of a segment's first pixel."""
+        plane, place = divmod(index, self.grid.columns * self.grid.rows)
+        row, column = divmod(place, self.grid.columns)
+        return plane, column * self.grid.width_px, row * self.grid.height_px
+
+    def read(self, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
+        """Decode a rectangle with tifffile; segments never written are white.
+
+        Args:
+            x_px: First column. The rectangle must lie inside the level.
+            y_px: First row.
+            width_px: Columns.
+            height_px: Rows.
+
+        Returns:
+            (height, width, samples); grey has 0 as black, palettes are looked up, CMYK stays CMYK.
+
+        Raises:
+            UnreadableImageError: if a segment cannot be decoded.
+        """
+        indices = self.indices_in(x_px, y_px, width_px, height_px)
+        self.check_streams(indices)
+        blank = 0 if self.page.photometric == SEPARATED else 255
+        bands = 3 if self.page.photometric == PALETTE else self.page.samplesperpixel
+        out = np.full((height_px, width_px, bands), blank, dtype=np.uint8)
+        for index, pixels in self._decoded(indices):
+            plane, left, top = self.origin(index)
+            top_out, left_out = max(top, y_px), max(left, x_px)
+            bottom_out = min(top + pixels.shape[0], y_px + height_px)
+            right_out = min(left + pixels.shape[1], x_px + width_px)
+            part = pixels[top_out - top : bottom_out - top, left_out - left : right_out - left]
+            bands_here = slice(plane, plane + 1) if self.grid.planes > 1 else slice(None)
+            out[top_out - y_px : bottom_out - y_px, left_out - x_px : right_out - x_px, bands_here] = part
+        return out
+
+    def _decoded(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        for index in indices[~self.is_empty[indices]].tolist():
+            data = self._bytes(int(self.offsets[index]), int(self.byte_counts[index]))
+            try:
+                decoded, _, _ = self.page.decode(
+                    data, index, jpegtables=self.page.jpegtables, jpegheader=self.page.jpegheader
+                )
+            except Exception as error:  # codecs raise exceptions of their own, without a common base
+                raise UnreadableImageError(
+                    f"'{self.path}': tile or strip {index} of TIFF directory {self.page.index} could not be decoded "
+                    f"({error}). Copy the file again from its source."
+                ) from error
+            yield index, self._natural(decoded[0])
+
+    def _natural(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Black is 0 and colours are colours."""
+        if pixels.dtype == np.bool_:
+            pixels = pixels.astype(np.uint8) * np.uint8(255)
+        if self.page.photometric == MINISWHITE:
+            pixels = 255 - pixels
+        if self.page.photometric == PALETTE:
+            pixels = (self.page.colormap >> 8).astype(np.uint8).T[pixels[..., 0]]
+        return pixels
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        """Read without moving a shared file position: safe under threads and after a fork."""
+        data = os.pread(self.page.parent.filehandle.fileno(), count, offset)
+        if len(data) != count:
+            raise UnreadableImageError(
+                f"'{self.path}' is cut off: bytes {offset}..{offset + count} are not there. Copy it again."
+            )
+        return data
+
+
+def _grid(page: tifffile.TiffPage) -> Grid:
+    """Cut of a directory, from its own tags: tifffile shortens padded Philips levels in place."""
+    width, height = (int(page.tags[name].value) for name in ("ImageWidth", "ImageLength"))
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    segment_width = page.tilewidth if page.is_tiled else width
+    segment_height = page.tilelength if page.is_tiled else min(page.rowsperstrip or height, height)
+    return Grid(-(-width // segment_width), -(-height // segment_height), segment_width, segment_height, planes)

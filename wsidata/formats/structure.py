@@ -1,0 +1,114 @@
+"""Is a TIFF file whole? Walks its chain of directories before anybody trusts it.
+
+A TIFF that lost its end often loses directories with it, and then opens, one level short or with tiles nobody finds.
+Parsers (tifffile, libtiff) log such things and go on. Here every directory, every value it points to and every pointer
+to the next has to lie inside the file. (Whether the tiles do is checked level by level, see `segments`.)
+
+Layout: TIFF 6.0, section 2; BigTIFF as in libtiff: 8-byte counts and offsets, 20-byte entries.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from wsidata.errors import UnreadableImageError
+
+TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+SUBIFDS_TAG = 330
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes that differ between TIFF and BigTIFF."""
+
+    order: str
+    count: str
+    offset: str
+    entry_bytes: int
+
+    @property
+    def inline_bytes(self) -> int:
+        return struct.calcsize(self.order + self.offset)
+
+
+def check_structure(path: Path) -> None:
+    """Refuse a TIFF with a directory, a tag value or a pointer outside the file.
+
+    Args:
+        path: A file that begins as a TIFF does.
+
+    Raises:
+        UnreadableImageError: naming the file, what is missing, and where.
+    """
+    with path.open("rb") as file:
+        _Walk(file, path, path.stat().st_size).run()
+
+
+class _Walk:
+    """One pass over all directories."""
+
+    def __init__(self, file: BinaryIO, path: Path, file_bytes: int) -> None:
+        self.file, self.path, self.file_bytes = file, path, file_bytes
+        head = self._read(0, min(16, file_bytes), "its header")
+        order = "<" if head[:2] == b"II" else ">"
+        is_big = head[2:4] in (b"+\0", b"\0+")
+        self.layout = _Layout(order, "Q", "Q", 20) if is_big else _Layout(order, "H", "I", 12)
+        start = 8 if is_big else 4
+        self.first = self._unpack(self.layout.offset, head[start : start + self.layout.inline_bytes], "its header")[0]
+        self.seen: set[int] = set()
+
+    def run(self) -> None:
+        """Follow the chain of directories, and the SubIFDs they name."""
+        pending = [self.first]
+        if self.first == 0:
+            self._refuse("it has no directory")
+        while pending:
+            offset = pending.pop()
+            if offset == 0 or offset in self.seen:  # SubIFDs may be named twice: by their parent and by each other
+                continue
+            self.seen.add(offset)
+            pending.extend(self._directory(offset))
+
+    def _directory(self, offset: int) -> list[int]:
+        """Check one directory; offsets of its SubIFDs and of the next one."""
+        layout, what = self.layout, f"the directory at byte {offset}"
+        count_bytes = struct.calcsize(layout.order + layout.count)
+        entries = self._unpack(layout.count, self._read(offset, count_bytes, what), what)[0]
+        table_bytes = entries * layout.entry_bytes + layout.inline_bytes
+        table = self._read(offset + count_bytes, table_bytes, what)
+        found: list[int] = []
+        for start in range(0, entries * layout.entry_bytes, layout.entry_bytes):
+            entry = table[start : start + layout.entry_bytes]
+            tag, kind = self._unpack("HH", entry[:4], what)
+            count = self._unpack(layout.offset, entry[4 : 4 + layout.inline_bytes], what)[0]
+            value = entry[4 + layout.inline_bytes :]
+            value_bytes = count * TYPE_BYTES.get(kind, 0)
+            if value_bytes > layout.inline_bytes:
+                at = self._unpack(layout.offset, value, what)[0]
+                if at + value_bytes > self.file_bytes:
+                    self._refuse(f"the value of tag {tag} ends at byte {at + value_bytes}")
+                value = self._read(at, value_bytes, what) if tag == SUBIFDS_TAG else b""
+            if tag == SUBIFDS_TAG and kind in (4, 13, 16, 18):
+                code = "Q" if TYPE_BYTES[kind] == 8 else "I"
+                found += self._unpack(f"{count}{code}", value[:value_bytes], what)
+        return [*found, self._unpack(layout.offset, table[-layout.inline_bytes :], what)[0]]
+
+    def _read(self, offset: int, count: int, what: str) -> bytes:
+        if offset + count > self.file_bytes:
+            self._refuse(f"{what} is not all there")
+        self.file.seek(offset)
+        return self.file.read(count)
+
+    def _unpack(self, code: str, data: bytes, what: str) -> tuple[int, ...]:
+        try:
+            return struct.unpack(self.layout.order + code, data)
+        except struct.error:
+            self._refuse(f"{what} is not all there")
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise UnreadableImageError(
+            f"'{self.path}' is cut off or damaged ({self.file_bytes} bytes): {why}. Copy it again from its source."
+        )

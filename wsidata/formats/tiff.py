@@ -1,0 +1,244 @@
+"""TIFF pyramids: Aperio SVS, Philips, OME, Hamamatsu and the plain kind.
+
+tifffile says which directories are the levels (TIFF pages are not levels: page 1 of an SVS is its thumbnail) and what
+compression and colour they have. Pixels come from libvips where libvips is right, lazily; else from tifffile. Which of
+the two is decided once for the whole file, first by rules, then by decoding one segment with both and comparing.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyvips
+import tifffile
+from numpy.typing import NDArray
+
+from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.formats.colour import WHITE, to_rgb
+from wsidata.formats.facts import SlideFacts
+from wsidata.formats.segments import JPEG_COMPRESSION, Segments
+from wsidata.formats.structure import check_structure
+from wsidata.formats.tiff_facts import philips_spacings, read_facts
+from wsidata.formats.vips import naming_errors
+from wsidata.spacing import Level
+
+KINDS = ("svs", "philips", "ome", "ndpi", "generic", "uniform", "shaped", "imagej")
+"""tifffile's names of the dialects whose first series is the slide, in levels. (In an SCN it is the macro image, in a
+BIF the tiles overlap.)"""
+
+RGB, YCBCR, MINISBLACK = 2, 6, 1
+VIPS_COMPRESSIONS = (1, 5, JPEG_COMPRESSION, 8, 32946, 32773)
+"""None, LZW, JPEG, deflate (twice), PackBits. The libvips wheel has no JPEG 2000 and reads ZSTD as black."""
+VIPS_TILE_MULTIPLE = 16
+
+MAX_MEMORY_BYTES = 4 * 1024**3
+"""The largest level that is decoded into memory when libvips cannot read it lazily."""
+
+
+class TiffPyramid:
+    """An open TIFF.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UnreadableImageError: if it is damaged or cut off.
+        UnsupportedImageError: if it is sound but no 8-bit picture of one focal plane.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        check_structure(path)
+        try:
+            self._tiff = tifffile.TiffFile(path)
+        except Exception as error:  # a foreign parser on a damaged file may raise anything
+            raise _damaged(path, error) from error
+        try:
+            self._open()
+        except BaseException:
+            self._tiff.close()
+            raise
+
+    def _open(self) -> None:
+        try:
+            self._tiff.pages.useframes = False
+            series = self._tiff.series[0]
+            pages = [_only_page(level, self._path) for level in series.levels]
+        except (UnreadableImageError, UnsupportedImageError):
+            raise
+        except Exception as error:
+            raise _damaged(self._path, error) from error
+        self.kind = str(series.kind)
+        if self.kind not in KINDS:
+            raise UnsupportedImageError(
+                f"'{self._path}' is a TIFF of the kind '{self.kind}', which is not read here. Convert it to a "
+                "pyramidal TIFF (bfconvert, or vips with OpenSlide: vips tiffsave --tile --pyramid --compression jpeg)."
+            )
+        for page in pages:
+            _check_supported(page, self._path)
+        self.levels = self._measure(pages)
+        self._segments = [
+            Segments(page, self._path, level.width, level.height)
+            for page, level in zip(pages, self.levels, strict=True)
+        ]
+        file_bytes = self._path.stat().st_size
+        for segments in self._segments:
+            segments.check_extent(file_bytes)
+        self.facts: SlideFacts = read_facts(self._tiff, pages[0], self.kind)
+        self._images: dict[int, pyvips.Image] = {}
+
+    def _measure(self, pages: list[tifffile.TiffPage]) -> tuple[Level, ...]:
+        """Sizes and downsamples. Philips pads levels to whole tiles, so there the stated spacings are the measure."""
+        base = pages[0]
+        stated = philips_spacings(self._tiff) if self.kind == "philips" else []
+        levels = []
+        for index, page in enumerate(pages):
+            down = (base.imagewidth / page.imagewidth, base.imagelength / page.imagelength)
+            if len(stated) == len(pages):
+                down = (stated[index][0] / stated[0][0], stated[index][1] / stated[0][1])
+            levels.append(Level(index, page.imagewidth, page.imagelength, down[0], down[1]))
+        return tuple(levels)
+
+    @cached_property
+    def reader(self) -> str:
+        """Who decodes: "libvips" if it is right about every level, else "tifffile"."""
+        may_vips = self.kind != "ndpi" and all(_vips_can(segments) for segments in self._segments)
+        return "libvips" if may_vips and self._vips_agrees() else "tifffile"
+
+    def image(self, level: int) -> pyvips.Image:
+        """A whole level as RGB; lazy with libvips, decoded now with tifffile."""
+        self._segments[level].check_streams()
+        return self._vips_level(level) if self.reader == "libvips" else self._tifffile_level(level)
+
+    def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
+        """A rectangle inside a level, (height, width, 3)."""
+        segments = self._segments[level]
+        segments.check_streams(segments.indices_in(x_px, y_px, width_px, height_px))
+        with naming_errors(self._path):
+            if self.reader == "libvips":
+                if level not in self._images:
+                    self._images[level] = self._vips_level(level)
+                part = self._images[level].crop(x_px, y_px, width_px, height_px)
+            else:
+                part = self._to_rgb(segments, segments.read(x_px, y_px, width_px, height_px))
+            return np.asarray(part.numpy(), dtype=np.uint8)
+
+    def close(self) -> None:
+        """Close the file. Images handed out before keep libvips' own handle until they are dropped."""
+        self._images.clear()
+        self._tiff.close()
+
+    def _vips_level(self, level: int) -> pyvips.Image:
+        size, segments = self.levels[level], self._segments[level]
+        image = to_rgb(self._vips_page(segments), self._path.name)
+        if (image.width, image.height) != size.size:
+            image = image.crop(0, 0, size.width, size.height)
+        if not segments.is_empty.any():
+            return image
+        grid = segments.grid
+        empty = (segments.is_empty.astype(np.uint8) * np.uint8(255)).reshape(grid.rows, grid.columns)
+        mask = pyvips.Image.new_from_array(empty).zoom(grid.width_px, grid.height_px)
+        return mask.crop(0, 0, size.width, size.height).ifthenelse(list(WHITE), image)
+
+    def _vips_page(self, segments: Segments, access: str = "random") -> pyvips.Image:
+        page, *subifd = segments.page.treeindex
+        options = {"page": page, "access": access, "fail_on": "error"}
+        if subifd:
+            options["subifd"] = subifd[0]
+        with naming_errors(self._path):
+            return pyvips.Image.tiffload(str(self._path), **options)
+
+    def _tifffile_level(self, level: int) -> pyvips.Image:
+        size, segments = self.levels[level], self._segments[level]
+        need = size.width * size.height * segments.page.samplesperpixel
+        if need > MAX_MEMORY_BYTES:
+            raise UnsupportedImageError(
+                f"level {level} of '{self._path}' ({size.width}x{size.height}) takes {need / 1e9:.1f} GB: libvips "
+                f"cannot decode its {segments.page.compression.name} tiles, and without libvips a level is read into "
+                "memory whole. Choose a coarser level, read parts with read_region, or convert the slide to JPEG tiles."
+            )
+        return self._to_rgb(segments, segments.read(0, 0, size.width, size.height))
+
+    def _to_rgb(self, segments: Segments, pixels: NDArray[np.uint8]) -> pyvips.Image:
+        image = pyvips.Image.new_from_array(pixels)
+        interpretation = {5: "cmyk", 0: "b-w", MINISBLACK: "b-w"}.get(segments.page.photometric, "srgb")
+        return to_rgb(image.copy(interpretation=interpretation), self._path.name)
+
+    def _vips_agrees(self) -> bool:
+        """Decode one segment both ways: the fullest of the smallest level, or the first strip, as strips come in turn."""
+        segments = self._segments[-1]
+        written = np.flatnonzero(~segments.is_empty)
+        if len(written) == 0:
+            return False
+        is_tiled = segments.page.is_tiled
+        index = int(written[np.argmax(segments.byte_counts[written])] if is_tiled else written[0])
+        _, left, top = segments.origin(index)
+        width = min(segments.grid.width_px, segments.width_px - left)
+        height = min(segments.grid.height_px, segments.height_px - top)
+        if width <= 0 or height <= 0:  # the fullest tile is Philips padding
+            return True
+        ours = self._to_rgb(segments, segments.read(left, top, width, height)).numpy()
+        try:
+            page = self._vips_page(segments, access="random" if is_tiled else "sequential")
+            theirs = to_rgb(page, self._path.name).crop(left, top, width, height).numpy()
+        except (pyvips.Error, UnreadableImageError, UnsupportedImageError):
+            return False
+        return bool(np.array_equal(ours, theirs))
+
+
+def _only_page(level: tifffile.TiffPageSeries, path: Path) -> tifffile.TiffPage:
+    """The one directory a level consists of."""
+    if len(level.pages) != 1:
+        raise UnsupportedImageError(
+            f"'{path}' holds a stack of {len(level.pages)} planes (axes {level.axes}: channels, focal planes or time), "
+            "not one RGB picture. Export the plane, or an RGB rendering, as a TIFF of its own."
+        )
+    return level.keyframe
+
+
+def _check_supported(page: tifffile.TiffPage, path: Path) -> None:
+    """Refuse what could only be shown by guessing."""
+    what = f"TIFF directory {page.index} of '{path}'"
+    if page.bitspersample not in (1, 8) or page.sampleformat not in (1, None):
+        raise UnsupportedImageError(
+            f"{what} holds {page.bitspersample}-bit {page.dtype} samples, not 8-bit ones. There is no one right way to "
+            "show them in 8 bits: rescale it yourself and save an 8-bit RGB TIFF."
+        )
+    known = {0: 1, MINISBLACK: 1, RGB: 3, 3: 1, 5: 4, YCBCR: 3}
+    colours = known.get(page.photometric)
+    alpha = len(page.extrasamples)
+    if colours is None or page.samplesperpixel != colours + alpha or alpha > 1 or page.imagedepth != 1:
+        raise UnsupportedImageError(
+            f"{what} has {page.samplesperpixel} channels (photometric {int(page.photometric)}), which are no grey, RGB "
+            "or CMYK picture. Export it as RGB."
+        )
+    if page.photometric == YCBCR and page.compression != JPEG_COMPRESSION:
+        raise UnsupportedImageError(f"{what} is YCbCr without JPEG, which is not read here. Save it as RGB.")
+    orientation = page.tags.get("Orientation")
+    if orientation is not None and orientation.value not in (0, 1):
+        raise UnsupportedImageError(
+            f"{what} is to be shown turned or mirrored (Orientation {orientation.value}). Save it upright."
+        )
+
+
+def _vips_can(segments: Segments) -> bool:
+    """Whether libvips is known to decode such a directory rightly."""
+    page = segments.page
+    is_rgb_truly = not (page.compression == JPEG_COMPRESSION and page.photometric == RGB and page.is_jfif)
+    tile_fits = not page.is_tiled or (
+        page.tilewidth % VIPS_TILE_MULTIPLE == 0 and page.tilelength % VIPS_TILE_MULTIPLE == 0
+    )
+    return (
+        page.compression in VIPS_COMPRESSIONS
+        and page.photometric in (RGB, YCBCR, MINISBLACK)
+        and page.planarconfig == 1
+        and page.bitspersample == 8
+        and is_rgb_truly
+        and tile_fits
+    )
+
+
+def _damaged(path: Path, error: Exception) -> UnreadableImageError:
+    return UnreadableImageError(f"'{path}' could not be read as TIFF: {error}. Copy it again from its source.")

@@ -1,0 +1,146 @@
+"""What a TIFF's many dialects say about spacing and magnification.
+
+Sources, most trustworthy first. A vendor's own text is written by the scanner; the resolution tags are often rewritten,
+or filled with 72 dpi, by whatever program saved the file last.
+
+1. OME-XML: PhysicalSizeX/Y with its unit.
+2. Aperio ImageDescription: MPP, AppMag.
+3. Philips XML: DICOM_PIXEL_SPACING, in mm, (row, column).
+4. XResolution / YResolution with ResolutionUnit. An absent unit means inch (TIFF 6.0, page 38); NONE means no length.
+"""
+
+from __future__ import annotations
+
+import math
+from xml.etree import ElementTree
+
+import tifffile
+
+from wsidata.formats.facts import SlideFacts, SpacingFact
+
+CHECKED = ("OME-XML", "Aperio description", "Philips XML", "TIFF resolution")
+UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}
+"""ResolutionUnit: inch, centimetre, and the common extensions millimetre and micrometre."""
+INCH = 2
+UM_PER_OME_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "Å": 1e-4}
+PHILIPS_SPACING = (
+    ".//*/DataObject[@ObjectType='PixelDataRepresentation']/Attribute[@Name='DICOM_PIXEL_SPACING']"  # one per level
+)
+
+
+def read_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> SlideFacts:
+    """Spacing, magnification and properties of an open TIFF.
+
+    Args:
+        tiff: The open file.
+        page: The directory of level 0.
+        kind: tifffile's name for the dialect: "svs", "philips", "ome", "ndpi", "generic" ...
+    """
+    aperio = aperio_entries(page.description) if kind == "svs" else {}
+    spacings = [
+        *_ome_spacing(tiff),
+        *_aperio_spacing(aperio),
+        *(_philips_spacing_fact(tiff) if kind == "philips" else ()),
+        *_resolution_tags(page),
+    ]
+    properties = {"tiff.kind": kind, "tiff.description": page.description}
+    properties |= {f"aperio.{key}": value for key, value in aperio.items()}
+    properties["icc_profile"] = "yes, not applied" if 34675 in page.tags else "no"
+    power = _number(aperio.get("AppMag")) or (_ndpi_lens(page) if kind == "ndpi" else None) or _ome_power(tiff)
+    return SlideFacts(tuple(spacings), power, CHECKED, properties)
+
+
+def philips_spacings(tiff: tifffile.TiffFile) -> list[tuple[float, float]]:
+    """Spacing of each level of a Philips TIFF in um per pixel, (x, y), level 0 first; empty where not stated."""
+    root = _xml(tiff.philips_metadata)
+    if root is None:
+        return []
+    spacings = []
+    for element in root.findall(PHILIPS_SPACING):
+        rows_mm, columns_mm = (float(part) for part in (element.text or "").replace('"', "").split())
+        spacings.append((columns_mm * 1e3, rows_mm * 1e3))
+    return spacings
+
+
+def aperio_entries(description: str) -> dict[str, str]:
+    """The `key = value` entries of an Aperio description, as text."""
+    pairs = (item.split("=", maxsplit=1) for item in description.split("|")[1:] if "=" in item)
+    return {key.strip(): value.strip() for key, value in pairs}
+
+
+def _aperio_spacing(entries: dict[str, str]) -> list[SpacingFact]:
+    mpp = _number(entries.get("MPP"))
+    return [] if mpp is None else [SpacingFact("Aperio description (MPP)", (mpp, mpp))]
+
+
+def _philips_spacing_fact(tiff: tifffile.TiffFile) -> list[SpacingFact]:
+    return [SpacingFact("Philips XML (DICOM_PIXEL_SPACING)", mpp) for mpp in philips_spacings(tiff)[:1]]
+
+
+def _resolution_tags(page: tifffile.TiffPage) -> list[SpacingFact]:
+    unit_tag = page.tags.get("ResolutionUnit")
+    unit = INCH if unit_tag is None else int(unit_tag.value)
+    um_per_unit = UM_PER_UNIT.get(unit)
+    pixels_per_unit = [_rational(page, name) for name in ("XResolution", "YResolution")]
+    x, y = pixels_per_unit
+    if um_per_unit is None or x is None or y is None:
+        return []
+    return [SpacingFact("TIFF resolution", (um_per_unit / x, um_per_unit / y))]
+
+
+def _rational(page: tifffile.TiffPage, name: str) -> float | None:
+    """Value of a rational tag; None where absent, zero or divided by zero (0/1000 and 1/0 both exist in the wild)."""
+    tag = page.tags.get(name)
+    if tag is None:
+        return None
+    value = tag.value
+    numerator, denominator = value if isinstance(value, tuple) else (value, 1)
+    return numerator / denominator if numerator > 0 and denominator > 0 else None
+
+
+def _ome_spacing(tiff: tifffile.TiffFile) -> list[SpacingFact]:
+    pixels = _ome_element(tiff, "Pixels")
+    if pixels is None:
+        return []
+    sizes = []
+    for axis in "XY":
+        size = _number(pixels.get(f"PhysicalSize{axis}"))
+        um_per_unit = UM_PER_OME_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        if size is None or um_per_unit is None:
+            return []
+        sizes.append(size * um_per_unit)
+    return [SpacingFact("OME-XML (PhysicalSizeX)", (sizes[0], sizes[1]))]
+
+
+def _ome_power(tiff: tifffile.TiffFile) -> float | None:
+    objective = _ome_element(tiff, "Objective")
+    return None if objective is None else _number(objective.get("NominalMagnification"))
+
+
+def _ome_element(tiff: tifffile.TiffFile, name: str) -> ElementTree.Element | None:
+    """The first element of that name, whatever the version of the schema (which is its XML namespace)."""
+    root = _xml(tiff.ome_metadata)
+    return None if root is None else root.find(f".//{{*}}{name}")
+
+
+def _ndpi_lens(page: tifffile.TiffPage) -> float | None:
+    tag = page.tags.get(65421)
+    return None if tag is None else _number(tag.value)
+
+
+def _xml(text: str | None) -> ElementTree.Element | None:
+    if not text:
+        return None
+    try:
+        return ElementTree.fromstring(text)
+    except ElementTree.ParseError:
+        return None
+
+
+def _number(text: object) -> float | None:
+    """A finite number above 0, or None."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None

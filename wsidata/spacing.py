@@ -1,0 +1,293 @@
+"""Which level to read and how much to resample it: pure geometry, no files.
+
+A slide is a pyramid of `Level`s. A caller asks for a level, a spacing (um/px), a magnification, a downsample factor or
+a longest side; each of the `plan_*` functions answers with a `Resampling`: the level to decode and the number of its
+pixels that make one output pixel, per axis, as true (not rounded) factors.
+
+Conventions
+    * x runs to the right (columns, width), y downwards (rows, height); pairs are (x, y).
+    * A downsample is the number of level-0 pixels per pixel. It is measured per axis, and is rarely a whole number:
+      4443 / 2221 = 2.0005.
+    * The output has round(level side / factor) pixels, at least 1; its spacing is exactly the one asked for, and its
+      last column and row may therefore stand up to half an output pixel inside or outside the edge of the level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError, UnknownLevelError
+
+TOLERANCE = 0.05
+"""A level up to this fraction coarser than asked for still counts as fine enough.
+
+Scanners of "40x" write 0.2431, 0.2500 or 0.2527 um/px; without a tolerance mpp=0.25 would be refused for the last. The
+output is resampled to exactly the spacing asked for all the same, so the cost is at most 5 % of interpolation.
+"""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a pyramid.
+
+    Attributes:
+        index: 0 is the finest. Not a TIFF page number.
+        width: Columns, in pixels of this level.
+        height: Rows, in pixels of this level.
+        downsample_x: Level-0 pixels per pixel of this level, along x; 1.0 for level 0.
+        downsample_y: The same along y.
+        mpp: Spacing of this level in um per pixel, (x, y), or None where the slide's spacing is unknown.
+    """
+
+    index: int
+    width: int
+    height: int
+    downsample_x: float
+    downsample_y: float
+    mpp: tuple[float, float] | None = None
+
+    @property
+    def downsample(self) -> float:
+        """Level-0 pixels per pixel of this level: the mean of both axes."""
+        return (self.downsample_x + self.downsample_y) / 2
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels of this level."""
+        return self.width, self.height
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """What to read, and what to make of it.
+
+    Attributes:
+        level: Index of the level to decode.
+        factor_x: Pixels of that level per output pixel along x. Above 1 shrinks.
+        factor_y: The same along y.
+        width: Columns of the output.
+        height: Rows of the output.
+    """
+
+    level: int
+    factor_x: float
+    factor_y: float
+    width: int
+    height: int
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the level can be handed over as it is."""
+        return self.factor_x == 1.0 and self.factor_y == 1.0
+
+
+def with_spacing(levels: Sequence[Level], mpp: tuple[float, float] | None) -> tuple[Level, ...]:
+    """The same levels, each with its spacing worked out from that of level 0.
+
+    Args:
+        levels: Levels of one slide.
+        mpp: Spacing of level 0 in um per pixel, (x, y), or None if unknown.
+    """
+    return tuple(
+        Level(
+            index=level.index,
+            width=level.width,
+            height=level.height,
+            downsample_x=level.downsample_x,
+            downsample_y=level.downsample_y,
+            mpp=None if mpp is None else (mpp[0] * level.downsample_x, mpp[1] * level.downsample_y),
+        )
+        for level in levels
+    )
+
+
+def check_level(levels: Sequence[Level], level: int, name: str = "slide") -> Level:
+    """The level of that index.
+
+    Args:
+        levels: Levels of one slide.
+        level: Index asked for. Negative indices are not counted from the end.
+        name: The slide's file name, for the error.
+
+    Raises:
+        UnknownLevelError: listing the levels there are.
+    """
+    if 0 <= level < len(levels):
+        return levels[level]
+    listing = ", ".join(f"{one.index}: {one.width}x{one.height}" for one in levels)
+    has = "only level 0" if len(levels) == 1 else f"levels 0..{len(levels) - 1}"
+    raise UnknownLevelError(
+        f"slide '{name}' has {has}; level {level} does not exist (width x height of each: {listing}). "
+        "Choose one of these, or ask for a resolution with mpp=, downsample= or max_side=."
+    )
+
+
+def coarsest_level_for(
+    levels: Sequence[Level], downsample_x: float, downsample_y: float, *, tolerance: float = TOLERANCE
+) -> Level | None:
+    """The coarsest level that still holds the detail asked for.
+
+    Args:
+        levels: Levels of one slide, in any order.
+        downsample_x: Level-0 pixels per output pixel along x.
+        downsample_y: The same along y.
+        tolerance: A level may be coarser than asked for by this fraction.
+
+    Returns:
+        The level, or None if even the finest is too coarse.
+    """
+    limit_x, limit_y = downsample_x * (1 + tolerance), downsample_y * (1 + tolerance)
+    fine_enough = [level for level in levels if level.downsample_x <= limit_x and level.downsample_y <= limit_y]
+    return max(fine_enough, key=lambda level: level.downsample, default=None)
+
+
+def plan_level(levels: Sequence[Level], level: int, name: str = "slide") -> Resampling:
+    """A level as it is.
+
+    Raises:
+        UnknownLevelError: if the slide has no such level.
+    """
+    found = check_level(levels, level, name)
+    return Resampling(found.index, 1.0, 1.0, found.width, found.height)
+
+
+def plan_downsample(
+    levels: Sequence[Level],
+    downsample: float | tuple[float, float],
+    *,
+    tolerance: float = TOLERANCE,
+    name: str = "slide",
+    asked: str | None = None,
+) -> Resampling:
+    """One output pixel for so many level-0 pixels.
+
+    Args:
+        levels: Levels of one slide.
+        downsample: Level-0 pixels per output pixel, for both axes or as (x, y).
+        tolerance: See `TOLERANCE`.
+        name: The slide's file name, for errors.
+        asked: What the caller asked for in his own words, for errors.
+
+    Raises:
+        ResolutionUnavailableError: if level 0 is coarser than asked for.
+    """
+    down_x, down_y = _pair(downsample, "downsample")
+    level = coarsest_level_for(levels, down_x, down_y, tolerance=tolerance)
+    if level is None:
+        finest = min(levels, key=lambda one: one.downsample)
+        spacing = "" if finest.mpp is None else f" ({finest.mpp[0]:.4g} x {finest.mpp[1]:.4g} um/px)"
+        raise ResolutionUnavailableError(
+            f"slide '{name}' cannot give {asked or f'downsample={downsample}'}: that is finer than its level 0"
+            f"{spacing}, and enlarging would only invent detail. Ask for level=0 or something coarser."
+        )
+    return _resample(level, down_x / level.downsample_x, down_y / level.downsample_y)
+
+
+def plan_mpp(
+    levels: Sequence[Level],
+    mpp: float | tuple[float, float],
+    *,
+    tolerance: float = TOLERANCE,
+    name: str = "slide",
+    checked: str = "",
+) -> Resampling:
+    """An output of exactly this spacing.
+
+    Args:
+        levels: Levels of one slide, with their spacings.
+        mpp: um per output pixel, for both axes or as (x, y).
+        tolerance: See `TOLERANCE`.
+        name: The slide's file name, for errors.
+        checked: Where a spacing was looked for, for the error.
+
+    Raises:
+        SpacingUnknownError: if the levels carry no spacing.
+        ResolutionUnavailableError: if level 0 is coarser than asked for.
+    """
+    mpp_x, mpp_y = _pair(mpp, "mpp")
+    base = _finest(levels).mpp
+    if base is None:
+        where = f" (checked: {checked})" if checked else ""
+        raise SpacingUnknownError(
+            f"slide '{name}' has no pixel spacing{where}. Pass mpp_override=..., or choose the level with level= "
+            "instead of mpp=."
+        )
+    asked = f"mpp={mpp}"
+    return plan_downsample(levels, (mpp_x / base[0], mpp_y / base[1]), tolerance=tolerance, name=name, asked=asked)
+
+
+def plan_magnification(
+    levels: Sequence[Level],
+    magnification: float,
+    base_magnification: float | None,
+    *,
+    tolerance: float = TOLERANCE,
+    name: str = "slide",
+) -> Resampling:
+    """An output as through an objective of this power.
+
+    Args:
+        levels: Levels of one slide.
+        magnification: Objective power asked for, such as 5 or 20.
+        base_magnification: Objective power of level 0 as the metadata has it, or None.
+        tolerance: See `TOLERANCE`.
+        name: The slide's file name, for errors.
+
+    Raises:
+        SpacingUnknownError: if the power of level 0 is unknown. It is not guessed from the spacing: 0.25 um/px is
+            called 40x by one maker and 20x (with another camera) by the next.
+        ResolutionUnavailableError: if level 0 has less than the power asked for.
+    """
+    power = _positive(magnification, "magnification")
+    if base_magnification is None:
+        raise SpacingUnknownError(
+            f"slide '{name}' does not say its objective power. Ask by spacing instead: mpp= is what scanners agree on "
+            "(about 10 / magnification, so mpp=1.0 for 10x)."
+        )
+    asked = f"magnification={magnification}"
+    return plan_downsample(levels, base_magnification / power, tolerance=tolerance, name=name, asked=asked)
+
+
+def plan_max_side(levels: Sequence[Level], max_side: int) -> Resampling:
+    """The whole slide, its longer side exactly `max_side` pixels; a slide already smaller is left as it is.
+
+    The other side is rounded, so the factors of the two axes may differ by half an output pixel in all.
+
+    Raises:
+        ValueError: if `max_side` is below 1.
+    """
+    if max_side < 1:
+        raise ValueError(f"max_side={max_side} must be at least 1 pixel.")
+    base = _finest(levels)
+    scale = max_side / max(base.size)
+    if scale >= 1:
+        return Resampling(base.index, 1.0, 1.0, base.width, base.height)
+    width, height = (max(1, round(side * scale)) for side in base.size)
+    level = coarsest_level_for(levels, 1 / scale, 1 / scale, tolerance=0.0) or base
+    if (width, height) == level.size:
+        return Resampling(level.index, 1.0, 1.0, width, height)
+    return Resampling(level.index, level.width / width, level.height / height, width, height)
+
+
+def _resample(level: Level, factor_x: float, factor_y: float) -> Resampling:
+    width, height = max(1, round(level.width / factor_x)), max(1, round(level.height / factor_y))
+    if (width, height) == level.size:  # off by less than half a pixel from edge to edge: nothing to interpolate
+        return Resampling(level.index, 1.0, 1.0, width, height)
+    return Resampling(level.index, factor_x, factor_y, width, height)
+
+
+def _finest(levels: Sequence[Level]) -> Level:
+    return min(levels, key=lambda level: level.downsample)
+
+
+def _pair(value: float | tuple[float, float], what: str) -> tuple[float, float]:
+    x, y = value if isinstance(value, tuple) else (value, value)
+    return _positive(x, what), _positive(y, what)
+
+
+def _positive(value: float, what: str) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{what}={value} must be a finite number above 0.")
+    return float(value)
