@@ -42,10 +42,10 @@ format: $(READY) ## Let ruff repair style and layout
 	$(BIN)/ruff format .
 
 docs: $(READY) ## Build the documentation into site/, any warning is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs-serve: $(READY) ## Show the documentation while writing it
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 figures: $(READY) ## Draw the figures of the documentation again
 	for script in docs/figures/*.py; do $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,117 @@
+"""What holds for the project as a whole: packages apart, imports light, documents that run."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("wsidata", "streammodels")
+HEAVY = ("torch", "torchvision", "lightning", "pyvips", "pandas", "sklearn", "matplotlib", "cv2", "albumentationsxl")
+PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def _sources(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def _imported_packages(source: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def _documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize(
+    ("folder", "forbidden"),
+    [("wsidata", {"streammodels", "recipes"}), ("streammodels", {"wsidata", "recipes"})],
+)
+def test_packages_do_not_know_each_other(folder: str, forbidden: set[str]) -> None:
+    offenders = {str(path): found for path in _sources(folder) if (found := _imported_packages(path) & forbidden)}
+    assert not offenders
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
+    code = f"import sys, {package}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_exported_name_exists(package: str) -> None:
+    code = f"import {package}; [getattr({package}, name) for name in {package}.__all__]; print(len({package}.__all__))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(run.stdout) > 0
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_are_marked_as_typed(package: str) -> None:
+    assert (ROOT / package / "py.typed").exists()
+
+
+@pytest.mark.parametrize("document", _documents(), ids=lambda path: path.name)
+def test_python_examples_compile_and_import_names_that_exist(document: Path) -> None:
+    for block in PYTHON_BLOCK.findall(document.read_text()):
+        tree = ast.parse(block, filename=str(document))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in PACKAGES:
+                module = __import__(node.module, fromlist=["_"])
+                missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                assert not missing, f"{document.name}: {node.module} has no {missing}"
+
+
+def test_readme_example_uses_arguments_that_exist() -> None:
+    import inspect
+
+    import streammodels
+    import wsidata
+
+    callables = {"WSIDataModule": wsidata.WSIDataModule, "StreamingResNet": streammodels.StreamingResNet}
+    [block] = PYTHON_BLOCK.findall((ROOT / "README.md").read_text())
+    seen = set()
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in callables:
+            parameters = inspect.signature(callables[node.func.id]).parameters
+            assert {keyword.arg for keyword in node.keywords} <= set(parameters)
+            seen.add(node.func.id)
+    assert seen == set(callables)
+
+
+def test_modules_say_why_they_exist() -> None:
+    silent = [str(path) for folder in (*PACKAGES, "recipes") for path in _sources(folder) if not _docstring(path)]
+    assert not silent
+
+
+def _docstring(path: Path) -> str | None:
+    return ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_nothing_is_left_unfinished() -> None:
+    marks = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|NotImplemented" + r"Error)\b")
+    unfinished = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for folder in (*PACKAGES, "recipes", "tests", "docs")
+        for path in _sources(folder)
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if marks.search(line)
+    ]
+    assert not unfinished
+
+
+def test_no_file_names_a_folder_of_the_machine_it_was_written_on() -> None:
+    private = re.compile(r"/(?:work|home|tmp)/\w")
+    documents = [*_documents(), ROOT / "CHANGELOG.md", ROOT / "Makefile", ROOT / "pyproject.toml"]
+    sources = [path for folder in (*PACKAGES, "recipes", "tests", "docs") for path in _sources(folder)]
+    named = [str(path.relative_to(ROOT)) for path in (*documents, *sources) if private.search(path.read_text())]
+    assert not named
