@@ -180,7 +180,7 @@ class Slide:
             return image.copy_memory()
 
     def read_region(self, x_lv0: int, y_lv0: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
-        """A rectangle of one level, asked for as in OpenSlide: the place in level-0 pixels, the size in the level's own.
+        """A rectangle of one level. As in OpenSlide, the place is in level-0 pixels, the size in the level's own.
 
         The first pixel is the level's pixel that holds the point (x_lv0, y_lv0). Outside the slide is white.
 

@@ -60,7 +60,8 @@ class Segments:
     @property
     def is_empty(self) -> NDArray[np.bool_]:
         """Which segments were never written (no bytes, or no place in the file): shown white."""
-        return (self.byte_counts == 0) | (self.offsets == 0)
+        empty: NDArray[np.bool_] = (self.byte_counts == 0) | (self.offsets == 0)
+        return empty
 
     def check_extent(self, file_bytes: int) -> None:
         """Compare the index of segments with the length of the file.

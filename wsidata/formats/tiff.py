@@ -167,7 +167,7 @@ class TiffPyramid:
         return to_rgb(image.copy(interpretation=interpretation), self._path.name)
 
     def _vips_agrees(self) -> bool:
-        """Decode one segment both ways: the fullest of the smallest level, or the first strip, as strips come in turn."""
+        """Decode one segment both ways: the fullest tile of the smallest level, or the first strip."""
         segments = self._segments[-1]
         written = np.flatnonzero(~segments.is_empty)
         if len(written) == 0:

@@ -1,0 +1,250 @@
+"""Paints tissue: the picture of `wsidata.synthetic`, without any file.
+
+Two maps of optical density are painted, one for haematoxylin (nuclei, blue-violet) and one for eosin (the rest, pink),
+and turned into light as in a microscope, by the law of Beer and Lambert with the stain vectors of Ruifrok and Johnston
+(Anal. Quant. Cytol. Histol. 23, 2001). So stain strength can vary from slide to slide as it does in life, and the classes
+differ in what is there - nests of crowded, large, dark nuclei in tumour, glands and spindle cells elsewhere - rather than
+in their mean colour.
+
+All sizes are in micrometres, so that a slide of another spacing shows the same tissue at another scale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+Field = NDArray[np.float32]
+
+HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], dtype=np.float32)
+EOSIN = np.array([0.07, 0.99, 0.11], dtype=np.float32)
+GLASS = np.array([244.0, 243.0, 246.0], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Nuclei:
+    """Ellipses, one per row of each array: centre and radii in pixels, angle in radians, density from 0 to 1."""
+
+    x: Field
+    y: Field
+    long: Field
+    short: Field
+    angle: Field
+    density: Field
+
+
+def paint(width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A piece of stained tissue on glass.
+
+    Args:
+        width: Columns in pixels.
+        height: Rows in pixels.
+        tumor: Whether it holds nests of tumour.
+        mpp: um per pixel.
+        rng: Source of everything random; the same state gives the same picture.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    shape = (height, width)
+    tissue = _tissue(shape, rng)
+    nests = _nests(tissue, rng) if tumor else np.zeros(shape, dtype=np.float32)
+    eosin = _stroma(shape, mpp, rng) * tissue
+    haematoxylin = 0.05 * tissue
+    cells = [_spindles(tissue * (1 - nests), mpp, rng), _lymphocytes(tissue * (1 - nests), mpp, rng)]
+    cells.append(_glands(tissue * (nests < 0.05), eosin, haematoxylin, mpp, rng))
+    eosin += nests * (0.30 - 0.45 * eosin)
+    haematoxylin += nests * 0.16
+    if tumor:
+        cells.append(_tumour_cells(nests, mpp, rng))
+    grain = 1 + 0.16 * _noise(shape, 1.6 / mpp, rng)
+    for nuclei in cells:
+        _stamp(haematoxylin, nuclei, grain)
+    return _light(haematoxylin, eosin, rng)
+
+
+def _noise(shape: tuple[int, int], cell_px: float, rng: np.random.Generator) -> Field:
+    """Smooth noise, about standard normal, whose blobs are `cell_px` wide."""
+    height, width = shape
+    rows, columns = (max(4, int(side / max(cell_px, 1.0)) + 3) for side in shape)
+    coarse = pyvips.Image.new_from_array(rng.standard_normal((rows, columns), dtype=np.float32))
+    fine = coarse.resize(width / (columns - 2), vscale=height / (rows - 2), kernel="cubic")
+    return np.asarray(fine.crop(0, 0, width, height).numpy(), dtype=np.float32)
+
+
+def _soft(field: Field, threshold: float, softness: float) -> Field:
+    """0 below a threshold, 1 above, with a ramp between."""
+    return np.clip((field - threshold) / softness + 0.5, 0, 1).astype(np.float32)
+
+
+def _coordinates(shape: tuple[int, int]) -> tuple[Field, Field]:
+    height, width = shape
+    return np.arange(width, dtype=np.float32)[None, :], np.arange(height, dtype=np.float32)[:, None]
+
+
+def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> Field:
+    """One to three ragged pieces, 1 inside and 0 on glass."""
+    x, y = _coordinates(shape)
+    side = float(min(shape))
+    cover = np.full(shape, -9.0, dtype=np.float32)
+    for _ in range(int(rng.integers(1, 4))):
+        centre_x, centre_y = (rng.uniform(0.34, 0.66) * shape[axis] for axis in (1, 0))
+        radius_x, radius_y = rng.uniform(0.24, 0.36, 2) * side
+        distance = np.sqrt(((x - centre_x) / radius_x) ** 2 + ((y - centre_y) / radius_y) ** 2)
+        cover = np.maximum(cover, 1 - distance)
+    ragged = 0.16 * _noise(shape, side / 7, rng) + 0.04 * _noise(shape, side / 40, rng)
+    piece = _soft(cover + ragged, 0.0, 0.012)
+    tears = _soft(_noise(shape, side / 9, rng) + 0.3 * _noise(shape, side / 60, rng), 2.1, 0.1)
+    return piece * (1 - tears)
+
+
+def _nests(tissue: Field, rng: np.random.Generator) -> Field:
+    """Where the tumour grows: lobes that take a quarter to two thirds of the tissue."""
+    side = min(tissue.shape)
+    field = _noise(tissue.shape, side / 4.5, rng) + 0.35 * _noise(tissue.shape, side / 22, rng)
+    inside = field[tissue > 0.5]
+    share = rng.uniform(0.25, 0.65)
+    threshold = float(np.quantile(inside, 1 - share)) if inside.size else 9.0
+    return _soft(field, threshold, 0.08) * tissue
+
+
+def _stroma(shape: tuple[int, int], mpp: float, rng: np.random.Generator) -> Field:
+    """Wavy collagen: bands along a direction that itself wanders."""
+    x, y = _coordinates(shape)
+    turn = rng.uniform(0, np.pi)
+    across = (x * np.cos(turn) + y * np.sin(turn)).astype(np.float32) * np.float32(mpp)
+    bend = 45 * _noise(shape, 160 / mpp, rng) + 7 * _noise(shape, 30 / mpp, rng)
+    fibres = np.sin((across + bend) * np.float32(2 * np.pi / 17.0))
+    fine = np.sin((across + bend) * np.float32(2 * np.pi / 5.3) + _noise(shape, 14 / mpp, rng))
+    density = 0.42 + 0.10 * fibres + 0.06 * fine + 0.07 * _noise(shape, 90 / mpp, rng)
+    clefts = _soft(fibres + 0.8 * _noise(shape, 60 / mpp, rng), 1.75, 0.5)
+    return np.clip(density * (1 - 0.75 * clefts), 0.03, 1).astype(np.float32)
+
+
+def _scatter(weight: Field, spacing_px: float, rng: np.random.Generator) -> tuple[Field, Field]:
+    """Points about `spacing_px` apart, kept with the probability that `weight` has there."""
+    height, width = weight.shape
+    rows, columns = int(height / spacing_px) + 1, int(width / spacing_px) + 1
+    jitter = rng.random((2, rows, columns), dtype=np.float32) - 0.5
+    x = (np.arange(columns, dtype=np.float32)[None, :] + 0.5 + 0.9 * jitter[0]) * spacing_px
+    y = (np.arange(rows, dtype=np.float32)[:, None] + 0.5 + 0.9 * jitter[1]) * spacing_px
+    x, y = np.clip(x, 0, width - 1).ravel(), np.clip(y, 0, height - 1).ravel()
+    keep = rng.random(x.size) < weight[y.astype(np.int64), x.astype(np.int64)]
+    return x[keep].astype(np.float32), y[keep].astype(np.float32)
+
+
+def _ellipses(
+    x: Field, y: Field, radius_um: tuple[float, float], slim: tuple[float, float], density: tuple[float, float],
+    mpp: float, rng: np.random.Generator, angle: Field | None = None,
+) -> Nuclei:  # fmt: skip
+    """Nuclei at given places; radius, slimness and density uniform between their bounds."""
+    count = x.size
+    long = rng.uniform(*radius_um, count).astype(np.float32) / np.float32(mpp)
+    short = long * rng.uniform(*slim, count).astype(np.float32)
+    turned = rng.uniform(0, np.pi, count).astype(np.float32) if angle is None else angle
+    return Nuclei(x, y, long, short, turned, rng.uniform(*density, count).astype(np.float32))
+
+
+def _spindles(weight: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
+    """Fibroblasts of the stroma: thin, sparse, roughly parallel."""
+    x, y = _scatter(weight * 0.7, 21 / mpp, rng)
+    along = (rng.uniform(0, np.pi) + rng.normal(0, 0.35, x.size)).astype(np.float32)
+    return _ellipses(x, y, (3.6, 6.0), (0.25, 0.42), (0.55, 0.8), mpp, rng, along)
+
+
+def _lymphocytes(weight: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
+    """Small round dark nuclei in loose crowds; every slide has some, so darkness alone is no sign of tumour."""
+    crowd = _soft(_noise(weight.shape, 120 / mpp, rng), rng.uniform(1.2, 2.2), 0.8)
+    x, y = _scatter(weight * crowd * 0.8, 8.0 / mpp, rng)
+    return _ellipses(x, y, (2.2, 2.9), (0.85, 1.0), (0.8, 1.0), mpp, rng)
+
+
+def _tumour_cells(nests: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
+    """Crowded, large, dark, and of every shape."""
+    x, y = _scatter(nests * 0.93, 10.5 / mpp, rng)
+    return _ellipses(x, y, (3.8, 6.8), (0.55, 1.0), (0.72, 1.0), mpp, rng)
+
+
+def _glands(weight: Field, eosin: Field, haematoxylin: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
+    """Rings of cells around an empty lumen; paints the cytoplasm into the maps and returns the nuclei."""
+    ring_x: list[Field] = []
+    ring_y: list[Field] = []
+    ring_angle: list[Field] = []
+    centres = _scatter(_soft(weight, 0.9, 0.1) * rng.uniform(0.25, 0.6), 118 / mpp, rng)
+    for x, y in zip(*centres, strict=True):
+        radius, slim, turn = rng.uniform(26, 50) / mpp, rng.uniform(0.65, 1.0), rng.uniform(0, np.pi)
+        if not _paint_gland(weight, eosin, haematoxylin, (float(x), float(y)), radius, slim, turn):
+            continue
+        count = max(6, int(2 * np.pi * radius * (1 + slim) / 2 / (6.6 / mpp)))
+        phase = (np.arange(count) + rng.normal(0, 0.16, count)) * 2 * np.pi / count
+        u = radius * rng.uniform(0.80, 0.90, count) * np.cos(phase)
+        v = radius * slim * rng.uniform(0.80, 0.90, count) * np.sin(phase)
+        ring_x.append((x + u * np.cos(turn) - v * np.sin(turn)).astype(np.float32))
+        ring_y.append((y + u * np.sin(turn) + v * np.cos(turn)).astype(np.float32))
+        ring_angle.append((phase + turn + rng.normal(0, 0.2, count)).astype(np.float32))
+    empty = np.zeros(0, dtype=np.float32)
+    x, y, angle = (np.concatenate([empty, *parts]) for parts in (ring_x, ring_y, ring_angle))
+    return _ellipses(x, y, (3.0, 4.2), (0.6, 0.8), (0.6, 0.85), mpp, rng, angle)
+
+
+def _paint_gland(
+    weight: Field, eosin: Field, haematoxylin: Field, centre: tuple[float, float], radius: float, slim: float, turn: float
+) -> bool:  # fmt: skip
+    """Cytoplasm and lumen of one gland, in place; False if it would reach beyond the tissue."""
+    x, y = centre
+    top, bottom = int(y - radius), int(y + radius) + 2
+    left, right = int(x - radius), int(x + radius) + 2
+    if top < 0 or left < 0 or bottom > weight.shape[0] or right > weight.shape[1]:
+        return False
+    window = np.s_[top:bottom, left:right]
+    if weight[window].mean() < 0.97:
+        return False
+    across, down = np.arange(left, right)[None, :] - x, np.arange(top, bottom)[:, None] - y
+    u, v = across * np.cos(turn) + down * np.sin(turn), (down * np.cos(turn) - across * np.sin(turn)) / slim
+    distance = (np.sqrt(u**2 + v**2) / radius).astype(np.float32)
+    body = _soft(-distance, -1.0, 0.06)
+    lumen = _soft(-distance, -0.42, 0.08)
+    eosin[window] += body * (0.30 - eosin[window])
+    haematoxylin[window] += body * 0.07
+    eosin[window] *= 1 - 0.94 * lumen
+    haematoxylin[window] *= 1 - 0.98 * lumen
+    return True
+
+
+def _stamp(haematoxylin: Field, nuclei: Nuclei, grain: Field, batch: int = 2048) -> None:
+    """Paint nuclei into the map, in place: chromatin grain inside, a slightly denser rim, a soft edge."""
+    height, width = haematoxylin.shape
+    flat, flat_grain = haematoxylin.reshape(-1), grain.reshape(-1)
+    reach = int(np.ceil(nuclei.long.max(initial=0.0))) + 2
+    offset = np.arange(-reach, reach + 1, dtype=np.int64)
+    for start in range(0, nuclei.x.size, batch):
+        part = slice(start, start + batch)
+        x, y = nuclei.x[part, None, None], nuclei.y[part, None, None]
+        columns = x.astype(np.int64) + offset[None, None, :]
+        rows = y.astype(np.int64) + offset[None, :, None]
+        dx, dy = (columns - x).astype(np.float32), (rows - y).astype(np.float32)
+        cos, sin = np.cos(nuclei.angle[part, None, None]), np.sin(nuclei.angle[part, None, None])
+        long, short = nuclei.long[part, None, None], nuclei.short[part, None, None]
+        squared = ((dx * cos + dy * sin) / long) ** 2 + ((dy * cos - dx * sin) / short) ** 2
+        hit = (squared < 1.44) & (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        where = (rows * width + columns)[hit]
+        inside = squared[hit]
+        shade = np.clip((1.44 - inside) * 2.2, 0, 1) * (0.82 + 0.18 * np.minimum(inside, 1))
+        density = np.broadcast_to(nuclei.density[part, None, None], hit.shape)[hit]
+        np.maximum.at(flat, where, (density * shade * flat_grain[where]).astype(np.float32))
+
+
+def _light(haematoxylin: Field, eosin: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Stain maps to RGB, with this slide's own stain strengths and hues, and a little sensor noise."""
+    blue, pink = rng.uniform(0.85, 1.3), rng.uniform(0.6, 1.15)
+    blue_vector = blue * (HAEMATOXYLIN + rng.normal(0, 0.035, 3).astype(np.float32))
+    pink_vector = pink * (EOSIN + np.abs(rng.normal(0, 0.05, 3)).astype(np.float32))
+    sensor = rng.standard_normal(haematoxylin.shape, dtype=np.float32) * 1.6
+    out = np.empty((*haematoxylin.shape, 3), dtype=np.uint8)
+    for band in range(3):
+        absorbed = haematoxylin * blue_vector[band] + eosin * pink_vector[band]
+        out[..., band] = np.clip(GLASS[band] * np.exp(-absorbed) + sensor, 0, 255)
+    return out
