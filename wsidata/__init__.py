@@ -1,1 +1,59 @@
-"""Lightning data modules for whole-slide images and folders of photos."""
+"""Lightning data modules for whole-slide images: a pyramid on disk becomes labelled, split, augmented samples.
+
+Names are imported when they are first used, so that `import wsidata` costs next to nothing.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsidata import transforms as transforms
+    from wsidata.datamodules import WSIDataModule as WSIDataModule
+    from wsidata.datasets import SlideDataset as SlideDataset
+    from wsidata.slide import Slide as Slide
+    from wsidata.split_files import load_splits as load_splits
+    from wsidata.split_files import save_splits as save_splits
+    from wsidata.splits import make_splits as make_splits
+    from wsidata.tables import read_table as read_table
+
+_HOME = {
+    "Slide": "wsidata.slide",
+    "SlideDataset": "wsidata.datasets",
+    "WSIDataModule": "wsidata.datamodules",
+    "load_splits": "wsidata.split_files",
+    "make_splits": "wsidata.splits",
+    "read_table": "wsidata.tables",
+    "save_splits": "wsidata.split_files",
+}
+
+__all__ = [
+    "Slide",
+    "SlideDataset",
+    "WSIDataModule",
+    "__version__",
+    "load_splits",
+    "make_splits",
+    "read_table",
+    "save_splits",
+    "transforms",
+]
+
+try:
+    __version__ = version("slidestream")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "transforms":
+        return import_module("wsidata.transforms")
+    if name not in _HOME:
+        raise AttributeError(f"module 'wsidata' has no attribute '{name}'. It offers {', '.join(__all__)}.")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -121,8 +121,8 @@ def check_same_split(saved: Parts, current: Parts) -> None:
     if moved or gone or new:
         raise SplitError(
             f"the checkpoint was trained on another split: {len(moved)} slides moved [{name_some(moved)}], "
-            f"{len(gone)} are gone [{name_some(gone)}], {len(new)} are new [{name_some(new)}]. Resume with the split.csv that "
-            "was saved beside that run (split='.../split.csv'), or start a new run without ckpt_path."
+            f"{len(gone)} are gone [{name_some(gone)}], {len(new)} are new [{name_some(new)}]. Resume with the "
+            "split.csv that was saved beside that run (split='.../split.csv'), or start a new run without ckpt_path."
         )
 
 

@@ -92,7 +92,7 @@ def make_splits(
             free &= ~drawn
         splits[free] = "train"
     if groups is not None:
-        _check_groups(groups, splits)
+        check_groups(groups, splits)
     return table.assign(split=splits.reindex(table.index))
 
 
@@ -189,8 +189,8 @@ def _check_classes(labels: Any, units: pd.Series[Any], name: str, unit: str) -> 
     if lonely:
         raise SplitError(
             f"class {name_some(lonely)} has only one {unit}, which cannot be both in train and in {name}. "
-            f"Add {unit}s of this class, merge it with another (class_names={{'{lonely[0]}': 'other', ...}}), remove it, "
-            "or pass stratify=False."
+            f"Add {unit}s of this class, merge it with another (class_names={{'{lonely[0]}': 'other', ...}}), "
+            "remove it, or pass stratify=False."
         )
 
 
@@ -228,14 +228,22 @@ def _draw_groups(classes: Any, groups: Any, fraction: float, seed: int, stratifi
     rest = np.setdiff1d(np.arange(len(classes)), chosen)
     if min(len(np.unique(classes[chosen])), len(np.unique(classes[rest]))) < len(np.unique(classes)):
         raise SplitError(
-            f"{group_count} groups do not allow every class both in train and in {name} at {name}_fraction={fraction:.3g}. "
+            f"{group_count} groups do not allow every class both in train and in {name} (fraction {fraction:.3g}). "
             "Raise the fraction, add groups, or predefine the split with a column."
         )
     return chosen
 
 
-def _check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
-    """Refuse a group that is on two sides."""
+def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
+    """Refuse a group that is on two sides.
+
+    Args:
+        groups: Group of each row.
+        splits: Split of each row.
+
+    Raises:
+        SplitError: naming the groups.
+    """
     sides = splits.groupby(groups).nunique()
     divided = sorted(str(group) for group in sides.index[sides > 1])
     if divided:

@@ -1,7 +1,7 @@
 """A picture in memory is rows of RGB pixels (HWC); a network wants (C, H, W). A view says both, without moving a byte.
 
-Transposing in the worker (what a plain collate does unseen) costs more processor time than reading the slide, and floats
-cost four times the memory. So samples stay channels-last views of their HWC memory, from decoding to the batch.
+Transposing in the worker (what a plain collate does unseen) costs more processor time than reading the slide, and
+floats cost four times the memory. So samples stay channels-last views of their HWC memory, from decoding to the batch.
 """
 
 from __future__ import annotations

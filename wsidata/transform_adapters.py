@@ -1,10 +1,10 @@
-"""Pipelines are written in albumentationsxl or as plain functions; here they become transforms that obey the sample's generator.
+"""Pipelines in albumentationsxl and plain functions become transforms that obey the sample's generator.
 
-Foreign code draws from the global generators of `random`, NumPy and torch. They are seeded from the sample's generator for the
-length of the call and put back afterwards.
+Foreign code draws from the global generators of `random`, NumPy and torch. They are seeded from the sample's generator
+for the length of the call and put back afterwards.
 
-Some members of albumentationsxl 0.1.2 give wrong pictures without an error or kill the process. They are refused by name here,
-each with its reason and a replacement (all of it measured; see `REFUSED`).
+Some members of albumentationsxl 0.1.2 give wrong pictures without an error or kill the process. They are refused by
+name here, each with its reason and a replacement (all of it measured; see `REFUSED`).
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def as_transform(transform: Any) -> Transform:
     if callable(transform):
         return FunctionTransform(transform)
     raise TransformError(
-        f"{transform!r} is no transform. Pass one of wsidata.transforms, an albumentationsxl Compose, or a callable that "
-        "takes a pyvips image."
+        f"{transform!r} is no transform. Pass one of wsidata.transforms, an albumentationsxl Compose, or a callable "
+        "that takes a pyvips image."
     )
 
 

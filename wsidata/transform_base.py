@@ -1,6 +1,6 @@
 """What a transform is: a picture and one random generator in, a picture out.
 
-All randomness of a sample comes from the one generator it is given, so that a sample can be drawn again, in any process.
+All randomness of a sample comes from the one generator it is given, so that a sample can be drawn again in any process.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import pyvips
 import torch
 
 Picture = Any
-"""A `pyvips.Image` (lazy), an (H, W, C) `numpy.ndarray`, or a (C, H, W) `torch.Tensor`. Only a pyvips image can go on to
-another transform."""
+"""A `pyvips.Image` (lazy), an (H, W, C) `numpy.ndarray`, or a (C, H, W) `torch.Tensor`.
+
+Only a pyvips image can go on to another transform."""
 
 
 class TransformError(ValueError):

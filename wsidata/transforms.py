@@ -1,7 +1,8 @@
 """Slides are augmented as lazy libvips pipelines: what is cropped away is never decoded.
 
-These are ours because no library has them right for large images: padding in the picture's own white, and the eight symmetries of the
-square. Pipelines in albumentationsxl and plain functions join in through `Compose` (see `transform_adapters.py`).
+These are ours because no library has them right for large images: padding in the picture's own white, and the eight
+symmetries of the square. Pipelines in albumentationsxl and plain functions join in through `Compose` (see
+`transform_adapters.py`).
 """
 
 from __future__ import annotations
@@ -81,14 +82,10 @@ class CropOrPad(Transform):
         fill = self.fill
         if fill is None:
             if image.format not in _WHITE:
-                raise TransformError(
-                    f"what is white in a '{image.format}' picture is not known. Pass CropOrPad(fill=...)."
-                )
+                raise TransformError(f"white is not known for a '{image.format}' picture. Pass CropOrPad(fill=...).")
             fill = _WHITE[image.format]
-        # Offsets are floored towards the top left in both directions, as in torchvision's CenterCrop for even differences.
-        top, left = (self.height_px - image.height) // 2, (self.width_px - image.width) // 2
         background = [fill] * image.bands
-        return image.embed(left, top, self.width_px, self.height_px, extend="background", background=background)
+        return image.gravity("centre", self.width_px, self.height_px, extend="background", background=background)
 
 
 class RandomHorizontalFlip(Transform):
@@ -142,8 +139,8 @@ class RandomD4(Transform):
 def default_train_transform(image_size: int | tuple[int, int] | None) -> Transform:
     """`CropOrPad` to `image_size` (left out if None) and `RandomD4`.
 
-    A square is cropped first, so that a turn moves no more than is kept; for another shape the turn comes first, so that
-    the result has the size asked for.
+    A square is cropped first, so that a turn moves no more than is kept; for another shape the turn comes first, so
+    that the result has the size asked for.
     """
     if image_size is None:
         return RandomD4()

@@ -1,0 +1,181 @@
+"""From a spreadsheet and a folder of slides to batches, in one object that a Lightning Trainer takes.
+
+    table -> split -> sample -> transform -> batch
+
+Each arrow is a module of its own (`tables`, `splits`, `datasets`, `transforms`, `loaders`); here they are joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from wsidata.datamodule_base import Part, SplitDataModule
+from wsidata.datasets import SlideDataset
+from wsidata.image_paths import split_suffix
+from wsidata.slide_checks import check_batchable, check_slides, one_resolution
+from wsidata.split_files import apply_splits, load_splits
+from wsidata.splits import check_groups, make_splits
+from wsidata.tables import LabelTable, read_table
+from wsidata.transforms import as_transform, check_size, default_eval_transform, default_train_transform
+
+
+class WSIDataModule(SplitDataModule):
+    """Whole-slide images with one label each, one sample a slide.
+
+    Batches of the train, validation and test loaders are `(image, label)`: image (B, 3, H, W), channels-last in memory,
+    RGB, uint8 or float in [0, 1]; label (B,) int64. The predict loader yields images alone. The model normalises.
+
+    A sample's augmentation depends on the seed (`seed_everything`), the epoch and the slide only: not on the number of
+    workers or the batch size.
+
+    Args:
+        table: CSV, Parquet or DataFrame with a row per slide; see `tables.read_table`.
+        image_dir: Folder of the slides. None: the table's own.
+        image_column: Column of slide names, with or without suffix.
+        label_column: Column of labels. None: no labels, predict only.
+        class_names: Classes in order, or a mapping from labels to them. None: the labels, sorted.
+        level: Pyramid level to read (0 is the finest); or
+        mpp: spacing to read at, um per pixel; or
+        magnification: objective power to read at; or
+        downsample: level-0 pixels per pixel; or
+        max_side: longest side in pixels. Exactly one of the five.
+        image_size: Height and width to crop or pad (white) to, in pixels; one number for a square. None keeps sizes.
+        split: A split made before: a CSV file, or a DataFrame with `image_id` and `split`. The arguments below are then
+            not used.
+        split_column: Column that predefines train, val or test rows.
+        test_ids: Ids of the test rows.
+        test_prefix: What the names of test rows begin with, such as "test_".
+        group_column: Column of patients, who are never divided.
+        val_fraction: Share of the rows that are not predefined to validate on.
+        test_fraction: Share of them to test on.
+        stratify: Keep the classes in proportion.
+        seed: Seed of the split, and of nothing else.
+        train_transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on a pyvips image. None:
+            crop or pad to `image_size` and one of the eight symmetries of the square. If given, it sets the size.
+        eval_transform: The same for validation, test and prediction. None: crop or pad to `image_size`.
+        dtype: What uint8 pixels become: "uint8" stays, "float" is divided by 255. A transform's floats stay floats.
+        batch_size: Samples a batch (per process).
+        num_workers: Worker processes a loader, started by a fork server and kept between epochs.
+        mpp_override: Spacing of level 0 in um per pixel to believe instead of the files', one number or (x, y).
+        pin_memory: Page-locked batches. None: where there is CUDA.
+        predict_on: "train", "val", "test" or "all". None: the test rows, or all rows where there are none.
+
+    Raises:
+        TableError, SplitError, SlideCheckError, TransformError: when made, at first use of the table, or in `setup`;
+            always before training starts.
+
+    Example:
+        >>> dm = WSIDataModule(table="reference.csv", image_dir="images", test_prefix="test_", level=5, image_size=4096)
+        >>> trainer.fit(model, datamodule=dm)
+    """
+
+    def __init__(
+        self,
+        table: str | Path | pd.DataFrame,
+        image_dir: str | Path | None = None,
+        *,
+        image_column: str = "image",
+        label_column: str | None = "class",
+        class_names: Sequence[str] | Mapping[str, int] | Mapping[str, str] | None = None,
+        level: int | None = None,
+        mpp: float | None = None,
+        magnification: float | None = None,
+        downsample: float | None = None,
+        max_side: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        split: str | Path | pd.DataFrame | None = None,
+        split_column: str | None = None,
+        test_ids: Sequence[str] | None = None,
+        test_prefix: str | None = None,
+        group_column: str | None = None,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.0,
+        stratify: bool = True,
+        seed: int = 42,
+        train_transform: Callable[[Any], Any] | None = None,
+        eval_transform: Callable[[Any], Any] | None = None,
+        dtype: Literal["uint8", "float"] = "uint8",
+        batch_size: int = 1,
+        num_workers: int = 2,
+        mpp_override: float | tuple[float, float] | None = None,
+        pin_memory: bool | None = None,
+        predict_on: Literal["train", "val", "test", "all"] | None = None,
+    ) -> None:
+        super().__init__(batch_size=batch_size, num_workers=num_workers, pin_memory=pin_memory, predict_on=predict_on)
+        self.resolution = one_resolution(
+            level=level, mpp=mpp, magnification=magnification, downsample=downsample, max_side=max_side
+        )
+        self.image_size = None if image_size is None else check_size(image_size)
+        if dtype not in ("uint8", "float"):
+            raise ValueError(f"dtype={dtype!r} is neither 'uint8' nor 'float'.")
+        self._table, self._split = table, split
+        self._mpp_override = mpp_override
+        self._sizes_follow_slides = image_size is None and train_transform is None and eval_transform is None
+        self._train_transform = as_transform(train_transform or default_train_transform(self.image_size))
+        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
+        # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
+        left_out = ["train_transform", "eval_transform"]
+        if isinstance(table, pd.DataFrame):
+            left_out.append("table")
+        else:
+            table = str(table)
+        split = None if split is None or isinstance(split, pd.DataFrame) else str(split)
+        image_dir = None if image_dir is None else str(image_dir)
+        test_ids = None if test_ids is None else [split_suffix(str(name).strip())[0] for name in test_ids]
+        self.save_hyperparameters(ignore=left_out)
+
+    def read_labels(self) -> LabelTable:
+        """Read the table and split it."""
+        hparams = self.hparams
+        labels = read_table(
+            self._table,
+            hparams["image_dir"],
+            image_column=hparams["image_column"],
+            label_column=hparams["label_column"],
+            class_names=hparams["class_names"],
+            group_column=hparams["group_column"],
+            split_column=hparams["split_column"],
+        )
+        if self._split is not None:
+            saved = self._split if isinstance(self._split, pd.DataFrame) else load_splits(self._split)
+            frame = apply_splits(labels.frame, saved)
+            if hparams["group_column"]:
+                check_groups(frame["group"], frame["split"])
+            return replace(labels, frame=frame)
+        if hparams["label_column"] is None:
+            return labels
+        frame = make_splits(
+            labels.frame,
+            val_fraction=hparams["val_fraction"],
+            test_fraction=hparams["test_fraction"],
+            seed=hparams["seed"],
+            stratify=hparams["stratify"],
+            split_column="split" if hparams["split_column"] else None,
+            test_ids=hparams["test_ids"],
+            test_prefix=hparams["test_prefix"],
+            group_column="group" if hparams["group_column"] else None,
+        )
+        return replace(labels, frame=frame)
+
+    def check(self) -> None:
+        """Open the header of every slide."""
+        sizes = check_slides(self.labels.frame, self.resolution, self._mpp_override)
+        if self._sizes_follow_slides:
+            check_batchable(sizes, self.batch_size)
+
+    def make_dataset(self, part: Part) -> SlideDataset:
+        """Slides of one part; training slides are drawn anew each epoch."""
+        return SlideDataset(
+            self.tables[part],
+            self.resolution,
+            self._train_transform if part == "train" else self._eval_transform,
+            dtype=self.hparams["dtype"],
+            with_labels=part != "predict",
+            mpp_override=self._mpp_override,
+            fresh_epochs=part == "train",
+        )
