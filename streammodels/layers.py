@@ -1,0 +1,266 @@
+"""Which rule a layer gets: the list of everything that streams, in its module, functional and operator spellings.
+
+A layer that is not in these tables is refused with `UnsupportedLayerError`. Nothing is guessed: a layer may only be added
+here with a test that compares its streamed result and gradients with the plain ones.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .errors import UnsupportedLayerError
+from .rows import Window
+from .rules import (
+    AveragePool,
+    ChannelDropout,
+    Convolution,
+    FrozenBatchNorm,
+    GlobalAverage,
+    GlobalMaximum,
+    Join,
+    MaxPool,
+    Pair,
+    Pointwise,
+    Rule,
+)
+
+
+def _in_place(function: Callable[..., Any], **options: Any) -> Callable[[Tensor], Tensor]:
+    def apply(rows: Tensor) -> Tensor:
+        result: Tensor = function(rows, **options)
+        return result
+
+    return apply
+
+
+def _relu(_: nn.Module) -> Pointwise:
+    return Pointwise(functional.relu, functional.relu_)
+
+
+POINTWISE_MODULES: dict[type[nn.Module], Callable[[Any], Pointwise]] = {
+    nn.ReLU: _relu,
+    nn.ReLU6: lambda m: Pointwise(functional.relu6, _in_place(functional.hardtanh_, min_val=0.0, max_val=6.0)),
+    nn.Hardtanh: lambda m: Pointwise(lambda x: functional.hardtanh(x, m.min_val, m.max_val)),
+    nn.LeakyReLU: lambda m: Pointwise(lambda x: functional.leaky_relu(x, m.negative_slope)),
+    nn.ELU: lambda m: Pointwise(lambda x: functional.elu(x, m.alpha)),
+    nn.CELU: lambda m: Pointwise(lambda x: functional.celu(x, m.alpha)),
+    nn.SELU: lambda m: Pointwise(functional.selu),
+    nn.GELU: lambda m: Pointwise(lambda x: functional.gelu(x, approximate=m.approximate)),
+    nn.SiLU: lambda m: Pointwise(functional.silu),
+    nn.Mish: lambda m: Pointwise(functional.mish),
+    nn.Sigmoid: lambda m: Pointwise(torch.sigmoid),
+    nn.LogSigmoid: lambda m: Pointwise(functional.logsigmoid),
+    nn.Tanh: lambda m: Pointwise(torch.tanh),
+    nn.Hardsigmoid: lambda m: Pointwise(functional.hardsigmoid),
+    nn.Hardswish: lambda m: Pointwise(functional.hardswish),
+    nn.Softplus: lambda m: Pointwise(lambda x: functional.softplus(x, m.beta, m.threshold)),
+    nn.Softsign: lambda m: Pointwise(functional.softsign),
+    nn.Tanhshrink: lambda m: Pointwise(functional.tanhshrink),
+    nn.Hardshrink: lambda m: Pointwise(lambda x: functional.hardshrink(x, m.lambd)),
+    nn.Softshrink: lambda m: Pointwise(lambda x: functional.softshrink(x, m.lambd)),
+    nn.Threshold: lambda m: Pointwise(lambda x: functional.threshold(x, m.threshold, m.value)),
+    nn.PReLU: lambda m: Pointwise(functional.prelu),
+    nn.Identity: lambda m: Pointwise(lambda x: x),
+}
+"""Modules that map single pixels. PReLU also receives its weight."""
+
+POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
+    {
+        functional.relu, functional.relu_, torch.relu, torch.relu_, functional.relu6, functional.hardtanh,
+        functional.leaky_relu, functional.elu, functional.celu, functional.selu, torch.selu, torch.celu,
+        functional.gelu, functional.silu, functional.mish, functional.sigmoid, torch.sigmoid, functional.logsigmoid,
+        functional.tanh, torch.tanh, functional.hardsigmoid, functional.hardswish, functional.softplus,
+        functional.softsign, functional.tanhshrink, functional.hardshrink, functional.softshrink,
+        functional.threshold, torch.threshold, torch.exp, torch.abs, torch.sqrt, torch.square, torch.neg,
+        torch.clamp, torch.clip, operator.neg, operator.pos,
+    }
+)  # fmt: skip
+"""Functions that map single pixels; further arguments have to be numbers."""
+
+POINTWISE_METHODS = frozenset(
+    {
+        "relu", "relu_", "sigmoid", "tanh", "exp", "abs", "sqrt", "square", "neg", "clamp", "clip", "contiguous",
+        "float", "double", "half", "bfloat16",
+    }
+)  # fmt: skip
+"""Tensor methods that map single pixels; further arguments have to be numbers."""
+
+JOIN_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
+    operator.add: torch.add, operator.iadd: torch.add, torch.add: torch.add, "add": torch.add, "add_": torch.add,
+    operator.sub: torch.sub, operator.isub: torch.sub, torch.sub: torch.sub, "sub": torch.sub, "sub_": torch.sub,
+    operator.mul: torch.mul, operator.imul: torch.mul, torch.mul: torch.mul, "mul": torch.mul, "mul_": torch.mul,
+    operator.truediv: torch.div, torch.div: torch.div, "div": torch.div,
+    torch.maximum: torch.maximum, torch.minimum: torch.minimum,
+}  # fmt: skip
+"""Functions and methods of two values. With a number or a parameter as one of them they are pointwise."""
+
+CONCATENATIONS: frozenset[Any] = frozenset({torch.cat, torch.concat, torch.concatenate})
+
+MUTATING: frozenset[Any] = frozenset(
+    {operator.iadd, operator.isub, operator.imul, functional.relu_, torch.relu_, "relu_", "add_", "sub_", "mul_"}
+)
+"""Spellings that write into their first argument."""
+
+_DROPOUT_REMEDY = "Use nn.Dropout or nn.Dropout2d, or put the layer in eval mode."
+_NORMS_OVER_SPACE = (nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d)
+
+
+def pair(value: Any) -> Pair:
+    """``3 -> (3, 3)``; a pair stays."""
+    if isinstance(value, tuple | list):
+        return (int(value[0]), int(value[-1]))
+    return (int(value), int(value))
+
+
+def module_rule(module: nn.Module, path: str) -> Rule:
+    """The rule of a leaf module.
+
+    Args:
+        module: The layer.
+        path: Its dotted path, for the error.
+
+    Raises:
+        UnsupportedLayerError: If the layer cannot be streamed exactly.
+    """
+    for kind, make in POINTWISE_MODULES.items():
+        if _is(module, kind):
+            return make(module)
+    if _is(module, nn.Conv2d):
+        return _convolution(module, path)
+    if isinstance(module, nn.BatchNorm2d):
+        return _batch_norm(module, path)
+    if _is(module, nn.MaxPool2d):
+        options = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
+        return max_pool(path, *options, return_indices=module.return_indices)
+    if _is(module, nn.AvgPool2d):
+        options = (module.kernel_size, module.stride, module.padding, module.ceil_mode)
+        return average_pool(*options, module.count_include_pad, module.divisor_override)
+    if _is(module, nn.AdaptiveAvgPool2d) or _is(module, nn.AdaptiveMaxPool2d):
+        options = (path, module.output_size, isinstance(module, nn.AdaptiveMaxPool2d))
+        return global_pool(*options, return_indices=getattr(module, "return_indices", False))
+    if _is(module, nn.Dropout) or _is(module, nn.Dropout2d):
+        return dropout(_is(module, nn.Dropout2d), module.p, module.training)
+    if isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
+        return Pointwise(lambda x: x)
+    raise _refusal(module, path)
+
+
+def _is(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module behaves as `kind`: the class itself, or a subclass that leaves the computation alone."""
+    same = getattr(type(module), "_conv_forward", None) is getattr(kind, "_conv_forward", None)
+    return isinstance(module, kind) and type(module).forward is kind.forward and same
+
+
+def _refusal(module: nn.Module, path: str) -> UnsupportedLayerError:
+    """Say why a module is refused, and what to use instead."""
+    name = type(module).__name__
+    if isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.instancenorm._InstanceNorm) or isinstance(
+        module, _NORMS_OVER_SPACE
+    ):
+        reason = f"{name} takes its statistics over rows that are not there yet"
+        return UnsupportedLayerError(path, reason, "Use BatchNorm2d in eval mode, or no normalisation.")
+    if isinstance(module, nn.Linear | nn.Flatten | nn.Unflatten):
+        reason = f"{name} mixes all rows of the feature map"
+        return UnsupportedLayerError(path, reason, "Pool the map first, e.g. with nn.AdaptiveAvgPool2d(1).")
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return UnsupportedLayerError(path, f"{name} in training mode is not defined strip by strip", _DROPOUT_REMEDY)
+    if isinstance(module, nn.ConvTranspose2d | nn.Upsample):
+        reason = f"{name} is not streamed: a decoder does not shrink what has to be held"
+        return UnsupportedLayerError(path, reason, "Stream the encoder, and decode its output.")
+    reason = f"{name} is not known to work row by row"
+    return UnsupportedLayerError(path, reason, "Stream the part of the network before it, and call it on the result.")
+
+
+def _convolution(module: Any, path: str) -> Convolution:
+    kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
+    extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    if module.padding_mode not in ("zeros", "reflect", "replicate"):
+        reason = f"padding_mode='{module.padding_mode}' puts the last rows of the image above the first"
+        raise UnsupportedLayerError(path, reason, "Use padding_mode='zeros', 'reflect' or 'replicate'.")
+    if module.padding == "same":
+        before = [(e - 1) // 2 for e in extent]  # torch puts the odd row or column at the end
+        after = [e - 1 - b for e, b in zip(extent, before, strict=True)]
+    else:
+        before = after = [0, 0] if module.padding == "valid" else list(pair(module.padding))
+    window = Window(extent[0], stride[0], before[0], after[0], module.padding_mode)
+    return Convolution(window, stride, before[1], after[1], dilation, module.groups, module.padding_mode)
+
+
+def _batch_norm(module: nn.BatchNorm2d, path: str) -> FrozenBatchNorm:
+    remedy = "Call .eval() on it (streammodels.freeze_batch_norm(model) does it for all and keeps it so)."
+    if module.training:
+        reason = "BatchNorm2d in training mode takes its statistics over rows that are not there yet"
+        raise UnsupportedLayerError(path, reason, remedy)
+    if module.running_mean is None:
+        reason = "BatchNorm2d without running statistics normalises by the whole image"
+        raise UnsupportedLayerError(path, reason, "Use track_running_stats=True and eval mode.")
+    epsilon = module.eps
+    if type(module).forward is not nn.BatchNorm2d.forward:
+        raise UnsupportedLayerError(path, f"{type(module).__name__} has a forward of its own", "Use nn.BatchNorm2d.")
+
+    def normalise(rows: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+        return functional.batch_norm(rows, mean, variance, gamma, beta, False, 0.0, epsilon)
+
+    return FrozenBatchNorm(normalise, epsilon=epsilon)
+
+
+def max_pool(
+    path: str,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> MaxPool:
+    """The rule of a maximum pool, arguments as in torch."""
+    if return_indices:
+        raise UnsupportedLayerError(path, "indices of a pool count over the whole image", "Use return_indices=False.")
+    kernel, pad, spread = pair(kernel_size), pair(padding), pair(dilation)
+    steps = pair(stride) if stride not in (None, ()) else kernel
+    extent = spread[0] * (kernel[0] - 1) + 1
+    return MaxPool(Window(extent, steps[0], pad[0], pad[0], "zeros", ceil_mode), kernel, steps, pad[1], spread)
+
+
+def average_pool(
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> AveragePool:
+    """The rule of an average pool, arguments as in torch."""
+    kernel, pad = pair(kernel_size), pair(padding)
+    steps = pair(stride) if stride not in (None, ()) else kernel
+    window = Window(kernel[0], steps[0], pad[0], pad[0], "zeros", ceil_mode)
+    return AveragePool(window, kernel, steps, pad[1], count_include_pad, divisor_override)
+
+
+def global_pool(path: str, output_size: Any, maximum: bool, return_indices: bool = False) -> Rule:
+    """The rule of an adaptive pool to one pixel."""
+    size = output_size if isinstance(output_size, tuple | list) else (output_size, output_size)
+    if tuple(size) != (1, 1) or return_indices:
+        reason = f"adaptive pooling to {tuple(size)} needs the whole map" if not return_indices else "indices are asked for"
+        raise UnsupportedLayerError(path, reason, "Use an adaptive pool with output size 1, or a pool of fixed size.")
+    return GlobalMaximum() if maximum else GlobalAverage()
+
+
+def dropout(channels: bool, probability: float, training: bool) -> Rule:
+    """The rule of `Dropout` or (`channels`) `Dropout2d`."""
+    if not training or probability == 0:
+        return Pointwise(lambda x: x)
+    if channels:
+        return ChannelDropout(probability)
+    return Pointwise(lambda x: functional.dropout(x, probability, training=True), random=True)
+
+
+def join_rule(target: Any) -> Join:
+    """The rule of a function of two values."""
+    return Join(JOIN_FUNCTIONS[target])

@@ -1,0 +1,2 @@
+"""stub"""
+def layer_table(*a): return ""
