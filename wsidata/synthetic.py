@@ -172,12 +172,15 @@ def write_camelyon16(
 
 
 def _codec(compression: Compression, quality: int, vendor: Vendor) -> dict[str, Any]:
-    """tifffile's arguments. Aperio stores RGB in its JPEG tiles, the others YCbCr at half the colour resolution."""
+    """Arguments for tifffile. Aperio stores RGB in its JPEG tiles, the others YCbCr at half the colour resolution."""
     if compression == "jpeg":
-        colour: dict[str, Any] = {"photometric": "ycbcr", "subsampling": (2, 2)}
-        if vendor == "aperio":
-            colour = {"photometric": "rgb"}
-        return {"compression": "jpeg", "compressionargs": {"level": quality}} | colour
+        colour: dict[str, Any] = {"subsampling": (2, 2)} if vendor != "aperio" else {}
+        stored = "YCBCR" if vendor != "aperio" else "RGB"
+        return {
+            "compression": "jpeg",
+            "compressionargs": {"level": quality, "outcolorspace": stored},
+            "photometric": "rgb",
+        } | colour
     if compression == "jpeg2000":
         code = 33005 if vendor == "aperio" else 34712
         return {"compression": code, "photometric": "rgb", "compressionargs": {"reversible": True}}

@@ -1,4 +1,4 @@
-"""Writes pyramids the way scanners do, tag for tag where it matters: JPEG tiles, thumbnails in the middle, padded levels.
+"""Writes pyramids the way scanners do, tag for tag where it matters: JPEG tiles, thumbnails amid levels, padding.
 
 Three dialects:
 

@@ -2,9 +2,9 @@
 
 Two maps of optical density are painted, one for haematoxylin (nuclei, blue-violet) and one for eosin (the rest, pink),
 and turned into light as in a microscope, by the law of Beer and Lambert with the stain vectors of Ruifrok and Johnston
-(Anal. Quant. Cytol. Histol. 23, 2001). So stain strength can vary from slide to slide as it does in life, and the classes
-differ in what is there - nests of crowded, large, dark nuclei in tumour, glands and spindle cells elsewhere - rather than
-in their mean colour.
+(Anal. Quant. Cytol. Histol. 23, 2001). So stain strength can vary from slide to slide as it does in life, and the
+classes differ in what is there - nests of crowded, large, dark nuclei in tumour, glands and spindle cells elsewhere -
+rather than in their mean colour.
 
 All sizes are in micrometres, so that a slide of another spacing shows the same tissue at another scale.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyvips
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
@@ -54,8 +53,12 @@ def paint(width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Ge
     nests = _nests(tissue, rng) if tumor else np.zeros(shape, dtype=np.float32)
     eosin = _stroma(shape, mpp, rng) * tissue
     haematoxylin = 0.05 * tissue
-    cells = [_spindles(tissue * (1 - nests), mpp, rng), _lymphocytes(tissue * (1 - nests), mpp, rng)]
-    cells.append(_glands(tissue * (nests < 0.05), eosin, haematoxylin, mpp, rng))
+    stroma = tissue * (nests < 0.05)
+    cells = [
+        _glands(stroma, eosin, haematoxylin, mpp, rng),
+        _spindles(stroma, mpp, rng),
+        _lymphocytes(stroma, mpp, rng),
+    ]
     eosin += nests * (0.30 - 0.45 * eosin)
     haematoxylin += nests * 0.16
     if tumor:
@@ -68,16 +71,29 @@ def paint(width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Ge
 
 def _noise(shape: tuple[int, int], cell_px: float, rng: np.random.Generator) -> Field:
     """Smooth noise, about standard normal, whose blobs are `cell_px` wide."""
-    height, width = shape
-    rows, columns = (max(4, int(side / max(cell_px, 1.0)) + 3) for side in shape)
-    coarse = pyvips.Image.new_from_array(rng.standard_normal((rows, columns), dtype=np.float32))
-    fine = coarse.resize(width / (columns - 2), vscale=height / (rows - 2), kernel="cubic")
-    return np.asarray(fine.crop(0, 0, width, height).numpy(), dtype=np.float32)
+    down, across = (_spline(side, cell_px) for side in shape)
+    coarse = rng.standard_normal((down.shape[1], across.shape[1]), dtype=np.float32)
+    return np.asarray(down @ coarse @ across.T, dtype=np.float32) * np.float32(1.7)  # the spline flattens: 1.7 = 1/sd
+
+
+def _spline(side_px: int, cell_px: float) -> Field:
+    """Weights of a cubic B-spline with a knot every `cell_px` pixels: (side_px, knots), rows sum to 1."""
+    place = np.arange(side_px, dtype=np.float32) / np.float32(max(cell_px, 1.0))
+    knot = place.astype(np.int64)
+    t = place - knot
+    weights = np.zeros((side_px, int(knot[-1]) + 4), dtype=np.float32)
+    pixel = np.arange(side_px)
+    weights[pixel, knot] = (1 - t) ** 3 / 6
+    weights[pixel, knot + 1] = (4 - 6 * t**2 + 3 * t**3) / 6
+    weights[pixel, knot + 2] = (1 + 3 * t + 3 * t**2 - 3 * t**3) / 6
+    weights[pixel, knot + 3] = t**3 / 6
+    return weights
 
 
 def _soft(field: Field, threshold: float, softness: float) -> Field:
     """0 below a threshold, 1 above, with a ramp between."""
-    return np.clip((field - threshold) / softness + 0.5, 0, 1).astype(np.float32)
+    ramp: Field = np.clip((field - threshold) / softness + 0.5, 0, 1).astype(np.float32)
+    return ramp
 
 
 def _coordinates(shape: tuple[int, int]) -> tuple[Field, Field]:
@@ -89,14 +105,14 @@ def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> Field:
     """One to three ragged pieces, 1 inside and 0 on glass."""
     x, y = _coordinates(shape)
     side = float(min(shape))
-    cover = np.full(shape, -9.0, dtype=np.float32)
+    squared = np.full(shape, 99.0, dtype=np.float32)
     for _ in range(int(rng.integers(1, 4))):
         centre_x, centre_y = (rng.uniform(0.34, 0.66) * shape[axis] for axis in (1, 0))
         radius_x, radius_y = rng.uniform(0.24, 0.36, 2) * side
-        distance = np.sqrt(((x - centre_x) / radius_x) ** 2 + ((y - centre_y) / radius_y) ** 2)
-        cover = np.maximum(cover, 1 - distance)
+        along_x, along_y = ((x - centre_x) / radius_x) ** 2, ((y - centre_y) / radius_y) ** 2
+        np.minimum(squared, (along_x + along_y).astype(np.float32), out=squared)
     ragged = 0.16 * _noise(shape, side / 7, rng) + 0.04 * _noise(shape, side / 40, rng)
-    piece = _soft(cover + ragged, 0.0, 0.012)
+    piece = _soft(ragged - np.sqrt(squared), -1.0, 0.012)
     tears = _soft(_noise(shape, side / 9, rng) + 0.3 * _noise(shape, side / 60, rng), 2.1, 0.1)
     return piece * (1 - tears)
 
@@ -116,12 +132,15 @@ def _stroma(shape: tuple[int, int], mpp: float, rng: np.random.Generator) -> Fie
     x, y = _coordinates(shape)
     turn = rng.uniform(0, np.pi)
     across = (x * np.cos(turn) + y * np.sin(turn)).astype(np.float32) * np.float32(mpp)
-    bend = 45 * _noise(shape, 160 / mpp, rng) + 7 * _noise(shape, 30 / mpp, rng)
-    fibres = np.sin((across + bend) * np.float32(2 * np.pi / 17.0))
-    fine = np.sin((across + bend) * np.float32(2 * np.pi / 5.3) + _noise(shape, 14 / mpp, rng))
-    density = 0.42 + 0.10 * fibres + 0.06 * fine + 0.07 * _noise(shape, 90 / mpp, rng)
-    clefts = _soft(fibres + 0.8 * _noise(shape, 60 / mpp, rng), 1.75, 0.5)
-    return np.clip(density * (1 - 0.75 * clefts), 0.03, 1).astype(np.float32)
+    bend = 42 * _noise(shape, 150 / mpp, rng) + 8 * _noise(shape, 34 / mpp, rng)
+    bands = np.sin((across + bend) * np.float32(2 * np.pi / 31.0) + 2 * _noise(shape, 70 / mpp, rng))
+    strands = np.sin((across + bend) * np.float32(2 * np.pi / 9.7) + 3 * _noise(shape, 22 / mpp, rng))
+    plump = np.clip(0.5 + 0.5 * _noise(shape, 55 / mpp, rng), 0, 1)
+    mottle = 0.06 * _noise(shape, 80 / mpp, rng) + 0.045 * _noise(shape, 5 / mpp, rng)
+    density = 0.40 + plump * (0.05 * bands + 0.07 * strands) + mottle
+    clefts = _soft(strands + bands + 0.8 * _noise(shape, 60 / mpp, rng), 2.7, 0.5)
+    stained: Field = np.clip(density * (1 - 0.85 * clefts), 0.02, 1).astype(np.float32)
+    return stained
 
 
 def _scatter(weight: Field, spacing_px: float, rng: np.random.Generator) -> tuple[Field, Field]:
@@ -169,7 +188,10 @@ def _tumour_cells(nests: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
 
 
 def _glands(weight: Field, eosin: Field, haematoxylin: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
-    """Rings of cells around an empty lumen; paints the cytoplasm into the maps and returns the nuclei."""
+    """Rings of cells around an empty lumen; paints the cytoplasm into the maps and returns the nuclei.
+
+    The ground they take is taken off `weight`, so that nothing else grows there.
+    """
     ring_x: list[Field] = []
     ring_y: list[Field] = []
     ring_angle: list[Field] = []
@@ -191,9 +213,15 @@ def _glands(weight: Field, eosin: Field, haematoxylin: Field, mpp: float, rng: n
 
 
 def _paint_gland(
-    weight: Field, eosin: Field, haematoxylin: Field, centre: tuple[float, float], radius: float, slim: float, turn: float
-) -> bool:  # fmt: skip
-    """Cytoplasm and lumen of one gland, in place; False if it would reach beyond the tissue."""
+    weight: Field,
+    eosin: Field,
+    haematoxylin: Field,
+    centre: tuple[float, float],
+    radius: float,
+    slim: float,
+    turn: float,
+) -> bool:
+    """Cytoplasm and lumen of one gland, in place; False if it would reach beyond the tissue or into another."""
     x, y = centre
     top, bottom = int(y - radius), int(y + radius) + 2
     left, right = int(x - radius), int(x + radius) + 2
@@ -211,6 +239,7 @@ def _paint_gland(
     haematoxylin[window] += body * 0.07
     eosin[window] *= 1 - 0.94 * lumen
     haematoxylin[window] *= 1 - 0.98 * lumen
+    weight[window] *= 1 - body
     return True
 
 
@@ -245,6 +274,6 @@ def _light(haematoxylin: Field, eosin: Field, rng: np.random.Generator) -> NDArr
     sensor = rng.standard_normal(haematoxylin.shape, dtype=np.float32) * 1.6
     out = np.empty((*haematoxylin.shape, 3), dtype=np.uint8)
     for band in range(3):
-        absorbed = haematoxylin * blue_vector[band] + eosin * pink_vector[band]
+        absorbed = haematoxylin * np.float32(blue_vector[band]) + eosin * np.float32(pink_vector[band])
         out[..., band] = np.clip(GLASS[band] * np.exp(-absorbed) + sensor, 0, 255)
     return out
