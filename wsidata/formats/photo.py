@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wsidata.errors import UnreadableImageError
 from wsidata.formats.colour import to_rgb
 from wsidata.formats.facts import SlideFacts
+from wsidata.formats.segments import JPEG_START
 from wsidata.formats.vips import naming_errors
 from wsidata.spacing import Level
 
@@ -23,7 +24,8 @@ class PhotoPyramid:
 
     libvips decodes these formats whole, on the first pixel asked for. That first pixel is asked for here, so that a
     damaged file is refused by name instead of failing in the middle of somebody's pipeline; the decoded picture is kept
-    (in memory, above 100 MB in a temporary file) until `close`.
+    (in memory, above 100 MB in a temporary file) until `close`. Cut-off files are always noticed; altered bytes always
+    in PNG (it has checksums), in JPEG and WebP only where they break the code.
 
     Args:
         path: The file.
@@ -69,5 +71,8 @@ class PhotoPyramid:
         self._image = None
 
     def _load(self, access: str) -> pyvips.Image:
-        image = pyvips.Image.new_from_file(str(self._path), access=access, fail_on="error")
-        return image.autorot()
+        """Open with the strictest setting that sound files pass: many sound PNGs carry warnings, JPEGs do not."""
+        with self._path.open("rb") as file:
+            is_jpeg = file.read(2) == JPEG_START
+        fail_on = "warning" if is_jpeg else "error"
+        return pyvips.Image.new_from_file(str(self._path), access=access, fail_on=fail_on).autorot()

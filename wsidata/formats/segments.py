@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError
 
-JPEG_COMPRESSION = 7
+JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION = 7, 33003
+RGB = 2
 MINISWHITE, PALETTE, SEPARATED = 0, 3, 5
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_TRAILER_BYTES = 16  # writers pad tiles to even or 4-byte lengths after the end marker
@@ -62,6 +64,22 @@ class Segments:
         """Which segments were never written (no bytes, or no place in the file): shown white."""
         empty: NDArray[np.bool_] = (self.byte_counts == 0) | (self.offsets == 0)
         return empty
+
+    @cached_property
+    def is_mislabelled_jpeg(self) -> bool:
+        """Whether the tiles are YCbCr JPEG (they have a JFIF header) while the directory calls them RGB.
+
+        Written by old Bio-Formats. tifffile looks at the first tile only, which may be empty; here it is the first
+        written one, and tifffile is told.
+        """
+        written = np.flatnonzero(~self.is_empty)
+        if self.page.compression != JPEG_COMPRESSION or self.page.photometric != RGB or len(written) == 0:
+            return False
+        first = int(written[0])
+        count = min(10, int(self.byte_counts[first]))
+        is_jfif = self._bytes(int(self.offsets[first]), count)[6:] == b"JFIF"
+        self.page.__dict__["is_jfif"] = is_jfif  # a cached_property of tifffile, read when its decoder is made
+        return is_jfif
 
     def check_extent(self, file_bytes: int) -> None:
         """Compare the index of segments with the length of the file.
@@ -156,6 +174,7 @@ class Segments:
         return out
 
     def _decoded(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        _ = self.is_mislabelled_jpeg  # tells tifffile, if so
         for index in indices[~self.is_empty[indices]].tolist():
             data = self._bytes(int(self.offsets[index]), int(self.byte_counts[index]))
             try:

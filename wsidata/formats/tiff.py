@@ -66,6 +66,8 @@ class TiffPyramid:
             self._tiff.pages.useframes = False
             series = self._tiff.series[0]
             pages = [_only_page(level, self._path) for level in series.levels]
+            if series.kind == "svs":
+                pages = _with_tiled_second_page(self._tiff, pages)
         except (UnreadableImageError, UnsupportedImageError):
             raise
         except Exception as error:
@@ -75,6 +77,11 @@ class TiffPyramid:
             raise UnsupportedImageError(
                 f"'{self._path}' is a TIFF of the kind '{self.kind}', which is not read here. Convert it to a "
                 "pyramidal TIFF (bfconvert, or vips with OpenSlide: vips tiffsave --tile --pyramid --compression jpeg)."
+            )
+        if self._tiff.is_philips and self.kind != "philips" and len(pages) > 1:
+            raise UnsupportedImageError(
+                f"'{self._path}' is a Philips TIFF whose XML does not state the spacing of each level. Its levels are "
+                "padded, so their scale cannot be told from their size. Convert it to a generic pyramidal TIFF."
             )
         for page in pages:
             _check_supported(page, self._path)
@@ -198,6 +205,13 @@ def _only_page(level: tifffile.TiffPageSeries, path: Path) -> tifffile.TiffPage:
     return level.keyframe
 
 
+def _with_tiled_second_page(tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
+    """Levels of an SVS are its tiled directories. tifffile takes page 1 for a thumbnail, which converters may omit."""
+    if len(tiff.pages) < 2 or not tiff.pages[1].is_tiled or tiff.pages[1].subfiletype not in (0, None):
+        return pages
+    return sorted([*pages, tiff.pages[1]], key=lambda page: -page.imagewidth)
+
+
 def _check_supported(page: tifffile.TiffPage, path: Path) -> None:
     """Refuse what could only be shown by guessing."""
     what = f"TIFF directory {page.index} of '{path}'"
@@ -226,7 +240,6 @@ def _check_supported(page: tifffile.TiffPage, path: Path) -> None:
 def _vips_can(segments: Segments) -> bool:
     """Whether libvips is known to decode such a directory rightly."""
     page = segments.page
-    is_rgb_truly = not (page.compression == JPEG_COMPRESSION and page.photometric == RGB and page.is_jfif)
     tile_fits = not page.is_tiled or (
         page.tilewidth % VIPS_TILE_MULTIPLE == 0 and page.tilelength % VIPS_TILE_MULTIPLE == 0
     )
@@ -235,7 +248,7 @@ def _vips_can(segments: Segments) -> bool:
         and page.photometric in (RGB, YCBCR, MINISBLACK)
         and page.planarconfig == 1
         and page.bitspersample == 8
-        and is_rgb_truly
+        and not segments.is_mislabelled_jpeg
         and tile_fits
     )
 

@@ -40,7 +40,7 @@ def read_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> S
     spacings = [
         *_ome_spacing(tiff),
         *_aperio_spacing(aperio),
-        *(_philips_spacing_fact(tiff) if kind == "philips" else ()),
+        *(_philips_spacing_fact(tiff) if tiff.is_philips else ()),
         *_resolution_tags(page),
     ]
     properties = {"tiff.kind": kind, "tiff.description": page.description}
