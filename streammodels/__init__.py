@@ -1,1 +1,46 @@
 """CNNs that train end to end on images too large for memory, exact to rounding."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .classifier import StreamingClassifier, StreamingResNet
+    from .errors import UnsupportedLayerError
+    from .normalize import Normalize
+    from .resnet import freeze_batch_norm
+    from .streaming import StreamedModule, stream
+
+_HOMES = {
+    "Normalize": "normalize",
+    "StreamedModule": "streaming",
+    "StreamingClassifier": "classifier",
+    "StreamingResNet": "classifier",
+    "UnsupportedLayerError": "errors",
+    "freeze_batch_norm": "resnet",
+    "stream": "streaming",
+}
+
+__all__ = [
+    "Normalize",
+    "StreamedModule",
+    "StreamingClassifier",
+    "StreamingResNet",
+    "UnsupportedLayerError",
+    "freeze_batch_norm",
+    "stream",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, so that ``import streammodels`` stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'streammodels' has no attribute '{name}'")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

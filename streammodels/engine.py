@@ -7,9 +7,9 @@
        |            |            |
       y0           y1           y2
 
-A strip is one step of a recurrent network whose state is the carries. The backward pass is back-propagation through time,
-complete: strips from last to first, each recomputed with autograd from its rows and the carries that entered it; the
-gradient of its carries is handed to the strip before.
+A strip is one step of a recurrent network whose state is the carries. The backward pass is back-propagation through
+time, complete: strips from last to first, each recomputed with autograd from its rows and the carries that entered it;
+the gradient of its carries is handed to the strip before.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class Engine:
         self.nodes = network.nodes
         readers = network.readers()
         self._last_reader = [max(r, default=-1) for r in readers]
-        self._in_place = [self._may_work_in_place(index, readers) for index in range(len(self.nodes))]
+        self._in_place = [self._is_free_to_overwrite(index, readers) for index in range(len(self.nodes))]
 
-    def _may_work_in_place(self, index: int, readers: list[list[int]]) -> bool:
+    def _is_free_to_overwrite(self, index: int, readers: list[list[int]]) -> bool:
         """Whether an activation may overwrite its input: a fresh result that nobody else reads."""
         node = self.nodes[index]
         if not isinstance(node.rule, Pointwise) or node.rule.in_place is None:
@@ -107,9 +107,15 @@ class Engine:
         fresh = isinstance(self.nodes[source].rule, Convolution | FrozenBatchNorm | Join)
         return fresh and readers[source] == [index] and source not in self.network.boundary
 
+    def works_in_place(self, index: int) -> bool:
+        """Whether a node overwrites its input."""
+        return self._in_place[index]
+
     def awake(self, plan: RowPlan, strip: int) -> list[bool]:
         """For every node whether its rows are read in the strip; pointwise work for nobody is left out."""
-        result = [index in self.network.boundary and len(plan.new(index, strip)) > 0 for index in range(len(self.nodes))]
+        result = [
+            index in self.network.boundary and len(plan.new(index, strip)) > 0 for index in range(len(self.nodes))
+        ]
         for index in reversed(range(1, len(self.nodes))):
             node = self.nodes[index]
             works = result[index] if node.transparent else len(plan.new(index, strip)) > 0
@@ -118,7 +124,13 @@ class Engine:
         return result
 
     def step(
-        self, plan: RowPlan, strip: int, image_rows: Tensor, carries: Carries, tensors: NodeTensors, seeds: dict[int, int]
+        self,
+        plan: RowPlan,
+        strip: int,
+        image_rows: Tensor,
+        carries: Carries,
+        tensors: NodeTensors,
+        seeds: dict[int, int],
     ) -> Strip:
         """Send the rows of one strip through the network.
 
@@ -181,12 +193,11 @@ class Engine:
             # A copy: a view would keep the whole strip alive, and would see what an activation writes in place.
             result.carries[index] = joined[:, :, joined.shape[2] - keep :].clone()
 
-    def _take(
-        self, plan: RowPlan, strip: int, source: int, buffers: list[Tensor | None], wanted: range
-    ) -> Tensor:
+    def _take(self, plan: RowPlan, strip: int, source: int, buffers: list[Tensor | None], wanted: range) -> Tensor:
         """Rows `wanted` of a node, out of those it holds."""
         rows, held = buffers[source], plan.held(source, strip)
-        assert rows is not None and held.start <= wanted.start and wanted.stop <= held.stop
+        assert rows is not None
+        assert held.start <= wanted.start <= wanted.stop <= held.stop
         return rows if wanted == held else rows[:, :, wanted.start - held.start : wanted.stop - held.start]
 
     def _pointwise(
@@ -218,7 +229,7 @@ class Engine:
         if isinstance(node.rule, Join):
             return node.rule.function(*taken)
         if isinstance(node.rule, ChannelDropout):
-            return node.rule.apply(taken[0], seeds[index])
+            return node.rule.apply(taken[0], seeds.get(index, 0))
         if isinstance(node.rule, Reduction):
             return node.rule.partial(taken[0])
         assert isinstance(node.rule, Pointwise)

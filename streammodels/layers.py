@@ -1,7 +1,7 @@
 """Which rule a layer gets: the list of everything that streams, in its module, functional and operator spellings.
 
-A layer that is not in these tables is refused with `UnsupportedLayerError`. Nothing is guessed: a layer may only be added
-here with a test that compares its streamed result and gradients with the plain ones.
+A layer that is not in these tables is refused with `UnsupportedLayerError`. Nothing is guessed: a layer may only be
+added here with a test that compares its streamed result and gradients with the plain ones.
 """
 
 from __future__ import annotations
@@ -108,7 +108,13 @@ MUTATING: frozenset[Any] = frozenset(
 """Spellings that write into their first argument."""
 
 _DROPOUT_REMEDY = "Use nn.Dropout or nn.Dropout2d, or put the layer in eval mode."
-_NORMS_OVER_SPACE = (nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm, nn.CrossMapLRN2d)
+_NORMS_OVER_SPACE = (
+    nn.modules.batchnorm._NormBase,  # with it every BatchNorm and InstanceNorm
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    nn.CrossMapLRN2d,
+)
 
 
 def pair(value: Any) -> Pair:
@@ -118,7 +124,7 @@ def pair(value: Any) -> Pair:
     return (int(value), int(value))
 
 
-def module_rule(module: nn.Module, path: str) -> Rule:
+def module_rule(module: Any, path: str) -> Rule:
     """The rule of a leaf module.
 
     Args:
@@ -139,11 +145,11 @@ def module_rule(module: nn.Module, path: str) -> Rule:
         options = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
         return max_pool(path, *options, return_indices=module.return_indices)
     if _is(module, nn.AvgPool2d):
-        options = (module.kernel_size, module.stride, module.padding, module.ceil_mode)
-        return average_pool(*options, module.count_include_pad, module.divisor_override)
+        window = (module.kernel_size, module.stride, module.padding, module.ceil_mode)
+        return average_pool(*window, module.count_include_pad, module.divisor_override)
     if _is(module, nn.AdaptiveAvgPool2d) or _is(module, nn.AdaptiveMaxPool2d):
-        options = (path, module.output_size, isinstance(module, nn.AdaptiveMaxPool2d))
-        return global_pool(*options, return_indices=getattr(module, "return_indices", False))
+        maximum = isinstance(module, nn.AdaptiveMaxPool2d)
+        return global_pool(path, module.output_size, maximum, getattr(module, "return_indices", False))
     if _is(module, nn.Dropout) or _is(module, nn.Dropout2d):
         return dropout(_is(module, nn.Dropout2d), module.p, module.training)
     if isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
@@ -160,9 +166,7 @@ def _is(module: nn.Module, kind: type[nn.Module]) -> bool:
 def _refusal(module: nn.Module, path: str) -> UnsupportedLayerError:
     """Say why a module is refused, and what to use instead."""
     name = type(module).__name__
-    if isinstance(module, nn.modules.batchnorm._NormBase | nn.modules.instancenorm._InstanceNorm) or isinstance(
-        module, _NORMS_OVER_SPACE
-    ):
+    if isinstance(module, _NORMS_OVER_SPACE):
         reason = f"{name} takes its statistics over rows that are not there yet"
         return UnsupportedLayerError(path, reason, "Use BatchNorm2d in eval mode, or no normalisation.")
     if isinstance(module, nn.Linear | nn.Flatten | nn.Unflatten):
@@ -247,7 +251,9 @@ def global_pool(path: str, output_size: Any, maximum: bool, return_indices: bool
     """The rule of an adaptive pool to one pixel."""
     size = output_size if isinstance(output_size, tuple | list) else (output_size, output_size)
     if tuple(size) != (1, 1) or return_indices:
-        reason = f"adaptive pooling to {tuple(size)} needs the whole map" if not return_indices else "indices are asked for"
+        reason = (
+            f"adaptive pooling to {tuple(size)} needs the whole map" if not return_indices else "indices are asked for"
+        )
         raise UnsupportedLayerError(path, reason, "Use an adaptive pool with output size 1, or a pool of fixed size.")
     return GlobalMaximum() if maximum else GlobalAverage()
 

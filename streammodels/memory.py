@@ -1,3 +1,143 @@
-"""stub"""
-def parse_bytes(x): return x
-def strip_rows_within(*a): return 64
+"""How much memory a streamed training step takes, estimated from shapes, and the strip height that fits a budget.
+
+Peak memory above the parameters is made of
+
+* what autograd saves for one strip (all layers, strip height x image width),
+* the carries kept at every boundary between two strips,
+* the working space of the largest layer, its gradient included,
+* a second set of weights (batch normalisation folded in) and its gradients,
+* the result, if it is a feature map.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .engine import Engine
+from .network import Network
+from .rows import RowPlan, plan_rows
+from .rules import Convolution, Join, MaxPool, Reduction
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_INDEX_BYTES = 8  # a maximum pool saves an int64 index for every output pixel
+_WORKING_COPIES = 3  # gradient of the largest value, a re-ordered copy of it, and one of its input
+
+
+def parse_bytes(memory: str | int) -> int:
+    """``"8GB"``, ``"500 MiB"`` or a number of bytes, as bytes.
+
+    Raises:
+        ValueError: If it is not understood or not positive.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?I?)B?\s*", str(memory).upper())
+    if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
+        raise ValueError(f"memory={memory!r} is not understood. Give bytes, or text such as '8GB' or '500MiB'.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+@dataclass(frozen=True)
+class ValueShape:
+    """Size of a node's value over the whole image: channels, rows, width, and bytes of one number."""
+
+    channels: int
+    rows: int
+    width: int
+    item_bytes: int
+
+    def row_bytes(self, batch: int) -> int:
+        """Bytes of one row."""
+        return batch * self.channels * self.width * self.item_bytes
+
+
+class _ShapeEngine(Engine):
+    """Runs on the meta device, where no number is computed, and notes the shape of every value."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self.shapes: list[ValueShape] = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
+
+    def _release(self, index: int, buffers: list[Tensor | None]) -> None:
+        value = buffers[index]
+        if value is not None:
+            self.shapes[index] = ValueShape(value.shape[1], value.shape[2], value.shape[3], value.element_size())
+
+
+def value_shapes(network: Network, height: int, width: int) -> list[ValueShape]:
+    """The shape of every node's value for an image of `height` x `width` pixels."""
+    tensors = [[None if t is None else t.detach().to("meta") for t in node.tensors()] for node in network.nodes]
+    floating = next((t.dtype for node in tensors for t in node if t is not None), torch.get_default_dtype())
+    image = torch.empty(1, image_channels(network), height, width, dtype=floating, device="meta")
+    engine = _ShapeEngine(network)
+    plan = plan_rows([node.row_node() for node in network.nodes], height, height)
+    with torch.no_grad():
+        engine.step(plan, 0, image, {}, tensors, {})
+    return engine.shapes
+
+
+def image_channels(network: Network) -> int:
+    """Channels of the image, read off the first convolution; 3 if there is none."""
+    for node in network.nodes:
+        if isinstance(node.rule, Convolution):
+            weight = node.tensors()[0]
+            assert weight is not None
+            return int(weight.shape[1]) * node.rule.groups
+    return 3
+
+
+def boundary_bytes(plan: RowPlan, network: Network, shapes: list[ValueShape], batch: int, strip: int) -> int:
+    """Bytes carried from a strip to the next."""
+    return sum(
+        len(plan.carried(index, strip)) * shapes[index].row_bytes(batch)
+        for index, node in enumerate(network.nodes)
+        if not node.transparent
+    )
+
+
+def training_bytes(network: Network, batch: int, height: int, width: int, strip_rows: int) -> int:
+    """Estimated peak memory of a training step above that of the parameters and the image, in bytes."""
+    shapes = value_shapes(network, height, width)
+    plan = plan_rows([node.row_node() for node in network.nodes], height, strip_rows)
+    carried = sum(boundary_bytes(plan, network, shapes, batch, strip) for strip in range(plan.strips))
+    share = min(1.0, strip_rows / height)
+    weights = sum(t.numel() * t.element_size() for node in network.nodes for t in node.tensors() if t is not None)
+    largest = max(shape.rows * shape.row_bytes(batch) for shape in shapes) * share
+    maps = sum(shapes[i].rows * shapes[i].row_bytes(batch) for i in network.boundary)
+    saved = saved_bytes(network, shapes, batch) * share
+    return int(carried + saved + _WORKING_COPIES * largest + 2 * weights + 2 * maps)
+
+
+def saved_bytes(network: Network, shapes: list[ValueShape], batch: int) -> int:
+    """What autograd saves of a whole image: values that a layer needs again for its gradient."""
+    engine, readers = Engine(network), network.readers()
+    total = 0
+    for index, node in enumerate(network.nodes):
+        rules = [network.nodes[reader].rule for reader in readers[index]]
+        overwritten = any(engine.works_in_place(reader) for reader in readers[index])
+        if not overwritten and any(not isinstance(rule, Join | Reduction) for rule in rules):
+            total += shapes[index].rows * shapes[index].row_bytes(batch)
+        if isinstance(node.rule, MaxPool):
+            total += shapes[index].rows * shapes[index].row_bytes(batch) // shapes[index].item_bytes * _INDEX_BYTES
+    return total
+
+
+def strip_rows_within(network: Network, batch: int, height: int, width: int, budget_bytes: int) -> int:
+    """The tallest strips whose training step is estimated to fit the budget.
+
+    Raises:
+        ValueError: If not even the least that any strip height takes fits; the message says how much that is.
+    """
+    candidates = sorted({height, *(-(-height // parts) for parts in range(1, 65)), *(2**k for k in range(12))})
+    best = (0, 0)
+    for rows in reversed([int(rows) for rows in candidates if rows <= height]):
+        needed = training_bytes(network, batch, height, width, rows)
+        if needed <= budget_bytes:
+            return rows
+        best = min(best, (needed, rows)) if best[0] else (needed, rows)
+    raise ValueError(
+        f"memory of {budget_bytes / 1e9:.2f} GB is too small for {batch} image(s) of {height} x {width} pixels: strips "
+        f"of {best[1]} rows need least, about {best[0] / 1e9:.2f} GB. Raise memory=, or use a smaller image or batch."
+    )

@@ -1,8 +1,8 @@
 """A module, traced and cut in two: the part that is streamed, and the small rest behind it.
 
-`torch.fx` writes the module down as a list of operations. Everything from the image to the feature map, or to the global
-pools, becomes a list of `Node`s, each with its rule (`layers.py`). What only depends on pooled vectors (flatten, a linear
-classifier) is the *tail*: it runs once, in plain PyTorch.
+`torch.fx` writes the module down as a list of operations. Everything from the image to the feature map, or to the
+global pools, becomes a list of `Node`s, each with its rule (`layers.py`). What only depends on pooled vectors (flatten,
+a linear classifier) is the *tail*: it runs once, in plain PyTorch.
 
 A batch normalisation that follows a convolution is folded into it, under autograd:
 
@@ -233,7 +233,8 @@ class _Builder:
             layer = self.module.get_submodule(str(node.target))
             self._one_input(node, path)
             if getattr(layer, "streams_pointwise", False):
-                return Pointwise(layer), streamed, _no_tensors, type(layer).__name__
+                own: Any = layer
+                return Pointwise(own.compute), streamed, own.tensors, type(layer).__name__
             return layers.module_rule(layer, path), streamed, _layer_tensors(layer), type(layer).__name__
         kind = str(getattr(node.target, "__name__", node.target))
         joined = node.target in layers.JOIN_FUNCTIONS
@@ -310,7 +311,9 @@ class _Builder:
 
     def _other_function(self, node: fx.Node, path: str) -> Rule:
         """Pools, dropout and means in their functional spelling."""
-        arguments, options, target = list(node.args[1:]), dict(node.kwargs), node.target
+        arguments: list[Any] = list(node.args[1:])
+        options: dict[str, Any] = dict(node.kwargs)
+        target = node.target
         if target is functional.max_pool2d:
             return layers.max_pool(path, *arguments, **options)
         if target is functional.avg_pool2d:
@@ -320,7 +323,7 @@ class _Builder:
             return layers.global_pool(path, size, target is functional.adaptive_max_pool2d)
         if target in (functional.dropout, functional.dropout2d):
             names = ("p", "training", "inplace")
-            given = dict(zip(names, arguments, strict=False)) | options
+            given: dict[str, Any] = dict(zip(names, arguments, strict=False)) | options
             channels = target is functional.dropout2d
             return layers.dropout(channels, given.get("p", 0.5), given.get("training", True))
         if target in (torch.mean, "mean"):
@@ -347,11 +350,13 @@ class _Builder:
     def _aliases(self, value: fx.Node, writer: fx.Node) -> set[fx.Node]:
         """Values that share memory with `value`, other than through `writer`: identities, idle dropouts, views."""
         while self._passes_through(value):
-            value = value.args[0]  # type: ignore[assignment]  # a pass-through has one input, a node
+            value = value.all_input_nodes[0]
         found, stack = {value}, [value]
         while stack:
             current = stack.pop()
-            passing = {u for u in current.users if u is not writer and u.args[0] is current and self._passes_through(u)}
+            passing = {
+                u for u in current.users if u is not writer and u.args[:1] == (current,) and self._passes_through(u)
+            }
             stack += passing - found
             found |= passing
         return found
@@ -398,9 +403,10 @@ def _fold(nodes: list[Node], boundary: set[int]) -> tuple[tuple[Node, ...], dict
     folded: list[Node] = []
     moved: dict[int, int] = {}
     for index, node in enumerate(nodes):
-        source = nodes[node.inputs[0]] if node.inputs else None
+        convolution = nodes[node.inputs[0]] if node.inputs else None
         alone = bool(node.inputs) and readers[node.inputs[0]] == [index] and node.inputs[0] not in boundary
-        if isinstance(node.rule, FrozenBatchNorm) and source and isinstance(source.rule, Convolution) and alone:
+        foldable = convolution is not None and isinstance(convolution.rule, Convolution) and alone
+        if isinstance(node.rule, FrozenBatchNorm) and foldable:
             moved[index] = moved[node.inputs[0]]
             merged = folded[moved[index]]
             tensors = _folded_tensors(merged.tensors, node.tensors, node.rule.epsilon)
@@ -417,7 +423,9 @@ def _folded_tensors(convolution: Tensors, norm: Tensors, epsilon: float) -> Tens
     def tensors() -> list[Tensor | None]:
         weight, bias = convolution()
         mean, variance, gamma, beta = norm()
-        assert weight is not None and mean is not None and variance is not None
+        assert weight is not None
+        assert mean is not None
+        assert variance is not None
         scale = torch.rsqrt(variance + epsilon)
         scale = scale if gamma is None else scale * gamma
         shift = -mean * scale if bias is None else (bias - mean) * scale
@@ -442,4 +450,3 @@ def refuse_hooks(module: nn.Module) -> None:
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
             reason = "it has a hook, which would be called for no strip"
             raise UnsupportedLayerError(path, reason, "Remove the hook (spectral_norm: use parametrizations).")
-

@@ -1,8 +1,8 @@
 """Row arithmetic: which rows go into a layer, come out of it, and are carried to the next strip.
 
-Everything here is integers. An image of `rows` rows is fed to the network in strips. A windowed layer (convolution,
-pooling) with effective kernel height e, stride s and padding p emits output row j as soon as input row ``j*s - p + e - 1``
-has been seen, so after r of H input rows it has emitted
+Everything here is integers. An image of H rows is fed to the network in strips. A windowed layer (convolution, pooling)
+with effective kernel height e, stride s and padding p emits output row j as soon as input row ``j*s - p + e - 1`` has
+been seen, so after r of H input rows it has emitted
 
     ready(r) = max(0, floor((r + p - e) / s) + 1)        while r < H
     ready(H) = all output rows                           the bottom padding exists only at the end

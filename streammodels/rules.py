@@ -5,7 +5,7 @@ Four kinds are enough for every convolutional trunk, and each is one small class
 * `Pointwise` - every output pixel depends on the same input pixel (activation, frozen batch normalisation, dropout);
 * `Windowed` - an output row depends on a few neighbouring input rows (convolution, pooling);
 * `Join` - two or more values meet row by row (residual sum, concatenation);
-* `Reduction` - the whole map becomes one vector (global pooling); it carries an accumulator and emits after the last strip.
+* `Reduction` - the whole map becomes one vector (global pooling); it carries an accumulator and emits at the end.
 
 A rule is a pure function of rows and of the layer's tensors (weights, running statistics), which the caller passes in.
 Which rows it sees is not its business: the plan (`rows.py`) knows, the engine (`engine.py`) follows the plan.
@@ -58,7 +58,7 @@ class ChannelDropout:
 
     def apply(self, rows: Tensor, seed: int) -> Tensor:
         """Drop the channels that `seed` picks for every image of the batch, and scale up the rest."""
-        generator = torch.Generator(rows.device).manual_seed(seed)
+        generator = None if rows.is_meta else torch.Generator(rows.device).manual_seed(seed)
         keep = 1.0 - self.probability
         mask = torch.empty(*rows.shape[:2], 1, 1, dtype=torch.float32, device=rows.device)
         mask.bernoulli_(keep, generator=generator).div_(max(keep, 1e-12))

@@ -1,2 +1,115 @@
-"""stub"""
-def layer_table(*a): return ""
+"""The table of a streamed network: what each layer sees, what it carries, and what plain tiling would lose there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+
+from .memory import boundary_bytes, value_shapes
+from .network import Network
+from .rows import RowPlan, Window
+
+_MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """Row geometry of one node.
+
+    Attributes:
+        stride: Image rows between two of its output rows.
+        receptive_field: Image rows that one output row depends on.
+        lost_top: Output rows spoilt at the top of a tile cut out of an image, if it is padded as though it were one.
+        lost_bottom: Likewise at the bottom, for a tile whose height is a multiple of every stride.
+    """
+
+    stride: int = 1
+    receptive_field: int = 1
+    lost_top: int = 0
+    lost_bottom: int = 0
+
+
+def layer_facts(network: Network) -> list[LayerFacts]:
+    """The facts of every node, by exact interval arithmetic (no probing)."""
+    tile_rows = prod(node.window.stride for node in network.nodes if node.window) * 4096
+    facts: list[LayerFacts] = []
+    rows: list[int] = []
+    for node in network.nodes:
+        if not node.inputs:
+            facts.append(LayerFacts())
+            rows.append(tile_rows)
+            continue
+        sources = [facts[i] for i in node.inputs]
+        rows_in = rows[node.inputs[0]]
+        widest = LayerFacts(
+            sources[0].stride,
+            max(s.receptive_field for s in sources),
+            max(s.lost_top for s in sources),
+            max(s.lost_bottom for s in sources),
+        )
+        facts.append(widest if node.window is None else _through(node.window, widest, rows_in))
+        rows.append(rows_in if node.window is None else node.window.total(rows_in))
+    return facts
+
+
+def _through(window: Window, facts: LayerFacts, rows_in: int) -> LayerFacts:
+    """Facts behind a windowed layer that reads a value with `facts`."""
+    last_good = (rows_in - facts.lost_bottom - window.extent + window.pad_top) // window.stride
+    return LayerFacts(
+        facts.stride * window.stride,
+        facts.receptive_field + (window.extent - 1) * facts.stride,
+        max(0, ceil((facts.lost_top + window.pad_top) / window.stride)),
+        max(0, window.total(rows_in) - 1 - last_good),
+    )
+
+
+def layer_table(network: Network, plan: RowPlan, height: int, width: int) -> str:
+    """The table as text, one line for every layer that looks beyond its own row or joins values.
+
+    Args:
+        network: The traced network.
+        plan: Its plan for the height.
+        height: Image height in pixels.
+        width: Image width in pixels.
+    """
+    facts, shapes = layer_facts(network), value_shapes(network, height, width)
+    title = ("layer", "kind", "stride", "receptive", "rows", "carried", "lost", "carried MB")
+    lines: list[tuple[str, ...]] = [title, ("", "", "px", "field px", "out", "rows", "top,bottom", "per strip")]
+    for index, node in enumerate(network.nodes):
+        if node.transparent or not node.inputs:
+            continue
+        carried = [_carried_rows(network, plan, index, i) for i in range(len(node.inputs))]
+        size = sum(c * shapes[s].row_bytes(1) for c, s in zip(carried, node.inputs, strict=True)) / _MEGABYTE
+        fact, rows = facts[index], plan.totals[index]
+        numbers = (fact.stride, fact.receptive_field, rows, "+".join(map(str, carried)))
+        lines.append((node.path, node.kind, *map(str, numbers), f"{fact.lost_top},{fact.lost_bottom}", f"{size:.2f}"))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(title))]
+    text = ["  ".join(_cell(cell, column, widths) for column, cell in enumerate(line)).rstrip() for line in lines]
+    return "\n".join([*text, *_footer(network, plan, height, width)])
+
+
+def _carried_rows(network: Network, plan: RowPlan, index: int, position: int) -> int:
+    """The most rows of an input that a node leaves for the next strip."""
+    node = network.nodes[index]
+    source = node.inputs[position]
+    most = 0
+    for strip in range(plan.strips - 1):
+        seen, out = plan.ready[source][strip], plan.ready[index][strip]
+        most = max(most, seen - (node.window.first_needed(out, seen) if node.window else out))
+    return most
+
+
+def _cell(text: str, column: int, widths: list[int]) -> str:
+    return text.ljust(widths[column]) if column < 2 else text.rjust(widths[column])
+
+
+def _footer(network: Network, plan: RowPlan, height: int, width: int) -> list[str]:
+    shapes = value_shapes(network, height, width)
+    rows = plan.ready[0][0]
+    text = [f"{plan.strips} strips of {rows} rows of an image of {height} x {width} pixels."]
+    if plan.strips > 1:
+        most = max(boundary_bytes(plan, network, shapes, 1, strip) for strip in range(plan.strips - 1))
+        text.append(
+            f"Carried from strip to strip: {most / _MEGABYTE:.2f} MB an image; layers that read one value share it."
+        )
+    return text

@@ -1,4 +1,4 @@
-"""`stream(module)`: the same module, computed in strips of rows, with exact gradients through a plain ``loss.backward()``.
+"""`stream(module)`: the same module, computed in strips of rows, with exact gradients by a plain ``loss.backward()``.
 
 One `torch.autograd.Function` takes the image and every tensor the network computes with, and returns their gradients.
 So optimizers, gradient clipping and accumulation, GradScaler and DistributedDataParallel see nothing unusual.
@@ -38,8 +38,8 @@ def stream(
     Args:
         module: Maps a (B, C, H, W) image to a feature map or, through global pooling, to vectors. Its parameters are
             shared, not copied. Batch normalisations have to be in eval mode when it is called.
-        tile_size: A budget of ``tile_size**2`` pixels of each image in flight: strips are that many pixels over the image
-            width tall.
+        tile_size: A budget of ``tile_size**2`` pixels of each image in flight: strips are that many pixels over the
+            image width tall.
         strip_rows: Height of the strips in image rows, at least 1.
         memory: Budget for one training step, such as ``"8GB"`` or a number of bytes; the tallest strips whose
             estimated memory fits are taken.
@@ -121,7 +121,7 @@ class StreamedModule(nn.Module):
         """
         _check_image(image)
         network, engine = self._trace()
-        plan = self._plan(network, *image.shape[2:], image)
+        plan = self._plan(network, image.shape[2], image.shape[3], image)
         tensors = [node.tensors() for node in network.nodes]
         flat = [tensor for node in tensors for tensor in node if tensor is not None]
         source = _ImageRows(image, plan, flat)
@@ -134,7 +134,7 @@ class StreamedModule(nn.Module):
         return network.finish(values)
 
     def plan(self, height: int, width: int) -> RowPlan:
-        """The integer plan for images of `height` x `width` pixels: which rows every node emits and carries, by strip."""
+        """The integer plan for images of `height` x `width` pixels: the rows every node emits and carries, by strip."""
         return self._plan(self._trace()[0], height, width)
 
     def summary(self, height: int, width: int) -> str:
@@ -249,5 +249,3 @@ def _in_pattern(flat: Sequence[Tensor], pattern: list[list[bool]]) -> list[list[
     """Undo the flattening of the tensors of all nodes."""
     remaining = iter(flat)
     return [[next(remaining) if present else None for present in node] for node in pattern]
-
-

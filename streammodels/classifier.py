@@ -1,0 +1,329 @@
+"""LightningModules that classify whole images: `StreamingClassifier` for any trunk, `StreamingResNet` for ResNets.
+
+They train under a stock `Trainer`, by automatic optimization, because a streamed trunk is an ordinary differentiable
+module. What they add is what every such script would write again: loss, metrics, steps, freezing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
+
+from .normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from .resnet import build_resnet, freeze_batch_norm
+from .streaming import StreamedModule, scale_to_unit, stream
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
+
+_POOLS: dict[str, Callable[[], nn.Module]] = {
+    "avg": lambda: nn.AdaptiveAvgPool2d(1),
+    "max": lambda: nn.AdaptiveMaxPool2d(1),
+}
+_IMAGENET_GREY = (0.449, 0.226)  # mean and std over ImageNet's three channels, for images with other channels
+
+
+class StreamingClassifier(LightningModule):
+    """A classifier whose trunk is streamed over the image and whose head sees the pooled features.
+
+    Args:
+        trunk: Maps (B, C, H, W) images to (B, F, 1, 1) or (B, F) features; it ends in a global pool.
+        head: Maps (B, F) features to (B, num_classes) logits.
+        num_classes: Number of classes, for the default metrics.
+        tile_size: Budget of pixels in flight, see `stream`.
+        loss_fn: ``loss_fn(logits, labels)``.
+        metrics: A metric, or collection of metrics, of logits and labels; None for accuracy and AUROC.
+        optimizer: Called with the parameters; returns the optimizer.
+        lr_scheduler: Called with the optimizer; returns a scheduler or a Lightning scheduler config, or None.
+        train_streaming_layers: False freezes the trunk, whose backward pass then costs nothing.
+        streaming: False computes the plain trunk, with the same weights and results.
+        frozen_batch_norm: Keep batch normalisations in eval mode during training. Streaming needs it.
+        verbose: Print the trunk's layer table at the first image.
+
+    Raises:
+        UnsupportedLayerError: If a layer of the trunk cannot be streamed exactly.
+        ValueError: If streaming is asked for with training-mode batch normalisation.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        head: nn.Module,
+        num_classes: int = 2,
+        tile_size: int = 2880,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+        metrics: Metric | MetricCollection | None = None,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        train_streaming_layers: bool = True,
+        streaming: bool = True,
+        frozen_batch_norm: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+        self._configure(
+            trunk, num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
+            train_streaming_layers, streaming, frozen_batch_norm, verbose,
+        )  # fmt: skip
+
+    def _configure(
+        self,
+        trunk: nn.Module,
+        num_classes: int,
+        tile_size: int,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] | None,
+        metrics: Metric | MetricCollection | None,
+        optimizer: OptimizerFactory | None,
+        lr_scheduler: SchedulerFactory | None,
+        train_streaming_layers: bool,
+        streaming: bool,
+        frozen_batch_norm: bool,
+        verbose: bool,
+    ) -> None:
+        """Everything that does not depend on which trunk and head it is."""
+        if streaming and not frozen_batch_norm:
+            raise ValueError(
+                "streaming=True needs frozen_batch_norm=True: strips do not see the statistics of the whole image. "
+                "Train with streaming=False where the images fit in memory, or keep batch normalisation frozen."
+            )
+        self.num_classes = num_classes
+        self.loss_fn = nn.CrossEntropyLoss() if loss_fn is None else loss_fn
+        self.optimizer_factory: OptimizerFactory = optimizer or partial(torch.optim.AdamW, lr=1e-4)
+        self.scheduler_factory = lr_scheduler
+        self.streaming = streaming
+        self.frozen_batch_norm = frozen_batch_norm
+        self._table_due = verbose
+        self._range_checked = False
+        # Kept out of the registered modules, which it shares: state dicts hold every weight once, under its own name.
+        self.__dict__["_streamed"] = stream(trunk, tile_size) if streaming else trunk
+        if isinstance(metrics, Metric):
+            metrics = MetricCollection({type(metrics).__name__.lower(): metrics})
+        collection = default_metrics(num_classes) if metrics is None else metrics
+        self.train_metrics = collection.clone(prefix="train_")
+        self.val_metrics = collection.clone(prefix="val_")
+        self.test_metrics = collection.clone(prefix="test_")
+        if not train_streaming_layers:
+            self.freeze_streaming_layers()
+        self.train()
+
+    @property
+    def streamed_trunk(self) -> nn.Module:
+        """The trunk as it is called: a `StreamedModule`, or the plain module with ``streaming=False``."""
+        trunk: nn.Module = self.__dict__["_streamed"]
+        return trunk
+
+    def _trunk_parameters(self) -> Iterable[nn.Parameter]:
+        return self.streamed_trunk.parameters()
+
+    def freeze_streaming_layers(self) -> None:
+        """Stop training the trunk: it is then computed without carries and without a backward pass."""
+        for parameter in self._trunk_parameters():
+            parameter.requires_grad_(False)
+
+    def unfreeze_streaming_layers(self) -> None:
+        """Train the trunk from now on. The optimizer already holds its parameters.
+
+        Raises:
+            RuntimeError: While fitting on several processes, whose gradients would no longer be averaged:
+                DistributedDataParallel only looks after parameters that are trained from the start.
+        """
+        trainer = self._trainer
+        if trainer is not None and trainer.training and trainer.world_size > 1:
+            raise RuntimeError(
+                "the trunk cannot be unfrozen while fitting on several processes. Fit in two stages: call "
+                "Trainer.fit, then unfreeze_streaming_layers(), then fit with a new Trainer."
+            )
+        for parameter in self._trunk_parameters():
+            parameter.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> StreamingClassifier:
+        """Set the training mode; batch normalisations stay frozen."""
+        super().train(mode)
+        if self.__dict__.get("frozen_batch_norm", True) and "_streamed" in self.__dict__:
+            freeze_batch_norm(self.streamed_trunk)
+        return self
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, num_classes) of (B, C, H, W) images: uint8, or floats in 0..1."""
+        self._check_range(image)
+        trunk = self.streamed_trunk
+        if isinstance(trunk, StreamedModule):
+            if self._table_due:
+                self._table_due = False
+                _print_once(trunk.summary(image.shape[-2], image.shape[-1]))
+            features = trunk(image)
+        else:
+            parameter = next(trunk.parameters())
+            features = trunk(scale_to_unit(image.to(parameter.device), parameter.dtype))
+        return self._classify(features.flatten(1))
+
+    def _classify(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(features)
+        return logits
+
+    def _check_range(self, image: Tensor) -> None:
+        """Once: floats far outside 0..1 have been normalised already, and would be normalised twice."""
+        if self._range_checked or not image.is_floating_point():
+            return
+        self._range_checked = True
+        low, high = (float(value) for value in torch.aminmax(image))
+        if low < -0.5 or high > 1.5:
+            raise ValueError(
+                f"float images have to be in 0..1, found {low:.3g}..{high:.3g}. If they are 0..255, divide by 255 or "
+                "pass uint8; if they are normalised already, leave that to the model, which does it strip by strip."
+            )
+
+    def _shared_step(self, batch: Any, stage: str) -> Tensor:
+        image, label = batch[0], batch[1]
+        logits = self(image)
+        loss = self.loss_fn(logits, label)
+        metrics: MetricCollection = getattr(self, f"{stage}_metrics")
+        metrics.update(logits.detach().float(), label)
+        size = image.shape[0]
+        self.log(f"{stage}_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=size, sync_dist=True)
+        self.log_dict(metrics, prog_bar=stage != "train", on_epoch=True, on_step=False, batch_size=size)
+        return loss
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss of an (image, label) batch."""
+        return self._shared_step(batch, "train")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss and metrics of an (image, label) batch."""
+        return self._shared_step(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Loss and metrics of an (image, label) batch."""
+        return self._shared_step(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Class probabilities (B, num_classes) of a batch of images, with or without labels."""
+        image = batch[0] if isinstance(batch, list | tuple) else batch
+        return torch.softmax(self(image).float(), dim=1)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The weights of the network; class weights of the loss are none of them."""
+        state = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "") + "loss_fn."
+        for key in [key for key in state if key.startswith(prefix)]:
+            del state[key]
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights as `state_dict` or torchvision's network returns them."""
+        own = super().state_dict()
+        loss = {key: value for key, value in own.items() if key.startswith("loss_fn.")}
+        return super().load_state_dict({**loss, **state_dict}, strict=strict, assign=assign)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, over all parameters (frozen ones have no gradient and are skipped), and the scheduler."""
+        optimizer = self.optimizer_factory(self.parameters())
+        if self.scheduler_factory is None:
+            return optimizer
+        scheduler = self.scheduler_factory(optimizer)
+        config = scheduler if isinstance(scheduler, dict) else {"scheduler": scheduler}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+class StreamingResNet(StreamingClassifier):
+    """A ResNet that trains end to end on images too large for memory, with the results of the plain one.
+
+    Its state dict has the keys of torchvision's ResNet, so checkpoints interchange both ways, and its layers are found
+    under torchvision's names (``model.layer4``, ``model.fc``).
+
+    Args:
+        model_name: "resnet18", "resnet34" or "resnet50".
+        tile_size: A budget of ``tile_size**2`` pixels of each image in flight.
+        num_classes: Number of classes. If the weights have a classifier of another size, a new one takes its place.
+        train_streaming_layers: False freezes the trunk (all but ``fc``).
+        loss_fn: ``loss_fn(logits, labels)``; None for cross entropy.
+        weights: "DEFAULT" (torchvision's ImageNet weights), another of torchvision's names for them, a path to a
+            state dict, or None for random weights.
+        in_channels: Channels of the images. For other than 3 pretrained first layers are adapted, see `build_resnet`.
+        mean: Per channel, on the scale 0..1; None for ImageNet's.
+        std: Likewise.
+        metrics: See `StreamingClassifier`.
+        pooling: "avg" or "max", over the whole feature map.
+        optimizer: See `StreamingClassifier`.
+        lr_scheduler: See `StreamingClassifier`.
+        streaming: False computes the plain network.
+        frozen_batch_norm: Keep batch normalisations in eval mode during training. Streaming needs it.
+        verbose: Print the layer table at the first image.
+
+    Raises:
+        ValueError: If a name or a combination is not known.
+        WeightsUnavailableError: If the weights cannot be downloaded; the message names the alternatives.
+
+    Example:
+        >>> model = StreamingResNet("resnet18", tile_size=2880, num_classes=2, weights=None)
+        >>> model(torch.zeros(1, 3, 300, 200, dtype=torch.uint8)).shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        model_name: str = "resnet18",
+        tile_size: int = 2880,
+        num_classes: int = 2,
+        train_streaming_layers: bool = False,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+        weights: str | Path | None = "DEFAULT",
+        in_channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        metrics: Metric | MetricCollection | None = None,
+        pooling: str = "avg",
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        streaming: bool = True,
+        frozen_batch_norm: bool = True,
+        verbose: bool = False,
+    ) -> None:
+        LightningModule.__init__(self)
+        self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler"])
+        self.hparams["weights"] = None  # a checkpoint brings its own weights: loading one downloads nothing
+        if pooling not in _POOLS:
+            raise ValueError(f"pooling '{pooling}' is not known. Choose one of {', '.join(_POOLS)}.")
+        network = build_resnet(model_name, num_classes, weights, in_channels)
+        default_mean, default_std = ([value] * in_channels for value in _IMAGENET_GREY)
+        if in_channels == 3:
+            default_mean, default_std = list(IMAGENET_MEAN), list(IMAGENET_STD)
+        self.normalize = Normalize(mean or default_mean, std or default_std)
+        for name, layer in network.named_children():
+            self.add_module(name, _POOLS[pooling]() if name == "avgpool" else layer)
+        layers = OrderedDict((name, layer) for name, layer in self.named_children() if name != "fc")
+        self._configure(
+            nn.Sequential(layers), num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
+            train_streaming_layers, streaming, frozen_batch_norm, verbose,
+        )  # fmt: skip
+
+    def _classify(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.get_submodule("fc")(features)
+        return logits
+
+
+def default_metrics(num_classes: int) -> MetricCollection:
+    """Accuracy (share of images classified right) and the area under the ROC curve (mean over classes)."""
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(num_classes=num_classes, average="micro"),
+            "auroc": MulticlassAUROC(num_classes=num_classes),
+        }
+    )
+
+
+@rank_zero_only
+def _print_once(text: str) -> None:
+    print(text, flush=True)
