@@ -55,7 +55,7 @@ class WSIDataModule(SplitDataModule):
         test_fraction: Share of them to test on.
         stratify: Keep the classes in proportion.
         seed: Seed of the split, and of nothing else.
-        train_transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on a pyvips image. None:
+        train_transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on pyvips images. None:
             crop or pad to `image_size` and one of the eight symmetries of the square. If given, it sets the size.
         eval_transform: The same for validation, test and prediction. None: crop or pad to `image_size`.
         dtype: What uint8 pixels become: "uint8" stays, "float" is divided by 255. A transform's floats stay floats.

@@ -1,0 +1,82 @@
+import pandas as pd
+import pytest
+
+from wsidata.split_files import (
+    apply_splits,
+    check_no_leak,
+    check_same_split,
+    load_splits,
+    save_splits,
+    split_digest,
+    split_parts,
+)
+from wsidata.splits import SplitError, make_splits
+
+
+@pytest.fixture
+def split():
+    names = [f"{i:03d}" for i in range(20)]
+    return make_splits(pd.DataFrame({"image_id": names, "label_name": ["a", "b"] * 10, "group": ""}), test_prefix="00")
+
+
+def test_saved_split_comes_back_with_leading_zeros(split, tmp_path):
+    digest = save_splits(split, tmp_path / "new" / "split.csv")
+    assert (tmp_path / "new" / "split.csv").read_text().splitlines()[:2] == ["image_id,label_name,split", "000,a,test"]
+    loaded = load_splits(tmp_path / "new" / "split.csv", expected_digest=digest)
+    assert split_digest(loaded) == digest
+    again = apply_splits(split.drop(columns="split").iloc[::-1], loaded)
+    assert again["split"].sort_index().tolist() == split["split"].tolist()
+
+
+def test_digest_is_of_who_is_where_and_not_of_order(split):
+    assert split_digest(split.sample(frac=1, random_state=1)) == split_digest(split)
+    moved = split.assign(split=["train", *split["split"].tolist()[1:]])
+    assert split_digest(moved) != split_digest(split)
+
+
+def test_changed_file_is_noticed(split, tmp_path):
+    digest = save_splits(split, tmp_path / "split.csv")
+    text = (tmp_path / "split.csv").read_text().replace("000,a,test", "000,a,train")
+    (tmp_path / "split.csv").write_text(text)
+    with pytest.raises(SplitError, match="it was changed"):
+        load_splits(tmp_path / "split.csv", expected_digest=digest)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image_id,part\n1,train\n", r"no column \['split'\]"),
+        ("image_id,split\n1,dev\n", "unknown splits .'dev'"),
+        ("image_id,split\n1,train\n1,val\n", "repeated ids .'1'"),
+    ],
+)
+def test_damaged_split_files_are_refused(tmp_path, text, message):
+    (tmp_path / "split.csv").write_text(text)
+    with pytest.raises(SplitError, match=message):
+        load_splits(tmp_path / "split.csv")
+    with pytest.raises(SplitError, match="does not exist"):
+        load_splits(tmp_path / "absent.csv")
+
+
+def test_split_of_other_slides_is_refused(split):
+    other = split.assign(image_id=["new", *split["image_id"].tolist()[1:]])
+    with pytest.raises(
+        SplitError, match=r"1 in the table are not in it \['new'\], 1 in it are not in the table \['000'\]"
+    ):
+        apply_splits(other, split)
+
+
+def test_resuming_names_moved_gone_and_new_slides():
+    saved = {"train": ["a", "b"], "val": ["c"], "test": []}
+    check_same_split(saved, saved)
+    with pytest.raises(
+        SplitError, match=r"1 slides moved \['b \(train -> val\)'\], 1 are gone \['c'\], 1 are new \['d'\]"
+    ):
+        check_same_split(saved, {"train": ["a"], "val": ["b"], "test": ["d"]})
+
+
+def test_evaluation_on_training_slides_is_refused(split):
+    saved = split_parts(split)
+    check_no_leak(saved, saved["test"], "test")
+    with pytest.raises(SplitError, match="1 test slides were in the checkpoint's training set"):
+        check_no_leak(saved, [*saved["test"], saved["train"][0]], "test")

@@ -1,0 +1,87 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from wsidata.table_files import TableError, describe_problems, read_text_table
+
+
+def write(folder, text, name="table.csv", encoding="utf-8"):
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("image,class\n007,normal\n008,tumor\n", "utf-8"),
+        ("image,class\r\n007,normal\r\n008,tumor\r\n", "utf-8-sig"),
+        ("image;class\n007;normal\n008;tumor\n", "utf-8"),
+        ("image\tclass\n007\tnormal\n008\ttumor", "utf-8"),
+        (" image , class\n 007 , normal \n\n 008, tumor\n\n", "utf-8"),
+        ('"image","class"\n"007","normal"\n"008","tumor"\n', "utf-8"),
+        ("image,class,\n007,normal,\n008,tumor,\n", "utf-8"),
+    ],
+    ids=["plain", "bom-crlf", "semicolon", "tab", "blanks", "quoted", "trailing-comma"],
+)
+def test_every_dialect_gives_the_same_text(tmp_path, text, encoding):
+    table = read_text_table(write(tmp_path, text, encoding=encoding))
+    assert table.frame.to_dict("list") == {"image": ["007", "008"], "class": ["normal", "tumor"]}
+
+
+def test_words_that_mean_missing_to_pandas_stay_words(tmp_path):
+    table = read_text_table(write(tmp_path, "image,class\na,NA\nb,None\nc,nan\n"))
+    assert table.frame["class"].tolist() == ["NA", "None", "nan"]
+
+
+def test_places_are_line_numbers_of_the_file(tmp_path):
+    table = read_text_table(write(tmp_path, "image,class\na,x\n\nb,y\n"))
+    assert table.places == ("line 2", "line 4")
+
+
+def test_frame_cells_become_text_without_the_float_tail():
+    frame = pd.DataFrame({"image": ["01", " b "], "class": [1.0, np.nan], "n": [1, 2]}, index=[10, 20])
+    table = read_text_table(frame)
+    assert table.frame.to_dict("list") == {"image": ["01", "b"], "class": ["1", ""], "n": ["1", "2"]}
+    assert table.places == ("row 10", "row 20")
+    assert table.numeric_columns == {"class", "n"}
+
+
+def test_parquet_keeps_leading_zeros(tmp_path):
+    pd.DataFrame({"image": ["001"], "class": ["x"]}).to_parquet(tmp_path / "t.parquet")
+    assert read_text_table(tmp_path / "t.parquet").frame["image"].tolist() == ["001"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,class\na,x,y\nb\n", r"2 problems.*\n.*line 2 has 3 cells.*\n.*line 3 has 1 cells"),
+        ("image,image\na,b\n", "more than one column named"),
+        ("image,class\n", "no rows"),
+        ("", "no rows"),
+    ],
+)
+def test_damaged_tables_are_refused(tmp_path, text, message):
+    with pytest.raises(TableError, match=message):
+        read_text_table(write(tmp_path, text))
+
+
+def test_other_encodings_and_kinds_are_refused(tmp_path):
+    with pytest.raises(TableError, match=r"not UTF-8.*CSV UTF-8"):
+        read_text_table(write(tmp_path, "image,class\nä,x\n", encoding="latin-1"))
+    with pytest.raises(TableError, match=r"'.*table.xlsx' is not one of .csv.*Save it as CSV"):
+        read_text_table(write(tmp_path, "", "table.xlsx"))
+    with pytest.raises(TableError, match="does not exist"):
+        read_text_table(tmp_path / "absent.csv")
+
+
+def test_long_lists_of_problems_are_cut():
+    message = describe_problems("t.csv", [f"p{i}" for i in range(30)], "Do this.", limit=3)
+    assert message.splitlines() == [
+        "'t.csv' has 30 problems:",
+        "  - p0",
+        "  - p1",
+        "  - p2",
+        "  ... and 27 more",
+        "Do this.",
+    ]
