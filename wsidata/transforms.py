@@ -160,10 +160,14 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         TransformError: if it is neither, or not positive.
     """
-    height_px, width_px = (size, size) if isinstance(size, int) else tuple(size)
-    if not all(isinstance(side, int) and side > 0 for side in (height_px, width_px)):
+    sides = (size, size) if isinstance(size, int) else size
+    if (
+        not isinstance(sides, (tuple, list))
+        or len(sides) != 2
+        or not all(isinstance(side, int) and side > 0 for side in sides)
+    ):
         raise TransformError(f"image size {size!r} must be one whole number of pixels above 0, or (height, width).")
-    return height_px, width_px
+    return sides[0], sides[1]
 
 
 def _check_probability(p: float) -> float:

@@ -1,0 +1,102 @@
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from wsidata.datasets import SampleError, SlideDataset
+from wsidata.synthetic import write_slide
+from wsidata.transforms import CropOrPad, RandomD4
+
+
+@pytest.fixture(scope="module")
+def table(camelyon):
+    paths = sorted((camelyon / "images").glob("normal_*.tif"))
+    return pd.DataFrame({"image_id": [p.stem for p in paths], "path": map(str, paths), "label": range(len(paths))})
+
+
+def identity(image):
+    return image
+
+
+def test_sample_is_the_slides_pixels_and_its_label(table):
+    from wsidata.slide import Slide
+
+    image, label = SlideDataset(table, {"level": 1}, identity)[2]
+    assert label == 2
+    expected = Slide(table["path"][2]).image(level=1).numpy()
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+    assert image.stride() == (1, 3 * image.shape[2], 3)
+
+
+def test_float_and_images_alone(table):
+    integers = SlideDataset(table, {"level": 1}, CropOrPad(32), with_labels=False)[0]
+    floats = SlideDataset(table, {"level": 1}, CropOrPad(32), with_labels=False, dtype="float")[0]
+    assert integers.dtype == torch.uint8
+    assert torch.equal(floats, integers / 255)
+
+
+def test_smaller_slides_are_padded_white(table):
+    image, _ = SlideDataset(table, {"level": 1}, CropOrPad(600))[0]
+    assert image.shape == (3, 600, 600)
+    assert (image[:, 0, :] == 255).all()
+
+
+def samples(dataset):
+    return [image.contiguous().numpy().tobytes() for image, _ in (dataset[i] for i in range(len(dataset)))]
+
+
+def test_augmentation_changes_with_epoch_and_row_and_returns_with_the_seed(table):
+    dataset = SlideDataset(table, {"level": 2}, RandomD4(), fresh_epochs=True)
+    torch.manual_seed(1)
+    epochs = []
+    for _ in range(3):
+        dataset.begin_epoch()
+        epochs.append(samples(dataset))
+    torch.manual_seed(1)
+    dataset.begin_epoch()
+    assert samples(dataset) == epochs[0] == samples(dataset)
+    assert epochs[0] != epochs[1] != epochs[2]
+    draws = {dataset.generator(i).integers(2**62) for i in range(len(dataset))}
+    assert len(draws) == len(dataset)
+
+
+def test_evaluation_samples_never_change(table):
+    dataset = SlideDataset(table, {"level": 2}, RandomD4())
+    first = samples(dataset)
+    dataset.begin_epoch()
+    assert samples(dataset) == first
+
+
+def test_known_epoch_gives_the_same_number_whatever_was_drawn_before(table):
+    dataset = SlideDataset(table, {"level": 2}, RandomD4(), fresh_epochs=True)
+    seeds = []
+    for seed, epoch in ((1, 4), (1, 4), (1, 5), (2, 4)):
+        torch.manual_seed(seed)
+        torch.rand(len(seeds) + 1)
+        dataset.epoch_source = lambda epoch=epoch: epoch
+        dataset.begin_epoch()
+        seeds.append(dataset.epoch_seed)
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 3
+
+
+def test_pickled_dataset_makes_the_same_samples(table):
+    dataset = SlideDataset(table, {"level": 2}, RandomD4(), fresh_epochs=True)
+    dataset.epoch_source = lambda: 3
+    dataset.begin_epoch()
+    assert samples(pickle.loads(pickle.dumps(dataset))) == samples(dataset)
+
+
+def test_failing_sample_names_its_slide(table, tmp_path):
+    def explode(image):
+        raise KeyError("stain")
+
+    with pytest.raises(SampleError, match=r"slide 'normal_002' \(.*normal_002.tif\): KeyError: 'stain'"):
+        SlideDataset(table, {"level": 1}, explode)[1]
+    path = write_slide(tmp_path / "gone.tif", width=128, height=128, tile=64)
+    dataset = SlideDataset(pd.DataFrame({"image_id": ["gone"], "path": [path], "label": [0]}), {"level": 0}, identity)
+    path.unlink()
+    with pytest.raises(SampleError, match=r"slide 'gone'.*does not exist"):
+        dataset[0]
