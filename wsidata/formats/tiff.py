@@ -15,8 +15,8 @@ import pyvips
 import tifffile
 from numpy.typing import NDArray
 
-from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.colour import WHITE, to_rgb
+from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.colour import to_rgb
 from wsidata.formats.facts import SlideFacts
 from wsidata.formats.segments import JPEG_COMPRESSION, Segments
 from wsidata.formats.structure import check_structure
@@ -57,21 +57,19 @@ class TiffPyramid:
             raise _damaged(path, error) from error
         try:
             self._open()
-        except BaseException:
+        except SlideError:
             self._tiff.close()
             raise
+        except Exception as error:
+            self._tiff.close()
+            raise _damaged(path, error) from error
 
     def _open(self) -> None:
-        try:
-            self._tiff.pages.useframes = False
-            series = self._tiff.series[0]
-            pages = [_only_page(level, self._path) for level in series.levels]
-            if series.kind == "svs":
-                pages = _with_tiled_second_page(self._tiff, pages)
-        except (UnreadableImageError, UnsupportedImageError):
-            raise
-        except Exception as error:
-            raise _damaged(self._path, error) from error
+        self._tiff.pages.useframes = False
+        series = self._tiff.series[0]
+        pages = [_only_page(level, self._path) for level in series.levels]
+        if series.kind == "svs":
+            pages = _with_tiled_second_page(self._tiff, pages)
         self.kind = str(series.kind)
         if self.kind not in KINDS:
             raise UnsupportedImageError(
@@ -110,21 +108,24 @@ class TiffPyramid:
 
     @cached_property
     def reader(self) -> str:
-        """Who decodes: "libvips" if it is right about every level, else "tifffile"."""
+        """Who decodes: "libvips" if it is right about every level, else "tifffile".
+
+        A level with tiles never written is decoded by tifffile in either case.
+        """
         may_vips = self.kind != "ndpi" and all(_vips_can(segments) for segments in self._segments)
         return "libvips" if may_vips and self._vips_agrees() else "tifffile"
 
     def image(self, level: int) -> pyvips.Image:
         """A whole level as RGB; lazy with libvips, decoded now with tifffile."""
         self._segments[level].check_streams()
-        return self._vips_level(level) if self.reader == "libvips" else self._tifffile_level(level)
+        return self._vips_level(level) if self._is_by_vips(level) else self._tifffile_level(level)
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """A rectangle inside a level, (height, width, 3)."""
         segments = self._segments[level]
         segments.check_streams(segments.indices_in(x_px, y_px, width_px, height_px))
         with naming_errors(self._path):
-            if self.reader == "libvips":
+            if self._is_by_vips(level):
                 if level not in self._images:
                     self._images[level] = self._vips_level(level)
                 part = self._images[level].crop(x_px, y_px, width_px, height_px)
@@ -137,21 +138,18 @@ class TiffPyramid:
         self._images.clear()
         self._tiff.close()
 
+    def _is_by_vips(self, level: int) -> bool:
+        """Whether libvips decodes this level: it stops at a JPEG tile never written, and shows any other black."""
+        return self.reader == "libvips" and not self._segments[level].is_empty.any()
+
     def _vips_level(self, level: int) -> pyvips.Image:
-        size, segments = self.levels[level], self._segments[level]
-        image = to_rgb(self._vips_page(segments), self._path.name)
-        if (image.width, image.height) != size.size:
-            image = image.crop(0, 0, size.width, size.height)
-        if not segments.is_empty.any():
-            return image
-        grid = segments.grid
-        empty = (segments.is_empty.astype(np.uint8) * np.uint8(255)).reshape(grid.rows, grid.columns)
-        mask = pyvips.Image.new_from_array(empty).zoom(grid.width_px, grid.height_px)
-        return mask.crop(0, 0, size.width, size.height).ifthenelse(list(WHITE), image)
+        size = self.levels[level]
+        image = to_rgb(self._vips_page(self._segments[level]), self._path.name)
+        return image if (image.width, image.height) == size.size else image.crop(0, 0, size.width, size.height)
 
     def _vips_page(self, segments: Segments, access: str = "random") -> pyvips.Image:
         page, *subifd = segments.page.treeindex
-        options = {"page": page, "access": access, "fail_on": "error"}
+        options = {"page": page, "access": access, "fail_on": "warning"}  # less lets bad deflate tiles pass, as black
         if subifd:
             options["subifd"] = subifd[0]
         with naming_errors(self._path):
@@ -163,8 +161,9 @@ class TiffPyramid:
         if need > MAX_MEMORY_BYTES:
             raise UnsupportedImageError(
                 f"level {level} of '{self._path}' ({size.width}x{size.height}) takes {need / 1e9:.1f} GB: libvips "
-                f"cannot decode its {segments.page.compression.name} tiles, and without libvips a level is read into "
-                "memory whole. Choose a coarser level, read parts with read_region, or convert the slide to JPEG tiles."
+                f"cannot decode its {segments.page.compression.name} tiles (or some were never written), and without "
+                "libvips a level is read into memory whole. Choose a coarser level, read parts with read_region, or "
+                "convert the slide to plain JPEG tiles."
             )
         return self._to_rgb(segments, segments.read(0, 0, size.width, size.height))
 

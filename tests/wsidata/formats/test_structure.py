@@ -1,0 +1,100 @@
+"""Files that lost their end, or their way, are noticed before a pixel is shown."""
+
+import struct
+
+import numpy as np
+import pytest
+
+from wsidata.errors import SlideError, UnreadableImageError
+from wsidata.formats.structure import check_structure
+from wsidata.slide import Slide
+from wsidata.synthetic import write_pixels
+
+
+def picture(width=200, height=150):
+    return np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "compression"),
+    [("generic", "jpeg"), ("aperio", "jpeg"), ("aperio", "jpeg2000"), ("philips", "jpeg"), ("generic", "deflate")],
+)
+def test_a_cut_off_file_raises_or_is_right(tmp_path, vendor, compression):
+    whole = write_pixels(tmp_path / "whole.tif", picture(), vendor=vendor, tile=64, levels=3, compression=compression)
+    with Slide(whole) as slide:
+        expected = [slide.numpy(level=level) for level in range(3)]
+    data, cut = whole.read_bytes(), tmp_path / "cut.tif"
+    refused = []
+    for length in [*range(0, len(data), max(1, len(data) // 150)), *range(len(data) - 12, len(data))]:
+        cut.write_bytes(data[:length])
+        try:
+            with Slide(cut) as slide:
+                got = [slide.numpy(level=level) for level in range(slide.level_count)]
+        except UnreadableImageError as error:
+            refused.append(str(error))
+            continue
+        assert len(got) == 3, f"{length} of {len(data)} bytes: levels were lost in silence"
+        for level in range(3):
+            np.testing.assert_array_equal(got[level], expected[level])
+    assert len(refused) > 100
+    assert all("cut.tif" in message for message in refused)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "deflate"])
+def test_bytes_altered_in_the_directories_never_crash(tmp_path, compression):
+    """Whatever the damage: a SlideError that names the file, or a picture. Nothing else may come out."""
+    whole = write_pixels(tmp_path / "whole.tif", picture(), tile=64, levels=2, compression=compression)
+    data, bad = whole.read_bytes(), tmp_path / "bad.tif"
+    rng, refused = np.random.default_rng(0), []
+    for _ in range(120):
+        altered = bytearray(data)
+        altered[int(rng.integers(0, 700))] = int(rng.integers(0, 256))
+        bad.write_bytes(altered)
+        try:
+            with Slide(bad) as slide:
+                if slide.width * slide.height < 10**6:
+                    slide.numpy(level=slide.level_count - 1)
+        except SlideError as error:
+            refused.append(str(error))
+    assert refused
+    assert all("bad.tif" in message for message in refused)
+
+
+def directory(entries, following=0):
+    table = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
+    return struct.pack("<H", len(entries)) + table + struct.pack("<I", following)
+
+
+def write(path, *parts):
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + b"".join(parts))
+    return path
+
+
+def test_pointers_out_of_the_file_are_found(tmp_path):
+    beyond = write(tmp_path / "a.tif", directory([(273, 4, 9, struct.pack("<I", 5000))]))
+    with pytest.raises(UnreadableImageError, match="the value of tag 273 ends at byte 5036"):
+        check_structure(beyond)
+    following = write(tmp_path / "b.tif", directory([], following=999))
+    with pytest.raises(UnreadableImageError, match="the directory at byte 999 is not all there"):
+        check_structure(following)
+    subifd = write(tmp_path / "c.tif", directory([(330, 13, 1, struct.pack("<I", 777))]))
+    with pytest.raises(UnreadableImageError, match="the directory at byte 777 is not all there"):
+        check_structure(subifd)
+    nothing = tmp_path / "d.tif"
+    nothing.write_bytes(b"II*\0\0\0\0\0")
+    with pytest.raises(UnreadableImageError, match="no directory"):
+        check_structure(nothing)
+
+
+def test_directories_in_a_circle_end(tmp_path):
+    check_structure(write(tmp_path / "a.tif", directory([], following=8)))
+
+
+def test_both_byte_orders_and_bigtiff_pass(tmp_path):
+    import tifffile
+
+    for order in "<>":
+        for big in (False, True):
+            path = tmp_path / f"a{big}.tif"
+            tifffile.imwrite(path, picture(), byteorder=order, bigtiff=big, photometric="rgb")
+            check_structure(path)
