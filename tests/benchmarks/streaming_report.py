@@ -11,9 +11,10 @@ from typing import Any
 
 Record = dict[str, Any]
 
-GRADIENT_TOLERANCE = {"float32": 1e-3, "float64": 1e-10}
-"""Largest relative error of a layer's gradient at which two variants count as the same computation. Float32 sums over
-millions of pixels in another order differ by 1e-5 or so."""
+GRADIENT_TOLERANCE = {"float32": 5e-3, "float64": 1e-10}
+"""Largest relative error of a layer's gradient at which two variants count as the same computation. In float32, sums in
+another order move activations by 1e-6 or so, which turns that share of the ReLUs on or off: a relative error of its
+square root, 1e-3, in the gradient. Float64 shows whether a variant is exact."""
 
 HEADER = (
     "| image | variant | runs | step, s (min-max) | CPU, s | time / plain | peak above baseline, GB | memory / plain "
