@@ -29,6 +29,7 @@ KINDS = ("svs", "philips", "ome", "ndpi", "generic", "uniform", "shaped", "image
 BIF the tiles overlap.)"""
 
 RGB, YCBCR, MINISBLACK = 2, 6, 1
+ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 VIPS_COMPRESSIONS = (1, 5, JPEG_COMPRESSION, 8, 32946, 32773)
 """None, LZW, JPEG, deflate (twice), PackBits. The libvips wheel has no JPEG 2000 and reads ZSTD as black."""
 VIPS_TILE_MULTIPLE = 16
@@ -226,6 +227,11 @@ def _check_supported(page: tifffile.TiffPage, path: Path) -> None:
         raise UnsupportedImageError(
             f"{what} has {page.samplesperpixel} channels (photometric {int(page.photometric)}), which are no grey, RGB "
             "or CMYK picture. Export it as RGB."
+        )
+    if alpha and page.extrasamples[0] != UNASSOCIATED_ALPHA:
+        meaning = "a premultiplied alpha" if page.extrasamples[0] == ASSOCIATED_ALPHA else "of no stated meaning"
+        raise UnsupportedImageError(
+            f"{what} has one more channel, {meaning}, which is not read here. Save it without, or with plain alpha."
         )
     if page.photometric == YCBCR and page.compression != JPEG_COMPRESSION:
         raise UnsupportedImageError(f"{what} is YCbCr without JPEG, which is not read here. Save it as RGB.")

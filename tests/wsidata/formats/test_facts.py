@@ -1,0 +1,137 @@
+"""Whose word about the spacing is taken: units, implausible values, contradictions."""
+
+import warnings
+
+import numpy as np
+import pytest
+import tifffile
+
+from wsidata.errors import SpacingConflictWarning
+from wsidata.formats.facts import SpacingFact, choose_spacing
+from wsidata.slide import Slide
+from wsidata.synthetic import write_pixels
+
+PIXELS = np.random.default_rng(5).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+
+def spacing(tmp_path, **tags):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, tile=(64, 64), photometric="rgb", metadata=None, **tags)
+    with Slide(path) as slide:
+        return slide.mpp
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_unit", "expected"),
+    [
+        ("CENTIMETER", 20_000, 0.5),
+        ("INCH", 50_800, 0.5),
+        ("MILLIMETER", 2_000, 0.5),
+        ("MICROMETER", 2, 0.5),
+        ("NONE", 20_000, None),
+        ("INCH", 72, None),
+        ("INCH", 600, None),
+        ("CENTIMETER", 28, None),
+        ("MICROMETER", 2000, None),
+    ],
+)
+def test_resolution_tags_have_units(tmp_path, unit, per_unit, expected):
+    found = spacing(tmp_path, resolution=(per_unit, per_unit), resolutionunit=unit)
+    assert found == (None if expected is None else pytest.approx((expected, expected)))
+
+
+def without_tags(path, names):
+    """Rename tags to private ones: gone for every reader."""
+    with tifffile.TiffFile(path) as tiff:
+        places = [tiff.pages[0].tags[name].offset for name in names]
+    with path.open("r+b") as file:
+        for number, offset in enumerate(places):
+            file.seek(offset)
+            file.write((60_000 + number).to_bytes(2, "little"))
+
+
+def test_an_absent_unit_is_inch(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, photometric="rgb", resolution=(50_800, 50_800), resolutionunit="CENTIMETER")
+    without_tags(path, ["ResolutionUnit"])
+    assert Slide(path).mpp == pytest.approx((0.5, 0.5))
+
+
+def test_absent_resolution_is_unknown_not_a_thousand(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, photometric="rgb", resolution=(20_000, 20_000), resolutionunit="CENTIMETER")
+    without_tags(path, ["XResolution"])
+    assert Slide(path).mpp is None
+
+
+@pytest.mark.parametrize("value", [(0, 1000), (1, 0)])
+def test_rationals_of_zero_are_unknown(tmp_path, value):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, photometric="rgb", resolution=(20_000, 20_000), resolutionunit="CENTIMETER")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags["XResolution"].overwrite(value)
+    assert Slide(path).mpp is None
+
+
+def test_rationals_are_read_whole(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, photometric="rgb", resolution=((200_000, 10), (200_000, 10)), resolutionunit=3)
+    assert Slide(path).mpp == pytest.approx((0.5, 0.5))
+
+
+def test_the_scanner_is_believed_before_the_resolution_tags(tmp_path):
+    path = tmp_path / "a.svs"
+    description = "Aperio Image Library v11 \r\n64x64|AppMag = 40|MPP = 0.2500"
+    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None, "description": description}
+    tifffile.imwrite(path, PIXELS, resolution=(20_000, 20_000), resolutionunit="CENTIMETER", **options)
+    with pytest.warns(
+        SpacingConflictWarning, match=r"'a\.svs': Aperio description \(MPP\) says 0\.25 .*TIFF resolution"
+    ):
+        assert Slide(path).mpp == (0.25, 0.25)
+    tifffile.imwrite(path, PIXELS, resolution=(72, 72), resolutionunit="INCH", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        slide = Slide(path)
+    assert slide.mpp == (0.25, 0.25)
+    assert slide.magnification == 40
+
+
+def test_a_description_with_letters_beyond_ascii_keeps_its_spacing(tmp_path):
+    path = tmp_path / "a.svs"
+    text = "Aperio Image Library v11 \r\n64x64|User = Jürgen µ|MPP = 0.2500".encode("latin-1")
+    tifffile.imwrite(path, PIXELS, tile=(64, 64), photometric="rgb", metadata=None, description=text)
+    assert Slide(path).mpp == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("text", ["MPP = 0", "MPP = nan", "MPP = inf", "MPP = -0.25", "MPP = ", "MPP", "MPP = 0.25um"])
+def test_senseless_numbers_are_unknown(tmp_path, text):
+    path = tmp_path / "a.svs"
+    description = f"Aperio Image Library v11 \r\n64x64|AppMag = x|{text}"
+    tifffile.imwrite(path, PIXELS, tile=(64, 64), photometric="rgb", metadata=None, description=description)
+    slide = Slide(path)
+    assert slide.mpp is None
+    assert slide.magnification is None
+
+
+@pytest.mark.parametrize(("unit", "size"), [("nm", 250.0), ("mm", 0.00025), ("µm", 0.25)])
+def test_ome_units(tmp_path, unit, size):
+    path = tmp_path / "a.ome.tif"
+    metadata = {f"PhysicalSize{axis}{end}": value for axis in "XY" for end, value in (("", size), ("Unit", unit))}
+    tifffile.imwrite(path, PIXELS, photometric="rgb", ome=True, metadata=metadata)
+    assert Slide(path).mpp == pytest.approx((0.25, 0.25))
+
+
+def test_strongly_anisotropic_spacing_is_not_believed():
+    assert not SpacingFact("tags", (0.25, 0.5)).is_plausible
+    assert SpacingFact("tags", (0.25, 0.26)).is_plausible
+
+
+def test_nobody_knows():
+    assert choose_spacing([SpacingFact("tags", (352.8, 352.8))], None, "a.tif") == (None, None)
+
+
+def test_each_level_knows_its_spacing(tmp_path):
+    path = write_pixels(tmp_path / "a.tif", np.zeros((128, 128, 3), np.uint8), tile=64, mpp=0.4)
+    with Slide(path) as slide:
+        assert slide.mpp_source == "TIFF resolution"
+        assert [level.mpp for level in slide.levels] == [pytest.approx((0.4, 0.4)), pytest.approx((0.8, 0.8))]

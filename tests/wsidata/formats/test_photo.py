@@ -1,0 +1,104 @@
+"""Plain images: colours, orientation, damage."""
+
+import numpy as np
+import pytest
+import pyvips
+
+from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError, UnreadableImageError, UnsupportedImageError
+from wsidata.slide import Slide
+
+RGB = np.random.default_rng(6).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+
+
+def save(path, pixels, **options):
+    pyvips.Image.new_from_array(pixels).write_to_file(str(path), **options)
+    return path
+
+
+@pytest.mark.parametrize(("suffix", "options"), [(".png", {}), (".webp", {"lossless": True})])
+def test_lossless_photos_come_back(tmp_path, suffix, options):
+    with Slide(save(tmp_path / f"a{suffix}", RGB, **options)) as slide:
+        assert slide.level_count == 1
+        assert (slide.kind, slide.reader) == (suffix[1:], "libvips")
+        np.testing.assert_array_equal(slide.numpy(), RGB)
+        np.testing.assert_array_equal(slide.read_region(70, 50, 20, 20)[:10, :10], RGB[50:, 70:])
+
+
+def test_print_density_is_no_spacing(tmp_path):
+    path = save(tmp_path / "a.jpg", RGB)
+    with Slide(path) as slide:
+        assert slide.mpp is None
+        with pytest.raises(SpacingUnknownError, match=r"'a\.jpg'.*a jpeg photo has none.*mpp_override"):
+            slide.image(mpp=1.0)
+    with Slide(path, mpp_override=0.5) as slide:
+        assert slide.image(mpp=1.0).width == 40
+        with pytest.raises(ResolutionUnavailableError):
+            slide.image(mpp=0.1)
+
+
+def test_grey_and_transparent_photos(tmp_path):
+    with Slide(save(tmp_path / "grey.png", RGB[..., 0])) as slide:
+        np.testing.assert_array_equal(slide.numpy(), np.repeat(RGB[..., :1], 3, 2))
+    alpha = np.zeros((60, 80, 1), np.uint8)
+    alpha[:, 40:] = 255
+    with Slide(save(tmp_path / "rgba.png", np.concatenate([RGB, alpha], 2))) as slide:
+        pixels = slide.numpy()
+        assert (pixels[:, :40] == 255).all()
+        np.testing.assert_array_equal(pixels[:, 40:], RGB[:, 40:])
+
+
+def test_ink_of_a_cmyk_jpeg_is_not_dropped(tmp_path):
+    cmyk = np.zeros((64, 64, 4), np.uint8)
+    cmyk[:, :32, 3] = 255
+    path = tmp_path / "a.jpg"
+    pyvips.Image.new_from_array(cmyk).copy(interpretation="cmyk").write_to_file(str(path), Q=95)
+    with Slide(path) as slide:
+        pixels = slide.numpy()
+    assert pixels[:, :24].max() < 80
+    assert pixels[:, 40:].min() > 240
+
+
+def test_sixteen_bits_are_refused(tmp_path):
+    path = save(tmp_path / "a.png", RGB.astype(np.uint16) * 257)
+    with Slide(path) as slide, pytest.raises(UnsupportedImageError, match=r"'a\.png' holds ushort samples"):
+        slide.image()
+
+
+def test_exif_orientation_is_applied_once(tmp_path):
+    path = tmp_path / "a.jpg"
+    image = pyvips.Image.new_from_array(RGB).copy()
+    image.set_type(pyvips.GValue.gint_type, "orientation", 6)
+    image.write_to_file(str(path), Q=100)
+    upright = pyvips.Image.new_from_file(str(path)).rot90().numpy()
+    with Slide(path) as slide:
+        assert (slide.width, slide.height) == (60, 80)
+        assert slide.numpy().shape == (80, 60, 3)
+        np.testing.assert_array_equal(slide.numpy(), upright)
+        assert "orientation" not in slide.image().get_fields() or slide.image().get("orientation") == 1
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_a_cut_off_photo_is_refused_by_name(tmp_path, suffix):
+    data = save(tmp_path / f"whole{suffix}", RGB).read_bytes()
+    cut = tmp_path / f"cut{suffix}"
+    for length in range(1, len(data) - 2, max(1, len(data) // 40)):
+        cut.write_bytes(data[:length])
+        with pytest.raises(UnreadableImageError, match=rf"cut\{suffix}'"):
+            Slide(cut).image()
+
+
+def test_altered_png_is_refused(tmp_path):
+    path = save(tmp_path / "a.png", RGB)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(UnreadableImageError, match=r"a\.png' could not be decoded"):
+        Slide(path).image()
+
+
+def test_the_extension_is_not_believed(tmp_path):
+    data = save(tmp_path / "a.png", RGB).read_bytes()
+    (tmp_path / "a.tif").write_bytes(data)
+    with Slide(tmp_path / "a.tif") as slide:
+        assert slide.kind == "png"
+        np.testing.assert_array_equal(slide.numpy(), RGB)

@@ -1,0 +1,150 @@
+"""What kinds of TIFF are shown, and which are refused rather than guessed at."""
+
+import numpy as np
+import pytest
+import pyvips
+import tifffile
+
+from wsidata.errors import UnsupportedImageError
+from wsidata.slide import Slide
+
+RGB = np.random.default_rng(3).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+TILE = {"tile": (64, 64), "metadata": None}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.tif"
+
+
+def shown(path):
+    with Slide(path) as slide:
+        pixels = slide.numpy()
+        np.testing.assert_array_equal(slide.read_region(5, 7, 50, 60), pixels[7:67, 5:55])
+    return pixels
+
+
+def test_plain_strips(path):
+    tifffile.imwrite(path, RGB, photometric="rgb", rowsperstrip=10, compression="lzw", predictor=True)
+    np.testing.assert_array_equal(shown(path), RGB)
+
+
+def test_separate_planes(path):
+    tifffile.imwrite(path, np.moveaxis(RGB, 2, 0), photometric="rgb", planarconfig="separate", **TILE)
+    assert Slide(path).reader == "tifffile"
+    np.testing.assert_array_equal(shown(path), RGB)
+
+
+@pytest.mark.parametrize("compression", [None, "jpeg", "zstd"])
+def test_grey_becomes_rgb(path, compression):
+    tifffile.imwrite(path, GREY, photometric="minisblack", compression=compression, **TILE)
+    expected = tifffile.imread(path)
+    np.testing.assert_array_equal(shown(path), np.repeat(expected[..., None], 3, 2))
+
+
+def test_white_is_zero_is_turned_round(path):
+    tifffile.imwrite(path, GREY, photometric="miniswhite", **TILE)
+    np.testing.assert_array_equal(shown(path), np.repeat(255 - GREY[..., None], 3, 2))
+
+
+def test_black_and_white(path):
+    tifffile.imwrite(path, GREY > 127, photometric="minisblack")
+    np.testing.assert_array_equal(shown(path), np.repeat((GREY > 127)[..., None] * np.uint8(255), 3, 2))
+
+
+def test_palettes_are_looked_up(path):
+    colours = np.random.default_rng(4).integers(0, 256, (3, 256)).astype(np.uint16)
+    tifffile.imwrite(path, GREY, photometric="palette", colormap=colours * 257)
+    np.testing.assert_array_equal(shown(path), colours.astype(np.uint8).T[GREY])
+
+
+@pytest.mark.parametrize("compression", ["deflate", "zstd"])
+def test_transparency_is_composited_on_white(path, compression):
+    alpha = np.full((96, 128, 1), 255, np.uint8)
+    alpha[:48] = 0
+    alpha[48:64] = 128
+    rgba = np.concatenate([RGB, alpha], axis=2)
+    tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=["unassalpha"], compression=compression, **TILE)
+    pixels = shown(path)
+    assert (pixels[:48] == 255).all()
+    np.testing.assert_array_equal(pixels[64:], RGB[64:])
+    mixed = 255 + (RGB[48:64].astype(float) - 255) * 128 / 255
+    assert np.abs(pixels[48:64] - mixed).max() <= 1
+
+
+def test_premultiplied_transparency_is_refused(path):
+    rgba = np.concatenate([RGB, RGB[..., :1]], axis=2)
+    tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=["assocalpha"], **TILE)
+    with pytest.raises(UnsupportedImageError, match=r"a\.tif' .*premultiplied"):
+        Slide(path)
+
+
+def test_a_fourth_channel_of_no_stated_meaning_is_refused(path):
+    rgbx = np.concatenate([RGB, RGB[..., :1]], axis=2)
+    tifffile.imwrite(path, rgbx, photometric="rgb", extrasamples=["unspecified"], **TILE)
+    with pytest.raises(UnsupportedImageError, match=r"a\.tif' .*meaning"):
+        Slide(path)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_ink_is_not_dropped(path, compression):
+    cmyk = np.zeros((96, 128, 4), np.uint8)
+    cmyk[:, :64, 3] = 255
+    tifffile.imwrite(path, cmyk, photometric="separated", compression=compression, **TILE)
+    pixels = shown(path)
+    assert pixels[:, :64].max() < 80, "black ink alone is dark"
+    assert pixels[:, 64:].min() > 240, "no ink is paper"
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "int8"])
+def test_samples_that_are_not_eight_bits_are_refused(path, dtype):
+    tifffile.imwrite(path, RGB.astype(dtype), photometric="rgb", **TILE)
+    with pytest.raises(UnsupportedImageError, match=r"directory 0 of '.*a\.tif' holds .*not 8-bit ones"):
+        Slide(path)
+
+
+def test_channels_that_are_no_picture_are_refused(path):
+    tifffile.imwrite(path, np.concatenate([RGB, RGB[..., :2]], axis=2), photometric="minisblack", planarconfig=1)
+    with pytest.raises(UnsupportedImageError, match="no grey, RGB or CMYK picture"):
+        Slide(path)
+
+
+def test_stacks_are_refused(path):
+    tifffile.imwrite(path, np.stack([RGB, RGB]), photometric="rgb", metadata={"axes": "ZYXS"}, ome=True)
+    with pytest.raises(UnsupportedImageError, match="stack of 2 planes"):
+        Slide(path)
+
+
+def test_turned_pictures_are_refused(path):
+    tifffile.imwrite(path, RGB, photometric="rgb", extratags=[(274, 3, 1, 6)], **TILE)
+    with pytest.raises(UnsupportedImageError, match="Orientation 6"):
+        Slide(path)
+
+
+def test_ome_pyramids_in_subifds(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    big = pyvips.Image.new_from_array(RGB).resize(4).numpy()
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        metadata = {"PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.25, "PhysicalSizeYUnit": "µm"}
+        tiff.write(big, tile=(64, 64), subifds=1, photometric="rgb", metadata=metadata)
+        tiff.write(big[::2, ::2], tile=(64, 64), subfiletype=1, photometric="rgb")
+    with Slide(path) as slide:
+        assert [level.size for level in slide.levels] == [(512, 384), (256, 192)]
+        assert (slide.kind, slide.reader, slide.mpp) == ("ome", "libvips", (0.25, 0.25))
+        assert slide.mpp_source == "OME-XML (PhysicalSizeX)"
+        np.testing.assert_array_equal(slide.numpy(level=1), big[::2, ::2])
+
+
+def test_a_level_too_large_for_memory_is_refused_by_name(path, monkeypatch):
+    tifffile.imwrite(path, RGB, photometric="rgb", compression="zstd", **TILE)
+    monkeypatch.setattr("wsidata.formats.tiff.MAX_MEMORY_BYTES", 1000)
+    with Slide(path) as slide:
+        with pytest.raises(UnsupportedImageError, match=r"level 0 of '.*a\.tif' \(128x96\) takes .* read_region"):
+            slide.image(level=0)
+        assert slide.read_region(0, 0, 10, 10).shape == (10, 10, 3)
+
+
+def test_private_tags_do_no_harm(path):
+    tifffile.imwrite(path, RGB, photometric="rgb", compression="deflate", extratags=[(65420, 3, 1, 5)], **TILE)
+    np.testing.assert_array_equal(shown(path), RGB)
