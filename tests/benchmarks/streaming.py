@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +91,8 @@ def variants_of(options: argparse.Namespace) -> list[Variant]:
     return [variant for kind in KINDS if kind in options.variants for variant in by_kind[kind]]
 
 
-def measure_in_turn(options: argparse.Namespace, side_px: int, scratch: Path) -> list[Record]:
+def measure_in_turn(options: argparse.Namespace, side_px: int, scratch: Path) -> Iterator[Record]:
     """All variants at one size, in turn, `options.repeats` times; a variant that cannot run is reported once."""
-    records: list[Record] = []
     left_out: set[str] = set()
     reference: str | None = None
     for repeat in range(options.repeats):
@@ -110,8 +110,7 @@ def measure_in_turn(options: argparse.Namespace, side_px: int, scratch: Path) ->
             if record["kind"] != "run":
                 left_out.add(variant.name)
             print(progress_line(record), file=sys.stderr, flush=True)
-            records.append(record)
-    return records
+            yield record
 
 
 def why_skip(variant: Variant, side_px: int, dtype: str) -> str | None:
