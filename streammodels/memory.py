@@ -5,7 +5,7 @@ Peak memory above the parameters is made of
 * what autograd saves for one strip (all layers, strip height x image width),
 * the carries kept at every boundary between two strips,
 * the working space of the largest layer, its gradient included,
-* a second set of weights (batch normalisation folded in) and its gradients,
+* copies of the weights: batch normalisation folded in, gradients of that, gradients of the parameters,
 * the result, if it is a feature map.
 """
 
@@ -24,6 +24,7 @@ from .rules import Convolution, Join, MaxPool, Reduction
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _INDEX_BYTES = 8  # a maximum pool saves an int64 index for every output pixel
+_WEIGHT_COPIES = 4  # folded weights, their gradients, the parameters' gradients, and one reordered by the kernels
 _WORKING_COPIES = 3  # gradient of the largest value, a re-ordered copy of it, and one of its input
 
 
@@ -107,7 +108,7 @@ def training_bytes(network: Network, batch: int, height: int, width: int, strip_
     largest = max(shape.rows * shape.row_bytes(batch) for shape in shapes) * share
     maps = sum(shapes[i].rows * shapes[i].row_bytes(batch) for i in network.boundary)
     saved = saved_bytes(network, shapes, batch) * share
-    return int(carried + saved + _WORKING_COPIES * largest + 2 * weights + 2 * maps)
+    return int(carried + saved + _WORKING_COPIES * largest + _WEIGHT_COPIES * weights + 2 * maps)
 
 
 def saved_bytes(network: Network, shapes: list[ValueShape], batch: int) -> int:
