@@ -449,4 +449,8 @@ def refuse_hooks(module: nn.Module) -> None:
     for path, layer in streamed_modules(module):
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
             reason = "it has a hook, which would be called for no strip"
-            raise UnsupportedLayerError(path, reason, "Remove the hook (spectral_norm: use parametrizations).")
+            raise UnsupportedLayerError(
+                path,
+                reason,
+                "Remove the hook (for weight_norm use parametrizations; Lightning's example_input_array sets one).",
+            )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -86,8 +87,7 @@ class StreamedModule(nn.Module):
         self.tile_size = tile_size
         self.strip_rows = strip_rows
         self.memory_bytes = None if memory is None else parse_bytes(memory)
-        self._traces: OrderedDict[Any, tuple[Network, Engine]] = OrderedDict()
-        self._plans: OrderedDict[Any, RowPlan] = OrderedDict()
+        self._traces: OrderedDict[Any, _Trace] = OrderedDict()
         self._check()
 
     def _check(self) -> None:
@@ -103,7 +103,7 @@ class StreamedModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the traces behind: they hold functions, and are made again when needed."""
-        return {**self.__dict__, "_traces": OrderedDict(), "_plans": OrderedDict()}
+        return {**self.__dict__, "_traces": OrderedDict()}
 
     def forward(self, image: Tensor) -> Tensor:
         """Compute the module on a whole image, strip by strip.
@@ -120,12 +120,13 @@ class StreamedModule(nn.Module):
             ValueError: If the image is not (B, C, H, W), or too small for the module.
         """
         _check_image(image)
-        network, engine = self._trace()
-        plan = self._plan(network, image.shape[2], image.shape[3], image)
+        traced = self._trace()
+        network = traced.network
+        plan = self._plan(traced, *image.shape)
         tensors = [node.tensors() for node in network.nodes]
         flat = [tensor for node in tensors for tensor in node if tensor is not None]
         source = _ImageRows(image, plan, flat)
-        job = Pass(engine, plan, source, source.device, Surroundings.capture(network, source.device))
+        job = Pass(traced.engine, plan, source, source.device, Surroundings.capture(network, source.device))
         values: Sequence[Tensor]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (image, *flat)):
             values = _Streamed.apply(job, tensors, image, *flat)
@@ -135,12 +136,11 @@ class StreamedModule(nn.Module):
 
     def plan(self, height: int, width: int) -> RowPlan:
         """The integer plan for images of `height` x `width` pixels: the rows every node emits and carries, by strip."""
-        return self._plan(self._trace()[0], height, width)
+        return self._plan(self._trace(), 1, 0, height, width)
 
     def summary(self, height: int, width: int) -> str:
         """A table, as text: stride, receptive field, carried rows and bytes of every layer."""
-        network = self._trace()[0]
-        return layer_table(network, self._plan(network, height, width), height, width)
+        return layer_table(self._trace().network, self.plan(height, width), height, width)
 
     def extra_repr(self) -> str:
         """The size given, for ``print(module)``."""
@@ -148,38 +148,47 @@ class StreamedModule(nn.Module):
             return f"memory={self.memory_bytes}"
         return f"tile_size={self.tile_size}" if self.strip_rows is None else f"strip_rows={self.strip_rows}"
 
-    def _trace(self) -> tuple[Network, Engine]:
+    def _trace(self) -> _Trace:
         """The trace for the modules and training flags of now."""
         refuse_hooks(self.module)
         key = tuple((id(layer), layer.training) for layer in self.module.modules())
         if key not in self._traces:
             network = trace(self.module)
-            self._traces[key] = (network, Engine(network))
+            self._traces[key] = _Trace(network, Engine(network))
             if len(self._traces) > _CACHED_TRACES:
                 self._traces.popitem(last=False)
         return self._traces[key]
 
-    def _plan(self, network: Network, height: int, width: int, image: Tensor | None = None) -> RowPlan:
-        key = (id(network), height, width, None if image is None else (image.shape[0], image.element_size()))
-        if key not in self._plans:
-            nodes = [node.row_node() for node in network.nodes]
+    def _plan(self, traced: _Trace, batch: int, _channels: int, height: int, width: int) -> RowPlan:
+        """The plan for a batch of images of one size, remembered for the next."""
+        key = (batch, height, width)
+        if key not in traced.plans:
+            nodes = [node.row_node() for node in traced.network.nodes]
             try:
-                self._plans[key] = plan_rows(nodes, height, self._strip_rows(network, height, width, image))
+                traced.plans[key] = plan_rows(nodes, height, self._strip_rows(traced.network, batch, height, width))
             except RowsError as error:
-                path = network.nodes[error.node].path
+                path = traced.network.nodes[error.node].path
                 raise ValueError(f"layer '{path}': {error.reason}. Use a larger image, or fewer layers.") from error
-            if len(self._plans) > _CACHED_PLANS:
-                self._plans.popitem(last=False)
-        return self._plans[key]
+            if len(traced.plans) > _CACHED_PLANS:
+                traced.plans.popitem(last=False)
+        return traced.plans[key]
 
-    def _strip_rows(self, network: Network, height: int, width: int, image: Tensor | None) -> int:
+    def _strip_rows(self, network: Network, batch: int, height: int, width: int) -> int:
         if self.strip_rows is not None:
             return min(self.strip_rows, height)
         if self.tile_size is not None:
             return min(max(1, round(self.tile_size**2 / width)), height)
         assert self.memory_bytes is not None
-        batch = 1 if image is None else image.shape[0]
         return strip_rows_within(network, batch, height, width, self.memory_bytes)
+
+
+@dataclass
+class _Trace:
+    """A traced network, the engine that runs it, and the plans made for it."""
+
+    network: Network
+    engine: Engine
+    plans: OrderedDict[tuple[int, int, int], RowPlan] = field(default_factory=OrderedDict)
 
 
 def _check_image(image: Tensor) -> None:
