@@ -18,7 +18,8 @@ from wsidata.datasets import SlideDataset
 from wsidata.tensors import collate
 from wsidata.transform_base import TransformError
 
-_PRELOADED = ["__main__", "wsidata.loaders"]
+# Lightning seeds workers with a function of its own, for which every worker would import Lightning.
+_PRELOADED = ["__main__", "wsidata.loaders", "lightning.fabric.utilities.seed"]
 
 
 class EpochSampler(RandomSampler):

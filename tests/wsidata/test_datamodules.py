@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -112,6 +113,7 @@ def test_published_pipeline_as_train_transform(camelyon):
         assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_with_workers_and_for_equal_seeds(camelyon, tmp_path):
     alone = seen(camelyon, tmp_path / "a", batch_size=4)
     assert equal(alone, seen(camelyon, tmp_path / "b", batch_size=4, num_workers=2))
@@ -298,8 +300,6 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_two_processes_see_together_what_one_sees(camelyon, tmp_path):
-    import json
-
     (tmp_path / "script.py").write_text(SCRIPT)
     found = []
     for devices in (1, 2):
@@ -315,7 +315,10 @@ def test_two_processes_see_together_what_one_sees(camelyon, tmp_path):
     assert not {tuple(sample) for sample in first} & {tuple(sample) for sample in second}
 
 
+@pytest.mark.slow
 def test_command_line_builds_it(camelyon, tmp_path):
+    pytest.importorskip("docstring_parser", reason="the command line needs jsonargparse[signatures]")
+    pytest.importorskip("typeshed_client", reason="the command line needs jsonargparse[signatures]")
     from lightning.pytorch.cli import LightningCLI
 
     arguments = {

@@ -26,6 +26,7 @@ def same(first, second):
     )
 
 
+@pytest.mark.slow
 def test_workers_do_not_hang_after_libvips_ran_here_and_give_the_same_batches(dataset, camelyon):
     threaded = pyvips.Image.new_from_file(str(camelyon / "images" / "normal_001.tif"))
     assert threaded.avg() > 0

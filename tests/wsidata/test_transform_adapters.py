@@ -125,9 +125,10 @@ def test_affine_can_be_sent_to_workers(image):
 
 
 def test_callables_are_seeded_per_sample(image):
-    noise = FunctionTransform(
-        lambda picture: picture.linear(1, [random.random(), np.random.rand(), torch.rand(()).item()])
-    )
+    def drift(picture):
+        return picture.linear(1, [random.random(), np.random.rand(), torch.rand(()).item()])
+
+    noise = FunctionTransform(drift)
     first, again, other = (noise(image, np.random.default_rng(seed)).numpy() for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any(axis=(0, 1)).all()
