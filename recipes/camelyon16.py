@@ -4,8 +4,8 @@ python recipes/camelyon16.py                                     the demo: synth
 python recipes/camelyon16.py --data camelyon16 --mpp 8 --unfreeze-at 10 --precision bf16-mixed
 """
 
-import argparse
 import os
+import warnings
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 import torch
+from camelyon16_data import read_reference
+from camelyon16_options import parse_arguments
 from camelyon16_report import closing_table, draw_confusion, draw_roc, scores
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -22,77 +24,8 @@ from streammodels import StreamingResNet
 from wsidata import WSIDataModule
 from wsidata.synthetic import write_camelyon16
 
-REAL = {
-    "mpp": 8.0,
-    "image_size": 4096,
-    "tile_size": 2880,
-    "weights": "DEFAULT",
-    "epochs": 20,
-    "learning_rate": 1e-4,
-    "batch_size": 1,
-}
-DEMO = {
-    "mpp": 2.0,
-    "image_size": 256,
-    "tile_size": 128,
-    "weights": "none",
-    "epochs": 5,
-    "learning_rate": 5e-4,
-    "batch_size": 4,
-}
-# The organisers' corrections: normal_086 holds a tumour (renamed tumor_111), test_049 is a duplicate.
-LEFT_OUT = {"normal_086": "holds a tumour, now tumor_111", "test_049": "a duplicate"}
-# test_114 stays: not all of its tumours are outlined, but its slide label is right.
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line; what is not given has other defaults for real slides than for the demo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--data", type=Path, help="folder with images/ and evaluation/reference.csv (columns image and class or type)")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--mpp", type=float, help=f"spacing to read at, um per pixel ({REAL['mpp']})")
-    size.add_argument("--level", type=int, help="pyramid level to read, instead of --mpp")
-    add("--image-size", type=int, help=f"crop or pad slides to this side, pixels ({REAL['image_size']})")
-    add("--tile-size", type=int, help=f"memory budget: side of a square of pixels in flight ({REAL['tile_size']})")
-    add("--model", default="resnet18", help="resnet18, resnet34 or resnet50 (%(default)s)")
-    add("--weights", help="DEFAULT for ImageNet's, a torchvision name, a file, or none for random (DEFAULT)")
-    add("--train-streaming-layers", action="store_true", help="train the trunk too, not only the classifier")
-    add(
-        "--unfreeze-at", type=int, metavar="EPOCH", help="train the classifier alone until then, the trunk from then on"
-    )
-    add("--epochs", type=int, help=f"({REAL['epochs']})")
-    add("--learning-rate", type=float, help=f"({REAL['learning_rate']})")
-    add("--batch-size", type=int, help=f"slides a step and process ({REAL['batch_size']})")
-    add("--num-workers", type=int, default=2, help="processes that read slides (%(default)s)")
-    add("--precision", default="32-true", help="as in Lightning, such as bf16-mixed (%(default)s)")
-    add("--devices", default="auto", help="as in Lightning (%(default)s)")
-    add("--seed", type=int, default=42, help="of the split and of everything random (%(default)s)")
-    add("--out", type=Path, help="folder for the results (runs/camelyon16/<time>)")
-    demo = parser.parse_known_args(arguments)[0].data is None
-    parser.set_defaults(**(DEMO | {"train_streaming_layers": True} if demo else REAL))
-    options = parser.parse_args(arguments)
-    if options.unfreeze_at is not None and not 0 < options.unfreeze_at < options.epochs:
-        parser.error(f"--unfreeze-at {options.unfreeze_at} must lie between 0 and --epochs {options.epochs}")
-    return options
-
-
-def read_reference(folder: Path) -> pd.DataFrame:
-    """The published table, corrected: columns image and class, as text."""
-    places = [folder / "evaluation" / "reference.csv", folder / "reference.csv"]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise SystemExit(f"error: no table; looked for {places[0]} and {places[1]}. See docs/tutorial-camelyon16.md.")
-    table = pd.read_csv(path, dtype=str, skipinitialspace=True)
-    label = next((column for column in ("class", "type") if column in table), None)
-    if label is None or "image" not in table:
-        raise SystemExit(
-            f"error: {path} needs the columns image and class (or type); it has {', '.join(map(str, table.columns))}."
-        )
-    names = table["image"].str.strip().str.removesuffix(".tif")
-    for name in sorted(set(names) & set(LEFT_OUT)):
-        print(f"{name} is left out: {LEFT_OUT[name]} (correction by the organisers).")
-    return pd.DataFrame({"image": names, "class": table[label]})[~names.isin(list(LEFT_OUT))]
+# What Lightning warns of although it is meant: batch normalisation is frozen, and results go into one folder.
+MEANT = ("Found .* in eval mode", "Experiment logs directory", "Checkpoint directory")
 
 
 def fit(trainer: Trainer, model: StreamingResNet, slides: WSIDataModule, unfreeze_at: int | None, epochs: int) -> None:
@@ -122,7 +55,9 @@ def predict(trainer: Trainer, model: StreamingResNet, slides: WSIDataModule) -> 
 
 def main(arguments: list[str] | None = None) -> None:
     """Data, model, training, report."""
-    options = parse_arguments(arguments)
+    options = parse_arguments(__doc__, arguments)
+    for message in MEANT:
+        warnings.filterwarnings("ignore", message)
     started = os.environ.setdefault(
         "CAMELYON16_STARTED", f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     )  # one for all processes
@@ -153,8 +88,9 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     best = ModelCheckpoint(out, "best", monitor="val_loss", enable_version_counter=False)
     trainer = Trainer(
-        max_epochs=options.epochs, devices=options.devices, precision=options.precision, default_root_dir=out, enable_model_summary=False,
+        max_epochs=options.epochs, devices=options.devices, precision=options.precision, default_root_dir=out,
         logger=CSVLogger(out, name="", version=""), callbacks=best, num_sanity_val_steps=0, log_every_n_steps=1,
+        enable_model_summary=False,
     )  # fmt: skip
     fit(trainer, model, slides, options.unfreeze_at, options.epochs)
     if not trainer.is_global_zero:

@@ -1,0 +1,55 @@
+"""The command line of `camelyon16.py`: what can be chosen, with defaults for real slides and for the demo."""
+
+import argparse
+from pathlib import Path
+
+REAL = {
+    "mpp": 8.0,
+    "image_size": 4096,
+    "tile_size": 2880,
+    "weights": "DEFAULT",
+    "epochs": 20,
+    "learning_rate": 1e-4,
+    "batch_size": 1,
+}
+DEMO = {
+    "mpp": 2.0,
+    "image_size": 256,
+    "tile_size": 128,
+    "weights": "none",
+    "epochs": 5,
+    "learning_rate": 5e-4,
+    "batch_size": 4,
+}
+
+
+def parse_arguments(description: str | None, arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line; what is not given has other defaults for real slides than for the demo."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--data", type=Path, help="folder with images/ and evaluation/reference.csv (columns image and class or type)")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--mpp", type=float, help=f"spacing to read at, um per pixel ({REAL['mpp']})")
+    size.add_argument("--level", type=int, help="pyramid level to read, instead of --mpp")
+    add("--image-size", type=int, help=f"crop or pad slides to this side, pixels ({REAL['image_size']})")
+    add("--tile-size", type=int, help=f"memory budget: side of a square of pixels in flight ({REAL['tile_size']})")
+    add("--model", default="resnet18", help="resnet18, resnet34 or resnet50 (%(default)s)")
+    add("--weights", help="DEFAULT for ImageNet's, a torchvision name, a file, or none for random (DEFAULT)")
+    add("--train-streaming-layers", action="store_true", help="train the trunk too, not only the classifier")
+    add(
+        "--unfreeze-at", type=int, metavar="EPOCH", help="train the classifier alone until then, the trunk from then on"
+    )
+    add("--epochs", type=int, help=f"({REAL['epochs']})")
+    add("--learning-rate", type=float, help=f"({REAL['learning_rate']})")
+    add("--batch-size", type=int, help=f"slides a step and process ({REAL['batch_size']})")
+    add("--num-workers", type=int, default=2, help="processes that read slides (%(default)s)")
+    add("--precision", default="32-true", help="as in Lightning, such as bf16-mixed (%(default)s)")
+    add("--devices", default="auto", help="as in Lightning (%(default)s)")
+    add("--seed", type=int, default=42, help="of the split and of everything random (%(default)s)")
+    add("--out", type=Path, help="folder for the results (runs/camelyon16/<time>)")
+    demo = parser.parse_known_args(arguments)[0].data is None
+    parser.set_defaults(**(DEMO | {"train_streaming_layers": True} if demo else REAL))
+    options = parser.parse_args(arguments)
+    if options.unfreeze_at is not None and not 0 < options.unfreeze_at < options.epochs:
+        parser.error(f"--unfreeze-at {options.unfreeze_at} must lie between 0 and --epochs {options.epochs}")
+    return options

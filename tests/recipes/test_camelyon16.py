@@ -1,0 +1,187 @@
+"""The recipe end to end: on a tiny synthetic tree, and on slides cut from real ones where those are at hand."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+REAL_SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
+FILES = ("best.ckpt", "metrics.csv", "scores.csv", "split.csv", "predictions.csv")
+PICTURES = ("roc.png", "confusion.png", "batch.png")
+SMALL = ["--image-size", "64", "--tile-size", "32", "--epochs", "2", "--num-workers", "0", "--weights", "none"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _recipes_on_path():
+    sys.path.insert(0, str(RECIPES))
+    yield
+    sys.path.remove(str(RECIPES))
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setenv("CAMELYON16_STARTED", "now")
+    return importlib.import_module("camelyon16")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from wsidata.synthetic import write_camelyon16
+
+    folder = tmp_path_factory.mktemp("camelyon16")
+    return write_camelyon16(folder, normal=4, tumor=4, test=4, size_px=(256, 256), tile=64)
+
+
+def _check_outputs(out: Path) -> pd.DataFrame:
+    for name in FILES:
+        assert (out / name).stat().st_size > 0
+    for name in PICTURES:
+        assert (out / name).read_bytes()[:4] == b"\x89PNG"
+    predictions = pd.read_csv(out / "predictions.csv")
+    chances = predictions.filter(like="probability_").to_numpy()
+    np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
+    best = [predictions.filter(like="probability_").columns[i] for i in chances.argmax(axis=1)]
+    assert list("probability_" + predictions["predicted"]) == best
+    return predictions
+
+
+@pytest.mark.slow
+def test_staged_training_writes_everything_it_names(
+    recipe: ModuleType, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.main(["--data", str(tree), "--out", str(tmp_path), "--mpp", "2", "--unfreeze-at", "1", *SMALL])
+    predictions = _check_outputs(tmp_path)
+    split = pd.read_csv(tmp_path / "split.csv", dtype=str)
+    assert split["split"].value_counts().to_dict() == {"train": 6, "test": 4, "val": 2}
+    held_out = split[split["split"] != "train"].set_index("image_id")["split"]
+    assert predictions.set_index("image")["split"].to_dict() == held_out.to_dict()
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    assert set(metrics["epoch"]) == {0, 1}
+    assert {"train_loss", "val_loss", "val_accuracy", "val_auroc"} <= set(metrics)
+    printed = capsys.readouterr().out
+    assert "RANDOM weights" in printed
+    assert all(name in printed for name in (*FILES, *PICTURES))
+
+
+@pytest.mark.slow
+def test_unfreezing_trains_the_trunk_and_not_before(
+    recipe: ModuleType, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = []
+
+    class Recorded(recipe.StreamingResNet):
+        def on_fit_start(self) -> None:
+            weights.append(self.layer4[1].conv2.weight.detach().clone())
+
+        def on_fit_end(self) -> None:
+            weights.append(self.layer4[1].conv2.weight.detach().clone())
+
+    monkeypatch.setattr(recipe, "StreamingResNet", Recorded)
+    recipe.main(["--data", str(tree), "--out", str(tmp_path), "--mpp", "2", "--unfreeze-at", "1", *SMALL])
+    before, frozen_end, unfrozen_start, end = weights
+    assert torch.equal(before, frozen_end)
+    assert torch.equal(frozen_end, unfrozen_start)
+    assert not torch.equal(unfrozen_start, end)
+
+
+def _reference(folder: Path, text: str, place: str = "evaluation/reference.csv") -> Path:
+    path = folder / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["evaluation/reference.csv", "reference.csv"])
+@pytest.mark.parametrize("column", ["class", "type"])
+def test_table_is_found_with_either_label_column(recipe: ModuleType, tmp_path: Path, place: str, column: str) -> None:
+    table = recipe.read_reference(
+        _reference(tmp_path, f"image,{column}\nnormal_001.tif,normal\ntest_001,tumor\n", place)
+    )
+    assert table.to_dict("list") == {"image": ["normal_001", "test_001"], "class": ["normal", "tumor"]}
+
+
+def test_published_corrections_are_applied_and_said(
+    recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["normal_085", "normal_086", "tumor_111", "test_049", "test_114"]
+    rows = "".join(f"{name}.tif,{'normal' if 'normal' in name else 'tumor'}\n" for name in names)
+    table = recipe.read_reference(_reference(tmp_path, f"image,class\n{rows}"))
+    assert list(table["image"]) == ["normal_085", "tumor_111", "test_114"]
+    printed = capsys.readouterr().out
+    assert "normal_086" in printed
+    assert "test_049" in printed
+
+
+def test_missing_table_is_an_error_that_names_both_places(recipe: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"evaluation/reference\.csv and .*reference\.csv"):
+        recipe.read_reference(tmp_path)
+
+
+def test_missing_label_column_is_an_error_that_names_the_columns(recipe: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="it has image, grade"):
+        recipe.read_reference(_reference(tmp_path, "image,grade\na,1\n"))
+
+
+def test_unfreezing_after_the_last_epoch_is_refused(recipe: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        recipe.parse_arguments(None, ["--epochs", "5", "--unfreeze-at", "5"])
+    assert "--unfreeze-at 5 must lie between 0 and --epochs 5" in capsys.readouterr().err
+
+
+def test_real_slides_have_other_defaults_than_the_demo(recipe: ModuleType) -> None:
+    demo, real = recipe.parse_arguments(None, []), recipe.parse_arguments(None, ["--data", "somewhere"])
+    assert (demo.weights, demo.train_streaming_layers) == ("none", True)
+    assert (real.weights, real.train_streaming_layers) == ("DEFAULT", False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_SLIDES.is_dir(), reason="the real slides are not here")
+def test_slides_cut_from_real_ones(recipe: ModuleType, tmp_path: Path) -> None:
+    from wsidata import Slide
+    from wsidata.synthetic import write_pixels
+
+    rows, side = [], 700
+    with Slide(REAL_SLIDES / "CMU-1-Small-Region.svs") as slide:
+        corners = [(x, y) for x in (0, 740, 1480) for y in (0, 740, 1480, 2200)]
+        for number, (x, y) in enumerate(corners):
+            label = ("normal", "tumor")[number % 2]
+            name = f"test_{number:03d}" if number >= 8 else f"{label}_{number:03d}"
+            pixels = slide.read_region(x, y, side, side)
+            if label == "tumor":
+                pixels = 255 - pixels  # the piece holds no tumour; inverted colours stand for it
+            write_pixels(tmp_path / "images" / f"{name}.tif", pixels, mpp=0.499)
+            rows.append(f"{name},{label}\n")
+    _reference(tmp_path, "image,type\n" + "".join(rows))
+    out = tmp_path / "out"
+    options = ["--data", str(tmp_path), "--out", str(out), "--mpp", "4", "--train-streaming-layers", *SMALL]
+    recipe.main([*options, "--learning-rate", "1e-3", "--epochs", "3"])
+    predictions = _check_outputs(out)
+    assert len(predictions) == 4 + 2
+
+
+@pytest.mark.parametrize("classes", [("normal", "tumor"), ("tumor", "tumor")])
+def test_scores_of_a_split_with_one_class_have_no_auroc(classes: tuple[str, str], tmp_path: Path) -> None:
+    report = importlib.import_module("camelyon16_report")
+    predictions = pd.DataFrame(
+        {
+            "image": ["a", "b"],
+            "split": "test",
+            "label": classes,
+            "predicted": ["normal", "tumor"],
+            "probability_normal": [0.9, 0.2],
+            "probability_tumor": [0.1, 0.8],
+        }
+    )
+    table = report.scores(predictions)
+    assert table["accuracy"].item() == (1.0 if classes[0] == "normal" else 0.5)
+    assert table["auroc"].item() == 1.0 if classes[0] == "normal" else np.isnan(table["auroc"].item())
+    report.draw_roc(predictions, tmp_path / "roc.png")
+    report.draw_confusion(predictions, tmp_path / "confusion.png")
+    assert (tmp_path / "roc.png").stat().st_size > 0
+    assert ("1.000" in report.closing_table(table, tmp_path)) == (classes[0] == "normal")
