@@ -63,7 +63,7 @@ def paint(width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Ge
     haematoxylin += nests * 0.16
     if tumor:
         cells.append(_tumour_cells(nests, mpp, rng))
-    grain = 1 + 0.16 * _noise(shape, 1.6 / mpp, rng)
+    grain = 1 + 0.16 * _noise(shape, 2.4 / mpp, rng)
     for nuclei in cells:
         _stamp(haematoxylin, nuclei, grain)
     return _light(haematoxylin, eosin, rng)
@@ -108,7 +108,7 @@ def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> Field:
     squared = np.full(shape, 99.0, dtype=np.float32)
     for _ in range(int(rng.integers(1, 4))):
         centre_x, centre_y = (rng.uniform(0.34, 0.66) * shape[axis] for axis in (1, 0))
-        radius_x, radius_y = rng.uniform(0.24, 0.36, 2) * side
+        radius_x, radius_y = rng.uniform(0.2, 0.38, 2) * side
         along_x, along_y = ((x - centre_x) / radius_x) ** 2, ((y - centre_y) / radius_y) ** 2
         np.minimum(squared, (along_x + along_y).astype(np.float32), out=squared)
     ragged = 0.16 * _noise(shape, side / 7, rng) + 0.04 * _noise(shape, side / 40, rng)
@@ -176,7 +176,7 @@ def _spindles(weight: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
 
 def _lymphocytes(weight: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
     """Small round dark nuclei in loose crowds; every slide has some, so darkness alone is no sign of tumour."""
-    crowd = _soft(_noise(weight.shape, 120 / mpp, rng), rng.uniform(1.2, 2.2), 0.8)
+    crowd = _soft(_noise(weight.shape, 120 / mpp, rng), rng.uniform(0.9, 2.2), 0.8)
     x, y = _scatter(weight * crowd * 0.8, 8.0 / mpp, rng)
     return _ellipses(x, y, (2.2, 2.9), (0.85, 1.0), (0.8, 1.0), mpp, rng)
 
@@ -268,7 +268,7 @@ def _stamp(haematoxylin: Field, nuclei: Nuclei, grain: Field, batch: int = 2048)
 
 def _light(haematoxylin: Field, eosin: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Stain maps to RGB, with this slide's own stain strengths and hues, and a little sensor noise."""
-    blue, pink = rng.uniform(0.85, 1.3), rng.uniform(0.6, 1.15)
+    blue, pink = rng.uniform(0.8, 1.3), rng.uniform(0.55, 1.25)
     blue_vector = blue * (HAEMATOXYLIN + rng.normal(0, 0.035, 3).astype(np.float32))
     pink_vector = pink * (EOSIN + np.abs(rng.normal(0, 0.05, 3)).astype(np.float32))
     sensor = rng.standard_normal(haematoxylin.shape, dtype=np.float32) * 1.6

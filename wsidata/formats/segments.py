@@ -186,7 +186,20 @@ class Segments:
                     f"'{self.path}': tile or strip {index} of TIFF directory {self.page.index} could not be decoded "
                     f"({error}). Copy the file again from its source."
                 ) from error
-            yield index, self._natural(decoded[0])
+            pixels = self._natural(decoded[0])
+            yield index, ycbcr_to_rgb(pixels) if self._is_bare_ycbcr(data) else pixels
+
+    def _is_bare_ycbcr(self, data: bytes) -> bool:
+        """Whether a JPEG 2000 tile of Aperio's YCbCr kind comes back from its decoder as YCbCr.
+
+        The stream does not say its colours; OpenJPEG converts where the chroma are stored smaller (so they must be
+        chroma), and leaves the rest to us. Sizes: the SIZ segment, ISO 15444-1, A.5.1.
+        """
+        if self.page.compression != APERIO_YCBCR_COMPRESSION:
+            return False
+        siz = data.find(b"\xff\x51")
+        steps = data[siz + 41 : siz + 49 : 3], data[siz + 42 : siz + 49 : 3]
+        return siz >= 0 and set(steps[0] + steps[1]) == {1}
 
     def _natural(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Black is 0 and colours are colours."""
@@ -206,6 +219,14 @@ class Segments:
                 f"'{self.path}' is cut off: bytes {offset}..{offset + count} are not there. Copy it again."
             )
         return data
+
+
+def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Full-range YCbCr to RGB, by the matrix of JFIF (ITU-R BT.601)."""
+    y, cb, cr = (pixels[..., band].astype(np.float32) for band in range(3))
+    cb, cr = cb - 128, cr - 128
+    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
+    return np.asarray(np.clip(np.rint(rgb), 0, 255), dtype=np.uint8)
 
 
 def _grid(page: tifffile.TiffPage) -> Grid:

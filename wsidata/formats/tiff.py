@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.colour import to_rgb
 from wsidata.formats.facts import SlideFacts
-from wsidata.formats.segments import JPEG_COMPRESSION, Segments
+from wsidata.formats.segments import APERIO_YCBCR_COMPRESSION, JPEG_COMPRESSION, Segments
 from wsidata.formats.structure import check_structure
 from wsidata.formats.tiff_facts import philips_spacings, read_facts
 from wsidata.formats.vips import naming_errors
@@ -149,12 +149,18 @@ class TiffPyramid:
         return image if (image.width, image.height) == size.size else image.crop(0, 0, size.width, size.height)
 
     def _vips_page(self, segments: Segments, access: str = "random") -> pyvips.Image:
-        page, *subifd = segments.page.treeindex
-        options = {"page": page, "access": access, "fail_on": "warning"}  # less lets bad deflate tiles pass, as black
-        if subifd:
-            options["subifd"] = subifd[0]
+        number = segments.page.treeindex[0]
+        options = {"page": number, "access": access, "fail_on": "warning"}  # less lets bad deflate tiles pass, as black
+        if segments.page.is_subifd:  # counted by place: tifffile numbers them from 0 in some dialects, from 1 in others
+            options["subifd"] = list(self._tiff.pages[number].subifds).index(segments.page.offset)
         with naming_errors(self._path):
             return pyvips.Image.tiffload(str(self._path), **options)
+
+    def _vips_finds(self, segments: Segments) -> bool:
+        """Whether libvips opens the directory that was meant: padding included, the size is that of the tags."""
+        image = self._vips_page(segments)
+        tags = segments.page.tags
+        return (image.width, image.height) == (tags["ImageWidth"].value, tags["ImageLength"].value)
 
     def _tifffile_level(self, level: int) -> pyvips.Image:
         size, segments = self.levels[level], self._segments[level]
@@ -188,6 +194,8 @@ class TiffPyramid:
             return True
         ours = self._to_rgb(segments, segments.read(left, top, width, height)).numpy()
         try:
+            if not all(self._vips_finds(each) for each in self._segments):
+                return False
             page = self._vips_page(segments, access="random" if is_tiled else "sequential")
             theirs = to_rgb(page, self._path.name).crop(left, top, width, height).numpy()
         except (pyvips.Error, UnreadableImageError, UnsupportedImageError):
@@ -233,7 +241,7 @@ def _check_supported(page: tifffile.TiffPage, path: Path) -> None:
         raise UnsupportedImageError(
             f"{what} has one more channel, {meaning}, which is not read here. Save it without, or with plain alpha."
         )
-    if page.photometric == YCBCR and page.compression != JPEG_COMPRESSION:
+    if page.photometric == YCBCR and page.compression not in (JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION):
         raise UnsupportedImageError(f"{what} is YCbCr without JPEG, which is not read here. Save it as RGB.")
     orientation = page.tags.get("Orientation")
     if orientation is not None and orientation.value not in (0, 1):

@@ -124,3 +124,36 @@ def test_mislabelled_jpeg_is_noticed_behind_an_empty_first_tile(tmp_path):
     with Slide(path) as slide:
         assert slide.reader == "tifffile"
         np.testing.assert_array_equal(slide.numpy(), expected)
+
+
+def test_jpeg2000_in_ycbcr_is_shown_in_its_colours(tmp_path):
+    """Compression 33003, which a plain decoder returns as YCbCr."""
+    smooth = np.moveaxis(np.indices((64, 128)), 0, 2)
+    rgb = np.dstack([smooth * [3, 1.5], 200 - smooth.sum(2)]).astype(np.uint8)
+    r, g, b = np.moveaxis(rgb.astype(float), 2, 0)
+    ycbcr = (
+        np.dstack(
+            [
+                0.299 * r + 0.587 * g + 0.114 * b,
+                128 - 0.168736 * r - 0.331264 * g + 0.5 * b,
+                128 + 0.5 * r - 0.418688 * g - 0.081312 * b,
+            ]
+        )
+        .round()
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
+    path = tmp_path / "a.svs"
+    tifffile.imwrite(
+        path,
+        ycbcr,
+        tile=(64, 64),
+        photometric="rgb",
+        compression=33003,
+        metadata=None,
+        compressionargs={"reversible": True, "mct": False},
+        description="Aperio Image Library v1\r\n128x64",
+    )
+    with Slide(path) as slide:
+        assert slide.reader == "tifffile"
+        assert np.abs(slide.numpy().astype(int) - rgb).max() <= 2

@@ -1,0 +1,51 @@
+"""Everything becomes three bands of 8-bit sRGB, or is refused."""
+
+import numpy as np
+import pytest
+import pyvips
+
+from wsidata.errors import UnsupportedImageError
+from wsidata.formats.colour import to_rgb
+
+RGB = np.random.default_rng(7).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+
+
+def image(pixels, interpretation="srgb"):
+    return pyvips.Image.new_from_array(pixels).copy(interpretation=interpretation)
+
+
+def test_rgb_is_left_alone():
+    out = to_rgb(image(RGB), "a")
+    assert (out.bands, out.format, out.interpretation) == (3, "uchar", "srgb")
+    np.testing.assert_array_equal(out.numpy(), RGB)
+
+
+@pytest.mark.parametrize("interpretation", ["multiband", "rgb"])
+def test_three_bands_without_a_name_are_rgb(interpretation):
+    np.testing.assert_array_equal(to_rgb(image(RGB, interpretation), "a").numpy(), RGB)
+
+
+def test_grey_with_alpha_is_composited():
+    grey = np.dstack(
+        [np.full((20, 30), 40, np.uint8), np.where(np.arange(30) < 15, 0, 255).repeat(20).reshape(30, 20).T]
+    )
+    out = to_rgb(image(grey.astype(np.uint8), "b-w"), "a").numpy()
+    assert (out[:, :15] == 255).all()
+    assert (out[:, 15:] == 40).all()
+
+
+def test_ink_is_counted():
+    black = np.zeros((20, 30, 4), np.uint8)
+    black[..., 3] = 255
+    assert to_rgb(image(black, "cmyk"), "a").numpy().max() < 80
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int8])
+def test_other_depths_are_refused_by_name(dtype):
+    with pytest.raises(UnsupportedImageError, match=r"'slide\.tif' holds"):
+        to_rgb(image(RGB.astype(dtype)), "slide.tif")
+
+
+def test_many_channels_are_refused_by_name():
+    with pytest.raises(UnsupportedImageError, match=r"'slide\.tif' has 5 channels"):
+        to_rgb(image(np.zeros((4, 4, 5), np.uint8), "multiband"), "slide.tif")

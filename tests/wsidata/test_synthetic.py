@@ -1,0 +1,117 @@
+"""Artificial slides: real files, the right tags, and two classes that can be told apart by what is in them."""
+
+import csv
+
+import numpy as np
+import pytest
+import tifffile
+
+from wsidata.slide import Slide
+from wsidata.synthetic import write_camelyon16, write_pixels, write_slide
+
+SMALL = {"width": 512, "height": 480, "tile": 64, "levels": 3}
+
+
+@pytest.mark.parametrize("vendor", ["generic", "aperio", "philips"])
+def test_slides_open_with_the_spacing_they_were_written_with(tmp_path, vendor):
+    path = write_slide(tmp_path / "deep" / "a.tif", vendor=vendor, mpp=0.25, **SMALL)
+    with Slide(path) as slide:
+        assert slide.level_count == 3
+        assert slide.mpp == pytest.approx((0.25, 0.25), rel=1e-6)
+        assert slide.kind == {"generic": "generic", "aperio": "svs", "philips": "philips"}[vendor]
+        assert slide.reader == "libvips"
+        assert slide.magnification == (40 if vendor == "aperio" else None)
+
+
+def test_tiles_are_jpeg_in_each_makers_colours(tmp_path):
+    for vendor, colour in (("generic", "YCBCR"), ("aperio", "RGB"), ("philips", "YCBCR")):
+        with tifffile.TiffFile(write_slide(tmp_path / f"{vendor}.tif", vendor=vendor, **SMALL)) as tiff:
+            page = tiff.pages[0]
+            assert (page.compression.name, page.photometric.name, page.is_tiled) == ("JPEG", colour, True)
+
+
+def test_aperio_pages_come_in_aperio_order(tmp_path):
+    with tifffile.TiffFile(write_slide(tmp_path / "a.svs", vendor="aperio", **SMALL)) as tiff:
+        assert [page.is_tiled for page in tiff.pages] == [True, False, True, True, False, False]
+        assert [int(page.subfiletype) for page in tiff.pages][-2:] == [1, 9]
+        assert [series.name for series in tiff.series] == ["Baseline", "Thumbnail", "Label", "Macro"]
+
+
+def test_jpeg2000_is_stored_under_aperios_code(tmp_path):
+    path = write_slide(tmp_path / "a.svs", vendor="aperio", compression="jpeg2000", **SMALL)
+    with tifffile.TiffFile(path) as tiff:
+        assert tiff.pages[0].compression == 33005
+
+
+def test_spacing_can_be_left_out(tmp_path):
+    for vendor in ("generic", "aperio"):
+        assert Slide(write_slide(tmp_path / f"{vendor}.tif", vendor=vendor, mpp=None, **SMALL)).mpp is None
+
+
+def test_the_same_seed_gives_the_same_file(tmp_path):
+    first, second, third = (
+        write_slide(tmp_path / f"{name}.tif", seed=seed, tumor=True, **SMALL).read_bytes()
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first == second
+    assert first != third
+
+
+def test_there_is_glass_and_there_is_tissue(tmp_path):
+    for seed in range(4):
+        path = write_slide(tmp_path / "a.tif", width=640, height=640, mpp=1.6, seed=seed, tumor=bool(seed % 2))
+        with Slide(path) as slide:
+            pixels = slide.numpy().astype(int)
+        glass = (pixels.min(axis=2) > 225).mean()
+        pink = ((pixels[..., 0] - pixels[..., 1]) > 20).mean()
+        assert 0.2 < glass < 0.9
+        assert pink > 0.1
+        assert (pixels[:8, :8] > 225).all(), "corners are glass"
+
+
+@pytest.mark.slow
+def test_tumour_shows_in_crowded_dark_nuclei_not_in_mean_colour(tmp_path):
+    """Dense nuclei tell every tumour slide; the mean colour, which stain strength moves about, does not."""
+
+    def features(seed, tumor):
+        path = write_slide(tmp_path / "a.tif", width=640, height=640, mpp=1.6, levels=1, seed=seed, tumor=tumor)
+        with Slide(path) as slide:
+            red = slide.numpy()[..., 0].astype(float)
+        blocks = (red < 150).reshape(40, 16, 40, 16).mean((1, 3))
+        return np.sort(blocks, axis=None)[-40:].mean(), red.mean()
+
+    normal = np.array([features(seed, False) for seed in range(6)])
+    tumour = np.array([features(100 + seed, True) for seed in range(6)])
+    assert normal[:, 0].max() < tumour[:, 0].min()
+    assert normal[:, 1].min() < tumour[:, 1].max(), "mean colours overlap"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 100}, "multiple of 16"),
+        ({"vendor": "aperio", "subifds": True}, "goes with vendor='generic'"),
+        ({"vendor": "philips", "mpp": None}, "needs mpp"),
+        ({"vendor": "zeiss"}, "none of"),
+        ({"levels": 12}, "levels=12 is too many"),
+    ],
+)
+def test_files_that_could_not_exist_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        write_pixels(tmp_path / "a.tif", np.zeros((64, 64, 3), np.uint8), **options)
+
+
+def test_camelyon16_layout(tmp_path):
+    folder = write_camelyon16(tmp_path / "c16", normal=3, tumor=2, test=2, size_px=(300, 260), tile=64, seed=5)
+    with (folder / "evaluation" / "reference.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["image"], row["class"]) for row in rows] == [
+        ("normal_001", "normal"), ("normal_002", "normal"), ("normal_003", "normal"),
+        ("tumor_001", "tumor"), ("tumor_002", "tumor"), ("test_001", "normal"), ("test_002", "tumor"),
+    ]  # fmt: skip
+    assert sorted(path.stem for path in (folder / "images").iterdir()) == sorted(row["image"] for row in rows)
+    kinds = set()
+    for row in rows:
+        with Slide(folder / "images" / f"{row['image']}.tif") as slide:
+            kinds.add((slide.kind, slide.mpp and round(slide.mpp[0], 3)))
+    assert kinds == {("philips", 0.5), ("generic", 0.46)}, "two centres, two spacings"
