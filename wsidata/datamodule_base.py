@@ -192,9 +192,8 @@ class SplitDataModule(LightningDataModule, ABC):
         if table.empty:
             raise SplitError(f"there are no {part} rows to show.")
         dataset = self.make_dataset(part)
-        dataset.with_labels = False
         rows = spread_over_classes(table["label"].tolist(), max_images)
-        images = [dataset[row] for row in rows]
+        images = [dataset.image(row) for row in rows]
         titles = [f"{table['image_id'][row]}\n{table['label_name'][row]}" for row in rows]
         sizes = sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images})
         size = f"{sizes[0]} px" if len(sizes) == 1 else "sizes differ"
@@ -232,7 +231,7 @@ class SplitDataModule(LightningDataModule, ABC):
         return trainer.current_epoch
 
     def _save_split_beside_run(self) -> None:
-        if self.trainer is None or self.trainer.fast_dev_run:
+        if self.trainer is None or getattr(self.trainer, "fast_dev_run", False):
             return
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # log_dir is a collective: every rank asks
         if self.trainer.is_global_zero:

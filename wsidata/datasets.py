@@ -20,7 +20,7 @@ from wsidata.slide import Slide
 from wsidata.tensors import DType, to_tensor
 from wsidata.transform_adapters import as_transform
 
-Resolution = Mapping[str, float]
+Resolution = Mapping[str, Any]
 """Exactly one of `level`, `mpp`, `magnification`, `downsample`, `max_side`, as `Slide.image` takes it."""
 
 
@@ -63,16 +63,22 @@ class SlideDataset(Dataset[Any]):
         self.mpp_override = mpp_override
         self.fresh_epochs = fresh_epochs
         self.epoch_source: Callable[[], int | None] | None = None
-        self._epoch_seed = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch_seed = torch.zeros((), dtype=torch.int64)
+        self._epoch_seed.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor | tuple[Tensor, int]:
+        """`(image, label)`, or the image alone; see `image`."""
+        image = self.image(index)
+        return (image, self.labels[index]) if self.with_labels else image
+
+    def image(self, index: int) -> Tensor:
         """Read, transform and convert one slide.
 
         Returns:
-            `(image, label)`, or the image alone; image (C, H, W), uint8 or float32, a view of (H, W, C) memory.
+            (C, H, W), uint8 or float32, a view of (H, W, C) memory.
 
         Raises:
             SampleError: naming the slide.
@@ -80,12 +86,11 @@ class SlideDataset(Dataset[Any]):
         try:
             with Slide(self.paths[index], mpp_override=self.mpp_override) as slide:
                 picture = self.transform(slide.image(**self.resolution), self.generator(index))
-                image = to_tensor(picture, self.dtype)
+                return to_tensor(picture, self.dtype)
         except Exception as error:
             raise SampleError(
                 f"slide '{self.image_ids[index]}' ({self.paths[index]}): {type(error).__name__}: {error}"
             ) from error
-        return (image, self.labels[index]) if self.with_labels else image
 
     def generator(self, index: int) -> np.random.Generator:
         """The generator of a sample in the present epoch."""

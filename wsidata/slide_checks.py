@@ -6,6 +6,8 @@ decoded.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import pyvips
 
@@ -21,7 +23,7 @@ class SlideCheckError(ValueError):
     """Some slides cannot be read as asked; the message names each of them with its reason."""
 
 
-def one_resolution(**given: float | None) -> dict[str, float]:
+def one_resolution(**given: float | None) -> dict[str, Any]:
     """The one argument that is not None.
 
     Raises:
