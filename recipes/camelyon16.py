@@ -4,6 +4,7 @@ python recipes/camelyon16.py                                     the demo: synth
 python recipes/camelyon16.py --data camelyon16 --mpp 8 --unfreeze-at 10 --precision bf16-mixed
 """
 
+import argparse
 import os
 import warnings
 from datetime import datetime
@@ -21,11 +22,27 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from streammodels import StreamingResNet
+from streammodels.resnet import WeightsUnavailableError
 from wsidata import WSIDataModule
 from wsidata.synthetic import write_camelyon16
 
 # What Lightning warns of although it is meant: batch normalisation is frozen, and results go into one folder.
 MEANT = ("Found .* in eval mode", "Experiment logs directory", "Checkpoint directory")
+
+
+def make_model(options: argparse.Namespace, num_classes: int) -> StreamingResNet:
+    """The network; that its weights are random, or cannot be had, is said."""
+    random = options.weights.lower() == "none"
+    if random:
+        print("The network starts from RANDOM weights" + ("." if options.data else ": the demo downloads nothing."))
+    try:
+        return StreamingResNet(
+            options.model, options.tile_size, num_classes=num_classes, weights=None if random else options.weights,
+            train_streaming_layers=options.train_streaming_layers and options.unfreeze_at is None,
+            optimizer=partial(torch.optim.AdamW, lr=options.learning_rate),
+        )  # fmt: skip
+    except WeightsUnavailableError as error:
+        raise SystemExit(f"error: {error} On the command line: --weights PATH or --weights none.") from error
 
 
 def fit(trainer: Trainer, model: StreamingResNet, slides: WSIDataModule, unfreeze_at: int | None, epochs: int) -> None:
@@ -58,9 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_arguments(__doc__, arguments)
     for message in MEANT:
         warnings.filterwarnings("ignore", message)
-    started = os.environ.setdefault(
-        "CAMELYON16_STARTED", f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    )  # one for all processes
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    started = os.environ.setdefault("CAMELYON16_STARTED", now)  # the processes of --devices 2 share one folder
     out = options.out or Path("runs", "camelyon16", started)
     out.mkdir(parents=True, exist_ok=True)
     data = options.data or out / "slides"
@@ -78,14 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     slides.setup()
     slides.show_batch("train", path=out / "batch.png")
-    if options.weights.lower() == "none":
-        print("The network starts from RANDOM weights" + (": the demo downloads nothing." if not options.data else "."))
-    model = StreamingResNet(
-        options.model, options.tile_size, num_classes=slides.num_classes,
-        train_streaming_layers=options.train_streaming_layers and options.unfreeze_at is None,
-        weights=None if options.weights.lower() == "none" else options.weights,
-        optimizer=partial(torch.optim.AdamW, lr=options.learning_rate),
-    )  # fmt: skip
+    model = make_model(options, slides.num_classes)
     best = ModelCheckpoint(out, "best", monitor="val_loss", enable_version_counter=False)
     trainer = Trainer(
         max_epochs=options.epochs, devices=options.devices, precision=options.precision, default_root_dir=out,

@@ -185,3 +185,17 @@ def test_scores_of_a_split_with_one_class_have_no_auroc(classes: tuple[str, str]
     report.draw_confusion(predictions, tmp_path / "confusion.png")
     assert (tmp_path / "roc.png").stat().st_size > 0
     assert ("1.000" in report.closing_table(table, tmp_path)) == (classes[0] == "normal")
+
+
+def test_weights_that_cannot_be_had_are_an_error_with_the_alternatives(
+    recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", _no_network)
+    options = recipe.parse_arguments(None, ["--data", "somewhere"])
+    with pytest.raises(SystemExit, match=r"could not be downloaded .* --weights PATH or --weights none"):
+        recipe.make_model(options, 2)
+
+
+def _no_network(*_: object, **__: object) -> None:
+    raise OSError("no network")
