@@ -33,6 +33,11 @@ def split_suffix(name: str) -> tuple[str, str]:
     return name, ""
 
 
+def _stems(name: str) -> set[str]:
+    """What may be left of a name without its suffix: `a.ome.tif` is `a` to some and `a.ome` to others."""
+    return {name[: -len(suffix)] for suffix in SLIDE_SUFFIXES if name.lower().endswith(suffix)}
+
+
 class ImageFolder:
     """Finds the file a table's name means, listing each folder once.
 
@@ -66,8 +71,8 @@ class ImageFolder:
         for fitting in (
             [entry for entry in listing if entry == name],
             [entry for entry in listing if entry.lower() == name.lower()],
-            [entry for entry in stems if split_suffix(entry)[0] == name],
-            [entry for entry in stems if split_suffix(entry)[0].lower() == name.lower()],
+            [entry for entry in stems if name in _stems(entry)],
+            [entry for entry in stems if name.lower() in _stems(entry.lower())],
         ):
             if len(fitting) == 1:
                 return folder / fitting[0]

@@ -37,10 +37,12 @@ def test_only_slide_suffixes_are_split_off(name, parts):
         ("photo.jpg", "photo.JPG"),
         ("PHOTO", "photo.JPG"),
         ("sub/x.y", "sub/x.y.svs"),
+        ("o", "o.ome.tif"),
+        ("o.ome", "o.ome.tif"),
     ],
 )
 def test_names_are_found_with_and_without_suffix_in_any_case(folder, tmp_path, name, found):
-    images = folder("normal_001.tif", "normal_001.xml", "photo.JPG", "sub/x.y.svs")
+    images = folder("normal_001.tif", "normal_001.xml", "photo.JPG", "sub/x.y.svs", "o.ome.tif")
     assert images.find(name) == tmp_path / found
 
 
