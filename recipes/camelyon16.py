@@ -26,8 +26,8 @@ from streammodels.resnet import WeightsUnavailableError
 from wsidata import WSIDataModule
 from wsidata.synthetic import write_camelyon16
 
-# What Lightning warns of although it is meant: batch normalisation is frozen, and results go into one folder.
-MEANT = ("Found .* in eval mode", "Experiment logs directory", "Checkpoint directory")
+# What Lightning warns of although it is meant or its own: frozen batch normalisation, one folder for all results.
+MEANT = ("Found .* in eval mode", "Experiment logs directory", "Checkpoint directory", ".*treespec, LeafSpec")
 
 
 def make_model(options: argparse.Namespace, num_classes: int) -> StreamingResNet:
