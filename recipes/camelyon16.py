@@ -5,6 +5,7 @@ python recipes/camelyon16.py --data camelyon16 --mpp 8 --unfreeze-at 10 --precis
 """
 
 import argparse
+import logging
 import os
 import warnings
 from datetime import datetime
@@ -106,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
 
     model.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the devices have been listed before
     alone = Trainer(devices=1, precision=options.precision, logger=False, enable_checkpointing=False)
     predictions = predict(alone, model, slides)
     predictions.to_csv(out / "predictions.csv", index=False)
