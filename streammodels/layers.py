@@ -95,7 +95,7 @@ JOIN_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
     operator.add: torch.add, operator.iadd: torch.add, torch.add: torch.add, "add": torch.add, "add_": torch.add,
     operator.sub: torch.sub, operator.isub: torch.sub, torch.sub: torch.sub, "sub": torch.sub, "sub_": torch.sub,
     operator.mul: torch.mul, operator.imul: torch.mul, torch.mul: torch.mul, "mul": torch.mul, "mul_": torch.mul,
-    operator.truediv: torch.div, torch.div: torch.div, "div": torch.div,
+    operator.truediv: torch.div, operator.itruediv: torch.div, torch.div: torch.div, "div": torch.div,
     torch.maximum: torch.maximum, torch.minimum: torch.minimum,
 }  # fmt: skip
 """Functions and methods of two values. With a number or a parameter as one of them they are pointwise."""
@@ -103,7 +103,18 @@ JOIN_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
 CONCATENATIONS: frozenset[Any] = frozenset({torch.cat, torch.concat, torch.concatenate})
 
 MUTATING: frozenset[Any] = frozenset(
-    {operator.iadd, operator.isub, operator.imul, functional.relu_, torch.relu_, "relu_", "add_", "sub_", "mul_"}
+    {
+        operator.iadd,
+        operator.isub,
+        operator.imul,
+        operator.itruediv,
+        functional.relu_,
+        torch.relu_,
+        "relu_",
+        "add_",
+        "sub_",
+        "mul_",
+    }
 )
 """Spellings that write into their first argument."""
 

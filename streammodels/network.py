@@ -30,6 +30,11 @@ from .rules import Convolution, FrozenBatchNorm, GlobalAverage, Join, Pointwise,
 
 Tensors = Callable[[], list[Tensor | None]]
 
+_ALIASING = frozenset(
+    {functional.dropout, functional.dropout2d, operator.pos, "contiguous", "float", "double", "half", "bfloat16"}
+)
+"""Operations whose result may be their input itself."""
+
 
 def _no_tensors() -> list[Tensor | None]:
     return []
@@ -109,8 +114,28 @@ class Network:
         return result
 
 
+class _Proxy(fx.Proxy):
+    """A traced value that remembers ``+=`` and its kin: torch.fx would write them down as ``+``."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Leaves are torch's own layers, subclasses of them that compute the same, and our own pointwise modules."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """See `_Proxy`."""
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if getattr(m, "streams_pointwise", False):
@@ -133,6 +158,8 @@ def trace(module: nn.Module) -> Network:
     Raises:
         UnsupportedLayerError: If a layer, or the module's control flow, cannot be streamed exactly.
     """
+    if _Tracer().is_leaf_module(module, ""):  # a single layer: torch.fx would look inside
+        module = nn.Sequential(module)
     try:
         graph = _Tracer().trace(module)
     except Exception as error:
@@ -148,7 +175,9 @@ def _writes_in_place(module: nn.Module, node: fx.Node) -> bool:
     """Whether a node changes its first argument."""
     layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
     marked = getattr(layer, "inplace", False) or node.kwargs.get("inplace", False)
-    return bool(marked) or node.target in layers.MUTATING
+    name = str(getattr(node.target, "__name__", node.target)) if node.op != "call_module" else ""
+    named = name.endswith("_") and not name.endswith("__")  # torch's convention: clamp_, div_
+    return bool(marked) or named or node.target in layers.MUTATING
 
 
 class _Builder:
@@ -197,9 +226,9 @@ class _Builder:
 
     def _placeholder(self, node: fx.Node) -> None:
         if self.index:
-            if node.args or not node.users:
+            if not node.users:
                 return
-            reason = "the module takes several inputs"
+            reason = f"the module takes several inputs: '{node.name}' besides the image"
             raise UnsupportedLayerError(type(self.module).__name__, reason, "Stream a module that takes one image.")
         self.index[node] = 0
         self.nodes.append(Node("image", "image", (), None))
@@ -281,10 +310,17 @@ class _Builder:
         """A function or method of one map and numbers, or per-channel constants."""
         if any(isinstance(value, fx.Node) and value not in self.constants for value in node.kwargs.values()):
             raise UnsupportedLayerError(path, "a map is passed as a keyword", "Pass the map as the first argument.")
+        if sum(source not in self.constants for source in node.all_input_nodes) > 1:
+            raise UnsupportedLayerError(
+                path, "it reads several maps", "Use torch.maximum or torch.minimum of two maps."
+            )
         constants = [source for source in node.all_input_nodes if source in self.constants]
         for constant in constants:
             value = self.constants[constant]()
-            shape = value.shape if isinstance(value, Tensor) else ()
+            if not isinstance(value, Tensor):
+                reason = f"'{constant.name}' is computed from a parameter, but is no tensor"
+                raise UnsupportedLayerError(path, reason, "Compute the number in __init__.")
+            shape = value.shape
             if len(shape) >= 2 and shape[-2] != 1:
                 reason = f"'{constant.name}' of shape {tuple(shape)} differs from row to row"
                 raise UnsupportedLayerError(path, reason, "Use one value for a channel: shape (C, 1, 1).")
@@ -302,7 +338,7 @@ class _Builder:
             if function in (functional.relu_, torch.relu_):
                 function = functional.relu
             if function in layers.JOIN_FUNCTIONS.values():  # torch.add and its kin take a number only as the second
-                values = [v if isinstance(v, Tensor) else torch.as_tensor(v) for v in values]
+                values = [v if isinstance(v, Tensor) else _number(v, rows) for v in values]
             computed: Tensor = function(*values, **further)
             return computed
 
@@ -329,7 +365,8 @@ class _Builder:
         if target in (torch.mean, "mean"):
             given = dict(zip(("dim", "keepdim"), arguments, strict=False)) | options
             dimensions = given.get("dim")
-            if isinstance(dimensions, list | tuple) and {d % 4 for d in dimensions} == {2, 3}:
+            over_space = isinstance(dimensions, list | tuple) and {d % 4 for d in dimensions} == {2, 3}
+            if over_space and not set(given) - {"dim", "keepdim", "input"}:
                 return GlobalAverage(bool(given.get("keepdim", False)))
         name = str(getattr(target, "__name__", target))
         reason = f"'{name}' is not known to work row by row"
@@ -366,7 +403,7 @@ class _Builder:
             layer = self.module.get_submodule(str(node.target))
             idle = isinstance(layer, nn.modules.dropout._DropoutNd) and not layer.training
             return isinstance(layer, nn.Identity) or idle or bool(getattr(layer, "inplace", False))
-        return node.target in layers.MUTATING or node.target in (functional.dropout, functional.dropout2d, "contiguous")
+        return node.target in layers.MUTATING or node.target in _ALIASING
 
     def _network(self, output: fx.Node) -> Network:
         result = output.args[0]
@@ -381,6 +418,12 @@ class _Builder:
         nodes, moved = _fold(self.nodes, set(boundary))
         streamed = (*self.index,)
         return Network(nodes, tuple(moved[i] for i in boundary), tail, tuple(names), streamed)
+
+
+def _number(value: Any, rows: Tensor) -> Tensor:
+    """A number as torch takes it in arithmetic with `rows`: as exact as Python's, without raising their precision."""
+    kind = torch.promote_types(rows.dtype, torch.float64) if isinstance(value, float) else None
+    return torch.tensor(value, dtype=kind)
 
 
 def _layer_tensors(layer: nn.Module) -> Tensors:

@@ -56,6 +56,8 @@ class Window:
         """Output rows that can be computed once `rows_seen` of `rows_in` input rows are known."""
         if rows_seen >= rows_in:
             return self.total(rows_in)
+        if rows_seen < 1:
+            return 0  # output rows in the padding alone wait too: without input there is not even a width
         if self.mode == "reflect" and rows_seen <= self.pad_top:
             return 0  # the top padding mirrors rows 1 .. pad_top
         return max(0, (rows_seen + self.pad_top - self.extent) // self.stride + 1)

@@ -241,7 +241,7 @@ class GlobalMaximum(Reduction):
 
     def finish(self, state: Tensor, pixels: int, dtype: torch.dtype) -> Tensor:
         """The maxima."""
-        return state[0].to(dtype)
+        return state[0].to(dtype, copy=True)  # no view of the state: the layer behind may work in place
 
     def partial_grad(self, grad: Tensor, state: Tensor, strip: int, pixels: int) -> Tensor:
         """Only the strip that holds the maximum gets it."""
