@@ -1,0 +1,95 @@
+"""How a streamed module is compared with the plain one, for every test in this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from streammodels import stream
+
+Compare = Callable[..., float]
+RELATIVE_TOLERANCE = 1e-12
+
+
+@dataclass
+class Result:
+    output: Tensor
+    grads: dict[str, Tensor | None]
+
+
+def run(call: Callable[[Tensor], Tensor], module: nn.Module, image: Tensor, image_grad: bool = True) -> Result:
+    """Output and all gradients of ``sum(output * weights)`` with fixed random weights, so that no symmetry hides."""
+    module.zero_grad()
+    entered = image.clone().requires_grad_(image_grad and image.is_floating_point())
+    output = call(entered)
+    weights = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    (output * weights.to(output.dtype)).sum().backward()
+    grads = {name: p.grad for name, p in module.named_parameters()}
+    return Result(output.detach(), {**grads, "image": entered.grad})
+
+
+def distance(actual: Tensor | None, expected: Tensor | None, scale: float = 0.0) -> float:
+    """Relative L2 distance; infinite if one is missing or the shapes differ."""
+    if actual is None or expected is None:
+        return 0.0 if actual is expected else float("inf")
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return float("inf")
+    size = max(float(expected.norm()), scale)
+    return float((actual - expected).norm()) / size if size else float(actual.norm())
+
+
+def largest_distance(module: nn.Module, image: Tensor, strip_rows: int, image_grad: bool = True) -> float:
+    """The largest relative distance of output and gradients, streamed against plain."""
+    plain = run(module, module, image, image_grad)
+    streamed = run(stream(module, strip_rows=strip_rows), module, image, image_grad)
+    # A gradient that is zero but for rounding (a bias in front of a difference, say) is measured by its neighbours.
+    scale = 1e-6 * max((float(grad.norm()) for grad in plain.grads.values() if grad is not None), default=0.0)
+    far = {name: distance(streamed.grads[name], grad, scale) for name, grad in plain.grads.items()}
+    return max(distance(streamed.output, plain.output), *far.values())
+
+
+@pytest.fixture(scope="session")
+def assert_exact() -> Compare:
+    """``assert_exact(module, image, strip_rows)``: output and every gradient equal plain autograd in float64."""
+
+    def check(module: nn.Module, image: Tensor, strip_rows: int, image_grad: bool = True) -> float:
+        assert image.dtype == torch.float64
+        worst = largest_distance(module.double(), image, strip_rows, image_grad)
+        assert worst <= RELATIVE_TOLERANCE
+        return worst
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def randomize_batch_norm() -> Callable[[nn.Module], nn.Module]:
+    """Give every batch normalisation statistics, scale and shift that are not the neutral ones, and freeze it."""
+
+    def randomize(module: nn.Module) -> nn.Module:
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.eval()
+                assert layer.running_mean is not None
+                assert layer.running_var is not None
+                nn.init.normal_(layer.running_mean, std=0.3)
+                nn.init.uniform_(layer.running_var, 0.5, 2.0)
+                if layer.affine:
+                    nn.init.uniform_(layer.weight, 0.5, 1.5)
+                    nn.init.normal_(layer.bias, std=0.3)
+        return module
+
+    return randomize
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_seed() -> Iterator[None]:
+    """Small kernels on one thread, and numbers that do not depend on the order of the tests."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,108 @@
+"""ResNets: weights that can be had, that cannot, and that do not fit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from streammodels import freeze_batch_norm
+from streammodels.resnet import RESNETS, WeightsUnavailableError, build_resnet
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of downloaded weights, and no network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_default_weights_are_read_from_the_local_folder(hub: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = models.resnet18(weights=None).state_dict()
+    torch.save(state, hub / "resnet18-f37072fd.pth")
+    with caplog.at_level(logging.WARNING):
+        network = build_resnet("resnet18", 2, "DEFAULT")
+    assert torch.equal(network.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+    assert network.fc.out_features == 2
+    said = [r.getMessage() for r in caplog.records if "1000 classes" in r.getMessage()]
+    assert len(said) == 1
+    assert "2 classes" in said[0]
+    assert torch.equal(build_resnet("resnet18", 1000, "IMAGENET1K_V1").fc.weight, state["fc.weight"])
+
+
+def test_failed_download_names_the_alternatives(hub: Path) -> None:
+    with pytest.raises(WeightsUnavailableError, match=r"resnet18-f37072fd\.pth") as caught:
+        build_resnet("resnet18", 2, "DEFAULT")
+    message = str(caught.value)
+    assert "weights=None" in message
+    assert str(hub) in message
+    assert "weights='" in message
+
+
+def test_weights_from_a_path(tmp_path: Path) -> None:
+    source = models.resnet18(num_classes=5)
+    torch.save(source.state_dict(), tmp_path / "mine.pth")
+    for weights in (tmp_path / "mine.pth", str(tmp_path / "mine.pth")):
+        network = build_resnet("resnet18", 5, weights)
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), source.parameters(), strict=True))
+
+
+def test_weights_from_a_lightning_checkpoint(tmp_path: Path) -> None:
+    source = models.resnet18(num_classes=2)
+    torch.save({"state_dict": source.state_dict(), "epoch": 3}, tmp_path / "mine.ckpt")
+    assert torch.equal(build_resnet("resnet18", 2, tmp_path / "mine.ckpt").fc.weight, source.fc.weight)
+
+
+@pytest.mark.parametrize("weights", ["no/such/file.pth", "IMAGENET9K", ""])
+def test_unknown_weights_are_refused_with_the_known_names(weights: str) -> None:
+    with pytest.raises(ValueError, match="DEFAULT, IMAGENET1K_V1"):
+        build_resnet("resnet18", 2, weights)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    torch.save(models.resnet18(num_classes=2).state_dict(), tmp_path / "18.pth")
+    with pytest.raises(ValueError, match=r"(?s)do not fit resnet34.*Choose the model_name"):
+        build_resnet("resnet34", 2, tmp_path / "18.pth")
+
+
+@pytest.mark.parametrize("content", [b"no checkpoint at all", b""])
+def test_unreadable_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(WeightsUnavailableError, match=r"bad\.pth.*could not be read"):
+        build_resnet("resnet18", 2, tmp_path / "bad.pth")
+
+
+def test_file_without_state_dict_is_refused(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="hold no state dict"):
+        build_resnet("resnet18", 2, tmp_path / "list.pth")
+
+
+def test_unknown_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'resnet20' is not known.*resnet18, resnet34, resnet50"):
+        build_resnet("resnet20", 2, None)
+    assert set(RESNETS) == {"resnet18", "resnet34", "resnet50"}
+
+
+def test_other_channels_adapt_the_first_convolution(tmp_path: Path) -> None:
+    source = models.resnet18(num_classes=2)
+    torch.save(source.state_dict(), tmp_path / "mine.pth")
+    stem = build_resnet("resnet18", 2, tmp_path / "mine.pth", in_channels=6).conv1
+    assert stem.weight.shape == (64, 6, 7, 7)
+    grey = torch.rand(1, 1, 20, 20)
+    expected = source.conv1(grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(stem(grey.expand(-1, 6, -1, -1)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_freeze_batch_norm_leaves_the_rest_in_training() -> None:
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2)))
+    assert freeze_batch_norm(network) is network
+    assert [layer.training for layer in network.modules()] == [True, False, True, True, False]
+    assert all(parameter.requires_grad for parameter in network.parameters())
