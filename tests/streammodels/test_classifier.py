@@ -21,6 +21,7 @@ from streammodels import StreamingClassifier, StreamingResNet
 
 SCRIPT = '''
 """Three optimizer steps of a small classifier, streamed or plain; saves its parameters."""
+import os
 import sys
 import torch
 from functools import partial
@@ -35,10 +36,12 @@ def main(streaming, devices, out):
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
     model = StreamingClassifier(trunk, nn.Linear(4, 2), tile_size=12, streaming=streaming, metrics=None,
                                 optimizer=partial(torch.optim.SGD, lr=0.1)).double()
-    data = TensorDataset(torch.rand(12, 3, 23, 17, dtype=torch.float64), torch.arange(12) % 2)
+    images, labels = torch.rand(12, 3, 23, 17, dtype=torch.float64), torch.arange(12) % 2
+    rank = int(os.environ.get("LOCAL_RANK", "0"))  # every process takes its share of each batch
+    data = TensorDataset(images[rank::devices], labels[rank::devices])
     trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=3,
                       logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                      gradient_clip_val=0.5, precision="64-true", use_distributed_sampler=True)
+                      gradient_clip_val=0.5, precision="64-true", use_distributed_sampler=False)
     trainer.fit(model, DataLoader(data, batch_size=4 // devices))
     if trainer.is_global_zero:
         torch.save(model.state_dict(), out)

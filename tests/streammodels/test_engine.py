@@ -65,7 +65,9 @@ def test_channel_dropout_drops_whole_channels_of_the_whole_map() -> None:
     assert not torch.equal(trunk(torch.ones(4, 8, 20, 5)), result)
 
 
-@pytest.mark.parametrize("layer", [nn.Dropout(0.4), nn.Dropout2d(0.4), nn.AlphaDropout(0.4), nn.FeatureAlphaDropout(0.4)])
+@pytest.mark.parametrize(
+    "layer", [nn.Dropout(0.4), nn.Dropout2d(0.4), nn.AlphaDropout(0.4), nn.FeatureAlphaDropout(0.4)]
+)
 def test_dropout_in_eval_mode_is_exact(layer: nn.Module, assert_exact: Callable[..., float]) -> None:
     assert_exact(noisy(layer).eval(), torch.randn(1, 2, 10, 4, dtype=torch.float64), 3)
 
@@ -151,8 +153,9 @@ def test_autocast_weight_cache_is_left_clean() -> None:
 def test_carries_are_kept_in_the_autocast_type() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
     saved: list[Tensor] = []
-    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(
-        lambda t: saved.append(t) or t, lambda t: t
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t),
     ):
         stream(network, strip_rows=5)(torch.rand(1, 3, 20, 9))
     carries = [t for t in saved if t.ndim == 4 and t.shape[1] == 8 and t.shape[2] <= 2]

@@ -54,7 +54,9 @@ def test_every_pointwise_function_is_exact(function: Any, assert_exact: Assert) 
 @pytest.mark.parametrize("count_include_pad", [True, False])
 @pytest.mark.parametrize("ceil_mode", [True, False])
 @pytest.mark.parametrize("divisor", [None, 5])
-def test_average_pool_borders(count_include_pad: bool, ceil_mode: bool, divisor: int | None, assert_exact: Assert) -> None:
+def test_average_pool_borders(
+    count_include_pad: bool, ceil_mode: bool, divisor: int | None, assert_exact: Assert
+) -> None:
     pool = nn.AvgPool2d(4, 3, 2, ceil_mode, count_include_pad, divisor)
     for height in (5, 6, 7, 8):
         assert_exact(nn.Sequential(nn.Conv2d(1, 2, 1), pool), image(1, 1, height, 9), 2)
@@ -157,7 +159,9 @@ def test_padding_mode_reflect(strip_rows: int, stride: int, assert_exact: Assert
 @pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(3, 2), nn.Conv2d(3, 3, 5, padding=1)])
 def test_input_gradients_behind_pools(pool: nn.Module, assert_exact: Assert) -> None:
     """L12."""
-    assert_exact(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), pool, nn.Conv2d(3, 2, 3, padding=1)), image(1, 2, 19, 9), 4)
+    assert_exact(
+        nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), pool, nn.Conv2d(3, 2, 3, padding=1)), image(1, 2, 19, 9), 4
+    )
 
 
 @pytest.mark.parametrize("layer", [nn.Upsample(scale_factor=2), nn.AdaptiveAvgPool2d(3)])

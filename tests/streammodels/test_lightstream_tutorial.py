@@ -12,7 +12,7 @@ import tifffile
 import torch
 from torchvision import models
 
-TUTORIAL = '''
+TUTORIAL = """
 import pyvips
 import torch
 import pandas as pd
@@ -66,7 +66,7 @@ if __name__ == "__main__":
     trainer = Trainer(max_epochs=1, accelerator="cpu", devices=1, enable_progress_bar=False)
     trainer.fit(model=model, train_dataloaders=train_loader, val_dataloaders=val_loader)
     print("val_loss", float(trainer.callback_metrics["val_loss"]))
-'''
+"""
 
 
 def write_pyramid(path: Path, seed: int) -> None:

@@ -89,7 +89,7 @@ def test_budget_picks_the_tallest_strips_that_fit() -> None:
 
 def test_budget_too_small_says_how_much_is_needed() -> None:
     with pytest.raises(ValueError, match=r"too small.*at least|too small.*need least, about .* GB"):
-        stream(resnet18(weights=None).eval(), memory="1MB").plan(2048, 1024)
+        stream(network(), memory="10kB").plan(512, 256)
 
 
 def test_budget_gives_the_plain_result() -> None:

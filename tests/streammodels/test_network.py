@@ -212,7 +212,9 @@ def test_several_inputs_are_refused() -> None:
         stream(Two(), strip_rows=4)
 
 
-@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"])
+@pytest.mark.parametrize(
+    "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
+)
 def test_hooks_are_refused(register: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3))
     trunk = stream(network, strip_rows=4)
@@ -305,11 +307,10 @@ def _mobilenet() -> nn.Module:
 
 
 def _resnext() -> nn.Module:
-    network = torchvision.models.ResNet(
+    return torchvision.models.ResNet(
         torchvision.models.resnet.Bottleneck, [1, 1, 1, 1], 3, groups=4, width_per_group=2,
         replace_stride_with_dilation=[False, False, True],
     )  # fmt: skip
-    return network
 
 
 @pytest.mark.slow

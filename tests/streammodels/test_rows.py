@@ -139,8 +139,7 @@ def test_every_row_is_emitted_once_and_held_when_it_is_read(
     nodes = [RowNode(()), *(RowNode((index,), window) for index, (_, window) in enumerate(layers))]
     try:
         plan = plan_rows(nodes, rows, strip_rows)
-    except RowsError as error:
-        assert 1 <= error.node <= len(layers)
+    except RowsError:
         return
     for index, node in enumerate(nodes):
         emitted = [row for strip in range(plan.strips) for row in plan.new(index, strip)]

@@ -19,7 +19,18 @@ from streammodels import StreamedModule, UnsupportedLayerError, stream
 
 Spec = tuple[Any, ...]
 MODES = ("zeros", "zeros", "reflect", "replicate")
-ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.GELU, nn.LeakyReLU, nn.Tanh, nn.PReLU, nn.Hardswish, nn.ELU, nn.Sigmoid, nn.Identity)
+ACTIVATIONS = (
+    nn.ReLU,
+    nn.SiLU,
+    nn.GELU,
+    nn.LeakyReLU,
+    nn.Tanh,
+    nn.PReLU,
+    nn.Hardswish,
+    nn.ELU,
+    nn.Sigmoid,
+    nn.Identity,
+)
 ADDITIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     operator.add, operator.iadd, torch.add, lambda a, b: a.add(b), lambda a, b: torch.sub(b, a), operator.sub,
     operator.mul, torch.mul, torch.maximum, torch.minimum, lambda a, b: torch.add(a, b, alpha=2),
@@ -164,9 +175,7 @@ def networks(draw: st.DrawFn) -> nn.Module:
     max_examples=100, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
-@given(
-    network=networks(), batch=st.integers(1, 3), height=st.integers(1, 41), width=st.integers(1, 23), data=st.data()
-)
+@given(network=networks(), batch=st.integers(1, 3), height=st.integers(1, 41), width=st.integers(1, 23), data=st.data())
 def test_generated_networks_are_exact(
     network: nn.Module,
     batch: int,
@@ -302,7 +311,9 @@ def test_wholly_frozen_module_makes_no_graph() -> None:
     assert stream(network, strip_rows=2)(torch.randn(1, 2, 9, 5)).grad_fn is None
 
 
-@pytest.mark.parametrize("frozen", [["0.weight"], ["0.weight", "0.bias", "1.weight"], ["4.weight"], ["1.bias", "4.bias"]])
+@pytest.mark.parametrize(
+    "frozen", [["0.weight"], ["0.weight", "0.bias", "1.weight"], ["4.weight"], ["1.bias", "4.bias"]]
+)
 def test_frozen_parameters_among_trainable_ones(frozen: list[str]) -> None:
     network, image = small_network().double(), torch.randn(2, 2, 9, 5, dtype=torch.float64)
     for name in frozen:
@@ -368,7 +379,14 @@ def test_image_too_small_names_the_layer() -> None:
 
 @pytest.mark.parametrize(
     "sizes",
-    [{}, {"tile_size": 5, "strip_rows": 5}, {"tile_size": 0}, {"strip_rows": -1}, {"tile_size": 2.5}, {"memory": "8 x"}],
+    [
+        {},
+        {"tile_size": 5, "strip_rows": 5},
+        {"tile_size": 0},
+        {"strip_rows": -1},
+        {"tile_size": 2.5},
+        {"memory": "8 x"},
+    ],
 )
 def test_one_sensible_size_has_to_be_given(sizes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"give one of|whole number|not understood"):
