@@ -22,8 +22,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from streammodels import StreamingResNet
-from streammodels.resnet import WeightsUnavailableError
+from streammodels import StreamingResNet, WeightsUnavailableError
 from wsidata import WSIDataModule
 from wsidata.synthetic import write_camelyon16
 

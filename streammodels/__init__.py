@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .classifier import StreamingClassifier, StreamingResNet
     from .errors import UnsupportedLayerError
     from .normalize import Normalize
-    from .resnet import freeze_batch_norm
+    from .resnet import WeightsUnavailableError, freeze_batch_norm
     from .streaming import StreamedModule, stream
 
 _HOMES = {
@@ -18,6 +18,7 @@ _HOMES = {
     "StreamingClassifier": "classifier",
     "StreamingResNet": "classifier",
     "UnsupportedLayerError": "errors",
+    "WeightsUnavailableError": "resnet",
     "freeze_batch_norm": "resnet",
     "stream": "streaming",
 }
@@ -28,6 +29,7 @@ __all__ = [
     "StreamingClassifier",
     "StreamingResNet",
     "UnsupportedLayerError",
+    "WeightsUnavailableError",
     "freeze_batch_norm",
     "stream",
 ]
