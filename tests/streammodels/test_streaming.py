@@ -108,7 +108,9 @@ def pools(draw: st.DrawFn) -> nn.Module:
     padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
     ceil_mode = draw(st.booleans())
     if draw(st.booleans()):
-        return nn.MaxPool2d(kernel, stride, padding, draw(st.integers(1, 2)), ceil_mode=ceil_mode)
+        # torch's own maximum pool writes outside its memory if a dilated window lies in the padding alone.
+        dilation = draw(st.integers(1, 2)) if padding == (0, 0) else 1
+        return nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil_mode)
     divisor = draw(st.sampled_from([None, None, 3]))
     return nn.AvgPool2d(kernel, stride, padding, ceil_mode, draw(st.booleans()), divisor)
 
@@ -172,7 +174,7 @@ def networks(draw: st.DrawFn) -> nn.Module:
 
 
 @settings(
-    max_examples=100, deadline=None, derandomize=True, database=None,
+    max_examples=150, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 @given(network=networks(), batch=st.integers(1, 3), height=st.integers(1, 41), width=st.integers(1, 23), data=st.data())
