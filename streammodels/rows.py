@@ -45,6 +45,8 @@ class Window:
 
     def total(self, rows_in: int) -> int:
         """Output rows of a whole image of `rows_in` rows; zero or less if the image is too small."""
+        if self.mode == "reflect" and max(self.pad_top, self.pad_bottom) >= rows_in:
+            return 0  # as in torch: there are not enough rows to mirror
         span = rows_in + self.pad_top + self.pad_bottom - self.extent
         if not self.ceil_mode:
             return span // self.stride + 1
