@@ -74,7 +74,7 @@ class StreamingClassifier(LightningModule):
         self.trunk = trunk
         self.head = head
         self._configure(
-            trunk, num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
+            nn.Sequential(OrderedDict(trunk=trunk)), num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
             train_streaming_layers, streaming, frozen_batch_norm, verbose,
         )  # fmt: skip
 
@@ -122,7 +122,15 @@ class StreamingClassifier(LightningModule):
     def streamed_trunk(self) -> nn.Module:
         """The trunk as it is called: a `StreamedModule`, or the plain module with ``streaming=False``."""
         trunk: nn.Module = self.__dict__["_streamed"]
+        self._take_over_replaced(trunk.module if isinstance(trunk, StreamedModule) else trunk)
         return trunk
+
+    def _take_over_replaced(self, trunk: nn.Module) -> None:
+        """Let layers that were assigned since (``model.layer4 = ...``) take their place in the trunk."""
+        for name, layer in list(trunk.named_children()):
+            own = self._modules.get(name)
+            if own is not None and own is not layer:
+                setattr(trunk, name, own)
 
     def _trunk_parameters(self) -> Iterable[nn.Parameter]:
         return self.streamed_trunk.parameters()

@@ -89,13 +89,13 @@ class Strip:
 
 
 class Engine:
-    """Runs a network along a row plan."""
+    """Runs a network along a row plan, one strip at a time."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.nodes = network.nodes
         readers = network.readers()
-        self._last_reader = [max(r, default=-1) for r in readers]
+        self.last_reader = [max(r, default=-1) for r in readers]
         self._in_place = [self._is_free_to_overwrite(index, readers) for index in range(len(self.nodes))]
 
     def _is_free_to_overwrite(self, index: int, readers: list[list[int]]) -> bool:
@@ -113,9 +113,7 @@ class Engine:
 
     def awake(self, plan: RowPlan, strip: int) -> list[bool]:
         """For every node whether its rows are read in the strip; pointwise work for nobody is left out."""
-        result = [
-            index in self.network.boundary and len(plan.new(index, strip)) > 0 for index in range(len(self.nodes))
-        ]
+        result = [i in self.network.boundary and len(plan.new(i, strip)) > 0 for i in range(len(self.nodes))]
         for index in reversed(range(1, len(self.nodes))):
             node = self.nodes[index]
             works = result[index] if node.transparent else len(plan.new(index, strip)) > 0
@@ -142,121 +140,124 @@ class Engine:
             tensors: Weights and statistics of every node.
             seeds: Seeds of the channel-dropping nodes.
         """
-        buffers: list[Tensor | None] = [None] * len(self.nodes)
-        result = Strip()
-        awake = self.awake(plan, strip)
+        return self.run(plan, strip, tensors, seeds).through(image_rows, carries)
+
+    def run(self, plan: RowPlan, strip: int, tensors: NodeTensors, seeds: dict[int, int]) -> StripRun:
+        """What `step` uses; a place to watch the values from."""
+        return StripRun(self, plan, strip, tensors, seeds)
+
+
+class StripRun:
+    """One strip on its way through the network.
+
+    Attributes:
+        buffers: The rows of every node that its readers see in this strip, carried ones first; None when released.
+    """
+
+    def __init__(self, engine: Engine, plan: RowPlan, strip: int, tensors: NodeTensors, seeds: dict[int, int]) -> None:
+        self.engine = engine
+        self.nodes = engine.nodes
+        self.plan = plan
+        self.strip = strip
+        self.tensors = tensors
+        self.seeds = seeds
+        self.buffers: list[Tensor | None] = [None] * len(engine.nodes)
+        self.result = Strip()
+
+    def through(self, image_rows: Tensor, carries: Carries) -> Strip:
+        """Run all nodes; an error of torch says in which layer it arose."""
+        awake = self.engine.awake(self.plan, self.strip)
         for index, node in enumerate(self.nodes):
-            if index == 0:
-                rows: Tensor | None = image_rows
-            elif node.transparent:
-                if awake[index]:
-                    buffers[index] = self._pointwise(plan, strip, index, buffers, tensors[index])
-                    if index in self.network.boundary:
-                        result.emitted[index] = self._take(plan, strip, index, buffers, plan.new(index, strip))
-                self._release(index, buffers)
-                continue
-            else:
-                works = len(plan.new(index, strip)) > 0
-                rows = self._emit(plan, strip, index, buffers, tensors[index], seeds) if works else None
-                if works and isinstance(node.rule, Reduction):
-                    source = self._take(plan, strip, node.inputs[0], buffers, plan.new(index, strip))
-                    result.reduced[index] = (source.shape[3], source.dtype)
-            self._join_carry(plan, strip, index, rows, carries.get(index), buffers, result)
-            if index in self.network.boundary and rows is not None:
-                result.emitted[index] = rows
-            self._release(index, buffers)
-        return result
+            try:
+                if node.transparent:
+                    rows = self._pointwise(index) if awake[index] else None
+                    self.buffers[index] = rows
+                else:
+                    rows = image_rows if index == 0 else self._emit(index)
+                    self._join_carry(index, rows, carries.get(index))
+            except RuntimeError as error:
+                new = self.plan.new(index, self.strip)
+                error.add_note(
+                    f"in layer '{node.path}' of the streamed network, output rows {new.start}..{new.stop - 1}"
+                )
+                raise
+            if index in self.engine.network.boundary and rows is not None:
+                new = self.plan.new(index, self.strip)
+                self.result.emitted[index] = self._take(index, new) if node.transparent else rows
+            self.release(index)
+        return self.result
 
-    def _release(self, index: int, buffers: list[Tensor | None]) -> None:
-        """Let go of the rows that nobody reads any more, so that memory can be used again."""
+    def release(self, index: int) -> None:
+        """Let go of the rows that nobody reads after node `index`, so that memory can be used again."""
         for source in self.nodes[index].inputs:
-            if self._last_reader[source] == index:
-                buffers[source] = None
+            if self.engine.last_reader[source] == index:
+                self.buffers[source] = None
 
-    def _join_carry(
-        self,
-        plan: RowPlan,
-        strip: int,
-        index: int,
-        rows: Tensor | None,
-        carry: Tensor | None,
-        buffers: list[Tensor | None],
-        result: Strip,
-    ) -> None:
+    def _join_carry(self, index: int, rows: Tensor | None, carry: Tensor | None) -> None:
         """Put the carried rows in front of the new ones, and set aside what the next strip will need."""
         if isinstance(self.nodes[index].rule, Reduction):
             return
         joined = rows if carry is None else carry if rows is None else torch.cat([carry, rows], dim=2)
-        buffers[index] = joined
-        keep = len(plan.carried(index, strip))
+        self.buffers[index] = joined
+        keep = len(self.plan.carried(index, self.strip))
         if keep and joined is not None:
             # A copy: a view would keep the whole strip alive, and would see what an activation writes in place.
-            result.carries[index] = joined[:, :, joined.shape[2] - keep :].clone()
+            self.result.carries[index] = joined[:, :, joined.shape[2] - keep :].clone()
 
-    def _take(self, plan: RowPlan, strip: int, source: int, buffers: list[Tensor | None], wanted: range) -> Tensor:
+    def _take(self, source: int, wanted: range) -> Tensor:
         """Rows `wanted` of a node, out of those it holds."""
-        rows, held = buffers[source], plan.held(source, strip)
+        rows, held = self.buffers[source], self.plan.held(source, self.strip)
         assert rows is not None
         assert held.start <= wanted.start <= wanted.stop <= held.stop
         return rows if wanted == held else rows[:, :, wanted.start - held.start : wanted.stop - held.start]
 
-    def _pointwise(
-        self, plan: RowPlan, strip: int, index: int, buffers: list[Tensor | None], tensors: Sequence[Tensor | None]
-    ) -> Tensor:
+    def _pointwise(self, index: int) -> Tensor:
         """A deterministic pointwise node works on all the rows its readers see, carried ones included."""
-        node = self.nodes[index]
-        assert isinstance(node.rule, Pointwise)
-        rows = self._take(plan, strip, node.inputs[0], buffers, plan.held(index, strip))
-        fresh = len(plan.new(node.inputs[0], strip)) > 0  # else the buffer is the carry itself
-        if self._in_place[index] and fresh and node.rule.in_place is not None:
-            return node.rule.in_place(rows, *tensors)
-        return node.rule.function(rows, *tensors)
+        rule, source = self.nodes[index].rule, self.nodes[index].inputs[0]
+        assert isinstance(rule, Pointwise)
+        rows = self._take(source, self.plan.held(index, self.strip))
+        fresh = len(self.plan.new(source, self.strip)) > 0  # else the buffer is the carry itself
+        if self.engine.works_in_place(index) and fresh and rule.in_place is not None:
+            return rule.in_place(rows, *self.tensors[index])
+        return rule.function(rows, *self.tensors[index])
 
-    def _emit(
-        self,
-        plan: RowPlan,
-        strip: int,
-        index: int,
-        buffers: list[Tensor | None],
-        tensors: Sequence[Tensor | None],
-        seeds: dict[int, int],
-    ) -> Tensor:
-        """The new rows of a node that keeps its own carry."""
-        node, new = self.nodes[index], plan.new(index, strip)
+    def _emit(self, index: int) -> Tensor | None:
+        """The new rows of a node that keeps its own carry, or the partial result of a reduction."""
+        node, new = self.nodes[index], self.plan.new(index, self.strip)
+        if len(new) == 0:
+            return None
         if isinstance(node.rule, Convolution | MaxPool | AveragePool):
-            return self._window(plan, strip, index, buffers, tensors)
-        taken = [self._take(plan, strip, source, buffers, new) for source in node.inputs]
+            return self._window(index)
+        taken = [self._take(source, new) for source in node.inputs]
         if isinstance(node.rule, Join):
             return node.rule.function(*taken)
         if isinstance(node.rule, ChannelDropout):
-            return node.rule.apply(taken[0], seeds.get(index, 0))
+            return node.rule.apply(taken[0], self.seeds.get(index, 0))
         if isinstance(node.rule, Reduction):
+            self.result.reduced[index] = (taken[0].shape[3], taken[0].dtype)
             return node.rule.partial(taken[0])
         assert isinstance(node.rule, Pointwise)
-        return node.rule.function(taken[0], *tensors)
+        return node.rule.function(taken[0], *self.tensors[index])
 
-    def _window(
-        self, plan: RowPlan, strip: int, index: int, buffers: list[Tensor | None], tensors: Sequence[Tensor | None]
-    ) -> Tensor:
+    def _window(self, index: int) -> Tensor:
         """Convolution or pooling: the rows it reads, the padding where they reach a border, and the kernel."""
-        node, out = self.nodes[index], plan.new(index, strip)
-        rule, source = node.rule, node.inputs[0]
+        rule, source, out = self.nodes[index].rule, self.nodes[index].inputs[0], self.plan.new(index, self.strip)
         assert isinstance(rule, Convolution | MaxPool | AveragePool)
-        rows_in, held = plan.totals[source], plan.held(source, strip)
+        rows_in, held = self.plan.totals[source], self.plan.held(source, self.strip)
         read = rule.window.read(out, rows_in)
         vertical_pad = 0
         if rule.window.mode != "zeros" and (read.top or read.bottom):
             behind = [row - held.start for row in rule.window.padded_rows(out, rows_in)]
-            buffer = buffers[source]
+            buffer = self.buffers[source]
             assert buffer is not None
             rows = buffer.index_select(2, torch.tensor(behind, device=buffer.device))
         else:
-            rows = self._take(plan, strip, source, buffers, range(read.start, read.stop))
+            rows = self._take(source, range(read.start, read.stop))
             if read.top == read.bottom:
                 vertical_pad = read.top
             else:
                 rows = functional.pad(rows, (0, 0, read.top, read.bottom), value=rule.fill)
-        result = rule.apply(rows, vertical_pad, tensors)
+        result = rule.apply(rows, vertical_pad, self.tensors[index])
         if isinstance(rule, AveragePool):
             return rule.correct(result, out, rows_in, rows.shape[3])
         return result

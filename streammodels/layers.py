@@ -104,18 +104,10 @@ CONCATENATIONS: frozenset[Any] = frozenset({torch.cat, torch.concat, torch.conca
 
 MUTATING: frozenset[Any] = frozenset(
     {
-        operator.iadd,
-        operator.isub,
-        operator.imul,
-        operator.itruediv,
-        functional.relu_,
-        torch.relu_,
-        "relu_",
-        "add_",
-        "sub_",
-        "mul_",
+        operator.iadd, operator.isub, operator.imul, operator.itruediv,
+        functional.relu_, torch.relu_, "relu_", "add_", "sub_", "mul_",
     }
-)
+)  # fmt: skip
 """Spellings that write into their first argument."""
 
 _DROPOUT_REMEDY = "Use nn.Dropout or nn.Dropout2d, or put the layer in eval mode."
@@ -150,7 +142,7 @@ def module_rule(module: Any, path: str) -> Rule:
             return make(module)
     if _is(module, nn.Conv2d):
         return _convolution(module, path)
-    if isinstance(module, nn.BatchNorm2d):
+    if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
         return _batch_norm(module, path)
     if _is(module, nn.MaxPool2d):
         options = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
@@ -207,7 +199,7 @@ def _convolution(module: Any, path: str) -> Convolution:
     return Convolution(window, stride, before[1], after[1], dilation, module.groups, module.padding_mode)
 
 
-def _batch_norm(module: nn.BatchNorm2d, path: str) -> FrozenBatchNorm:
+def _batch_norm(module: nn.BatchNorm2d | nn.SyncBatchNorm, path: str) -> FrozenBatchNorm:
     remedy = "Call .eval() on it (streammodels.freeze_batch_norm(model) does it for all and keeps it so)."
     if module.training:
         reason = "BatchNorm2d in training mode takes its statistics over rows that are not there yet"
@@ -216,7 +208,7 @@ def _batch_norm(module: nn.BatchNorm2d, path: str) -> FrozenBatchNorm:
         reason = "BatchNorm2d without running statistics normalises by the whole image"
         raise UnsupportedLayerError(path, reason, "Use track_running_stats=True and eval mode.")
     epsilon = module.eps
-    if type(module).forward is not nn.BatchNorm2d.forward:
+    if type(module).forward not in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         raise UnsupportedLayerError(path, f"{type(module).__name__} has a forward of its own", "Use nn.BatchNorm2d.")
 
     def normalise(rows: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
@@ -252,6 +244,8 @@ def average_pool(
     divisor_override: int | None = None,
 ) -> AveragePool:
     """The rule of an average pool, arguments as in torch."""
+    if divisor_override == 0:
+        raise ValueError("divisor_override of an average pool must not be 0, as in torch. Leave it None.")
     kernel, pad = pair(kernel_size), pair(padding)
     steps = pair(stride) if stride not in (None, ()) else kernel
     window = Window(kernel[0], steps[0], pad[0], pad[0], "zeros", ceil_mode)

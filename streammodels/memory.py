@@ -15,9 +15,8 @@ import re
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from .engine import Engine
+from .engine import Engine, StripRun
 from .network import Network
 from .rows import RowPlan, plan_rows
 from .rules import Convolution, Join, MaxPool, Reduction
@@ -54,15 +53,13 @@ class ValueShape:
         return batch * self.channels * self.width * self.item_bytes
 
 
-class _ShapeEngine(Engine):
+class _ShapeRun(StripRun):
     """Runs on the meta device, where no number is computed, and notes the shape of every value."""
 
-    def __init__(self, network: Network) -> None:
-        super().__init__(network)
-        self.shapes: list[ValueShape] = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
+    shapes: list[ValueShape]
 
-    def _release(self, index: int, buffers: list[Tensor | None]) -> None:
-        value = buffers[index]
+    def release(self, index: int) -> None:
+        value = self.buffers[index]
         if value is not None:
             self.shapes[index] = ValueShape(value.shape[1], value.shape[2], value.shape[3], value.element_size())
 
@@ -72,11 +69,12 @@ def value_shapes(network: Network, height: int, width: int) -> list[ValueShape]:
     tensors = [[None if t is None else t.detach().to("meta") for t in node.tensors()] for node in network.nodes]
     floating = next((t.dtype for node in tensors for t in node if t is not None), torch.get_default_dtype())
     image = torch.empty(1, image_channels(network), height, width, dtype=floating, device="meta")
-    engine = _ShapeEngine(network)
     plan = plan_rows([node.row_node() for node in network.nodes], height, height)
+    run = _ShapeRun(Engine(network), plan, 0, tensors, {})
+    run.shapes = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
     with torch.no_grad():
-        engine.step(plan, 0, image, {}, tensors, {})
-    return engine.shapes
+        run.through(image, {})
+    return run.shapes
 
 
 def image_channels(network: Network) -> int:
@@ -98,10 +96,24 @@ def boundary_bytes(plan: RowPlan, network: Network, shapes: list[ValueShape], ba
     )
 
 
-def training_bytes(network: Network, batch: int, height: int, width: int, strip_rows: int) -> int:
+def training_bytes(
+    network: Network, batch: int, height: int, width: int, strip_rows: int, kernel_pixels: int = 1
+) -> int:
     """Estimated peak memory of a training step above that of the parameters and the image, in bytes."""
     shapes = value_shapes(network, height, width)
-    plan = plan_rows([node.row_node() for node in network.nodes], height, strip_rows)
+    return _training_bytes(network, shapes, batch, height, width, strip_rows, kernel_pixels)
+
+
+def _training_bytes(
+    network: Network,
+    shapes: list[ValueShape],
+    batch: int,
+    height: int,
+    width: int,
+    strip_rows: int,
+    kernel_pixels: int,
+) -> int:
+    plan = plan_rows(network.row_nodes(batch, width, kernel_pixels), height, strip_rows)
     carried = sum(boundary_bytes(plan, network, shapes, batch, strip) for strip in range(plan.strips))
     share = min(1.0, strip_rows / height)
     weights = sum(t.numel() * t.element_size() for node in network.nodes for t in node.tensors() if t is not None)
@@ -125,20 +137,23 @@ def saved_bytes(network: Network, shapes: list[ValueShape], batch: int) -> int:
     return total
 
 
-def strip_rows_within(network: Network, batch: int, height: int, width: int, budget_bytes: int) -> int:
+def strip_rows_within(
+    network: Network, batch: int, height: int, width: int, budget_bytes: int, kernel_pixels: int = 1
+) -> int:
     """The tallest strips whose training step is estimated to fit the budget.
 
     Raises:
         ValueError: If not even the least that any strip height takes fits; the message says how much that is.
     """
+    shapes = value_shapes(network, height, width)
     candidates = sorted({height, *(-(-height // parts) for parts in range(1, 65)), *(2**k for k in range(12))})
-    best = (0, 0)
+    needed: dict[int, int] = {}
     for rows in reversed([int(rows) for rows in candidates if rows <= height]):
-        needed = training_bytes(network, batch, height, width, rows)
-        if needed <= budget_bytes:
+        needed[rows] = _training_bytes(network, shapes, batch, height, width, rows, kernel_pixels)
+        if needed[rows] <= budget_bytes:
             return rows
-        best = min(best, (needed, rows)) if best[0] else (needed, rows)
+    least = min(needed, key=lambda rows: needed[rows])
     raise ValueError(
-        f"memory of {budget_bytes / 1e9:.2f} GB is too small for {batch} image(s) of {height} x {width} pixels: strips "
-        f"of {best[1]} rows need least, about {best[0] / 1e9:.2f} GB. Raise memory=, or use a smaller image or batch."
+        f"memory of {budget_bytes / 1e6:.4g} MB is too small for {batch} image(s) of {height} x {width} pixels: strips "
+        f"of {least} rows need least, about {needed[least] / 1e6:.4g} MB. Raise memory=, or use smaller images."
     )

@@ -68,9 +68,9 @@ class Node:
         """Whether the node is deterministic and pointwise, so that its input can hold its carry."""
         return isinstance(self.rule, Pointwise) and not self.rule.random
 
-    def row_node(self) -> RowNode:
-        """What the plan has to know."""
-        return RowNode(self.inputs, self.window, self.transparent)
+    def row_node(self, quantum: int = 1) -> RowNode:
+        """What the plan has to know; see `RowNode` for `quantum`."""
+        return RowNode(self.inputs, self.window, self.transparent, quantum)
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,22 @@ class Network:
         for index, node in enumerate(self.nodes):
             for source in node.inputs:
                 result[source].append(index)
+        return result
+
+    def row_nodes(self, batch: int, width: int, kernel_pixels: int) -> list[RowNode]:
+        """What the plan has to know of every node.
+
+        A layer that shrinks the image waits until it, and so the stage behind it, has `kernel_pixels` pixels to compute
+        at once. The stages deep in a network have many weights for few pixels: at a strip or less at a time they would
+        spend their time reading weights. What they wait for is carried, a bounded number of pixels.
+        """
+        strides = [1] * len(self.nodes)
+        result = []
+        for index, node in enumerate(self.nodes):
+            own = node.window.stride if node.window else 1
+            strides[index] = own * max((strides[source] for source in node.inputs), default=1)
+            columns = batch * max(1, width // strides[index])
+            result.append(node.row_node(-(-kernel_pixels // columns) if own > 1 else 1))
         return result
 
     def finish(self, values: Sequence[Tensor]) -> Tensor:
@@ -408,7 +424,7 @@ class _Builder:
     def _network(self, output: fx.Node) -> Network:
         result = output.args[0]
         if not isinstance(result, fx.Node):
-            reason = "the module returns several values"
+            reason = "the module returns nothing" if result is None else "the module returns several values"
             raise UnsupportedLayerError(type(self.module).__name__, reason, "Return one tensor.")
         readers = {*self.tail, output}
         names = [node for node in self.index if any(user in readers for user in node.users)]
@@ -430,7 +446,7 @@ def _layer_tensors(layer: nn.Module) -> Tensors:
     """The tensors of a layer, in the order its rule takes them."""
     if isinstance(layer, nn.Conv2d):
         return lambda: [layer.weight, layer.bias]
-    if isinstance(layer, nn.BatchNorm2d):
+    if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
         return lambda: [layer.running_mean, layer.running_var, layer.weight, layer.bias]
     if isinstance(layer, nn.PReLU):
         return lambda: [layer.weight]
@@ -487,9 +503,12 @@ def refuse_hooks(module: nn.Module) -> None:
     """Refuse modules whose hooks could change what the layers compute, since strips do not call them.
 
     Raises:
-        UnsupportedLayerError: Naming the module that has the hook.
+        UnsupportedLayerError: Naming the module that has the hook, or a forward of its own.
     """
     for path, layer in streamed_modules(module):
+        if "forward" in vars(layer):
+            reason = "its forward was replaced on the object, which strips would not see"
+            raise UnsupportedLayerError(path, reason, "Write a subclass with that forward.")
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
             reason = "it has a hook, which would be called for no strip"
             raise UnsupportedLayerError(

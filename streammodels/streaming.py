@@ -7,7 +7,7 @@ So optimizers, gradient clipping and accumulation, GradScaler and DistributedDat
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,11 @@ class StreamedModule(nn.Module):
 
     Attributes:
         module: The original module.
+        kernel_pixels: Layers that shrink the image wait until they have so many pixels to compute at once, see
+            `Network.row_nodes`. It changes no result; below about 500 kernels are slow.
     """
+
+    kernel_pixels: int = 1024
 
     def __init__(
         self,
@@ -149,9 +153,9 @@ class StreamedModule(nn.Module):
         return f"tile_size={self.tile_size}" if self.strip_rows is None else f"strip_rows={self.strip_rows}"
 
     def _trace(self) -> _Trace:
-        """The trace for the modules and training flags of now."""
+        """The trace for the modules, their settings and training flags of now."""
         refuse_hooks(self.module)
-        key = tuple((id(layer), layer.training) for layer in self.module.modules())
+        key = tuple(_settings(layer) for layer in self.module.modules())
         if key not in self._traces:
             network = trace(self.module)
             self._traces[key] = _Trace(network, Engine(network))
@@ -163,7 +167,7 @@ class StreamedModule(nn.Module):
         """The plan for a batch of images of one size, remembered for the next."""
         key = (batch, height, width)
         if key not in traced.plans:
-            nodes = [node.row_node() for node in traced.network.nodes]
+            nodes = traced.network.row_nodes(batch, width, self.kernel_pixels)
             try:
                 traced.plans[key] = plan_rows(nodes, height, self._strip_rows(traced.network, batch, height, width))
             except RowsError as error:
@@ -179,7 +183,7 @@ class StreamedModule(nn.Module):
         if self.tile_size is not None:
             return min(max(1, round(self.tile_size**2 / width)), height)
         assert self.memory_bytes is not None
-        return strip_rows_within(network, batch, height, width, self.memory_bytes)
+        return strip_rows_within(network, batch, height, width, self.memory_bytes, self.kernel_pixels)
 
 
 @dataclass
@@ -189,6 +193,13 @@ class _Trace:
     network: Network
     engine: Engine
     plans: OrderedDict[tuple[int, int, int], RowPlan] = field(default_factory=OrderedDict)
+
+
+def _settings(layer: nn.Module) -> Hashable:
+    """What a trace of the layer depends on: which layer it is, which tensors it holds, its numbers and flags."""
+    tensors = (*layer._parameters.values(), *layer._buffers.values())
+    numbers = tuple(item for item in vars(layer).items() if isinstance(item[1], bool | int | float | str | tuple))
+    return (id(layer), *map(id, tensors), numbers)
 
 
 def _check_image(image: Tensor) -> None:

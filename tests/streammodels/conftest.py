@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from streammodels import stream
+from streammodels import StreamedModule, stream
 
 Compare = Callable[..., float]
 RELATIVE_TOLERANCE = 1e-12
@@ -83,6 +83,12 @@ def randomize_batch_norm() -> Callable[[nn.Module], nn.Module]:
         return module
 
     return randomize
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer computes as soon as it can: in images as small as these it would else wait for all their rows."""
+    monkeypatch.setattr(StreamedModule, "kernel_pixels", 1)
 
 
 @pytest.fixture(autouse=True)
