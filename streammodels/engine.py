@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .joining import join_rows, last_rows
 from .network import Network
 from .rows import RowPlan
 from .rules import AveragePool, ChannelDropout, Convolution, FrozenBatchNorm, Join, MaxPool, Pointwise, Reduction
@@ -97,6 +98,7 @@ class Engine:
         readers = network.readers()
         self.last_reader = [max(r, default=-1) for r in readers]
         self._in_place = [self._is_free_to_overwrite(index, readers) for index in range(len(self.nodes))]
+        self._read_by_relu = [len(r) == 1 and self._in_place[r[0]] and self._is_relu(r[0]) for r in readers]
 
     def _is_free_to_overwrite(self, index: int, readers: list[list[int]]) -> bool:
         """Whether an activation may overwrite its input: a fresh result that nobody else reads."""
@@ -107,9 +109,17 @@ class Engine:
         fresh = isinstance(self.nodes[source].rule, Convolution | FrozenBatchNorm | Join)
         return fresh and readers[source] == [index] and source not in self.network.boundary
 
+    def _is_relu(self, index: int) -> bool:
+        rule = self.nodes[index].rule
+        return isinstance(rule, Pointwise) and rule.in_place is functional.relu_
+
     def works_in_place(self, index: int) -> bool:
         """Whether a node overwrites its input."""
         return self._in_place[index]
+
+    def is_read_by_relu(self, index: int) -> bool:
+        """Whether a node is read by nothing but a ReLU that may overwrite it."""
+        return self._read_by_relu[index]
 
     def awake(self, plan: RowPlan, strip: int) -> list[bool]:
         """For every node whether its rows are read in the strip; pointwise work for nobody is left out."""
@@ -152,6 +162,7 @@ class StripRun:
 
     Attributes:
         buffers: The rows of every node that its readers see in this strip, carried ones first; None when released.
+        activated: Nodes whose buffer has already passed the ReLU that reads it.
     """
 
     def __init__(self, engine: Engine, plan: RowPlan, strip: int, tensors: NodeTensors, seeds: dict[int, int]) -> None:
@@ -162,6 +173,7 @@ class StripRun:
         self.tensors = tensors
         self.seeds = seeds
         self.buffers: list[Tensor | None] = [None] * len(engine.nodes)
+        self.activated: set[int] = set()
         self.result = Strip()
 
     def through(self, image_rows: Tensor, carries: Carries) -> Strip:
@@ -197,12 +209,18 @@ class StripRun:
         """Put the carried rows in front of the new ones, and set aside what the next strip will need."""
         if isinstance(self.nodes[index].rule, Reduction):
             return
-        joined = rows if carry is None else carry if rows is None else torch.cat([carry, rows], dim=2)
-        self.buffers[index] = joined
-        keep = len(self.plan.carried(index, self.strip))
-        if keep and joined is not None:
-            # A copy: a view would keep the whole strip alive, and would see what an activation writes in place.
-            self.result.carries[index] = joined[:, :, joined.shape[2] - keep :].clone()
+        keep, kept = len(self.plan.carried(index, self.strip)), None
+        if carry is not None and rows is not None:
+            relu = self.engine.is_read_by_relu(index)
+            self.buffers[index], kept = join_rows(carry, rows, keep, relu)
+            if relu:
+                self.activated.add(index)
+        else:
+            only = carry if rows is None else rows
+            self.buffers[index] = only
+            kept = None if only is None else last_rows(None, only, keep)
+        if kept is not None:
+            self.result.carries[index] = kept
 
     def _take(self, source: int, wanted: range) -> Tensor:
         """Rows `wanted` of a node, out of those it holds."""
@@ -216,6 +234,8 @@ class StripRun:
         rule, source = self.nodes[index].rule, self.nodes[index].inputs[0]
         assert isinstance(rule, Pointwise)
         rows = self._take(source, self.plan.held(index, self.strip))
+        if source in self.activated:
+            return rows
         fresh = len(self.plan.new(source, self.strip)) > 0  # else the buffer is the carry itself
         if self.engine.works_in_place(index) and fresh and rule.in_place is not None:
             return rule.in_place(rows, *self.tensors[index])
