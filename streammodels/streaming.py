@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .engine import Engine, NodeTensors, Pass, Surroundings
+from .engine import Engine, NodeTensors
+from .image_pass import Pass
 from .memory import parse_bytes, strip_rows_within
-from .network import Network, refuse_hooks, trace
+from .network import Network
 from .rows import RowPlan, RowsError, plan_rows
 from .summary import layer_table
+from .surroundings import Surroundings
+from .tracing import refuse_hooks, trace
 
 _CACHED_TRACES = 4
 _CACHED_PLANS = 64

@@ -9,7 +9,7 @@ from torchvision.models import resnet18
 
 from streammodels import stream
 from streammodels.memory import parse_bytes, training_bytes
-from streammodels.network import trace
+from streammodels.tracing import trace
 
 
 def network() -> nn.Sequential:

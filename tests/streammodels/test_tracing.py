@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streammodels import UnsupportedLayerError, stream
-from streammodels.network import trace
+from streammodels.tracing import trace
 
 
 class Calls(nn.Module):

@@ -1,0 +1,70 @@
+"""Which operations write into their input, and who would see it.
+
+torch's in-place operations change a value for everybody who holds it, under whatever name. Strips compute every
+operation out of place, so an in-place one is only right if nobody reads the old value, or an alias of it, afterwards.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Container
+
+from torch import fx, nn
+from torch.nn import functional
+
+from . import layers
+
+_ALIASING = frozenset(
+    {functional.dropout, functional.dropout2d, operator.pos, "contiguous", "float", "double", "half", "bfloat16"}
+)
+"""Operations whose result may be their input itself."""
+
+
+def writes_in_place(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a node changes its first argument."""
+    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    marked = getattr(layer, "inplace", False) or node.kwargs.get("inplace", False)
+    name = str(getattr(node.target, "__name__", node.target)) if node.op != "call_module" else ""
+    named = name.endswith("_") and not name.endswith("__")  # torch's convention: clamp_, div_
+    return bool(marked) or named or node.target in layers.MUTATING
+
+
+def read_after_writing(module: nn.Module, node: fx.Node, done: Container[fx.Node]) -> fx.Node | None:
+    """The first operation that reads a value after `node` has changed it in place; None if there is none.
+
+    Args:
+        module: The traced module.
+        node: The operation in question.
+        done: Operations in front of it.
+    """
+    if not writes_in_place(module, node) or not isinstance(node.args[0], fx.Node):
+        return None
+    aliases = _aliases(module, node.args[0], node)
+    for value in aliases:
+        for user in value.users:
+            if user is not node and user not in done and user not in aliases:
+                return user
+    return None
+
+
+def _aliases(module: nn.Module, value: fx.Node, writer: fx.Node) -> set[fx.Node]:
+    """Values that share memory with `value`, other than through `writer`: identities, idle dropouts, views."""
+    while _passes_through(module, value):
+        value = value.all_input_nodes[0]
+    found, stack = {value}, [value]
+    while stack:
+        current = stack.pop()
+        users = [user for user in current.users if user is not writer and user.args[:1] == (current,)]
+        passing = {user for user in users if _passes_through(module, user)}
+        stack += passing - found
+        found |= passing
+    return found
+
+
+def _passes_through(module: nn.Module, node: fx.Node) -> bool:
+    """Whether the result of an operation may be its input itself."""
+    if node.op == "call_module":
+        layer = module.get_submodule(str(node.target))
+        idle = isinstance(layer, nn.modules.dropout._DropoutNd) and not layer.training
+        return isinstance(layer, nn.Identity) or idle or bool(getattr(layer, "inplace", False))
+    return node.target in layers.MUTATING or node.target in _ALIASING
