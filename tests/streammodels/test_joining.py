@@ -27,7 +27,7 @@ def test_values_and_gradients_equal_separate_operations(relu: bool, keep: int, u
         joined, kept = function(carry, rows, keep, relu)
         assert (kept is None) == (keep == 0)
         parts = [part for part, name in ((joined, "joined"), (kept, "kept")) if used in ("both", name)]
-        loss = sum(((part * torch.arange(part.numel()).view_as(part)).sum() for part in parts if part is not None))
+        loss = sum((part * torch.arange(part.numel()).view_as(part)).sum() for part in parts if part is not None)
         assert isinstance(loss, Tensor)
         results.append((joined, *torch.autograd.grad(loss, [carry, rows], allow_unused=True, materialize_grads=True)))
     for ours, expected in zip(*results, strict=True):
