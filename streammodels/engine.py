@@ -98,11 +98,7 @@ class Engine:
             tensors: Weights and statistics of every node.
             seeds: Seeds of the channel-dropping nodes.
         """
-        return self.run(plan, strip, tensors, seeds).through(image_rows, carries)
-
-    def run(self, plan: RowPlan, strip: int, tensors: NodeTensors, seeds: dict[int, int]) -> StripRun:
-        """What `step` uses; a place to watch the values from."""
-        return StripRun(self, plan, strip, tensors, seeds)
+        return StripRun(self, plan, strip, tensors, seeds).through(image_rows, carries)
 
 
 class StripRun:

@@ -201,8 +201,9 @@ class _Trace:
 def _settings(layer: nn.Module) -> Hashable:
     """What a trace of the layer depends on: which layer it is, which tensors it holds, its numbers and flags."""
     tensors = (*layer._parameters.values(), *layer._buffers.values())
-    numbers = tuple(item for item in vars(layer).items() if isinstance(item[1], bool | int | float | str | tuple))
-    return (id(layer), *map(id, tensors), numbers)
+    plain = (bool, int, float, str, tuple)
+    settings = tuple((name, repr(value)) for name, value in vars(layer).items() if isinstance(value, plain))
+    return (id(layer), *map(id, tensors), settings)
 
 
 def _check_image(image: Tensor) -> None:

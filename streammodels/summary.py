@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
-from .memory import boundary_bytes, value_shapes
+from .memory import ValueShape, boundary_bytes, value_shapes
 from .network import Network
 from .rows import RowPlan, Window
 
@@ -85,7 +85,7 @@ def layer_table(network: Network, plan: RowPlan, height: int, width: int) -> str
         lines.append((node.path, node.kind, *map(str, numbers), f"{fact.lost_top},{fact.lost_bottom}", f"{size:.2f}"))
     widths = [max(len(line[column]) for line in lines) for column in range(len(title))]
     text = ["  ".join(_cell(cell, column, widths) for column, cell in enumerate(line)).rstrip() for line in lines]
-    return "\n".join([*text, *_footer(network, plan, height, width)])
+    return "\n".join([*text, *_footer(network, plan, shapes)])
 
 
 def _carried_rows(network: Network, plan: RowPlan, index: int, position: int) -> int:
@@ -103,10 +103,9 @@ def _cell(text: str, column: int, widths: list[int]) -> str:
     return text.ljust(widths[column]) if column < 2 else text.rjust(widths[column])
 
 
-def _footer(network: Network, plan: RowPlan, height: int, width: int) -> list[str]:
-    shapes = value_shapes(network, height, width)
-    rows = plan.ready[0][0]
-    text = [f"{plan.strips} strips of {rows} rows of an image of {height} x {width} pixels."]
+def _footer(network: Network, plan: RowPlan, shapes: list[ValueShape]) -> list[str]:
+    image = shapes[0]
+    text = [f"{plan.strips} strips of {plan.ready[0][0]} rows of an image of {image.rows} x {image.width} pixels."]
     if plan.strips > 1:
         most = max(boundary_bytes(plan, network, shapes, 1, strip) for strip in range(plan.strips - 1))
         text.append(
