@@ -2,8 +2,8 @@
 
 Before every layer that looks beyond its own row three things happen: the carry is put in front of the new rows, an
 activation is applied, and the last rows are set aside for the next strip. As separate operations of torch each would
-copy the strip once more, and the gradient of setting rows aside would fill a strip with zeros first. On a CPU that is a
-tenth of a training step. Here it is one function with the gradient
+copy the strip once more, and the gradient of setting rows aside would fill a strip with zeros first. Here it is one
+function with the gradient
 
     d rows = mask * d joined[new rows],   with d kept added to its last rows      (mask: where the activation passes)
 """
