@@ -91,17 +91,15 @@ class Pass:
         assert isinstance(rule, Reduction)
         return rule.finish(self.states[index], self.pixels[index], self.dtypes[index])
 
-    def backward(
-        self, tensors: NodeTensors, image_needs_grad: bool, grads: Sequence[Tensor], image_grad: Tensor | None
-    ) -> None:
+    def backward(self, tensors: NodeTensors, grads: Sequence[Tensor], image_grad: Tensor | None) -> None:
         """All strips from last to first, recomputed with autograd.
 
         Args:
             tensors: The tensors of every node as leaves; gradients are accumulated in their ``.grad``.
-            image_needs_grad: Whether to write `image_grad`.
             grads: Gradients of the boundary values.
-            image_grad: Gets the gradient of the image.
+            image_grad: Gets the gradient of the image; None if nobody asks for it.
         """
+        image_needs_grad = image_grad is not None
         needs = self._needs_grad(tensors, image_needs_grad)
         leaves = [t for node in tensors for t in node if t is not None and t.requires_grad]
         carry_grads: Carries = {}
@@ -118,7 +116,7 @@ class Pass:
             if roots:
                 torch.autograd.backward([r for r, _ in roots], [g for _, g in roots], inputs=inputs)
             carry_grads = {i: c.grad for i, c in entered.items() if c.grad is not None}
-            if image_grad is not None and image_needs_grad:
+            if image_grad is not None:
                 new = self.plan.new(0, strip)
                 rows_grad = image_rows.grad
                 image_grad[:, :, new.start : new.stop] = 0 if rows_grad is None else rows_grad.to(image_grad.device)

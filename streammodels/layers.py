@@ -23,7 +23,6 @@ from .rules import (
     FrozenBatchNorm,
     GlobalAverage,
     GlobalMaximum,
-    Join,
     MaxPool,
     Pair,
     Pointwise,
@@ -270,8 +269,3 @@ def dropout(channels: bool, probability: float, training: bool) -> Rule:
     if channels:
         return ChannelDropout(probability)
     return Pointwise(lambda x: functional.dropout(x, probability, training=True), random=True)
-
-
-def join_rule(target: Any) -> Join:
-    """The rule of a function of two values."""
-    return Join(JOIN_FUNCTIONS[target])

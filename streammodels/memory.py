@@ -96,31 +96,44 @@ def boundary_bytes(plan: RowPlan, network: Network, shapes: list[ValueShape], ba
     )
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    """What does not depend on the strip height, for a batch of images of one size; bytes over the whole image."""
+
+    network: Network
+    shapes: list[ValueShape]
+    batch: int
+    height: int
+    width: int
+    saved: int
+    largest: int
+    weights: int
+    maps: int
+
+    @classmethod
+    def of(cls, network: Network, batch: int, height: int, width: int) -> _Sizes:
+        """Read them off the network."""
+        shapes = value_shapes(network, height, width)
+        values = [shape.rows * shape.row_bytes(batch) for shape in shapes]
+        weights = sum(t.numel() * t.element_size() for node in network.nodes for t in node.tensors() if t is not None)
+        saved, maps = saved_bytes(network, shapes, batch), sum(values[i] for i in network.boundary)
+        return cls(network, shapes, batch, height, width, saved, max(values), weights, maps)
+
+    def training_bytes(self, strip_rows: int, kernel_pixels: int) -> int:
+        """Estimated peak memory of a training step in strips of `strip_rows`."""
+        nodes = self.network.row_nodes(self.batch, self.width, kernel_pixels)
+        plan = plan_rows(nodes, self.height, strip_rows)
+        strips = range(plan.strips)
+        carried = sum(boundary_bytes(plan, self.network, self.shapes, self.batch, strip) for strip in strips)
+        in_strip = (self.saved + _WORKING_COPIES * self.largest) * min(1.0, strip_rows / self.height)
+        return int(carried + in_strip + _WEIGHT_COPIES * self.weights + 2 * self.maps)
+
+
 def training_bytes(
     network: Network, batch: int, height: int, width: int, strip_rows: int, kernel_pixels: int = 1
 ) -> int:
     """Estimated peak memory of a training step above that of the parameters and the image, in bytes."""
-    shapes = value_shapes(network, height, width)
-    return _training_bytes(network, shapes, batch, height, width, strip_rows, kernel_pixels)
-
-
-def _training_bytes(
-    network: Network,
-    shapes: list[ValueShape],
-    batch: int,
-    height: int,
-    width: int,
-    strip_rows: int,
-    kernel_pixels: int,
-) -> int:
-    plan = plan_rows(network.row_nodes(batch, width, kernel_pixels), height, strip_rows)
-    carried = sum(boundary_bytes(plan, network, shapes, batch, strip) for strip in range(plan.strips))
-    share = min(1.0, strip_rows / height)
-    weights = sum(t.numel() * t.element_size() for node in network.nodes for t in node.tensors() if t is not None)
-    largest = max(shape.rows * shape.row_bytes(batch) for shape in shapes) * share
-    maps = sum(shapes[i].rows * shapes[i].row_bytes(batch) for i in network.boundary)
-    saved = saved_bytes(network, shapes, batch) * share
-    return int(carried + saved + _WORKING_COPIES * largest + _WEIGHT_COPIES * weights + 2 * maps)
+    return _Sizes.of(network, batch, height, width).training_bytes(strip_rows, kernel_pixels)
 
 
 def saved_bytes(network: Network, shapes: list[ValueShape], batch: int) -> int:
@@ -145,11 +158,11 @@ def strip_rows_within(
     Raises:
         ValueError: If not even the least that any strip height takes fits; the message says how much that is.
     """
-    shapes = value_shapes(network, height, width)
+    sizes = _Sizes.of(network, batch, height, width)
     candidates = sorted({height, *(-(-height // parts) for parts in range(1, 65)), *(2**k for k in range(12))})
     needed: dict[int, int] = {}
     for rows in reversed([int(rows) for rows in candidates if rows <= height]):
-        needed[rows] = _training_bytes(network, shapes, batch, height, width, rows, kernel_pixels)
+        needed[rows] = sizes.training_bytes(rows, kernel_pixels)
         if needed[rows] <= budget_bytes:
             return rows
     least = min(needed, key=lambda rows: needed[rows])

@@ -15,7 +15,7 @@ rule, outside the streamed pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -73,15 +73,15 @@ class Network:
         nodes: The streamed part in topological order; node 0 is the image.
         boundary: Nodes whose result leaves the streamed part: feature maps (whole) or reductions.
         tail: The whole graph; with the streamed nodes given, it computes the rest. None if there is no rest.
-        names: fx node of every streamed node, by index (None where a folded node has gone).
         boundary_names: fx nodes of `boundary`.
+        streamed_names: fx nodes that the tail must not compute again.
     """
 
     nodes: tuple[Node, ...]
     boundary: tuple[int, ...]
     tail: fx.GraphModule | None
     boundary_names: tuple[fx.Node, ...]
-    streamed_names: tuple[fx.Node, ...] = field(default=())
+    streamed_names: tuple[fx.Node, ...]
 
     @property
     def has_random_nodes(self) -> bool:

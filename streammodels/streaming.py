@@ -129,7 +129,7 @@ class StreamedModule(nn.Module):
         _check_image(image)
         traced = self._trace()
         network = traced.network
-        plan = self._plan(traced, *image.shape)
+        plan = self._plan(traced, image.shape[0], image.shape[2], image.shape[3])
         tensors = [node.tensors() for node in network.nodes]
         flat = [tensor for node in tensors for tensor in node if tensor is not None]
         source = _ImageRows(image, plan, flat)
@@ -143,7 +143,7 @@ class StreamedModule(nn.Module):
 
     def plan(self, height: int, width: int) -> RowPlan:
         """The integer plan for images of `height` x `width` pixels: the rows every node emits and carries, by strip."""
-        return self._plan(self._trace(), 1, 0, height, width)
+        return self._plan(self._trace(), 1, height, width)
 
     def summary(self, height: int, width: int) -> str:
         """A table, as text: stride, receptive field, carried rows and bytes of every layer."""
@@ -166,7 +166,7 @@ class StreamedModule(nn.Module):
                 self._traces.popitem(last=False)
         return self._traces[key]
 
-    def _plan(self, traced: _Trace, batch: int, _channels: int, height: int, width: int) -> RowPlan:
+    def _plan(self, traced: _Trace, batch: int, height: int, width: int) -> RowPlan:
         """The plan for a batch of images of one size, remembered for the next."""
         key = (batch, height, width)
         if key not in traced.plans:
@@ -243,8 +243,7 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, job: Pass, tensors: NodeTensors, image: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         """Run all strips without autograd, keep the carries."""
-        trained = any(ctx.needs_input_grad)
-        values = job.forward(tensors, keep_carries=trained)
+        values = job.forward(tensors, keep_carries=True)
         ctx.job = job
         ctx.pattern = [[tensor is not None for tensor in node] for node in tensors]
         ctx.carried = [tuple(carries) for carries in job.carries]
@@ -264,7 +263,7 @@ class _Streamed(torch.autograd.Function):
         carries = iter(saved[len(needed) :])
         job.carries = [{index: next(carries) for index in nodes} for nodes in ctx.carried]
         image_grad = torch.empty_like(image) if ctx.needs_input_grad[2] else None
-        job.backward(_in_pattern(leaves, ctx.pattern), ctx.needs_input_grad[2], grads, image_grad)
+        job.backward(_in_pattern(leaves, ctx.pattern), grads, image_grad)
         job.carries = []
         return (None, None, image_grad, *(leaf.grad for leaf in leaves))
 

@@ -7,7 +7,7 @@ read parameters only are constants; those behind a global pool are the tail.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -306,19 +306,14 @@ def layer_tensors(layer: nn.Module) -> Tensors:
     return no_tensors
 
 
-def streamed_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every sub-module with its path; the module itself is named by its class."""
-    for path, layer in module.named_modules():
-        yield path or type(module).__name__, layer
-
-
 def refuse_hooks(module: nn.Module) -> None:
     """Refuse modules whose hooks could change what the layers compute, since strips do not call them.
 
     Raises:
         UnsupportedLayerError: Naming the module that has the hook, or a forward of its own.
     """
-    for path, layer in streamed_modules(module):
+    for name, layer in module.named_modules():
+        path = name or type(module).__name__
         if "forward" in vars(layer):
             reason = "its forward was replaced on the object, which strips would not see"
             raise UnsupportedLayerError(path, reason, "Write a subclass with that forward.")
