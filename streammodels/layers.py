@@ -194,8 +194,8 @@ def _convolution(module: Any, path: str) -> Convolution:
         after = [e - 1 - b for e, b in zip(extent, before, strict=True)]
     else:
         before = after = [0, 0] if module.padding == "valid" else list(pair(module.padding))
-    window = Window(extent[0], stride[0], before[0], after[0], module.padding_mode)
-    return Convolution(window, stride, before[1], after[1], dilation, module.groups, module.padding_mode)
+    window, columns = (Window(extent[i], stride[i], before[i], after[i], module.padding_mode) for i in (0, 1))
+    return Convolution(window, columns, dilation, module.groups)
 
 
 def _batch_norm(module: nn.BatchNorm2d | nn.SyncBatchNorm, path: str) -> FrozenBatchNorm:
@@ -230,8 +230,9 @@ def max_pool(
         raise UnsupportedLayerError(path, "indices of a pool count over the whole image", "Use return_indices=False.")
     kernel, pad, spread = pair(kernel_size), pair(padding), pair(dilation)
     steps = pair(stride) if stride not in (None, ()) else kernel
-    extent = spread[0] * (kernel[0] - 1) + 1
-    return MaxPool(Window(extent, steps[0], pad[0], pad[0], "zeros", ceil_mode), kernel, steps, pad[1], spread)
+    extent = [d * (k - 1) + 1 for k, d in zip(kernel, spread, strict=True)]
+    window, columns = (Window(extent[i], steps[i], pad[i], pad[i], "zeros", ceil_mode) for i in (0, 1))
+    return MaxPool(window, columns, kernel, spread)
 
 
 def average_pool(
@@ -247,8 +248,8 @@ def average_pool(
         raise ValueError("divisor_override of an average pool must not be 0, as in torch. Leave it None.")
     kernel, pad = pair(kernel_size), pair(padding)
     steps = pair(stride) if stride not in (None, ()) else kernel
-    window = Window(kernel[0], steps[0], pad[0], pad[0], "zeros", ceil_mode)
-    return AveragePool(window, kernel, steps, pad[1], count_include_pad, divisor_override)
+    window, columns = (Window(kernel[i], steps[i], pad[i], pad[i], "zeros", ceil_mode) for i in (0, 1))
+    return AveragePool(window, columns, count_include_pad, divisor_override)
 
 
 def global_pool(path: str, output_size: Any, maximum: bool, return_indices: bool = False) -> Rule:

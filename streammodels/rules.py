@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -74,6 +74,11 @@ class Windowed(Protocol):
         ...
 
     @property
+    def columns(self) -> Window:
+        """The horizontal geometry; `Window`'s rows are columns here, and top and bottom left and right."""
+        ...
+
+    @property
     def fill(self) -> float:
         """The value of the padding rows."""
         ...
@@ -82,48 +87,67 @@ class Windowed(Protocol):
         """Compute all output rows of `rows`, which `vertical_pad` further rows of padding surround above and below."""
         ...
 
+    def sideways(self) -> Windowed:
+        """The same layer on maps whose height and width are swapped."""
+        ...
+
 
 @dataclass(frozen=True)
 class Convolution:
     """`torch.nn.Conv2d`; tensors are (weight, bias)."""
 
     window: Window
-    stride: Pair
-    pad_left: int
-    pad_right: int
+    columns: Window
     dilation: Pair
     groups: int
-    mode: str
     fill: float = 0.0
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Windowed.apply`."""
         weight, bias = tensors
         assert weight is not None
-        pad = self.pad_left
-        if self.mode != "zeros" or self.pad_left != self.pad_right:
-            mode = "constant" if self.mode == "zeros" else self.mode
-            if self.pad_left or self.pad_right:
-                rows = functional.pad(rows, (self.pad_left, self.pad_right, 0, 0), mode=mode)
+        left, right, mode = self.columns.pad_top, self.columns.pad_bottom, self.columns.mode
+        pad, stride = left, (self.window.stride, self.columns.stride)
+        if mode != "zeros" or left != right:
+            if left or right:
+                rows = functional.pad(rows, (left, right, 0, 0), mode="constant" if mode == "zeros" else mode)
             pad = 0
-        return functional.conv2d(rows, weight, bias, self.stride, (vertical_pad, pad), self.dilation, self.groups)
+        return functional.conv2d(rows, weight, bias, stride, (vertical_pad, pad), self.dilation, self.groups)
+
+    def sideways(self) -> Convolution:
+        """The same on swapped maps; its weight has to be swapped too."""
+        return replace(self, window=self.columns, columns=self.window, dilation=self.dilation[::-1])
 
 
 @dataclass(frozen=True)
 class MaxPool:
-    """`torch.nn.MaxPool2d`."""
+    """`torch.nn.MaxPool2d`.
+
+    `swapped` says that height and width of the maps are swapped. The kernel still sees them as they were, because of
+    equal maxima the first one in reading order gets the gradient.
+    """
 
     window: Window
+    columns: Window
     kernel: Pair
-    stride: Pair
-    pad_side: int
     dilation: Pair
+    swapped: bool = False
     fill: float = float("-inf")
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Windowed.apply`."""
-        ceil, padding = self.window.ceil_mode, (vertical_pad, self.pad_side)
-        return functional.max_pool2d(rows, self.kernel, self.stride, padding, self.dilation, ceil)
+        stride, padding = (self.window.stride, self.columns.stride), (vertical_pad, self.columns.pad_top)
+        ceil, kernel, dilation = self.window.ceil_mode, self.kernel, self.dilation
+        if not self.swapped:
+            return functional.max_pool2d(rows, kernel, stride, padding, dilation, ceil)
+        upright = rows.transpose(2, 3)
+        pooled = functional.max_pool2d(upright, kernel[::-1], stride[::-1], padding[::-1], dilation[::-1], ceil)
+        return pooled.transpose(2, 3)
+
+    def sideways(self) -> MaxPool:
+        """The same on swapped maps."""
+        swapped = replace(self, window=self.columns, columns=self.window, swapped=not self.swapped)
+        return replace(swapped, kernel=self.kernel[::-1], dilation=self.dilation[::-1])
 
 
 @dataclass(frozen=True)
@@ -131,37 +155,38 @@ class AveragePool:
     """`torch.nn.AvgPool2d`. `apply` divides by the whole kernel; `correct` makes up for windows cut by a border."""
 
     window: Window
-    kernel: Pair
-    stride: Pair
-    pad_side: int
+    columns: Window
     count_include_pad: bool
     divisor: int | None
     fill: float = 0.0
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Windowed.apply`."""
-        ceil, padding = self.window.ceil_mode, (vertical_pad, self.pad_side)
-        divisor = self.divisor or self.kernel[0] * self.kernel[1]
-        return functional.avg_pool2d(rows, self.kernel, self.stride, padding, ceil, divisor_override=divisor)
+        kernel, stride = (self.window.extent, self.columns.extent), (self.window.stride, self.columns.stride)
+        padding, divisor = (vertical_pad, self.columns.pad_top), self.divisor or kernel[0] * kernel[1]
+        return functional.avg_pool2d(rows, kernel, stride, padding, self.window.ceil_mode, divisor_override=divisor)
 
     def correct(self, averages: Tensor, rows_out: range, rows_in: int, columns_in: int) -> Tensor:
         """Let each of the output rows `rows_out` divide by the number of pixels torch divides by."""
         if self.divisor is not None:
             return averages
-        vertical = [self._counted(j, self.kernel[0], self.stride[0], self.window.pad_top, rows_in) for j in rows_out]
-        columns = range(averages.shape[3])
-        sides = [self._counted(j, self.kernel[1], self.stride[1], self.pad_side, columns_in) for j in columns]
-        if set(vertical) == {self.kernel[0]} and set(sides) == {self.kernel[1]}:
+        vertical = [self._counted(j, self.window, rows_in) for j in rows_out]
+        sides = [self._counted(j, self.columns, columns_in) for j in range(averages.shape[3])]
+        if set(vertical) == {self.window.extent} and set(sides) == {self.columns.extent}:
             return averages
         counts = torch.tensor(vertical)[:, None] * torch.tensor(sides)
-        factors = self.kernel[0] * self.kernel[1] / counts.to(torch.float64)
+        factors = self.window.extent * self.columns.extent / counts.to(torch.float64)
         return averages * factors.to(averages)
 
-    def _counted(self, index: int, kernel: int, stride: int, pad: int, size: int) -> int:
-        """Pixels along one axis that window `index` divides by, as in torch's `avg_pool2d`."""
-        start = index * stride - pad
-        stop = min(start + kernel, size + pad)
+    def _counted(self, index: int, window: Window, size: int) -> int:
+        """Pixels along one axis that the pool at `index` divides by, as in torch's `avg_pool2d`."""
+        start = index * window.stride - window.pad_top
+        stop = min(start + window.extent, size + window.pad_bottom)
         return stop - start if self.count_include_pad else min(stop, size) - max(start, 0)
+
+    def sideways(self) -> AveragePool:
+        """The same on swapped maps."""
+        return replace(self, window=self.columns, columns=self.window)
 
 
 @dataclass(frozen=True)
