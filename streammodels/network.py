@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx
 
 from .rows import RowNode, Window
-from .rules import Convolution, FrozenBatchNorm, Pointwise, Rule
+from .rules import AveragePool, Convolution, FrozenBatchNorm, GlobalMaximum, MaxPool, Pointwise, Rule
 
 Tensors = Callable[[], list[Tensor | None]]
 
@@ -42,6 +42,7 @@ class Node:
         inputs: Indices of the nodes it reads; empty for the image, which is node 0.
         rule: What it computes; None for the image.
         tensors: Returns the weights and statistics it computes with, connected to the parameters by autograd.
+        differs_by_column: Whether it computes with a constant that differs from column to column.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Node:
     inputs: tuple[int, ...]
     rule: Rule | None
     tensors: Tensors = no_tensors
+    differs_by_column: bool = False
 
     @property
     def window(self) -> Window | None:
@@ -59,6 +61,12 @@ class Node:
     def transparent(self) -> bool:
         """Whether the node is deterministic and pointwise, so that its input can hold its carry."""
         return isinstance(self.rule, Pointwise) and not self.rule.random
+
+    def sideways(self) -> Node:
+        """The same operation on maps whose height and width are swapped."""
+        if isinstance(self.rule, Convolution):
+            return replace(self, rule=self.rule.sideways(), tensors=_swapped_weight(self.tensors))
+        return replace(self, rule=self.rule.sideways()) if isinstance(self.rule, MaxPool | AveragePool) else self
 
     def row_node(self, quantum: int = 1) -> RowNode:
         """What the plan has to know; see `RowNode` for `quantum`."""
@@ -112,6 +120,17 @@ class Network:
             result.append(node.row_node(-(-kernel_pixels // columns) if own > 1 else 1))
         return result
 
+    def sideways(self) -> Network | None:
+        """The same network for images whose height and width are swapped.
+
+        Returns:
+            The network, or None if a value of it depends on which side is which: of equal maxima of a global maximum
+            the first one in reading order gets the gradient, and a constant may differ from column to column.
+        """
+        if any(isinstance(node.rule, GlobalMaximum) or node.differs_by_column for node in self.nodes):
+            return None
+        return replace(self, nodes=tuple(node.sideways() for node in self.nodes))
+
     def finish(self, values: Sequence[Tensor]) -> Tensor:
         """Run the tail on the values of the boundary nodes."""
         if self.tail is None:
@@ -158,5 +177,16 @@ def _folded_tensors(convolution: Tensors, norm: Tensors, epsilon: float) -> Tens
         scale = scale if gamma is None else scale * gamma
         shift = -mean * scale if bias is None else (bias - mean) * scale
         return [weight * scale[:, None, None, None], shift if beta is None else shift + beta]
+
+    return tensors
+
+
+def _swapped_weight(convolution: Tensors) -> Tensors:
+    """Weight and bias of a convolution whose kernel has height and width swapped."""
+
+    def tensors() -> list[Tensor | None]:
+        weight, bias = convolution()
+        assert weight is not None
+        return [weight.transpose(2, 3).contiguous(), bias]
 
     return tensors

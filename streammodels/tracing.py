@@ -155,7 +155,7 @@ class _Builder:
             raise UnsupportedLayerError(path, reason, "Use inplace=False, or the operator without '='.")
         rule, inputs, tensors, kind = self._rule(node, path)
         self.index[node] = len(self.nodes)
-        self.nodes.append(Node(path, kind, inputs, rule, tensors))
+        self.nodes.append(Node(path, kind, inputs, rule, tensors, self._differs_by_column(node)))
 
     def _rule(self, node: fx.Node, path: str) -> tuple[Rule, tuple[int, ...], Tensors, str]:
         streamed = tuple(self.index[source] for source in node.all_input_nodes if source in self.index)
@@ -206,6 +206,11 @@ class _Builder:
     def _constant_tensors(self, node: fx.Node) -> Tensors:
         values = [self.constants[source] for source in node.all_input_nodes if source in self.constants]
         return lambda: [value() for value in values]
+
+    def _differs_by_column(self, node: fx.Node) -> bool:
+        """Whether a constant that the node reads has a value for every column."""
+        values = [self.constants[source]() for source in node.all_input_nodes if source in self.constants]
+        return any(isinstance(value, Tensor) and value.ndim > 0 and value.shape[-1] != 1 for value in values)
 
     def _pointwise_call(self, node: fx.Node, path: str) -> Pointwise:
         """A function or method of one map and numbers, or per-channel constants."""
