@@ -144,7 +144,7 @@ class Segments:
         return plane, column * self.grid.width_px, row * self.grid.height_px
 
     def read(self, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
-        """Decode a rectangle with tifffile; segments never written are white.
+        """Decode a rectangle with tifffile; segments never written are white (0 in other than 8-bit samples).
 
         Args:
             x_px: First column. The rectangle must lie inside the level.
@@ -153,16 +153,18 @@ class Segments:
             height_px: Rows.
 
         Returns:
-            (height, width, samples); grey has 0 as black, palettes are looked up, CMYK stays CMYK.
+            (height, width, samples), the samples as they are stored; 8-bit grey has 0 as black, palettes are looked
+            up, CMYK stays CMYK.
 
         Raises:
             UnreadableImageError: if a segment cannot be decoded.
         """
         indices = self.indices_in(x_px, y_px, width_px, height_px)
         self.check_streams(indices)
-        blank = 0 if self.page.photometric == SEPARATED else 255
+        dtype = np.dtype(np.uint8) if self.page.dtype == np.bool_ else np.dtype(self.page.dtype)
+        blank = 0 if self.page.photometric == SEPARATED or dtype != np.uint8 else 255
         bands = 3 if self.page.photometric == PALETTE else self.page.samplesperpixel
-        out = np.full((height_px, width_px, bands), blank, dtype=np.uint8)
+        out = np.full((height_px, width_px, bands), blank, dtype=dtype)
         for index, pixels in self._decoded(indices):
             plane, left, top = self.origin(index)
             top_out, left_out = max(top, y_px), max(left, x_px)

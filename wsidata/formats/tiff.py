@@ -18,18 +18,13 @@ from numpy.typing import NDArray
 from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.colour import to_rgb
 from wsidata.formats.facts import SlideFacts
-from wsidata.formats.segments import APERIO_YCBCR_COMPRESSION, JPEG_COMPRESSION, Segments
+from wsidata.formats.segments import JPEG_COMPRESSION, Segments
 from wsidata.formats.structure import check_structure
-from wsidata.formats.tiff_facts import philips_spacings, read_facts
+from wsidata.formats.tiff_checks import MINISBLACK, RGB, YCBCR, check_picture
+from wsidata.formats.tiff_facts import read_facts
+from wsidata.formats.tiff_levels import find_layout
 from wsidata.formats.vips import naming_errors
-from wsidata.spacing import Level
 
-KINDS = ("svs", "philips", "ome", "ndpi", "generic", "uniform", "shaped", "imagej")
-"""tifffile's names of the dialects whose first series is the slide, in levels. (In an SCN it is the macro image, in a
-BIF the tiles overlap.)"""
-
-RGB, YCBCR, MINISBLACK = 2, 6, 1
-ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 VIPS_COMPRESSIONS = (1, 5, JPEG_COMPRESSION, 8, 32946, 32773)
 """None, LZW, JPEG, deflate (twice), PackBits. The libvips wheel has no JPEG 2000 and reads ZSTD as black."""
 VIPS_TILE_MULTIPLE = 16
@@ -66,25 +61,11 @@ class TiffPyramid:
             raise _damaged(path, error) from error
 
     def _open(self) -> None:
-        self._tiff.pages.useframes = False
-        series = self._tiff.series[0]
-        pages = [_only_page(level, self._path) for level in series.levels]
-        if series.kind == "svs":
-            pages = _with_tiled_second_page(self._tiff, pages)
-        self.kind = str(series.kind)
-        if self.kind not in KINDS:
-            raise UnsupportedImageError(
-                f"'{self._path}' is a TIFF of the kind '{self.kind}', which is not read here. Convert it to a "
-                "pyramidal TIFF (bfconvert, or vips with OpenSlide: vips tiffsave --tile --pyramid --compression jpeg)."
-            )
-        if self._tiff.is_philips and self.kind != "philips" and len(pages) > 1:
-            raise UnsupportedImageError(
-                f"'{self._path}' is a Philips TIFF whose XML does not state the spacing of each level. Its levels are "
-                "padded, so their scale cannot be told from their size. Convert it to a generic pyramidal TIFF."
-            )
+        layout = find_layout(self._tiff, self._path)
+        self.kind, self.levels = layout.kind, layout.levels
+        pages = [page for (page,) in layout.pages]
         for page in pages:
-            _check_supported(page, self._path)
-        self.levels = self._measure(pages)
+            check_picture(page, self._path)
         self._segments = [
             Segments(page, self._path, level.width, level.height)
             for page, level in zip(pages, self.levels, strict=True)
@@ -94,18 +75,6 @@ class TiffPyramid:
             segments.check_extent(file_bytes)
         self.facts: SlideFacts = read_facts(self._tiff, pages[0], self.kind)
         self._images: dict[int, pyvips.Image] = {}
-
-    def _measure(self, pages: list[tifffile.TiffPage]) -> tuple[Level, ...]:
-        """Sizes and downsamples. Philips pads levels to whole tiles, so there the stated spacings are the measure."""
-        base = pages[0]
-        stated = philips_spacings(self._tiff) if self.kind == "philips" else []
-        levels = []
-        for index, page in enumerate(pages):
-            down = (base.imagewidth / page.imagewidth, base.imagelength / page.imagelength)
-            if len(stated) == len(pages):
-                down = (stated[index][0] / stated[0][0], stated[index][1] / stated[0][1])
-            levels.append(Level(index, page.imagewidth, page.imagelength, down[0], down[1]))
-        return tuple(levels)
 
     @cached_property
     def reader(self) -> str:
@@ -201,53 +170,6 @@ class TiffPyramid:
         except (pyvips.Error, UnreadableImageError, UnsupportedImageError):
             return False
         return bool(np.array_equal(ours, theirs))
-
-
-def _only_page(level: tifffile.TiffPageSeries, path: Path) -> tifffile.TiffPage:
-    """The one directory a level consists of."""
-    if len(level.pages) != 1:
-        raise UnsupportedImageError(
-            f"'{path}' holds a stack of {len(level.pages)} planes (axes {level.axes}: channels, focal planes or time), "
-            "not one RGB picture. Export the plane, or an RGB rendering, as a TIFF of its own."
-        )
-    return level.keyframe
-
-
-def _with_tiled_second_page(tiff: tifffile.TiffFile, pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """Levels of an SVS are its tiled directories. tifffile takes page 1 for a thumbnail, which converters may omit."""
-    if len(tiff.pages) < 2 or not tiff.pages[1].is_tiled or tiff.pages[1].subfiletype not in (0, None):
-        return pages
-    return sorted([*pages, tiff.pages[1]], key=lambda page: -page.imagewidth)
-
-
-def _check_supported(page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse what could only be shown by guessing."""
-    what = f"TIFF directory {page.index} of '{path}'"
-    if page.bitspersample not in (1, 8) or page.sampleformat not in (1, None):
-        raise UnsupportedImageError(
-            f"{what} holds {page.bitspersample}-bit {page.dtype} samples, not 8-bit ones. There is no one right way to "
-            "show them in 8 bits: rescale it yourself and save an 8-bit RGB TIFF."
-        )
-    known = {0: 1, MINISBLACK: 1, RGB: 3, 3: 1, 5: 4, YCBCR: 3}
-    colours = known.get(page.photometric)
-    alpha = len(page.extrasamples)
-    if colours is None or page.samplesperpixel != colours + alpha or alpha > 1 or page.imagedepth != 1:
-        raise UnsupportedImageError(
-            f"{what} has {page.samplesperpixel} channels (photometric {int(page.photometric)}), which are no grey, RGB "
-            "or CMYK picture. Export it as RGB."
-        )
-    if alpha and page.extrasamples[0] != UNASSOCIATED_ALPHA:
-        meaning = "a premultiplied alpha" if page.extrasamples[0] == ASSOCIATED_ALPHA else "of no stated meaning"
-        raise UnsupportedImageError(
-            f"{what} has one more channel, {meaning}, which is not read here. Save it without, or with plain alpha."
-        )
-    if page.photometric == YCBCR and page.compression not in (JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION):
-        raise UnsupportedImageError(f"{what} is YCbCr without JPEG, which is not read here. Save it as RGB.")
-    orientation = page.tags.get("Orientation")
-    if orientation is not None and orientation.value not in (0, 1):
-        raise UnsupportedImageError(
-            f"{what} is to be shown turned or mirrored (Orientation {orientation.value}). Save it upright."
-        )
 
 
 def _vips_can(segments: Segments) -> bool:
