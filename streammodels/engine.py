@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from .joining import join_rows, last_rows
 from .network import Network
+from .reductions import Parts, Reduction, present
 from .rows import RowPlan
-from .rules import AveragePool, ChannelDropout, Convolution, FrozenBatchNorm, Join, MaxPool, Pointwise, Reduction
+from .rules import AveragePool, ChannelDropout, Convolution, FrozenBatchNorm, Join, MaxPool, Pointwise
 
 Carries = dict[int, Tensor]
 NodeTensors = Sequence[Sequence[Tensor | None]]
@@ -27,14 +28,16 @@ class Strip:
     """What one strip yields.
 
     Attributes:
-        emitted: Rows, or partial reductions, of the boundary nodes.
+        emitted: New rows of the boundary nodes.
+        reduced: Partial results of the reductions.
         carries: Rows to keep for the next strip.
-        reduced: Width and dtype of the rows that went into each partial reduction.
+        reduced_from: Width and dtype of the rows that went into each partial result.
     """
 
     emitted: dict[int, Tensor] = field(default_factory=dict)
+    reduced: dict[int, Parts] = field(default_factory=dict)
     carries: Carries = field(default_factory=dict)
-    reduced: dict[int, tuple[int, torch.dtype]] = field(default_factory=dict)
+    reduced_from: dict[int, tuple[int, torch.dtype]] = field(default_factory=dict)
 
 
 class Engine:
@@ -151,8 +154,6 @@ class StripRun:
 
     def _join_carry(self, index: int, rows: Tensor | None, carry: Tensor | None) -> None:
         """Put the carried rows in front of the new ones, and set aside what the next strip will need."""
-        if isinstance(self.nodes[index].rule, Reduction):
-            return
         keep, kept = len(self.plan.carried(index, self.strip)), None
         if carry is not None and rows is not None:
             relu = self.engine.is_read_by_relu(index)
@@ -186,7 +187,7 @@ class StripRun:
         return rule.function(rows, *self.tensors[index])
 
     def _emit(self, index: int) -> Tensor | None:
-        """The new rows of a node that keeps its own carry, or the partial result of a reduction."""
+        """The new rows of a node that keeps its own carry. Those of a reduction are reduced, and gone."""
         node, new = self.nodes[index], self.plan.new(index, self.strip)
         if len(new) == 0:
             return None
@@ -198,8 +199,9 @@ class StripRun:
         if isinstance(node.rule, ChannelDropout):
             return node.rule.apply(taken[0], self.seeds.get(index, 0))
         if isinstance(node.rule, Reduction):
-            self.result.reduced[index] = (taken[0].shape[3], taken[0].dtype)
-            return node.rule.partial(taken[0])
+            self.result.reduced[index] = node.rule.partial(taken[0], *present(self.tensors[index]))
+            self.result.reduced_from[index] = (taken[0].shape[3], taken[0].dtype)
+            return None
         assert isinstance(node.rule, Pointwise)
         return node.rule.function(taken[0], *self.tensors[index])
 

@@ -14,7 +14,7 @@ its carries is handed to the strip before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -22,9 +22,28 @@ import torch
 from torch import Tensor
 
 from .engine import Carries, Engine, NodeTensors, Strip
+from .reductions import Parts, Reduction, present
 from .rows import RowPlan
-from .rules import Reduction
 from .surroundings import Surroundings
+
+
+@dataclass
+class Reduced:
+    """What a reduction has seen of the image.
+
+    Attributes:
+        parts: The partial results, strip by strip; given away when all are there.
+        strips: The strips they came from.
+        number: How many tensors a partial result has.
+        pixels: Pixels of the map, of one image.
+        dtype: Type of the map.
+    """
+
+    pixels: int
+    dtype: torch.dtype
+    number: int
+    parts: list[Parts] = field(default_factory=list)
+    strips: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -38,9 +57,7 @@ class Pass:
         device: That device.
         surroundings: Global state at the call.
         carries: The carries that entered each strip, if kept for a backward pass.
-        states: Accumulators of the reductions after the last strip.
-        dtypes: Type of the map in front of each reduction.
-        pixels: Pixels of that map.
+        reduced: What each reduction has seen.
     """
 
     engine: Engine
@@ -49,13 +66,14 @@ class Pass:
     device: torch.device
     surroundings: Surroundings
     carries: list[Carries] = field(default_factory=list)
-    states: dict[int, Tensor] = field(default_factory=dict)
-    dtypes: dict[int, torch.dtype] = field(default_factory=dict)
-    pixels: dict[int, int] = field(default_factory=dict)
+    reduced: dict[int, Reduced] = field(default_factory=dict)
 
     def forward(self, tensors: NodeTensors, keep_carries: bool) -> list[Tensor]:
-        """All strips, without autograd. Returns the values of the boundary nodes."""
-        boundary = self.engine.network.boundary
+        """All strips, without autograd.
+
+        Returns:
+            For every boundary node its map or, for a reduction, the partial results: see `finish`.
+        """
         maps: dict[int, Tensor] = {}
         carries: Carries = {}
         random = self.engine.network.has_random_nodes
@@ -69,34 +87,49 @@ class Pass:
                 step = self.engine.step(self.plan, strip, self.rows(strip), carries, tensors, self.surroundings.seeds)
                 carries = step.carries
                 self._collect(step, strip, maps)
-        return [maps[index] if index in maps else self._reduced(index) for index in boundary]
+        return [value for index in self.engine.network.boundary for value in self._yielded(index, maps)]
+
+    def _yielded(self, index: int, maps: dict[int, Tensor]) -> list[Tensor]:
+        """The map of a boundary node, or the partial results of all strips, each tensor of them stacked."""
+        if index in maps:
+            return [maps[index]]
+        parts, self.reduced[index].parts = self.reduced[index].parts, []
+        return [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
+
+    def finish(self, values: Iterable[Tensor], tensors: NodeTensors) -> list[Tensor]:
+        """The values of the boundary nodes, out of what `forward` returned; differentiable."""
+        remaining = iter(values)
+        result = []
+        for index in self.engine.network.boundary:
+            rule = self.engine.nodes[index].rule
+            if not isinstance(rule, Reduction):
+                result.append(next(remaining))
+                continue
+            seen = self.reduced[index]
+            parts = tuple(next(remaining) for _ in range(seen.number))
+            result.append(rule.combine(parts, seen.pixels, seen.dtype, *present(tensors[index])))
+        return result
 
     def _collect(self, step: Strip, strip: int, maps: dict[int, Tensor]) -> None:
-        """Write emitted rows into the feature maps, and merge partial reductions."""
+        """Write emitted rows into the feature maps, and remember partial results."""
+        for index, parts in step.reduced.items():
+            width, dtype = step.reduced_from[index]
+            seen = self.reduced.setdefault(index, Reduced(self.plan.totals[index] * width, dtype, len(parts)))
+            seen.parts.append(parts)
+            seen.strips.append(strip)
         for index, rows in step.emitted.items():
-            rule = self.engine.nodes[index].rule
-            if isinstance(rule, Reduction):
-                self.states[index] = rule.merge(self.states.get(index), rows, strip)
-                width, self.dtypes[index] = step.reduced[index]
-                self.pixels[index] = self.plan.totals[index] * width
-                continue
             if index not in maps:
                 batch, channels, _, width = rows.shape
                 maps[index] = rows.new_empty(batch, channels, self.plan.totals[index], width)
             new = self.plan.new(index, strip)
             maps[index][:, :, new.start : new.stop] = rows
 
-    def _reduced(self, index: int) -> Tensor:
-        rule = self.engine.nodes[index].rule
-        assert isinstance(rule, Reduction)
-        return rule.finish(self.states[index], self.pixels[index], self.dtypes[index])
-
     def backward(self, tensors: NodeTensors, grads: Sequence[Tensor], image_grad: Tensor | None) -> None:
         """All strips from last to first, recomputed with autograd.
 
         Args:
             tensors: The tensors of every node as leaves; gradients are accumulated in their ``.grad``.
-            grads: Gradients of the boundary values.
+            grads: Gradients of what `forward` returned.
             image_grad: Gets the gradient of the image; None if nobody asks for it.
         """
         image_needs_grad = image_grad is not None
@@ -123,16 +156,18 @@ class Pass:
 
     def _boundary_roots(self, step: Strip, strip: int, grads: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """What the strip yielded at the boundary, with its gradient."""
-        roots = []
-        for index, grad in zip(self.engine.network.boundary, grads, strict=True):
-            if index not in step.emitted:
+        roots: list[tuple[Tensor, Tensor]] = []
+        remaining = iter(grads)
+        for index in self.engine.network.boundary:
+            if index in self.reduced:
+                of_parts = [next(remaining) for _ in range(self.reduced[index].number)]
+                if index in step.reduced:
+                    place = self.reduced[index].strips.index(strip)
+                    roots += [(part, grad[place]) for part, grad in zip(step.reduced[index], of_parts, strict=True)]
                 continue
-            rule, new = self.engine.nodes[index].rule, self.plan.new(index, strip)
-            if isinstance(rule, Reduction):
-                part = rule.partial_grad(grad, self.states[index], strip, self.pixels[index])
-            else:
-                part = grad[:, :, new.start : new.stop]
-            roots.append((step.emitted[index], part))
+            grad, new = next(remaining), self.plan.new(index, strip)
+            if index in step.emitted:
+                roots.append((step.emitted[index], grad[:, :, new.start : new.stop]))
         return roots
 
     def _needs_grad(self, tensors: NodeTensors, image_needs_grad: bool) -> list[bool]:

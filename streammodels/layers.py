@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import UnsupportedLayerError
+from .reductions import GlobalAverage, GlobalMaximum
 from .rows import Window
 from .rules import (
     AveragePool,
     ChannelDropout,
     Convolution,
     FrozenBatchNorm,
-    GlobalAverage,
-    GlobalMaximum,
     MaxPool,
     Pair,
     Pointwise,

@@ -18,8 +18,9 @@ import torch
 
 from .engine import Engine, StripRun
 from .network import Network
+from .reductions import Reduction
 from .rows import RowPlan, plan_rows
-from .rules import Convolution, Join, MaxPool, Reduction
+from .rules import Convolution, Join, MaxPool
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _INDEX_BYTES = 8  # a maximum pool saves an int64 index for every output pixel

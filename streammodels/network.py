@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from .reductions import GlobalMaximum
 from .rows import RowNode, Window
-from .rules import AveragePool, Convolution, FrozenBatchNorm, GlobalMaximum, MaxPool, Pointwise, Rule
+from .rules import AveragePool, Convolution, FrozenBatchNorm, MaxPool, Pointwise, Rule
 
 Tensors = Callable[[], list[Tensor | None]]
 

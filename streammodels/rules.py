@@ -5,7 +5,7 @@ Four kinds are enough for every convolutional trunk, and each is one small class
 * `Pointwise` - every output pixel depends on the same input pixel (activation, frozen batch normalisation, dropout);
 * `Windowed` - an output row depends on a few neighbouring input rows (convolution, pooling);
 * `Join` - two or more values meet row by row (residual sum, concatenation);
-* `Reduction` - the whole map becomes one vector (global pooling); it carries an accumulator and emits at the end.
+* `Reduction` - the whole map becomes one vector (global pooling); it emits at the end, see `reductions.py`.
 
 A rule is a pure function of rows and of the layer's tensors (weights, running statistics), which the caller passes in.
 Which rows it sees is not its business: the plan (`rows.py`) knows, the engine (`engine.py`) follows the plan.
@@ -14,7 +14,6 @@ Which rows it sees is not its business: the plan (`rows.py`) knows, the engine (
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .reductions import Reduction
 from .rows import Window
 
 Pair = tuple[int, int]
@@ -194,83 +194,6 @@ class Join:
     """Several values combined row by row: ``function(*rows) -> rows``."""
 
     function: Callable[..., Tensor]
-
-
-class Reduction(ABC):
-    """A whole map to one vector per image, strip by strip.
-
-    The strips' partial results are merged in the forward pass. In the backward pass the gradient that reaches a strip's
-    partial result depends only on the merged outcome and not on the other strips, so no gradient is carried.
-    """
-
-    @abstractmethod
-    def partial(self, rows: Tensor) -> Tensor:
-        """Reduce the rows of one strip; differentiable."""
-
-    @abstractmethod
-    def merge(self, state: Tensor | None, partial: Tensor, strip: int) -> Tensor:
-        """Merge a strip's partial result into the state."""
-
-    @abstractmethod
-    def finish(self, state: Tensor, pixels: int, dtype: torch.dtype) -> Tensor:
-        """The final vector for a map of `pixels` pixels."""
-
-    @abstractmethod
-    def partial_grad(self, grad: Tensor, state: Tensor, strip: int, pixels: int) -> Tensor:
-        """The gradient of the strip's partial result, given that of the final vector."""
-
-
-@dataclass(frozen=True)
-class GlobalAverage(Reduction):
-    """`AdaptiveAvgPool2d(1)` or ``mean`` over height and width; sums are accumulated in at least float32."""
-
-    keep_dimensions: bool = True
-
-    def partial(self, rows: Tensor) -> Tensor:
-        """Sum of the strip."""
-        dtype = torch.float32 if rows.dtype in (torch.float16, torch.bfloat16) else rows.dtype
-        return rows.sum(dim=(2, 3), keepdim=self.keep_dimensions, dtype=dtype)
-
-    def merge(self, state: Tensor | None, partial: Tensor, strip: int) -> Tensor:
-        """Running sum."""
-        return partial if state is None else state + partial
-
-    def finish(self, state: Tensor, pixels: int, dtype: torch.dtype) -> Tensor:
-        """Sum over count."""
-        return (state / pixels).to(dtype)
-
-    def partial_grad(self, grad: Tensor, state: Tensor, strip: int, pixels: int) -> Tensor:
-        """Every pixel has the same share."""
-        return grad.to(state.dtype) / pixels
-
-
-@dataclass(frozen=True)
-class GlobalMaximum(Reduction):
-    """`AdaptiveMaxPool2d(1)`. Of equal maxima the first one gets the gradient, as in torch.
-
-    The state holds the maxima and, beside them, the strip each one came from: (2, B, C, 1, 1).
-    """
-
-    def partial(self, rows: Tensor) -> Tensor:
-        """Maximum of the strip."""
-        pooled: Tensor = functional.adaptive_max_pool2d(rows, 1)
-        return pooled
-
-    def merge(self, state: Tensor | None, partial: Tensor, strip: int) -> Tensor:
-        """Keep the larger, the earlier if equal; NaN stays, as in torch."""
-        dtype = torch.promote_types(partial.dtype, torch.float32)  # strip numbers stay exact
-        new = torch.stack([partial.to(dtype), torch.full_like(partial, strip, dtype=dtype)])
-        if state is None:
-            return new
-        return torch.where((new[0] > state[0]) | new[0].isnan(), new, state)
-
-    def finish(self, state: Tensor, pixels: int, dtype: torch.dtype) -> Tensor:
-        """The maxima."""
-        return state[0].to(dtype, copy=True)  # no view of the state: the layer behind may work in place
-
-    def partial_grad(self, grad: Tensor, state: Tensor, strip: int, pixels: int) -> Tensor:
-        """Only the strip that holds the maximum gets it."""
-        return torch.where(state[1] == strip, grad, torch.zeros_like(grad))
 
 
 Rule = Pointwise | ChannelDropout | Convolution | MaxPool | AveragePool | Join | Reduction

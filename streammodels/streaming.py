@@ -139,7 +139,7 @@ class StreamedModule(nn.Module):
             values = _Streamed.apply(job, tensors, image, *flat)
         else:
             values = job.forward(tensors, keep_carries=False)
-        return network.finish(values)
+        return network.finish(job.finish(values, tensors))
 
     def plan(self, height: int, width: int) -> RowPlan:
         """The integer plan for images of `height` x `width` pixels: the rows every node emits and carries, by strip."""

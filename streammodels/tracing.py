@@ -18,7 +18,8 @@ from . import layers
 from .aliasing import read_after_writing, writes_in_place
 from .errors import UnsupportedLayerError
 from .network import Network, Node, Tensors, fold_batch_norms, no_tensors
-from .rules import GlobalAverage, Join, Pointwise, Reduction, Rule
+from .reductions import GlobalAverage, Reduction
+from .rules import Join, Pointwise, Rule
 
 
 class _Proxy(fx.Proxy):
