@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from wsidata.split_files import load_splits as load_splits
     from wsidata.split_files import save_splits as save_splits
     from wsidata.splits import make_splits as make_splits
+    from wsidata.stats import ChannelStats as ChannelStats
+    from wsidata.stats import channel_stats as channel_stats
     from wsidata.tables import read_table as read_table
 
 _HOME = {
+    "ChannelStats": "wsidata.stats",
     "Slide": "wsidata.slide",
     "SlideDataset": "wsidata.datasets",
     "WSIDataModule": "wsidata.datamodules",
+    "channel_stats": "wsidata.stats",
     "load_splits": "wsidata.split_files",
     "make_splits": "wsidata.splits",
     "read_table": "wsidata.tables",
@@ -28,10 +32,12 @@ _HOME = {
 }
 
 __all__ = [
+    "ChannelStats",
     "Slide",
     "SlideDataset",
     "WSIDataModule",
     "__version__",
+    "channel_stats",
     "load_splits",
     "make_splits",
     "read_table",

@@ -1,0 +1,115 @@
+"""Sums over all pixels of a slide must be exact, or the result depends on who added what first.
+
+The values of an 8- or 16-bit picture are counted, value by value (a histogram), in one streaming pass of libvips; sums
+and sums of squares then follow in whole numbers, without rounding, whatever the size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+MAX_VALUES = {"uchar": 255, "ushort": 65535}
+"""Largest value of each number format that can be counted."""
+
+Mask = Callable[[pyvips.Image], NDArray[np.bool_]]
+"""Which pixels count. Gets the picture, lazily, and returns (rows, columns) booleans that span the same area; usually
+far fewer than the picture has pixels."""
+
+
+class PixelCountError(ValueError):
+    """The pixels of a picture cannot be counted exactly, or its mask does not fit."""
+
+
+@dataclass(frozen=True)
+class PixelSums:
+    """What mean and standard deviation of one picture follow from.
+
+    Attributes:
+        count_px: Pixels counted.
+        sums: Sum of the values, per channel.
+        squares: Sum of the squared values, per channel.
+        max_value: Largest value of the number format: 255 or 65535.
+    """
+
+    count_px: int
+    sums: tuple[int, ...]
+    squares: tuple[int, ...]
+    max_value: int
+
+
+def count_pixels(image: pyvips.Image, mask: NDArray[np.bool_] | None = None) -> PixelSums:
+    """Sum the values and squared values of a picture's pixels, exactly.
+
+    Args:
+        image: Any number of bands, uchar or ushort. Read once, from top to bottom, in bounded memory.
+        mask: (rows, columns) booleans that span the picture; a pixel counts if the mask's cell that holds its centre
+            is true. None: every pixel counts.
+
+    Raises:
+        PixelCountError: for another number format, or a mask of another kind.
+        pyvips.Error: if the pixels cannot be decoded.
+    """
+    if image.format not in MAX_VALUES:
+        raise PixelCountError(
+            f"the picture's pixels are '{image.format}', and only 8- and 16-bit pixels (uchar, ushort) add up exactly. "
+            "Take the statistics before steps that make floats."
+        )
+    total_px = image.width * image.height
+    if mask is None:
+        histograms = _histograms(image)
+        counted_px = total_px
+    else:
+        inside = stretch_mask(mask, image.width, image.height)
+        # Pixels outside are counted as zeros, and these zeros taken off again. The mask, as one more band, is counted
+        # in the same pass.
+        blanked = inside.ifthenelse(image, 0).cast(image.format)
+        *histograms, ones = _histograms(blanked.bandjoin((inside / 255).cast(image.format)))
+        counted_px = int(ones[1])
+        for histogram in histograms:
+            histogram[0] -= total_px - counted_px
+    for histogram in histograms:
+        if sum(histogram) != counted_px:  # a histogram of 32 bits that ran over, in some libvips
+            raise PixelCountError(
+                f"libvips {'.'.join(str(pyvips.version(i)) for i in range(3))} counted {sum(histogram)} of "
+                f"{counted_px} pixels. Install a newer pyvips-binary."
+            )
+    return PixelSums(
+        count_px=counted_px,
+        sums=tuple(sum(value * count for value, count in enumerate(histogram)) for histogram in histograms),
+        squares=tuple(sum(value * value * count for value, count in enumerate(histogram)) for histogram in histograms),
+        max_value=MAX_VALUES[image.format],
+    )
+
+
+def stretch_mask(mask: NDArray[np.bool_], width_px: int, height_px: int) -> pyvips.Image:
+    """A mask of any size as a lazy one-band image, 0 or 255, of the size of the picture it spans.
+
+    Pixel (x, y) takes the cell (floor((x + 0.5) * columns / width), floor((y + 0.5) * rows / height)).
+    """
+    cells = np.asarray(mask)
+    if cells.ndim != 2 or cells.dtype != np.bool_ or not cells.size:
+        raise PixelCountError(
+            f"the mask is an array of shape {cells.shape} and type {cells.dtype}; it must be (rows, columns) of bool "
+            "that span the picture."
+        )
+    image = pyvips.Image.new_from_array(cells.astype(np.uint8) * 255)
+    rows, columns = cells.shape
+    if (columns, rows) == (width_px, height_px):
+        return image
+    scale = [columns / width_px, rows / height_px]
+    places = pyvips.Image.xyz(width_px, height_px).cast("double").linear(scale, [one / 2 for one in scale])
+    # libvips' "nearest" takes the whole part of a coordinate, which is the cell that holds it.
+    return image.mapim(places, interpolate=pyvips.Interpolate.new("nearest"))
+
+
+def _histograms(image: pyvips.Image) -> list[list[int]]:
+    """How often each value occurs, band by band."""
+    counts: NDArray[Any] = image.hist_find().numpy()
+    counts = counts.reshape(-1, image.bands)
+    return [[int(count) for count in counts[:, band]] for band in range(image.bands)]

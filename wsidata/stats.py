@@ -1,0 +1,333 @@
+"""A model normalises its input with the training images' own means and standard deviations, which must be exact.
+
+Sums are whole numbers (see `pixel_counts`), so the result does not depend on the order of the images, on how many
+workers share them, or on the machine. Only the last step, from fractions to floats, rounds, once.
+
+    stats = channel_stats(paths, mpp=2.0, tissue_only=True)
+    stats.mean, stats.std                    # on the scale 0..1, ready for StreamingResNet(mean=..., std=...)
+    stats.save("stats.json")
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from wsidata.errors import SlideError
+from wsidata.pixel_counts import Mask, PixelCountError, PixelSums, count_pixels
+from wsidata.slide import Slide
+from wsidata.table_files import describe_problems
+
+__all__ = ["ChannelStats", "StatsError", "channel_stats", "process_pool"]
+
+Reduction = Literal["pooled", "per_image"]
+Source: TypeAlias = str | Path | Slide | pyvips.Image | NDArray[Any]
+
+
+class StatsError(SlideError, ValueError):
+    """Statistics cannot be had; the message names every picture that is to blame, or what is wrong with the file."""
+
+
+@dataclass(frozen=True)
+class ChannelStats:
+    """Means and standard deviations of the channels of some images.
+
+    Attributes:
+        mean: Mean of each channel, on the scale 0..1.
+        std: Standard deviation of each channel, on the same scale.
+        count_px: Pixels they rest on (of each channel).
+        image_count: Images they rest on.
+        reduction: "pooled" or "per_image"; see `channel_stats`.
+        tissue_only: Whether only tissue, or the pixels of a mask, were counted.
+        max_value: The value that 1.0 stands for: 255 (8-bit images) or 65535 (16-bit).
+        resolution: At which resolution the images were read, such as `{"mpp": 2.0}`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    count_px: int
+    image_count: int
+    reduction: Reduction
+    tissue_only: bool
+    max_value: int
+    resolution: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it, in hexadecimal: equal for equal statistics, whatever the machine."""
+        return _digest(_plain(self))
+
+    def to_json(self) -> str:
+        """As JSON text with the digest, in which floats keep every bit."""
+        return json.dumps({**_plain(self), "digest": self.digest}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> ChannelStats:
+        """Read what `to_json` wrote.
+
+        Raises:
+            StatsError: if the text is something else, or was changed since.
+        """
+        try:
+            content = dict(json.loads(text))
+            digest = content.pop("digest")
+            stats = cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise StatsError(
+                f"this is no JSON of channel statistics ({type(error).__name__}: {error}). Write it with "
+                "ChannelStats.to_json() or .save(path)."
+            ) from error
+        if digest != stats.digest:
+            raise StatsError(
+                f"these statistics were changed since they were written: their digest is {stats.digest[:12]}, not "
+                f"{str(digest)[:12]}. Compute them again with channel_stats(...)."
+            )
+        return stats
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` to a file; its folder is made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> ChannelStats:
+        """Read a file that `save` wrote.
+
+        Raises:
+            StatsError: naming the file, if it is something else, or was changed since.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (StatsError, UnicodeDecodeError) as error:
+            raise StatsError(f"'{path}': {error}") from error
+
+
+def channel_stats(
+    images: Iterable[Source],
+    *,
+    reduction: Reduction = "pooled",
+    tissue_only: bool = False,
+    mask: Mask | None = None,
+    executor: Executor | None = None,
+    mpp_override: float | tuple[float, float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **resolution: Any,
+) -> ChannelStats:
+    """Exact mean and standard deviation of each channel.
+
+    Args:
+        images: Paths, `Slide`s, pyvips images or (H, W, C) arrays, of any sizes; all 8-bit, or all 16-bit.
+        reduction: "pooled" weighs every pixel alike: mean and (population) standard deviation of all pixels together,
+            as `numpy.mean` and `numpy.std` of them. "per_image" takes the mean of the images' own means, and the mean
+            of their own unbiased (n - 1) standard deviations, as many notebooks do with torch; small images weigh as
+            much as large ones, and differences between images are left out of the standard deviation.
+        tissue_only: Count only tissue (`wsidata.tissue`).
+        mask: Count only the pixels of a mask of your own; see `pixel_counts.Mask`. For a process pool it must be a
+            function at the top of a module.
+        executor: A `concurrent.futures.Executor` to spread the images over: threads, processes (`process_pool`), or
+            Dask's `client.get_executor()`. None: here, one after the other. The result is the same.
+        mpp_override: Spacing of level 0 of all paths in um/px, to believe instead of the files' own.
+        progress: Called with (images done, images in all) as they are done.
+        **resolution: At which resolution paths and slides are read, as for `Slide.image`: `level=`, `mpp=`,
+            `magnification=`, `downsample=` or `max_side=`. None: level 0.
+
+    Returns:
+        The statistics, on the scale 0..1.
+
+    Raises:
+        StatsError: naming every image that cannot be read, has no pixel to count or differs in channels or depth;
+            or for a process pool that forks, in which libvips hangs.
+    """
+    sources = list(images)
+    if not sources:
+        raise StatsError("there are no images to take statistics of. Pass at least one.")
+    if reduction not in ("pooled", "per_image"):
+        raise StatsError(f"reduction={reduction!r} is not known. Pass 'pooled' or 'per_image'.")
+    if tissue_only and mask is not None:
+        raise StatsError("tissue_only=True and mask= both say which pixels count. Pass one of them.")
+    _refuse_forks(executor)
+    job = _Job(_tissue if tissue_only else mask, dict(resolution), mpp_override)
+    sums = _run(job, sources, executor, progress)
+    _refuse_mixtures(sources, sums, reduction)
+    reduce = _pooled if reduction == "pooled" else _per_image
+    mean, std = reduce(sums)
+    return ChannelStats(
+        mean=mean,
+        std=std,
+        count_px=sum(one.count_px for one in sums),
+        image_count=len(sums),
+        reduction=reduction,
+        tissue_only=tissue_only or mask is not None,
+        max_value=sums[0].max_value,
+        resolution=json.loads(json.dumps(resolution)),  # pairs become lists, as they will when read back
+    )
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool of processes in which libvips works: started afresh, not forked from a process whose threads it lacks.
+
+    As everywhere with such processes, a script must keep its own start under `if __name__ == "__main__":`.
+    """
+    return ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is done with each image; sent to the workers."""
+
+    mask: Mask | None
+    resolution: dict[str, Any]
+    mpp_override: float | tuple[float, float] | None
+
+    def __call__(self, source: Source) -> PixelSums:
+        if isinstance(source, np.ndarray):
+            source = pyvips.Image.new_from_array(source)
+        if isinstance(source, pyvips.Image):
+            if self.resolution:
+                raise PixelCountError(f"a picture in memory cannot be read at {self.resolution}. Pass its path.")
+            return self._count(source)
+        # A Slide is opened anew (a copy is not open yet), because one Slide is not for several threads at a time.
+        slide = copy.copy(source) if isinstance(source, Slide) else Slide(source, mpp_override=self.mpp_override)
+        with slide:
+            return self._count(slide.image(**self.resolution))
+
+    def _count(self, image: pyvips.Image) -> PixelSums:
+        if self.mask is None:
+            return count_pixels(image)
+        return count_pixels(image, np.asarray(self.mask(image)))
+
+
+def _run(
+    job: _Job,
+    sources: Sequence[Source],
+    executor: Executor | None,
+    progress: Callable[[int, int], None] | None,
+) -> list[PixelSums]:
+    """Sums of every image, in order; all failures together in one error."""
+    results: dict[int, PixelSums] = {}
+    problems: dict[int, str] = {}
+    outcomes = _here(job, sources) if executor is None else _spread(job, sources, executor)
+    for done, (index, outcome) in enumerate(outcomes, start=1):
+        if isinstance(outcome, PixelSums):
+            results[index] = outcome
+        else:
+            detail = " ".join(str(outcome).split())
+            problems[index] = f"{_name(sources[index], index)}: {type(outcome).__name__}: {detail}"
+        if progress is not None:
+            progress(done, len(sources))
+    if problems:
+        listed = [problems[index] for index in sorted(problems)]
+        raise StatsError(describe_problems("images", listed, "Repair these, or leave them out."))
+    return [results[index] for index in range(len(sources))]
+
+
+def _here(job: _Job, sources: Sequence[Source]) -> Iterator[tuple[int, PixelSums | Exception]]:
+    for index, source in enumerate(sources):
+        try:
+            yield index, job(source)
+        except Exception as error:  # any decoder's error is reported with the name of its file
+            yield index, error
+
+
+def _spread(
+    job: _Job, sources: Sequence[Source], executor: Executor
+) -> Iterator[tuple[int, PixelSums | BaseException]]:
+    index_of: dict[Future[PixelSums], int] = {executor.submit(job, one): i for i, one in enumerate(sources)}
+    for future in as_completed(index_of):
+        error = future.exception()
+        yield index_of[future], error if error is not None else future.result()
+
+
+def _refuse_forks(executor: Executor | None) -> None:
+    """A fork of a process in which libvips has worked waits for ever for threads that were not copied."""
+    context = getattr(executor, "_mp_context", None)  # ProcessPoolExecutor does not say it in public
+    if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
+        raise StatsError(
+            "this ProcessPoolExecutor forks, and libvips hangs in forked processes. Pass "
+            "wsidata.stats.process_pool(workers), or ProcessPoolExecutor(workers, "
+            "mp_context=multiprocessing.get_context('forkserver'))."
+        )
+
+
+def _refuse_mixtures(sources: Sequence[Source], sums: Sequence[PixelSums], reduction: Reduction) -> None:
+    problems: list[str] = []
+    first = sums[0]
+    least_px = 1 if reduction == "pooled" else 2
+    for index, one in enumerate(sums):
+        name = _name(sources[index], index)
+        if (len(one.sums), one.max_value) != (len(first.sums), first.max_value):
+            problems.append(
+                f"{name}: has {len(one.sums)} channels up to {one.max_value}, and "
+                f"{_name(sources[0], 0)} has {len(first.sums)} up to {first.max_value}"
+            )
+        if one.count_px < least_px:
+            problems.append(f"{name}: {one.count_px} pixels to count, at least {least_px} are needed")
+    if problems:
+        remedy = "Leave these out, or take their statistics apart; for images without tissue, pass tissue_only=False."
+        raise StatsError(describe_problems("images", problems, remedy))
+
+
+def _name(source: Source, index: int) -> str:
+    if isinstance(source, Slide):
+        return str(source.path)
+    return str(source) if isinstance(source, str | Path) else f"image {index} ({type(source).__name__})"
+
+
+def _pooled(sums: Sequence[PixelSums]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    channels = range(len(sums[0].sums))
+    total = PixelSums(
+        count_px=sum(one.count_px for one in sums),
+        sums=tuple(sum(one.sums[channel] for one in sums) for channel in channels),
+        squares=tuple(sum(one.squares[channel] for one in sums) for channel in channels),
+        max_value=sums[0].max_value,
+    )
+    return tuple(float(mean) for mean in _means(total)), tuple(_stds(total, unbiased=False))
+
+
+def _per_image(sums: Sequence[PixelSums]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    means = zip(*(_means(one) for one in sums), strict=True)
+    stds = zip(*(_stds(one, unbiased=True) for one in sums), strict=True)
+    # Fractions and fsum round once, at the end, so that the order of the images leaves no trace.
+    mean = tuple(float(sum(channel, Fraction(0)) / len(sums)) for channel in means)
+    return mean, tuple(math.fsum(channel) / len(sums) for channel in stds)
+
+
+def _means(sums: PixelSums) -> list[Fraction]:
+    return [Fraction(one, sums.count_px * sums.max_value) for one in sums.sums]
+
+
+def _stds(sums: PixelSums, *, unbiased: bool) -> list[float]:
+    """sqrt((n * sum(x^2) - sum(x)^2) / (n * m)), with m = n, or n - 1 if unbiased; exact up to the root."""
+    count = sums.count_px
+    divisor = count * (count - 1 if unbiased else count) * sums.max_value**2
+    return [
+        math.sqrt(Fraction(count * square - one * one, divisor))
+        for one, square in zip(sums.sums, sums.squares, strict=True)
+    ]
+
+
+def _plain(stats: ChannelStats) -> dict[str, Any]:
+    return {**asdict(stats), "mean": list(stats.mean), "std": list(stats.std)}
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _tissue(image: pyvips.Image) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = import_module("wsidata.tissue").tissue_mask(image)
+    return mask
