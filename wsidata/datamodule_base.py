@@ -23,6 +23,7 @@ from wsidata.loaders import SlideLoader, make_loader
 from wsidata.plots import plot_images, spread_over_classes
 from wsidata.split_files import check_no_leak, check_same_split, save_splits, split_digest, split_parts
 from wsidata.splits import SPLITS, SplitError
+from wsidata.stats import ChannelStats, channel_stats
 from wsidata.tables import LabelTable
 
 Part = Literal["train", "val", "test", "predict"]
@@ -110,6 +111,16 @@ class SplitDataModule(LightningDataModule, ABC):
                 f"class {empty} has no training slide, so its weight is unknown. Take it out of class_names."
             )
         return counts.sum() / (self.num_classes * counts.float())
+
+    @cached_property
+    def stats(self) -> ChannelStats:
+        """Exact channel statistics of the training slides as they are read, before any transform; pooled, all pixels.
+
+        Every training slide is read once, on first use. For other choices (tissue only, per image, an executor) call
+        `channel_stats(dm.tables["train"]["path"], ...)`.
+        """
+        dataset = self.make_dataset("train")
+        return channel_stats(dataset.paths, mpp_override=dataset.mpp_override, **dataset.resolution)
 
     @property
     def split_digest(self) -> str:

@@ -9,6 +9,7 @@ import pytest
 import pyvips
 import torch
 
+from wsidata.datamodules import WSIDataModule
 from wsidata.slide import Slide
 from wsidata.stats import ChannelStats, StatsError, channel_stats, process_pool
 
@@ -228,3 +229,10 @@ def test_real_slide():
         pixels = slide.numpy(level=0).reshape(-1, 3) / 255
     stats = channel_stats([path], level=0)
     assert_pooled(stats, pixels)
+
+
+def test_data_module_has_the_statistics_of_its_training_slides(camelyon):
+    table = camelyon / "evaluation" / "reference.csv"
+    module = WSIDataModule(table, image_dir=camelyon / "images", test_prefix="test_", level=1, mpp_override=0.5)
+    assert module.stats == channel_stats(module.tables["train"]["path"], level=1, mpp_override=0.5)
+    assert module.stats.image_count == len(module.tables["train"]) < 16
