@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .reductions import GlobalMaximum
+from .reductions import GlobalMaximum, Reduction
 from .rows import RowNode, Window
 from .rules import AveragePool, Convolution, FrozenBatchNorm, MaxPool, Pointwise, Rule
 
@@ -95,7 +95,7 @@ class Network:
     @property
     def has_random_nodes(self) -> bool:
         """Whether the streamed part draws random numbers strip by strip."""
-        return any(isinstance(node.rule, Pointwise) and node.rule.random for node in self.nodes)
+        return any(isinstance(node.rule, Pointwise | Reduction) and node.rule.random for node in self.nodes)
 
     def readers(self) -> list[list[int]]:
         """For every node the nodes that read it."""

@@ -17,7 +17,7 @@ depend on it. Sums are taken in at least float32.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -28,13 +28,12 @@ Parts = tuple[Tensor, ...]
 
 
 class Reduction(ABC):
-    """A whole map to one vector per image, strip by strip.
+    """A whole map to one vector per image, strip by strip."""
 
-    Attributes:
-        random: Whether `partial` draws random numbers.
-    """
-
-    random: bool = False
+    @property
+    def random(self) -> bool:
+        """Whether `partial` draws random numbers."""
+        return False
 
     @abstractmethod
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
@@ -53,6 +52,8 @@ class Reduction(ABC):
 
     def whole(self, features: Tensor, *tensors: Tensor) -> Tensor:
         """The final vector of a whole (B, C, H, W) map, as one strip."""
+        if features.ndim != 4:
+            raise ValueError(f"expected a (B, C, H, W) map, got shape {tuple(features.shape)}")
         parts = tuple(part[None] for part in self.partial(features, *tensors))
         return self.combine(parts, features.shape[2] * features.shape[3], features.dtype, *tensors)
 
@@ -90,6 +91,91 @@ class GlobalMaximum(Reduction):
         last_nan = torch.where(maxima.isnan(), numbers, -1).amax(dim=0)
         chosen = torch.where(last_nan >= 0, last_nan, maxima.argmax(dim=0))
         return maxima.gather(0, chosen[None])[0]
+
+
+@dataclass(frozen=True)
+class GeneralizedMean(Reduction):
+    """``mean(max(x, epsilon)^p)^(1/p)`` of each channel; the tensor is p, of one element.
+
+    Powers are taken of x relative to the largest x of its channel, so that they cannot overflow.
+    """
+
+    epsilon: float
+
+    def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
+        """The largest value, and the sum of powers relative to it: (B, C) each."""
+        values = rows.to(sum_dtype(rows.dtype)).clamp(min=self.epsilon)
+        largest = values.detach().amax(dim=(2, 3), keepdim=True)
+        powers = (values / _finite_or(largest, 1.0)).pow(tensors[0].to(values.dtype))
+        return largest.flatten(1), powers.sum(dim=(2, 3))
+
+    def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
+        """The root of the mean of the powers."""
+        largest, powers = parts[0].detach(), parts[1]
+        exponent = tensors[0].to(powers.dtype)
+        scale = _finite_or(largest.amax(dim=0), 1.0)
+        total = (powers * (_finite_or(largest, 1.0) / scale).pow(exponent)).sum(dim=0)
+        return (scale * (total / pixels).pow(1 / exponent)).to(dtype)
+
+
+@dataclass(frozen=True)
+class LogMeanExponential(Reduction):
+    """``log(mean(exp(r x))) / r`` of each channel; the tensor is r, of one element."""
+
+    def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
+        """The largest exponent, and the sum of exponentials relative to it: (B, C) each."""
+        exponents = rows.to(sum_dtype(rows.dtype))
+        exponents = exponents * tensors[0].to(exponents.dtype)
+        largest = exponents.detach().amax(dim=(2, 3), keepdim=True)
+        return largest.flatten(1), (exponents - _finite_or(largest, 0.0)).exp().sum(dim=(2, 3))
+
+    def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
+        """The logarithm of the mean of the exponentials."""
+        largest, sums = parts[0].detach(), parts[1]
+        top = _finite_or(largest.amax(dim=0), 0.0)
+        total = (sums * (largest - top).exp()).sum(dim=0)
+        return ((top + (total / pixels).log()) / tensors[0].to(total.dtype)).to(dtype)
+
+
+@dataclass(frozen=True)
+class Attention(Reduction):
+    """The mean over all pixels, weighted by a softmax of scores that a small network gives to every pixel.
+
+    Attributes:
+        scores: ``scores(rows, *tensors)`` -> (B, heads, rows, W).
+        one_vector: Whether the result is (B, C) instead of (B, heads, C).
+        draws: Whether `scores` draws random numbers.
+    """
+
+    scores: Callable[..., Tensor]
+    one_vector: bool
+    draws: bool = False
+
+    @property
+    def random(self) -> bool:
+        """See `Reduction`."""
+        return self.draws
+
+    def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
+        """The largest score, the sum of weights relative to it (B, heads), and of weighted pixels (B, heads, C)."""
+        dtype = sum_dtype(rows.dtype)
+        scores = self.scores(rows, *tensors).to(dtype).flatten(2)
+        largest = scores.detach().amax(dim=2, keepdim=True)
+        weights = (scores - _finite_or(largest, 0.0)).exp()
+        with torch.autocast(rows.device.type, enabled=False):
+            return largest.squeeze(2), weights.sum(dim=2), weights @ rows.to(dtype).flatten(2).transpose(1, 2)
+
+    def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
+        """Weighted sum over sum of weights."""
+        largest, weights, weighted = parts[0].detach(), parts[1], parts[2]
+        share = (largest - _finite_or(largest.amax(dim=0), 0.0)).exp()
+        vectors = (weighted * share[..., None]).sum(dim=0) / (weights * share).sum(dim=0)[..., None]
+        return (vectors.squeeze(1) if self.one_vector else vectors).to(dtype)
+
+
+def _finite_or(values: Tensor, instead: float) -> Tensor:
+    """What exponents and powers are taken relative to: an infinite or NaN maximum would hide the others' values."""
+    return torch.where(values.isfinite(), values, instead)
 
 
 def present(tensors: Iterable[Tensor | None]) -> list[Tensor]:

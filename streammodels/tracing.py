@@ -39,14 +39,14 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Leaves are torch's own layers, subclasses of them that compute the same, and our own pointwise modules."""
+    """Leaves are torch's own layers, subclasses of them that compute the same, and our own modules that stream."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """See `_Proxy`."""
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if getattr(m, "streams_pointwise", False):
+        if getattr(m, "streams_pointwise", False) or getattr(m, "streams_reduction", False):
             return True
         own = type(m).__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
         inherits = any(
@@ -166,6 +166,9 @@ class _Builder:
             if getattr(layer, "streams_pointwise", False):
                 own: Any = layer
                 return Pointwise(own.compute), streamed, own.tensors, type(layer).__name__
+            if getattr(layer, "streams_reduction", False):
+                pool: Any = layer
+                return pool.reduction(), streamed, pool.tensors, type(layer).__name__
             return layers.module_rule(layer, path), streamed, layer_tensors(layer), type(layer).__name__
         kind = str(getattr(node.target, "__name__", node.target))
         joined = node.target in layers.JOIN_FUNCTIONS

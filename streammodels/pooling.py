@@ -1,0 +1,257 @@
+"""Heads that stream: a feature map becomes a vector without ever being whole in memory.
+
+Each is an ordinary module on a (B, C, H, W) map. Behind a trunk given to `stream` it receives the map strip by strip,
+keeps a few numbers per channel, and yields the same vector and the same gradients: see `reductions.py`.
+
+    trunk = nn.Sequential(backbone, GatedAttention(512))
+    streamed = stream(trunk, tile_size=2880)
+    streamed(image)                         # (B, 512), or (B, heads, 512)
+    attention_map(streamed, image)          # (B, heads, H', W'), see `attention.py`
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .reductions import (
+    Attention,
+    GeneralizedMean,
+    GlobalAverage,
+    GlobalMaximum,
+    LogMeanExponential,
+    Reduction,
+    present,
+)
+
+
+class GlobalPool(nn.Module, ABC):
+    """A module that turns a map into a vector and streams; a subclass says by which `Reduction`."""
+
+    streams_reduction = True
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "forward" in vars(cls):
+            raise TypeError(
+                f"{cls.__name__} has a forward of its own, which strips would not call. Say what it computes by a "
+                "Reduction, in reduction(), or derive it from torch.nn.Module and use it behind the streamed part."
+            )
+
+    @abstractmethod
+    def reduction(self) -> Reduction:
+        """How the map is reduced."""
+
+    def tensors(self) -> list[Tensor | None]:
+        """What the reduction takes besides the map."""
+        return []
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The vector (B, C) of a (B, C, H, W) map."""
+        return self.reduction().whole(features, *present(self.tensors()))
+
+
+class GlobalAvgPool(GlobalPool):
+    """The mean over all pixels, as `torch.nn.AdaptiveAvgPool2d(1)`, flattened to (B, C). Nothing in state dicts."""
+
+    def reduction(self) -> Reduction:
+        """See `GlobalPool`."""
+        return GlobalAverage(keep_dimensions=False)
+
+
+class GlobalMaxPool(GlobalPool):
+    """The maximum over all pixels, as `torch.nn.AdaptiveMaxPool2d(1)`, flattened to (B, C). Nothing in state dicts."""
+
+    def reduction(self) -> Reduction:
+        """See `GlobalPool`."""
+        return GlobalMaximum(keep_dimensions=False)
+
+
+class GeM(GlobalPool):
+    """Generalized mean: ``mean(max(x, epsilon)^p)^(1/p)``, between the mean (p = 1) and the maximum (p to infinity).
+
+    Radenovic, Tolias, Chum 2018 (https://arxiv.org/abs/1711.02512), equation 3. State dict: ``p``, of shape (1,).
+
+    Args:
+        p: The exponent to start from, positive.
+        epsilon: Smaller values, among them all negative ones, count as this; positive.
+        learnable: Whether p is trained.
+    """
+
+    p: Tensor
+
+    def __init__(self, p: float = 3.0, epsilon: float = 1e-6, learnable: bool = True) -> None:
+        super().__init__()
+        if not (p > 0 and isfinite(p) and epsilon > 0):
+            raise ValueError(f"GeM needs a positive p and a positive epsilon, got p={p} and epsilon={epsilon}")
+        _register(self, "p", p, learnable)
+        self.epsilon = epsilon
+
+    def reduction(self) -> Reduction:
+        """See `GlobalPool`."""
+        return GeneralizedMean(self.epsilon)
+
+    def tensors(self) -> list[Tensor | None]:
+        """The exponent."""
+        return [self.p]
+
+
+class LogSumExp(GlobalPool):
+    """``log(mean(exp(r x))) / r``, between the mean (r to 0) and the maximum (r to infinity).
+
+    Pinheiro, Collobert 2015 (https://arxiv.org/abs/1411.6228), equation 6. State dict: ``r``, of shape (1,).
+
+    Args:
+        r: The sharpness to start from, not 0. Negative ones lean towards the minimum.
+        learnable: Whether r is trained.
+    """
+
+    r: Tensor
+
+    def __init__(self, r: float = 1.0, learnable: bool = False) -> None:
+        super().__init__()
+        if r == 0 or not isfinite(r):
+            raise ValueError(f"LogSumExp needs a finite r other than 0, got {r}. For the mean use GlobalAvgPool.")
+        _register(self, "r", r, learnable)
+
+    def reduction(self) -> Reduction:
+        """See `GlobalPool`."""
+        return LogMeanExponential()
+
+    def tensors(self) -> list[Tensor | None]:
+        """The sharpness."""
+        return [self.r]
+
+
+def _register(module: nn.Module, name: str, value: float, learnable: bool) -> None:
+    """Keep a number as a parameter or, if it is not trained, as a buffer of the same name and shape."""
+    if learnable:
+        module.register_parameter(name, nn.Parameter(torch.tensor([float(value)])))
+    else:
+        module.register_buffer(name, torch.tensor([float(value)]))
+
+
+class GatedAttention(GlobalPool):
+    """Attention-based pooling: the mean of all pixels' features, weighted by a softmax of learned scores.
+
+        score(f) = w (tanh(V f) * sigmoid(U f))              gated
+        score(f) = w tanh(V f)                               gated=False
+        result   = sum_i softmax(score)_i f_i                over all pixels i
+
+    Ilse, Tomczak, Welling 2018 (https://arxiv.org/abs/1802.04712), equations 7 to 9. With ``heads`` = number of classes
+    it is the pooling of CLAM's multi-branch model (Lu et al. 2021, https://arxiv.org/abs/2004.09666); follow it by
+    `PerClassLinear`.
+
+    State dict, each with ``.weight`` and ``.bias``: ``tanh_branch`` (V; ``attention_a.0`` in CLAM), ``sigmoid_branch``
+    (U; ``attention_b.0``), ``score`` (w; ``attention_c``).
+
+    Args:
+        channels: Channels C of the map.
+        hidden: Length of V f and U f.
+        heads: None for one score and a (B, C) result; a number K for K scores and (B, K, C).
+        gated: Whether there is a sigmoid branch.
+        dropout: Probability of dropping an element of either branch in training. The numbers drawn differ from those
+            of the plain module, their distribution does not.
+    """
+
+    def __init__(
+        self, channels: int, hidden: int = 256, heads: int | None = None, gated: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        sizes = {"channels": channels, "hidden": hidden, "heads": 1 if heads is None else heads}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"GatedAttention needs {name} of at least 1, got {size}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"GatedAttention needs a dropout of at least 0 and less than 1, got {dropout}")
+        self.heads = heads
+        self.dropout = dropout
+        self.tanh_branch = nn.Linear(channels, hidden)
+        self.sigmoid_branch = nn.Linear(channels, hidden) if gated else None
+        self.score = nn.Linear(hidden, sizes["heads"])
+
+    def reduction(self) -> Reduction:
+        """See `GlobalPool`."""
+        return Attention(self.scores_with, self.heads is None, draws=self.training and self.dropout > 0)
+
+    def tensors(self) -> list[Tensor | None]:
+        """Weights and biases, as `scores_with` takes them."""
+        layers = [self.tanh_branch, self.score, *([] if self.sigmoid_branch is None else [self.sigmoid_branch])]
+        for layer in layers:
+            if type(layer).forward is not nn.Linear.forward or layer.bias is None:
+                raise TypeError(
+                    f"GatedAttention computes with the weight and the bias of its layers, and found {layer} among "
+                    "them. Use nn.Linear with bias, or write a GlobalPool with a Reduction of its own."
+                )
+        return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+
+    def scores(self, features: Tensor) -> Tensor:
+        """The scores (B, heads, H, W) of a (B, C, H, W) map, in front of the softmax."""
+        return self.scores_with(features, *present(self.tensors()))
+
+    def scores_with(self, features: Tensor, *tensors: Tensor) -> Tensor:
+        """`scores`, computed with given `tensors`."""
+        hidden = self._dropped(_project(features, *tensors[:2]).tanh())
+        if len(tensors) > 4:
+            hidden = hidden * self._dropped(_project(features, *tensors[4:]).sigmoid())
+        return _project(hidden, *tensors[2:4])
+
+    def _dropped(self, hidden: Tensor) -> Tensor:
+        return functional.dropout(hidden, self.dropout, self.training and self.dropout > 0)
+
+
+def _project(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer at every pixel."""
+    return functional.conv2d(features, weight[:, :, None, None], bias)
+
+
+class PerClassLinear(nn.Module):
+    """One linear classifier for each class, on the vector of that class: (B, K, C) -> (B, K).
+
+    State dict: ``weight`` (K, C) and ``bias`` (K,); row k is ``classifiers.k`` of CLAM's multi-branch model.
+
+    Args:
+        channels: Length C of the vectors.
+        num_classes: Number K of classes, and of vectors.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.num_classes = num_classes
+        layer = nn.Linear(channels, num_classes)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits (B, K) of (B, K, C) vectors, or of the same flattened to (B, K * C)."""
+        of_classes = vectors.reshape(len(vectors), self.num_classes, self.channels)
+        return (of_classes * self.weight).sum(dim=2) + self.bias
+
+
+def make_pool(pooling: str | nn.Module, channels: int) -> nn.Module:
+    """The pool of a name, for maps of so many channels; a module stays what it is.
+
+    Args:
+        pooling: "avg", "max", "gem", "lse", "attention", or a module.
+        channels: Channels of the map.
+
+    Raises:
+        ValueError: If the name is not known.
+    """
+    if isinstance(pooling, nn.Module):
+        return pooling
+    pools: dict[str, Callable[[], nn.Module]] = {
+        "avg": lambda: nn.AdaptiveAvgPool2d(1),
+        "max": lambda: nn.AdaptiveMaxPool2d(1),
+        "gem": GeM,
+        "lse": LogSumExp,
+        "attention": lambda: GatedAttention(channels),
+    }
+    if pooling not in pools:
+        raise ValueError(f"pooling '{pooling}' is not known. Choose one of {', '.join(pools)}, or give a module.")
+    return pools[pooling]()
