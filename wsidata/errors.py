@@ -16,6 +16,10 @@ class UnsupportedImageError(SlideError, ValueError):
     """The file is sound, but what it holds is no 8-bit RGB picture that could be shown without guessing."""
 
 
+class ForeignFormatError(UnsupportedImageError):
+    """A slide format that wsidata does not read by itself; OpenSlide may."""
+
+
 class UnknownLevelError(SlideError, ValueError):
     """A pyramid level was asked for that the slide does not have."""
 

@@ -46,12 +46,14 @@ class SlideFacts:
         magnification: Objective power of level 0, or None.
         checked: The places a spacing was looked for, for error messages.
         properties: Everything else, as text.
+        icc_profile: The colour profile embedded in level 0, or None.
     """
 
     spacings: tuple[SpacingFact, ...] = ()
     magnification: float | None = None
     checked: tuple[str, ...] = ()
     properties: dict[str, str] = field(default_factory=dict)
+    icc_profile: bytes | None = field(default=None, repr=False)
 
 
 def choose_spacing(
@@ -89,3 +91,12 @@ def choose_spacing(
 
 def _text(mpp: tuple[float, float]) -> str:
     return f"{mpp[0]:.4g}" if math.isclose(mpp[0], mpp[1], rel_tol=1e-3) else f"{mpp[0]:.4g} x {mpp[1]:.4g}"
+
+
+def positive_number(text: object) -> float | None:
+    """What a file states, as a finite number above 0, or None."""
+    try:
+        value = float(str(text))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None

@@ -12,17 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pyvips
-import tifffile
 from numpy.typing import NDArray
 
-from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
+from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.formats.associated import Loaders, tiff_loaders
 from wsidata.formats.colour import to_rgb
-from wsidata.formats.facts import SlideFacts
 from wsidata.formats.segments import JPEG_COMPRESSION, Segments
-from wsidata.formats.structure import check_structure
-from wsidata.formats.tiff_checks import MINISBLACK, RGB, YCBCR, check_picture
-from wsidata.formats.tiff_facts import read_facts
-from wsidata.formats.tiff_levels import find_layout
+from wsidata.formats.tiff_checks import MINISBLACK, RGB, YCBCR, interpretation_of, picture_pages
+from wsidata.formats.tiff_levels import find_layout, opening
 from wsidata.formats.vips import naming_errors
 
 VIPS_COMPRESSIONS = (1, 5, JPEG_COMPRESSION, 8, 32946, 32773)
@@ -46,26 +43,15 @@ class TiffPyramid:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        check_structure(path)
-        try:
-            self._tiff = tifffile.TiffFile(path)
-        except Exception as error:  # a foreign parser on a damaged file may raise anything
-            raise _damaged(path, error) from error
-        try:
+        with opening(path) as self._tiff:
             self._open()
-        except SlideError:
-            self._tiff.close()
-            raise
-        except Exception as error:
-            self._tiff.close()
-            raise _damaged(path, error) from error
 
     def _open(self) -> None:
         layout = find_layout(self._tiff, self._path)
         self.kind, self.levels = layout.kind, layout.levels
-        pages = [page for (page,) in layout.pages]
-        for page in pages:
-            check_picture(page, self._path)
+        self.facts = layout.facts
+        self.associated: Loaders = tiff_loaders(layout.associated, self._path)
+        pages = picture_pages(layout, self._path)
         self._segments = [
             Segments(page, self._path, level.width, level.height)
             for page, level in zip(pages, self.levels, strict=True)
@@ -73,7 +59,6 @@ class TiffPyramid:
         file_bytes = self._path.stat().st_size
         for segments in self._segments:
             segments.check_extent(file_bytes)
-        self.facts: SlideFacts = read_facts(self._tiff, pages[0], self.kind)
         self._images: dict[int, pyvips.Image] = {}
 
     @cached_property
@@ -145,8 +130,7 @@ class TiffPyramid:
 
     def _to_rgb(self, segments: Segments, pixels: NDArray[np.uint8]) -> pyvips.Image:
         image = pyvips.Image.new_from_array(pixels)
-        interpretation = {5: "cmyk", 0: "b-w", MINISBLACK: "b-w"}.get(segments.page.photometric, "srgb")
-        return to_rgb(image.copy(interpretation=interpretation), self._path.name)
+        return to_rgb(image.copy(interpretation=interpretation_of(segments.page)), self._path.name)
 
     def _vips_agrees(self) -> bool:
         """Decode one segment both ways: the fullest tile of the smallest level, or the first strip."""
@@ -186,7 +170,3 @@ def _vips_can(segments: Segments) -> bool:
         and not segments.is_mislabelled_jpeg
         and tile_fits
     )
-
-
-def _damaged(path: Path, error: Exception) -> UnreadableImageError:
-    return UnreadableImageError(f"'{path}' could not be read as TIFF: {error}. Copy it again from its source.")

@@ -7,10 +7,35 @@ from pathlib import Path
 import tifffile
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.segments import APERIO_YCBCR_COMPRESSION, JPEG_COMPRESSION
+from wsidata.formats.layout import TiffLayout
+from wsidata.formats.segments import APERIO_YCBCR_COMPRESSION, JPEG_COMPRESSION, MINISWHITE, SEPARATED
 
 RGB, YCBCR, MINISBLACK = 2, 6, 1
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
+
+
+def picture_pages(layout: TiffLayout, path: Path) -> list[tifffile.TiffPage]:
+    """The directories of a slide that is one 8-bit picture, a level each.
+
+    Args:
+        layout: What the file holds.
+        path: The file, for errors.
+
+    Raises:
+        UnsupportedImageError: if it holds something else, naming what, and how to ask for it.
+    """
+    if len(layout.pages[0]) != 1:
+        page = layout.pages[0][0]
+        names = layout.channel_names or tuple(str(number) for number in range(layout.channel_count))
+        listing = ", ".join(f"{number}: '{name}'" for number, name in enumerate(names))
+        raise UnsupportedImageError(
+            f"'{path}' holds a stack of {len(layout.pages[0])} planes of {page.dtype} ({listing}), not one RGB "
+            f"picture. Choose channels by number or name, such as channels=[0]{_scaling_hint(page)}."
+        )
+    pages = [page for (page,) in layout.pages]
+    for page in pages:
+        check_picture(page, path)
+    return pages
 
 
 def check_picture(page: tifffile.TiffPage, path: Path) -> None:
@@ -27,7 +52,7 @@ def check_picture(page: tifffile.TiffPage, path: Path) -> None:
     if page.bitspersample not in (1, 8) or page.sampleformat not in (1, None):
         raise UnsupportedImageError(
             f"{what} holds {page.bitspersample}-bit {page.dtype} samples, not 8-bit ones. There is no one right way to "
-            "show them in 8 bits: rescale it yourself and save an 8-bit RGB TIFF."
+            f"show them in 8 bits: say which stored values are black and white{_scaling_hint(page)}."
         )
     known = {0: 1, MINISBLACK: 1, RGB: 3, 3: 1, 5: 4, YCBCR: 3}
     colours = known.get(page.photometric)
@@ -35,7 +60,7 @@ def check_picture(page: tifffile.TiffPage, path: Path) -> None:
     if colours is None or page.samplesperpixel != colours + alpha or alpha > 1 or page.imagedepth != 1:
         raise UnsupportedImageError(
             f"{what} has {page.samplesperpixel} channels (photometric {int(page.photometric)}), which are no grey, RGB "
-            "or CMYK picture. Export it as RGB."
+            "or CMYK picture. Choose some of them by number or name, such as channels=[0], or export it as RGB."
         )
     if alpha and page.extrasamples[0] != UNASSOCIATED_ALPHA:
         meaning = "a premultiplied alpha" if page.extrasamples[0] == ASSOCIATED_ALPHA else "of no stated meaning"
@@ -49,3 +74,15 @@ def check_picture(page: tifffile.TiffPage, path: Path) -> None:
         raise UnsupportedImageError(
             f"{what} is to be shown turned or mirrored (Orientation {orientation.value}). Save it upright."
         )
+
+
+def interpretation_of(page: tifffile.TiffPage) -> str:
+    """Libvips' name for what the samples of a directory mean, as `Segments.read` returns them."""
+    return {SEPARATED: "cmyk", MINISWHITE: "b-w", MINISBLACK: "b-w"}.get(page.photometric, "srgb")
+
+
+def _scaling_hint(page: tifffile.TiffPage) -> str:
+    if page.dtype is None or page.dtype.kind not in "iuf" or page.dtype == "uint8":
+        return ""
+    high = "1.0" if page.dtype.kind == "f" else f"{2 ** (8 * page.dtype.itemsize) - 1}"
+    return f", scale_to_8bit=(0, {high})"

@@ -11,12 +11,11 @@ or filled with 72 dpi, by whatever program saved the file last.
 
 from __future__ import annotations
 
-import math
 from xml.etree import ElementTree
 
 import tifffile
 
-from wsidata.formats.facts import SlideFacts, SpacingFact
+from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
 
 CHECKED = ("OME-XML", "Aperio description", "Philips XML", "TIFF resolution")
 UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}
@@ -41,13 +40,18 @@ def read_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> S
         *_ome_spacing(tiff),
         *_aperio_spacing(aperio),
         *(_philips_spacing_fact(tiff) if tiff.is_philips else ()),
-        *_resolution_tags(page),
+        *resolution_tags(page),
     ]
     properties = {"tiff.kind": kind, "tiff.description": page.description}
     properties |= {f"aperio.{key}": value for key, value in aperio.items()}
-    properties["icc_profile"] = "yes, not applied" if 34675 in page.tags else "no"
-    power = _number(aperio.get("AppMag")) or (_ndpi_lens(page) if kind == "ndpi" else None) or _ome_power(tiff)
-    return SlideFacts(tuple(spacings), power, CHECKED, properties)
+    power = positive_number(aperio.get("AppMag")) or (_ndpi_lens(page) if kind == "ndpi" else None) or _ome_power(tiff)
+    return SlideFacts(tuple(spacings), power, CHECKED, properties, icc_profile(page))
+
+
+def icc_profile(page: tifffile.TiffPage) -> bytes | None:
+    """The colour profile embedded in a directory."""
+    tag = page.tags.get(34675)
+    return None if tag is None else bytes(tag.value)
 
 
 def philips_spacings(tiff: tifffile.TiffFile) -> list[tuple[float, float]]:
@@ -69,7 +73,7 @@ def aperio_entries(description: str) -> dict[str, str]:
 
 
 def _aperio_spacing(entries: dict[str, str]) -> list[SpacingFact]:
-    mpp = _number(entries.get("MPP"))
+    mpp = positive_number(entries.get("MPP"))
     return [] if mpp is None else [SpacingFact("Aperio description (MPP)", (mpp, mpp))]
 
 
@@ -77,15 +81,16 @@ def _philips_spacing_fact(tiff: tifffile.TiffFile) -> list[SpacingFact]:
     return [SpacingFact("Philips XML (DICOM_PIXEL_SPACING)", mpp) for mpp in philips_spacings(tiff)[:1]]
 
 
-def _resolution_tags(page: tifffile.TiffPage) -> list[SpacingFact]:
+def resolution_tags(page: tifffile.TiffPage) -> tuple[SpacingFact, ...]:
+    """The spacing that XResolution, YResolution and ResolutionUnit state; nothing where one of them is absent."""
     unit_tag = page.tags.get("ResolutionUnit")
     unit = INCH if unit_tag is None else int(unit_tag.value)
     um_per_unit = UM_PER_UNIT.get(unit)
     pixels_per_unit = [_rational(page, name) for name in ("XResolution", "YResolution")]
     x, y = pixels_per_unit
     if um_per_unit is None or x is None or y is None:
-        return []
-    return [SpacingFact("TIFF resolution", (um_per_unit / x, um_per_unit / y))]
+        return ()
+    return (SpacingFact("TIFF resolution", (um_per_unit / x, um_per_unit / y)),)
 
 
 def _rational(page: tifffile.TiffPage, name: str) -> float | None:
@@ -104,7 +109,7 @@ def _ome_spacing(tiff: tifffile.TiffFile) -> list[SpacingFact]:
         return []
     sizes = []
     for axis in "XY":
-        size = _number(pixels.get(f"PhysicalSize{axis}"))
+        size = positive_number(pixels.get(f"PhysicalSize{axis}"))
         um_per_unit = UM_PER_OME_UNIT.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         if size is None or um_per_unit is None:
             return []
@@ -112,9 +117,18 @@ def _ome_spacing(tiff: tifffile.TiffFile) -> list[SpacingFact]:
     return [SpacingFact("OME-XML (PhysicalSizeX)", (sizes[0], sizes[1]))]
 
 
+def ome_channel_names(tiff: tifffile.TiffFile) -> tuple[str, ...]:
+    """Names of the channels of the first image; a channel without one goes by its number."""
+    pixels = _ome_element(tiff, "Pixels")
+    channels = [] if pixels is None else pixels.findall("{*}Channel")
+    if any(int(channel.get("SamplesPerPixel", "1")) > 1 for channel in channels):  # RGB
+        return ()
+    return tuple(channel.get("Name") or str(number) for number, channel in enumerate(channels))
+
+
 def _ome_power(tiff: tifffile.TiffFile) -> float | None:
     objective = _ome_element(tiff, "Objective")
-    return None if objective is None else _number(objective.get("NominalMagnification"))
+    return None if objective is None else positive_number(objective.get("NominalMagnification"))
 
 
 def _ome_element(tiff: tifffile.TiffFile, name: str) -> ElementTree.Element | None:
@@ -125,7 +139,7 @@ def _ome_element(tiff: tifffile.TiffFile, name: str) -> ElementTree.Element | No
 
 def _ndpi_lens(page: tifffile.TiffPage) -> float | None:
     tag = page.tags.get(65421)
-    return None if tag is None else _number(tag.value)
+    return None if tag is None else positive_number(tag.value)
 
 
 def _xml(text: str | None) -> ElementTree.Element | None:
@@ -135,12 +149,3 @@ def _xml(text: str | None) -> ElementTree.Element | None:
         return ElementTree.fromstring(text)
     except ElementTree.ParseError:
         return None
-
-
-def _number(text: object) -> float | None:
-    """A finite number above 0, or None."""
-    try:
-        value = float(str(text))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None

@@ -1,42 +1,63 @@
 """Which directories of a TIFF are the slide, at which scale, and which are pictures beside it.
 
 A TIFF page is not a level. Every maker mixes levels, channels, a thumbnail, the label and a photo of the glass in an
-order of its own; some pad levels, some put them into SubIFDs. tifffile knows most of these dialects; what it does not
-know, or gets wrong, is here or in `tiff_vendors`.
+order of its own; some pad levels, some put them into SubIFDs. tifffile knows most of these dialects. Leica's, Roche's
+and Akoya's, which need more than the order of the pages, have files of their own (`scn`, `bif`, `qptiff`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tifffile
 
-from wsidata.errors import UnsupportedImageError
-from wsidata.formats.tiff_facts import philips_spacings
+from wsidata.errors import ForeignFormatError, SlideError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.bif import bif_layout, is_bif
+from wsidata.formats.layout import TiffLayout, measured
+from wsidata.formats.qptiff import qptiff_layout
+from wsidata.formats.scn import scn_layout
+from wsidata.formats.structure import check_structure
+from wsidata.formats.tiff_facts import ome_channel_names, philips_spacings, read_facts
 from wsidata.spacing import Level
 
 KINDS = ("svs", "philips", "ome", "ndpi", "generic", "uniform", "shaped", "imagej")
-"""tifffile's names of the dialects whose first series is the slide, in levels. (In an SCN it is the macro image, in a
-BIF the tiles overlap.)"""
+"""tifffile's names of the dialects whose first series is the slide, in levels."""
+NAMING_KINDS = ("svs", "philips", "ndpi")
+"""Those that say which of their directories are label, macro or thumbnail."""
+
+CHANNEL_AXES = "CIQ"
+"""tifffile's letters for a stack that may be of channels: channels, pages in a row, and unknown."""
+BESIDE = re.compile("label|macro|thumbnail|overview", re.IGNORECASE)
+RIVAL_FRACTION = 0.5
+"""A second picture of this fraction of the first one's pixels is no label or macro, but another slide."""
 
 
-@dataclass(frozen=True)
-class TiffLayout:
-    """The parts of one TIFF.
+@contextmanager
+def opening(path: Path) -> Iterator[tifffile.TiffFile]:
+    """Open a TIFF; the block makes something of it. Closed again if that fails, left open if not.
 
-    Attributes:
-        kind: The dialect: "svs", "philips", "ome", "ndpi", "generic" ...
-        levels: Sizes and true downsample factors, finest first.
-        pages: The directories of each level: one for a picture, one per channel for a stack of channels.
-        associated: Pictures beside the slide, by name: "thumbnail", "label", "macro".
+    Args:
+        path: A file that begins as a TIFF does.
+
+    Raises:
+        UnreadableImageError: if the file is damaged, also in place of whatever a foreign parser raises on it.
     """
-
-    kind: str
-    levels: tuple[Level, ...]
-    pages: tuple[tuple[tifffile.TiffPage, ...], ...]
-    associated: Mapping[str, tifffile.TiffPage] = field(default_factory=dict)
+    check_structure(path)
+    try:
+        tiff = tifffile.TiffFile(path)
+    except Exception as error:  # a foreign parser on a damaged file may raise anything
+        raise _damaged(path, error) from error
+    try:
+        yield tiff
+    except SlideError:
+        tiff.close()
+        raise
+    except Exception as error:
+        tiff.close()
+        raise _damaged(path, error) from error
 
 
 def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
@@ -47,17 +68,25 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         path: Its path, for errors.
 
     Raises:
-        UnsupportedImageError: for dialects whose levels cannot be told, and for stacks of focal planes or times.
+        ForeignFormatError: for dialects that are not read here.
+        UnsupportedImageError: for levels that cannot be told, and for stacks of focal planes or times.
     """
+    _refuse_sidecars(tiff, path)
     tiff.pages.useframes = False
-    series = tiff.series[0]
-    kind = str(series.kind)
+    tiff.pages.cache = True
+    for is_of_the_kind, layout in ((tiff.is_scn, scn_layout), (is_bif(tiff), bif_layout), (tiff.is_qpi, qptiff_layout)):
+        if is_of_the_kind:
+            return layout(tiff, path)
+    series = tiff.series
+    kind = str(series[0].kind)
     if kind not in KINDS:
-        raise UnsupportedImageError(
+        raise ForeignFormatError(
             f"'{path}' is a TIFF of the kind '{kind}', which is not read here. Convert it to a "
             "pyramidal TIFF (bfconvert, or vips with OpenSlide: vips tiffsave --tile --pyramid --compression jpeg)."
         )
-    pages = [(_only_page(level, path),) for level in series.levels]
+    if kind not in NAMING_KINDS:
+        _refuse_rivals(series, path)
+    pages = [_level_pages(level, path) for level in series[0].levels]
     if kind == "svs":
         pages = _with_tiled_second_page(tiff, pages)
     if tiff.is_philips and kind != "philips" and len(pages) > 1:
@@ -65,32 +94,66 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
             f"'{path}' is a Philips TIFF whose XML does not state the spacing of each level. Its levels are "
             "padded, so their scale cannot be told from their size. Convert it to a generic pyramidal TIFF."
         )
-    stated = philips_spacings(tiff) if kind == "philips" else []
-    return TiffLayout(kind, _measured(pages, stated), tuple(pages))
+    first_pages = [level[0] for level in pages]
+    levels = _philips_levels(first_pages, philips_spacings(tiff)) if kind == "philips" else measured(first_pages)
+    return TiffLayout(
+        kind,
+        levels,
+        tuple(pages),
+        channel_names=ome_channel_names(tiff),
+        associated=_associated(series[1:], {page.offset for level in pages for page in level}),
+        facts=read_facts(tiff, pages[0][0], kind),
+    )
 
 
-def _measured(
-    pages: Sequence[tuple[tifffile.TiffPage, ...]], stated: Sequence[tuple[float, float]]
-) -> tuple[Level, ...]:
-    """Sizes and downsamples. Philips pads levels to whole tiles, so there the stated spacings are the measure."""
-    base = pages[0][0]
-    levels = []
-    for index, (page, *_) in enumerate(pages):
-        down = (base.imagewidth / page.imagewidth, base.imagelength / page.imagelength)
-        if len(stated) == len(pages):
-            down = (stated[index][0] / stated[0][0], stated[index][1] / stated[0][1])
-        levels.append(Level(index, page.imagewidth, page.imagelength, down[0], down[1]))
-    return tuple(levels)
-
-
-def _only_page(level: tifffile.TiffPageSeries, path: Path) -> tifffile.TiffPage:
-    """The one directory a level consists of."""
-    if len(level.pages) != 1:
-        raise UnsupportedImageError(
-            f"'{path}' holds a stack of {len(level.pages)} planes (axes {level.axes}: channels, focal planes or time), "
-            "not one RGB picture. Export the plane, or an RGB rendering, as a TIFF of its own."
+def _refuse_sidecars(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Refuse TIFFs that are only the cover of a slide, or that need stitching, before they pass as something else."""
+    if path.suffix.lower() == ".vsi":
+        raise ForeignFormatError(
+            f"'{path}' is the cover of an Olympus VSI slide: an overview and metadata. The slide itself lies in "
+            f"'_{path.stem}_/', in files (.ets) that are not read here. Convert it to OME-TIFF (bfconvert)."
         )
-    return level.keyframe
+    if str(tiff.pages.first.software).startswith("MedScan"):
+        raise ForeignFormatError(
+            f"'{path}' is a Trestle slide, whose tiles overlap and have to be stitched, which is not done here. "
+            "Convert it to a pyramidal TIFF."
+        )
+
+
+def _refuse_rivals(series: Sequence[tifffile.TiffPageSeries], path: Path) -> None:
+    """Refuse a file of several pictures of like size, of which nobody said which is the slide."""
+    sizes = [one.levels[0].keyframe.imagewidth * one.levels[0].keyframe.imagelength for one in series]
+    rivals = [
+        index
+        for index, (one, size) in enumerate(zip(series, sizes, strict=True))
+        if index and size > RIVAL_FRACTION * sizes[0] and not BESIDE.search(one.name)
+    ]
+    if rivals:
+        listing = ", ".join(f"{index}: '{series[index].name}' {series[index].shape}" for index in [0, *rivals])
+        raise UnsupportedImageError(
+            f"'{path}' holds {len(rivals) + 1} pictures of similar size ({listing}), and does not say which is the "
+            "slide. Save the one you need as a file of its own (bfconvert -series N)."
+        )
+
+
+def _philips_levels(pages: Sequence[tifffile.TiffPage], stated: Sequence[tuple[float, float]]) -> tuple[Level, ...]:
+    """Philips pads levels to whole tiles (tifffile clips them), so the stated spacings are the measure of scale."""
+    return tuple(
+        Level(index, page.imagewidth, page.imagelength, mpp[0] / stated[0][0], mpp[1] / stated[0][1])
+        for index, (page, mpp) in enumerate(zip(pages, stated, strict=True))
+    )
+
+
+def _level_pages(level: tifffile.TiffPageSeries, path: Path) -> tuple[tifffile.TiffPage, ...]:
+    """The directories a level consists of: one, or one per channel."""
+    pages = tuple(level.pages)
+    stacked = {axis: size for axis, size in zip(level.axes, level.shape, strict=True) if axis not in "YXS" and size > 1}
+    if any(axis not in CHANNEL_AXES for axis in stacked) or any(page is None for page in pages):
+        raise UnsupportedImageError(
+            f"'{path}' holds a stack of {len(pages)} planes (axes {level.axes}: focal planes, time or missing planes), "
+            "not one picture. Export the plane, or an RGB rendering, as a TIFF of its own."
+        )
+    return pages
 
 
 def _with_tiled_second_page(
@@ -100,3 +163,19 @@ def _with_tiled_second_page(
     if len(tiff.pages) < 2 or not tiff.pages[1].is_tiled or tiff.pages[1].subfiletype not in (0, None):
         return pages
     return sorted([*pages, (tiff.pages[1],)], key=lambda level: -level[0].imagewidth)
+
+
+def _associated(series: Sequence[tifffile.TiffPageSeries], level_offsets: set[int]) -> Mapping[str, tifffile.TiffPage]:
+    """Single pages beside the slide, by tifffile's name for them; a name that comes twice is numbered."""
+    found: dict[str, tifffile.TiffPage] = {}
+    for one in series:
+        page = one.keyframe
+        if len(one.pages) != 1 or page.offset in level_offsets:
+            continue
+        name = (one.name or f"page {page.index}").lower()
+        found[name if name not in found else f"{name} {page.index}"] = page
+    return found
+
+
+def _damaged(path: Path, error: Exception) -> UnreadableImageError:
+    return UnreadableImageError(f"'{path}' could not be read as TIFF: {error}. Copy it again from its source.")

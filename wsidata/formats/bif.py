@@ -1,0 +1,99 @@
+"""Ventana (Roche) BIF: camera tiles stored side by side that overlap on the glass.
+
+Read as a plain TIFF, a BIF shows every strip of tissue on the seams twice. The XMP packet of level 0 lists, for each
+pair of neighbouring tiles, by how many pixels they overlap. Where all say 0 the TIFF is the picture and is read like
+one; else it has to be stitched, which OpenSlide does.
+
+The packet of directory 0 (`iScan`) has the spacing (ScanRes, um/px) and the objective power.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import tifffile
+
+from wsidata.errors import ForeignFormatError, UnsupportedImageError
+from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.layout import TiffLayout, measured
+from wsidata.formats.tiff_facts import icc_profile
+
+XMP_TAG = 700
+LEVEL = re.compile(r"\blevel=(\d+)")
+ASSOCIATED = {"Label Image": "macro", "Label_Image": "macro", "Thumbnail": "thumbnail"}
+
+
+def is_bif(tiff: tifffile.TiffFile) -> bool:
+    """Whether it is a Ventana slide, whatever program saved it: its XMP packet decides."""
+    packet = _xmp(tiff.pages.first)
+    return bool(tiff.is_bif) or (packet is not None and (packet.tag == "iScan" or packet.find(".//iScan") is not None))
+
+
+def bif_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
+    """Levels of a BIF whose tiles do not overlap.
+
+    Args:
+        tiff: The open file.
+        path: Its path, for errors.
+
+    Raises:
+        ForeignFormatError: if its tiles overlap, or do not say whether they do.
+        UnsupportedImageError: if it holds several focal planes, or no level.
+    """
+    by_level: dict[int, tifffile.TiffPage] = {}
+    associated: dict[str, tifffile.TiffPage] = {}
+    scan: ElementTree.Element | None = None
+    for page in tiff.pages:
+        match = LEVEL.search(page.description)
+        packet = _xmp(page)
+        if scan is None and packet is not None:
+            scan = packet if packet.tag == "iScan" else packet.find(".//iScan")
+        if match is not None:
+            by_level[int(match[1])] = page
+        elif page.description.strip() in ASSOCIATED:
+            associated[ASSOCIATED[page.description.strip()]] = page
+    if not by_level:
+        raise UnsupportedImageError(f"'{path}' is a Ventana BIF without a level. Export it again from the scanner.")
+    if scan is not None and scan.get("Z-layers", "1") != "1":
+        raise UnsupportedImageError(f"'{path}' holds {scan.get('Z-layers')} focal planes. Export the one you need.")
+    pages = [by_level[number] for number in sorted(by_level)]
+    _refuse_overlaps(_xmp(pages[0]), path)
+    sizes = measured(pages)
+    return TiffLayout("bif", sizes, tuple((page,) for page in pages), _facts(scan, pages[0]), (), associated)
+
+
+def _refuse_overlaps(packet: ElementTree.Element | None, path: Path) -> None:
+    joints = [] if packet is None else packet.findall(".//TileJointInfo")
+    overlaps = [joint.get(key, "unknown") for joint in joints for key in ("OverlapX", "OverlapY")]
+    if overlaps and all(overlap == "0" for overlap in overlaps):
+        return
+    wrong = sum(overlap != "0" for overlap in overlaps)
+    found = f"{wrong} of {len(overlaps)} stated overlaps are not 0" if overlaps else "it does not say by how much"
+    raise ForeignFormatError(
+        f"'{path}' is a Ventana BIF whose tiles overlap ({found}) and have to be stitched, which is not done here: "
+        "read as a plain TIFF, tissue on the seams would come twice. Convert it to a pyramidal TIFF."
+    )
+
+
+def _facts(scan: ElementTree.Element | None, page: tifffile.TiffPage) -> SlideFacts:
+    entries = {} if scan is None else dict(scan.attrib)
+    spacing = positive_number(entries.get("ScanRes"))
+    spacings = () if spacing is None else (SpacingFact("iScan XMP (ScanRes)", (spacing, spacing)),)
+    properties = {f"ventana.{key}": value for key, value in entries.items()}
+    return SlideFacts(
+        spacings, positive_number(entries.get("Magnification")), ("iScan XMP",), properties, icc_profile(page)
+    )
+
+
+def _xmp(page: tifffile.TiffPage) -> ElementTree.Element | None:
+    """The XMP packet of a directory; None where there is none, or no XML."""
+    tag = page.tags.get(XMP_TAG)
+    if tag is None:
+        return None
+    text = tag.value if isinstance(tag.value, bytes) else str(tag.value).encode()
+    try:
+        return ElementTree.fromstring(text.rstrip(b"\0 \n"))
+    except ElementTree.ParseError:
+        return None

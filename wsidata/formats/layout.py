@@ -1,0 +1,52 @@
+"""What is found in a TIFF: the common answer of all its dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import tifffile
+
+from wsidata.formats.facts import SlideFacts
+from wsidata.spacing import Level
+
+
+@dataclass(frozen=True)
+class TiffLayout:
+    """The parts of one TIFF.
+
+    Attributes:
+        kind: The dialect: "svs", "philips", "ome", "ndpi", "scn", "generic" ...
+        levels: Sizes and true downsample factors, finest first.
+        pages: The directories of each level: one for a picture, one per channel for a stack of channels.
+        facts: Spacing, magnification and properties.
+        channel_names: What the file calls its channels; as many as there are pages times samples, or none.
+        associated: Pictures beside the slide, by name: "thumbnail", "label", "macro" ...
+    """
+
+    kind: str
+    levels: tuple[Level, ...]
+    pages: tuple[tuple[tifffile.TiffPage, ...], ...]
+    facts: SlideFacts
+    channel_names: tuple[str, ...] = ()
+    associated: Mapping[str, tifffile.TiffPage] = field(default_factory=dict)
+
+    @property
+    def channel_count(self) -> int:
+        """Planes of a level: its directories times the samples of each."""
+        return len(self.pages[0]) * int(self.pages[0][0].samplesperpixel)
+
+
+def measured(pages: Sequence[tifffile.TiffPage]) -> tuple[Level, ...]:
+    """Levels with the sizes of these directories, finest first, and the true ratios of the sizes."""
+    base = pages[0]
+    return tuple(
+        Level(
+            index,
+            page.imagewidth,
+            page.imagelength,
+            base.imagewidth / page.imagewidth,
+            base.imagelength / page.imagelength,
+        )
+        for index, page in enumerate(pages)
+    )

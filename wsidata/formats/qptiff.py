@@ -1,0 +1,71 @@
+"""Akoya (PerkinElmer, Vectra) QPTIFF: each directory says in XML what it is, and its channel's name.
+
+    channels of level 0 | an RGB thumbnail | channels of level 1 | ... | macro ("Overview") | label
+
+Brightfield slides have one RGB directory a level, fluorescence ones one directory per channel. tifffile goes by the
+order and by exact halves of the size; here the `ImageType` of each directory decides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import tifffile
+
+from wsidata.errors import UnsupportedImageError
+from wsidata.formats.facts import SlideFacts, positive_number
+from wsidata.formats.layout import TiffLayout, measured
+from wsidata.formats.tiff_facts import icc_profile, resolution_tags
+
+LEVEL_TYPES = ("FullResolution", "ReducedResolution")
+ASSOCIATED_TYPES = {"Thumbnail": "thumbnail", "Overview": "macro", "Label": "label"}
+
+
+def qptiff_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
+    """Levels and channels of a QPTIFF.
+
+    Args:
+        tiff: The open file.
+        path: Its path, for errors.
+
+    Raises:
+        UnsupportedImageError: if the levels have not the same channels.
+    """
+    levels: dict[tuple[int, int], list[tifffile.TiffPage]] = {}
+    associated: dict[str, tifffile.TiffPage] = {}
+    names: list[str] = []
+    descriptions = [(page, _description(page)) for page in tiff.pages]
+    for page, description in descriptions:
+        kind = description.findtext("ImageType") or ""
+        if kind in LEVEL_TYPES:
+            levels.setdefault((page.imagewidth, page.imagelength), []).append(page)
+        elif kind in ASSOCIATED_TYPES:
+            associated[ASSOCIATED_TYPES[kind]] = page
+        if kind == "FullResolution":
+            names.append(description.findtext("Name") or description.findtext("Biomarker") or str(len(names)))
+    pages = tuple(tuple(levels[size]) for size in sorted(levels, reverse=True))
+    if not pages or len({len(level) for level in pages}) != 1:
+        counts = ", ".join(f"{width}x{height}: {len(found)}" for (width, height), found in levels.items()) or "none"
+        raise UnsupportedImageError(
+            f"'{path}' is a QPTIFF whose levels have not the same number of channels ({counts}). Export it again as "
+            "OME-TIFF (QuPath or bfconvert)."
+        )
+    base = pages[0][0]
+    sizes = measured([level[0] for level in pages])
+    first = descriptions[0][1]
+    properties = {f"qptiff.{child.tag}": child.text.strip() for child in first if child.text and child.text.strip()}
+    objective = (first.findtext("Objective") or "").lower().rstrip("x ")
+    facts = SlideFacts(
+        resolution_tags(base), positive_number(objective), ("TIFF resolution",), properties, icc_profile(base)
+    )
+    is_picture = len(pages[0]) == 1 and base.samplesperpixel > 1
+    return TiffLayout("qptiff", sizes, pages, facts, () if is_picture else tuple(names), associated)
+
+
+def _description(page: tifffile.TiffPage) -> ElementTree.Element:
+    """The XML of a directory; an empty element where there is none."""
+    try:
+        return ElementTree.fromstring(page.description)
+    except ElementTree.ParseError:
+        return ElementTree.Element("none")

@@ -1,0 +1,113 @@
+"""Leica SCN: one TIFF for a whole glass, with a photo of it and one or more scanned regions, each in levels.
+
+tifffile lists the pictures, but the first of them is the photo of the glass ("macro"). Which is which, where each lies
+and its scale are in the XML of the first directory (namespace scn/2010/10/01), in nanometres.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import tifffile
+
+from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.layout import TiffLayout, measured
+from wsidata.formats.tiff_facts import icc_profile
+
+UM_PER_NM = 1e-3
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """One `image` element."""
+
+    name: str
+    is_macro: bool
+    mpp: tuple[float, float] | None
+    objective: float | None
+    channel_names: tuple[str, ...]
+    has_focal_planes: bool
+    directories: tuple[tuple[int, ...], ...]  # of each level, finest first: one per channel
+
+
+def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
+    """The scanned region of an SCN.
+
+    Args:
+        tiff: The open file.
+        path: Its path, for errors.
+
+    Raises:
+        ForeignFormatError: if several regions were scanned, which would have to be placed on one canvas.
+        UnsupportedImageError: if there is none, or it is a stack of focal planes.
+        UnreadableImageError: if the XML names directories that are not there.
+    """
+    root = ElementTree.fromstring(tiff.pages.first.description)
+    collection = root.find("{*}collection")
+    elements = [] if collection is None else collection.findall("{*}image")
+    glass = (None, None) if collection is None else (collection.get("sizeX"), collection.get("sizeY"))
+    pictures = [_picture(element, glass) for element in elements]
+    regions = [picture for picture in pictures if not picture.is_macro]
+    if not regions:
+        raise UnsupportedImageError(f"'{path}' is an SCN without a scanned region: it holds a photo of the glass only.")
+    if len(regions) > 1:
+        raise ForeignFormatError(
+            f"'{path}' is an SCN of {len(regions)} scanned regions ({', '.join(region.name for region in regions)}), "
+            "which have their places on the glass; putting them together is not done here. Convert each to a TIFF."
+        )
+    region = regions[0]
+    if region.has_focal_planes:
+        raise UnsupportedImageError(f"'{path}' holds a stack of focal planes. Export the plane you need as a TIFF.")
+    pages = tuple(tuple(_page(tiff, number, path) for number in level) for level in region.directories)
+    sizes = measured([level[0] for level in pages])
+    spacings = () if region.mpp is None else (SpacingFact("Leica XML (view size)", region.mpp),)
+    facts = SlideFacts(spacings, region.objective, ("Leica XML",), {"scn.name": region.name}, icc_profile(pages[0][0]))
+    macros = [_page(tiff, picture.directories[0][0], path) for picture in pictures if picture.is_macro]
+    associated = {"macro": macros[0]} if macros else {}
+    return TiffLayout("scn", sizes, pages, facts, region.channel_names, associated)
+
+
+def _picture(element: ElementTree.Element, glass: tuple[str | None, str | None]) -> _Picture:
+    view, pixels = element.find("{*}view"), element.find("{*}pixels")
+    dimensions = [] if pixels is None else pixels.findall("{*}dimension")
+    by_width: dict[int, dict[int, int]] = defaultdict(dict)
+    for dimension in dimensions:
+        if dimension.get("z", "0") == "0":
+            by_width[int(dimension.get("sizeX", "0"))][int(dimension.get("c", "0"))] = int(dimension.get("ifd", "-1"))
+    widths = sorted(by_width, reverse=True)
+    directories = tuple(tuple(by_width[width][c] for c in sorted(by_width[width])) for width in widths)
+    names = [channel.get("name") or channel.get("index") or "" for channel in element.findall(".//{*}channel")]
+    place = () if view is None else tuple(view.get(key) for key in ("offsetX", "offsetY", "sizeX", "sizeY"))
+    return _Picture(
+        name=element.get("name", "unnamed"),
+        is_macro=place == ("0", "0", *glass),
+        mpp=_spacing(view, pixels),
+        objective=positive_number(element.findtext(".//{*}objective")),
+        channel_names=tuple(names),
+        has_focal_planes=any(dimension.get("z", "0") != "0" for dimension in dimensions),
+        directories=directories,
+    )
+
+
+def _spacing(view: ElementTree.Element | None, pixels: ElementTree.Element | None) -> tuple[float, float] | None:
+    """Size of the view over size of the picture, per axis."""
+    if view is None or pixels is None:
+        return None
+    view_x, view_y, pixels_x, pixels_y = (
+        positive_number(part.get(key)) for part in (view, pixels) for key in ("sizeX", "sizeY")
+    )
+    if view_x is None or view_y is None or pixels_x is None or pixels_y is None:
+        return None
+    return view_x * UM_PER_NM / pixels_x, view_y * UM_PER_NM / pixels_y
+
+
+def _page(tiff: tifffile.TiffFile, number: int, path: Path) -> tifffile.TiffPage:
+    if not 0 <= number < len(tiff.pages):
+        raise UnreadableImageError(
+            f"'{path}' is damaged: its XML names TIFF directory {number} of {len(tiff.pages)}. Copy it again."
+        )
+    return tiff.pages[number]
