@@ -1,6 +1,7 @@
 """A split is worth keeping: it is saved beside the run, reused by the next one, and compared when a run resumes.
 
-The file is a plain CSV to read, mail and edit; the digest is a fingerprint of who is in which part, whatever the order.
+The file is a plain CSV to read and mail; the digest is a fingerprint of who is in which part, whatever the order. It
+stands in every row, so that a file that was edited, cut or mixed with another is noticed when it is used.
 """
 
 from __future__ import annotations
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsidata.splits import SPLITS, SplitError, name_some
+from wsidata.split_base import SPLITS, SplitError, name_some
 from wsidata.table_files import TableError, read_text_table
+
+DIGEST_COLUMN = "split_digest"
+_DIGITS = 16
+_PREFIX = "sha256:"  # without it a spreadsheet takes digits for a number
 
 Parts = dict[str, list[str]]
 """Ids of each part, sorted: `{"train": [...], "val": [...], "test": [...]}`."""
@@ -29,7 +34,7 @@ def split_digest(table: pd.DataFrame) -> str:
 
 
 def save_splits(table: pd.DataFrame, path: str | Path) -> str:
-    """Write `image_id, label_name, group, split` (those that `table` has) as CSV.
+    """Write `image_id, label_name, group, split` (those that `table` has) and the digest as CSV.
 
     Args:
         table: What `make_splits` returned.
@@ -42,19 +47,20 @@ def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     columns = [name for name in ("image_id", "label_name", "group", "split") if name in table.columns]
     columns = [name for name in columns if name != "group" or (table["group"] != "").any()]
-    table[columns].to_csv(path, index=False)
-    return split_digest(table)
+    digest = split_digest(table)
+    table[columns].assign(**{DIGEST_COLUMN: _PREFIX + digest[:_DIGITS]}).to_csv(path, index=False)
+    return digest
 
 
 def load_splits(path: str | Path, *, expected_digest: str | None = None) -> pd.DataFrame:
     """Read a split file.
 
     Args:
-        path: CSV or Parquet with at least the columns `image_id` and `split`.
+        path: CSV or Parquet with at least the columns `image_id` and `split`. A column `split_digest` must be right.
         expected_digest: Digest (or its first digits) that the split must have.
 
     Returns:
-        The columns of the file as text.
+        The other columns of the file as text.
 
     Raises:
         SplitError: if columns are absent, a split name is unknown, an id is repeated, or the digest differs.
@@ -73,9 +79,16 @@ def load_splits(path: str | Path, *, expected_digest: str | None = None) -> pd.D
             f"split file '{path}' has unknown splits [{name_some(unknown)}] and repeated ids [{name_some(repeated)}]. "
             "Every slide must be there once, with train, val or test."
         )
-    if expected_digest is not None and not (digest := split_digest(frame)).startswith(expected_digest):
+    digest = split_digest(frame)
+    if expected_digest is not None and not digest.startswith(expected_digest.removeprefix(_PREFIX)):
         raise SplitError(f"split file '{path}' has digest {digest[:12]}, not {expected_digest[:12]}: it was changed.")
-    return frame
+    if DIGEST_COLUMN in frame.columns and set(frame[DIGEST_COLUMN]) != {_PREFIX + digest[:_DIGITS]}:
+        raise SplitError(
+            f"split file '{path}' was changed since it was saved: its rows have digest {_PREFIX}{digest[:_DIGITS]} and "
+            f"its column {DIGEST_COLUMN} says {name_some(sorted(set(frame[DIGEST_COLUMN])))}. Use the file as it was "
+            "saved; if the change is meant, delete that column."
+        )
+    return frame.drop(columns=DIGEST_COLUMN, errors="ignore")
 
 
 def apply_splits(table: pd.DataFrame, saved: pd.DataFrame) -> pd.DataFrame:

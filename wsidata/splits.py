@@ -1,31 +1,26 @@
 """A split drawn from global randomness or row order differs between runs and ranks, and test slides leak into training.
 
 `make_splits` is a pure function: the same slides, labels, fractions and seed give the same split, in any row order and
-on any rank. Files and checkpoints are the business of `split_files.py`.
+on any rank. How rows are drawn is in `split_draws.py`, files and checkpoints are the business of `split_files.py`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
-from fractions import Fraction
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit, StratifiedGroupKFold, StratifiedShuffleSplit
 
-SPLITS = ("train", "val", "test")
-_ALIASES = {
-    **dict.fromkeys(("train", "training", "tr"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "tune"), "val"),
-    **dict.fromkeys(("test", "testing", "holdout"), "test"),
-}
-_MAX_FOLDS = 20
+from wsidata.split_base import SPLITS, SplitError, SplitWarning, name_some
+from wsidata.split_draws import DrawError, Integers, draw_groups, draw_slides, fold_groups, fold_slides
+from wsidata.split_predefined import check_predefined_val, predefined_by_column, put_in
 
+__all__ = ["SPLITS", "SmallClasses", "SplitError", "SplitWarning", "check_groups", "make_splits"]
 
-class SplitError(ValueError):
-    """The split asked for cannot be made, or would mix training and test slides; the message says what to change."""
+SmallClasses = Literal["raise", "train"]
 
 
 def make_splits(
@@ -35,33 +30,45 @@ def make_splits(
     test_fraction: float = 0.0,
     seed: int = 42,
     stratify: bool = True,
+    k_fold: tuple[int, int] | None = None,
+    repeat: int = 0,
+    small_classes: SmallClasses = "raise",
     split_column: str | None = None,
+    val_ids: Collection[str] | None = None,
     test_ids: Collection[str] | None = None,
+    val_prefix: str | tuple[str, ...] | None = None,
     test_prefix: str | tuple[str, ...] | None = None,
     group_column: str | None = None,
     id_column: str = "image_id",
-    label_column: str = "label_name",
+    label_column: str | None = "label_name",
 ) -> pd.DataFrame:
     """Divide slides into train, val and test.
 
-    Rows that are predefined (by column, list or prefix) stay where they are put. If the column predefines no `val`
-    rows, they are drawn from the rest; fractions are of the rows that are not predefined.
+    Rows that are predefined (by column, list or prefix) stay where they are put. If none of them is `val`, validation
+    rows are drawn from the rest; fractions are of the rows that are not predefined.
 
-    Without groups every class is divided in proportion, to within one slide. With groups (patients) no group is
-    divided, and the classes are in proportion as far as whole groups allow.
+    Without groups every class is divided in proportion, to within one slide, and each class has at least one slide in
+    every part that is drawn. With groups (patients) no group is divided, and the classes are in proportion as far as
+    whole groups allow.
 
     Args:
         table: One row per slide, ids unique. Not changed.
-        val_fraction: Share of the rows to draw as validation; at least one slide per class is drawn unless it is 0.
+        val_fraction: Share of the rows to draw as validation. Not used with `k_fold`.
         test_fraction: Share of the rows to draw as test, in addition to the predefined ones.
         seed: Seed of the draw. Global generators are neither read nor changed.
         stratify: False draws without looking at labels.
+        k_fold: `(i, k)`: the rows that are not test are divided into k folds; fold i (0 .. k-1) is validation.
+        repeat: 0, 1, ...: draws the validation rows, or the folds, again; the test rows stay the same.
+        small_classes: What to do with a class (or, with groups, the patients of a class) too few to be in every part:
+            "raise" refuses, "train" keeps its slides in train and warns.
         split_column: Column with train, val, test (or training, valid, validation, testing, ...), or an empty cell.
+        val_ids: Ids of validation rows.
         test_ids: Ids of test rows.
-        test_prefix: What the names (the last part of the ids) of test rows begin with, such as "test_".
+        val_prefix: What the names (the last part of the ids) of validation rows begin with.
+        test_prefix: What the names of test rows begin with, such as "test_".
         group_column: Column of groups, such as patients.
         id_column: Column of ids.
-        label_column: Column of labels.
+        label_column: Column of labels. None: there are none to look at.
 
     Returns:
         A copy of `table`, in its order, with the column `split`.
@@ -69,31 +76,139 @@ def make_splits(
     Raises:
         SplitError: if a class or the number of slides is too small for the fractions, a fraction is not in [0, 1), an
             id or prefix fits no row, a split name is unknown, or a group is in two predefined splits.
+
+    Warns:
+        SplitWarning: if a class is in training and not in validation or test, or the other way round.
+
+    Example:
+        >>> folds = [make_splits(table, k_fold=(i, 5), group_column="patient") for i in range(5)]
     """
     _check_arguments(table, val_fraction, test_fraction, (id_column, label_column, split_column, group_column))
+    _check_fold(k_fold, repeat, small_classes)
     ordered = table.assign(**{id_column: table[id_column].astype(str)}).sort_values(id_column, kind="stable")
-    splits = _predefined(ordered, id_column, split_column, test_ids, test_prefix)
-    labels = ordered[label_column] if stratify else None
-    groups = None if group_column is None else ordered[group_column]
-    free = splits == ""
+    splits = predefined_by_column(ordered, split_column)
+    for part, ids, prefix in (("test", test_ids, test_prefix), ("val", val_ids, val_prefix)):
+        splits = put_in(splits, part, ordered[id_column], ids, prefix)
+    rows = _Rows(
+        names=ordered[id_column],
+        labels=None if label_column is None or not stratify else ordered[label_column].astype(str),
+        groups=None if group_column is None else ordered[group_column].astype(str),
+        small_classes=small_classes,
+    )
     if (splits == "val").any():
-        if free.any():
-            some = ", ".join(ordered.loc[free, id_column].head(3))
-            raise SplitError(
-                f"column '{split_column}' predefines val rows but leaves {int(free.sum())} rows empty ({some}, ...). "
-                "Fill them in, or predefine only test rows and let val be drawn."
-            )
-    else:
-        free |= splits == "train"
-        rest = 1.0 - test_fraction
-        for name, fraction in (("test", test_fraction), ("val", val_fraction / rest)):
-            drawn = _draw(labels, groups, free, fraction, seed, name)
-            splits[drawn] = name
-            free &= ~drawn
-        splits[free] = "train"
-    if groups is not None:
-        check_groups(groups, splits)
+        check_predefined_val(splits, ordered[id_column], split_column, k_fold, val_ids, val_prefix)
+    free = splits.isin(["", "train"])
+    if test_fraction:
+        splits[_draw(rows, free, test_fraction, "test", f"{seed}|test")] = "test"
+        free &= splits != "test"
+    if not (splits == "val").any():
+        key = f"{seed}|val|{repeat}"
+        if k_fold is not None:
+            splits[_fold(rows, free, k_fold, key)] = "val"
+        elif val_fraction:
+            splits[_draw(rows, free, val_fraction / (1.0 - test_fraction), "val", key)] = "val"
+    splits[splits == ""] = "train"
+    if rows.groups is not None:
+        check_groups(rows.groups, splits)
+    if label_column is not None:
+        warn_of_missing_classes(ordered[label_column].astype(str), splits)
     return table.assign(split=splits.reindex(table.index))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a draw looks at, in the order of the ids."""
+
+    names: pd.Series[Any]
+    labels: pd.Series[Any] | None
+    groups: pd.Series[Any] | None
+    small_classes: SmallClasses
+
+    @property
+    def unit(self) -> str:
+        return "slide" if self.groups is None else "group"
+
+
+def _draw(rows: _Rows, free: pd.Series[bool], fraction: float, part: str, key: str) -> pd.Series[bool]:
+    """Which of the `free` rows are drawn."""
+    taking = _without_small_classes(rows, free, 2, f"both in train and in {part}")
+    names, classes, groups = _columns(rows, taking)
+    if not names:
+        return taking
+    try:
+        if groups is None:
+            chosen = draw_slides(names, classes, fraction, key)
+        else:
+            chosen = draw_groups(groups, classes, fraction, key)
+    except DrawError as error:
+        raise SplitError(
+            f"{part}: {error}. Change {part}_fraction, add {rows.unit}s, or predefine the split with a column."
+        ) from error
+    return _at(taking, chosen)
+
+
+def _fold(rows: _Rows, free: pd.Series[bool], k_fold: tuple[int, int], key: str) -> pd.Series[bool]:
+    """Which of the `free` rows are in fold i of k."""
+    fold, folds = k_fold
+    taking = _without_small_classes(rows, free, folds, f"in each of {folds} folds")
+    names, classes, groups = _columns(rows, taking)
+    if len(set(names if groups is None else groups)) < folds:
+        raise SplitError(f"{len(names)} slides cannot be divided into {folds} folds of whole {rows.unit}s. Lower k.")
+    try:
+        fold_of = (
+            fold_slides(names, classes, folds, key) if groups is None else fold_groups(groups, classes, folds, key)
+        )
+    except DrawError as error:
+        raise SplitError(f"{error}. Lower k, merge classes, or pass stratify=False.") from error
+    return _at(taking, np.flatnonzero(fold_of == fold))
+
+
+def _columns(rows: _Rows, taking: pd.Series[bool]) -> tuple[list[str], Integers, list[str] | None]:
+    """Names, class numbers and groups of the rows that take part."""
+    names = rows.names[taking].tolist()
+    classes = np.zeros(len(names), dtype=np.int64)
+    if rows.labels is not None:
+        classes = np.unique(rows.labels[taking].to_numpy(dtype=str), return_inverse=True)[1].astype(np.int64)
+    return names, classes, None if rows.groups is None else rows.groups[taking].tolist()
+
+
+def _at(taking: pd.Series[bool], positions: Integers) -> pd.Series[bool]:
+    """The rows at `positions` among those that take part."""
+    drawn = pd.Series(False, index=taking.index)
+    drawn.iloc[np.flatnonzero(taking.to_numpy())[positions]] = True
+    return drawn
+
+
+def _without_small_classes(rows: _Rows, free: pd.Series[bool], least: int, where: str) -> pd.Series[bool]:
+    """`free`, less the classes that have fewer than `least` slides or groups; or an error, if that is wanted.
+
+    A group that holds such a class stays out whole, which may make another class too small, and so on.
+    """
+    taking = free.copy()
+    left_out: set[str] = set()
+    while rows.labels is not None:
+        units = (rows.names if rows.groups is None else rows.groups)[taking]
+        counts = units.groupby(rows.labels[taking]).nunique()
+        small = sorted(str(label) for label in counts.index[counts < least])
+        if not small:
+            break
+        if rows.small_classes == "raise":
+            most = int(counts[small].max())
+            raise SplitError(
+                f"class {name_some(small)} has only {'one' if most == 1 else most} {rows.unit}"
+                f"{'' if most == 1 else 's'}, which cannot be {where}. Add {rows.unit}s of this class, merge it with "
+                f"another (class_names={{'{small[0]}': 'other', ...}}), remove it, keep it in train "
+                "(small_classes='train'), or pass stratify=False."
+            )
+        left_out.update(small)
+        leaving = taking & rows.labels.isin(small)
+        if rows.groups is not None:
+            leaving = taking & rows.groups.isin(rows.groups[leaving])
+        taking &= ~leaving
+    if left_out:
+        message = f"class {name_some(sorted(left_out))} is too small to be {where}; its slides stay in train."
+        warnings.warn(message, SplitWarning, stacklevel=4)
+    return taking
 
 
 def _check_arguments(table: pd.DataFrame, val: float, test: float, columns: tuple[str | None, ...]) -> None:
@@ -111,127 +226,14 @@ def _check_arguments(table: pd.DataFrame, val: float, test: float, columns: tupl
         raise SplitError("the table's index is not unique. Call table.reset_index(drop=True) first.")
 
 
-def _predefined(
-    table: pd.DataFrame,
-    id_column: str,
-    split_column: str | None,
-    test_ids: Collection[str] | None,
-    test_prefix: str | tuple[str, ...] | None,
-) -> pd.Series[Any]:
-    """`train`, `val`, `test` where the user decided, "" elsewhere."""
-    splits = pd.Series("", index=table.index, dtype=object)
-    ids = table[id_column]
-    if split_column is not None:
-        given = table[split_column].fillna("").astype(str).str.strip().str.lower()
-        unknown = sorted(set(given) - set(_ALIASES) - {""})
-        if unknown:
-            raise SplitError(
-                f"column '{split_column}' says {name_some(unknown)}. Write train, val, test or leave it empty."
-            )
-        splits = given.map(lambda name: _ALIASES.get(name, "")).astype(object)
-    if test_ids is not None:
-        wanted = {str(name).strip() for name in test_ids}
-        absent = sorted(wanted - set(ids))
-        if absent:
-            raise SplitError(
-                f"test_ids {name_some(absent)} are not in the table. Ids look like {name_some(list(ids))}."
-            )
-        splits = _put_in_test(splits, ids.isin(list(wanted)), ids, "test_ids")
-    if test_prefix is not None:
-        names = ids.str.rsplit("/", n=1).str[-1]
-        fits = names.map(lambda name: name.startswith(test_prefix)).astype(bool)
-        if not fits.any():
-            raise SplitError(f"no id begins with test_prefix={test_prefix!r}. Ids look like {name_some(list(ids))}.")
-        splits = _put_in_test(splits, fits, ids, "test_prefix")
-    return splits
-
-
-def _put_in_test(splits: pd.Series[Any], rows: pd.Series[bool], ids: pd.Series[Any], argument: str) -> pd.Series[Any]:
-    contradicted = rows & splits.isin(["train", "val"])
-    if contradicted.any():
-        raise SplitError(
-            f"{argument} puts {name_some(list(ids[contradicted]))} in test, but the split column says train or val. "
-            "Give only one of the two, or correct the column."
-        )
-    return splits.mask(rows, "test")
-
-
-def _draw(
-    labels: pd.Series[Any] | None,
-    groups: pd.Series[Any] | None,
-    free: pd.Series[bool],
-    fraction: float,
-    seed: int,
-    name: str,
-) -> pd.Series[bool]:
-    """Which of the `free` rows are drawn."""
-    drawn = pd.Series(False, index=free.index)
-    if fraction == 0.0:
-        return drawn
-    rows = np.flatnonzero(free.to_numpy())
-    classes = np.zeros(len(rows), dtype=np.int64)
-    if labels is not None:
-        classes = np.unique(labels.to_numpy()[rows].astype(str), return_inverse=True)[1]
-        units = pd.Series(rows if groups is None else groups.to_numpy()[rows])
-        _check_classes(labels.to_numpy()[rows], units, name, "slide" if groups is None else "group")
-    if groups is not None:
-        chosen = _draw_groups(classes, groups.to_numpy()[rows], fraction, seed, labels is not None, name)
-    else:
-        chosen = _draw_rows(classes, fraction, seed, labels is not None, name)
-    drawn.iloc[rows[chosen]] = True
-    return drawn
-
-
-def _check_classes(labels: Any, units: pd.Series[Any], name: str, unit: str) -> None:
-    """A class has to be on both sides of a stratified split, so it needs two slides (or groups)."""
-    counts = units.groupby(labels).nunique()
-    lonely = sorted(str(label) for label in counts.index[counts < 2])
-    if lonely:
-        raise SplitError(
-            f"class {name_some(lonely)} has only one {unit}, which cannot be both in train and in {name}. "
-            f"Add {unit}s of this class, merge it with another (class_names={{'{lonely[0]}': 'other', ...}}), "
-            "remove it, or pass stratify=False."
-        )
-
-
-def _draw_rows(classes: Any, fraction: float, seed: int, stratified: bool, name: str) -> Any:
-    """Positions drawn, slide by slide."""
-    total, class_count = len(classes), len(np.unique(classes))
-    size = max(int(total * fraction + 0.5), class_count)
-    if total - size < class_count:
-        raise SplitError(
-            f"{total} slides of {class_count} classes cannot give {size} to {name} and one of each class to train. "
-            f"Lower {name}_fraction, add slides, or predefine the split with a column."
-        )
-    splitter = (StratifiedShuffleSplit if stratified else ShuffleSplit)(n_splits=1, test_size=size, random_state=seed)
-    return next(splitter.split(np.zeros(total), classes))[1]
-
-
-def _draw_groups(classes: Any, groups: Any, fraction: float, seed: int, stratified: bool, name: str) -> Any:
-    """Positions drawn, whole groups at a time: some folds of a stratified grouped k-fold."""
-    group_count = len(np.unique(groups))
-    if group_count < 2:
-        raise SplitError(f"{group_count} group cannot be divided into train and {name}. Predefine the split instead.")
-    if not stratified:
-        size = min(max(int(group_count * fraction + 0.5), 1), group_count - 1)
-        splitter = GroupShuffleSplit(n_splits=1, test_size=size, random_state=seed)
-        return next(splitter.split(classes, classes, groups))[1]
-    most = min(_MAX_FOLDS, group_count, int(np.bincount(classes).max()))
-    share = Fraction(fraction).limit_denominator(most)
-    share = min(max(share, Fraction(1, most)), Fraction(most - 1, most))
-    folds = StratifiedGroupKFold(n_splits=share.denominator, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # a class with fewer slides than folds is looked after below
-        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        parts = [part for _, part in folds.split(classes, classes, groups)]
-    parts.sort(key=lambda part: -len(np.unique(classes[part])))
-    chosen = np.sort(np.concatenate(parts[: share.numerator]))
-    rest = np.setdiff1d(np.arange(len(classes)), chosen)
-    if min(len(np.unique(classes[chosen])), len(np.unique(classes[rest]))) < len(np.unique(classes)):
-        raise SplitError(
-            f"{group_count} groups do not allow every class both in train and in {name} (fraction {fraction:.3g}). "
-            "Raise the fraction, add groups, or predefine the split with a column."
-        )
-    return chosen
+def _check_fold(k_fold: tuple[int, int] | None, repeat: int, small_classes: str) -> None:
+    """Refuse folds that do not exist."""
+    if k_fold is not None and not (len(k_fold) == 2 and k_fold[1] >= 2 and 0 <= k_fold[0] < k_fold[1]):
+        raise SplitError(f"k_fold={k_fold} must be (i, k) with k at least 2 and i one of 0, 1, ..., k-1.")
+    if repeat < 0:
+        raise SplitError(f"repeat={repeat} must be 0 or more.")
+    if small_classes not in ("raise", "train"):
+        raise SplitError(f"small_classes={small_classes!r} is neither 'raise' nor 'train'.")
 
 
 def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
@@ -253,7 +255,14 @@ def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
         )
 
 
-def name_some(names: Collection[str], limit: int = 5) -> str:
-    """A few of many names, for a message."""
-    shown = ", ".join(repr(str(name)) for name in list(names)[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
+def warn_of_missing_classes(labels: pd.Series[Any], splits: pd.Series[Any]) -> None:
+    """Say which classes a part lacks that others have; parts without rows are left alone.
+
+    Warns:
+        SplitWarning: naming part and classes.
+    """
+    everyone = set(labels)
+    lacking = {part: sorted(everyone - set(labels[splits == part])) for part in SPLITS if (splits == part).any()}
+    said = [f"{part} has no slide of class {name_some(classes)}" for part, classes in lacking.items() if classes]
+    if said:
+        warnings.warn(f"{'; '.join(said)}. Its scores there mean nothing.", SplitWarning, stacklevel=3)

@@ -21,7 +21,8 @@ def split():
 
 def test_saved_split_comes_back_with_leading_zeros(split, tmp_path):
     digest = save_splits(split, tmp_path / "new" / "split.csv")
-    assert (tmp_path / "new" / "split.csv").read_text().splitlines()[:2] == ["image_id,label_name,split", "000,a,test"]
+    lines = (tmp_path / "new" / "split.csv").read_text().splitlines()
+    assert lines[:2] == ["image_id,label_name,split,split_digest", f"000,a,test,sha256:{digest[:16]}"]
     loaded = load_splits(tmp_path / "new" / "split.csv", expected_digest=digest)
     assert split_digest(loaded) == digest
     again = apply_splits(split.drop(columns="split").iloc[::-1], loaded)
@@ -40,6 +41,19 @@ def test_changed_file_is_noticed(split, tmp_path):
     (tmp_path / "split.csv").write_text(text)
     with pytest.raises(SplitError, match="it was changed"):
         load_splits(tmp_path / "split.csv", expected_digest=digest)
+    with pytest.raises(SplitError, match=r"was changed since it was saved.*delete that column"):
+        load_splits(tmp_path / "split.csv")
+    lines = text.splitlines()
+    (tmp_path / "split.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines))
+    assert load_splits(tmp_path / "split.csv")["split"][0] == "train"
+
+
+def test_lost_row_is_noticed(split, tmp_path):
+    save_splits(split, tmp_path / "split.csv")
+    lines = (tmp_path / "split.csv").read_text().splitlines()
+    (tmp_path / "split.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(SplitError, match="was changed since it was saved"):
+        load_splits(tmp_path / "split.csv")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,157 @@
+"""Chance without a generator: slides are ordered by a hash of the seed and their own name.
+
+So a draw cannot depend on row order, process, platform or the release of a library, and a slide that is added to a
+table moves few others. Everything here is arithmetic on names, class numbers and groups; which rows take part, and what
+they become, is decided in `splits.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+
+Integers = NDArray[np.int64]
+
+_ATTEMPTS = 20
+
+
+class DrawError(ValueError):
+    """The rows cannot be divided as asked; the message says why."""
+
+
+def hashed_order(names: Sequence[str], key: str) -> Integers:
+    """Positions of `names` in the order of the SHA-256 of `key` and name.
+
+    >>> hashed_order(["a", "b", "c"], "42").tolist()
+    [1, 2, 0]
+    """
+    digests = [_digest(key, name) for name in names]
+    return np.array(sorted(range(len(names)), key=lambda position: (digests[position], names[position])), np.int64)
+
+
+def allocate(counts: Sequence[int], size: int) -> list[int]:
+    """Divide `size` over classes in proportion to `counts`, at least 1 and at most count - 1 each.
+
+    Largest remainders: each class gets its whole share, and what is left goes to the largest fractions.
+
+    Args:
+        counts: Rows of each class, each at least 2.
+        size: Between the number of classes and the sum of `counts` less the number of classes.
+
+    >>> allocate([100, 60, 2], 32)
+    [19, 12, 1]
+    """
+    total = sum(counts)
+    shares = [Fraction(count * size, total) for count in counts]
+    given = [min(max(int(share), 1), count - 1) for share, count in zip(shares, counts, strict=True)]
+    while sum(given) != size:
+        step = 1 if sum(given) < size else -1
+        open_classes = [i for i, count in enumerate(counts) if (given[i] < count - 1 if step > 0 else given[i] > 1)]
+        worst = max(open_classes, key=lambda i: (step * (shares[i] - given[i]), counts[i], -i))
+        given[worst] += step
+    return given
+
+
+def draw_slides(names: Sequence[str], classes: Integers, fraction: float, key: str) -> Integers:
+    """Positions of about `fraction` of the slides, each class in proportion and at least once on either side.
+
+    Args:
+        names: Distinct ids.
+        classes: Class number of each; all 0 for a draw that does not look at classes.
+        fraction: Above 0, below 1.
+        key: Seed and purpose.
+
+    Raises:
+        DrawError: if there are too few slides for every class to be on both sides.
+    """
+    found, counts = np.unique(classes, return_counts=True)
+    size = max(int(len(names) * fraction + 0.5), len(found))
+    if counts.min() < 2 or len(names) - size < len(found):
+        raise DrawError(f"{len(names)} slides of {len(found)} classes cannot give {size} and keep one of each class")
+    order = hashed_order(names, key)
+    shares = zip(found, allocate(counts.tolist(), size), strict=True)
+    return np.sort(np.concatenate([order[classes[order] == number][:share] for number, share in shares]))
+
+
+def fold_slides(names: Sequence[str], classes: Integers, folds: int, key: str) -> Integers:
+    """Fold number 0 .. folds-1 of each slide; sizes, and the counts of each class, differ by one at most."""
+    order = hashed_order(names, key)
+    order = order[np.argsort(classes[order], kind="stable")]
+    fold_of = np.empty(len(names), dtype=np.int64)
+    fold_of[order] = np.arange(len(names)) % folds
+    return fold_of
+
+
+def draw_groups(groups: Sequence[str], classes: Integers, fraction: float, key: str) -> Integers:
+    """Positions of whole groups that hold about `fraction` of the rows of every class, each on both sides.
+
+    First one group of each class, rarest first; then groups in hashed order, whenever one brings the rows drawn nearer
+    to the share of each class, and never the last group of a class.
+
+    Raises:
+        DrawError: if no choice was found that has every class on both sides.
+    """
+    names, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    rows = np.zeros((len(names), int(classes.max()) + 1), dtype=np.int64)
+    np.add.at(rows, (group_of, classes), 1)
+    order = hashed_order(names.tolist(), key)
+    totals = rows.sum(axis=0)
+    drawn = np.zeros(len(names), dtype=bool)
+
+    def distance(choice: NDArray[np.bool_]) -> float:
+        return float((((rows[choice].sum(axis=0) - fraction * totals) ** 2) / totals).sum())
+
+    def may_take(group: int) -> bool:
+        choice = drawn.copy()
+        choice[group] = True
+        return not drawn[group] and bool((rows[~choice].sum(axis=0) > 0).all())
+
+    for number in np.argsort((rows > 0).sum(axis=0), kind="stable"):
+        if not rows[drawn, number].any():
+            able = [group for group in order if rows[group, number] and may_take(group)]
+            if not able:
+                raise DrawError(f"{len(names)} groups do not allow every class on both sides")
+            drawn[able[0]] = True
+    for group in order:
+        choice = drawn.copy()
+        choice[group] = True
+        if may_take(group) and distance(choice) < distance(drawn):
+            drawn = choice
+    return np.flatnonzero(drawn[group_of])
+
+
+def fold_groups(groups: Sequence[str], classes: Integers, folds: int, key: str) -> Integers:
+    """Fold number 0 .. folds-1 of each row; rows of one group share a fold, and every fold has every class.
+
+    Raises:
+        DrawError: if no such arrangement was found.
+    """
+    class_count = len(np.unique(classes))
+    if len(set(groups)) >= folds <= int(np.bincount(classes).max()):
+        for attempt in range(_ATTEMPTS):
+            fold_of = _grouped_folds(groups, classes, folds, f"{key}|{attempt}")
+            if all(len(np.unique(classes[fold_of == fold])) == class_count for fold in range(folds)):
+                return fold_of
+    raise DrawError(f"{len(set(groups))} groups do not allow every class in each of {folds} folds")
+
+
+def _grouped_folds(groups: Sequence[str], classes: Integers, folds: int, key: str) -> Integers:
+    """Fold number of each row, by scikit-learn's greedy algorithm."""
+    seed = int.from_bytes(_digest(key, "groups")[:4], "big")
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    fold_of = np.empty(len(classes), dtype=np.int64)
+    with warnings.catch_warnings():  # whether small classes are in every fold is looked after by the callers
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        for fold, (_, part) in enumerate(splitter.split(classes, classes, np.asarray(groups, dtype=str))):
+            fold_of[part] = fold
+    return fold_of
+
+
+def _digest(key: str, name: str) -> bytes:
+    return hashlib.sha256(f"{key}\0{name}".encode()).digest()

@@ -1,0 +1,94 @@
+"""Published splits come as a column, a list of ids or a prefix of names; what they say is taken, never guessed at.
+
+The rows that nobody predefined are drawn in `splits.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pandas as pd
+
+from wsidata.split_base import SplitError, name_some
+
+_ALIASES = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "tune"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+}
+
+
+def predefined_by_column(table: pd.DataFrame, name: str | None) -> pd.Series[Any]:
+    """`train`, `val`, `test` where the column decides, "" elsewhere.
+
+    Raises:
+        SplitError: if a cell says anything else.
+    """
+    if name is None:
+        return pd.Series("", index=table.index, dtype=object)
+    given = table[name].fillna("").astype(str).str.strip().str.lower()
+    unknown = sorted(set(given) - set(_ALIASES) - {""})
+    if unknown:
+        raise SplitError(f"column '{name}' says {name_some(unknown)}. Write train, val, test or leave it empty.")
+    return given.map(lambda text: _ALIASES.get(text, "")).astype(object)
+
+
+def put_in(
+    splits: pd.Series[Any],
+    part: str,
+    ids: pd.Series[Any],
+    wanted_ids: Collection[str] | None,
+    prefix: str | tuple[str, ...] | None,
+) -> pd.Series[Any]:
+    """Put the rows that are listed, or whose names begin so, into `part`.
+
+    Raises:
+        SplitError: if an id is not in the table, a prefix fits nothing, or the row is in another part already.
+    """
+    if wanted_ids is not None:
+        wanted = {str(name).strip() for name in wanted_ids}
+        absent = sorted(wanted - set(ids))
+        if absent:
+            raise SplitError(
+                f"{part}_ids {name_some(absent)} are not in the table. Ids look like {name_some(list(ids))}."
+            )
+        splits = _move(splits, part, ids.isin(list(wanted)), ids, f"{part}_ids")
+    if prefix is not None:
+        prefixes = prefix if isinstance(prefix, str) else tuple(prefix)
+        fits = ids.str.rsplit("/", n=1).str[-1].map(lambda name: name.startswith(prefixes)).astype(bool)
+        if not fits.any():
+            raise SplitError(f"no id begins with {part}_prefix={prefix!r}. Ids look like {name_some(list(ids))}.")
+        splits = _move(splits, part, fits, ids, f"{part}_prefix")
+    return splits
+
+
+def _move(
+    splits: pd.Series[Any], part: str, rows: pd.Series[bool], ids: pd.Series[Any], argument: str
+) -> pd.Series[Any]:
+    contradicted = rows & ~splits.isin(["", part])
+    if contradicted.any():
+        others = " or ".join(sorted(set(splits[contradicted])))
+        raise SplitError(
+            f"{argument} puts {name_some(list(ids[contradicted]))} in {part}, but another argument says {others}. "
+            "Give only one of the two, or correct them."
+        )
+    return splits.mask(rows, part)
+
+
+def check_predefined_val(
+    splits: pd.Series[Any], ids: pd.Series[Any], column: str | None, k_fold: Any, val_ids: Any, val_prefix: Any
+) -> None:
+    """Where val is predefined, nothing is left to draw.
+
+    Raises:
+        SplitError: if folds are asked for as well, or a column leaves open where some rows belong.
+    """
+    if k_fold is not None:
+        raise SplitError("k_fold= draws the validation rows, and some are predefined. Leave out one of the two.")
+    free = splits == ""
+    if val_ids is None and val_prefix is None and free.any():
+        raise SplitError(
+            f"column '{column}' predefines val rows but leaves {int(free.sum())} rows empty "
+            f"({', '.join(ids[free].head(3))}, ...). Fill them in, or predefine only test rows and let val be drawn."
+        )
