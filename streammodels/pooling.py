@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from math import isfinite
 
 import torch
@@ -177,7 +178,8 @@ class GatedAttention(GlobalPool):
 
     def reduction(self) -> Reduction:
         """See `GlobalPool`."""
-        return Attention(self.scores_with, self.heads is None, draws=self.training and self.dropout > 0)
+        dropout = self.dropout if self.training else 0.0
+        return Attention(partial(self.scores_with, dropout=dropout), self.heads is None, draws=dropout > 0)
 
     def tensors(self) -> list[Tensor | None]:
         """Weights and biases, as `scores_with` takes them."""
@@ -191,18 +193,16 @@ class GatedAttention(GlobalPool):
         return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
 
     def scores(self, features: Tensor) -> Tensor:
-        """The scores (B, heads, H, W) of a (B, C, H, W) map, in front of the softmax."""
+        """The scores (B, heads, H, W) of a (B, C, H, W) map, in front of the softmax and without dropout."""
         return self.scores_with(features, *present(self.tensors()))
 
-    def scores_with(self, features: Tensor, *tensors: Tensor) -> Tensor:
+    @staticmethod
+    def scores_with(features: Tensor, *tensors: Tensor, dropout: float = 0.0) -> Tensor:
         """`scores`, computed with given `tensors`."""
-        hidden = self._dropped(_project(features, *tensors[:2]).tanh())
+        hidden = functional.dropout(_project(features, *tensors[:2]).tanh(), dropout)
         if len(tensors) > 4:
-            hidden = hidden * self._dropped(_project(features, *tensors[4:]).sigmoid())
+            hidden = hidden * functional.dropout(_project(features, *tensors[4:]).sigmoid(), dropout)
         return _project(hidden, *tensors[2:4])
-
-    def _dropped(self, hidden: Tensor) -> Tensor:
-        return functional.dropout(hidden, self.dropout, self.training and self.dropout > 0)
 
 
 def _project(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
