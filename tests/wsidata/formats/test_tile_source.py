@@ -1,0 +1,83 @@
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import pyvips
+
+from wsidata.formats.tile_source import TileSource, failure_behind
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(1, 256, (300, 500, 3), dtype=np.uint8)
+
+
+def cut(pixels, calls=None):
+    def decode(x, y, width, height):
+        if calls is not None:
+            calls.append((x, y, width, height))
+        return pixels[y : y + height, x : x + width]
+
+    return decode
+
+
+@pytest.mark.parametrize("tile", [(16, 16), (64, 32), (240, 48), (512, 304), (1024, 1024)])
+def test_image_is_what_the_decoder_gives(pixels, tile):
+    image = TileSource(500, 300, *tile, cut(pixels)).image()
+    assert (image.bands, image.format, image.interpretation) == (3, "uchar", "srgb")
+    np.testing.assert_array_equal(image.numpy(), pixels)
+    np.testing.assert_array_equal(image.rot90().numpy(), np.rot90(pixels, -1))
+
+
+def test_only_tiles_that_are_needed_are_decoded_and_only_inside_the_image(pixels):
+    calls = []
+    image = TileSource(500, 300, 64, 64, cut(pixels, calls)).image()
+    assert calls == []
+    np.testing.assert_array_equal(image.crop(440, 250, 60, 50).numpy(), pixels[250:, 440:])
+    assert sorted(set(calls)) == [(384, 192, 64, 64), (384, 256, 64, 44), (448, 192, 52, 64), (448, 256, 52, 44)]
+
+
+def test_image_larger_than_four_gigabytes(pixels):
+    patch = pixels[:64, :64]
+    image = TileSource(100_000, 100_000, 64, 64, lambda x, y, width, height: patch[:height, :width]).image()
+    np.testing.assert_array_equal(image.crop(99_968, 99_968, 32, 32).numpy(), patch[:32, :32])
+
+
+def raise_right_of_100(x, y, width, height):
+    if x > 100:
+        raise OSError("the disk is gone")
+    return np.ones((height, width, 3), np.uint8)
+
+
+def test_failing_decoder_is_an_error_whose_cause_is_found_behind_any_pipeline():
+    image = TileSource(500, 300, 64, 32, raise_right_of_100).image()
+    pipeline = pyvips.Image.black(50, 50, bands=3).insert(image.rot90().gaussblur(1), 0, 0, expand=True)
+    assert failure_behind(pipeline) is None
+    for _ in range(2):
+        with pytest.raises(pyvips.Error, match="Read error"):
+            pipeline.numpy()
+    assert str(failure_behind(pipeline)) == "the disk is gone"
+
+
+def test_decoder_that_gives_another_size_is_an_error(pixels):
+    image = TileSource(500, 300, 64, 32, lambda *_: pixels[:5]).image()
+    with pytest.raises(pyvips.Error):
+        image.numpy()
+    assert "uint8 (5, 500, 3), not uint8 (32, 64, 3)" in str(failure_behind(image))
+
+
+def test_source_lives_as_long_as_what_was_made_of_it(pixels):
+    source = TileSource(500, 300, 64, 32, cut(pixels))
+    watched, image = weakref.ref(source), source.image().rot90()
+    del source
+    gc.collect()
+    np.testing.assert_array_equal(image.numpy(), np.rot90(pixels, -1))
+    del image
+    gc.collect()
+    assert watched() is None
+
+
+def test_tile_sides_that_tiff_does_not_allow_are_refused(pixels):
+    with pytest.raises(ValueError, match="multiples of 16"):
+        TileSource(500, 300, 100, 64, cut(pixels))

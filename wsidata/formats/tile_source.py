@@ -1,0 +1,145 @@
+"""A decoder of ours as a lazy libvips image: libvips asks for a tile when a pipeline needs it, and Python decodes it.
+
+libvips has no operation whose pixels come from a function. But it reads TIFF files through callbacks, and the simplest
+TIFF there is, tiles without compression, has every tile at a place that follows from its number. So such a file is
+pretended: its header is made, and whoever reads beyond the header gets the tile that would lie there, decoded at that
+moment. Nothing is written, and no tile is decoded before it is asked for.
+
+    offset   0        16               header_bytes      header_bytes + tile_bytes       ...
+             BigTIFF  tags, offsets    tile 0            tile 1                          tile columns * rows - 1
+
+It costs a copy of each tile (about a tenth of decoding a JPEG tile). One tile is decoded at a time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+DecodeTile = Callable[[int, int, int, int], NDArray[np.uint8]]
+"""From (x, y, width, height) in pixels, a rectangle inside the image, to its pixels: (height, width, 3) uint8."""
+
+TILE_MULTIPLE_PX = 16  # libtiff asks for it
+BANDS = 3
+SHORT, LONG, LONG8 = 3, 4, 16
+
+
+class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no types
+    """A libvips source that looks like an uncompressed tiled BigTIFF.
+
+    Args:
+        width_px: Columns of the image.
+        height_px: Rows of the image.
+        tile_width_px: Columns of a tile, a multiple of 16.
+        tile_height_px: Rows of a tile, a multiple of 16.
+        decode: Gives the pixels of a rectangle; called from libvips' threads, never by two at a time.
+
+    Attributes:
+        failure: The first exception that `decode` raised. libvips then reports a read error of its own.
+    """
+
+    def __init__(
+        self, width_px: int, height_px: int, tile_width_px: int, tile_height_px: int, decode: DecodeTile
+    ) -> None:
+        super().__init__()
+        if tile_width_px % TILE_MULTIPLE_PX or tile_height_px % TILE_MULTIPLE_PX:
+            raise ValueError(f"tiles of {tile_width_px}x{tile_height_px} px: both sides must be multiples of 16.")
+        self.width_px, self.height_px = width_px, height_px
+        self.tile_width_px, self.tile_height_px = tile_width_px, tile_height_px
+        self.failure: Exception | None = None
+        self._decode = decode
+        self._position = 0
+        self._latest: tuple[int, memoryview] = (-1, memoryview(b""))
+        self.on_read(self._read)
+        self.on_seek(self._seek)
+
+    def image(self) -> pyvips.Image:
+        """The lazy image: uchar, 3 bands, sRGB. Tiles are forgotten between evaluations; see `wsidata.lazy`."""
+        # libvips takes a failed read for a mere warning, and shows black for it if told to let warnings pass.
+        return pyvips.Image.new_from_source(self, "", access="random", fail_on="warning")
+
+    @property
+    def _columns(self) -> int:
+        return -(-self.width_px // self.tile_width_px)
+
+    @property
+    def _tiles(self) -> int:
+        return self._columns * -(-self.height_px // self.tile_height_px)
+
+    @property
+    def _tile_bytes(self) -> int:
+        return self.tile_width_px * self.tile_height_px * BANDS
+
+    @cached_property
+    def _header(self) -> bytes:
+        """Everything before the first tile: signature, directory, and the tables of tile offsets and lengths."""
+        tags = [
+            (256, LONG, 1, self.width_px),
+            (257, LONG, 1, self.height_px),
+            (258, SHORT, 3, 8 | 8 << 16 | 8 << 32),  # bits of each sample
+            (259, SHORT, 1, 1),  # no compression
+            (262, SHORT, 1, 2),  # RGB
+            (277, SHORT, 1, BANDS),
+            (284, SHORT, 1, 1),  # samples side by side
+            (322, LONG, 1, self.tile_width_px),
+            (323, LONG, 1, self.tile_height_px),
+        ]
+        table = 16 + 8 + 20 * (len(tags) + 2) + 8
+        first_tile = table + 16 * self._tiles
+        offsets = first_tile + self._tile_bytes * np.arange(self._tiles, dtype="<u8")
+        lengths = np.full(self._tiles, self._tile_bytes, dtype="<u8")
+        alone = self._tiles == 1  # a single value stands in the tag itself
+        tags.append((324, LONG8, self._tiles, int(offsets[0]) if alone else table))
+        tags.append((325, LONG8, self._tiles, self._tile_bytes if alone else table + 8 * self._tiles))
+        directory = struct.pack("<Q", len(tags)) + b"".join(struct.pack("<HHQQ", *tag) for tag in tags) + bytes(8)
+        return struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) + directory + offsets.tobytes() + lengths.tobytes()
+
+    def _seek(self, offset: int, whence: int) -> int:
+        end = len(self._header) + self._tiles * self._tile_bytes
+        self._position = {0: 0, 1: self._position, 2: end}[whence] + offset
+        return self._position
+
+    def _read(self, count: int) -> bytes | memoryview | None:
+        """Bytes at the present position, as many as lie together; None at the end, or where decoding failed."""
+        if self._position < len(self._header):
+            data: bytes | memoryview = self._header[self._position : self._position + count]
+        else:
+            index, start = divmod(self._position - len(self._header), self._tile_bytes)
+            if index >= self._tiles:
+                return None
+            try:
+                data = self._tile(index)[start : start + count]
+            except Exception as error:  # an exception cannot pass through libvips; whoever asked finds it here
+                self.failure = self.failure or error
+                return None
+        self._position += len(data)
+        return data
+
+    def _tile(self, index: int) -> memoryview:
+        """A tile's bytes, black beyond the right and bottom edges. The latest is kept: it may be read in pieces."""
+        if self._latest[0] != index:
+            row, column = divmod(index, self._columns)
+            x, y = column * self.tile_width_px, row * self.tile_height_px
+            width, height = min(self.tile_width_px, self.width_px - x), min(self.tile_height_px, self.height_px - y)
+            pixels = self._decode(x, y, width, height)
+            if pixels.shape != (height, width, BANDS) or pixels.dtype != np.uint8:
+                raise ValueError(f"the decoder gave {pixels.dtype} {pixels.shape}, not uint8 {(height, width, BANDS)}.")
+            pad = ((0, self.tile_height_px - height), (0, self.tile_width_px - width), (0, 0))
+            whole = np.ascontiguousarray(np.pad(pixels, pad) if any(map(any, pad)) else pixels)
+            self._latest = index, whole.data.cast("B")
+        return self._latest[1]
+
+
+def failure_behind(image: pyvips.Image) -> Exception | None:
+    """The exception that a decoder of ours behind a pipeline raised, if any: libvips only knows that a read failed.
+
+    pyvips keeps the sources an image depends on alive in its `_references`, and hands them on to every image made of
+    it. There is no public way to them; without it this finds nothing, and only an error message says less.
+    """
+    sources = (one for one in getattr(image, "_references", ()) if isinstance(one, TileSource))
+    return next((source.failure for source in sources if source.failure is not None), None)
