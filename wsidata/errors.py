@@ -34,3 +34,7 @@ class ResolutionUnavailableError(SlideError, ValueError):
 
 class SpacingConflictWarning(UserWarning):
     """Two sources disagree about the pixel spacing of one slide."""
+
+
+class MissingChunksWarning(UserWarning):
+    """Chunks of an OME-Zarr are absent: never written, or lost in copying."""

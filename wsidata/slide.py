@@ -7,6 +7,7 @@ decoded, `wsidata.formats`), the choice of a level and a factor (`wsidata.spacin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,8 +16,11 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.formats import Pyramid, open_pyramid
+from wsidata.formats import Pyramid, exists, open_pyramid
+from wsidata.formats.associated import AssociatedImages
+from wsidata.formats.colour import apply_profile
 from wsidata.formats.facts import choose_spacing
+from wsidata.formats.request import PixelRequest
 from wsidata.formats.vips import naming_errors
 from wsidata.spacing import (
     TOLERANCE,
@@ -34,13 +38,17 @@ from wsidata.spacing import (
 __all__ = ["Level", "Slide"]
 
 WHITE = 255
+UM_TIMES_POWER = 10.0
+"""Of the usual scanners: 0.25 um/px at 40x, 0.5 at 20x."""
 
 
 class Slide:
     """A whole-slide image or a photo, opened for reading.
 
-    Reads Aperio SVS (JPEG and JPEG 2000), Philips TIFF, OME-TIFF (RGB), Hamamatsu NDPI, generic pyramidal TIFF and
-    BigTIFF (levels as pages or as SubIFDs), plain TIFF, JPEG, PNG and WebP. Pixels are 8-bit sRGB, three bands.
+    Reads Aperio SVS (JPEG and JPEG 2000), Philips TIFF, Hamamatsu NDPI, Leica SCN, Ventana BIF (without overlaps),
+    Akoya QPTIFF, OME-TIFF, OME-Zarr 0.4 and 0.5, generic pyramidal TIFF and BigTIFF (levels as pages or as SubIFDs),
+    plain TIFF, JPEG, PNG and WebP; MRXS, DICOM and what else OpenSlide knows where that is installed. Pixels are 8-bit
+    sRGB, three bands, unless `channels` are chosen.
 
     A slide is opened at once, so that a bad file is refused here; it can be pickled (the file is opened again on first
     use, in the worker), and used in a `with` block. Not for use by several threads at a time.
@@ -49,16 +57,36 @@ class Slide:
         path: The file.
         mpp_override: Spacing of level 0 in um per pixel, one number or (x, y), if you know better than the file. A
             contradiction warns.
+        channels: For slides of many channels: numbers or names of those to read, such as `["DAPI", 3]`. Pixels then
+            have one band per channel and the stored type (uint8, uint16 or float32).
+        scale_to_8bit: `(low, high)`, the stored values that become 0 and 255, for samples of more than 8 bits. Without
+            it such samples are handed out as they are (`channels`) or refused (RGB): no rule fits all cameras.
+        derive_magnification: Where the metadata has no objective power, take 10 / spacing in um (0.25 um/px: 40x). Off,
+            because it is a rule of thumb: 0.25 um/px is called 40x by one maker and 20x by the next.
+        apply_icc: Turn the scanner's colours into sRGB by the colour profile in the file, where it has one. Off,
+            because most published models were trained on the stored values.
 
     Raises:
         FileNotFoundError: if there is no such file.
         UnreadableImageError: if the file is damaged, cut off or no image.
-        UnsupportedImageError: if it holds no 8-bit picture (16-bit, many channels, focal stacks).
+        UnsupportedImageError: if it holds no 8-bit picture (16-bit, many channels, focal stacks) and nothing was said
+            about how to read it.
     """
 
-    def __init__(self, path: str | Path, *, mpp_override: float | tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        mpp_override: float | tuple[float, float] | None = None,
+        channels: Sequence[int | str] | int | str | None = None,
+        scale_to_8bit: tuple[float, float] | None = None,
+        derive_magnification: bool = False,
+        apply_icc: bool = False,
+    ) -> None:
         self.path = Path(path)
         self._override = _checked_override(mpp_override)
+        self._request = PixelRequest.checked(channels, scale_to_8bit)
+        self._derive_magnification, self._apply_icc = derive_magnification, apply_icc
         self._closed = False
         self._opened: _Opened | None = None
         self._open()
@@ -67,9 +95,10 @@ class Slide:
         if self._closed:
             raise ValueError(f"slide '{self.path}' is closed. Open it again with Slide(path).")
         if self._opened is None:
-            if not self.path.is_file():
+            if not exists(self.path):
                 raise FileNotFoundError(f"slide '{self.path}' does not exist, or is no file. Check the path.")
-            self._opened = _Opened(open_pyramid(self.path), self._override, self.path.name)
+            pyramid = open_pyramid(self.path, self._request)
+            self._opened = _Opened(pyramid, self._override, self.path.name, self._derive_magnification)
         return self._opened
 
     @property
@@ -104,8 +133,23 @@ class Slide:
 
     @property
     def magnification(self) -> float | None:
-        """Objective power of level 0 if the metadata has it; never guessed from the spacing."""
-        return self._open().pyramid.facts.magnification
+        """Objective power of level 0 as the metadata has it, or None; with `derive_magnification`, from the spacing."""
+        return self._open().magnification
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """What the bands of this slide's images are: ("red", "green", "blue"), or the channels chosen."""
+        return self._open().pyramid.channel_names
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """The colour profile in the file, or None. Applied only with `apply_icc=True`."""
+        return self._open().pyramid.facts.icc_profile
+
+    @property
+    def associated_images(self) -> AssociatedImages:
+        """Pictures beside the slide by name, such as "label" and "macro"; each is decoded when it is looked up."""
+        return AssociatedImages(self._open().pyramid.associated, self.path)
 
     @property
     def properties(self) -> dict[str, str]:
@@ -114,7 +158,7 @@ class Slide:
 
     @property
     def kind(self) -> str:
-        """Sort of file: "svs", "philips", "ome", "generic", "jpeg" ..."""
+        """Sort of file: "svs", "philips", "ome", "ome-zarr", "generic", "jpeg" ..."""
         return self._open().pyramid.kind
 
     @property
@@ -158,20 +202,20 @@ class Slide:
         """
         plan = self._plan(level, mpp, magnification, downsample, max_side, tolerance)
         with naming_errors(self.path):
-            return _resample(self._open().pyramid.image(plan.level), plan)
+            return self._coloured(_resample(self._open().pyramid.image(plan.level), plan))
 
-    def numpy(self, **resolution: Any) -> NDArray[np.uint8]:
+    def numpy(self, **resolution: Any) -> NDArray[Any]:
         """The whole slide at one resolution, decoded.
 
         Args:
             **resolution: As for `image`.
 
         Returns:
-            (height, width, 3) uint8.
+            (height, width, 3) uint8, or (height, width, channels) of the stored type.
         """
         image = self.image(**resolution)
         with naming_errors(self.path):
-            return np.asarray(image.numpy(), dtype=np.uint8)
+            return np.asarray(image.numpy()).reshape(image.height, image.width, image.bands)
 
     def thumbnail(self, max_side_px: int = 512) -> pyvips.Image:
         """The slide, its longer side `max_side_px` (or smaller, if the slide is), in memory."""
@@ -226,7 +270,7 @@ class Slide:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_override": self._override, "_closed": self._closed, "_opened": None}
+        return {**self.__dict__, "_opened": None}
 
     def __repr__(self) -> str:
         if self._closed:
@@ -234,6 +278,10 @@ class Slide:
         spacing = "spacing unknown" if self.mpp is None else f"{self.mpp[0]:.4g} um/px ({self.mpp_source})"
         sizes = ", ".join(f"{level.width}x{level.height}" for level in self.levels)
         return f"Slide('{self.path}', {self.kind}, levels {sizes}, {spacing})"
+
+    def _coloured(self, image: pyvips.Image) -> pyvips.Image:
+        profile = self._open().pyramid.facts.icc_profile if self._apply_icc else None
+        return image if profile is None else apply_profile(image, profile)
 
     def _plan(
         self,
@@ -248,11 +296,11 @@ class Slide:
         given = [name for name, value in (asked | {"max_side": max_side}).items() if value is not None]
         if len(given) > 1:
             raise TypeError(f"Slide.image takes one resolution, not {len(given)}: {', '.join(given)}.")
-        name, levels, facts = self.path.name, self.levels, self._open().pyramid.facts
+        name, levels = self.path.name, self.levels
         if mpp is not None:
             return plan_mpp(levels, mpp, tolerance=tolerance, name=name, checked=self._open().checked)
         if magnification is not None:
-            return plan_magnification(levels, magnification, facts.magnification, tolerance=tolerance, name=name)
+            return plan_magnification(levels, magnification, self.magnification, tolerance=tolerance, name=name)
         if downsample is not None:
             return plan_downsample(levels, downsample, tolerance=tolerance, name=name)
         if max_side is not None:
@@ -263,11 +311,16 @@ class Slide:
 class _Opened:
     """What is known only while the file is open."""
 
-    def __init__(self, pyramid: Pyramid, override: tuple[float, float] | None, name: str) -> None:
+    def __init__(
+        self, pyramid: Pyramid, override: tuple[float, float] | None, name: str, derive_magnification: bool
+    ) -> None:
         facts = pyramid.facts
         self.pyramid = pyramid
         self.mpp, self.mpp_source = choose_spacing(facts.spacings, override, name)
         self.levels = with_spacing(pyramid.levels, self.mpp)
+        self.magnification = facts.magnification
+        if self.magnification is None and self.mpp is not None and derive_magnification:
+            self.magnification = UM_TIMES_POWER / (sum(self.mpp) / 2)
         refused = [
             f"{fact.source} says an implausible {fact.mpp[0]:.4g} x {fact.mpp[1]:.4g} um/px" for fact in facts.spacings
         ]

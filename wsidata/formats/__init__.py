@@ -1,24 +1,27 @@
 """How a pyramid is found in a file and decoded: one `Pyramid` per kind of file, chosen by the file's first bytes.
 
-The extension is not asked: `.tif` may be BigTIFF, `.svs` is a TIFF, and a JPEG called `.png` still opens.
+The extension is hardly asked: `.tif` may be BigTIFF, `.svs` is a TIFF, and a JPEG called `.png` still opens. Only where
+a file is the cover of a slide that lies beside it (an MRXS begins as the JPEG it shows in a folder view) it decides.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from wsidata.errors import UnreadableImageError
+from wsidata.errors import ForeignFormatError, UnreadableImageError
+from wsidata.formats.request import PixelRequest
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyvips
     from numpy.typing import NDArray
 
+    from wsidata.formats.associated import Loaders
     from wsidata.formats.facts import SlideFacts
     from wsidata.spacing import Level
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup")
 
 
 class Pyramid(Protocol):
@@ -30,7 +33,7 @@ class Pyramid(Protocol):
 
     @property
     def reader(self) -> str:
-        """Who decodes the pixels: "libvips" or "tifffile"."""
+        """Who decodes the pixels: "libvips", "tifffile", "zarr", "openslide" ..."""
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -40,34 +43,69 @@ class Pyramid(Protocol):
     def facts(self) -> SlideFacts:
         """What the metadata says about spacing, magnification and the rest."""
 
-    def image(self, level: int) -> pyvips.Image:
-        """A whole level: uchar, 3 bands, sRGB. Lazy where the decoder can be."""
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Of the bands handed out, in order."""
 
-    def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
-        """A rectangle of a level, wholly inside it, in that level's pixels: (height, width, 3)."""
+    @property
+    def associated(self) -> Loaders:
+        """Pictures beside the slide, by name."""
+
+    def image(self, level: int) -> pyvips.Image:
+        """A whole level: uchar, 3 bands, sRGB, or the channels asked for. Lazy where the decoder can be."""
+
+    def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
+        """A rectangle of a level, wholly inside it, in that level's pixels: (height, width, bands)."""
 
     def close(self) -> None:
         """Let go of the file."""
 
 
-def open_pyramid(path: Path) -> Pyramid:
+def exists(path: Path) -> bool:
+    """Whether there is a file, or a folder that is a Zarr store."""
+    return path.is_file() or any((path / name).is_file() for name in ZARR_METADATA)
+
+
+def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
     """Open a slide or a photo.
 
     Args:
-        path: An existing file.
+        path: An existing file, or the folder of an OME-Zarr.
+        request: Channels and scaling; None for 8-bit RGB.
 
     Raises:
         UnreadableImageError: if the file is damaged or no image.
-        UnsupportedImageError: if it is sound but cannot be shown as 8-bit RGB.
+        UnsupportedImageError: if it is sound but cannot be shown as asked.
     """
-    with path.open("rb") as file:
-        signature = file.read(4)
-    if not signature:
-        raise UnreadableImageError(f"'{path}' is empty (0 bytes). Copy it again from its source.")
-    if signature in TIFF_SIGNATURES:
-        from wsidata.formats.tiff import TiffPyramid
+    request = request or PixelRequest()
+    if path.is_dir():
+        from wsidata.formats.omezarr import ZarrPyramid
 
-        return TiffPyramid(path)
+        return ZarrPyramid(path, request)
+    with path.open("rb") as file:
+        head = file.read(132)
+    if not head:
+        raise UnreadableImageError(f"'{path}' is empty (0 bytes). Copy it again from its source.")
+    from wsidata.formats.openslide import foreign_format, open_foreign
+
+    foreign = foreign_format(path, head)
+    if foreign is not None:
+        return open_foreign(path, request, foreign)
+    if head[:4] in TIFF_SIGNATURES:
+        try:
+            return _open_tiff(path, request)
+        except ForeignFormatError as refusal:
+            return open_foreign(path, request, refusal)
     from wsidata.formats.photo import PhotoPyramid
 
-    return PhotoPyramid(path)
+    return PhotoPyramid(path, request)
+
+
+def _open_tiff(path: Path, request: PixelRequest) -> Pyramid:
+    from wsidata.formats.tiff_samples import TiffSamples, is_picture
+
+    if request.channels is not None or (request.scale_to_8bit is not None and not is_picture(path)):
+        return TiffSamples(path, request)
+    from wsidata.formats.tiff import TiffPyramid
+
+    return TiffPyramid(path)

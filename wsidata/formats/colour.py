@@ -11,6 +11,7 @@ import pyvips
 from wsidata.errors import UnsupportedImageError
 
 WHITE = (255, 255, 255)
+ICC_FIELD = "icc-profile-data"
 
 
 def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
@@ -30,7 +31,8 @@ def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
     if image.format != "uchar":
         raise UnsupportedImageError(
             f"'{name}' holds {image.format} samples, not 8-bit ones. There is no one right way to show them in 8 bits "
-            "(microscopes use 12 or 14 of 16 bits): rescale it yourself and save an 8-bit RGB TIFF."
+            "(microscopes use 12 or 14 of 16 bits): say which stored values are black and white, such as "
+            "scale_to_8bit=(0, 65535)."
         )
     if image.interpretation == "cmyk":
         image = image.icc_transform("srgb", embedded=True, input_profile="cmyk")
@@ -45,3 +47,41 @@ def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
     if image.bands != 3:
         raise UnsupportedImageError(f"'{name}' has {image.bands} channels; an RGB picture has 3.")
     return image.cast("uchar").copy(interpretation="srgb")
+
+
+def scaled_to_8bit(image: pyvips.Image, low_high: tuple[float, float]) -> pyvips.Image:
+    """Stored values to 0..255: `low` becomes 0, `high` 255, rounded; beyond is clipped.
+
+    Args:
+        image: Any real samples.
+        low_high: The two stored values.
+    """
+    low, high = low_high
+    step = 255 / (high - low)
+    return image.cast("double").linear(step, -low * step).rint().cast("uchar")
+
+
+def eight_bit_name(image: pyvips.Image) -> str:
+    """What libvips calls the colours of a deeper image once it has 8 bits."""
+    return {"grey16": "b-w", "rgb16": "srgb"}.get(image.interpretation, str(image.interpretation))
+
+
+def channels_image(image: pyvips.Image) -> pyvips.Image:
+    """Name what libvips is to take the bands for: three are shown as RGB, one as grey, others as what they are."""
+    names = {("uchar", 1): "b-w", ("uchar", 3): "srgb", ("ushort", 1): "grey16", ("ushort", 3): "rgb16"}
+    return image.copy(interpretation=names.get((image.format, image.bands), "multiband"))
+
+
+def apply_profile(image: pyvips.Image, profile: bytes) -> pyvips.Image:
+    """Turn the scanner's colours into sRGB (relative colorimetric, as libvips does it by LittleCMS).
+
+    Args:
+        image: uchar, 3 bands, in the scanner's colours.
+        profile: Its ICC profile.
+    """
+    tagged = image.copy()
+    tagged.set_type(pyvips.GValue.blob_type, ICC_FIELD, profile)
+    shown = tagged.icc_transform("srgb", embedded=True, intent="relative", pcs="lab", black_point_compensation=False)
+    plain = shown.copy(interpretation="srgb")
+    plain.remove(ICC_FIELD)
+    return plain

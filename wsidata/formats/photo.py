@@ -11,9 +11,11 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.errors import UnreadableImageError
-from wsidata.formats.colour import to_rgb
+from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.formats.associated import Loaders
+from wsidata.formats.colour import ICC_FIELD, eight_bit_name, scaled_to_8bit, to_rgb
 from wsidata.formats.facts import SlideFacts
+from wsidata.formats.request import RGB_NAMES, PixelRequest
 from wsidata.formats.segments import JPEG_START
 from wsidata.formats.vips import naming_errors
 from wsidata.spacing import Level
@@ -29,15 +31,21 @@ class PhotoPyramid:
 
     Args:
         path: The file.
+        request: Scaling of samples of more than 8 bits. A photo has no channels to choose.
 
     Raises:
         UnreadableImageError: if libvips knows no image in it.
+        UnsupportedImageError: if channels are asked for.
     """
 
     reader = "libvips"
+    channel_names = RGB_NAMES
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, request: PixelRequest | None = None) -> None:
+        self._path, self._request = path, request or PixelRequest()
+        if self._request.channels is not None:
+            raise UnsupportedImageError(f"'{path}' is a photo, which is read as RGB. Leave channels= out.")
+        self.associated: Loaders = {}
         try:
             header = self._load(access="sequential")
         except pyvips.Error as error:
@@ -48,14 +56,24 @@ class PhotoPyramid:
             ) from error
         self.kind = str(header.get("vips-loader")).removesuffix("load")
         self.levels = (Level(0, header.width, header.height, 1.0, 1.0),)
-        self.facts = SlideFacts(checked=(f"a {self.kind} photo has none",), properties={"photo.kind": self.kind})
+        fields = header.get_fields()
+        self.facts = SlideFacts(
+            checked=(f"a {self.kind} photo has none",),
+            properties={"photo.kind": self.kind},
+            icc_profile=bytes(header.get(ICC_FIELD)) if ICC_FIELD in fields else None,
+        )
         self._image: pyvips.Image | None = None
 
     def image(self, level: int) -> pyvips.Image:
         """The picture as RGB, upright."""
         if self._image is None:
             with naming_errors(self._path):
-                image = to_rgb(self._load(access="random"), self._path.name)
+                image = self._load(access="random")
+                if self._request.scale_to_8bit is not None and image.format != "uchar":
+                    image = scaled_to_8bit(image, self._request.scale_to_8bit).copy(
+                        interpretation=eight_bit_name(image)
+                    )
+                image = to_rgb(image, self._path.name)
                 image(0, 0)  # decodes all of it
             self._image = image
         return self._image

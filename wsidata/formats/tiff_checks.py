@@ -8,7 +8,7 @@ import tifffile
 
 from wsidata.errors import UnsupportedImageError
 from wsidata.formats.layout import TiffLayout
-from wsidata.formats.segments import APERIO_YCBCR_COMPRESSION, JPEG_COMPRESSION, MINISWHITE, SEPARATED
+from wsidata.formats.segments import APERIO_YCBCR_COMPRESSION, JPEG_COMPRESSION, MINISWHITE, PALETTE, SEPARATED
 
 RGB, YCBCR, MINISBLACK = 2, 6, 1
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
@@ -54,7 +54,21 @@ def check_picture(page: tifffile.TiffPage, path: Path) -> None:
             f"{what} holds {page.bitspersample}-bit {page.dtype} samples, not 8-bit ones. There is no one right way to "
             f"show them in 8 bits: say which stored values are black and white{_scaling_hint(page)}."
         )
-    known = {0: 1, MINISBLACK: 1, RGB: 3, 3: 1, 5: 4, YCBCR: 3}
+    check_colours(page, path)
+
+
+def check_colours(page: tifffile.TiffPage, path: Path) -> None:
+    """Refuse colours that are no grey, RGB or CMYK, whatever the depth of the samples.
+
+    Args:
+        page: A directory of the slide.
+        path: The file, for errors.
+
+    Raises:
+        UnsupportedImageError: naming the directory, what it holds, and what to do.
+    """
+    what = f"TIFF directory {page.index} of '{path}'"
+    known = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}
     colours = known.get(page.photometric)
     alpha = len(page.extrasamples)
     if colours is None or page.samplesperpixel != colours + alpha or alpha > 1 or page.imagedepth != 1:
@@ -69,6 +83,16 @@ def check_picture(page: tifffile.TiffPage, path: Path) -> None:
         )
     if page.photometric == YCBCR and page.compression not in (JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION):
         raise UnsupportedImageError(f"{what} is YCbCr without JPEG, which is not read here. Save it as RGB.")
+    if page.bitspersample > 8 and page.photometric in (MINISWHITE, PALETTE):
+        raise UnsupportedImageError(
+            f"{what} has {page.bitspersample}-bit samples of a kind not read here. Save it as RGB."
+        )
+    check_upright(page, path)
+
+
+def check_upright(page: tifffile.TiffPage, path: Path) -> None:
+    """Refuse a directory that is to be turned before it is looked at."""
+    what = f"TIFF directory {page.index} of '{path}'"
     orientation = page.tags.get("Orientation")
     if orientation is not None and orientation.value not in (0, 1):
         raise UnsupportedImageError(

@@ -1,0 +1,261 @@
+"""OME-Zarr: a pyramid as a folder of chunks, versions 0.4 (Zarr 2) and 0.5 (Zarr 3, sharded or not).
+
+The attributes of a group name the levels (`multiscales`), their axes with units, and each level's scale; `omero` may
+name the channels and their colours. https://ngff.openmicroscopy.org/0.4/ and /0.5/.
+
+A chunk that is not there means "filled with the fill value", which writers use to save space. A copy that lost its
+chunks looks the same, as zeros, without an error: a level without any chunk is refused, one with some missing warns.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+import zarr
+from numpy.typing import NDArray
+
+from wsidata.errors import MissingChunksWarning, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.associated import Loaders
+from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
+from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.request import RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.spacing import Level
+
+UM_PER_UNIT = {
+    "micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3, "nanometre": 1e-3, "millimeter": 1e3, "millimetre": 1e3,
+    "centimeter": 1e4, "centimetre": 1e4, "meter": 1e6, "metre": 1e6, "angstrom": 1e-4, "picometer": 1e-6,
+    "picometre": 1e-6,
+}  # fmt: skip
+RGB_COLOURS = ("FF0000", "00FF00", "0000FF")
+PLAIN_TYPES = ("uint8", "uint16", "float32")
+MAX_MEMORY_BYTES = 4 * 1024**3
+MAX_SHIFT_PX = 1.0
+"""Levels begin at the same place to within one of their own pixels; more needs an arithmetic that is not done here."""
+
+
+class ZarrPyramid:
+    """An open OME-Zarr image.
+
+    Args:
+        path: The folder of a multiscale image, or one that bioformats2raw wrote, whose image 0 is the slide.
+        request: Channels and scaling.
+
+    Raises:
+        UnreadableImageError: if metadata or arrays are missing or make no sense.
+        UnsupportedImageError: if it is no single picture (plates, focal planes, times), or channels have to be chosen.
+    """
+
+    kind = "ome-zarr"
+    reader = "zarr"
+
+    def __init__(self, path: Path, request: PixelRequest) -> None:
+        self._path, self._request = path, request
+        try:
+            self._open()
+        except (UnsupportedImageError, UnreadableImageError):
+            raise
+        except Exception as error:  # zarr and its codecs raise exceptions of many kinds
+            raise UnreadableImageError(f"'{path}' could not be read as OME-Zarr: {error}. Copy it again.") from error
+
+    def _open(self) -> None:
+        group, others = _image_group(zarr.open_group(self._path, mode="r"), self._path)
+        attributes = _ome_attributes(group)
+        multiscale = attributes["multiscales"][0]
+        self._axes = tuple(axis["name"] if isinstance(axis, Mapping) else str(axis) for axis in multiscale["axes"])
+        if self._axes[-2:] != ("y", "x"):
+            raise UnsupportedImageError(
+                f"'{self._path}' has the axes {''.join(self._axes)}; the last two must be y, x."
+            )
+        self._arrays = [_array(group, dataset["path"], self._path) for dataset in multiscale["datasets"]]
+        self._check_planes()
+        transforms = [_transform(multiscale, index, len(self._axes)) for index in range(len(self._arrays))]
+        steps, starts = zip(*transforms, strict=True)
+        self._check_starts(steps, starts)
+        self.levels = tuple(self._level(index, steps) for index in range(len(self._arrays)))
+        self._choose_channels(attributes)
+        self.facts = SlideFacts(_spacing(multiscale["axes"], steps[0]), None, ("OME-Zarr scale and unit",), {
+            "ome-zarr.version": str(attributes.get("version") or multiscale.get("version")),
+            "ome-zarr.name": str(multiscale.get("name", "")),
+            "zarr.format": str(group.metadata.zarr_format),
+        })  # fmt: skip
+        self.associated: Loaders = {name: partial(_whole_image, self._path / name) for name in others}
+        self._looked_at: set[int] = set()
+
+    def image(self, level: int) -> pyvips.Image:
+        """A whole level, decoded now: RGB, or the channels asked for."""
+        size, array = self.levels[level], self._arrays[level]
+        need = size.width * size.height * len(self._chosen) * array.dtype.itemsize
+        if need > MAX_MEMORY_BYTES:
+            raise UnsupportedImageError(
+                f"level {level} of '{self._path}' ({size.width}x{size.height}) takes {need / 1e9:.1f} GB of memory. "
+                "Choose a coarser level, or read parts with read_region."
+            )
+        return self._shown(level, 0, 0, size.width, size.height)
+
+    def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
+        """A rectangle inside a level, (height, width, bands)."""
+        pixels = self._shown(level, x_px, y_px, width_px, height_px).numpy()
+        return np.asarray(pixels).reshape(height_px, width_px, -1)
+
+    def close(self) -> None:
+        """Nothing is kept open: chunks are files of their own."""
+
+    def _check_planes(self) -> None:
+        array = self._arrays[0]
+        extra = {
+            axis: size for axis, size in zip(self._axes, array.shape, strict=True) if axis not in "cyx" and size > 1
+        }
+        if extra:
+            listing = ", ".join(f"{axis}: {size}" for axis, size in extra.items())
+            raise UnsupportedImageError(
+                f"'{self._path}' holds a stack ({listing}: focal planes or times), not one picture. Export the plane."
+            )
+
+    def _check_starts(self, steps: tuple[Any, ...], starts: tuple[Any, ...]) -> None:
+        for index, (step, start) in enumerate(zip(steps, starts, strict=True)):
+            shifts = [abs(start[axis] - starts[0][axis]) / step[axis] for axis in (-2, -1)]
+            if max(shifts) > MAX_SHIFT_PX:
+                raise UnsupportedImageError(
+                    f"'{self._path}': level {index} begins {max(shifts):.1f} of its pixels away from level 0. Such "
+                    "levels are not read here: write the pyramid again with one origin."
+                )
+
+    def _level(self, index: int, steps: tuple[Any, ...]) -> Level:
+        """By the stated scale, which has to agree with the sizes to a pixel; before 0.4 there are only the sizes."""
+        (base_height, base_width), (height, width) = (self._arrays[at].shape[-2:] for at in (0, index))
+        downs = tuple(steps[index][axis] / steps[0][axis] for axis in (-1, -2))
+        if all(step == steps[0] for step in steps):
+            return Level(index, width, height, base_width / width, base_height / height)
+        for side, base, down in ((width, base_width, downs[0]), (height, base_height, downs[1])):
+            if abs(side - base / down) > MAX_SHIFT_PX:
+                raise UnsupportedImageError(
+                    f"'{self._path}': level {index} ({width}x{height}) has the scale {down:.4g} of level 0 "
+                    f"({base_width}x{base_height}), which does not fit its size. Write the pyramid's metadata again."
+                )
+        return Level(index, width, height, *downs)
+
+    def _choose_channels(self, attributes: Mapping[str, Any]) -> None:
+        array = self._arrays[0]
+        count = array.shape[self._axes.index("c")] if "c" in self._axes else 1
+        stated = [
+            channel for channel in attributes.get("omero", {}).get("channels", []) if isinstance(channel, Mapping)
+        ]
+        names = tuple(str(one.get("label") or number) for number, one in enumerate(stated))
+        names = names if len(names) == count else tuple(str(number) for number in range(count))
+        is_rgb = count == 3 and tuple(str(one.get("color", "")).upper() for one in stated) == RGB_COLOURS
+        if self._request.channels is not None:
+            self._chosen = channel_numbers(self._request.channels, names, self._path)
+            self.channel_names = tuple(names[number] for number in self._chosen)
+        elif count == 1 or is_rgb:
+            self._chosen, self.channel_names = tuple(range(count)), RGB_NAMES
+        else:
+            listing = ", ".join(f"{number}: '{name}'" for number, name in enumerate(names))
+            raise UnsupportedImageError(
+                f"'{self._path}' holds {count} channels of {array.dtype} ({listing}) and does not say that they are "
+                "red, green and blue. Choose by number or name: channels=[0], or channels=[0, 1, 2] for an RGB slide."
+            )
+        fits = PLAIN_TYPES if self._request.channels is not None else ("uint8",)
+        if self._request.scale_to_8bit is None and str(array.dtype) not in fits:
+            raise UnsupportedImageError(
+                f"'{self._path}' holds {array.dtype} samples. There is no one right way to show them in 8 bits: say "
+                "which stored values are black and white, scale_to_8bit=(low, high)."
+            )
+
+    def _shown(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> pyvips.Image:
+        self._look_for_chunks(level)
+        array = self._arrays[level]
+        place: list[Any] = [0] * (len(self._axes) - 2) + [slice(y_px, y_px + height_px), slice(x_px, x_px + width_px)]
+        planes = []
+        for channel in self._chosen:
+            if "c" in self._axes:
+                place[self._axes.index("c")] = channel
+            try:
+                planes.append(np.asarray(array[tuple(place)]))
+            except Exception as error:  # codecs raise exceptions of their own, without a common base
+                raise UnreadableImageError(
+                    f"'{self._path}': level {level} could not be decoded ({error}). Copy it again from its source."
+                ) from error
+        image = pyvips.Image.new_from_array(np.stack(planes, axis=-1))
+        if self._request.scale_to_8bit is not None and image.format != "uchar":
+            image = scaled_to_8bit(image, self._request.scale_to_8bit)
+        if self._request.channels is not None:
+            return channels_image(image)
+        return to_rgb(image.copy(interpretation="srgb" if image.bands == 3 else "b-w"), self._path.name)
+
+    def _look_for_chunks(self, level: int) -> None:
+        """Once a level: are its chunks there?"""
+        if level in self._looked_at:
+            return
+        array = self._arrays[level]
+        there, whole = array.nchunks_initialized, array.nchunks
+        if there == 0:
+            raise UnreadableImageError(
+                f"'{self._path}': level {level} has metadata but not one of its {whole} chunks. Copy it again, whole."
+            )
+        if there < whole and self._request.channels is None:
+            warnings.warn(
+                f"'{self._path}': {whole - there} of {whole} chunks of level {level} are not there, and are shown as "
+                f"the fill value {array.fill_value}. If they were lost in copying, copy the slide again.",
+                MissingChunksWarning,
+                stacklevel=2,
+            )
+        self._looked_at.add(level)
+
+
+def _image_group(root: zarr.Group, path: Path) -> tuple[zarr.Group, tuple[str, ...]]:
+    """The group of the slide, and the names of other images beside it (label, macro), for bioformats2raw's layout."""
+    attributes = _ome_attributes(root)
+    if "multiscales" in attributes:
+        return root, ()
+    if "plate" in attributes or "well" in attributes:
+        raise UnsupportedImageError(f"'{path}' is a plate of many images. Open one of them: the folder of its field.")
+    names = sorted((name for name, _ in root.groups() if name.isdigit()), key=int)
+    if "bioformats2raw.layout" not in attributes or not names:
+        raise UnreadableImageError(f"'{path}' is a Zarr store without OME-Zarr metadata (no 'multiscales').")
+    slide = root[names[0]]
+    if not isinstance(slide, zarr.Group):
+        raise UnreadableImageError(f"'{path}': '{names[0]}' is no group. Copy it again from its source.")
+    return slide, tuple(names[1:])
+
+
+def _ome_attributes(group: zarr.Group) -> Mapping[str, Any]:
+    """0.5 keeps them under "ome"."""
+    attributes = dict(group.attrs)
+    inner = attributes.get("ome")
+    return {**attributes, **inner} if isinstance(inner, Mapping) else attributes
+
+
+def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise UnreadableImageError(f"'{path}': level '{name}' is no array. Copy it again from its source.")
+    return found
+
+
+def _transform(multiscale: Mapping[str, Any], index: int, axes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Scale and translation of a level: its own, times the one common to all levels."""
+    scale, shift = np.ones(axes), np.zeros(axes)
+    dataset = multiscale["datasets"][index]
+    for one in [*dataset.get("coordinateTransformations", []), *multiscale.get("coordinateTransformations", [])]:
+        if one["type"] == "scale":
+            scale, shift = scale * np.asarray(one["scale"]), shift * np.asarray(one["scale"])
+        elif one["type"] == "translation":
+            shift = shift + np.asarray(one["translation"])
+    return tuple(scale.tolist()), tuple(shift.tolist())
+
+
+def _spacing(axes: list[Any], scale: tuple[float, ...]) -> tuple[SpacingFact, ...]:
+    """In um per pixel; nothing where an axis has no unit of length."""
+    units = [UM_PER_UNIT.get(str(axis.get("unit"))) if isinstance(axis, Mapping) else None for axis in axes]
+    x, y = (None if units[at] is None else positive_number(scale[at] * float(units[at] or 0)) for at in (-1, -2))
+    return () if x is None or y is None else (SpacingFact("OME-Zarr (scale)", (x, y)),)
+
+
+def _whole_image(path: Path) -> pyvips.Image:
+    return ZarrPyramid(path, PixelRequest()).image(0)

@@ -1,0 +1,204 @@
+"""Formats of several files or makers that are not read here, through OpenSlide: MRXS, DICOM, VMS, CZI, Trestle ...
+
+OpenSlide is an optional extra (`pip install 'slidestream[openslide]'`). It is slow on whole levels and hands out
+premultiplied transparency, black outside what was scanned, and canvases much larger than the slide; here its pictures
+are composited on white and cut to the bounds it states.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.associated import Loaders
+from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.request import RGB_NAMES, PixelRequest
+from wsidata.formats.tile_source import TileSource
+from wsidata.spacing import Level
+
+if TYPE_CHECKING:
+    from openslide import OpenSlide
+
+FOREIGN_SUFFIXES = {
+    ".mrxs": "a 3DHISTECH MRXS slide",
+    ".dcm": "a DICOM file",
+    ".vms": "a Hamamatsu VMS slide",
+    ".vmu": "a Hamamatsu VMU slide",
+    ".svslide": "a Sakura slide",
+    ".czi": "a Zeiss CZI slide",
+}
+DICOM_AT, DICOM_SIGNATURE = 128, b"DICM"
+CZI_SIGNATURE = b"ZISRAWFILE"
+INSTALL = "Install OpenSlide to read it: pip install 'slidestream[openslide]'."
+TILE_PX = 512
+SEARCHED_BYTES = 16 * 1024**2
+"""How much of a DICOM file is looked through for its first frame, which lies right after the metadata."""
+JPEG_START = b"\xff\xd8\xff"
+
+
+def foreign_format(path: Path, head: bytes) -> ForeignFormatError | None:
+    """What kind of slide only OpenSlide reads, told by the name or the first bytes; None for all others.
+
+    Args:
+        path: The file.
+        head: Its first 132 bytes.
+    """
+    what = FOREIGN_SUFFIXES.get(path.suffix.lower())
+    if head[DICOM_AT : DICOM_AT + 4] == DICOM_SIGNATURE:
+        what = FOREIGN_SUFFIXES[".dcm"]
+    if head.startswith(CZI_SIGNATURE):
+        what = FOREIGN_SUFFIXES[".czi"]
+    return None if what is None else ForeignFormatError(f"'{path}' is {what}, which is read through OpenSlide only.")
+
+
+def open_foreign(path: Path, request: PixelRequest, refusal: ForeignFormatError) -> OpenSlidePyramid:
+    """Open through OpenSlide what is not read here.
+
+    Args:
+        path: The file.
+        request: Channels and scaling: OpenSlide has neither.
+        refusal: Why it is not read here.
+
+    Raises:
+        ForeignFormatError: if OpenSlide is not installed, or does not know the format either.
+        UnsupportedImageError: if channels were asked for.
+        UnreadableImageError: if OpenSlide finds it damaged.
+    """
+    if find_spec("openslide") is None:
+        raise ForeignFormatError(f"{refusal} {INSTALL}") from refusal
+    import openslide
+
+    if openslide.OpenSlide.detect_format(str(path)) is None:
+        raise ForeignFormatError(f"{refusal} (OpenSlide {openslide.__library_version__} does not know it either.)")
+    if request.channels is not None:
+        raise UnsupportedImageError(f"'{path}' is read through OpenSlide, as RGB only. Leave channels= out.")
+    return OpenSlidePyramid(path)
+
+
+class OpenSlidePyramid:
+    """A slide opened by OpenSlide.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UnreadableImageError: if OpenSlide refuses it.
+        UnsupportedImageError: if its colours are known to be shown wrongly.
+    """
+
+    reader = "openslide"
+    channel_names = RGB_NAMES
+
+    def __init__(self, path: Path) -> None:
+        import openslide
+
+        self._path = path
+        try:
+            self._slide: OpenSlide = openslide.OpenSlide(str(path))
+        except openslide.OpenSlideError as error:
+            raise UnreadableImageError(f"'{path}' could not be opened by OpenSlide: {error}.") from error
+        properties = dict(self._slide.properties)
+        self.kind = properties["openslide.vendor"]
+        if self.kind == "dicom":
+            _refuse_mislabelled_dicom(path, properties)
+        self._bounds = _bounds(properties, self._slide.dimensions)
+        self._downsamples = [_downsample(self._slide, level) for level in range(self._slide.level_count)]
+        self.levels = tuple(self._level(index) for index in range(self._slide.level_count))
+        self.facts = _facts(properties, self._slide)
+        self.associated: Loaders = {name: partial(self._associated, name) for name in self._slide.associated_images}
+
+    def image(self, level: int) -> pyvips.Image:
+        """A whole level as RGB, lazily."""
+        size = self.levels[level]
+        return TileSource(size.width, size.height, TILE_PX, TILE_PX, partial(self.region, level)).image()
+
+    def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
+        """A rectangle inside a level, (height, width, 3), on white."""
+        import openslide
+
+        down_x, down_y = self._downsamples[level]
+        left, top = self._bounds[0] + round(x_px * down_x), self._bounds[1] + round(y_px * down_y)
+        try:
+            picture = self._slide.read_region((left, top), level, (width_px, height_px))
+        except openslide.OpenSlideError as error:
+            raise UnreadableImageError(
+                f"'{self._path}' could not be decoded by OpenSlide: {error}. Copy it again from its source."
+            ) from error
+        return on_white(np.asarray(picture))
+
+    def close(self) -> None:
+        """Close the slide."""
+        self._slide.close()
+
+    def _level(self, index: int) -> Level:
+        """Clipped to the bounds: the canvas of an MRXS is mostly empty."""
+        down_x, down_y = self._downsamples[index]
+        _, _, width, height = self._bounds
+        whole = self._slide.level_dimensions[index]
+        size = (min(whole[0], max(1, round(width / down_x))), min(whole[1], max(1, round(height / down_y))))
+        return Level(index, *size, down_x, down_y)
+
+    def _associated(self, name: str) -> pyvips.Image:
+        return pyvips.Image.new_from_array(on_white(np.asarray(self._slide.associated_images[name].convert("RGBA"))))
+
+
+def on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Composite straight (not premultiplied) RGBA on white.
+
+    Args:
+        rgba: (height, width, 4).
+
+    Returns:
+        (height, width, 3).
+    """
+    alpha = rgba[..., 3:].astype(np.uint16)
+    if alpha.min() == 255:
+        return np.ascontiguousarray(rgba[..., :3])
+    mixed = rgba[..., :3] * alpha + np.uint16(255) * (255 - alpha)
+    return ((mixed + 127) // 255).astype(np.uint8)
+
+
+def _downsample(slide: OpenSlide, level: int) -> tuple[float, float]:
+    """Level-0 pixels per pixel of a level. OpenSlide's own, one for both axes, as it places regions by it."""
+    down = float(slide.level_downsamples[level])
+    return down, down
+
+
+def _bounds(properties: dict[str, str], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of what was scanned, in level-0 pixels; all of it where not stated."""
+    stated = [properties.get(f"openslide.bounds-{key}") for key in ("x", "y", "width", "height")]
+    if any(value is None for value in stated):
+        return 0, 0, *size
+    x, y, width, height = (int(str(value)) for value in stated)
+    return x, y, min(width, size[0] - x), min(height, size[1] - y)
+
+
+def _facts(properties: dict[str, str], slide: OpenSlide) -> SlideFacts:
+    x, y = (positive_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    spacings = () if x is None or y is None else (SpacingFact("OpenSlide (openslide.mpp-x)", (x, y)),)
+    power = positive_number(properties.get("openslide.objective-power"))
+    profile: Any = getattr(slide, "color_profile", None)
+    return SlideFacts(
+        spacings, power, ("OpenSlide",), properties, None if profile is None else bytes(profile.tobytes())
+    )
+
+
+def _refuse_mislabelled_dicom(path: Path, properties: dict[str, str]) -> None:
+    """Some converters call frames RGB that are YCbCr (they have a JFIF header): OpenSlide shows false colours."""
+    if properties.get("dicom.PhotometricInterpretation") != "RGB":
+        return
+    with path.open("rb") as file:
+        data = file.read(SEARCHED_BYTES)
+    at = data.find(JPEG_START)
+    if at >= 0 and data[at + 6 : at + 10] == b"JFIF":
+        raise UnsupportedImageError(
+            f"'{path}' says its frames are RGB, but they are YCbCr JPEG (JFIF): OpenSlide would show false colours. "
+            "Convert it again with a converter that writes PhotometricInterpretation YBR_FULL_422."
+        )

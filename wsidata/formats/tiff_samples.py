@@ -1,0 +1,137 @@
+"""TIFF slides that are no 8-bit RGB picture: many channels, or more than 8 bits a sample.
+
+Nothing is guessed here: which channels are wanted, and which stored values are black and white, is said by the caller
+(`PixelRequest`). Channels may be directories of their own, planes within one, or samples side by side.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyvips
+import tifffile
+from numpy.typing import NDArray
+
+from wsidata.errors import UnsupportedImageError
+from wsidata.formats.associated import Loaders, tiff_loaders
+from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
+from wsidata.formats.layout import TiffLayout
+from wsidata.formats.request import RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.formats.segments import MINISWHITE, PALETTE, Segments
+from wsidata.formats.tiff_checks import RGB, YCBCR, check_colours, check_upright, interpretation_of, picture_pages
+from wsidata.formats.tiff_levels import find_layout, opening
+
+PLAIN_TYPES = ("uint8", "uint16", "float32")
+"""Samples handed out as they are stored."""
+MAX_MEMORY_BYTES = 4 * 1024**3
+
+
+class TiffSamples:
+    """An open TIFF of which channels are read, or samples scaled.
+
+    Args:
+        path: The file.
+        request: The channels, and the values that become 0 and 255.
+
+    Raises:
+        UnreadableImageError: if it is damaged or cut off.
+        UnsupportedImageError: if it has no such channels, or samples that fit no plain type.
+    """
+
+    reader = "tifffile"
+
+    def __init__(self, path: Path, request: PixelRequest) -> None:
+        self._path, self._request = path, request
+        with opening(path) as self._tiff:
+            self._open(find_layout(self._tiff, path))
+
+    def _open(self, layout: TiffLayout) -> None:
+        self.kind, self.levels, self.facts = layout.kind, layout.levels, layout.facts
+        self.associated: Loaders = tiff_loaders(layout.associated, self._path)
+        page = layout.pages[0][0]
+        if self._request.channels is None:
+            self._chosen: tuple[int, ...] = tuple(range(layout.channel_count))
+            self.channel_names: tuple[str, ...] = RGB_NAMES
+            self._check_one_picture(layout)
+        else:
+            names = _names(layout)
+            self._chosen = channel_numbers(self._request.channels, names, self._path)
+            self.channel_names = tuple(names[number] for number in self._chosen)
+            for one in (page for pages in layout.pages for page in pages):
+                check_upright(one, self._path)
+                if one.photometric in (MINISWHITE, PALETTE):
+                    raise UnsupportedImageError(
+                        f"'{self._path}' holds grey or colours of a table, which are no channels."
+                    )
+        if self._request.scale_to_8bit is None and str(page.dtype) not in PLAIN_TYPES:
+            raise UnsupportedImageError(
+                f"'{self._path}' holds {page.dtype} samples, which are handed out as 8 bits only. Say which stored "
+                "values are black and white: scale_to_8bit=(low, high)."
+            )
+        self._segments = [
+            [Segments(page, self._path, level.width, level.height) for page in pages]
+            for pages, level in zip(layout.pages, self.levels, strict=True)
+        ]
+        file_bytes = self._path.stat().st_size
+        for segments in (one for level in self._segments for one in level):
+            segments.check_extent(file_bytes)
+
+    def _check_one_picture(self, layout: TiffLayout) -> None:
+        if len(layout.pages[0]) != 1:
+            picture_pages(layout, self._path)  # refuses, listing the channels
+        for (page,) in layout.pages:
+            check_colours(page, self._path)
+
+    def image(self, level: int) -> pyvips.Image:
+        """A whole level, decoded now: the channels asked for, or RGB."""
+        size, page = self.levels[level], self._segments[level][0].page
+        need = size.width * size.height * len(self._chosen) * page.dtype.itemsize
+        if need > MAX_MEMORY_BYTES:
+            raise UnsupportedImageError(
+                f"level {level} of '{self._path}' ({size.width}x{size.height}, {len(self._chosen)} channels of "
+                f"{page.dtype}) takes {need / 1e9:.1f} GB of memory. Choose a coarser level or fewer channels, or read "
+                "parts with read_region."
+            )
+        return self._shown(level, 0, 0, size.width, size.height)
+
+    def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.generic]:
+        """A rectangle inside a level, (height, width, channels)."""
+        pixels = self._shown(level, x_px, y_px, width_px, height_px).numpy()
+        return np.asarray(pixels).reshape(height_px, width_px, -1)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._tiff.close()
+
+    def _shown(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> pyvips.Image:
+        segments = self._segments[level]
+        per_page = int(segments[0].page.samplesperpixel)
+        read: dict[int, NDArray[np.generic]] = {}
+        for number in sorted({number // per_page for number in self._chosen}):
+            read[number] = segments[number].read(x_px, y_px, width_px, height_px)
+        pixels = np.stack([read[number // per_page][..., number % per_page] for number in self._chosen], axis=-1)
+        image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
+        if self._request.scale_to_8bit is not None and pixels.dtype != np.uint8:
+            image = scaled_to_8bit(image, self._request.scale_to_8bit)
+        if self._request.channels is not None:
+            return channels_image(image)
+        return to_rgb(image.copy(interpretation=interpretation_of(segments[0].page)), self._path.name)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a TIFF is one 8-bit picture a level, which needs no scaling."""
+    with opening(path) as tiff:
+        layout = find_layout(tiff, path)
+        tiff.close()
+    return len(layout.pages[0]) == 1 and layout.pages[0][0].dtype in (np.uint8, np.bool_)
+
+
+def _names(layout: TiffLayout) -> tuple[str, ...]:
+    """Every channel's name; numbers where the file has none."""
+    page: tifffile.TiffPage = layout.pages[0][0]
+    if len(layout.pages[0]) == 1 and page.photometric in (RGB, YCBCR) and page.samplesperpixel == 3:
+        return RGB_NAMES
+    if len(layout.channel_names) == layout.channel_count:
+        return layout.channel_names
+    return tuple(str(number) for number in range(layout.channel_count))
