@@ -6,30 +6,48 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .attention import attention_map
     from .classifier import StreamingClassifier, StreamingResNet
     from .errors import UnsupportedLayerError
     from .normalize import Normalize
+    from .pooling import GatedAttention, GeM, GlobalAvgPool, GlobalMaxPool, GlobalPool, LogSumExp, PerClassLinear
     from .resnet import WeightsUnavailableError, freeze_batch_norm
     from .streaming import StreamedModule, stream
 
 _HOMES = {
+    "GatedAttention": "pooling",
+    "GeM": "pooling",
+    "GlobalAvgPool": "pooling",
+    "GlobalMaxPool": "pooling",
+    "GlobalPool": "pooling",
+    "LogSumExp": "pooling",
     "Normalize": "normalize",
+    "PerClassLinear": "pooling",
     "StreamedModule": "streaming",
     "StreamingClassifier": "classifier",
     "StreamingResNet": "classifier",
     "UnsupportedLayerError": "errors",
     "WeightsUnavailableError": "resnet",
+    "attention_map": "attention",
     "freeze_batch_norm": "resnet",
     "stream": "streaming",
 }
 
 __all__ = [
+    "GatedAttention",
+    "GeM",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
+    "GlobalPool",
+    "LogSumExp",
     "Normalize",
+    "PerClassLinear",
     "StreamedModule",
     "StreamingClassifier",
     "StreamingResNet",
     "UnsupportedLayerError",
     "WeightsUnavailableError",
+    "attention_map",
     "freeze_batch_norm",
     "stream",
 ]

@@ -19,17 +19,15 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
+from .attention import attention_map
 from .normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from .pooling import GlobalPool, make_pool
 from .resnet import build_resnet, freeze_batch_norm
 from .streaming import StreamedModule, scale_to_unit, stream
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 
-_POOLS: dict[str, Callable[[], nn.Module]] = {
-    "avg": lambda: nn.AdaptiveAvgPool2d(1),
-    "max": lambda: nn.AdaptiveMaxPool2d(1),
-}
 _IMAGENET_GREY = (0.449, 0.226)  # mean and std over ImageNet's three channels, for images with other channels
 
 
@@ -133,7 +131,13 @@ class StreamingClassifier(LightningModule):
                 setattr(trunk, name, own)
 
     def _trunk_parameters(self) -> Iterable[nn.Parameter]:
-        return self.streamed_trunk.parameters()
+        """What `freeze_streaming_layers` freezes: all of the trunk but its pools, which belong to the head."""
+        pools = [layer for layer in self.streamed_trunk.modules() if self._is_pool(layer)]
+        pooled = {id(parameter) for pool in pools for parameter in pool.parameters()}
+        return [parameter for parameter in self.streamed_trunk.parameters() if id(parameter) not in pooled]
+
+    def _is_pool(self, layer: nn.Module) -> bool:
+        return isinstance(layer, GlobalPool)
 
     def freeze_streaming_layers(self) -> None:
         """Stop training the trunk: it is then computed without carries and without a backward pass."""
@@ -180,6 +184,10 @@ class StreamingClassifier(LightningModule):
     def _classify(self, features: Tensor) -> Tensor:
         logits: Tensor = self.head(features)
         return logits
+
+    def attention_map(self, image: Any) -> Any:
+        """Where a model that pools by attention looks, (B, heads, H', W'): see `streammodels.attention_map`."""
+        return attention_map(self.streamed_trunk, image)
 
     def _check_range(self, image: Tensor) -> None:
         """Once: floats far outside 0..1 have been normalised already, and would be normalised twice."""
@@ -263,7 +271,10 @@ class StreamingResNet(StreamingClassifier):
         mean: Per channel, on the scale 0..1; None for ImageNet's.
         std: Likewise.
         metrics: See `StreamingClassifier`.
-        pooling: "avg" or "max", over the whole feature map.
+        pooling: How the feature map becomes a vector: "avg", "max", "gem" (`GeM`), "lse" (`LogSumExp`), "attention"
+            (`GatedAttention` with one head), or a module, which maps (B, F, H, W) to as many features as ``fc`` takes.
+            It is trained with ``fc``, also while the trunk is frozen. Its weights are found under ``avgpool``, and a
+            module of your own has to be given again to ``load_from_checkpoint``.
         optimizer: See `StreamingClassifier`.
         lr_scheduler: See `StreamingClassifier`.
         streaming: False computes the plain network.
@@ -292,7 +303,7 @@ class StreamingResNet(StreamingClassifier):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         metrics: Metric | MetricCollection | None = None,
-        pooling: str = "avg",
+        pooling: str | nn.Module = "avg",
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         streaming: bool = True,
@@ -300,17 +311,16 @@ class StreamingResNet(StreamingClassifier):
         verbose: bool = False,
     ) -> None:
         LightningModule.__init__(self)
-        self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler"])
+        own = ["pooling"] if isinstance(pooling, nn.Module) else []
+        self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler", *own])
         self.hparams["weights"] = None  # a checkpoint brings its own weights: loading one downloads nothing
-        if pooling not in _POOLS:
-            raise ValueError(f"pooling '{pooling}' is not known. Choose one of {', '.join(_POOLS)}.")
         network = build_resnet(model_name, num_classes, weights, in_channels)
         default_mean, default_std = ([value] * in_channels for value in _IMAGENET_GREY)
         if in_channels == 3:
             default_mean, default_std = list(IMAGENET_MEAN), list(IMAGENET_STD)
         self.normalize = Normalize(mean or default_mean, std or default_std)
         for name, layer in network.named_children():
-            self.add_module(name, _POOLS[pooling]() if name == "avgpool" else layer)
+            self.add_module(name, make_pool(pooling, network.fc.in_features) if name == "avgpool" else layer)
         layers = OrderedDict((name, layer) for name, layer in self.named_children() if name != "fc")
         self._configure(
             nn.Sequential(layers), num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
@@ -320,6 +330,9 @@ class StreamingResNet(StreamingClassifier):
     def _classify(self, features: Tensor) -> Tensor:
         logits: Tensor = self.get_submodule("fc")(features)
         return logits
+
+    def _is_pool(self, layer: nn.Module) -> bool:
+        return layer is self.get_submodule("avgpool")
 
 
 def default_metrics(num_classes: int) -> MetricCollection:

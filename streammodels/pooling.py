@@ -234,16 +234,24 @@ class PerClassLinear(nn.Module):
 
 
 def make_pool(pooling: str | nn.Module, channels: int) -> nn.Module:
-    """The pool of a name, for maps of so many channels; a module stays what it is.
+    """The pool of a name, for maps of so many channels, which yields as many features.
 
     Args:
-        pooling: "avg", "max", "gem", "lse", "attention", or a module.
+        pooling: "avg", "max", "gem", "lse", "attention", or a module, which is returned.
         channels: Channels of the map.
 
     Raises:
-        ValueError: If the name is not known.
+        ValueError: If the name is not known, or the module yields another number of features.
     """
     if isinstance(pooling, nn.Module):
+        with torch.no_grad():
+            like = next(pooling.parameters(), torch.zeros(()))
+            features = pooling(like.new_zeros(1, channels, 8, 8)).flatten(1).shape[1]
+        if features != channels:
+            raise ValueError(
+                f"pooling={pooling} makes {features} features of a map with {channels} channels, and the classifier "
+                f"takes {channels}. Use StreamingClassifier, with a head for {features} features."
+            )
         return pooling
     pools: dict[str, Callable[[], nn.Module]] = {
         "avg": lambda: nn.AdaptiveAvgPool2d(1),

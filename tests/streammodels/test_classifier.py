@@ -238,8 +238,8 @@ def test_new_head_is_used() -> None:
 def test_maximum_pooling_and_other_channels() -> None:
     model = StreamingResNet(num_classes=2, weights=None, pooling="max", in_channels=5)
     assert model(torch.rand(2, 5, 70, 50)).shape == (2, 2)
-    with pytest.raises(ValueError, match="pooling 'gem' is not known"):
-        StreamingResNet(weights=None, pooling="gem")
+    with pytest.raises(ValueError, match="pooling 'median' is not known"):
+        StreamingResNet(weights=None, pooling="median")
 
 
 def test_table_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
