@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Container
+from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional
 
 from . import layers
+from .functions import is_stochastic_depth
 
-_ALIASING = frozenset(
-    {functional.dropout, functional.dropout2d, operator.pos, "contiguous", "float", "double", "half", "bfloat16"}
-)
+_ALIASING: frozenset[Any] = frozenset(
+    {
+        functional.dropout, functional.dropout2d, operator.pos, "contiguous", "float", "double", "half", "bfloat16",
+        torch.permute, "permute", torch.movedim, "movedim", torch.moveaxis, "moveaxis",
+        torch.split, "split", torch.chunk, "chunk", operator.getitem,
+    }
+)  # fmt: skip
 """Operations whose result may be their input itself."""
 
 
@@ -67,4 +74,4 @@ def _passes_through(module: nn.Module, node: fx.Node) -> bool:
         layer = module.get_submodule(str(node.target))
         idle = isinstance(layer, nn.modules.dropout._DropoutNd) and not layer.training
         return isinstance(layer, nn.Identity) or idle or bool(getattr(layer, "inplace", False))
-    return node.target in layers.MUTATING or node.target in _ALIASING
+    return node.target in layers.MUTATING or node.target in _ALIASING or is_stochastic_depth(node.target)

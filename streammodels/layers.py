@@ -26,6 +26,7 @@ from .rules import (
     Pair,
     Pointwise,
     Rule,
+    StochasticDepth,
 )
 
 
@@ -76,15 +77,18 @@ POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
         functional.tanh, torch.tanh, functional.hardsigmoid, functional.hardswish, functional.softplus,
         functional.softsign, functional.tanhshrink, functional.hardshrink, functional.softshrink,
         functional.threshold, torch.threshold, torch.exp, torch.abs, torch.sqrt, torch.square, torch.neg,
-        torch.clamp, torch.clip, operator.neg, operator.pos,
+        torch.clamp, torch.clip, operator.neg, operator.pos, operator.pow, torch.pow,
     }
 )  # fmt: skip
 """Functions that map single pixels; further arguments have to be numbers."""
 
+RELUS = frozenset({functional.relu, functional.relu_, torch.relu, torch.relu_})
+"""Functions of which ``functional.relu_`` is the form in place."""
+
 POINTWISE_METHODS = frozenset(
     {
-        "relu", "relu_", "sigmoid", "tanh", "exp", "abs", "sqrt", "square", "neg", "clamp", "clip", "contiguous",
-        "float", "double", "half", "bfloat16",
+        "relu", "relu_", "sigmoid", "tanh", "exp", "abs", "sqrt", "square", "neg", "pow", "clamp", "clip",
+        "contiguous", "float", "double", "half", "bfloat16",
     }
 )  # fmt: skip
 """Tensor methods that map single pixels; further arguments have to be numbers."""
@@ -102,7 +106,7 @@ CONCATENATIONS: frozenset[Any] = frozenset({torch.cat, torch.concat, torch.conca
 
 MUTATING: frozenset[Any] = frozenset(
     {
-        operator.iadd, operator.isub, operator.imul, operator.itruediv,
+        operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow,
         functional.relu_, torch.relu_, "relu_", "add_", "sub_", "mul_",
     }
 )  # fmt: skip
@@ -136,29 +140,29 @@ def module_rule(module: Any, path: str) -> Rule:
         UnsupportedLayerError: If the layer cannot be streamed exactly.
     """
     for kind, make in POINTWISE_MODULES.items():
-        if _is(module, kind):
+        if computes_as(module, kind):
             return make(module)
-    if _is(module, nn.Conv2d):
+    if computes_as(module, nn.Conv2d):
         return _convolution(module, path)
     if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
         return _batch_norm(module, path)
-    if _is(module, nn.MaxPool2d):
+    if computes_as(module, nn.MaxPool2d):
         options = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
         return max_pool(path, *options, return_indices=module.return_indices)
-    if _is(module, nn.AvgPool2d):
+    if computes_as(module, nn.AvgPool2d):
         window = (module.kernel_size, module.stride, module.padding, module.ceil_mode)
         return average_pool(*window, module.count_include_pad, module.divisor_override)
-    if _is(module, nn.AdaptiveAvgPool2d) or _is(module, nn.AdaptiveMaxPool2d):
+    if computes_as(module, nn.AdaptiveAvgPool2d) or computes_as(module, nn.AdaptiveMaxPool2d):
         maximum = isinstance(module, nn.AdaptiveMaxPool2d)
         return global_pool(path, module.output_size, maximum, getattr(module, "return_indices", False))
-    if _is(module, nn.Dropout) or _is(module, nn.Dropout2d):
-        return dropout(_is(module, nn.Dropout2d), module.p, module.training)
+    if computes_as(module, nn.Dropout) or computes_as(module, nn.Dropout2d):
+        return dropout(computes_as(module, nn.Dropout2d), module.p, module.training)
     if isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
         return Pointwise(lambda x: x)
     raise _refusal(module, path)
 
 
-def _is(module: nn.Module, kind: type[nn.Module]) -> bool:
+def computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module behaves as `kind`: the class itself, or a subclass that leaves the computation alone."""
     same = getattr(type(module), "_conv_forward", None) is getattr(kind, "_conv_forward", None)
     return isinstance(module, kind) and type(module).forward is kind.forward and same
@@ -269,3 +273,18 @@ def dropout(channels: bool, probability: float, training: bool) -> Rule:
     if channels:
         return ChannelDropout(probability)
     return Pointwise(lambda x: functional.dropout(x, probability, training=True), random=True)
+
+
+def stochastic_depth(probability: float, mode: str, training: bool) -> Rule:
+    """The rule of torchvision's `stochastic_depth`, arguments as there.
+
+    Raises:
+        ValueError: If they are not, as in torchvision.
+    """
+    if not 0 <= probability <= 1 or mode not in ("row", "batch"):
+        raise ValueError(
+            f"stochastic depth needs a probability in 0..1 and mode 'row' or 'batch', got {probability}, {mode!r}"
+        )
+    if not training or probability == 0:
+        return Pointwise(lambda x: x)
+    return StochasticDepth(probability, mode == "batch")

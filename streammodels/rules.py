@@ -57,12 +57,27 @@ class ChannelDropout:
     probability: float
 
     def apply(self, rows: Tensor, seed: int) -> Tensor:
-        """Drop the channels that `seed` picks for every image of the batch, and scale up the rest."""
+        """Drop what `seed` picks, the same in every strip, and scale up the rest."""
         generator = None if rows.is_meta else torch.Generator(rows.device).manual_seed(seed)
         keep = 1.0 - self.probability
-        mask = torch.empty(*rows.shape[:2], 1, 1, dtype=torch.float32, device=rows.device)
+        mask = torch.empty(self.mask_shape(rows), dtype=torch.float32, device=rows.device)
         mask.bernoulli_(keep, generator=generator).div_(max(keep, 1e-12))
         return rows * mask.to(rows.dtype)
+
+    def mask_shape(self, rows: Tensor) -> tuple[int, int, int, int]:
+        """One number for every channel of every image."""
+        return rows.shape[0], rows.shape[1], 1, 1
+
+
+@dataclass(frozen=True)
+class StochasticDepth(ChannelDropout):
+    """`torchvision.ops.StochasticDepth` in training: the whole map of an image is dropped, or those of all images."""
+
+    whole_batch: bool = False
+
+    def mask_shape(self, rows: Tensor) -> tuple[int, int, int, int]:
+        """One number for every image, or a single one."""
+        return 1 if self.whole_batch else rows.shape[0], 1, 1, 1
 
 
 class Windowed(Protocol):
@@ -117,6 +132,20 @@ class Convolution:
     def sideways(self) -> Convolution:
         """The same on swapped maps; its weight has to be swapped too."""
         return replace(self, window=self.columns, columns=self.window, dilation=self.dilation[::-1])
+
+
+@dataclass(frozen=True)
+class ChannelLinear(Convolution):
+    """`torch.nn.Linear` over the channels of each pixel, which is a 1x1 convolution; tensors are those of one.
+
+    Computed with the channels last, as a product of matrices: what is in front of it left them so in memory.
+    """
+
+    def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
+        """See `Windowed.apply`."""
+        weight, bias = tensors
+        assert weight is not None
+        return functional.linear(rows.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)

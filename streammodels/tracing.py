@@ -8,53 +8,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from . import layers
+from . import channels_last, functions, layers
 from .aliasing import read_after_writing, writes_in_place
 from .errors import UnsupportedLayerError
+from .graphs import is_leaf, write_down
 from .network import Network, Node, Tensors, fold_batch_norms, no_tensors
-from .reductions import GlobalAverage, Reduction
-from .rules import Join, Pointwise, Rule
-
-
-class _Proxy(fx.Proxy):
-    """A traced value that remembers ``+=`` and its kin: torch.fx would write them down as ``+``."""
-
-    def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
-
-
-class _Tracer(fx.Tracer):
-    """Leaves are torch's own layers, subclasses of them that compute the same, and our own modules that stream."""
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """See `_Proxy`."""
-        return _Proxy(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if getattr(m, "streams_pointwise", False) or getattr(m, "streams_reduction", False):
-            return True
-        own = type(m).__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
-        inherits = any(
-            base.__module__.startswith("torch.nn.modules") and type(m).forward is getattr(base, "forward", None)
-            for base in type(m).__mro__[1:]
-            if base not in (nn.Module, nn.Sequential)
-        )
-        return own or (inherits and not isinstance(m, nn.Sequential))
+from .reductions import Reduction
+from .rules import Join, Pointwise
 
 
 def trace(module: nn.Module) -> Network:
@@ -66,14 +33,9 @@ def trace(module: nn.Module) -> Network:
     Raises:
         UnsupportedLayerError: If a layer, or the module's control flow, cannot be streamed exactly.
     """
-    if _Tracer().is_leaf_module(module, ""):  # a single layer: torch.fx would look inside
+    if is_leaf(module):  # a single layer: torch.fx would look inside
         module = nn.Sequential(module)
-    try:
-        graph = _Tracer().trace(module)
-    except Exception as error:
-        reason = f"torch.fx cannot write its forward down as a fixed list of operations ({error})"
-        remedy = "Remove control flow that depends on the data, or stream only the part without it."
-        raise UnsupportedLayerError(type(module).__name__, reason, remedy) from error
+    graph = write_down(module)
     # A result that nobody reads may go, unless it was written into a value that somebody reads.
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes_in_place(module, node))
     return _Builder(module, graph).build()
@@ -89,6 +51,7 @@ class _Builder:
         self.index: dict[fx.Node, int] = {}
         self.tail: list[fx.Node] = []
         self.constants: dict[fx.Node, Callable[[], Any]] = {}
+        self.last: dict[fx.Node, bool] = {}  # whether the channels of a value come last
 
     def build(self) -> Network:
         for node in self.graph.nodes:
@@ -130,6 +93,7 @@ class _Builder:
             reason = f"the module takes several inputs: '{node.name}' besides the image"
             raise UnsupportedLayerError(type(self.module).__name__, reason, "Stream a module that takes one image.")
         self.index[node] = 0
+        self.last[node] = False
         self.nodes.append(Node("image", "image", (), None))
 
     def _is_streamed(self, node: fx.Node) -> bool:
@@ -137,9 +101,23 @@ class _Builder:
         sources = [source for source in node.all_input_nodes if source in self.index]
         maps = [source for source in sources if not isinstance(self.nodes[self.index[source]].rule, Reduction)]
         if maps and (len(sources) > len(maps) or any(source in self.tail for source in node.all_input_nodes)):
-            reason = "a global pool of the map acts on the map itself (as in squeeze-and-excitation)"
-            raise UnsupportedLayerError(self._path(node), reason, "Use a network without it, e.g. ResNet or RegNetX.")
+            raise self._pooled_map(node)
         return bool(maps)
+
+    def _pooled_map(self, node: fx.Node) -> UnsupportedLayerError:
+        """Squeeze-and-excitation and its kin, by the name of the module that does it."""
+        stack = [(path, kind) for path, kind in (node.meta.get("nn_module_stack") or {}).values() if path]
+        path, kind = stack[-1] if stack else (node.name, functions.name_of(node))
+        name = getattr(kind, "__name__", str(kind))
+        reason = (
+            f"'{name}' applies a global pool of the map to that same map (squeeze-and-excitation, as in EfficientNet, "
+            "MobileNetV3, RegNetY and SENet), so its first row needs the last row of the image"
+        )
+        remedy = (
+            "Use a network without it (ResNet, ResNeXt, RegNetX, DenseNet, VGG, ConvNeXt), or stream the layers in "
+            "front of it."
+        )
+        return UnsupportedLayerError(path, reason, remedy)
 
     def _path(self, node: fx.Node) -> str:
         if node.op == "call_module":
@@ -154,32 +132,65 @@ class _Builder:
         if reader is not None:
             reason = f"it changes in place a value that '{self._path(reader)}' reads afterwards"
             raise UnsupportedLayerError(path, reason, "Use inplace=False, or the operator without '='.")
-        rule, inputs, tensors, kind = self._rule(node, path)
-        self.index[node] = len(self.nodes)
-        self.nodes.append(Node(path, kind, inputs, rule, tensors, self._differs_by_column(node)))
+        last = self._channels_last(node, path)
+        if node.target in functions.SPLITS:
+            functions.check_split(node, path, last)
+            self.index[node] = self.index[node.all_input_nodes[0]]  # of no value itself: its parts are nodes
+            self.last[node] = last
+            return
+        permuted = channels_last.layout_after(node, last, path)
+        self.last[node] = last if permuted is None else permuted
+        kind = type(self._layer(node)).__name__ if node.op == "call_module" else functions.name_of(node)
+        inputs = tuple(self.index[source] for source in node.all_input_nodes if source in self.index)
+        if permuted is not None:
+            self._append(node, Node(path, kind, inputs, Pointwise(lambda rows: rows)))
+        elif node.op == "call_module":
+            self._append(node, self._module(node, path, last, Node(path, kind, inputs, None)))
+        else:
+            self._append(node, self._function(node, path, last, Node(path, kind, inputs, None)))
 
-    def _rule(self, node: fx.Node, path: str) -> tuple[Rule, tuple[int, ...], Tensors, str]:
-        streamed = tuple(self.index[source] for source in node.all_input_nodes if source in self.index)
-        if node.op == "call_module":
-            layer = self.module.get_submodule(str(node.target))
-            self._one_input(node, path)
-            if getattr(layer, "streams_pointwise", False):
-                own: Any = layer
-                return Pointwise(own.compute), streamed, own.tensors, type(layer).__name__
-            if getattr(layer, "streams_reduction", False):
-                pool: Any = layer
-                return pool.reduction(), streamed, pool.tensors, type(layer).__name__
-            return layers.module_rule(layer, path), streamed, layer_tensors(layer), type(layer).__name__
-        kind = str(getattr(node.target, "__name__", node.target))
+    def _append(self, node: fx.Node, operation: Node) -> None:
+        self.index[node] = len(self.nodes)
+        self.nodes.append(replace(operation, differs_by_column=self._differs_by_column(node)))
+
+    def _layer(self, node: fx.Node) -> nn.Module:
+        return self.module.get_submodule(str(node.target))
+
+    def _channels_last(self, node: fx.Node, path: str) -> bool:
+        """Whether the channels come last in the maps that a node reads."""
+        layouts = {self.last[source] for source in node.all_input_nodes if source in self.index}
+        if len(layouts) > 1:
+            reason = "a map whose channels come last meets one whose channels come first"
+            raise UnsupportedLayerError(path, reason, "Permute one of them in front of it.")
+        return layouts.pop()
+
+    def _module(self, node: fx.Node, path: str, last: bool, plain: Node) -> Node:
+        """A leaf module."""
+        layer: Any = self._layer(node)
+        self._one_input(node, path)
+        if last:
+            return replace(plain, rule=channels_last.module_rule(layer, path), tensors=layer_tensors(layer))
+        if getattr(layer, "streams_pointwise", False):
+            return replace(plain, rule=Pointwise(layer.compute), tensors=layer.tensors)
+        if getattr(layer, "streams_reduction", False):
+            return replace(plain, rule=layer.reduction(), tensors=layer.tensors)
+        return replace(plain, rule=layers.module_rule(layer, path), tensors=layer_tensors(layer))
+
+    def _function(self, node: fx.Node, path: str, last: bool, plain: Node) -> Node:
+        """A function, a method or an operator."""
         joined = node.target in layers.JOIN_FUNCTIONS
         if node.target in layers.CONCATENATIONS:
-            rule, inputs = self._concatenation(node, path)
-            return rule, inputs, no_tensors, kind
+            rule, inputs = self._concatenation(node, path, last)
+            return replace(plain, rule=rule, inputs=inputs)
         if joined and self._has_two_maps(node):
-            return self._join(node, path), self._indices(node.args), no_tensors, kind
+            return replace(plain, rule=self._join(node, path), inputs=self._indices(node.args))
+        if node.target is functional.layer_norm:
+            normalise, own = channels_last.layer_norm(node, path, last)
+            return replace(plain, rule=normalise, tensors=self._named_tensors(own, path))
         if joined or node.target in layers.POINTWISE_FUNCTIONS or node.target in layers.POINTWISE_METHODS:
-            return self._pointwise_call(node, path), streamed, self._constant_tensors(node), kind
-        return self._other_function(node, path), streamed, no_tensors, kind
+            pointwise = functions.pointwise_call(node, path, self.constants, last)
+            return replace(plain, rule=pointwise, tensors=self._constant_tensors(node))
+        return replace(plain, rule=functions.function_rule(node, path, last))
 
     def _one_input(self, node: fx.Node, path: str) -> None:
         if len(node.args) != 1 or node.kwargs:
@@ -198,11 +209,12 @@ class _Builder:
         function = layers.JOIN_FUNCTIONS[node.target]
         return Join((lambda a, b: function(a, b, **options)) if options else function)
 
-    def _concatenation(self, node: fx.Node, path: str) -> tuple[Join, tuple[int, ...]]:
+    def _concatenation(self, node: fx.Node, path: str, last: bool) -> tuple[Join, tuple[int, ...]]:
         parts = node.args[0] if node.args else node.kwargs.get("tensors")
         dimension = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-        if dimension not in (1, -3):
-            raise UnsupportedLayerError(path, f"concatenation along dimension {dimension}", "Use channels, dim=1.")
+        if not functions.is_channels(dimension, last):
+            remedy = f"Concatenate channels, dim={3 if last else 1}."
+            raise UnsupportedLayerError(path, f"concatenation along dimension {dimension}", remedy)
         if not isinstance(parts, list | tuple) or not all(part in self.index for part in parts):
             raise UnsupportedLayerError(path, "something besides feature maps is concatenated", "Concatenate maps.")
         return Join(lambda *rows: torch.cat(rows, dim=1)), self._indices(parts)
@@ -211,77 +223,17 @@ class _Builder:
         values = [self.constants[source] for source in node.all_input_nodes if source in self.constants]
         return lambda: [value() for value in values]
 
+    def _named_tensors(self, nodes: Sequence[Any], path: str) -> Tensors:
+        """The tensors behind constant nodes; None stays None."""
+        if any(node is not None and node not in self.constants for node in nodes):
+            raise UnsupportedLayerError(path, "its weight or bias is computed from a map", "Use parameters.")
+        return lambda: [None if node is None else self.constants[node]() for node in nodes]
+
     def _differs_by_column(self, node: fx.Node) -> bool:
         """Whether a constant that the node reads has a value for every column."""
         values = [self.constants[source]() for source in node.all_input_nodes if source in self.constants]
-        return any(isinstance(value, Tensor) and value.ndim > 0 and value.shape[-1] != 1 for value in values)
-
-    def _pointwise_call(self, node: fx.Node, path: str) -> Pointwise:
-        """A function or method of one map and numbers, or per-channel constants."""
-        if any(isinstance(value, fx.Node) and value not in self.constants for value in node.kwargs.values()):
-            raise UnsupportedLayerError(path, "a map is passed as a keyword", "Pass the map as the first argument.")
-        if sum(source not in self.constants for source in node.all_input_nodes) > 1:
-            raise UnsupportedLayerError(
-                path, "it reads several maps", "Use torch.maximum or torch.minimum of two maps."
-            )
-        constants = [source for source in node.all_input_nodes if source in self.constants]
-        for constant in constants:
-            value = self.constants[constant]()
-            if not isinstance(value, Tensor):
-                reason = f"'{constant.name}' is computed from a parameter, but is no tensor"
-                raise UnsupportedLayerError(path, reason, "Compute the number in __init__.")
-            shape = value.shape
-            if len(shape) >= 2 and shape[-2] != 1:
-                reason = f"'{constant.name}' of shape {tuple(shape)} differs from row to row"
-                raise UnsupportedLayerError(path, reason, "Use one value for a channel: shape (C, 1, 1).")
-        target, arguments, options = node.target, node.args, dict(node.kwargs)
-        options.pop("inplace", None)
-
-        def apply(rows: Tensor, *tensors: Tensor) -> Tensor:
-            known = dict(zip(constants, tensors, strict=True))
-            values = [known.get(a, rows) if isinstance(a, fx.Node) else a for a in arguments]
-            further = {k: known[v] if isinstance(v, fx.Node) else v for k, v in options.items()}
-            if isinstance(target, str) and target not in layers.JOIN_FUNCTIONS:
-                result: Tensor = getattr(values[0], target.removesuffix("_"))(*values[1:], **further)
-                return result
-            function: Any = layers.JOIN_FUNCTIONS.get(target, target)
-            if function in (functional.relu_, torch.relu_):
-                function = functional.relu
-            if function in layers.JOIN_FUNCTIONS.values():  # torch.add and its kin take a number only as the second
-                values = [v if isinstance(v, Tensor) else _number(v, rows) for v in values]
-            computed: Tensor = function(*values, **further)
-            return computed
-
-        in_place = functional.relu_ if target in (functional.relu, functional.relu_, torch.relu, torch.relu_) else None
-        return Pointwise(apply, in_place)
-
-    def _other_function(self, node: fx.Node, path: str) -> Rule:
-        """Pools, dropout and means in their functional spelling."""
-        arguments: list[Any] = list(node.args[1:])
-        options: dict[str, Any] = dict(node.kwargs)
-        target = node.target
-        if target is functional.max_pool2d:
-            return layers.max_pool(path, *arguments, **options)
-        if target is functional.avg_pool2d:
-            return layers.average_pool(*arguments, **options)
-        if target in (functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d):
-            size = arguments[0] if arguments else options["output_size"]
-            return layers.global_pool(path, size, target is functional.adaptive_max_pool2d)
-        if target in (functional.dropout, functional.dropout2d):
-            names = ("p", "training", "inplace")
-            given: dict[str, Any] = dict(zip(names, arguments, strict=False)) | options
-            channels = target is functional.dropout2d
-            return layers.dropout(channels, given.get("p", 0.5), given.get("training", True))
-        if target in (torch.mean, "mean"):
-            given = dict(zip(("dim", "keepdim"), arguments, strict=False)) | options
-            dimensions = given.get("dim")
-            over_space = isinstance(dimensions, list | tuple) and {d % 4 for d in dimensions} == {2, 3}
-            if over_space and not set(given) - {"dim", "keepdim", "input"}:
-                return GlobalAverage(bool(given.get("keepdim", False)))
-        name = str(getattr(target, "__name__", target))
-        reason = f"'{name}' is not known to work row by row"
-        remedy = "Use the torch.nn layer or a plain operator for it, or stream the part of the network before it."
-        raise UnsupportedLayerError(path, reason, remedy)
+        axis = 2 if self.last[node] else 1
+        return any(isinstance(v, Tensor) and v.ndim >= axis and v.shape[-axis] != 1 for v in values)
 
     def _network(self, output: fx.Node) -> Network:
         result = output.args[0]
@@ -290,18 +242,15 @@ class _Builder:
             raise UnsupportedLayerError(type(self.module).__name__, reason, "Return one tensor.")
         readers = {*self.tail, output}
         names = [node for node in self.index if any(user in readers for user in node.users)]
+        if any(self.last[name] for name in names):
+            reason = "its result is a map whose channels come last"
+            raise UnsupportedLayerError(type(self.module).__name__, reason, "Permute it to (B, C, H, W).")
         has_tail = bool(self.tail) or result not in self.index
         tail = fx.GraphModule(self.module, self.graph) if has_tail else None
         boundary = tuple(self.index[name] for name in names)
         nodes, moved = fold_batch_norms(self.nodes, set(boundary))
         streamed = (*self.index,)
         return Network(nodes, tuple(moved[i] for i in boundary), tail, tuple(names), streamed)
-
-
-def _number(value: Any, rows: Tensor) -> Tensor:
-    """A number as torch takes it in arithmetic with `rows`: as exact as Python's, without raising their precision."""
-    kind = torch.promote_types(rows.dtype, torch.float64) if isinstance(value, float) else None
-    return torch.tensor(value, dtype=kind)
 
 
 def layer_tensors(layer: nn.Module) -> Tensors:
@@ -312,6 +261,10 @@ def layer_tensors(layer: nn.Module) -> Tensors:
         return lambda: [layer.running_mean, layer.running_var, layer.weight, layer.bias]
     if isinstance(layer, nn.PReLU):
         return lambda: [layer.weight]
+    if isinstance(layer, nn.LayerNorm):
+        return lambda: [layer.weight, layer.bias]
+    if isinstance(layer, nn.Linear):
+        return lambda: [layer.weight[:, :, None, None], layer.bias]
     return no_tensors
 
 

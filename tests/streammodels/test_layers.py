@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -31,9 +32,10 @@ def test_activations_in_place_are_exact(kind: Any, assert_exact: Assert) -> None
     assert_exact(nn.Sequential(nn.Conv2d(2, 3, 3), kind(inplace=True), nn.Conv2d(3, 2, 3)), 3 * image(1, 2, 13, 7), 2)
 
 
-# threshold needs arguments; the square root needs positive ones and is tried with them
+# what needs arguments, or positive numbers, is tried with them elsewhere
+_WITH_ARGUMENTS = {functional.threshold, torch.threshold, torch.clamp, torch.clip, torch.sqrt, torch.pow, operator.pow}
 _PLAIN_FUNCTIONS = sorted(
-    layers.POINTWISE_FUNCTIONS - {functional.threshold, torch.threshold, torch.sqrt, torch.clamp, torch.clip},
+    layers.POINTWISE_FUNCTIONS - _WITH_ARGUMENTS,
     key=lambda function: (function.__module__ or "", function.__name__),
 )
 

@@ -123,7 +123,6 @@ def test_layer_is_refused_with_path_reason_and_remedy(layer: nn.Module, reason: 
 @pytest.mark.parametrize(
     "body",
     [
-        then(lambda a: a**2),
         then(lambda a: torch.softmax(a, 2)),
         then(lambda a: torch.flip(a, [2])),
         then(lambda a: a.cumsum(2)),
@@ -260,7 +259,7 @@ def test_squeeze_and_excitation_is_refused(name: str) -> None:
     assert caught.value.layer.startswith("features.")
 
 
-@pytest.mark.parametrize("name", ["convnext_tiny", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["swin_t", "shufflenet_v2_x0_5"])
 def test_networks_that_do_not_stream_are_refused(name: str) -> None:
     with pytest.raises(UnsupportedLayerError):
         stream(getattr(torchvision.models, name)(weights=None).eval(), strip_rows=4)

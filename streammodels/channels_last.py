@@ -1,0 +1,120 @@
+"""Maps whose channels come last, (B, H, W, C), as ConvNeXt has them between two permutations.
+
+The engine holds every map as (B, C, rows, W), so a permutation computes nothing. What changes is what the operations
+behind it mean: `nn.Linear` and `nn.LayerNorm` work on the last dimension, which are the channels of a single pixel now.
+They are row-local here, while the same layers on a (B, C, H, W) map would mix its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from . import layers
+from .errors import UnsupportedLayerError
+from .rows import Window
+from .rules import ChannelLinear, Pointwise, Rule
+
+_TO_LAST, _TO_FIRST, _UNCHANGED = (0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 2, 3)
+_PERMUTATIONS: frozenset[Any] = frozenset(
+    {torch.permute, "permute", torch.movedim, "movedim", torch.moveaxis, "moveaxis"}
+)
+_REMEDY = "Permute the map back to (B, C, H, W) in front of it."
+
+
+def layout_after(node: fx.Node, last: bool, path: str) -> bool | None:
+    """Whether the channels come last behind a permutation of a whole map.
+
+    Args:
+        node: The operation.
+        last: Whether they come last in front of it.
+        path: Its name, for the error.
+
+    Returns:
+        The new layout, or None if the operation is no permutation.
+
+    Raises:
+        UnsupportedLayerError: If the permutation gives neither (B, C, H, W) nor (B, H, W, C).
+    """
+    if node.target not in _PERMUTATIONS:
+        return None
+    dimensions = _permuted(node)
+    if dimensions == _UNCHANGED:
+        return last
+    if dimensions == (_TO_FIRST if last else _TO_LAST):
+        return not last
+    reason = "it permutes a map to an order that is neither (B, C, H, W) nor (B, H, W, C)"
+    raise UnsupportedLayerError(path, reason, "Keep rows and columns in their order.")
+
+
+def _permuted(node: fx.Node) -> tuple[int, ...] | None:
+    """Where each dimension of the result comes from; None if that is not written in numbers."""
+    given: list[Any] = list(node.args[1:])
+    if node.target in (torch.permute, "permute"):
+        order = given or [node.kwargs.get("dims")]
+        order = list(order[0]) if isinstance(order[0], list | tuple) else order
+        return tuple(d % 4 for d in order) if all(isinstance(d, int) for d in order) else None
+    source, destination = (*given, node.kwargs.get("source"), node.kwargs.get("destination"))[:2]
+    if not isinstance(source, int) or not isinstance(destination, int):
+        return None
+    rest = [d for d in range(4) if d != source % 4]
+    rest.insert(destination % 4, source % 4)
+    return tuple(rest)
+
+
+def on_last(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function of (B, C, rows, W) that does what `function` does to (B, rows, W, C)."""
+
+    def apply(rows: Tensor, *tensors: Tensor | None) -> Tensor:
+        return function(rows.permute(_TO_LAST), *tensors).permute(_TO_FIRST)
+
+    return apply
+
+
+def module_rule(layer: Any, path: str) -> Rule:
+    """The rule of a leaf module that is called on a map whose channels come last.
+
+    Raises:
+        UnsupportedLayerError: If the layer does not work pixel by pixel there.
+    """
+    if layers.computes_as(layer, nn.Linear):
+        return ChannelLinear(Window(1), Window(1), (1, 1), 1)
+    if layers.computes_as(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
+        return _normalisation(layer.normalized_shape, layer.eps)
+    elementwise = layers.computes_as(layer, nn.PReLU) and layer.num_parameters == 1
+    elementwise |= any(layers.computes_as(layer, kind) for kind in layers.POINTWISE_MODULES if kind is not nn.PReLU)
+    if elementwise or layers.computes_as(layer, nn.Dropout):
+        return layers.module_rule(layer, path)
+    raise UnsupportedLayerError(path, f"{type(layer).__name__} is called on a map whose channels come last", _REMEDY)
+
+
+def layer_norm(node: fx.Node, path: str, last: bool) -> tuple[Pointwise, tuple[Any, Any]]:
+    """The rule of a call of ``functional.layer_norm``, and the arguments that are its weight and bias.
+
+    Raises:
+        UnsupportedLayerError: If it does not normalise the channels of each pixel.
+    """
+    given: dict[str, Any] = dict(zip(("normalized_shape", "weight", "bias", "eps"), node.args[1:], strict=False))
+    given |= node.kwargs
+    shape, epsilon = given["normalized_shape"], given.get("eps", 1e-5)
+    if not last or isinstance(shape, fx.Node) or len(shape) != 1 or not isinstance(shape[0], int):
+        reason = "layer_norm takes its statistics over rows or columns"
+        raise UnsupportedLayerError(
+            path, reason, "Normalise the channels of each pixel, as torchvision's ConvNeXt does."
+        )
+    return _normalisation(shape, epsilon), (given.get("weight"), given.get("bias"))
+
+
+def _normalisation(shape: Any, epsilon: float) -> Pointwise:
+    """Layer normalisation over the channels of each pixel; tensors are (weight, bias)."""
+    return Pointwise(on_last(lambda rows, weight, bias: functional.layer_norm(rows, shape, weight, bias, epsilon)))
+
+
+def with_constants(rule: Pointwise) -> Pointwise:
+    """A pointwise rule whose further tensors are laid out as (..., C)."""
+    return replace(rule, function=on_last(rule.function), in_place=None)

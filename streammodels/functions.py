@@ -1,0 +1,200 @@
+"""The rules of operations that a module spells as functions, methods or operators.
+
+Numbers among their arguments are taken as they are, parameters and buffers as *constants*: the caller passes their
+values of now with every strip. In a map whose channels come last (`channels_last.py`) dimension 3 is the channels.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional
+
+from . import layers
+from .channels_last import with_constants
+from .errors import UnsupportedLayerError
+from .reductions import GlobalAverage
+from .rules import Pointwise, Rule
+
+SPLITS: frozenset[Any] = frozenset({torch.split, torch.chunk, "split", "chunk"})
+"""Operations that give a tuple of maps, of some channels each."""
+
+_POOLS: dict[Any, Callable[..., Rule]] = {
+    functional.max_pool2d: layers.max_pool,
+    functional.avg_pool2d: lambda _path, *arguments, **options: layers.average_pool(*arguments, **options),
+}
+
+
+def name_of(node: fx.Node) -> str:
+    """Short name of a function or method."""
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def is_channels(dimension: Any, last: bool) -> bool:
+    """Whether a dimension of a map is the one of its channels."""
+    return isinstance(dimension, int) and dimension in ((3, -1) if last else (1, -3))
+
+
+def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Callable[[], Any]], last: bool) -> Pointwise:
+    """A function or method of one map and numbers, or per-channel constants.
+
+    Args:
+        node: The operation.
+        path: Its name, for the error.
+        constants: What computes the values of constants.
+        last: Whether the channels of the map come last.
+
+    Raises:
+        UnsupportedLayerError: If it reads several maps, or a constant that differs from row to row.
+    """
+    if any(isinstance(value, fx.Node) and value not in constants for value in node.kwargs.values()):
+        raise UnsupportedLayerError(path, "a map is passed as a keyword", "Pass the map as the first argument.")
+    if sum(source not in constants for source in node.all_input_nodes) > 1:
+        raise UnsupportedLayerError(path, "it reads several maps", "Use torch.maximum or torch.minimum of two maps.")
+    read = [source for source in node.all_input_nodes if source in constants]
+    for constant in read:
+        _check_constant(constant, constants[constant](), path, last)
+    in_place = functional.relu_ if node.target in layers.RELUS else None
+    rule = Pointwise(_call(node, read), in_place)
+    return with_constants(rule) if last and read else rule
+
+
+def _check_constant(constant: fx.Node, value: Any, path: str, last: bool) -> None:
+    if not isinstance(value, Tensor):
+        reason = f"'{constant.name}' is computed from a parameter, but is no tensor"
+        raise UnsupportedLayerError(path, reason, "Compute the number in __init__.")
+    axis = 3 if last else 2
+    if value.ndim >= axis and value.shape[-axis] != 1:
+        reason = f"'{constant.name}' of shape {tuple(value.shape)} differs from row to row"
+        shape = "(C,)" if last else "(C, 1, 1)"
+        raise UnsupportedLayerError(path, reason, f"Use one value for a channel: shape {shape}.")
+
+
+def _call(node: fx.Node, constants: list[fx.Node]) -> Callable[..., Tensor]:
+    """The operation as a function of rows and of the values of its constants."""
+    target, arguments, options = node.target, node.args, dict(node.kwargs)
+    options.pop("inplace", None)
+
+    def apply(rows: Tensor, *tensors: Tensor) -> Tensor:
+        known = dict(zip(constants, tensors, strict=True))
+        values = [known.get(a, rows) if isinstance(a, fx.Node) else a for a in arguments]
+        further = {k: known[v] if isinstance(v, fx.Node) else v for k, v in options.items()}
+        if isinstance(target, str) and target not in layers.JOIN_FUNCTIONS:
+            result: Tensor = getattr(values[0], target.removesuffix("_"))(*values[1:], **further)
+            return result
+        function: Any = layers.JOIN_FUNCTIONS.get(target, target)
+        if function in (functional.relu_, torch.relu_):
+            function = functional.relu
+        if function in layers.JOIN_FUNCTIONS.values():  # torch.add and its kin take a number only as the second
+            values = [v if isinstance(v, Tensor) else _number(v, rows) for v in values]
+        computed: Tensor = function(*values, **further)
+        return computed
+
+    return apply
+
+
+def _number(value: Any, rows: Tensor) -> Tensor:
+    """A number as torch takes it in arithmetic with `rows`: as exact as Python's, without raising their precision."""
+    kind = torch.promote_types(rows.dtype, torch.float64) if isinstance(value, float) else None
+    return torch.tensor(value, dtype=kind)
+
+
+def function_rule(node: fx.Node, path: str, last: bool) -> Rule:
+    """Pools, dropout, means and parts of the channels.
+
+    Raises:
+        UnsupportedLayerError: If the operation is not known to work row by row.
+    """
+    arguments: list[Any] = list(node.args[1:])
+    options: dict[str, Any] = dict(node.kwargs)
+    target = node.target
+    if target is operator.getitem:
+        return _part(node, path, last)
+    if is_stochastic_depth(target):
+        given = dict(zip(("p", "mode", "training"), arguments, strict=False)) | options
+        return layers.stochastic_depth(given["p"], given["mode"], given.get("training", True))
+    if target is functional.dropout or (target is functional.dropout2d and not last):
+        given = dict(zip(("p", "training", "inplace"), arguments, strict=False)) | options
+        return layers.dropout(target is functional.dropout2d, given.get("p", 0.5), given.get("training", True))
+    if target in (torch.mean, "mean"):
+        return _mean(node, path, last, dict(zip(("dim", "keepdim"), arguments, strict=False)) | options)
+    if target in _POOLS and not last:
+        return _POOLS[target](path, *arguments, **options)
+    if target in (functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d) and not last:
+        size = arguments[0] if arguments else options["output_size"]
+        return layers.global_pool(path, size, target is functional.adaptive_max_pool2d)
+    raise _unknown(node, path, last)
+
+
+def _unknown(node: fx.Node, path: str, last: bool) -> UnsupportedLayerError:
+    where = " on a map whose channels come last" if last else ""
+    reason = f"'{name_of(node)}' is not known to work row by row{where}"
+    remedy = "Use the torch.nn layer or a plain operator for it, or stream the part of the network before it."
+    return UnsupportedLayerError(path, reason, remedy)
+
+
+def _mean(node: fx.Node, path: str, last: bool, given: dict[str, Any]) -> Rule:
+    """The mean over height and width, which pools globally, or over the channels of each pixel."""
+    dimensions, keep = given.get("dim"), bool(given.get("keepdim", False))
+    listed: list[Any] = list(dimensions) if isinstance(dimensions, list | tuple) else [dimensions]
+    if set(given) - {"dim", "keepdim", "input"} or not all(isinstance(d, int) for d in listed):
+        raise _unknown(node, path, last)
+    if sorted(d % 4 for d in listed) == [2, 3] and not last:
+        return GlobalAverage(keep)
+    if len(listed) == 1 and is_channels(listed[0], last) and keep:
+        return Pointwise(lambda rows: rows.mean(1, keepdim=True))
+    raise _unknown(node, path, last)
+
+
+def check_split(node: fx.Node, path: str, last: bool) -> None:
+    """Refuse a `SPLITS` operation of anything but channels, or whose result is not taken apart by number.
+
+    Raises:
+        UnsupportedLayerError: If so.
+    """
+    given = _split_arguments(node)
+    sizes = given.get("sizes")
+    numbers = list(sizes) if isinstance(sizes, list | tuple) else [sizes]
+    if not is_channels(given.get("dim", 0), last) or not all(isinstance(size, int) for size in numbers):
+        raise UnsupportedLayerError(path, "it splits something else than channels", f"Use dim={3 if last else 1}.")
+    for user in node.users:
+        if user.target is not operator.getitem or not isinstance(user.args[1], int):
+            reason = f"'{user.name}' reads the tuple of maps as a whole"
+            raise UnsupportedLayerError(path, reason, "Take its parts apart: a, b = x.split(...).")
+
+
+def _split_arguments(node: fx.Node) -> dict[str, Any]:
+    """Number or sizes of the parts, whatever torch calls them there, and the dimension."""
+    given: dict[str, Any] = dict(zip(("sizes", "dim"), node.args[1:], strict=False))
+    renamed = dict.fromkeys(("split_size_or_sections", "split_size", "chunks"), "sizes")
+    return given | {renamed.get(name, name): value for name, value in node.kwargs.items()}
+
+
+def _part(node: fx.Node, path: str, last: bool) -> Pointwise:
+    """One part of a split, or a slice of the channels."""
+    source: Any = node.args[0]
+    index: Any = node.args[1]
+    if isinstance(source, fx.Node) and source.target in SPLITS:
+        sizes = _split_arguments(source)["sizes"]
+        function = torch.chunk if name_of(source) == "chunk" else torch.split
+        return Pointwise(lambda rows: function(rows, sizes, 1)[index])
+    whole = slice(None)
+    items = list(index) if isinstance(index, tuple) else [index]
+    channels = 3 if last else 1
+    wanted = items[channels] if len(items) > channels else whole
+    others = [item for position, item in enumerate(items) if position != channels]
+    if not isinstance(wanted, slice) or any(item != whole for item in others) or len(items) > 4:
+        raise UnsupportedLayerError(path, "it takes a part of the rows, the columns or the batch", "Take channels.")
+    if not all(bound is None or isinstance(bound, int) for bound in (wanted.start, wanted.stop, wanted.step)):
+        raise UnsupportedLayerError(path, "its bounds are computed", "Compute them in __init__.")
+    return Pointwise(lambda rows: rows[:, wanted])
+
+
+def is_stochastic_depth(target: Any) -> bool:
+    """Whether a function is torchvision's `stochastic_depth`; known by its name, so that torchvision need not load."""
+    name = (getattr(target, "__module__", ""), getattr(target, "__name__", ""))
+    return name == ("torchvision.ops.stochastic_depth", "stochastic_depth")
