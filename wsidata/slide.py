@@ -163,7 +163,7 @@ class Slide:
 
     @property
     def reader(self) -> str:
-        """Who decodes the pixels: "libvips", lazily, or "tifffile", where libvips would be wrong or cannot."""
+        """Who decodes the pixels: "libjpeg-turbo" for tiles of JPEG, else "libvips", "tifffile" ..."""
         return self._open().pyramid.reader
 
     def image(
@@ -191,7 +191,7 @@ class Slide:
             tolerance: A level this much coarser than asked for (as a fraction) still counts as fine enough.
 
         Returns:
-            A pyvips image, uchar, 3 bands, sRGB. With `reader == "libvips"` no pixel is decoded until one is asked for.
+            A pyvips image, uchar, 3 bands, sRGB. Small levels are decoded at once, of large ones tiles as they are used.
 
         Raises:
             TypeError: if more than one resolution is given.

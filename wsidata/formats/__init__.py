@@ -33,7 +33,7 @@ class Pyramid(Protocol):
 
     @property
     def reader(self) -> str:
-        """Who decodes the pixels: "libvips", "tifffile", "zarr", "openslide" ..."""
+        """Who decodes the pixels: "libjpeg-turbo", "libvips", "tifffile", "zarr", "openslide" ..."""
 
     @property
     def levels(self) -> tuple[Level, ...]:

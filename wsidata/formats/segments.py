@@ -1,20 +1,26 @@
-"""The tiles or strips of one TIFF directory: where they lie, whether they are whole, and their pixels by tifffile.
+"""The tiles or strips of one TIFF directory: where they lie, whether they are whole, and pictures made of them.
 
-Two jobs need single segments rather than images. Checking: a decoder that is handed half a JPEG tile returns grey, and
-libvips returns black for a tile that was never written, both without a word. And decoding what libvips cannot.
+Three jobs need single segments rather than images. Checking: a decoder that is handed half a JPEG tile returns grey,
+and libvips returns black for a tile that was never written, both without a word. Decoding what libvips cannot. And
+decoding at the speed of the codec, each segment of a rectangle once, on as many threads as wanted.
 
-What the checks catch: a segment that reaches beyond the end of the file, an index of segments that is too short, a JPEG
-segment that does not begin and end as a JPEG stream does (overwritten, zeroed or shifted data). What they do not: bytes
-altered *inside* a JPEG stream; JPEG has no checksum.
+What the checks catch: a segment that reaches beyond the end of the file, an index of segments that is not of the length
+of the grid, a JPEG segment that does not begin and end as a JPEG stream does (overwritten, zeroed or shifted data), a
+segment of another size than its place. What they do not: bytes altered *inside* a JPEG stream that still decode; JPEG
+has no checksum.
 """
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -24,7 +30,7 @@ from wsidata.errors import UnreadableImageError
 
 JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION = 7, 33003
 RGB = 2
-MINISWHITE, PALETTE, SEPARATED = 0, 3, 5
+MINISWHITE, MINISBLACK, PALETTE, SEPARATED, YCBCR = 0, 1, 3, 5, 6
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JPEG_TRAILER_BYTES = 16  # writers pad tiles to even or 4-byte lengths after the end marker
 
@@ -58,8 +64,17 @@ class Segments:
         self.offsets = np.asarray(page.dataoffsets, dtype=np.int64)
         self.byte_counts = np.asarray(page.databytecounts, dtype=np.int64)
         self._checked = np.zeros(len(self.offsets), dtype=bool)
+        self._descriptor: int | None = None
 
-    @property
+    def detached(self) -> Segments:
+        """The same segments on a file handle of their own: it outlives the slide, and is closed with its last user."""
+        _ = self.page.jpegheader  # read from the file when first asked for
+        twin = copy.copy(self)
+        twin._descriptor = os.dup(self.page.parent.filehandle.fileno())
+        weakref.finalize(twin, os.close, twin._descriptor)
+        return twin
+
+    @cached_property
     def is_empty(self) -> NDArray[np.bool_]:
         """Which segments were never written (no bytes, or no place in the file): shown white."""
         empty: NDArray[np.bool_] = (self.byte_counts == 0) | (self.offsets == 0)
@@ -91,7 +106,7 @@ class Segments:
             UnreadableImageError: if a segment is missing from the index or ends beyond the end of the file.
         """
         expected = self.grid.columns * self.grid.rows * self.grid.planes
-        if len(self.offsets) < expected or len(self.byte_counts) != len(self.offsets):
+        if len(self.offsets) != expected or len(self.byte_counts) != len(self.offsets):
             raise UnreadableImageError(
                 f"'{self.path}' is damaged: TIFF directory {self.page.index} lists {len(self.offsets)} of {expected} "
                 "tiles or strips. Copy it again from its source."
@@ -114,19 +129,58 @@ class Segments:
         Raises:
             UnreadableImageError: naming the first segment that is no whole JPEG stream.
         """
-        if self.page.compression != JPEG_COMPRESSION or self.page.is_ndpi:
+        if not self._is_streams:
             return
         wanted = np.arange(len(self.offsets)) if indices is None else indices
-        for index in wanted[~self._checked[wanted] & ~self.is_empty[wanted]]:
+        for index in wanted[~self._checked[wanted] & ~self.is_empty[wanted]].tolist():
             offset, count = int(self.offsets[index]), int(self.byte_counts[index])
             tail_bytes = min(JPEG_TRAILER_BYTES, count)
             head, tail = self._bytes(offset, 2), self._bytes(offset + count - tail_bytes, tail_bytes)
             if head != JPEG_START or JPEG_END not in tail:
-                raise UnreadableImageError(
-                    f"'{self.path}' is damaged: tile or strip {index} of TIFF directory {self.page.index} (byte "
-                    f"{offset}) is no whole JPEG stream. Copy it again from its source."
-                )
+                raise self._no_stream(index)
             self._checked[index] = True
+
+    def data(self, index: int) -> bytes:
+        """The stored bytes of a segment that was written.
+
+        Raises:
+            UnreadableImageError: if they are not there, or are no whole JPEG stream where they should be one.
+        """
+        data = self._bytes(int(self.offsets[index]), int(self.byte_counts[index]))
+        if self._is_streams and not (data.startswith(JPEG_START) and JPEG_END in data[-JPEG_TRAILER_BYTES:]):
+            raise self._no_stream(index)
+        return data
+
+    def samples(self) -> list[int]:
+        """A few segments to try a decoder on: the fullest, which shows most, and three spread over the level."""
+        written = np.flatnonzero(~self.is_empty)
+        if len(written) == 0:
+            return []
+        spread = written[np.linspace(0, len(written) - 1, 3).astype(int)]
+        return sorted({int(written[np.argmax(self.byte_counts[written])]), *spread.tolist()})
+
+    def check_size(self, index: int, size_px: tuple[int, int]) -> None:
+        """Compare the size of a decoded segment with its place in the level: no less than is seen, no more than fits.
+
+        Args:
+            index: The segment.
+            size_px: Its (height, width).
+
+        Raises:
+            UnreadableImageError: if it does not fit.
+        """
+        _, left, top = self.origin(index)
+        seen = min(self.grid.height_px, self.height_px - top), min(self.grid.width_px, self.width_px - left)
+        most = self.grid.height_px, self.grid.width_px
+        if any(not low <= side <= high for low, side, high in zip(seen, size_px, most, strict=True)):
+            raise self.undecodable(index, f"{size_px[1]}x{size_px[0]} pixels where {most[1]}x{most[0]} belong")
+
+    def undecodable(self, index: int, why: object) -> UnreadableImageError:
+        """The error for a segment that a decoder refused."""
+        return UnreadableImageError(
+            f"'{self.path}': tile or strip {index} of TIFF directory {self.page.index} could not be decoded ({why}). "
+            "Copy the file again from its source."
+        )
 
     def indices_in(self, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.int64]:
         """Indices of the segments a rectangle touches, all planes, in file order."""
@@ -143,53 +197,104 @@ class Segments:
         row, column = divmod(place, self.grid.columns)
         return plane, column * self.grid.width_px, row * self.grid.height_px
 
-    def read(self, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
-        """Decode a rectangle with tifffile; segments never written are white (0 in other than 8-bit samples).
+    def read(
+        self,
+        x_px: int,
+        y_px: int,
+        width_px: int,
+        height_px: int,
+        *,
+        decode: Callable[[int], NDArray[Any]] | None = None,
+        threads: int = 1,
+    ) -> NDArray[Any]:
+        """Decode a rectangle, each segment once; segments never written are `blank`. Safe to call from several threads.
 
         Args:
             x_px: First column. The rectangle must lie inside the level.
             y_px: First row.
             width_px: Columns.
             height_px: Rows.
+            decode: Gives the pixels of a segment by its index; None is `decode`, by tifffile.
+            threads: Segments that are decoded at a time.
 
         Returns:
-            (height, width, samples), the samples as they are stored; 8-bit grey has 0 as black, palettes are looked
-            up, CMYK stays CMYK.
+            (height, width, samples) in the file's own type; grey has 0 as black, palettes are looked up, CMYK stays
+            CMYK.
 
         Raises:
             UnreadableImageError: if a segment cannot be decoded.
         """
-        indices = self.indices_in(x_px, y_px, width_px, height_px)
-        self.check_streams(indices)
-        dtype = np.dtype(np.uint8) if self.page.dtype == np.bool_ else np.dtype(self.page.dtype)
-        blank = 0 if self.page.photometric == SEPARATED or dtype != np.uint8 else 255
+        decode = self.decode if decode is None else decode
         bands = 3 if self.page.photometric == PALETTE else self.page.samplesperpixel
-        out = np.full((height_px, width_px, bands), blank, dtype=dtype)
-        for index, pixels in self._decoded(indices):
+        out = np.empty((height_px, width_px, bands), dtype=self.dtype)
+        empty = self.is_empty
+
+        def place(index: int) -> None:
             plane, left, top = self.origin(index)
-            top_out, left_out = max(top, y_px), max(left, x_px)
-            bottom_out = min(top + pixels.shape[0], y_px + height_px)
-            right_out = min(left + pixels.shape[1], x_px + width_px)
-            part = pixels[top_out - top : bottom_out - top, left_out - left : right_out - left]
             bands_here = slice(plane, plane + 1) if self.grid.planes > 1 else slice(None)
-            out[top_out - y_px : bottom_out - y_px, left_out - x_px : right_out - x_px, bands_here] = part
+            x_from, x_to = max(left, x_px), min(left + self.grid.width_px, x_px + width_px)
+            y_from, y_to = max(top, y_px), min(top + self.grid.height_px, y_px + height_px)
+            target = out[y_from - y_px : y_to - y_px, x_from - x_px : x_to - x_px, bands_here]
+            if empty[index]:
+                target[...] = self.blank
+            else:
+                target[...] = decode(index)[y_from - top : y_to - top, x_from - left : x_to - left]
+
+        indices = self.indices_in(x_px, y_px, width_px, height_px).tolist()
+        if threads > 1 and len(indices) > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                for _ in pool.map(place, indices):
+                    pass
+        else:
+            for index in indices:
+                place(index)
         return out
 
-    def _decoded(self, indices: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def decode(self, index: int) -> NDArray[Any]:
+        """Decode one segment that was written with tifffile and imagecodecs.
+
+        Returns:
+            (height, width, samples), padding included.
+
+        Raises:
+            UnreadableImageError: if it cannot be decoded, or is not of the size of a segment.
+        """
         _ = self.is_mislabelled_jpeg  # tells tifffile, if so
-        for index in indices[~self.is_empty[indices]].tolist():
-            data = self._bytes(int(self.offsets[index]), int(self.byte_counts[index]))
-            try:
-                decoded, _, _ = self.page.decode(
-                    data, index, jpegtables=self.page.jpegtables, jpegheader=self.page.jpegheader
-                )
-            except Exception as error:  # codecs raise exceptions of their own, without a common base
-                raise UnreadableImageError(
-                    f"'{self.path}': tile or strip {index} of TIFF directory {self.page.index} could not be decoded "
-                    f"({error}). Copy the file again from its source."
-                ) from error
-            pixels = self._natural(decoded[0])
-            yield index, ycbcr_to_rgb(pixels) if self._is_bare_ycbcr(data) else pixels
+        data = self.data(index)
+        try:
+            decoded, _, _ = self.page.decode(
+                data, index, jpegtables=self.page.jpegtables, jpegheader=self.page.jpegheader
+            )
+        except Exception as error:  # codecs raise exceptions of their own, without a common base
+            raise self.undecodable(index, error) from error
+        self.check_size(index, decoded.shape[1:3])
+        pixels = self._natural(decoded[0])
+        return ycbcr_to_rgb(pixels) if self._is_bare_ycbcr(data) else pixels
+
+    @property
+    def blank(self) -> int:
+        """What a pixel never written is shown as: white paper, no ink, or no light in data of more than 8 bits."""
+        is_light = self.page.photometric == MINISBLACK and self.dtype != np.uint8
+        if self.page.photometric == SEPARATED or is_light:
+            return 0
+        return int(np.iinfo(self.dtype).max) if self.dtype.kind in "iu" else 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the pixels: the file's own, and uint8 for bits and colours of a palette."""
+        is_bytes = self.page.dtype == np.bool_ or self.page.photometric == PALETTE
+        return np.dtype(np.uint8 if is_bytes else self.page.dtype)
+
+    @property
+    def _is_streams(self) -> bool:
+        """Whether each segment is a whole JPEG stream; those of an NDPI are parts of one."""
+        return bool(self.page.compression == JPEG_COMPRESSION and not self.page.is_ndpi)
+
+    def _no_stream(self, index: int) -> UnreadableImageError:
+        return UnreadableImageError(
+            f"'{self.path}' is damaged: tile or strip {index} of TIFF directory {self.page.index} (byte "
+            f"{self.offsets[index]}) is no whole JPEG stream. Copy it again from its source."
+        )
 
     def _is_bare_ycbcr(self, data: bytes) -> bool:
         """Whether a JPEG 2000 tile of Aperio's YCbCr kind comes back from its decoder as YCbCr.
@@ -203,7 +308,7 @@ class Segments:
         steps = data[siz + 41 : siz + 49 : 3], data[siz + 42 : siz + 49 : 3]
         return siz >= 0 and set(steps[0] + steps[1]) == {1}
 
-    def _natural(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _natural(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Black is 0 and colours are colours."""
         if pixels.dtype == np.bool_:
             pixels = pixels.astype(np.uint8) * np.uint8(255)
@@ -215,7 +320,8 @@ class Segments:
 
     def _bytes(self, offset: int, count: int) -> bytes:
         """Read without moving a shared file position: safe under threads and after a fork."""
-        data = os.pread(self.page.parent.filehandle.fileno(), count, offset)
+        descriptor = self.page.parent.filehandle.fileno() if self._descriptor is None else self._descriptor
+        data = os.pread(descriptor, count, offset)
         if len(data) != count:
             raise UnreadableImageError(
                 f"'{self.path}' is cut off: bytes {offset}..{offset + count} are not there. Copy it again."

@@ -7,6 +7,7 @@ it saves nothing here, because no pipeline of ours asks for the same operation t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,3 +39,9 @@ def naming_errors(path: Path | str) -> Iterator[None]:
         raise UnreadableImageError(
             f"'{path}' could not be decoded: {detail}. Copy it again from its source."
         ) from error
+
+
+def thread_count() -> int:
+    """Threads that libvips works on, for work beside it: VIPS_CONCURRENCY, or one per processor."""
+    stated = os.environ.get("VIPS_CONCURRENCY", "")
+    return int(stated) if stated.isdigit() and int(stated) > 0 else os.cpu_count() or 1

@@ -116,13 +116,13 @@ def test_mislabelled_jpeg_is_noticed_behind_an_empty_first_tile(tmp_path):
         for page in tiff.pages:
             page.tags["PhotometricInterpretation"].overwrite(2)
     with Slide(path) as slide:
-        assert slide.reader == "tifffile"
+        assert slide.reader == "libjpeg-turbo"
         np.testing.assert_array_equal(slide.numpy(), expected)
     for page in (0, 1):
         empty_tiles(path, page, {0})
     expected[0:64, 0:64] = 255
     with Slide(path) as slide:
-        assert slide.reader == "tifffile"
+        assert slide.reader == "libjpeg-turbo"
         np.testing.assert_array_equal(slide.numpy(), expected)
 
 

@@ -1,11 +1,17 @@
 """What kinds of TIFF are shown, and which are refused rather than guessed at."""
 
+import gc
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import pyvips
 import tifffile
 
 from wsidata.errors import UnsupportedImageError
+from wsidata.formats.jpeg_tiles import JpegTiles
+from wsidata.formats.segments import Segments
 from wsidata.slide import Slide
 
 RGB = np.random.default_rng(3).integers(0, 255, (96, 128, 3), dtype=np.uint8)
@@ -136,13 +142,64 @@ def test_ome_pyramids_in_subifds(tmp_path):
         np.testing.assert_array_equal(slide.numpy(level=1), big[::2, ::2])
 
 
-def test_a_level_too_large_for_memory_is_refused_by_name(path, monkeypatch):
-    tifffile.imwrite(path, RGB, photometric="rgb", compression="zstd", **TILE)
-    monkeypatch.setattr("wsidata.formats.tiff.MAX_MEMORY_BYTES", 1000)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"compression": "zstd", **TILE},
+        {"compression": "jpeg", **TILE},
+        {"compression": "jpeg", "rowsperstrip": 24},
+        {"compression": "zstd", "rowsperstrip": 5},
+    ],
+)
+def test_a_large_level_is_decoded_tile_by_tile_even_after_the_slide_is_closed(path, monkeypatch, layout):
+    tifffile.imwrite(path, RGB, photometric="rgb", **layout)
+    expected = tifffile.imread(path)
+    monkeypatch.setattr("wsidata.formats.tiff.DECODED_AT_ONCE_BYTES", 1000)
+    decoded = []
+    monkeypatch.setattr(Segments, "decode", _counting(Segments.decode, decoded))
+    monkeypatch.setattr(JpegTiles, "decode", _counting(JpegTiles.decode, decoded))
     with Slide(path) as slide:
-        with pytest.raises(UnsupportedImageError, match=r"level 0 of '.*a\.tif' \(128x96\) takes .* read_region"):
-            slide.image(level=0)
-        assert slide.read_region(0, 0, 10, 10).shape == (10, 10, 3)
+        assert slide.reader == ("libjpeg-turbo" if layout["compression"] == "jpeg" else "tifffile")
+        decoded.clear()
+        image = slide.image()
+        assert not decoded, "nothing is decoded before it is asked for"
+    np.testing.assert_array_equal(image.crop(70, 30, 20, 60).numpy(), expected[30:90, 70:90])
+    np.testing.assert_array_equal(image.rot90().numpy(), np.rot90(expected, 3))
+
+
+def test_handles_of_lazy_levels_are_closed_with_the_image(path, monkeypatch):
+    tifffile.imwrite(path, RGB, photometric="rgb", compression="zstd", **TILE)
+    monkeypatch.setattr("wsidata.formats.tiff.DECODED_AT_ONCE_BYTES", 1000)
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with Slide(path) as slide:
+            image = slide.image().invert()
+        image.avg()
+        del image
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def _counting(decode, calls):
+    def counted(self, index):
+        calls.append(index)
+        return decode(self, index)
+
+    return counted
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "zstd", "deflate"])
+def test_many_threads_read_what_one_does(path, monkeypatch, compression):
+    big = np.tile(RGB, (8, 8, 1))
+    tifffile.imwrite(path, big, photometric="rgb", compression=compression, **TILE)
+    expected = tifffile.imread(path)
+    monkeypatch.setenv("VIPS_CONCURRENCY", "3")
+    with Slide(path) as slide, ThreadPoolExecutor(4) as pool:
+        np.testing.assert_array_equal(slide.numpy(), expected)
+        places = [(x, y) for x in range(0, 900, 97) for y in range(0, 600, 83)]
+        for (x, y), part in zip(places, pool.map(lambda at: slide.read_region(*at, 100, 90), places), strict=True):
+            np.testing.assert_array_equal(part, expected[y : y + 90, x : x + 100])
 
 
 def test_private_tags_do_no_harm(path):

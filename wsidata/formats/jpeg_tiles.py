@@ -1,0 +1,143 @@
+"""JPEG tiles at the speed of libjpeg-turbo, with its warnings taken seriously.
+
+Most slides are tiles of JPEG. The shortest way to their pixels is libjpeg-turbo on each tile's own bytes
+(docs/benchmarks.md). And the safest: other readers drop libjpeg's warnings ("premature end of data", "extraneous
+bytes") and show what came out; here they are errors.
+
+A tile in a TIFF is not quite a JPEG file. What is missing is put in front of it, as TIFF Technical Note 2 has it:
+
+1. Quantisation and Huffman tables, where the directory keeps them once for all tiles (the tag JPEGTables).
+2. The colour. A JPEG stream of three components says by a JFIF or Adobe marker whether they are RGB or YCbCr; without
+   a marker libjpeg takes YCbCr. Where the directory says RGB (Aperio's "JPEG/RGB") an Adobe marker saying so is added,
+   unless the tile has a marker of its own, which then is believed: the directory's tag is known to lie (Bio-Formats).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.formats.segments import JPEG_COMPRESSION, JPEG_END, JPEG_START, MINISBLACK, RGB, YCBCR, Segments
+
+START_OF_SCAN = b"\xff\xda"
+ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+"""An Adobe marker (APP14) of version 100 with the colour transform 0: the components are RGB."""
+
+HABITS = ("extraneous bytes before marker", "JFIF", "Adobe")
+"""Warnings that a careless writer causes in every tile, without harm. Damage causes them in single tiles."""
+MAX_KNOWN_HEADERS = 1024
+
+
+class JpegTiles:
+    """Decodes the tiles or strips of one directory. Safe to use from several threads.
+
+    Args:
+        segments: The directory, one for which `suits` is true; kept as the attribute `segments`.
+    """
+
+    def __init__(self, segments: Segments) -> None:
+        self.segments = segments
+        tables = segments.page.jpegtables or b""
+        self._tables = tables[len(JPEG_START) : tables.rfind(JPEG_END)] if tables else b""
+        self._colours = "GRAY" if segments.page.photometric == MINISBLACK else "RGB"
+        self._prefixes: dict[bytes, tuple[bytes, tuple[int, int]]] = {}
+
+    @staticmethod
+    def suits(segments: Segments) -> bool:
+        """Whether the directory holds JPEG of a kind that is decoded here: 8 bits, grey, RGB or YCbCr, one plane."""
+        page = segments.page
+        kinds = {(MINISBLACK, 1), (RGB, 3), (YCBCR, 3)}
+        return (
+            page.compression == JPEG_COMPRESSION
+            and not page.is_ndpi  # its strips are parts of one stream
+            and (page.photometric, page.samplesperpixel) in kinds
+            and page.bitspersample == 8
+            and segments.grid.planes == 1
+        )
+
+    def decode(self, index: int) -> NDArray[np.uint8]:
+        """Pixels of one tile or strip.
+
+        Args:
+            index: Its number in the directory; one that was written.
+
+        Returns:
+            (height, width, 3), or (height, width, 1) for grey.
+
+        Raises:
+            UnreadableImageError: if libjpeg-turbo reports as little as a warning, or the size is not the tile's.
+            UnsupportedImageError: if its colours cannot be told.
+        """
+        data = self.segments.data(index)
+        try:
+            prefix, size = self._prefix(data)
+            self.segments.check_size(index, size)
+            pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(prefix + data[len(JPEG_START) :], self._colours)
+        except ValueError as error:
+            if isinstance(error, UnsupportedImageError):
+                raise
+            raise self.segments.undecodable(index, error) from error
+        return pixels
+
+    def _prefix(self, data: bytes) -> tuple[bytes, tuple[int, int]]:
+        """What to put before a tile's bytes in place of its start marker, and the size (height, width) it states.
+
+        Both follow from the tile's header alone, which in most slides is the same for all tiles, and is remembered.
+        """
+        header = data[: data.find(START_OF_SCAN)]
+        known = self._prefixes.get(header)
+        if known is None:
+            known = self._examine(header, data)
+            if len(self._prefixes) >= MAX_KNOWN_HEADERS:  # writers that fit Huffman tables to each tile
+                self._prefixes.clear()
+            self._prefixes[header] = known
+        return known
+
+    def _examine(self, header: bytes, data: bytes) -> tuple[bytes, tuple[int, int]]:
+        prefix = JPEG_START + self._tables
+        height, width, colours, sampling = simplejpeg.decode_jpeg_header(prefix + data[len(JPEG_START) :])
+        has_marker = b"JFIF\0" in header or b"Adobe" in prefix + header
+        if self.segments.page.photometric == RGB and colours != "RGB" and not has_marker:
+            if sampling != "444":
+                raise UnsupportedImageError(
+                    f"'{self.segments.path}': TIFF directory {self.segments.page.index} says its tiles are RGB, but "
+                    f"they store colour at a lower resolution ({sampling}), as only YCbCr does. Which it is cannot be "
+                    "told. Correct the tag PhotometricInterpretation (6 is YCbCr), or convert the slide anew."
+                )
+            prefix = JPEG_START + ADOBE_RGB + self._tables
+        return prefix, (height, width)
+
+
+def are_faithful(levels: Sequence[JpegTiles]) -> bool:
+    """Whether libjpeg-turbo gives the pixels that tifffile gives, on a few tiles of each level of a file.
+
+    Damaged tiles are no evidence; whoever reads them gets the error. False is also the answer where all tiles tried
+    draw the same harmless warning: then it is the writer's habit, and the levels are left to decoders that ignore it.
+
+    Args:
+        levels: A decoder for each level.
+
+    Raises:
+        UnreadableImageError: if none of the tiles tried can be decoded.
+        UnsupportedImageError: if the colours cannot be told.
+    """
+    failures, successes = [], 0
+    for tiles in levels:
+        for index in tiles.segments.samples():
+            try:
+                ours = tiles.decode(index)
+            except UnreadableImageError as error:
+                failures.append(error)
+                continue
+            if not np.array_equal(ours, tiles.segments.decode(index)):
+                return False
+            successes += 1
+    if successes or not failures:
+        return True
+    if len(failures) > 1 and all(any(habit in str(error) for habit in HABITS) for error in failures):
+        return False
+    raise failures[0]
