@@ -1,7 +1,8 @@
 """ResNets: which there are, their pretrained weights, and what to do when those cannot be had.
 
-The networks are torchvision's own (He et al. 2016, https://arxiv.org/abs/1512.03385), and so are the names of their
-parameters.
+The networks are torchvision's own (He et al. 2016, https://arxiv.org/abs/1512.03385; ResNeXt: Xie et al. 2017,
+https://arxiv.org/abs/1611.05431; Wide ResNet: Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146), and so
+are the names of their parameters. ResNet-9 is our own, see `resnet9.py`.
 """
 
 from __future__ import annotations
@@ -9,26 +10,39 @@ from __future__ import annotations
 import logging
 import urllib.error
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from .resnet9 import ResNet9
+
 _LOGGER = logging.getLogger(__name__)
 
-RESNETS = ("resnet18", "resnet34", "resnet50")
+ResNet: TypeAlias = models.ResNet | ResNet9
+
+RESNETS = (
+    "resnet9", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
+    "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d",
+)  # fmt: skip
 """Names that `build_resnet` knows."""
 
-_IMAGENET_CLASSES = 1000
+_SQUEEZING = ("efficientnet", "mobilenet_v3", "regnet_y", "seresne", "se_resne", "senet")
 
 
 class WeightsUnavailableError(RuntimeError):
     """Pretrained weights could not be downloaded or read; the message names the alternatives."""
 
 
-def build_resnet(model_name: str, num_classes: int, weights: str | Path | None, in_channels: int = 3) -> models.ResNet:
-    """A torchvision ResNet with the weights asked for.
+def build_resnet(
+    model_name: str,
+    num_classes: int,
+    weights: str | Path | None,
+    in_channels: int = 3,
+    remove_last_stage: bool = False,
+) -> ResNet:
+    """A ResNet with the weights asked for.
 
     Args:
         model_name: One of `RESNETS`.
@@ -37,30 +51,58 @@ def build_resnet(model_name: str, num_classes: int, weights: str | Path | None, 
             random ones.
         in_channels: Channels of the image. For other than 3, the first convolution of pretrained weights gets the mean
             over its channels, repeated, and scaled by 3 / in_channels to keep its output's size.
+        remove_last_stage: Whether to leave out the last stage of residual blocks, which halves the stride of the
+            feature map and most of the weights. It is an `Identity` under its name; the classifier reads the stage
+            before it.
 
     Raises:
         ValueError: If the model or the weights are not known, or do not fit the model.
         WeightsUnavailableError: If they cannot be downloaded.
     """
-    if model_name not in RESNETS:
-        raise ValueError(f"model_name '{model_name}' is not known. Choose one of {', '.join(RESNETS)}.")
+    _check_request(model_name, num_classes, in_channels)
+    state = None if weights is None else _read_weights(model_name, weights)
     # Residual branches that start at zero keep the activations' size through all blocks, which frozen batch
     # normalisation with random weights would not: https://arxiv.org/abs/1706.02677, section 5.1.
-    network: models.ResNet = getattr(models, model_name)(num_classes=num_classes, zero_init_residual=weights is None)
+    make = ResNet9 if model_name == "resnet9" else getattr(models, model_name)
+    network: ResNet = make(num_classes=num_classes, zero_init_residual=weights is None)
     if in_channels != 3:
         network.conv1 = nn.Conv2d(in_channels, network.conv1.out_channels, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    if weights is not None:
-        state = _fit_state(_read_weights(model_name, weights), network, in_channels)
-        _load(network, state, model_name, weights)
+    removed = _remove_last_stage(network) if remove_last_stage else None
+    if weights is not None and state is not None:
+        kept = {key: value for key, value in state.items() if removed is None or not key.startswith(f"{removed}.")}
+        _load(network, _fit_state(kept, network, in_channels), model_name, weights)
     return network
+
+
+def _check_request(model_name: str, num_classes: int, in_channels: int) -> None:
+    if model_name not in RESNETS:
+        hint = "Any other network trains as StreamingClassifier(trunk, head)."
+        if model_name.lower().startswith(_SQUEEZING):
+            hint = (
+                "It has squeeze-and-excitation layers, which scale every row of a map by a pool of all its rows, so no "
+                "network of that family can be streamed exactly."
+            )
+        raise ValueError(f"model_name '{model_name}' is not known. Choose one of {', '.join(RESNETS)}. {hint}")
+    for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value < 1:
+            raise ValueError(f"{name} has to be at least 1, got {value}")
+
+
+def _remove_last_stage(network: ResNet) -> str:
+    """Take out the last stage and fit the classifier to the one before; returns the name of the stage."""
+    stages = [name for name, _ in network.named_children() if name.startswith("layer")]
+    norms = [layer for layer in network.get_submodule(stages[-2]).modules() if isinstance(layer, nn.BatchNorm2d)]
+    setattr(network, stages[-1], nn.Identity())
+    network.fc = nn.Linear(norms[-1].num_features, network.fc.out_features)
+    return stages[-1]
 
 
 def _read_weights(model_name: str, weights: str | Path) -> dict[str, Tensor]:
     """The state dict behind a name of torchvision's, or in a file."""
-    known = models.get_model_weights(model_name)
+    known: Any = [] if model_name == "resnet9" else models.get_model_weights(model_name)
     names = [entry.name for entry in known]
-    if str(weights) == "DEFAULT" or str(weights) in names:
+    if names and (str(weights) == "DEFAULT" or str(weights) in names):
         chosen = known["DEFAULT" if str(weights) == "DEFAULT" else str(weights)]
         try:
             state: dict[str, Tensor] = chosen.get_state_dict(progress=True, check_hash=True)
@@ -74,9 +116,10 @@ def _read_weights(model_name: str, weights: str | Path) -> dict[str, Tensor]:
         return state
     path = Path(weights).expanduser()
     if not path.is_file():
+        remedy = f"one of {', '.join(['DEFAULT', *names])}, or None" if names else "or weights=None for random ones"
         raise ValueError(
             f"weights '{weights}': no such file, and {model_name} has no weights of that name. "
-            f"Give a path to a state dict, one of {', '.join(['DEFAULT', *names])}, or None."
+            f"Give a path to a state dict, {remedy}."
         )
     return _read_file(path)
 
@@ -94,13 +137,16 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _fit_state(state: dict[str, Tensor], network: models.ResNet, in_channels: int) -> dict[str, Tensor]:
+def _fit_state(state: dict[str, Tensor], network: ResNet, in_channels: int) -> dict[str, Tensor]:
     """Leave out a classifier of another size, and adapt the first convolution to the image's channels."""
     state = dict(state)
     classifier = state.get("fc.weight")
     if classifier is None or classifier.shape != network.fc.weight.shape:
+        wanted = network.fc
         found = "no classifier" if classifier is None else f"a classifier of {classifier.shape[0]} classes"
-        _LOGGER.warning("The weights have %s; a new one of %d classes takes its place.", found, network.fc.out_features)
+        if classifier is not None and classifier.shape[1] != wanted.in_features:
+            found += f" on {classifier.shape[1]} features"
+        _LOGGER.warning("The weights have %s; a new one of %d classes takes its place.", found, wanted.out_features)
         state["fc.weight"], state["fc.bias"] = network.fc.weight.detach(), network.fc.bias.detach()
     stem = state.get("conv1.weight")
     if stem is not None and stem.ndim == 4 and stem.shape[1] != in_channels:
@@ -109,7 +155,7 @@ def _fit_state(state: dict[str, Tensor], network: models.ResNet, in_channels: in
     return state
 
 
-def _load(network: models.ResNet, state: dict[str, Tensor], model_name: str, weights: str | Path) -> None:
+def _load(network: ResNet, state: dict[str, Tensor], model_name: str, weights: str | Path) -> None:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
