@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from wsidata.datasets import SlideDataset
-from wsidata.loaders import SlideLoader, make_loader
+from wsidata.loaders import EpochLoader, make_loader
 from wsidata.plots import plot_images, spread_over_classes
 from wsidata.split_files import check_no_leak, check_same_split, save_splits, split_digest, split_parts
 from wsidata.splits import SPLITS, SplitError
@@ -56,6 +56,7 @@ class SplitDataModule(LightningDataModule, ABC):
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.predict_on = predict_on
         self.datasets: dict[str, SlideDataset] = {}
+        self._run_seed = 0
 
     @abstractmethod
     def read_labels(self) -> LabelTable:
@@ -142,22 +143,25 @@ class SplitDataModule(LightningDataModule, ABC):
             self.check()
             self.datasets = {part: self.make_dataset(part) for part in PARTS}
             self.datasets["train"].epoch_source = self._trainer_epoch
+        self._run_seed = torch.initial_seed()
+        if self.trainer is not None:  # the order of an epoch must be the same on every rank, seeded or not
+            self._run_seed = int(self.trainer.strategy.broadcast(self._run_seed))
         if stage == "fit":
             self._save_split_beside_run()
 
-    def train_dataloader(self) -> SlideLoader:
+    def train_dataloader(self) -> EpochLoader:
         """`(image, label)` batches in an order of its own each epoch."""
         return self._loader("train")
 
-    def val_dataloader(self) -> SlideLoader | list[SlideLoader]:
+    def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
         """`(image, label)` batches in the order of `tables["val"]`; no loader if there are no validation rows."""
         return self._loader("val") if len(self.tables["val"]) else []
 
-    def test_dataloader(self) -> SlideLoader:
+    def test_dataloader(self) -> EpochLoader:
         """`(image, label)` batches in the order of `tables["test"]`."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> SlideLoader:
+    def predict_dataloader(self) -> EpochLoader:
         """Batches of images in the order of `tables["predict"]`."""
         return self._loader("predict")
 
@@ -218,7 +222,7 @@ class SplitDataModule(LightningDataModule, ABC):
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _loader(self, part: Part) -> SlideLoader:
+    def _loader(self, part: Part) -> EpochLoader:
         if part not in self.datasets:
             raise RuntimeError(f"there is no {part} dataset yet. Call setup('fit') first, or let a Trainer do it.")
         if self.tables[part].empty:
@@ -234,12 +238,12 @@ class SplitDataModule(LightningDataModule, ABC):
             pin_memory=self.pin_memory,
         )
 
-    def _trainer_epoch(self) -> int | None:
-        """The epoch of the Trainer that is training with this module now, if there is one."""
+    def _trainer_epoch(self) -> tuple[int, int] | None:
+        """The seed of the run and the epoch of the Trainer that is training with this module now, if there is one."""
         trainer = self.trainer
         if trainer is None or (trainer.state.fn, trainer.state.status) != (TrainerFn.FITTING, TrainerStatus.RUNNING):
             return None
-        return trainer.current_epoch
+        return self._run_seed, trainer.current_epoch
 
     def _save_split_beside_run(self) -> None:
         if self.trainer is None or getattr(self.trainer, "fast_dev_run", False):

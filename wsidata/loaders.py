@@ -1,44 +1,33 @@
 """libvips' threads do not survive a fork, and a forked worker then hangs for ever; ours come from a fork server.
 
 The fork server is a fresh process that has imported what workers need and has run no libvips operation; workers fork
-from it in no time.
+from it in no time. Where there is none (Windows), workers are spawned.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
-import torch
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 
-from wsidata.datasets import SlideDataset
+from wsidata.epochs import EpochDataset
+from wsidata.samplers import EpochSampler, Share
 from wsidata.tensors import collate
 from wsidata.transform_base import TransformError
+
+WorkerStart = Literal["forkserver", "spawn"]
 
 # Lightning seeds workers with a function of its own, for which every worker would import Lightning.
 _PRELOADED = ["__main__", "wsidata.loaders", "lightning.fabric.utilities.seed"]
 
 
-class EpochSampler(RandomSampler):
-    """A random order that follows from the dataset's epoch number.
+class EpochLoader(DataLoader[Any]):
+    """A `DataLoader` that announces each epoch to its `EpochDataset`."""
 
-    It is a `RandomSampler` so that Lightning replaces it by a `DistributedSampler` under DDP, as it does with torch's.
-    """
-
-    data_source: SlideDataset
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.data_source.epoch_seed)
-        yield from torch.randperm(len(self.data_source), generator=generator).tolist()
-
-
-class SlideLoader(DataLoader[Any]):
-    """A `DataLoader` that announces each epoch to its `SlideDataset`."""
-
-    dataset: SlideDataset
+    dataset: EpochDataset
 
     def __iter__(self) -> Any:
         """Begin an epoch."""
@@ -47,14 +36,18 @@ class SlideLoader(DataLoader[Any]):
 
 
 def make_loader(
-    dataset: SlideDataset,
+    dataset: EpochDataset,
     *,
     batch_size: int = 1,
     shuffle: bool = False,
+    balance: Sequence[int] | None = None,
+    share: Share | None = None,
     num_workers: int = 0,
+    worker_start: WorkerStart | None = None,
     pin_memory: bool = False,
     drop_last: bool = False,
-) -> SlideLoader:
+    collate_fn: Callable[[Sequence[Any]], Any] = collate,
+) -> EpochLoader:
     """The one place where loaders are built.
 
     Scripts that use workers need the usual `if __name__ == "__main__":` guard, since workers import the script.
@@ -63,30 +56,54 @@ def make_loader(
         dataset: What to load.
         batch_size: Samples a batch.
         shuffle: Random order, a new one each epoch.
+        balance: Class of each row, to draw every class equally often; see `samplers.balanced_rows`.
+        share: The part of the samples this process takes. None: all of them; a Trainer may divide them further.
         num_workers: Worker processes, kept between epochs. 0 reads in this process.
+        worker_start: "forkserver" or "spawn". None: the fork server where there is one.
         pin_memory: Copy batches to page-locked memory, for asynchronous transfer to a GPU.
         drop_last: Leave out a last batch that is not full.
+        collate_fn: Makes a batch of samples.
 
     Raises:
         TransformError: if workers are wanted and the transform cannot be sent to them.
+        ValueError: if workers are wanted in a way this system has not, or that hangs libvips.
     """
     if num_workers:
         _check_picklable(dataset)
         multiprocessing.set_forkserver_preload(_PRELOADED)
-    return SlideLoader(
+    sampler = None
+    if shuffle or balance is not None or share is not None:
+        sampler = EpochSampler(dataset, shuffle=shuffle, balance=balance, share=share or Share())
+    return EpochLoader(
         dataset,
         batch_size=batch_size,
-        sampler=EpochSampler(dataset) if shuffle else None,
+        sampler=sampler,
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=collate_fn,
         pin_memory=pin_memory,
         drop_last=drop_last,
-        multiprocessing_context="forkserver" if num_workers else None,
+        multiprocessing_context=check_worker_start(worker_start) if num_workers else None,
         persistent_workers=num_workers > 0,
     )
 
 
-def _check_picklable(dataset: SlideDataset) -> None:
+def check_worker_start(wanted: str | None) -> WorkerStart:
+    """How workers are started here.
+
+    Raises:
+        ValueError: if `wanted` is "fork", unknown, or not to be had on this system.
+    """
+    offered: list[WorkerStart] = [
+        name for name in ("forkserver", "spawn") if name in multiprocessing.get_all_start_methods()
+    ]
+    for name in offered:
+        if wanted in (None, name):
+            return name
+    why = " (a forked worker hangs at its first pixel: libvips' threads do not survive a fork)"
+    raise ValueError(f"worker_start={wanted!r} is not one of {', '.join(offered)}{why if wanted == 'fork' else ''}.")
+
+
+def _check_picklable(dataset: EpochDataset) -> None:
     try:
         pickle.dumps(dataset.transform)
     except Exception as error:  # pickle raises whatever the object's own code raises

@@ -31,7 +31,7 @@ def predefined_by_column(table: pd.DataFrame, name: str | None) -> pd.Series[Any
     unknown = sorted(set(given) - set(_ALIASES) - {""})
     if unknown:
         raise SplitError(f"column '{name}' says {name_some(unknown)}. Write train, val, test or leave it empty.")
-    return given.map(lambda text: _ALIASES.get(text, "")).astype(object)
+    return given.map(part_name).astype(object)
 
 
 def put_in(
@@ -92,3 +92,8 @@ def check_predefined_val(
             f"column '{column}' predefines val rows but leaves {int(free.sum())} rows empty "
             f"({', '.join(ids[free].head(3))}, ...). Fill them in, or predefine only test rows and let val be drawn."
         )
+
+
+def part_name(name: str) -> str:
+    """The part `train`, `val` or `test` for a name that means one of them, such as "Validation"; else ""."""
+    return _ALIASES.get(name.strip().lower(), "")

@@ -6,19 +6,22 @@ the rest of the package relies on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from wsidata.class_folders import read_class_folders
 from wsidata.image_paths import ImageFolder, ImageLookupError
-from wsidata.labels import ClassNames, class_map
+from wsidata.labels import ClassNames
 from wsidata.table_files import TableError, TextTable, describe_problems, read_text_table
+from wsidata.targets import TARGETS, Target, empty_cells, read_targets
 
 __all__ = ["COLUMNS", "LabelTable", "TableError", "read_table"]
 
-COLUMNS = ("image_id", "path", "label_name", "label", "group", "split")
-"""Columns of `LabelTable.frame`, always all of them and in this order."""
+COLUMNS = ("image_id", "path", "label_name", "label", "group", "site", "split")
+"""Columns of `LabelTable.frame`, always all of them and in this order; `target` or `mask` may follow."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,22 @@ class LabelTable:
             - `image_id` (str): path below the image folder without slide suffix; unique; names the slide in splits and
               predictions.
             - `path` (str): the file.
-            - `label_name` (str): class name, "" in a table without labels.
-            - `label` (int): index into `class_names`, -1 in a table without labels.
+            - `label_name` (str): class name, or the target as text; "" in a table without labels.
+            - `label` (int): index into `class_names`, -1 where the target is not one class.
             - `group` (str): patient or other unit that must not be divided, "" if no group column was given.
+            - `site` (str): centre or scanner, "" if no site column was given.
             - `split` (str): what the split column says (see `splits.make_splits`), "" if none was given.
+            - `target` (tuple of floats): several labels (0 or 1 each), or numbers.
+            - `mask` (str): the file of the mask.
         class_names: Name of class 0, 1, ...
         source: File name of the table, for messages.
+        target: What is predicted; see `targets`.
     """
 
     frame: pd.DataFrame
     class_names: tuple[str, ...]
     source: str
+    target: Target = "class"
 
 
 def read_table(
@@ -49,9 +57,12 @@ def read_table(
     image_dir: str | Path | None = None,
     *,
     image_column: str = "image",
-    label_column: str | None = "class",
+    label_column: str | Sequence[str] | None = "class",
+    target: Target = "class",
     class_names: ClassNames | None = None,
+    mask_dir: str | Path | None = None,
     group_column: str | None = None,
+    site_column: str | None = None,
     split_column: str | None = None,
 ) -> LabelTable:
     """Read and check a table of slides.
@@ -59,12 +70,18 @@ def read_table(
     Ids and labels are text: leading zeros stay, blanks around them go.
 
     Args:
-        table: CSV (comma, semicolon, tab; UTF-8 with or without byte-order mark), Parquet, or DataFrame.
+        table: CSV (comma, semicolon, tab; UTF-8 with or without byte-order mark), Parquet, or DataFrame; or a folder
+            with a folder of images per class (see `class_folders`), for which `image_column` and `label_column` stay
+            as they are.
         image_dir: Folder the images lie in. None: the table's own folder (for a DataFrame, the working folder).
         image_column: Column of image names, with or without suffix and folders, relative to `image_dir` or absolute.
-        label_column: Column of labels. None for a table without labels, which can only be predicted on.
+        label_column: Column (or columns) of labels, numbers or mask names. None for a table without labels, which can
+            only be predicted on.
+        target: "class", "multilabel", "regression" or "mask"; see `targets.read_targets`.
         class_names: Classes in their order, or a mapping; see `labels.class_map`. None: the labels found, sorted.
+        mask_dir: Folder the masks lie in. None: `image_dir`.
         group_column: Column of patients (or other groups).
+        site_column: Column of centres, hospitals or scanners.
         split_column: Column that says train, val or test for some or all rows.
 
     Returns:
@@ -72,39 +89,56 @@ def read_table(
 
     Raises:
         TableError: naming every absent column, missing or ambiguous file, duplicate, empty cell and unknown label.
+        ValueError: if `target`, `label_column` and `class_names` do not go together.
     """
-    text = read_text_table(table)
-    _check_columns(text, [c for c in (image_column, label_column, group_column, split_column) if c is not None])
-    if image_dir is None:
-        image_dir = Path.cwd() if isinstance(table, pd.DataFrame) else Path(table).parent
-    folder = ImageFolder(Path(image_dir).absolute())
-    if not folder.root.is_dir():
-        raise TableError(f"image folder '{folder.root}' does not exist. Check image_dir.")
+    if target not in TARGETS:
+        raise ValueError(f"target={target!r} is not one of {', '.join(TARGETS)}.")
+    text, folder, split_column = _open(table, image_dir, split_column)
+    label_columns = [label_column] if isinstance(label_column, str) else list(label_column or ())
+    extra = {"group": group_column, "site": site_column, "split": split_column}
+    _check_columns(text, [image_column, *label_columns, *(column for column in extra.values() if column is not None)])
+    masks = folder if mask_dir is None else _folder(mask_dir, "mask_dir")
     problems: list[str] = []
     paths = _find_images(text, image_column, folder, problems)
-    labels = text.frame[label_column].tolist() if label_column else [""] * len(paths)
-    groups = text.frame[group_column].tolist() if group_column else [""] * len(paths)
-    classes = class_map(labels, class_names)
-    names = [classes.renames.get(label, "") for label in labels]
-    if label_column:
-        problems += _label_problems(text, label_column, labels, classes.renames)
-    if group_column:
-        problems += _empty_cells(text, group_column)
+    targets = read_targets(text, target, label_columns, class_names, masks)
+    problems += targets.problems
+    for column in (group_column, site_column):
+        problems += empty_cells(text, column) if column else []
     if problems:
         remedy = "Correct the table, or remove these rows, or check image_dir, image_column and class_names."
         raise TableError(describe_problems(text.source, problems, remedy))
-    frame = pd.DataFrame(
-        {
-            "image_id": [folder.image_id(path) for path in paths if path is not None],
-            "path": [str(path) for path in paths],
-            "label_name": names,
-            "label": [classes.class_names.index(name) if label_column else -1 for name in names],
-            "group": groups,
-            "split": text.frame[split_column].tolist() if split_column else "",
-        },
-        columns=list(COLUMNS),
-    )
-    return LabelTable(frame, classes.class_names, text.source)
+    columns = {
+        "image_id": [folder.image_id(path) for path in paths if path is not None],
+        "path": [str(path) for path in paths],
+        **targets.columns,
+        **{name: text.frame[column].tolist() if column else "" for name, column in extra.items()},
+    }
+    order = [*COLUMNS, *(name for name in ("target", "mask") if name in columns)]
+    return LabelTable(pd.DataFrame(columns, columns=order), targets.class_names, text.source, target)
+
+
+def _open(
+    table: str | Path | pd.DataFrame, image_dir: str | Path | None, split_column: str | None
+) -> tuple[TextTable, ImageFolder, str | None]:
+    """The cells, the folder of the images, and the column of the split."""
+    if not isinstance(table, pd.DataFrame) and Path(table).is_dir():
+        if image_dir is not None and Path(image_dir).absolute() != Path(table).absolute():
+            raise TableError(
+                f"table '{table}' is a folder of class folders, and holds the images: leave out image_dir."
+            )
+        text = read_class_folders(table)
+        return text, _folder(table, "table"), "split" if "split" in text.frame.columns else split_column
+    text = read_text_table(table)
+    if image_dir is None:
+        image_dir = Path.cwd() if isinstance(table, pd.DataFrame) else Path(table).parent
+    return text, _folder(image_dir, "image_dir"), split_column
+
+
+def _folder(path: str | Path, argument: str) -> ImageFolder:
+    folder = ImageFolder(Path(path).absolute())
+    if not folder.root.is_dir():
+        raise TableError(f"image folder '{folder.root}' does not exist. Check {argument}.")
+    return folder
 
 
 def _check_columns(text: TextTable, wanted: list[str]) -> None:
@@ -143,18 +177,3 @@ def _find_images(text: TextTable, column: str, folder: ImageFolder, problems: li
             seen.setdefault(image_id, place)
         paths.append(path)
     return paths
-
-
-def _label_problems(text: TextTable, column: str, labels: list[str], known: dict[str, str]) -> list[str]:
-    """Empty and unknown labels."""
-    unknown = [
-        f"{place}: unknown label '{label}' in column '{column}' (known: {', '.join(known)})"
-        for label, place in zip(labels, text.places, strict=True)
-        if label and label not in known
-    ]
-    return _empty_cells(text, column) + unknown
-
-
-def _empty_cells(text: TextTable, column: str) -> list[str]:
-    cells = zip(text.frame[column], text.places, strict=True)
-    return [f"{place}: column '{column}' is empty" for cell, place in cells if not cell]

@@ -73,18 +73,25 @@ def test_known_epoch_gives_the_same_number_whatever_was_drawn_before(table):
     dataset = SlideDataset(table, {"level": 2}, RandomD4(), fresh_epochs=True)
     seeds = []
     for seed, epoch in ((1, 4), (1, 4), (1, 5), (2, 4)):
-        torch.manual_seed(seed)
         torch.rand(len(seeds) + 1)
-        dataset.epoch_source = lambda epoch=epoch: epoch
+        dataset.epoch_source = lambda seed=seed, epoch=epoch: (seed, epoch)
         dataset.begin_epoch()
         seeds.append(dataset.epoch_seed)
     assert seeds[0] == seeds[1]
     assert len(set(seeds)) == 3
 
 
+def test_row_drawn_again_in_an_epoch_is_augmented_anew(table):
+    dataset = SlideDataset(table, {"level": 2}, RandomD4(), fresh_epochs=True)
+    dataset.begin_epoch()
+    again = [dataset[turn * len(dataset)] for turn in range(8)]
+    assert len({image.numpy().tobytes() for image, _ in again}) > 1
+    assert {label for _, label in again} == {dataset.labels[0]}
+
+
 def test_pickled_dataset_makes_the_same_samples(table):
     dataset = SlideDataset(table, {"level": 2}, RandomD4(), fresh_epochs=True)
-    dataset.epoch_source = lambda: 3
+    dataset.epoch_source = lambda: (1, 3)
     dataset.begin_epoch()
     assert samples(pickle.loads(pickle.dumps(dataset))) == samples(dataset)
 

@@ -1,0 +1,71 @@
+"""Many collections have no table: the folder an image lies in is its label. Here the folders become one.
+
+    root/<class>/image.jpg                 root/<part>/<class>/image.jpg   with parts train, val, test
+
+No file is passed over in silence: one that is no image by its name is reported, so that a collection with a kind of
+file that is not known here does not shrink unseen.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from wsidata.image_paths import split_suffix
+from wsidata.split_predefined import part_name
+from wsidata.table_files import TableError, TextTable, describe_problems
+
+_NEVER_IMAGES = {"thumbs.db", "desktop.ini", "readme.md", "readme.txt", "license", "license.txt"}
+
+
+def read_class_folders(root: str | Path) -> TextTable:
+    """A table with the columns `image` (path below `root`), `class`, and `split` if the first folders are parts.
+
+    Hidden files, read-me and licence files are left out, and so are the folders beside MRXS slides.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        The table, sorted by path; places are the paths.
+
+    Raises:
+        TableError: naming files that lie in no class folder or are no images, class folders without images, and folders
+            of parts beside folders of classes.
+    """
+    root = Path(root)
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    parts = [folder for folder in folders if part_name(folder.name)]
+    problems = [f"{path.name}: lies in no class folder" for path in _files(root, deep=False)]
+    if parts and len(parts) < len(folders):
+        others = ", ".join(folder.name for folder in folders if folder not in parts)
+        problems.append(f"{parts[0].name}: is a part of a split, and beside it are other folders: {others}")
+    rows: list[tuple[str, str, str]] = []
+    for part in parts or [root]:
+        classes = [path for path in sorted(part.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        problems += [f"{path.relative_to(root)}: lies in no class folder" for path in _files(part) if part != root]
+        for folder in classes:
+            files = _files(folder, deep=True)
+            problems += [] if files else [f"{folder.relative_to(root)}: holds no image"]
+            split = part_name(part.name) if parts else ""
+            rows += [(file.relative_to(root).as_posix(), folder.name, split) for file in files]
+    problems += [f"{name}: no image file by its name" for name, _, _ in rows if not split_suffix(name)[1]]
+    if problems or not rows:
+        remedy = "Put each image into the folder of its class, take other files away, or write a table."
+        raise TableError(describe_problems(str(root), problems or ["no class folders"], remedy))
+    frame = pd.DataFrame(rows, columns=["image", "class", "split"], dtype=object)
+    return TextTable(frame if parts else frame.drop(columns="split"), str(root), tuple(name for name, _, _ in rows))
+
+
+def _files(folder: Path, *, deep: bool = False) -> list[Path]:
+    """Images (or what may be meant as one) in a folder, and below it if `deep`; a Zarr folder is one image."""
+    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
+    mirax = {entry.stem for entry in entries if entry.suffix.lower() == ".mrxs"}
+    found: list[Path] = []
+    for entry in entries:
+        if entry.is_dir() and entry.suffix.lower() != ".zarr":
+            found += _files(entry, deep=True) if deep and entry.name not in mirax else []
+        elif entry.name.lower() not in _NEVER_IMAGES:
+            found.append(entry)
+    return found

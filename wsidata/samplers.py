@@ -1,0 +1,110 @@
+"""Which rows an epoch has, in which order, and which of them this process takes.
+
+Lightning shares the rows of a loader over processes by repeating some of them, in evaluation too, where a slide that is
+counted twice shifts every score; and under a sampler of one's own each process would need the same order. So the share
+is taken here: orders follow from the epoch's number alone, and evaluation sees every slide exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DistributedSampler
+
+from wsidata.epochs import EpochDataset
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of an epoch that one process takes: every `count`-th sample, from `index` on.
+
+    Attributes:
+        index: Number of the process, 0 .. count-1.
+        count: Number of processes.
+        exact: True gives every sample to exactly one process, so that some have one fewer. False repeats samples until
+            all have the same number, as training needs.
+    """
+
+    index: int = 0
+    count: int = 1
+    exact: bool = False
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """The rows of an epoch, in an order that follows from the dataset's epoch number.
+
+    It is a `DistributedSampler` so that Lightning leaves it as it is.
+
+    Args:
+        dataset: What is sampled.
+        shuffle: Random order, a new one each epoch; False keeps the dataset's.
+        balance: Class of each row: every class is then drawn equally often (see `balanced_rows`).
+        share: This process's part.
+    """
+
+    def __init__(
+        self,
+        dataset: EpochDataset,
+        *,
+        shuffle: bool = True,
+        balance: Sequence[int] | None = None,
+        share: Share = Share(),
+    ) -> None:
+        super().__init__(dataset, num_replicas=share.count, rank=share.index, shuffle=shuffle)
+        self.epoch_dataset = dataset
+        self.balance = None if balance is None else np.asarray(balance, dtype=np.int64)
+        self.share = share
+
+    def __iter__(self) -> Iterator[int]:
+        order = self._order()
+        if not self.share.exact:
+            order += [index + len(self.epoch_dataset) for index in self._repeated(order)]
+        yield from order[self.share.index :: self.share.count]
+
+    def __len__(self) -> int:
+        rows, share = len(self.epoch_dataset), self.share
+        return len(range(share.index, rows, share.count)) if share.exact else -(-rows // share.count)
+
+    def _order(self) -> list[int]:
+        rows, seed = len(self.epoch_dataset), self.epoch_dataset.epoch_seed
+        if self.balance is not None:
+            return balanced_rows(self.balance, np.random.default_rng([seed, 1]))
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(seed)
+            return [int(index) for index in torch.randperm(rows, generator=generator).tolist()]
+        return list(range(rows))
+
+    def _repeated(self, order: list[int]) -> list[int]:
+        """The samples that are drawn again, so that every process gets the same number."""
+        missing = -len(order) % self.share.count
+        return (order * self.share.count)[:missing]
+
+
+def balanced_rows(classes: NDArray[np.int64], rng: np.random.Generator) -> list[int]:
+    """As many samples as there are rows, each class equally often (to within one), in random order.
+
+    Within a class every row is drawn once before one is drawn again, so a large class gives other rows each epoch, and
+    a small one all of its rows several times. A row that is drawn again appears as `row + n * len(classes)`.
+
+    Args:
+        classes: Class of each row.
+        rng: What the draw follows from.
+
+    Returns:
+        Indices for an `EpochDataset`.
+    """
+    found = np.unique(classes)
+    shares = np.full(len(found), len(classes) // len(found))
+    shares[rng.permutation(len(found))[: len(classes) % len(found)]] += 1
+    drawn: list[NDArray[np.int64]] = []
+    for number, share in zip(found, shares, strict=True):
+        rows = np.flatnonzero(classes == number)
+        turns = -(-int(share) // len(rows))
+        indices = [rng.permutation(rows) + turn * len(classes) for turn in range(turns)]
+        drawn.append(np.concatenate([*indices, rows[:0]])[:share])
+    return [int(index) for index in rng.permutation(np.concatenate(drawn))]

@@ -1,0 +1,203 @@
+"""What a sample is to be predicted as: one class, several labels, numbers, or a mask.
+
+An empty cell may mean "nothing found", "not looked at" or "forgotten"; only the person who wrote the table knows, so
+no empty cell is given a meaning here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from wsidata.image_paths import ImageFolder, ImageLookupError
+from wsidata.labels import ClassMap, ClassNames, class_map
+from wsidata.table_files import TextTable
+
+Target = Literal["class", "multilabel", "regression", "mask"]
+TARGETS: tuple[Target, ...] = ("class", "multilabel", "regression", "mask")
+
+NO_LABEL = "none"
+"""What a cell of several labels says where there is none of them."""
+
+_YES, _NO = {"1", "true", "yes"}, {"0", "false", "no"}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of all rows of a table.
+
+    Attributes:
+        class_names: Classes, labels, or names of the numbers.
+        columns: Columns for `LabelTable.frame`: `label_name` and `label` always; `target` (a tuple of floats) with
+            several labels and with numbers, `mask` (a path) with masks.
+        problems: What is wrong, one line each.
+    """
+
+    class_names: tuple[str, ...]
+    columns: dict[str, list[Any]]
+    problems: list[str] = field(default_factory=list)
+
+
+def read_targets(
+    text: TextTable,
+    kind: Target,
+    columns: Sequence[str],
+    class_names: ClassNames | None,
+    mask_folder: ImageFolder | None = None,
+) -> Targets:
+    """Make the targets of all rows out of text.
+
+    Args:
+        text: The table.
+        kind: "class": one column of labels. "multilabel": one column of labels separated by `;` or `|` (`none` where
+            there is none), or a column of 0 and 1 per label. "regression": columns of numbers. "mask": one column of
+            names of mask images.
+        columns: Columns of the table; none for a table without labels.
+        class_names: See `labels.class_map`; a sequence of names (one a column, where there are several columns). Needed
+            with masks, whose classes are not in the table.
+        mask_folder: Where masks lie.
+
+    Returns:
+        Targets and problems.
+
+    Raises:
+        ValueError: if `columns` or `class_names` do not suit `kind`.
+    """
+    if not columns:
+        count = len(text.places)
+        known = class_map([], class_names) if class_names else ClassMap((), {})
+        return Targets(known.class_names, {"label_name": [""] * count, "label": [-1] * count})
+    if kind in ("class", "mask") and len(columns) > 1:
+        raise ValueError(f"target={kind!r} takes one label_column, not {list(columns)}.")
+    if kind == "class":
+        return _classes(text, columns[0], class_names)
+    if kind == "regression":
+        return _numbers(text, columns, class_names)
+    if kind == "mask":
+        return _masks(text, columns[0], class_names, mask_folder or ImageFolder("."))
+    if len(columns) == 1:
+        return _label_lists(text, columns[0], class_names)
+    return _label_columns(text, columns, class_names)
+
+
+def target_tensor(row: Any) -> Tensor | int:
+    """The target of one row of `LabelTable.frame` that is not a mask: a class number, or a (K,) float32 tensor."""
+    return torch.tensor(row["target"], dtype=torch.float32) if "target" in row else int(row["label"])
+
+
+def empty_cells(text: TextTable, column: str) -> list[str]:
+    """A problem for each empty cell."""
+    return [f"{place}: column '{column}' is empty" for place, cell in _cells(text, column) if not cell]
+
+
+def _cells(text: TextTable, column: str) -> list[tuple[str, str]]:
+    return list(zip(text.places, text.frame[column].tolist(), strict=True))
+
+
+def _classes(text: TextTable, column: str, class_names: ClassNames | None) -> Targets:
+    classes = class_map(text.frame[column].tolist(), class_names)
+    names = [classes.renames.get(cell, "") for _, cell in _cells(text, column)]
+    numbers = [classes.class_names.index(name) if name else -1 for name in names]
+    problems = empty_cells(text, column) + [
+        f"{place}: {_unknown(cell, column, classes)}"
+        for place, cell in _cells(text, column)
+        if cell and cell not in classes.renames
+    ]
+    return Targets(classes.class_names, {"label_name": names, "label": numbers}, problems)
+
+
+def _unknown(label: str, column: str, classes: ClassMap) -> str:
+    return f"unknown label '{label}' in column '{column}' (known: {', '.join(classes.renames)})"
+
+
+def _label_lists(text: TextTable, column: str, class_names: ClassNames | None) -> Targets:
+    """One column, `a; b` in a cell."""
+    cells = [
+        (place, [part.strip() for part in re.split(r"[;|]", cell) if part.strip()])
+        for place, cell in _cells(text, column)
+    ]
+    found = [label for _, labels in cells for label in labels if label.lower() != NO_LABEL]
+    classes = class_map(found, class_names)
+    problems = empty_cells(text, column)
+    chosen: list[set[str]] = []
+    for place, labels in cells:
+        if [label.lower() for label in labels] == [NO_LABEL] and labels[0] not in classes.renames:
+            labels = []
+        problems += [f"{place}: {_unknown(label, column, classes)}" for label in labels if label not in classes.renames]
+        chosen.append({classes.renames.get(label, "") for label in labels})
+    return _several(classes.class_names, chosen, problems)
+
+
+def _label_columns(text: TextTable, columns: Sequence[str], class_names: ClassNames | None) -> Targets:
+    """A column of 0 and 1 per label."""
+    names = _column_names(columns, class_names)
+    chosen: list[set[str]] = [set() for _ in text.places]
+    problems: list[str] = []
+    for name, column in zip(names, columns, strict=True):
+        for row, (place, cell) in enumerate(_cells(text, column)):
+            if cell.lower() in _YES:
+                chosen[row].add(name)
+            elif cell.lower() not in _NO:
+                problems.append(f"{place}: column '{column}' says '{cell}', which is neither 0 nor 1")
+    return _several(names, chosen, problems)
+
+
+def _several(names: tuple[str, ...], chosen: list[set[str]], problems: list[str]) -> Targets:
+    shown = ["; ".join(name for name in names if name in labels) or NO_LABEL for labels in chosen]
+    targets = [tuple(float(name in labels) for name in names) for labels in chosen]
+    return Targets(names, {"label_name": shown, "label": [-1] * len(chosen), "target": targets}, problems)
+
+
+def _numbers(text: TextTable, columns: Sequence[str], class_names: ClassNames | None) -> Targets:
+    names = _column_names(columns, class_names)
+    rows: list[list[float]] = [[] for _ in text.places]
+    problems: list[str] = []
+    for column in columns:
+        for row, (place, cell) in enumerate(_cells(text, column)):
+            number = _number(cell)
+            if not math.isfinite(number):
+                hint = " (write a decimal point)" if "," in cell else ""
+                problems.append(f"{place}: column '{column}' says '{cell}', which is no finite number{hint}")
+            rows[row].append(number)
+    shown = [", ".join(f"{number:g}" for number in numbers) for numbers in rows]
+    targets = [tuple(numbers) for numbers in rows]
+    return Targets(names, {"label_name": shown, "label": [-1] * len(rows), "target": targets}, problems)
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _masks(text: TextTable, column: str, class_names: ClassNames | None, folder: ImageFolder) -> Targets:
+    if class_names is None:
+        raise ValueError("target='mask' needs class_names=, the class of each pixel value: ['background', 'tumor'].")
+    problems: list[str] = []
+    paths: list[str] = []
+    for place, cell in _cells(text, column):
+        paths.append("")
+        try:
+            paths[-1] = str(folder.find(cell)) if cell else ""
+        except ImageLookupError as error:
+            problems.append(f"{place}: mask: {error}")
+    names = class_map([], class_names).class_names
+    count = len(paths)
+    return Targets(
+        names, {"label_name": [""] * count, "label": [-1] * count, "mask": paths}, empty_cells(text, column) + problems
+    )
+
+
+def _column_names(columns: Sequence[str], class_names: ClassNames | None) -> tuple[str, ...]:
+    """Names of the entries of a target: the columns', unless others are given."""
+    names = tuple(columns) if class_names is None else class_map([], class_names).class_names
+    if len(names) != len(columns):
+        raise ValueError(f"class_names={list(names)} must name each of the columns {list(columns)}, in their order.")
+    return names
