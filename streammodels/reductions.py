@@ -162,7 +162,7 @@ class Attention(Reduction):
         scores = self.scores(rows, *tensors).to(dtype).flatten(2)
         largest = scores.detach().amax(dim=2, keepdim=True)
         weights = (scores - _finite_or(largest, 0.0)).exp()
-        with torch.autocast(rows.device.type, enabled=False):
+        with torch.autocast("cpu" if rows.is_meta else rows.device.type, enabled=False):  # "meta" knows no autocast
             return largest.squeeze(2), weights.sum(dim=2), weights @ rows.to(dtype).flatten(2).transpose(1, 2)
 
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
