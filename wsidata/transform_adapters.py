@@ -3,44 +3,47 @@
 Foreign code draws from the global generators of `random`, NumPy and torch. They are seeded from the sample's generator
 for the length of the call and put back afterwards.
 
-Some members of albumentationsxl 0.1.2 give wrong pictures without an error or kill the process. They are refused by
-name here, each with its reason and a replacement (all of it measured; see `REFUSED`).
+What is known to be wrong in albumentationsxl is refused when the transform is made; see `transform_checks`.
 """
 
 from __future__ import annotations
 
 import copyreg
 import random
+import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyvips
 import torch
 
-from wsidata.transform_base import Picture, Transform, TransformError
+from wsidata.transform_base import (
+    GIGAPIXEL_PX,
+    GigapixelWarning,
+    Operation,
+    Picture,
+    Sample,
+    Transform,
+    TransformError,
+    describe,
+    warn_if_costly,
+)
+from wsidata.transform_checks import REFUSED, check_picture, check_pipeline, names_of, slowest_member
 
-_PACKAGE = "albumentationsxl"
-
-REFUSED = {
-    "RandomRotate90": ("raises IndexError in a quarter of its calls", "wsidata.transforms.RandomRotate90()"),
-    "Transpose": ("rotates by 90 degrees instead of transposing", "wsidata.transforms.RandomD4()"),
-    "ElasticTransform": ("mixes degrees and radians, shifts the picture and cannot be seeded", "A.Affine(shear=...)"),
-    "AdvancedBlur": ("kills the process with a division by zero in 0.6 % of calls", "A.GaussianBlur(sigma_limit=...)"),
-    "GaussNoise": ("adds its noise twice and cannot be seeded", "a function of your own on the pyvips image"),
-    "GridDropout": ("raises on most image sizes and takes minutes on large ones", "A.CoarseDropout(fill_value=...)"),
-    "Emboss": ("prints on every call and is not usable on floats", "A.Sharpen()"),
-    "Lambda": ("cannot be constructed", "the function itself, in wsidata.transforms.Compose([...])"),
-    "PerChannel": ("raises on every call", "a function of your own on the pyvips image"),
-}
-"""Members of albumentationsxl 0.1.2 that are broken: what they do, and what to use."""
-
-_ONLY_BEFORE_FLOAT = {
-    **dict.fromkeys(("HueSaturationValue", "HEDShift", "Sharpen"), "gives a black picture"),
-    **dict.fromkeys(("CropOrPad", "PadIfNeeded", "Affine", "Rotate", "CoarseDropout"), "fills with 255"),
-}
-"""Members that take a float picture without an error and treat it as if it were 0..255."""
+__all__ = [
+    "REFUSED",
+    "AlbumentationsXL",
+    "ForeignCall",
+    "FunctionTransform",
+    "as_foreign",
+    "as_transform",
+    "check_pipeline",
+    "seeded_globals",
+]
 
 # Affine and Rotate hold an interpolator, which pickle does not know and loader workers need.
 copyreg.pickle(pyvips.Interpolate, lambda kernel: (pyvips.Interpolate.new, (kernel.get("nickname"),)))
@@ -62,24 +65,84 @@ def seeded_globals(rng: np.random.Generator) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-class FunctionTransform(Transform):
+@dataclass(frozen=True)
+class ForeignCall(Operation):
+    """A call of code that is not ours. Its seed is known, what it did is not.
+
+    Attributes:
+        name: What was called, for people.
+        seed: From which the global generators were seeded.
+    """
+
+    name: str
+    seed: int
+
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Refused: the function is not part of the record."""
+        raise TransformError(f"'{self.name}' is not ours and can only be repeated by Record.replay(foreign=[...]).")
+
+
+class Foreign(Transform):
+    """A transform that calls code of others."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What is called."""
+
+    @abstractmethod
+    def call(self, sample: Sample, operation: ForeignCall) -> Sample:
+        """Do the call that `operation` describes."""
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> ForeignCall:
+        """Draw the call's seed."""
+        return ForeignCall(self.name, int(rng.integers(2**63)))
+
+    def step(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Draw and call."""
+        return self.call(sample, self.draw(sample.image, rng))
+
+
+class FunctionTransform(Foreign):
     """Any callable on a pyvips image, with its global randomness seeded per sample.
 
     Args:
         function: Takes a pyvips image; returns a pyvips image, an (H, W, C) array or a (C, H, W) tensor.
+        colours_only: True states that the function moves no pixel, so that masks and points still fit.
     """
 
-    def __init__(self, function: Callable[[pyvips.Image], Picture]) -> None:
+    def __init__(self, function: Callable[[pyvips.Image], Picture], colours_only: bool = False) -> None:
         self.function = function
+        self.colours_only = colours_only
 
-    def apply(self, image: pyvips.Image, rng: np.random.Generator) -> Picture:
-        """Call the function."""
-        with seeded_globals(rng):
-            return self.function(image)
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return str(getattr(self.function, "__qualname__", type(self.function).__qualname__))
+
+    def call(self, sample: Sample, operation: ForeignCall) -> Sample:
+        """Call the function.
+
+        Raises:
+            TransformError: if the sample has masks or points, unless the function keeps pixels where they are.
+        """
+        if (sample.masks or sample.points is not None) and not self.colours_only:
+            raise TransformError(
+                f"'{self.name}' changes the picture, and its masks and points would stay. If it moves no pixel, pass "
+                "FunctionTransform(function, colours_only=True); else build it of wsidata.transforms."
+            )
+        with seeded_globals(np.random.default_rng(operation.seed)):
+            image = self.function(sample.image)
+        _warn_if_materialised(self.name, sample.image, image)
+        if self.colours_only and isinstance(image, pyvips.Image) and describe(image)[:2] != describe(sample.image)[:2]:
+            raise TransformError(f"'{self.name}' has colours_only=True, and yet it changed the picture's size.")
+        return sample.with_image(image, operation)
 
 
-class AlbumentationsXL(Transform):
+class AlbumentationsXL(Foreign):
     """An albumentationsxl pipeline, checked for members that are known to be wrong.
+
+    Masks go through it together with the picture if they are one band each; points are refused.
 
     Args:
         pipeline: A Compose, or a single transform.
@@ -92,15 +155,32 @@ class AlbumentationsXL(Transform):
         check_pipeline(pipeline)
         self.pipeline = pipeline
 
-    def apply(self, image: pyvips.Image, rng: np.random.Generator) -> Picture:
-        """Run the pipeline on an RGB or grey uint8 image."""
-        if image.format != "uchar":
-            raise TransformError(
-                f"albumentationsxl is right on 8-bit pictures only, and this one is '{image.format}'. "
-                "Put the pipeline before steps that change the number format."
-            )
-        with seeded_globals(rng):
-            return self.pipeline(image=image)["image"]
+    @property
+    def name(self) -> str:
+        """The outermost class."""
+        return f"albumentationsxl.{type(self.pipeline).__name__}"
+
+    def call(self, sample: Sample, operation: ForeignCall) -> Sample:
+        """Run the pipeline on an RGB or grey uint8 image, and once more, with the same seed, for each further mask.
+
+        Raises:
+            TransformError: for a picture on which a member would be wrong, or points.
+        """
+        check_picture(self.pipeline, sample.image)
+        warn_if_costly(*slowest_member(self.pipeline), sample.image)
+        if sample.points is not None:
+            raise TransformError("albumentationsxl moves points wrongly or not at all. Use wsidata.transforms instead.")
+        masks = []
+        for mask in sample.masks:
+            masks.append(self._run(operation.seed, image=sample.image, mask=mask)["mask"])
+        image = self._run(operation.seed, image=sample.image)["image"]
+        _warn_if_materialised(self.name, sample.image, image)
+        return sample.with_image(image, operation, masks=tuple(masks))
+
+    def _run(self, seed: int, **targets: pyvips.Image) -> dict[str, Any]:
+        with seeded_globals(np.random.default_rng(seed)):
+            result: dict[str, Any] = self.pipeline(**targets)
+        return result
 
 
 def as_transform(transform: Any) -> Transform:
@@ -109,11 +189,20 @@ def as_transform(transform: Any) -> Transform:
     Raises:
         TransformError: if it is none of these, or a refused member of albumentationsxl.
     """
-    if isinstance(transform, Transform):
+    return transform if isinstance(transform, Transform) else as_foreign(transform)
+
+
+def as_foreign(transform: Any) -> Foreign:
+    """Make a transform of code that is not ours: an albumentationsxl pipeline, or a callable on a pyvips image.
+
+    Raises:
+        TransformError: if it is neither, or a refused member of albumentationsxl.
+    """
+    if isinstance(transform, Foreign):
         return transform
-    if _names(transform):
+    if names_of(transform):
         return AlbumentationsXL(transform)
-    if callable(transform):
+    if callable(transform) and not isinstance(transform, Transform):
         return FunctionTransform(transform)
     raise TransformError(
         f"{transform!r} is no transform. Pass one of wsidata.transforms, an albumentationsxl Compose, or a callable "
@@ -121,50 +210,13 @@ def as_transform(transform: Any) -> Transform:
     )
 
 
-def check_pipeline(pipeline: Any) -> None:
-    """Walk a pipeline with everything nested in it, in order, and refuse what is known to be wrong.
-
-    Raises:
-        TransformError: naming the member, the reason and the replacement.
-    """
-    is_float = False
-    for member in _members(pipeline):
-        names = _names(member)
-        for name in names & REFUSED.keys():
-            reason, replacement = REFUSED[name]
-            raise TransformError(f"albumentationsxl.{name} {reason} (release 0.1.2). Use {replacement} instead.")
-        _check_arguments(member, names)
-        for name in names & _ONLY_BEFORE_FLOAT.keys():
-            if is_float:
-                raise TransformError(
-                    f"albumentationsxl.{name} {_ONLY_BEFORE_FLOAT[name]} after ToDtype('float'). Put it before ToDtype."
-                )
-        is_float = is_float or "ToDtype" in names
-
-
-def _check_arguments(member: Any, names: set[str]) -> None:
-    """Refuse arguments with which a sound member goes wrong."""
-    if "Rotate" in names and getattr(member, "crop_border", False):
-        raise TransformError(
-            "albumentationsxl.Rotate(crop_border=True) leaves up to half of the picture as background (release 0.1.2). "
-            "Use A.Rotate(...) followed by A.CropOrPad(...), or A.Affine(rotate=...)."
-        )
-    if "PadIfNeeded" in names and getattr(member, "value", 0) is None:
-        raise TransformError("albumentationsxl.PadIfNeeded raises without value=. Pass value=[255, 255, 255].")
-    if "Normalize" in names and not (isinstance(member.mean, list) and isinstance(member.std, list)):
-        raise TransformError(
-            "albumentationsxl.Normalize works with lists only, after ToDtype. Leave it out if the model normalises "
-            "(StreamingResNet does); else pass mean=[...], std=[...]."
-        )
-
-
-def _members(pipeline: Any) -> Iterator[Any]:
-    """The pipeline and everything nested in it, in the order of application."""
-    yield pipeline
-    for member in getattr(pipeline, "transforms", ()):
-        yield from _members(member)
-
-
-def _names(transform: Any) -> set[str]:
-    """Names of the albumentationsxl classes that `transform` is an instance of; none if it is foreign to it."""
-    return {cls.__name__ for cls in type(transform).__mro__ if cls.__module__.split(".")[0] == _PACKAGE}
+def _warn_if_materialised(name: str, before: pyvips.Image, after: Picture) -> None:
+    if isinstance(after, pyvips.Image) or before.width * before.height < GIGAPIXEL_PX:
+        return
+    gigabytes = getattr(after, "nbytes", 0) / 1e9
+    warnings.warn(
+        f"'{name}' made a {type(after).__name__} of {gigabytes:.1f} GB of a picture of {before.width} x "
+        f"{before.height} pixels, which holds all of it in memory. Return a pyvips image, which stays lazy.",
+        GigapixelWarning,
+        stacklevel=4,
+    )

@@ -1,55 +1,249 @@
-"""What a transform is: a picture and one random generator in, a picture out.
+"""What a transform is: it draws from the sample's one generator what is to be done, and the doing is an `Operation`.
 
-All randomness of a sample comes from the one generator it is given, so that a sample can be drawn again in any process.
+Kept apart, the two give everything else: the picture, its masks and its points share one geometry because they go
+through the same operation; the operations are a record that can be saved and replayed; and a sample can be drawn again
+in any process, because all its randomness comes from the generator it is given.
+
+Coordinates of points are (x, y), in pixels, x to the right and y downwards; the first pixel covers 0..1, so that its
+centre is (0.5, 0.5). An operation keeps points in order, and keeps those that leave the picture.
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyvips
 import torch
+from numpy.typing import NDArray
 
-Picture = Any
+Picture: TypeAlias = Any
 """A `pyvips.Image` (lazy), an (H, W, C) `numpy.ndarray`, or a (C, H, W) `torch.Tensor`.
 
 Only a pyvips image can go on to another transform."""
+
+Points = NDArray[np.float64]
+"""(N, 2): x and y of each point; see the conventions above."""
+
+GIGAPIXEL_PX = 2**28
+"""From this many pixels on (16,384 squared), a step that costs several times the decoding is worth a warning."""
+
+COSTLY = 4.0
+"""A step counts as costly if it takes more than this many times the processor time of decoding tiled JPEG."""
 
 
 class TransformError(ValueError):
     """A transform cannot be used, or got or gave something that is no picture."""
 
 
+class GigapixelWarning(UserWarning):
+    """A step costs several times the decoding of a very large picture, or holds all of it in memory."""
+
+
+@dataclass(frozen=True)
+class Operation(ABC):
+    """Something done to a picture, with nothing left to chance. Subclasses are frozen dataclasses of plain values.
+
+    Attributes:
+        cost: Processor time for a picture, in units of decoding it from tiled JPEG (measured at 4096 x 4096 x 3 bytes).
+    """
+
+    cost: ClassVar[float] = 0.5
+    known: ClassVar[dict[str, type[Operation]]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        Operation.known[cls.__name__] = cls
+
+    @abstractmethod
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Do it to the picture, lazily."""
+
+    def mask(self, mask: pyvips.Image) -> pyvips.Image:
+        """Do it to a mask, without mixing values. Operations on colours leave masks alone."""
+        return mask
+
+    def points(self, points: Points, width_px: int, height_px: int) -> Points:
+        """Do it to points of a picture of this size. Operations on colours leave points alone."""
+        return points
+
+    def plain(self) -> dict[str, Any]:
+        """Name and values, ready for JSON."""
+        return {"operation": type(self).__name__, **asdict(self)}
+
+    @staticmethod
+    def from_plain(content: Mapping[str, Any]) -> Operation:
+        """What `plain` described.
+
+        Raises:
+            TransformError: for an operation or a value that is not known.
+        """
+        values = {name: _frozen(value) for name, value in content.items() if name != "operation"}
+        name = content.get("operation")
+        if name not in Operation.known:
+            raise TransformError(f"operation {name!r} is not known. Known are {', '.join(sorted(Operation.known))}.")
+        kind = Operation.known[name]
+        wanted = {one.name for one in fields(kind)}
+        if set(values) != wanted:
+            raise TransformError(f"operation {name} is described by {sorted(wanted)}, and not by {sorted(values)}.")
+        return kind(**values)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture and everything that shares its geometry.
+
+    Attributes:
+        image: The picture.
+        masks: Masks of the same size, of any number of bands.
+        points: (N, 2) points, or None.
+        operations: What was done to it, in order.
+        start: Width, height, bands and number format of the picture before the first operation; None: as it is now.
+    """
+
+    image: Picture
+    masks: tuple[pyvips.Image, ...] = ()
+    points: Points | None = None
+    operations: tuple[Operation, ...] = ()
+    start: tuple[int, int, int, str] | None = None
+
+    def after(self, operation: Operation) -> Sample:
+        """This sample, with an operation done to all of it.
+
+        Warns:
+            GigapixelWarning: if that is costly for a picture of this size.
+        """
+        warn_if_costly(type(operation).__name__, operation.cost, self.image)
+        points = self.points
+        if points is not None:
+            points = operation.points(points, self.image.width, self.image.height)
+        masks = tuple(operation.mask(mask) for mask in self.masks)
+        return self.with_image(operation.image(self.image), operation, masks=masks, points=points)
+
+    def with_image(self, image: Picture, operation: Operation, **others: Any) -> Sample:
+        """This sample with another picture, that came about by an operation."""
+        start = self.start or describe(self.image)
+        return replace(self, image=image, operations=(*self.operations, operation), start=start, **others)
+
+
 class Transform(ABC):
     """A lazy transform of a pyvips image whose randomness comes from the generator it is handed.
 
-    Subclasses define `apply`. Instances hold parameters only and can be pickled.
+    Subclasses define `draw`. Instances hold parameters only and can be pickled.
     """
 
-    @abstractmethod
-    def apply(self, image: pyvips.Image, rng: np.random.Generator) -> Picture:
-        """Transform `image`, drawing from `rng` alone."""
+    p: float = 1.0
+    """Probability with which anything is done at all."""
 
-    def __call__(self, image: pyvips.Image, rng: np.random.Generator | None = None) -> Picture:
-        """Transform `image`.
+    @abstractmethod
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Operation | None:
+        """Decide what is to be done to `image`, drawing from `rng` alone. None: nothing."""
+
+    def step(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Do it, with probability `p`, to a sample whose picture is a pyvips image."""
+        if self.p < 1 and rng.random() >= self.p:
+            return sample
+        operation = self.draw(sample.image, rng)
+        return sample if operation is None else sample.after(operation)
+
+    def run(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
+        """Transform a picture together with its masks and points.
+
+            sample = transform.run(Sample(image, masks=(mask,), points=points), rng)
+            sample.image, sample.masks, sample.points, Record.of(sample).to_json()
 
         Args:
-            image: Any size.
+            sample: Masks must have the picture's size.
             rng: Generator of this sample. None: one seeded from torch's global generator.
 
         Raises:
-            TransformError: if `image` is no pyvips image, for instance because a step before made a tensor of it.
+            TransformError: if the picture is no pyvips image, for instance because a step before made a tensor of it,
+                or a mask has another size.
         """
-        if not isinstance(image, pyvips.Image):
+        if not isinstance(sample.image, pyvips.Image):
             raise TransformError(
-                f"{type(self).__name__} needs a pyvips image and got {type(image).__name__}. "
+                f"{type(self).__name__} needs a pyvips image and got {type(sample.image).__name__}. "
                 "Steps that make an array or a tensor (ToTensor) must come last."
             )
+        size = (sample.image.width, sample.image.height)
+        for mask in sample.masks:
+            if (mask.width, mask.height) != size:
+                raise TransformError(
+                    f"a mask is {mask.width} x {mask.height} pixels and its picture {size[0]} x {size[1]}. "
+                    "Read both at the same resolution."
+                )
         if rng is None:
             rng = np.random.default_rng(int(torch.randint(2**62, ()).item()))
-        return self.apply(image, rng)
+        return self.step(sample, rng)
+
+    def __call__(self, image: pyvips.Image, rng: np.random.Generator | None = None) -> Picture:
+        """Transform a picture alone; see `run`."""
+        return self.run(Sample(image), rng).image
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+def describe(image: pyvips.Image) -> tuple[int, int, int, str]:
+    """Width, height, bands and number format."""
+    return image.width, image.height, image.bands, image.format
+
+
+def warn_if_costly(name: str, cost: float, image: pyvips.Image) -> None:
+    """Say so if a step costs several times the decoding of a very large picture."""
+    if cost > COSTLY and image.width * image.height >= GIGAPIXEL_PX:
+        warnings.warn(
+            f"{name} on {image.width} x {image.height} pixels costs about {cost:.0f} times the decoding of the "
+            "picture. Crop first, read at a coarser spacing, or leave it out.",
+            GigapixelWarning,
+            stacklevel=5,
+        )
+
+
+def check_probability(p: float) -> float:
+    """`p`, if it is a probability.
+
+    Raises:
+        TransformError: if it is not.
+    """
+    if not 0 <= p <= 1:
+        raise TransformError(f"probability p={p} is not between 0 and 1.")
+    return p
+
+
+def check_range(name: str, value: float | tuple[float, float], least: float) -> tuple[float, float]:
+    """The two ends of a range to draw from.
+
+    Raises:
+        TransformError: if they are not finite, not in order, or below `least`.
+    """
+    low, high = value if isinstance(value, (tuple, list)) else (value, value)
+    if not (np.isfinite(low) and np.isfinite(high) and least <= low <= high):
+        raise TransformError(f"{name}={value} must be a range (low, high) of at least {least:g}.")
+    return float(low), float(high)
+
+
+def require(image: pyvips.Image, name: str, *, bands: int | None = None) -> int:
+    """The largest value of an 8- or 16-bit picture, for transforms of colour.
+
+    Raises:
+        TransformError: for other number formats or another number of bands.
+    """
+    largest = {"uchar": 255, "ushort": 65535}.get(image.format)
+    if largest is None:
+        raise TransformError(
+            f"{name} needs an 8- or 16-bit picture (uchar, ushort), and this one is '{image.format}'. "
+            "Put it before steps that make floats."
+        )
+    if bands is not None and image.bands != bands:
+        raise TransformError(f"{name} needs a picture of {bands} channels, and this one has {image.bands}.")
+    return largest
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, at any depth."""
+    return tuple(_frozen(one) for one in value) if isinstance(value, (list, tuple)) else value

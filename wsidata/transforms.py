@@ -1,8 +1,16 @@
 """Slides are augmented as lazy libvips pipelines: what is cropped away is never decoded.
 
-These are ours because no library has them right for large images: padding in the picture's own white, and the eight
-symmetries of the square. Pipelines in albumentationsxl and plain functions join in through `Compose` (see
-`transform_adapters.py`).
+These are ours because no library has them right for large pictures: geometry that picture, masks and points share,
+stains, any number format, one seeded generator a sample, a record that can be replayed. Pipelines in albumentationsxl
+and plain functions join in through `Compose` (see `transform_adapters`).
+
+    transform = Compose([CropOrPad(4096), RandomD4(), StainJitter(), Blur(p=0.2)])
+    image = transform(image, np.random.default_rng(0))                                  # a picture alone
+    sample = transform.run(Sample(image, masks=(mask,), points=points), rng)            # all that shares its geometry
+    Record.of(sample).to_json()                                                         # what was done
+
+Geometry is in `transform_geometry` and `transform_elastic`, colour in `transform_colour`, stains in `transform_stain`
+and `transform_normalise`, holes in `transform_dropout`.
 """
 
 from __future__ import annotations
@@ -14,32 +22,69 @@ import numpy as np
 import pyvips
 
 from wsidata.transform_adapters import AlbumentationsXL, FunctionTransform, as_transform
-from wsidata.transform_base import Picture, Transform, TransformError
+from wsidata.transform_base import GigapixelWarning, Operation, Sample, Transform, TransformError, check_probability
+from wsidata.transform_colour import Blur, ToneJitter
+from wsidata.transform_dropout import CoarseDropout
+from wsidata.transform_elastic import Elastic
+from wsidata.transform_fits import (
+    MACENKO_REFERENCE,
+    BlankPictureError,
+    ColourFit,
+    StainFit,
+    fit_macenko,
+    fit_reinhard,
+)
+from wsidata.transform_geometry import (
+    CropOrPad,
+    RandomAffine,
+    RandomD4,
+    RandomHorizontalFlip,
+    RandomRotate90,
+    RandomVerticalFlip,
+    check_size,
+    rot90,
+)
+from wsidata.transform_normalise import MacenkoNormalise, ReinhardNormalise
+from wsidata.transform_record import Record
+from wsidata.transform_stain import StainJitter
 
 __all__ = [
+    "MACENKO_REFERENCE",
     "AlbumentationsXL",
+    "BlankPictureError",
+    "Blur",
+    "CoarseDropout",
+    "ColourFit",
     "Compose",
     "CropOrPad",
+    "Elastic",
     "FunctionTransform",
+    "GigapixelWarning",
+    "MacenkoNormalise",
+    "OneOf",
+    "Operation",
+    "RandomAffine",
     "RandomD4",
     "RandomHorizontalFlip",
     "RandomRotate90",
     "RandomVerticalFlip",
+    "Record",
+    "ReinhardNormalise",
+    "Sample",
+    "StainFit",
+    "StainJitter",
+    "ToneJitter",
     "Transform",
     "TransformError",
     "as_transform",
+    "check_size",
     "default_eval_transform",
     "default_train_transform",
+    "fit_macenko",
+    "fit_reinhard",
+    "he_train_transform",
     "rot90",
 ]
-
-_WHITE = {"uchar": 255.0, "ushort": 65535.0, "float": 1.0, "double": 1.0}
-
-
-def rot90(image: pyvips.Image, turns: int) -> pyvips.Image:
-    """Turn counter-clockwise by `turns` right angles, as `numpy.rot90` does."""
-    turns %= 4
-    return [image.copy, image.rot270, image.rot180, image.rot90][turns]()
 
 
 class Compose(Transform):
@@ -53,87 +98,38 @@ class Compose(Transform):
     def __init__(self, transforms: Sequence[Any]) -> None:
         self.transforms = [as_transform(transform) for transform in transforms]
 
-    def apply(self, image: pyvips.Image, rng: np.random.Generator) -> Picture:
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> None:
+        """Nothing of its own: each member draws when its turn comes, on the picture as it is by then."""
+
+    def step(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Apply them in order."""
-        picture: Picture = image
         for transform in self.transforms:
-            picture = transform(picture, rng)
-        return picture
+            sample = transform.run(sample, rng)
+        return sample
 
 
-class CropOrPad(Transform):
-    """Bring a picture to a fixed size around its centre: crop what is too large, pad what is too small.
-
-    Where the difference is odd, the extra row or column goes to the bottom or right.
+class OneOf(Transform):
+    """One of several transforms, each as likely.
 
     Args:
-        size: Height and width in pixels, or one number for both.
-        fill: Value of the padding in all bands. None: white in the picture's number format (255, 65535 or 1.0).
+        transforms: As for `Compose`.
+        p: Probability that any is applied.
     """
 
-    def __init__(self, size: int | tuple[int, int], fill: float | None = None) -> None:
-        self.height_px, self.width_px = check_size(size)
-        self.fill = fill
+    def __init__(self, transforms: Sequence[Any], p: float = 1.0) -> None:
+        self.transforms = [as_transform(transform) for transform in transforms]
+        if not self.transforms:
+            raise TransformError("OneOf needs at least one transform.")
+        self.p = check_probability(p)
 
-    def apply(self, image: pyvips.Image, rng: np.random.Generator) -> pyvips.Image:
-        """Crop or pad."""
-        if (image.height, image.width) == (self.height_px, self.width_px):
-            return image
-        fill = self.fill
-        if fill is None:
-            if image.format not in _WHITE:
-                raise TransformError(f"white is not known for a '{image.format}' picture. Pass CropOrPad(fill=...).")
-            fill = _WHITE[image.format]
-        background = [fill] * image.bands
-        return image.gravity("centre", self.width_px, self.height_px, extend="background", background=background)
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> None:
+        """Nothing of its own; see `step`."""
 
-
-class RandomHorizontalFlip(Transform):
-    """Mirror left and right.
-
-    Args:
-        p: Probability.
-    """
-
-    def __init__(self, p: float = 0.5) -> None:
-        self.p = _check_probability(p)
-
-    def apply(self, image: pyvips.Image, rng: np.random.Generator) -> pyvips.Image:
-        """Mirror or not."""
-        return image.fliphor() if rng.random() < self.p else image
-
-
-class RandomVerticalFlip(Transform):
-    """Mirror top and bottom.
-
-    Args:
-        p: Probability.
-    """
-
-    def __init__(self, p: float = 0.5) -> None:
-        self.p = _check_probability(p)
-
-    def apply(self, image: pyvips.Image, rng: np.random.Generator) -> pyvips.Image:
-        """Mirror or not."""
-        return image.flipver() if rng.random() < self.p else image
-
-
-class RandomRotate90(Transform):
-    """Turn by 0, 90, 180 or 270 degrees, each as likely. Height and width change places with 90 and 270."""
-
-    def apply(self, image: pyvips.Image, rng: np.random.Generator) -> pyvips.Image:
-        """Turn."""
-        return rot90(image, int(rng.integers(4)))
-
-
-class RandomD4(Transform):
-    """One of the eight symmetries of the square (four turns, each mirrored or not), each as likely."""
-
-    def apply(self, image: pyvips.Image, rng: np.random.Generator) -> pyvips.Image:
-        """Turn and perhaps mirror."""
-        turns, mirrored = divmod(int(rng.integers(8)), 2)
-        turned = rot90(image, turns)
-        return turned.fliphor() if mirrored else turned
+    def step(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Choose one, and apply it."""
+        if self.p < 1 and rng.random() >= self.p:
+            return sample
+        return self.transforms[int(rng.integers(len(self.transforms)))].run(sample, rng)
 
 
 def default_train_transform(image_size: int | tuple[int, int] | None) -> Transform:
@@ -149,28 +145,21 @@ def default_train_transform(image_size: int | tuple[int, int] | None) -> Transfo
     return Compose([crop, RandomD4()] if height_px == width_px else [RandomD4(), crop])
 
 
+def he_train_transform(image_size: int | tuple[int, int] | None) -> Transform:
+    """For H&E: `default_train_transform`, then small changes of tone, stain and focus.
+
+    Lazy throughout, and about eight times the cost of decoding alone, of which `StainJitter` is the most.
+    """
+    return Compose(
+        [
+            default_train_transform(image_size),
+            StainJitter(alpha=0.1, beta=0.05, p=0.8),
+            ToneJitter(brightness=0.03, contrast=0.1, gamma=0.1, p=0.8),
+            Blur(sigma_px=(0.3, 1.2), p=0.2),
+        ]
+    )
+
+
 def default_eval_transform(image_size: int | tuple[int, int] | None) -> Transform:
     """`CropOrPad` to `image_size`, or nothing if it is None."""
     return Compose([] if image_size is None else [CropOrPad(image_size)])
-
-
-def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size given as one number or two.
-
-    Raises:
-        TransformError: if it is neither, or not positive.
-    """
-    sides = (size, size) if isinstance(size, int) else size
-    if (
-        not isinstance(sides, (tuple, list))
-        or len(sides) != 2
-        or not all(isinstance(side, int) and side > 0 for side in sides)
-    ):
-        raise TransformError(f"image size {size!r} must be one whole number of pixels above 0, or (height, width).")
-    return sides[0], sides[1]
-
-
-def _check_probability(p: float) -> float:
-    if not 0 <= p <= 1:
-        raise TransformError(f"probability p={p} is not between 0 and 1.")
-    return p

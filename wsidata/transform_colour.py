@@ -1,0 +1,142 @@
+"""Brightness, contrast, gamma and sharpness, as scanners differ in them: look-up tables and one small kernel.
+
+A table answers for every value a pixel can have, so its cost does not depend on what it does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from wsidata.transform_base import Operation, Transform, TransformError, check_probability, check_range, require
+
+MAX_SIGMA_PX = 16.0
+
+
+@dataclass(frozen=True)
+class ToneCurve(Operation):
+    """On the scale 0..1, per band: y = contrast * (x ** gamma - 0.5) + 0.5 + brightness, cut to 0..1 and rounded.
+
+    Attributes:
+        brightness: One value per band.
+        contrast: One value per band.
+        gamma: One value per band.
+    """
+
+    cost: ClassVar[float] = 0.5
+    brightness: tuple[float, ...]
+    contrast: tuple[float, ...]
+    gamma: tuple[float, ...]
+
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Look up."""
+        largest = require(image, "ToneCurve", bands=len(self.gamma))
+        x = np.linspace(0.0, 1.0, largest + 1)[None, :, None]
+        y = np.asarray(self.contrast) * (x ** np.asarray(self.gamma) - 0.5) + 0.5 + np.asarray(self.brightness)
+        return image.maplut(table(np.rint(np.clip(y, 0, 1) * largest), largest))
+
+
+@dataclass(frozen=True)
+class GaussianBlur(Operation):
+    """Blur with a Gaussian; the edges are continued.
+
+    libvips' own integer Gaussians change the brightness (flat 200 becomes 194 to 204 with small `min_ampl`), because
+    their coefficients add up to any number. Here they add up to a power of two, by which its fast path divides exactly.
+
+    Attributes:
+        sigma_px: Standard deviation, in pixels.
+    """
+
+    cost: ClassVar[float] = 2.0
+    sigma_px: float
+
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Convolve."""
+        require(image, "GaussianBlur")
+        total = 64 if self.sigma_px < 2 else 128 if self.sigma_px < 4 else 256
+        if image.format == "ushort":
+            total = 4096
+        kernel = gaussian_kernel(self.sigma_px, total)
+        if len(kernel) == 1:
+            return image
+        mask = pyvips.Image.new_from_array([kernel.tolist()], scale=total, offset=0)
+        return image.convsep(mask, precision="integer")
+
+
+class ToneJitter(Transform):
+    """Change brightness, contrast and gamma a little, all bands alike or each by itself.
+
+    Args:
+        brightness: Added on the scale 0..1; drawn from -brightness..brightness.
+        contrast: Factor about the middle; drawn from 1 - contrast..1 + contrast.
+        gamma: Exponent, drawn from 1 / (1 + gamma)..1 + gamma, alike often below and above 1.
+        per_band: Draw for each band, which also changes the hue.
+        p: Probability.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 0.05,
+        contrast: float = 0.1,
+        gamma: float = 0.1,
+        per_band: bool = False,
+        p: float = 1.0,
+    ) -> None:
+        self.brightness = check_range("brightness", brightness, 0)[1]
+        self.contrast = check_range("contrast", contrast, 0)[1]
+        self.gamma = check_range("gamma", gamma, 0)[1]
+        if self.contrast >= 1:
+            raise TransformError(f"contrast={contrast} must be below 1: the picture would be turned negative.")
+        self.per_band = per_band
+        self.p = check_probability(p)
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> ToneCurve:
+        """Choose the curve."""
+        require(image, "ToneJitter")
+        count = image.bands if self.per_band else 1
+        brightness = rng.uniform(-self.brightness, self.brightness, count)
+        contrast = rng.uniform(1 - self.contrast, 1 + self.contrast, count)
+        steepest = math.log1p(self.gamma)
+        gamma = np.exp(rng.uniform(-steepest, steepest, count))
+        repeat = image.bands // count
+        return ToneCurve(*(tuple(one.tolist()) * repeat for one in (brightness, contrast, gamma)))
+
+
+class Blur(Transform):
+    """Blur a little, as slides out of focus are.
+
+    Args:
+        sigma_px: Range of the Gaussian's standard deviation, in pixels; at most 16.
+        p: Probability.
+    """
+
+    def __init__(self, sigma_px: float | tuple[float, float] = (0.3, 1.5), p: float = 1.0) -> None:
+        self.sigma_px = check_range("sigma_px", sigma_px, 0)
+        if self.sigma_px[1] > MAX_SIGMA_PX:
+            raise TransformError(f"sigma_px={sigma_px} must be at most {MAX_SIGMA_PX:g}: read at a coarser spacing.")
+        self.p = check_probability(p)
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> GaussianBlur:
+        """Choose the width."""
+        require(image, "Blur")
+        return GaussianBlur(float(rng.uniform(*self.sigma_px)))
+
+
+def gaussian_kernel(sigma_px: float, total: int) -> NDArray[np.int64]:
+    """Whole-number Gaussian weights, symmetric, that add up to `total`; without zeros at the ends."""
+    radius = math.ceil(3 * sigma_px)
+    x = np.arange(-radius, radius + 1)
+    weights = np.exp(-(x**2) / (2 * sigma_px**2)) if sigma_px > 0 else np.ones(1)
+    kernel = np.rint(weights / weights.sum() * total).astype(np.int64)
+    kernel[radius] += total - kernel.sum()  # an even number is missing, or none, as all else is symmetric
+    return np.asarray(kernel[kernel > 0])
+
+
+def table(values: NDArray[np.float64], largest: int) -> pyvips.Image:
+    """A look-up table for `maplut`: (1, entries, bands) values of the picture's own format."""
+    return pyvips.Image.new_from_array(values.astype(np.uint8 if largest == 255 else np.uint16))

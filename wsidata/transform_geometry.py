@@ -1,0 +1,314 @@
+"""Where pixels go: windows, the eight right-angle symmetries, affine maps. Exact for points, and masks are never mixed.
+
+All are lazy: libvips decodes only what the result shows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyvips
+
+from wsidata.transform_base import Operation, Points, Transform, TransformError, check_probability, check_range
+
+_WHITE = {"uchar": 255.0, "ushort": 65535.0, "float": 1.0, "double": 1.0}
+
+Position = Literal["centre", "random"]
+
+
+@dataclass(frozen=True)
+class Window(Operation):
+    """A rectangle of the picture, which may reach beyond its edges.
+
+    Attributes:
+        left: First column; negative to begin outside.
+        top: First row.
+        width: Columns.
+        height: Rows.
+        fill: Value outside the picture. None: white in its number format.
+        mask_fill: Value outside the masks.
+    """
+
+    cost: ClassVar[float] = 0.3
+    left: int
+    top: int
+    width: int
+    height: int
+    fill: float | None
+    mask_fill: float
+
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Cut out, and fill."""
+        right, bottom = self.left + self.width, self.top + self.height
+        if self.left >= 0 and self.top >= 0 and right <= image.width and bottom <= image.height:
+            return image.crop(self.left, self.top, self.width, self.height)
+        return self._embed(image, white_of(image, self.fill))
+
+    def mask(self, mask: pyvips.Image) -> pyvips.Image:
+        """Cut out, and fill."""
+        return self._embed(mask, self.mask_fill)
+
+    def points(self, points: Points, width_px: int, height_px: int) -> Points:
+        """Shift."""
+        return points - [self.left, self.top]
+
+    def _embed(self, image: pyvips.Image, fill: float) -> pyvips.Image:
+        background = [fill] * image.bands
+        return image.embed(
+            -self.left, -self.top, self.width, self.height, extend="background", background=background
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Symmetry(Operation):
+    """Quarter turns counter-clockwise, as `numpy.rot90`, and then perhaps a mirror, left to right.
+
+    Attributes:
+        turns: 0 to 3.
+        mirrored: Whether to mirror.
+    """
+
+    cost: ClassVar[float] = 0.3
+    turns: int
+    mirrored: bool
+
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Turn and mirror."""
+        if self.mirrored and self.turns == 2:
+            return image.flipver()
+        turned = rot90(image, self.turns)
+        return turned.fliphor() if self.mirrored else turned
+
+    def mask(self, mask: pyvips.Image) -> pyvips.Image:
+        """Turn and mirror."""
+        return self.image(mask)
+
+    def points(self, points: Points, width_px: int, height_px: int) -> Points:
+        """Turn and mirror."""
+        x, y = points[:, 0], points[:, 1]
+        for _ in range(self.turns):
+            x, y = y, width_px - x
+            width_px, height_px = height_px, width_px
+        return np.stack([width_px - x if self.mirrored else x, y], axis=1)
+
+
+@dataclass(frozen=True)
+class AffineMap(Operation):
+    """new point = matrix @ point + offset, on a canvas of the same size; pictures bilinear, masks nearest neighbour.
+
+    Attributes:
+        matrix: ((a, b), (c, d)).
+        offset: (x, y) in pixels.
+        fill: Value of what comes from outside. None: white in the picture's number format.
+        mask_fill: The same in masks.
+    """
+
+    cost: ClassVar[float] = 4.0
+    matrix: tuple[tuple[float, float], tuple[float, float]]
+    offset: tuple[float, float]
+    fill: float | None
+    mask_fill: float
+
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Resample, bilinear."""
+        # libvips counts from pixel centres: the point (0.5, 0.5) is its (0, 0).
+        shift = np.asarray(self.matrix) @ (0.5, 0.5) + self.offset - 0.5
+        return self._resample(image, "bilinear", shift, white_of(image, self.fill))
+
+    def mask(self, mask: pyvips.Image) -> pyvips.Image:
+        """Take the mask's pixel that holds the place."""
+        # "nearest" takes the whole part of a coordinate, so here the place itself is wanted, not the pixel centre.
+        return self._resample(mask, "nearest", np.asarray(self.offset) - 0.5, self.mask_fill)
+
+    def points(self, points: Points, width_px: int, height_px: int) -> Points:
+        """Map."""
+        return np.asarray(points @ np.asarray(self.matrix).T + self.offset)
+
+    def _resample(
+        self, image: pyvips.Image, interpolate: str, shift: np.ndarray[tuple[int], np.dtype[np.float64]], fill: float
+    ) -> pyvips.Image:
+        return image.affine(
+            [value for row in self.matrix for value in row],
+            oarea=[0, 0, image.width, image.height],
+            odx=float(shift[0]),
+            ody=float(shift[1]),
+            interpolate=pyvips.Interpolate.new(interpolate),
+            extend="background",
+            background=[fill] * image.bands,
+        )
+
+
+class CropOrPad(Transform):
+    """Bring a picture to a fixed size: crop what is too large, pad what is too small.
+
+    Where the difference is odd, the extra row or column goes to the bottom or right.
+
+    Args:
+        size: Height and width in pixels, or one number for both.
+        fill: Value of the padding in all bands. None: white in the picture's number format (255, 65535 or 1.0).
+        mask_fill: Value of the padding in masks.
+        position: "centre" crops and pads around the centre; "random" crops anywhere, and pads around the centre.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        fill: float | None = None,
+        mask_fill: float = 0,
+        position: Position = "centre",
+    ) -> None:
+        if position not in ("centre", "random"):
+            raise TransformError(f"position={position!r} is not known. Pass 'centre' or 'random'.")
+        self.height_px, self.width_px = check_size(size)
+        self.fill = fill
+        self.mask_fill = mask_fill
+        self.position = position
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Window | None:
+        """Place the window."""
+        if (image.height, image.width) == (self.height_px, self.width_px):
+            return None
+        left, top = self._start(image.width - self.width_px, rng), self._start(image.height - self.height_px, rng)
+        white_of(image, self.fill)  # refuses early
+        return Window(left, top, self.width_px, self.height_px, self.fill, self.mask_fill)
+
+    def _start(self, spare_px: int, rng: np.random.Generator) -> int:
+        if self.position == "random" and spare_px > 0:
+            return int(rng.integers(spare_px + 1))
+        return -(-spare_px // 2) if spare_px < 0 else spare_px // 2
+
+
+class RandomHorizontalFlip(Transform):
+    """Mirror left and right.
+
+    Args:
+        p: Probability.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = check_probability(p)
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Symmetry:
+        """Mirror."""
+        return Symmetry(turns=0, mirrored=True)
+
+
+class RandomVerticalFlip(Transform):
+    """Mirror top and bottom.
+
+    Args:
+        p: Probability.
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        self.p = check_probability(p)
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Symmetry:
+        """Mirror."""
+        return Symmetry(turns=2, mirrored=True)
+
+
+class RandomRotate90(Transform):
+    """Turn by 0, 90, 180 or 270 degrees, each as likely. Height and width change places with 90 and 270."""
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Symmetry:
+        """Choose the turn."""
+        return Symmetry(turns=int(rng.integers(4)), mirrored=False)
+
+
+class RandomD4(Transform):
+    """One of the eight symmetries of the square (four turns, each mirrored or not), each as likely."""
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Symmetry:
+        """Choose the symmetry."""
+        turns, mirrored = divmod(int(rng.integers(8)), 2)
+        return Symmetry(turns, bool(mirrored))
+
+
+class RandomAffine(Transform):
+    """Rotate, scale, shear and shift around the centre; the size stays.
+
+    The map is T(shift) R(angle) [[1, tan(shear)], [0, 1]] scale, about the centre (the order of torchvision's
+    `RandomAffine`). Shrinking much below 1 aliases: read the slide at a coarser spacing instead.
+
+    Args:
+        degrees: Angle is drawn from -degrees..degrees, counter-clockwise.
+        scale: Range of the factor, which is drawn alike often for enlarging and shrinking (log-uniform).
+        shear_degrees: Shear is drawn from -shear_degrees..shear_degrees.
+        shift: Shift along each axis as a share of the side, drawn from -shift..shift.
+        fill: Value of what comes from outside. None: white in the picture's number format.
+        mask_fill: The same in masks.
+        p: Probability.
+    """
+
+    def __init__(
+        self,
+        degrees: float = 0.0,
+        scale: tuple[float, float] = (1.0, 1.0),
+        shear_degrees: float = 0.0,
+        shift: float = 0.0,
+        fill: float | None = None,
+        mask_fill: float = 0,
+        p: float = 1.0,
+    ) -> None:
+        self.degrees = check_range("degrees", degrees, 0)[1]
+        self.scale = check_range("scale", scale, 0.1)
+        self.shear_degrees = check_range("shear_degrees", shear_degrees, 0)[1]
+        if self.shear_degrees > 60:
+            raise TransformError(f"shear_degrees={shear_degrees} must be at most 60.")
+        self.shift = check_range("shift", shift, 0)[1]
+        self.fill = fill
+        self.mask_fill = mask_fill
+        self.p = check_probability(p)
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> AffineMap:
+        """Choose the map."""
+        angle = math.radians(rng.uniform(-self.degrees, self.degrees))
+        shear = math.tan(math.radians(rng.uniform(-self.shear_degrees, self.shear_degrees)))
+        factor = math.exp(rng.uniform(math.log(self.scale[0]), math.log(self.scale[1])))
+        size = np.array([image.width, image.height], dtype=np.float64)
+        shift = rng.uniform(-self.shift, self.shift, 2) * size
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])  # y runs downwards
+        matrix = factor * turn @ np.array([[1.0, shear], [0.0, 1.0]])
+        offset = size / 2 + shift - matrix @ (size / 2)
+        (a, b), (c, d) = matrix.tolist()
+        white_of(image, self.fill)
+        return AffineMap(((a, b), (c, d)), (float(offset[0]), float(offset[1])), self.fill, self.mask_fill)
+
+
+def rot90(image: pyvips.Image, turns: int) -> pyvips.Image:
+    """Turn counter-clockwise by `turns` right angles, as `numpy.rot90` does."""
+    turns %= 4
+    return [image.copy, image.rot270, image.rot180, image.rot90][turns]()
+
+
+def white_of(image: pyvips.Image, fill: float | None) -> float:
+    """`fill`, or white in the picture's number format.
+
+    Raises:
+        TransformError: if the format has no white that everybody agrees on.
+    """
+    if fill is not None:
+        return fill
+    if image.format not in _WHITE:
+        raise TransformError(f"white is not known for a '{image.format}' picture. Pass fill=.")
+    return _WHITE[image.format]
+
+
+def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size given as one number or two.
+
+    Raises:
+        TransformError: if it is neither, or not positive.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    if (
+        not isinstance(sides, (tuple, list))
+        or len(sides) != 2
+        or not all(isinstance(side, int) and side > 0 for side in sides)
+    ):
+        raise TransformError(f"image size {size!r} must be one whole number of pixels above 0, or (height, width).")
+    return sides[0], sides[1]
