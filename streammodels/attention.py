@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from .pooling import GatedAttention
 from .reductions import sum_dtype
-from .streaming import StreamedModule, scale_to_unit, stream
+from .sources import scale_to_unit
+from .streaming import StreamedModule, stream
 from .tracing import trace
 
 

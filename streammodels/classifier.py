@@ -23,7 +23,8 @@ from .attention import attention_map
 from .normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from .pooling import GlobalPool, make_pool
 from .resnet import build_resnet, freeze_batch_norm
-from .streaming import StreamedModule, scale_to_unit, stream
+from .sources import scale_to_unit
+from .streaming import StreamedModule, stream
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]

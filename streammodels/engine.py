@@ -32,12 +32,29 @@ class Strip:
         reduced: Partial results of the reductions.
         carries: Rows to keep for the next strip.
         reduced_from: Width and dtype of the rows that went into each partial result.
+        handed_over: New rows that layers in front of everything trained hand to trained ones, if asked for.
     """
 
     emitted: dict[int, Tensor] = field(default_factory=dict)
     reduced: dict[int, Parts] = field(default_factory=dict)
     carries: Carries = field(default_factory=dict)
     reduced_from: dict[int, tuple[int, torch.dtype]] = field(default_factory=dict)
+    handed_over: Carries = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """How a strip is computed again without the layers in front of everything trained.
+
+    Attributes:
+        skipped: Nodes that are left out.
+        handed_over: Nodes whose new rows are given instead; they still keep their carries.
+        reads_image: Whether a node that runs reads the image.
+    """
+
+    skipped: frozenset[int]
+    handed_over: frozenset[int]
+    reads_image: bool
 
 
 class Engine:
@@ -82,26 +99,51 @@ class Engine:
                 result[source] = True
         return result
 
+    def needs_grad(self, tensors: NodeTensors, image_needs_grad: bool) -> list[bool]:
+        """For every node whether anything trained lies in front of it."""
+        needs = [image_needs_grad]
+        for node, own in zip(self.nodes[1:], tensors[1:], strict=True):
+            trained = any(t is not None and t.requires_grad for t in own)
+            needs.append(trained or any(needs[i] for i in node.inputs))
+        return needs
+
+    def shortcut(self, needs_grad: list[bool]) -> Shortcut | None:
+        """How to compute a strip again without the nodes that need no gradient; None if there is nothing to spare."""
+        read: set[int] = set()
+        for index in reversed(range(len(self.nodes))):
+            if needs_grad[index] or (index in read and self.nodes[index].transparent):
+                read.update(source for source in self.nodes[index].inputs if not needs_grad[source])
+        handed_over = frozenset(index for index in read - {0} if not self.nodes[index].transparent)
+        skipped = frozenset(index for index in range(len(self.nodes)) if not needs_grad[index]) - read
+        left_out = [self.nodes[index].rule for index in skipped | handed_over]
+        if any(isinstance(rule, Pointwise) and rule.random for rule in left_out):
+            return None  # the layers behind would draw other random numbers
+        return Shortcut(skipped, handed_over, 0 in read) if skipped - {0} | handed_over else None
+
     def step(
         self,
         plan: RowPlan,
         strip: int,
-        image_rows: Tensor,
+        image_rows: Tensor | None,
         carries: Carries,
         tensors: NodeTensors,
         seeds: dict[int, int],
+        shortcut: Shortcut | None = None,
+        given: Carries | None = None,
     ) -> Strip:
         """Send the rows of one strip through the network.
 
         Args:
             plan: The plan for the height of the image.
             strip: Number of the strip.
-            image_rows: (B, C, rows, W), the rows of this strip.
+            image_rows: (B, C, rows, W), the rows of this strip; None if no node that runs reads them.
             carries: Rows kept by the strip before, by node.
             tensors: Weights and statistics of every node.
             seeds: Seeds of the channel-dropping nodes.
+            shortcut: Without `given`, which rows to hand over; with it, how to make use of them.
+            given: Rows handed over when the strip was computed before.
         """
-        return StripRun(self, plan, strip, tensors, seeds).through(image_rows, carries)
+        return StripRun(self, plan, strip, tensors, seeds, shortcut, given).through(image_rows, carries)
 
 
 class StripRun:
@@ -112,27 +154,41 @@ class StripRun:
         activated: Nodes whose buffer has already passed the ReLU that reads it.
     """
 
-    def __init__(self, engine: Engine, plan: RowPlan, strip: int, tensors: NodeTensors, seeds: dict[int, int]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        plan: RowPlan,
+        strip: int,
+        tensors: NodeTensors,
+        seeds: dict[int, int],
+        shortcut: Shortcut | None = None,
+        given: Carries | None = None,
+    ) -> None:
         self.engine = engine
         self.nodes = engine.nodes
         self.plan = plan
         self.strip = strip
         self.tensors = tensors
         self.seeds = seeds
+        self.given = given
+        self.handed_over = frozenset() if shortcut is None else shortcut.handed_over
+        self.skipped = frozenset() if shortcut is None or given is None else shortcut.skipped
         self.buffers: list[Tensor | None] = [None] * len(engine.nodes)
         self.activated: set[int] = set()
         self.result = Strip()
 
-    def through(self, image_rows: Tensor, carries: Carries) -> Strip:
+    def through(self, image_rows: Tensor | None, carries: Carries) -> Strip:
         """Run all nodes; an error of torch says in which layer it arose."""
         awake = self.engine.awake(self.plan, self.strip)
         for index, node in enumerate(self.nodes):
+            if index in self.skipped:
+                continue
             try:
                 if node.transparent:
                     rows = self._pointwise(index) if awake[index] else None
                     self.buffers[index] = rows
                 else:
-                    rows = image_rows if index == 0 else self._emit(index)
+                    rows = self._new_rows(index, image_rows)
                     self._join_carry(index, rows, carries.get(index))
             except RuntimeError as error:
                 new = self.plan.new(index, self.strip)
@@ -151,6 +207,15 @@ class StripRun:
         for source in self.nodes[index].inputs:
             if self.engine.last_reader[source] == index:
                 self.buffers[source] = None
+
+    def _new_rows(self, index: int, image_rows: Tensor | None) -> Tensor | None:
+        """The new rows of a node that is not transparent: given, or computed now."""
+        if self.given is not None and index in self.handed_over:
+            return self.given.get(index)
+        rows = image_rows if index == 0 else self._emit(index)
+        if index in self.handed_over and rows is not None:
+            self.result.handed_over[index] = rows
+        return rows
 
     def _join_carry(self, index: int, rows: Tensor | None, carry: Tensor | None) -> None:
         """Put the carried rows in front of the new ones, and set aside what the next strip will need."""
@@ -181,7 +246,8 @@ class StripRun:
         rows = self._take(source, self.plan.held(index, self.strip))
         if source in self.activated:
             return rows
-        fresh = len(self.plan.new(source, self.strip)) > 0  # else the buffer is the carry itself
+        # Else the buffer is the carry itself, or rows that will be given once more.
+        fresh = len(self.plan.new(source, self.strip)) > 0 and source not in self.handed_over
         if self.engine.works_in_place(index) and fresh and rule.in_place is not None:
             return rule.in_place(rows, *self.tensors[index])
         return rule.function(rows, *self.tensors[index])

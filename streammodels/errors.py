@@ -1,4 +1,4 @@
-"""The one error a user of `stream` meets: a layer that cannot be streamed exactly, named, with the way out."""
+"""The errors a user of `stream` meets: a layer that cannot be streamed exactly, and an image that cannot be read."""
 
 from __future__ import annotations
 
@@ -20,3 +20,7 @@ class UnsupportedLayerError(ValueError):
 
     def __reduce__(self) -> tuple[type[UnsupportedLayerError], tuple[str, str, str]]:
         return type(self), (self.layer, self.reason, self.remedy)
+
+
+class ImageReadError(RuntimeError):
+    """Rows of a lazily read image could not be had; the message names the image and the rows."""

@@ -22,9 +22,14 @@ import torch
 from torch import Tensor
 
 from .engine import Carries, Engine, NodeTensors, Strip
+from .keeping import Keeping, visits
 from .reductions import Parts, Reduction, present
 from .rows import RowPlan
+from .sources import StripReader
 from .surroundings import Surroundings
+
+TakeRows = Callable[[range, Tensor], None]
+"""Receives the gradient of some rows of the image, (B, C, rows, W), from the last rows to the first."""
 
 
 @dataclass
@@ -47,47 +52,99 @@ class Reduced:
 
 
 @dataclass
+class Graph:
+    """A strip computed with autograd: its leaves and what came out."""
+
+    image_rows: Tensor | None
+    entered: Carries
+    step: Strip
+
+
+@dataclass
 class Pass:
     """One image on its way through the engine.
 
     Attributes:
         engine: The engine.
         plan: The plan for the image's height.
-        rows: Returns the image's rows of a strip on the device that computes.
-        device: That device.
+        reader: Hands out the image's rows on the device that computes.
         surroundings: Global state at the call.
-        carries: The carries that entered each strip, if kept for a backward pass.
+        tensors: The tensors of every node; leaves of autograd if there will be a backward pass.
+        image_needs_grad: Whether the gradient of the image will be asked for.
+        keeping: What is kept for a backward pass; None if there will be none.
+        carries: The carries that enter every ``keeping.every``-th strip.
+        frozen_rows: By strip, the rows that layers in front of everything trained hand to trained ones.
+        graphs: Graphs of the last strips.
         reduced: What each reduction has seen.
     """
 
     engine: Engine
     plan: RowPlan
-    rows: Callable[[int], Tensor]
-    device: torch.device
+    reader: StripReader
     surroundings: Surroundings
-    carries: list[Carries] = field(default_factory=list)
+    tensors: NodeTensors
+    image_needs_grad: bool = False
+    keeping: Keeping | None = None
+    carries: dict[int, Carries] = field(default_factory=dict)
+    frozen_rows: dict[int, Carries] = field(default_factory=dict)
+    graphs: dict[int, Graph] = field(default_factory=dict)
     reduced: dict[int, Reduced] = field(default_factory=dict)
 
-    def forward(self, tensors: NodeTensors, keep_carries: bool) -> list[Tensor]:
-        """All strips, without autograd.
+    def __post_init__(self) -> None:
+        self.needs = self.engine.needs_grad(self.tensors, self.image_needs_grad)
+        frozen = self.keeping is not None and self.keeping.frozen
+        self.shortcut = self.engine.shortcut(self.needs) if frozen else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the strips are computed."""
+        return self.reader.device
+
+    def forward(self) -> list[Tensor]:
+        """All strips.
 
         Returns:
-            For every boundary node its map or, for a reduction, the partial results: see `finish`.
+            For every boundary node its map or, for a reduction, the partial results: see `finish`. Without graph.
         """
+        strips, keeping = self.plan.strips, self.keeping
+        with_graph = strips if keeping is None else max(0, strips - keeping.graphs)
         maps: dict[int, Tensor] = {}
         carries: Carries = {}
-        random = self.engine.network.has_random_nodes
         with torch.no_grad(), ExitStack() as stack:
             self.surroundings.enter_autocast(stack)
-            for strip in range(self.plan.strips):
-                if keep_carries:
-                    self.carries.append(carries)
-                    if random:
-                        self.surroundings.note_random_state(self.device)
-                step = self.engine.step(self.plan, strip, self.rows(strip), carries, tensors, self.surroundings.seeds)
+            for strip, rows in enumerate(self.reader.strips([self.plan.new(0, strip) for strip in range(strips)])):
+                if keeping is not None:
+                    self._keep(strip, carries)
+                if strip >= with_graph:
+                    self.graphs[strip] = graph = self._graph(strip, rows, carries, None)
+                    step = graph.step
+                else:
+                    step = self._step(strip, rows, carries, None)
+                if self.shortcut is not None:
+                    self.frozen_rows[strip] = step.handed_over
                 carries = step.carries
                 self._collect(step, strip, maps)
-        return [value for index in self.engine.network.boundary for value in self._yielded(index, maps)]
+            return [value for index in self.engine.network.boundary for value in self._yielded(index, maps)]
+
+    def _keep(self, strip: int, carries: Carries) -> None:
+        """Keep what entered a strip."""
+        assert self.keeping is not None
+        if strip % self.keeping.every == 0:
+            wanted = {i: c for i, c in carries.items() if self.shortcut is None or i not in self.shortcut.skipped}
+            self.carries[strip] = {i: _on_host(c) if self.keeping.on_host else c.detach() for i, c in wanted.items()}
+        if self.engine.network.has_random_nodes:
+            self.surroundings.note_random_state(self.device)
+
+    def _step(self, strip: int, rows: Tensor | None, carries: Carries, given: Carries | None) -> Strip:
+        seeds = self.surroundings.seeds
+        return self.engine.step(self.plan, strip, rows, carries, self.tensors, seeds, self.shortcut, given)
+
+    def _graph(self, strip: int, rows: Tensor | None, carries: Carries, given: Carries | None) -> Graph:
+        """Compute a strip with autograd, its rows and carries as leaves."""
+        entered = {i: c.detach().requires_grad_(self.needs[i]) for i, c in carries.items()}
+        rows = None if rows is None else rows.detach().requires_grad_(self.image_needs_grad)
+        with torch.enable_grad():
+            return Graph(rows, entered, self._step(strip, rows, entered, given))
 
     def _yielded(self, index: int, maps: dict[int, Tensor]) -> list[Tensor]:
         """The map of a boundary node, or the partial results of all strips, each tensor of them stacked."""
@@ -97,7 +154,12 @@ class Pass:
         return [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
 
     def finish(self, values: Iterable[Tensor], tensors: NodeTensors) -> list[Tensor]:
-        """The values of the boundary nodes, out of what `forward` returned; differentiable."""
+        """The values of the boundary nodes, out of what `forward` returned; differentiable.
+
+        Args:
+            values: What `forward` returned, connected by autograd.
+            tensors: The tensors of every node, connected to the parameters.
+        """
         remaining = iter(values)
         result = []
         for index in self.engine.network.boundary:
@@ -124,35 +186,58 @@ class Pass:
             new = self.plan.new(index, strip)
             maps[index][:, :, new.start : new.stop] = rows
 
-    def backward(self, tensors: NodeTensors, grads: Sequence[Tensor], image_grad: Tensor | None) -> None:
-        """All strips from last to first, recomputed with autograd.
+    def backward(self, grads: Sequence[Tensor], take_image_grad: TakeRows | None = None) -> None:
+        """All strips from last to first; those without a graph are computed again.
 
         Args:
-            tensors: The tensors of every node as leaves; gradients are accumulated in their ``.grad``.
-            grads: Gradients of what `forward` returned.
-            image_grad: Gets the gradient of the image; None if nobody asks for it.
+            grads: Gradients of what `forward` returned. Those of the tensors are accumulated in their ``.grad``.
+            take_image_grad: Receives the gradient of the image, rows by rows.
         """
-        image_needs_grad = image_grad is not None
-        needs = self._needs_grad(tensors, image_needs_grad)
-        leaves = [t for node in tensors for t in node if t is not None and t.requires_grad]
+        assert self.keeping is not None
+        order = visits(self.plan.strips, self.keeping.every, len(self.graphs))
+        reads = [self.plan.new(0, visit.strip) for visit in order if visit.reads and self._reads_image]
+        strips = self.reader.strips(reads)
+        carries: dict[int, Carries] = {}
         carry_grads: Carries = {}
-        for strip in reversed(range(self.plan.strips)):
-            entered = {i: c.detach().requires_grad_(needs[i]) for i, c in self.carries[strip].items()}
-            image_rows = self.rows(strip).detach().requires_grad_(image_needs_grad)
-            with torch.enable_grad(), ExitStack() as stack:
-                self.surroundings.restore(stack, strip, self.device)
-                step = self.engine.step(self.plan, strip, image_rows, entered, tensors, self.surroundings.seeds)
-            roots = [(step.carries[index], grad) for index, grad in carry_grads.items()]
-            roots += self._boundary_roots(step, strip, grads)
-            roots = [(root, grad) for root, grad in roots if root.requires_grad]
-            inputs = leaves + [c for c in entered.values() if c.requires_grad] + [image_rows] * image_needs_grad
-            if roots:
-                torch.autograd.backward([r for r, _ in roots], [g for _, g in roots], inputs=inputs)
-            carry_grads = {i: c.grad for i, c in entered.items() if c.grad is not None}
-            if image_grad is not None:
-                new = self.plan.new(0, strip)
-                rows_grad = image_rows.grad
-                image_grad[:, :, new.start : new.stop] = 0 if rows_grad is None else rows_grad.to(image_grad.device)
+        for visit in order:
+            strip = visit.strip
+            rows = next(strips) if visit.reads and self._reads_image else None
+            given = self.frozen_rows.get(strip)
+            graph = self.graphs.pop(strip, None)
+            if graph is None:
+                if strip in self.carries:
+                    carries[strip] = {i: c.to(self.device, non_blocking=True) for i, c in self.carries[strip].items()}
+                with ExitStack() as stack:
+                    self.surroundings.restore(stack, strip, self.device)
+                    if not visit.backward:
+                        with torch.no_grad():
+                            carries[strip + 1] = self._step(strip, rows, carries[strip], given).carries
+                        continue
+                    graph = self._graph(strip, rows, carries.pop(strip), given)
+            carry_grads = self._backward_through(graph, strip, grads, carry_grads)
+            if take_image_grad is not None:
+                assert graph.image_rows is not None
+                rows_grad = graph.image_rows.grad
+                rows_grad = torch.zeros_like(graph.image_rows) if rows_grad is None else rows_grad
+                take_image_grad(self.plan.new(0, strip), rows_grad)
+
+    @property
+    def _reads_image(self) -> bool:
+        """Whether the backward pass needs the image; not if everything that reads it is frozen and kept."""
+        return self.shortcut is None or self.shortcut.reads_image
+
+    def _backward_through(self, graph: Graph, strip: int, grads: Sequence[Tensor], carry_grads: Carries) -> Carries:
+        """Gradients of a strip, given those of what it yielded and carried; returns those of what entered it."""
+        roots = [(graph.step.carries[index], grad) for index, grad in carry_grads.items()]
+        roots += self._boundary_roots(graph.step, strip, grads)
+        roots = [(root, grad) for root, grad in roots if root.requires_grad]
+        inputs = [t for node in self.tensors for t in node if t is not None and t.requires_grad]
+        inputs += [c for c in graph.entered.values() if c.requires_grad]
+        if graph.image_rows is not None and graph.image_rows.requires_grad:
+            inputs.append(graph.image_rows)
+        if roots:
+            torch.autograd.backward([r for r, _ in roots], [g for _, g in roots], inputs=inputs)
+        return {i: c.grad for i, c in graph.entered.items() if c.grad is not None}
 
     def _boundary_roots(self, step: Strip, strip: int, grads: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """What the strip yielded at the boundary, with its gradient."""
@@ -170,10 +255,29 @@ class Pass:
                 roots.append((step.emitted[index], grad[:, :, new.start : new.stop]))
         return roots
 
-    def _needs_grad(self, tensors: NodeTensors, image_needs_grad: bool) -> list[bool]:
-        """For every node whether anything trained lies in front of it."""
-        needs = [image_needs_grad]
-        for node, own in zip(self.engine.nodes[1:], tensors[1:], strict=True):
-            trained = any(t is not None and t.requires_grad for t in own)
-            needs.append(trained or any(needs[i] for i in node.inputs))
-        return needs
+    def give_away(self) -> list[Tensor]:
+        """The kept carries and rows, for autograd to save: it frees them after the backward pass."""
+        stores = (self.carries, self.frozen_rows)
+        self._places = [[(strip, tuple(rows)) for strip, rows in store.items()] for store in stores]
+        tensors = [tensor for store in stores for rows in store.values() for tensor in rows.values()]
+        self.drop()
+        return tensors
+
+    def take_back(self, tensors: Iterable[Tensor]) -> None:
+        """The same, as autograd returned them."""
+        remaining = iter(tensors)
+        for store, places in zip((self.carries, self.frozen_rows), self._places, strict=True):
+            for strip, nodes in places:
+                store[strip] = {index: next(remaining) for index in nodes}
+
+    def drop(self) -> None:
+        """Let go of the kept carries and rows."""
+        self.carries, self.frozen_rows = {}, {}
+
+
+def _on_host(carry: Tensor) -> Tensor:
+    """A copy in host memory, pinned so that it is made while the computation goes on."""
+    if carry.device.type != "cuda":
+        return carry.detach().cpu()
+    copy = torch.empty(carry.shape, dtype=carry.dtype, pin_memory=True)
+    return copy.copy_(carry, non_blocking=True)

@@ -1,9 +1,10 @@
-"""How much memory a streamed training step takes, estimated from shapes, and the strip height that fits a budget.
+"""How much memory a streamed training step takes, estimated from shapes, and what is fastest within a budget.
 
 Peak memory above the parameters is made of
 
-* what autograd saves for one strip (all layers, strip height x image width),
-* the carries kept at every boundary between two strips,
+* what autograd saves for one strip (all trained layers, strip height x image width), and for every strip kept as graph,
+* the carries kept at the boundaries between strips,
+* the rows that frozen layers hand to trained ones, if they are kept,
 * the working space of the largest layer, its gradient included,
 * copies of the weights: batch normalisation folded in, gradients of that, gradients of the parameters,
 * the result, if it is a feature map.
@@ -12,20 +13,24 @@ Peak memory above the parameters is made of
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-import torch
-
-from .engine import Engine, StripRun
-from .network import Network
+from .engine import Engine
+from .keeping import Keeping
 from .reductions import Reduction
-from .rows import RowPlan, plan_rows
-from .rules import Convolution, Join, MaxPool
+from .rows import RowsError, plan_rows
+from .rules import Join, MaxPool
+from .shapes import ValueShape, boundary_bytes, value_shapes
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _INDEX_BYTES = 8  # a maximum pool saves an int64 index for every output pixel
 _WEIGHT_COPIES = 4  # folded weights, their gradients, the parameters' gradients, and one reordered by the kernels
 _WORKING_COPIES = 3  # gradient of the largest value, a re-ordered copy of it, and one of its input
+_SAMPLED_STRIPS = 96  # carries repeat from strip to strip; so many show their mean
+_ROWS_LOST = 4  # a strip takes the time of about so many further rows: small kernels, weights read once more
+_MOST_STRIPS = 4096
 
 
 def parse_bytes(memory: str | int) -> int:
@@ -41,133 +46,174 @@ def parse_bytes(memory: str | int) -> int:
 
 
 @dataclass(frozen=True)
-class ValueShape:
-    """Size of a node's value over the whole image: channels, rows, width, and bytes of one number."""
+class Choice:
+    """How an image is computed: the height of its strips, and what is kept."""
 
-    channels: int
-    rows: int
-    width: int
-    item_bytes: int
-
-    def row_bytes(self, batch: int) -> int:
-        """Bytes of one row."""
-        return batch * self.channels * self.width * self.item_bytes
+    strip_rows: int
+    keeping: Keeping
 
 
-class _ShapeRun(StripRun):
-    """Runs on the meta device, where no number is computed, and notes the shape of every value."""
+@dataclass(frozen=True, eq=False)
+class StepMemory:
+    """Estimates the peak memory of training steps on a batch of images of one size.
 
-    shapes: list[ValueShape]
+    Attributes:
+        engine: The network's engine.
+        needs_grad: For every node whether it gets a gradient.
+        batch: Images.
+        channels: Of the image; None is read off the network.
+        height: Of the image as the strips see it, pixels.
+        width: Likewise.
+        kernel_pixels: See `Network.row_nodes`.
+    """
 
-    def release(self, index: int) -> None:
-        value = self.buffers[index]
-        if value is not None:
-            self.shapes[index] = ValueShape(value.shape[1], value.shape[2], value.shape[3], value.element_size())
-
-
-def value_shapes(network: Network, height: int, width: int) -> list[ValueShape]:
-    """The shape of every node's value for an image of `height` x `width` pixels."""
-    tensors = [[None if t is None else t.detach().to("meta") for t in node.tensors()] for node in network.nodes]
-    floating = next((t.dtype for node in tensors for t in node if t is not None), torch.get_default_dtype())
-    image = torch.empty(1, image_channels(network), height, width, dtype=floating, device="meta")
-    plan = plan_rows([node.row_node() for node in network.nodes], height, height)
-    run = _ShapeRun(Engine(network), plan, 0, tensors, {})
-    run.shapes = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
-    with torch.no_grad():
-        run.through(image, {})
-    return run.shapes
-
-
-def image_channels(network: Network) -> int:
-    """Channels of the image, read off the first convolution; 3 if there is none."""
-    for node in network.nodes:
-        if isinstance(node.rule, Convolution):
-            weight = node.tensors()[0]
-            assert weight is not None
-            return int(weight.shape[1]) * node.rule.groups
-    return 3
-
-
-def boundary_bytes(plan: RowPlan, network: Network, shapes: list[ValueShape], batch: int, strip: int) -> int:
-    """Bytes carried from a strip to the next."""
-    return sum(
-        len(plan.carried(index, strip)) * shapes[index].row_bytes(batch)
-        for index, node in enumerate(network.nodes)
-        if not node.transparent
-    )
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """What does not depend on the strip height, for a batch of images of one size; bytes over the whole image."""
-
-    network: Network
-    shapes: list[ValueShape]
+    engine: Engine
+    needs_grad: tuple[bool, ...]
     batch: int
+    channels: int | None
     height: int
     width: int
-    saved: int
-    largest: int
-    weights: int
-    maps: int
+    kernel_pixels: int = 1
 
-    @classmethod
-    def of(cls, network: Network, batch: int, height: int, width: int) -> _Sizes:
-        """Read them off the network."""
-        shapes = value_shapes(network, height, width)
-        values = [shape.rows * shape.row_bytes(batch) for shape in shapes]
-        weights = sum(t.numel() * t.element_size() for node in network.nodes for t in node.tensors() if t is not None)
-        saved, maps = saved_bytes(network, shapes, batch), sum(values[i] for i in network.boundary)
-        return cls(network, shapes, batch, height, width, saved, max(values), weights, maps)
+    @cached_property
+    def shapes(self) -> list[ValueShape]:
+        """Of every value over the whole image."""
+        return value_shapes(self.engine.network, self.height, self.width, self.channels)
 
-    def training_bytes(self, strip_rows: int, kernel_pixels: int) -> int:
-        """Estimated peak memory of a training step in strips of `strip_rows`."""
-        nodes = self.network.row_nodes(self.batch, self.width, kernel_pixels)
-        plan = plan_rows(nodes, self.height, strip_rows)
-        strips = range(plan.strips)
-        carried = sum(boundary_bytes(plan, self.network, self.shapes, self.batch, strip) for strip in strips)
-        in_strip = (self.saved + _WORKING_COPIES * self.largest) * min(1.0, strip_rows / self.height)
-        return int(carried + in_strip + _WEIGHT_COPIES * self.weights + 2 * self.maps)
+    @cached_property
+    def _values(self) -> list[int]:
+        return [shape.rows * shape.row_bytes(self.batch) for shape in self.shapes]
+
+    @cached_property
+    def saved(self) -> int:
+        """Bytes autograd saves of a whole image: values that a layer needs again for its gradient."""
+        nodes, readers = self.engine.nodes, self.engine.network.readers()
+        total = 0
+        for index, node in enumerate(nodes):
+            trained = [reader for reader in readers[index] if self.needs_grad[reader]]
+            overwritten = any(self.engine.works_in_place(reader) for reader in readers[index])
+            if not overwritten and any(not isinstance(nodes[r].rule, Join | Reduction) for r in trained):
+                total += self._values[index]
+            if isinstance(node.rule, MaxPool) and self.needs_grad[index]:
+                total += self._values[index] // self.shapes[index].item_bytes * _INDEX_BYTES
+        return total
+
+    @cached_property
+    def frozen(self) -> int:
+        """Bytes of the rows that frozen layers hand to trained ones, of a whole image."""
+        shortcut = self.engine.shortcut(list(self.needs_grad))
+        return 0 if shortcut is None else sum(self._values[index] for index in shortcut.handed_over)
+
+    @cached_property
+    def _fixed(self) -> int:
+        """Bytes that no choice changes."""
+        nodes = self.engine.nodes
+        weights = sum(t.numel() * t.element_size() for node in nodes for t in node.tensors() if t is not None)
+        return _WEIGHT_COPIES * weights + 2 * sum(self._values[i] for i in self.engine.network.boundary)
+
+    def strips(self, strip_rows: int) -> int:
+        """Number of strips."""
+        return -(-self.height // strip_rows)
+
+    def carried(self, strip_rows: int) -> float:
+        """Mean bytes carried from one strip to the next."""
+        nodes = self.engine.network.row_nodes(self.batch, self.width, self.kernel_pixels)
+        height = min(self.height, _SAMPLED_STRIPS * strip_rows)
+        try:
+            plan = plan_rows(nodes, height, strip_rows)
+        except RowsError:  # too few rows for a layer
+            height, plan = self.height, plan_rows(nodes, self.height, strip_rows)
+        between = range(plan.strips // 2, plan.strips - 1) if height < self.height else range(plan.strips - 1)
+        sizes = [boundary_bytes(plan, self.engine.network, self.shapes, self.batch, strip) for strip in between]
+        return sum(sizes) / len(sizes) if sizes else 0.0
+
+    def total(self, choice: Choice, carried: float | None = None) -> int:
+        """Estimated peak bytes of a training step above the parameters and the image."""
+        strips, keeping = self.strips(choice.strip_rows), choice.keeping
+        carried = self.carried(choice.strip_rows) if carried is None else carried
+        kept = -(-strips // keeping.every) - 1 + min(keeping.every, strips) - 1
+        share = min(1.0, choice.strip_rows / self.height)
+        graphs = min(1.0, max(1, keeping.graphs) * share)
+        working = _WORKING_COPIES * max(self._values) * share
+        frozen = self.frozen if keeping.frozen else 0
+        return int(kept * carried + self.saved * graphs + working + frozen + self._fixed)
 
 
-def training_bytes(
-    network: Network, batch: int, height: int, width: int, strip_rows: int, kernel_pixels: int = 1
-) -> int:
-    """Estimated peak memory of a training step above that of the parameters and the image, in bytes."""
-    return _Sizes.of(network, batch, height, width).training_bytes(strip_rows, kernel_pixels)
+def default_keeping(memory: StepMemory, strip_rows: int) -> Keeping:
+    """What is kept when only the height of the strips is given: all carries, and frozen layers' rows if they are few.
+
+    Few is: no more than the activations of one strip. So the memory at most doubles, and does not grow with the image
+    where only the stem is frozen.
+    """
+    if memory.engine.shortcut(list(memory.needs_grad)) is None:
+        return Keeping()
+    share = min(1.0, strip_rows / memory.height)
+    in_strip = (memory.saved + _WORKING_COPIES * max(memory._values)) * share
+    return Keeping(frozen=memory.frozen <= in_strip)
 
 
-def saved_bytes(network: Network, shapes: list[ValueShape], batch: int) -> int:
-    """What autograd saves of a whole image: values that a layer needs again for its gradient."""
-    engine, readers = Engine(network), network.readers()
-    total = 0
-    for index, node in enumerate(network.nodes):
-        rules = [network.nodes[reader].rule for reader in readers[index]]
-        overwritten = any(engine.works_in_place(reader) for reader in readers[index])
-        if not overwritten and any(not isinstance(rule, Join | Reduction) for rule in rules):
-            total += shapes[index].rows * shapes[index].row_bytes(batch)
-        if isinstance(node.rule, MaxPool):
-            total += shapes[index].rows * shapes[index].row_bytes(batch) // shapes[index].item_bytes * _INDEX_BYTES
-    return total
+def fastest_within(memory: StepMemory, budget_bytes: int, keeping: Keeping | None = None) -> Choice:
+    """What is estimated to be fastest of all that fits a budget.
 
-
-def strip_rows_within(
-    network: Network, batch: int, height: int, width: int, budget_bytes: int, kernel_pixels: int = 1
-) -> int:
-    """The tallest strips whose training step is estimated to fit the budget.
+    Args:
+        memory: Of the network and image.
+        budget_bytes: The budget.
+        keeping: What is kept, if that is not to be chosen.
 
     Raises:
-        ValueError: If not even the least that any strip height takes fits; the message says how much that is.
+        ValueError: If not even the least that works fits; the message says how much that is.
     """
-    sizes = _Sizes.of(network, batch, height, width)
-    candidates = sorted({height, *(-(-height // parts) for parts in range(1, 65)), *(2**k for k in range(12))})
-    needed: dict[int, int] = {}
-    for rows in reversed([int(rows) for rows in candidates if rows <= height]):
-        needed[rows] = sizes.training_bytes(rows, kernel_pixels)
-        if needed[rows] <= budget_bytes:
-            return rows
-    least = min(needed, key=lambda rows: needed[rows])
+    best: tuple[float, Choice] | None = None
+    least: tuple[float, Choice] | None = None
+    for strip_rows in _heights(memory.height):
+        carried = memory.carried(strip_rows)
+        for choice in _choices(memory, strip_rows, carried, budget_bytes, keeping):
+            needed, time = memory.total(choice, carried), _time(memory, choice)
+            if least is None or needed < least[0]:
+                least = (needed, choice)
+            if needed <= budget_bytes and (best is None or time < best[0]):
+                best = (time, choice)
+    if best is not None:
+        return best[1]
+    assert least is not None
     raise ValueError(
-        f"memory of {budget_bytes / 1e6:.4g} MB is too small for {batch} image(s) of {height} x {width} pixels: strips "
-        f"of {least} rows need least, about {needed[least] / 1e6:.4g} MB. Raise memory=, or use smaller images."
+        f"memory of {budget_bytes / 1e6:.4g} MB is too small for {memory.batch} image(s) of {memory.height} x "
+        f"{memory.width} pixels: strips of {least[1].strip_rows} rows need least, about {least[0] / 1e6:.4g} MB. Raise "
+        "memory=, or use smaller images."
     )
+
+
+def _heights(height: int) -> list[int]:
+    """Strip heights worth a try: the image in 1, 2, 3, 4, 6, 8, 12 ... equal strips."""
+    counts = sorted({round(base * 2**power) for base in (1, 1.5) for power in range(13)})
+    return sorted({-(-height // count) for count in counts if count <= min(height, _MOST_STRIPS)}, reverse=True)
+
+
+def _choices(
+    memory: StepMemory, strip_rows: int, carried: float, budget: int, keeping: Keeping | None
+) -> Iterator[Choice]:
+    """For strips of one height: as many graphs as fit, or fewer carries than boundaries."""
+    if keeping is not None:
+        yield Choice(strip_rows, keeping)
+        return
+    strips = memory.strips(strip_rows)
+    for frozen in (True, False) if memory.frozen else (True,):
+        plain = Choice(strip_rows, Keeping(frozen=frozen))
+        yield plain
+        left, graph = budget - memory.total(plain, carried), memory.saved / strips
+        graphs = min(strips, 1 + int(left / graph)) if left > 0 and graph > 0 else 0
+        if graphs > 0:
+            yield Choice(strip_rows, replace(plain.keeping, graphs=graphs))
+        every = max(2, round(strips**0.5))
+        if strips > every:
+            yield Choice(strip_rows, replace(plain.keeping, every=every))
+
+
+def _time(memory: StepMemory, choice: Choice) -> float:
+    """Estimated time of a step, in forward passes of the plain network."""
+    strips, keeping = memory.strips(choice.strip_rows), choice.keeping
+    recomputed = 1 - min(strips, keeping.graphs) / strips
+    again = 1 - 1 / keeping.every
+    rows = memory.height / strips
+    frozen = 0.0 if keeping.frozen or not memory.frozen else 0.5  # a guess: how much of the network is frozen
+    return (3 + (1 + again) * recomputed + frozen) * (1 + _ROWS_LOST / rows)

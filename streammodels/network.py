@@ -59,6 +59,11 @@ class Node:
         return getattr(self.rule, "window", None)
 
     @property
+    def columns(self) -> Window | None:
+        """The horizontal geometry, for a windowed node."""
+        return getattr(self.rule, "columns", None)
+
+    @property
     def transparent(self) -> bool:
         """Whether the node is deterministic and pointwise, so that its input can hold its carry."""
         return isinstance(self.rule, Pointwise) and not self.rule.random

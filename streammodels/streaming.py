@@ -7,25 +7,29 @@ So optimizers, gradient clipping and accumulation, GradScaler and DistributedDat
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from .engine import Engine, NodeTensors
-from .image_pass import Pass
-from .memory import parse_bytes, strip_rows_within
-from .network import Network
-from .rows import RowPlan, RowsError, plan_rows
+from .differentiable import Streamed, leaves, present
+from .engine import NodeTensors
+from .image_pass import Pass, TakeRows
+from .keeping import Keeping
+from .memory import Choice, StepMemory, default_keeping, fastest_within, parse_bytes
+from .reductions import Reduction
+from .routes import Route, Traced, remember, settings
+from .rows import RowPlan
+from .sources import ImageRows, LazyRows, StripReader, as_image_rows
 from .summary import layer_table
 from .surroundings import Surroundings
 from .tracing import refuse_hooks, trace
 
+Image = Tensor | LazyRows
+"""A (B, C, H, W) tensor, or an object that decodes its rows when asked for."""
+
 _CACHED_TRACES = 4
-_CACHED_PLANS = 64
 
 
 def stream(
@@ -34,19 +38,22 @@ def stream(
     *,
     strip_rows: int | None = None,
     memory: str | int | None = None,
+    keeping: Keeping | None = None,
 ) -> StreamedModule:
     """Make a module compute in strips of rows, exactly as it does on the whole image.
 
-    Give one of the three sizes. None changes any result beyond rounding; they trade memory against speed.
+    Give one of the three sizes. None changes any result beyond rounding; they trade memory against speed. Strips run
+    along the longer side of the image: on wide images they are strips of columns.
 
     Args:
         module: Maps a (B, C, H, W) image to a feature map or, through global pooling, to vectors. Its parameters are
             shared, not copied. Batch normalisations have to be in eval mode when it is called.
         tile_size: A budget of ``tile_size**2`` pixels of each image in flight: strips are that many pixels over the
-            image width tall.
+            shorter side tall.
         strip_rows: Height of the strips in image rows, at least 1.
-        memory: Budget for one training step, such as ``"8GB"`` or a number of bytes; the tallest strips whose
-            estimated memory fits are taken.
+        memory: Budget for one training step, such as ``"8GB"`` or a number of bytes. What is estimated to be fastest
+            within it is chosen, from plain training to the least that works; `StreamedModule.forecast` says what.
+        keeping: What is kept for the backward pass. None for the carries of every strip or, with `memory`, what fits.
 
     Returns:
         A module to call like the original one.
@@ -60,7 +67,7 @@ def stream(
         >>> trunk(torch.rand(1, 3, 1000, 500)).shape
         torch.Size([1, 8, 1000, 500])
     """
-    return StreamedModule(module, tile_size=tile_size, strip_rows=strip_rows, memory=memory)
+    return StreamedModule(module, tile_size=tile_size, strip_rows=strip_rows, memory=memory, keeping=keeping)
 
 
 class StreamedModule(nn.Module):
@@ -81,6 +88,7 @@ class StreamedModule(nn.Module):
         tile_size: int | None = None,
         strip_rows: int | None = None,
         memory: str | int | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         super().__init__()
         sizes = {"tile_size": tile_size, "strip_rows": strip_rows, "memory": memory}
@@ -94,7 +102,8 @@ class StreamedModule(nn.Module):
         self.tile_size = tile_size
         self.strip_rows = strip_rows
         self.memory_bytes = None if memory is None else parse_bytes(memory)
-        self._traces: OrderedDict[Any, _Trace] = OrderedDict()
+        self.keeping = keeping
+        self._traces: OrderedDict[Any, Traced] = OrderedDict()
         self._check()
 
     def _check(self) -> None:
@@ -112,42 +121,125 @@ class StreamedModule(nn.Module):
         """Leave the traces behind: they hold functions, and are made again when needed."""
         return {**self.__dict__, "_traces": OrderedDict()}
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Image | Sequence[Image]) -> Tensor:
         """Compute the module on a whole image, strip by strip.
 
         Args:
             image: (B, C, H, W), float, or uint8, whose 0..255 become 0..1. It may lie on another device than the
-                parameters (in host memory, say): each strip is moved when its turn comes.
+                parameters (in host memory, say): each strip is moved when its turn comes. Or an object with `shape`
+                (C, H, W), `dtype` and ``rows(start, stop)``, whose rows are read in the background. Or a list of such
+                images, of any sizes: each is streamed, and the results are put together along the batch dimension.
 
         Returns:
             What ``module(image)`` returns, equal up to rounding; on the device of the parameters.
 
         Raises:
             UnsupportedLayerError: If a layer cannot be streamed in the mode it is in, e.g. BatchNorm2d in training.
-            ValueError: If the image is not (B, C, H, W), or too small for the module.
+            ValueError: If an image has not the shape of one, or is too small for the module.
+            ImageReadError: If rows of a lazily read image cannot be had.
         """
-        _check_image(image)
         traced = self._trace()
-        network = traced.network
-        plan = self._plan(traced, image.shape[0], image.shape[2], image.shape[3])
-        tensors = [node.tensors() for node in network.nodes]
-        flat = [tensor for node in tensors for tensor in node if tensor is not None]
-        source = _ImageRows(image, plan, flat)
-        job = Pass(traced.engine, plan, source, source.device, Surroundings.capture(network, source.device))
-        values: Sequence[Tensor]
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (image, *flat)):
-            values = _Streamed.apply(job, tensors, image, *flat)
-        else:
-            values = job.forward(tensors, keep_carries=False)
-        return network.finish(job.finish(values, tensors))
+        if isinstance(image, Tensor) or not isinstance(image, Sequence):
+            return self._compute(traced, image, as_image_rows(image))
+        if not image:
+            raise ValueError("the list of images is empty. Give at least one.")
+        sources = [as_image_rows(_with_batch(one), f"image {index}") for index, one in enumerate(image)]
+        results = [self._compute(traced, one, source) for one, source in zip(image, sources, strict=True)]
+        return _put_together(results)
+
+    def _compute(self, traced: Traced, image: Image, source: ImageRows) -> Tensor:
+        """One image, or batch of images of one size."""
+        wanted = isinstance(image, Tensor) and image.requires_grad
+        route = traced.route(*source.shape[2:], turns=source.turns)
+        tensors = [node.tensors() for node in route.network.nodes]
+        flat = present(tensors)
+        if not (torch.is_grad_enabled() and (wanted or any(tensor.requires_grad for tensor in flat))):
+            job = self._job(route, source, tensors, None)
+            return _finished(route, job, job.forward(), tensors)
+        job = self._job(route, source, leaves(tensors), wanted)
+        values = Streamed.apply(job, image if isinstance(image, Tensor) else None, *flat)
+        return _finished(route, job, values, tensors)
+
+    def _job(self, route: Route, source: ImageRows, tensors: NodeTensors, image_grad: bool | None) -> Pass:
+        """The pass over one image; `image_grad` says whether its gradient is wanted, None that no gradient is."""
+        source.sideways = route.sideways
+        batch, (height, width) = source.shape[0], source.extent
+        choice = self._choice(route, tensors, source.shape[1], batch, height, width, bool(image_grad))
+        plan = route.plan(batch, height, width, choice.strip_rows, self.kernel_pixels)
+        floating = next((tensor for tensor in present(tensors) if tensor.is_floating_point()), None)
+        device = source.device if floating is None else floating.device
+        reader = StripReader(source, device, torch.get_default_dtype() if floating is None else floating.dtype)
+        keeping = None if image_grad is None else choice.keeping
+        surroundings = Surroundings.capture(route.network, device)
+        return Pass(route.engine, plan, reader, surroundings, tensors, bool(image_grad), keeping)
+
+    def _choice(
+        self,
+        route: Route,
+        tensors: NodeTensors,
+        channels: int | None,
+        batch: int,
+        height: int,
+        width: int,
+        image_grad: bool = False,
+    ) -> Choice:
+        """Strip height and what is kept, for a batch of images of one size as the strips see it."""
+        needs = tuple(route.engine.needs_grad(tensors, image_grad))
+        sizes = (self.strip_rows, self.tile_size, self.memory_bytes, self.keeping, self.kernel_pixels)
+        key = (needs, channels, batch, height, width, sizes)
+        if key not in route.choices:
+            route.check(height, width)
+            memory = StepMemory(route.engine, needs, batch, channels, height, width, self.kernel_pixels)
+            remember(route.choices, key, self._chosen(memory))
+        return route.choices[key]
+
+    def _chosen(self, memory: StepMemory) -> Choice:
+        if self.memory_bytes is not None:
+            return fastest_within(memory, self.memory_bytes, self.keeping)
+        rows = self.strip_rows or max(1, round((self.tile_size or 1) ** 2 / memory.width))
+        rows = min(rows, memory.height)
+        return Choice(rows, self.keeping or default_keeping(memory, rows))
+
+    def image_gradient(self, image: Image, score: Callable[[Tensor], Tensor], take: TakeRows) -> Tensor:
+        """The gradient of a score with respect to the image, handed out strip by strip: it never has to be whole.
+
+        Parameters get no gradient, whatever their ``requires_grad``.
+
+        Args:
+            image: A (B, C, H, W) tensor, or an image read by rows. uint8 counts as floats from 0 to 1.
+            score: Maps what ``self(image)`` returns to one number.
+            take: Called as ``take(rows, gradient)`` with a range of rows and their (B, C, rows, W) gradient, on the
+                device that computes; from the last rows to the first, every row once.
+
+        Returns:
+            The score.
+        """
+        traced, source = self._trace(), as_image_rows(image)
+        route = traced.upright
+        tensors = [[None if t is None else t.detach() for t in node.tensors()] for node in route.network.nodes]
+        job = self._job(route, source, tensors, image_grad=True)
+        values = [value.requires_grad_() for value in job.forward()]
+        with torch.enable_grad():
+            result = score(_finished(route, job, values, tensors))
+        job.backward(torch.autograd.grad(result, values), take)
+        return result.detach()
 
     def plan(self, height: int, width: int) -> RowPlan:
-        """The integer plan for images of `height` x `width` pixels: the rows every node emits and carries, by strip."""
-        return self._plan(self._trace(), 1, height, width)
+        """The integer plan for images of `height` x `width` pixels: the rows every node emits and carries, by strip.
+
+        Where the width is the longer side strips run along it, and the plan's rows are columns.
+        """
+        route = self._trace().route(height, width)
+        tensors = [node.tensors() for node in route.network.nodes]
+        extent = route.extent(height, width)
+        choice = self._choice(route, tensors, None, 1, *extent)
+        return route.plan(1, *extent, choice.strip_rows, self.kernel_pixels)
 
     def summary(self, height: int, width: int) -> str:
         """A table, as text: stride, receptive field, carried rows and bytes of every layer."""
-        return layer_table(self._trace().network, self.plan(height, width), height, width)
+        route = self._trace().route(height, width)
+        plan = self.plan(height, width)
+        return layer_table(route.network, plan, *route.extent(height, width), sideways=route.sideways)
 
     def extra_repr(self) -> str:
         """The size given, for ``print(module)``."""
@@ -155,120 +247,38 @@ class StreamedModule(nn.Module):
             return f"memory={self.memory_bytes}"
         return f"tile_size={self.tile_size}" if self.strip_rows is None else f"strip_rows={self.strip_rows}"
 
-    def _trace(self) -> _Trace:
+    def _trace(self) -> Traced:
         """The trace for the modules, their settings and training flags of now."""
         refuse_hooks(self.module)
-        key = tuple(_settings(layer) for layer in self.module.modules())
+        key = tuple(settings(layer) for layer in self.module.modules())
         if key not in self._traces:
-            network = trace(self.module)
-            self._traces[key] = _Trace(network, Engine(network))
+            self._traces[key] = Traced(trace(self.module))
             if len(self._traces) > _CACHED_TRACES:
                 self._traces.popitem(last=False)
         return self._traces[key]
 
-    def _plan(self, traced: _Trace, batch: int, height: int, width: int) -> RowPlan:
-        """The plan for a batch of images of one size, remembered for the next."""
-        key = (batch, height, width)
-        if key not in traced.plans:
-            nodes = traced.network.row_nodes(batch, width, self.kernel_pixels)
-            try:
-                traced.plans[key] = plan_rows(nodes, height, self._strip_rows(traced.network, batch, height, width))
-            except RowsError as error:
-                path = traced.network.nodes[error.node].path
-                raise ValueError(f"layer '{path}': {error.reason}. Use a larger image, or fewer layers.") from error
-            if len(traced.plans) > _CACHED_PLANS:
-                traced.plans.popitem(last=False)
-        return traced.plans[key]
 
-    def _strip_rows(self, network: Network, batch: int, height: int, width: int) -> int:
-        if self.strip_rows is not None:
-            return min(self.strip_rows, height)
-        if self.tile_size is not None:
-            return min(max(1, round(self.tile_size**2 / width)), height)
-        assert self.memory_bytes is not None
-        return strip_rows_within(network, batch, height, width, self.memory_bytes, self.kernel_pixels)
+def _finished(route: Route, job: Pass, values: Sequence[Tensor], tensors: NodeTensors) -> Tensor:
+    """What the module returns, out of what the strips yielded."""
+    nodes = [route.network.nodes[index] for index in route.network.boundary]
+    results = job.finish(values, tensors)
+    if route.sideways:
+        is_map = [not isinstance(node.rule, Reduction) for node in nodes]
+        results = [v.transpose(2, 3).contiguous() if m else v for v, m in zip(results, is_map, strict=True)]
+    return route.network.finish(results)
 
 
-@dataclass
-class _Trace:
-    """A traced network, the engine that runs it, and the plans made for it."""
-
-    network: Network
-    engine: Engine
-    plans: OrderedDict[tuple[int, int, int], RowPlan] = field(default_factory=OrderedDict)
+def _with_batch(image: Image) -> Image:
+    """An image of a list: a (C, H, W) tensor counts as a batch of one."""
+    return image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
 
 
-def _settings(layer: nn.Module) -> Hashable:
-    """What a trace of the layer depends on: which layer it is, which tensors it holds, its numbers and flags."""
-    tensors = (*layer._parameters.values(), *layer._buffers.values())
-    plain = (bool, int, float, str, tuple)
-    settings = tuple((name, repr(value)) for name, value in vars(layer).items() if isinstance(value, plain))
-    return (id(layer), *map(id, tensors), settings)
-
-
-def _check_image(image: Tensor) -> None:
-    if not isinstance(image, Tensor):
-        raise TypeError(f"expected a (B, C, H, W) tensor, got {type(image).__name__}")
-    if image.ndim != 4:
-        remedy = "Add the batch dimension with image[None]." if image.ndim == 3 else "Reshape it."
-        raise ValueError(f"expected a (B, C, H, W) image, got shape {tuple(image.shape)}. {remedy}")
-    if 0 in image.shape:
-        raise ValueError(f"the image has no pixels: shape {tuple(image.shape)}. Every side has to be at least 1.")
-
-
-class _ImageRows:
-    """Hands out the image's rows strip by strip: on the device that computes, uint8 scaled to 0..1."""
-
-    def __init__(self, image: Tensor, plan: RowPlan, tensors: Sequence[Tensor]) -> None:
-        floating = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
-        self.image = image
-        self.plan = plan
-        self.device = image.device if floating is None else floating.device
-        self.dtype = torch.get_default_dtype() if floating is None else floating.dtype
-
-    def __call__(self, strip: int) -> Tensor:
-        new = self.plan.new(0, strip)
-        rows = self.image[:, :, new.start : new.stop].to(self.device, non_blocking=True)
-        return scale_to_unit(rows, self.dtype)
-
-
-def scale_to_unit(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 0..255 to 0..1 in `dtype`; an image of floats stays as it is."""
-    return image.to(dtype).div_(255) if image.dtype == torch.uint8 else image
-
-
-class _Streamed(torch.autograd.Function):
-    """The streamed pass as one differentiable function of the image and of all tensors the network computes with."""
-
-    @staticmethod
-    def forward(ctx: Any, job: Pass, tensors: NodeTensors, image: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
-        """Run all strips without autograd, keep the carries."""
-        values = job.forward(tensors, keep_carries=True)
-        ctx.job = job
-        ctx.pattern = [[tensor is not None for tensor in node] for node in tensors]
-        ctx.carried = [tuple(carries) for carries in job.carries]
-        # Saved as autograd saves: freed after the backward pass, and checked for changes in between.
-        ctx.save_for_backward(image, *flat, *(carry for carries in job.carries for carry in carries.values()))
-        job.carries = []
-        return tuple(values)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Run the strips from last to first, recomputing each with autograd."""
-        job: Pass = ctx.job
-        image, *saved = ctx.saved_tensors
-        needed = ctx.needs_input_grad[3:]
-        leaves = [t.detach().requires_grad_(n) for t, n in zip(saved[: len(needed)], needed, strict=True)]
-        carries = iter(saved[len(needed) :])
-        job.carries = [{index: next(carries) for index in nodes} for nodes in ctx.carried]
-        image_grad = torch.empty_like(image) if ctx.needs_input_grad[2] else None
-        job.backward(_in_pattern(leaves, ctx.pattern), grads, image_grad)
-        job.carries = []
-        return (None, None, image_grad, *(leaf.grad for leaf in leaves))
-
-
-def _in_pattern(flat: Sequence[Tensor], pattern: list[list[bool]]) -> list[list[Tensor | None]]:
-    """Undo the flattening of the tensors of all nodes."""
-    remaining = iter(flat)
-    return [[next(remaining) if present else None for present in node] for node in pattern]
+def _put_together(results: list[Tensor]) -> Tensor:
+    """The results of several images, one behind the other."""
+    shapes = [tuple(result.shape[1:]) for result in results]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"the images of the list give results of different shapes, {sorted(set(shapes))}, which cannot be stacked. "
+            "End the module in a global pool, or call it on one image after the other."
+        )
+    return torch.cat(results)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
-from .memory import ValueShape, boundary_bytes, value_shapes
 from .network import Network
 from .rows import RowPlan, Window
+from .shapes import ValueShape, boundary_bytes, value_shapes
 
 _MEGABYTE = 1e6
 
@@ -63,14 +63,15 @@ def _through(window: Window, facts: LayerFacts, rows_in: int) -> LayerFacts:
     )
 
 
-def layer_table(network: Network, plan: RowPlan, height: int, width: int) -> str:
+def layer_table(network: Network, plan: RowPlan, height: int, width: int, sideways: bool = False) -> str:
     """The table as text, one line for every layer that looks beyond its own row or joins values.
 
     Args:
         network: The traced network.
         plan: Its plan for the height.
-        height: Image height in pixels.
-        width: Image width in pixels.
+        height: Image height in pixels, as the strips see it.
+        width: Likewise.
+        sideways: Whether strips run along the image's width, so that what they call rows are its columns.
     """
     facts, shapes = layer_facts(network), value_shapes(network, height, width)
     title = ("layer", "kind", "stride", "receptive", "rows", "carried", "lost", "carried MB")
@@ -85,7 +86,8 @@ def layer_table(network: Network, plan: RowPlan, height: int, width: int) -> str
         lines.append((node.path, node.kind, *map(str, numbers), f"{fact.lost_top},{fact.lost_bottom}", f"{size:.2f}"))
     widths = [max(len(line[column]) for line in lines) for column in range(len(title))]
     text = ["  ".join(_cell(cell, column, widths) for column, cell in enumerate(line)).rstrip() for line in lines]
-    return "\n".join([*text, *_footer(network, plan, shapes)])
+    turned = ["Strips run along the width, the longer side: rows are columns of the image here."] if sideways else []
+    return "\n".join([*text, *_footer(network, plan, shapes), *turned])
 
 
 def _carried_rows(network: Network, plan: RowPlan, index: int, position: int) -> int:

@@ -198,14 +198,18 @@ def test_training_step_takes_the_operations_of_a_checkpointed_one(size: tuple[in
     assert streamed == whole + forward == flops(checkpointed)
 
 
-def test_frozen_prefix_costs_no_gradient_work() -> None:
+def test_frozen_prefix_is_computed_once_and_costs_no_gradient_work() -> None:
     network, image = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))), torch.randn(1, 4, 40, 20)
-    trunk = stream(network, strip_rows=7)
+    trunk = stream(network, strip_rows=20)
     full = flops(lambda: trunk(image))
     network[:2].requires_grad_(False)
+    trunk(image)  # shapes are looked at once, without computing
     one = 2 * 4 * 4 * 9 * 40 * 20
     assert full == 4 * one * 4 - one  # the image needs no gradient
-    assert flops(lambda: trunk(image)) == 2 * 4 * one + 2 * 2 * one - one
+    assert flops(lambda: trunk(image)) == 4 * one + 2 * one + 2 * 2 * one - one
+    network[1].requires_grad_(True)
+    network[0].requires_grad_(True)
+    assert flops(lambda: trunk(image)) == full
 
 
 def test_image_gradient_of_frozen_network(assert_exact: Callable[..., float]) -> None:

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from streammodels import stream
-from streammodels.memory import parse_bytes, training_bytes
+from streammodels.keeping import Keeping
+from streammodels.memory import Choice, StepMemory, default_keeping, fastest_within, parse_bytes
+from streammodels.routes import Route
 from streammodels.tracing import trace
 
 
@@ -71,20 +73,62 @@ def test_bytes_that_make_no_sense_are_refused(text: str | int) -> None:
         parse_bytes(text)
 
 
+def step_memory(module: nn.Module, batch: int, height: int, width: int) -> StepMemory:
+    engine = Route(trace(module), sideways=False).engine
+    needs = engine.needs_grad([node.tensors() for node in engine.nodes], image_needs_grad=False)
+    return StepMemory(engine, tuple(needs), batch, None, height, width)
+
+
 def test_estimate_grows_with_batch_and_image() -> None:
-    traced = trace(resnet18(weights=None).eval())
-    small = training_bytes(traced, 1, 1024, 512, 64)
-    assert training_bytes(traced, 2, 1024, 512, 64) > 1.1 * small
-    assert training_bytes(traced, 1, 2048, 512, 64) > small
-    assert training_bytes(traced, 1, 1024, 512, 1024) > 1.5 * small
+    module, strips = resnet18(weights=None).eval(), Choice(64, Keeping())
+    small = step_memory(module, 1, 1024, 512).total(strips)
+    assert step_memory(module, 2, 1024, 512).total(strips) > 1.1 * small
+    assert step_memory(module, 1, 2048, 512).total(strips) > small
+    assert step_memory(module, 1, 1024, 512).total(Choice(1024, Keeping())) > 1.5 * small
 
 
-def test_budget_picks_the_tallest_strips_that_fit() -> None:
+def test_kept_graphs_span_from_strips_to_plain_training() -> None:
+    memory = step_memory(resnet18(weights=None).eval(), 1, 2048, 512)
+    sizes = [memory.total(Choice(128, Keeping(graphs=graphs))) for graphs in (0, 4, 8, 16)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 0.6 * memory.total(Choice(2048, Keeping(graphs=1)))
+
+
+def test_fewer_kept_carries_take_less_memory() -> None:
+    memory = step_memory(resnet18(weights=None).eval(), 1, 8192, 512)
+    every, few = (memory.total(Choice(16, Keeping(every=k))) for k in (1, 20))
+    assert few < 0.5 * every
+
+
+def test_frozen_layers_take_no_memory_for_gradients() -> None:
     module = resnet18(weights=None).eval()
-    trunks = [stream(module, memory=budget) for budget in ("600MB", "1GB", "100GB")]
-    rows = [trunk.plan(2048, 1024).ready[0][0] for trunk in trunks]
-    assert rows[0] < rows[1] < rows[2] == 2048
-    assert training_bytes(trace(module), 1, 2048, 1024, rows[1]) <= 1e9
+    whole = step_memory(module, 1, 1024, 512)
+    for layer in (module.conv1, module.bn1, module.layer1, module.layer2):
+        layer.requires_grad_(False)
+    partly = step_memory(module, 1, 1024, 512)
+    assert partly.saved < 0.5 * whole.saved
+    assert whole.frozen == 0
+    assert partly.frozen == 128 * (1024 // 8) * (512 // 8) * 4
+    assert default_keeping(partly, 512).frozen
+    assert not default_keeping(partly, 1).frozen
+
+
+def test_the_more_memory_the_less_is_computed_again() -> None:
+    memory = step_memory(resnet18(weights=None).eval(), 1, 4096, 1024)
+    choices = [fastest_within(memory, budget) for budget in (4 * 10**8, 10**9, 3 * 10**9, 10**11)]
+    recomputed = [1 - min(1.0, c.keeping.graphs / memory.strips(c.strip_rows)) for c in choices]
+    assert recomputed == sorted(recomputed, reverse=True)
+    assert recomputed[0] > 0.8
+    assert recomputed[-1] == 0
+    for choice, budget in zip(choices, (4 * 10**8, 10**9, 3 * 10**9, 10**11), strict=True):
+        assert memory.total(choice) <= budget
+
+
+def test_least_memory_keeps_few_carries() -> None:
+    memory = step_memory(resnet18(weights=None).eval(), 1, 65_536, 4096)
+    with pytest.raises(ValueError, match="too small"):
+        fastest_within(memory, 10**6)
+    assert fastest_within(memory, 3 * 10**9).keeping.every >= 1
 
 
 def test_budget_too_small_says_how_much_is_needed() -> None:

@@ -365,15 +365,12 @@ def test_what_is_not_an_image_is_refused(image: Tensor, message: str) -> None:
         stream(small_network(), strip_rows=2)(image)
 
 
-def test_list_of_images_is_refused() -> None:
-    with pytest.raises(TypeError, match="got list"):
-        stream(small_network(), strip_rows=2)([torch.zeros(1, 2, 9, 9)])
-
-
 def test_image_too_small_names_the_layer() -> None:
     network = nn.Sequential(nn.Conv2d(2, 2, 3), nn.MaxPool2d(5))
     with pytest.raises(ValueError, match=r"layer '1'.*image of 6 rows is too small"):
         stream(network, strip_rows=2)(torch.zeros(1, 2, 6, 30))
+    with pytest.raises(ValueError, match=r"layer '1'.*image of 5 columns is too small"):
+        stream(network, strip_rows=2)(torch.zeros(1, 2, 30, 5))
 
 
 # ---------------------------------------------------------------- the object
@@ -398,7 +395,8 @@ def test_one_sensible_size_has_to_be_given(sizes: dict[str, Any]) -> None:
 def test_tile_size_is_a_budget_of_pixels() -> None:
     trunk = stream(nn.Sequential(nn.Conv2d(1, 1, 3)), tile_size=100)
     assert trunk.plan(1000, 50).ready[0][0] == 200
-    assert trunk.plan(1000, 100_000).ready[0][0] == 1
+    assert trunk.plan(50, 1000).ready[0][0] == 200  # columns: strips run along the longer side
+    assert trunk.plan(100_000, 90_000).ready[0][0] == 1
     assert trunk.plan(30, 10).strips == 1
 
 

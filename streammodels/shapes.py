@@ -1,0 +1,69 @@
+"""The shape of every value of a network for an image of a given size, found without computing a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .engine import Engine, StripRun
+from .network import Network
+from .rows import RowPlan, plan_rows
+from .rules import Convolution
+
+
+@dataclass(frozen=True)
+class ValueShape:
+    """Size of a node's value over the whole image: channels, rows, width, and bytes of one number."""
+
+    channels: int
+    rows: int
+    width: int
+    item_bytes: int
+
+    def row_bytes(self, batch: int) -> int:
+        """Bytes of one row."""
+        return batch * self.channels * self.width * self.item_bytes
+
+
+class _ShapeRun(StripRun):
+    """Runs on the meta device, where no number is computed, and notes the shape of every value."""
+
+    shapes: list[ValueShape]
+
+    def release(self, index: int) -> None:
+        value = self.buffers[index]
+        if value is not None:
+            self.shapes[index] = ValueShape(value.shape[1], value.shape[2], value.shape[3], value.element_size())
+
+
+def value_shapes(network: Network, height: int, width: int, channels: int | None = None) -> list[ValueShape]:
+    """The shape of every node's value for an image of `height` x `width` pixels; `channels` None is read off it."""
+    tensors = [[None if t is None else t.detach().to("meta") for t in node.tensors()] for node in network.nodes]
+    floating = next((t.dtype for node in tensors for t in node if t is not None), torch.get_default_dtype())
+    image = torch.empty(1, channels or image_channels(network), height, width, dtype=floating, device="meta")
+    plan = plan_rows([node.row_node() for node in network.nodes], height, height)
+    run = _ShapeRun(Engine(network), plan, 0, tensors, {})
+    run.shapes = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
+    with torch.no_grad():
+        run.through(image, {})
+    return run.shapes
+
+
+def image_channels(network: Network) -> int:
+    """Channels of the image, read off the first convolution; 3 if there is none."""
+    for node in network.nodes:
+        if isinstance(node.rule, Convolution):
+            weight = node.tensors()[0]
+            assert weight is not None
+            return int(weight.shape[1]) * node.rule.groups
+    return 3
+
+
+def boundary_bytes(plan: RowPlan, network: Network, shapes: list[ValueShape], batch: int, strip: int) -> int:
+    """Bytes carried from a strip to the next."""
+    return sum(
+        len(plan.carried(index, strip)) * shapes[index].row_bytes(batch)
+        for index, node in enumerate(network.nodes)
+        if not node.transparent
+    )
