@@ -32,6 +32,10 @@ class ResolutionUnavailableError(SlideError, ValueError):
     """More detail was asked for than level 0 holds."""
 
 
+class NoTissueError(SlideError, ValueError):
+    """A crop to the tissue was asked for, and the slide shows none."""
+
+
 class SpacingConflictWarning(UserWarning):
     """Two sources disagree about the pixel spacing of one slide."""
 

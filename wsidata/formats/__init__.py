@@ -54,6 +54,9 @@ class Pyramid(Protocol):
     def image(self, level: int) -> pyvips.Image:
         """A whole level: uchar, 3 bands, sRGB, or the channels asked for. Lazy where the decoder can be."""
 
+    def lazy_image(self, level: int) -> pyvips.Image:
+        """As `image`, but never decoded ahead where the decoder can do without."""
+
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
         """A rectangle of a level, wholly inside it, in that level's pixels: (height, width, bands)."""
 

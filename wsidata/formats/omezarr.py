@@ -25,6 +25,7 @@ from wsidata.formats.associated import Loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
 from wsidata.formats.request import RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.formats.tile_source import TileSource
 from wsidata.spacing import Level
 
 UM_PER_UNIT = {
@@ -97,6 +98,13 @@ class ZarrPyramid:
                 "Choose a coarser level, or read parts with read_region."
             )
         return self._shown(level, 0, 0, size.width, size.height)
+
+    def lazy_image(self, level: int) -> pyvips.Image:
+        """A whole RGB level whose tiles are read when a pipeline asks for them; channels are decoded whole, now."""
+        if self._request.channels is not None:
+            return self.image(level)
+        size, tile = self.levels[level].size, [-(-side // 16) * 16 for side in self._arrays[level].chunks[-2:]]
+        return TileSource(*size, tile[1], tile[0], partial(self.region, level)).image()
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
         """A rectangle inside a level, (height, width, bands)."""

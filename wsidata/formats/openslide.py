@@ -119,6 +119,10 @@ class OpenSlidePyramid:
         size = self.levels[level]
         return TileSource(size.width, size.height, TILE_PX, TILE_PX, partial(self.region, level)).image()
 
+    def lazy_image(self, level: int) -> pyvips.Image:
+        """The same: `image` is lazy."""
+        return self.image(level)
+
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """A rectangle inside a level, (height, width, 3), on white."""
         import openslide

@@ -78,6 +78,10 @@ class PhotoPyramid:
             self._image = image
         return self._image
 
+    def lazy_image(self, level: int) -> pyvips.Image:
+        """The same: these formats are decoded whole."""
+        return self.image(level)
+
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """A rectangle inside the picture, (height, width, 3)."""
         with naming_errors(self._path):

@@ -94,8 +94,7 @@ class TiffPyramid:
             return self._vips_level(level)
         if size.width * size.height * segments.page.samplesperpixel <= DECODED_AT_ONCE_BYTES:
             return self._to_rgb(segments, self._pixels(level, 0, 0, *size.size))
-        segments.check_streams()
-        return self._lazy(level)
+        return self.lazy_image(level)
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """A rectangle inside a level, (height, width, 3). Safe to call from several threads."""
@@ -128,8 +127,11 @@ class TiffPyramid:
         self._jpeg_tiles = [JpegTiles(segments) for segments in self._segments]
         return are_faithful(self._jpeg_tiles)
 
-    def _lazy(self, level: int) -> pyvips.Image:
+    def lazy_image(self, level: int) -> pyvips.Image:
         """A level whose tiles are decoded when a pipeline asks for them, also after the slide is closed."""
+        self._segments[level].check_streams()
+        if self._is_by_vips(level):
+            return self._vips_level(level)
         size, segments = self.levels[level].size, self._segments[level].detached()
         decode = JpegTiles(segments).decode if self.reader == "libjpeg-turbo" else segments.decode
 

@@ -95,6 +95,10 @@ class TiffSamples:
             )
         return self._shown(level, 0, 0, size.width, size.height)
 
+    def lazy_image(self, level: int) -> pyvips.Image:
+        """The same: channels are decoded whole."""
+        return self.image(level)
+
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.generic]:
         """A rectangle inside a level, (height, width, channels)."""
         pixels = self._shown(level, x_px, y_px, width_px, height_px).numpy()

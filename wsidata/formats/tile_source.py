@@ -13,6 +13,7 @@ It costs a copy of each tile (about a tenth of decoding a JPEG tile). One tile i
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from functools import cached_property
@@ -27,6 +28,12 @@ DecodeTile = Callable[[int, int, int, int], NDArray[np.uint8]]
 TILE_MULTIPLE_PX = 16  # libtiff asks for it
 BANDS = 3
 SHORT, LONG, LONG8 = 3, 4, 16
+
+KEPT_TILE_BYTES = 256 * 1024**2
+"""Decoded tiles kept for each image; more if three rows (or columns) of tiles are more than this."""
+
+KEPT_TILE_ROWS = 3
+"""A block of `BLOCK_PX` rows touches up to two rows of tiles, and shares one more with its neighbour."""
 
 
 class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no types
@@ -59,7 +66,7 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
         self.on_seek(self._seek)
 
     def image(self) -> pyvips.Image:
-        """The lazy image: uchar, 3 bands, sRGB. Tiles are forgotten between evaluations; see `wsidata.lazy`."""
+        """The lazy image: uchar, 3 bands, sRGB. Tiles are forgotten between evaluations; see `kept_tiles`."""
         # libvips takes a failed read for a mere warning, and shows black for it if told to let warnings pass.
         return pyvips.Image.new_from_source(self, "", access="random", fail_on="warning")
 
@@ -143,3 +150,21 @@ def failure_behind(image: pyvips.Image) -> Exception | None:
     """
     sources = (one for one in getattr(image, "_references", ()) if isinstance(one, TileSource))
     return next((source.failure for source in sources if source.failure is not None), None)
+
+
+def kept_tiles(image: pyvips.Image, max_bytes: int = KEPT_TILE_BYTES) -> pyvips.Image:
+    """Keep decoded tiles of a level between requests.
+
+    Args:
+        image: A level as it was opened. One that is not decoded by tiles stays as it is: libvips keeps it whole.
+        max_bytes: Tiles kept; but always `KEPT_TILE_ROWS` rows and columns of them.
+    """
+    if not image.get_typeof("tile-width") or not image.get_typeof("tile-height"):
+        return image
+    width, height = image.get("tile-width"), image.get("tile-height")
+    abreast = max(math.ceil(image.width / width), math.ceil(image.height / height)) + 1
+    fitting = max_bytes // (width * height * image.bands)
+    return image.tilecache(
+        tile_width=width, tile_height=height, max_tiles=max(KEPT_TILE_ROWS * abreast, fitting),
+        access="random", threaded=True, persistent=True,
+    )  # fmt: skip

@@ -1,0 +1,77 @@
+"""What of a slide is read: all of it, the bounding box of its tissue, or its tissue packed on a small canvas.
+
+A crop is planned once a slide, from a coarse mask, for the resolution that is read; the plan is a `Packing` (one piece
+for a bounding box), which is small, can be pickled, and maps points between slide and canvas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from wsidata.errors import NoTissueError
+from wsidata.packing import MARGIN_PX, Packing, crop_to_tissue, pack_tissue, whole
+from wsidata.tissue import TissueMethod, otsu_saturation
+
+if TYPE_CHECKING:
+    from wsidata.slide import Slide
+
+CropKind = Literal["tissue", "pack"]
+
+
+@dataclass(frozen=True)
+class TissueCrop:
+    """How slides are cropped to their tissue. `crop="tissue"` and `crop="pack"` stand for the defaults.
+
+    Attributes:
+        kind: "tissue" keeps the bounding box of all tissue; "pack" places the pieces close together on white.
+        margin_px: Rim of slide kept around tissue, in pixels of the picture that is read.
+        mask_mpp: Spacing of the mask, um per pixel. None: see `Slide.tissue_mask`.
+        method: How tissue is told from glass. For loader workers it must be picklable: a function defined at the top
+            of a module, or a `functools.partial` of one.
+        on_empty: What to do with a slide without tissue: "raise" an error, or read it "whole".
+    """
+
+    kind: CropKind
+    margin_px: int = MARGIN_PX
+    mask_mpp: float | None = None
+    method: TissueMethod = otsu_saturation
+    on_empty: Literal["raise", "whole"] = "raise"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("tissue", "pack"):
+            raise ValueError(f"crop={self.kind!r} is neither 'tissue' nor 'pack'. Leave it out for whole slides.")
+        if self.on_empty not in ("raise", "whole"):
+            raise ValueError(f"on_empty={self.on_empty!r} is neither 'raise' nor 'whole'.")
+
+    def plan(self, slide: Slide, resolution: dict[str, Any]) -> Packing:
+        """Find the tissue of a slide, and what to read of it.
+
+        Args:
+            slide: An open slide.
+            resolution: At which it is read, as `Slide.image` takes it.
+
+        Raises:
+            NoTissueError: if there is none, and `on_empty` is "raise".
+        """
+        mask = slide.tissue_mask(self.method, **({} if self.mask_mpp is None else {"mpp": self.mask_mpp}))
+        size, downsample = slide.size_at(**resolution), slide.downsample_at(**resolution)
+        if mask.is_empty:
+            if self.on_empty == "whole":
+                return whole(*size, downsample)
+            method = getattr(self.method, "__name__", self.method)
+            raise NoTissueError(
+                f"slide '{slide.path.name}' has no tissue that {method} finds at {mask.downsample_x:.4g} level-0 px "
+                "per pixel. Look at slide.thumbnail(); take the slide out of the table, have such slides read whole "
+                "with TissueCrop(..., on_empty='whole'), or pass a method of your own."
+            )
+        return (crop_to_tissue if self.kind == "tissue" else pack_tissue)(mask, size, downsample, self.margin_px)
+
+
+def as_crop(crop: CropKind | TissueCrop | None) -> TissueCrop | None:
+    """A crop from its short form.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    return crop if crop is None or isinstance(crop, TissueCrop) else TissueCrop(crop)

@@ -1,0 +1,271 @@
+"""A slide of a hundred gigapixels does not fit into memory, and need not: a network that streams asks for some rows.
+
+`LazyImage` is such an image. Behind it is a libvips pipeline that ends in whatever was asked for: a level, resampled,
+cropped to its tissue or packed, augmented, padded. `rows(start, stop)` runs the pipeline for these rows alone, in any
+order - downwards in a forward pass, upwards in a backward pass - and decodes each tile once per pass:
+
+    tiles of the level --> [kept tiles] --> resample, pack, augment ... --> [kept blocks of rows] --> rows(start, stop)
+
+The kept tiles are those that two neighbouring blocks share; libvips alone would forget them between two requests. The
+kept blocks make the cost independent of how many rows are asked for at a time. Both are bounded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyvips
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsidata.block_cache import BlockCache
+from wsidata.cropping import TissueCrop
+from wsidata.errors import UnreadableImageError
+from wsidata.formats.tile_source import failure_behind
+from wsidata.packing import Packing
+from wsidata.tensors import DType, to_tensor
+from wsidata.transform_adapters import as_transform
+from wsidata.transform_base import Transform, TransformError
+
+if TYPE_CHECKING:
+    from wsidata.slide import Slide
+
+BLOCK_PX = 256
+"""Rows (or columns) that are made at a time, where they are not too many bytes."""
+
+BLOCK_BYTES = 64 * 1024**2
+"""A block is at most about this large, unless 16 rows are."""
+
+MIN_BLOCK_PX = 16
+
+KEPT_BLOCK_BYTES = 128 * 1024**2
+"""Blocks of rows kept for each image."""
+
+_FORMATS: dict[str, np.dtype[Any]] = {
+    "uchar": np.dtype(np.uint8),
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+}
+
+Axis = Literal["rows", "columns"]
+
+
+class LazyImage:
+    """An image whose rows are decoded when they are asked for.
+
+    May be read by several threads at a time, and pickled: pixels and open files stay behind, and the pipeline is built
+    again on first use.
+
+    Args:
+        source: The pipeline: a pyvips image, or a function that builds it. To be pickled it must be a picklable
+            function that builds the same image each time.
+        name: What error messages call it.
+        dtype: What uint8 pixels become: "uint8" leaves them, "float" divides them by 255. Floats stay floats.
+
+    Raises:
+        TransformError: if the pipeline ends in no picture of 8-bit or float pixels.
+
+    Example:
+        >>> image = Slide("tumor_001.tif").lazy(mpp=0.5)
+        >>> image.shape
+        (3, 88000, 47000)
+        >>> image.rows(0, 128).shape
+        torch.Size([3, 128, 47000])
+    """
+
+    def __init__(
+        self, source: pyvips.Image | Callable[[], Any], *, name: str = "image", dtype: DType = "uint8"
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._as: DType = dtype
+        self._lock = Lock()
+        self._blocks = BlockCache(KEPT_BLOCK_BYTES)
+        self._built: pyvips.Image | None = None
+        self._shape: tuple[int, int, int] | None = None
+        image = self._pipeline()
+        self._shape = image.bands, image.height, image.width
+        self._format = _FORMATS[image.format]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        assert self._shape is not None
+        return self._shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """`torch.uint8`, or `torch.float32`."""
+        return torch.uint8 if self._format == np.uint8 and self._as == "uint8" else torch.float32
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop - 1`.
+
+        Returns:
+            (C, stop - start, W) of type `dtype`, a view of channels-last memory of its own.
+
+        Raises:
+            IndexError: if the image has no such rows.
+            UnreadableImageError: naming the slide, if they cannot be decoded. Asking again tries again.
+        """
+        return self._strip("rows", start, stop)
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Columns `start` to `stop - 1`: (C, H, stop - start); otherwise as `rows`."""
+        return self._strip("columns", start, stop)
+
+    def close(self) -> None:
+        """Forget all pixels and let go of the file; the next request opens it again."""
+        with self._lock:
+            self._built = None
+        self._blocks.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self._source, pyvips.Image):
+            raise TypeError(
+                f"{self!r} was made of a pyvips image, which cannot be pickled. Make it with Slide.lazy(...), or pass "
+                "LazyImage a function, defined at the top of a module, that builds the pipeline."
+            )
+        kept = {"name", "_source", "_as", "_shape", "_format"}
+        return {name: value for name, value in self.__dict__.items() if name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock, self._blocks, self._built = Lock(), BlockCache(KEPT_BLOCK_BYTES), None
+
+    def __repr__(self) -> str:
+        return f"LazyImage('{self.name}', shape={self._shape})"
+
+    def _strip(self, axis: Axis, start: int, stop: int) -> Tensor:
+        channels, height, width = self.shape
+        length = height if axis == "rows" else width
+        if not 0 <= start < stop <= length:
+            raise IndexError(f"{axis} {start}..{stop - 1} of '{self.name}' do not exist: it has {length} {axis}.")
+        step = self._block_px(axis)
+        size = (stop - start, width) if axis == "rows" else (height, stop - start)
+        out = np.empty((*size, channels), dtype=self._format)
+        for first in range(start // step * step, stop, step):
+            make = partial(self._block, axis, first, min(step, length - first))
+            block = self._blocks.get((axis, first), make)
+            low, high = max(start, first), min(stop, first + step)
+            part = slice(low - first, high - first)
+            to = slice(low - start, high - start)
+            if axis == "rows":
+                out[to] = block[part]
+            else:
+                out[:, to] = block[:, part]
+        return to_tensor(out, self._as)
+
+    def _block_px(self, axis: Axis) -> int:
+        """Rows of a block, or columns."""
+        channels, height, width = self.shape
+        line_bytes = (width if axis == "rows" else height) * channels * self._format.itemsize
+        return min(BLOCK_PX, max(MIN_BLOCK_PX, BLOCK_BYTES // line_bytes))
+
+    def _block(self, axis: Axis, first: int, count: int) -> NDArray[Any]:
+        """Run the pipeline for some rows or columns: (rows, columns, C)."""
+        image = self._pipeline()
+        place = (0, first, image.width, count) if axis == "rows" else (first, 0, count, image.height)
+        problem: Exception | None = None
+        try:
+            pixels = image.crop(*place).numpy()
+        except pyvips.Error as error:
+            problem = error
+        problem = failure_behind(image) or problem
+        if problem is not None:
+            self.close()  # kept tiles may hold the black that libvips shows for what it cannot read
+            detail = " ".join(str(problem).split())
+            raise UnreadableImageError(
+                f"{axis} {first}..{first + count - 1} of '{self.name}' could not be decoded ({detail}). "
+                "Copy the file again from its source."
+            ) from problem
+        return np.asarray(pixels).reshape(place[3], place[2], image.bands)
+
+    def _pipeline(self) -> pyvips.Image:
+        with self._lock:
+            if self._built is None:
+                source = self._source
+                image = source if isinstance(source, pyvips.Image) else source()
+                self._check(image)
+                self._built = image
+            return self._built
+
+    def _check(self, image: Any) -> None:
+        if not isinstance(image, pyvips.Image):
+            raise TransformError(
+                f"the pipeline of '{self.name}' ends in a {type(image).__name__}. Rows can be read only from a pyvips "
+                "image: leave out the step that makes an array or a tensor (ToTensor)."
+            )
+        if image.format not in _FORMATS:
+            raise TransformError(
+                f"the pipeline of '{self.name}' ends in '{image.format}' pixels. Make them 8-bit, or floats in 0..1."
+            )
+        if self._shape is not None and self._shape != (image.bands, image.height, image.width):
+            raise UnreadableImageError(
+                f"'{self.name}' had the shape {self._shape} and is now {(image.bands, image.height, image.width)}. "
+                "Was the file replaced meanwhile? Read it anew."
+            )
+
+
+@dataclass(frozen=True)
+class SlidePipeline:
+    """How the pipeline of a slide's `LazyImage` is built, again in every process.
+
+    Attributes:
+        slide: The slide, not open.
+        resolution: As `Slide.image` takes it.
+        packing: Tissue pieces to take, at that resolution; None for the whole slide.
+        transform: What is applied to the picture; None leaves it.
+        generator: Random state of the transform, never advanced.
+    """
+
+    slide: Slide
+    resolution: dict[str, Any]
+    packing: Packing | None = None
+    transform: Transform | None = None
+    generator: np.random.Generator | None = None
+
+    def __call__(self) -> Any:
+        """Open the slide and build the pipeline. Nothing is decoded."""
+        with copy.copy(self.slide) as slide:
+            image = slide.image(**self.resolution, keep_tiles=True)
+        if self.packing is not None:
+            image = self.packing.apply(image)
+        if self.transform is None:
+            return image
+        return self.transform(image, copy.deepcopy(self.generator))
+
+
+def slide_lazy(
+    slide: Slide,
+    resolution: dict[str, Any],
+    crop: TissueCrop | None = None,
+    transform: Any = None,
+    generator: np.random.Generator | None = None,
+    *,
+    packing: Packing | None = None,
+    dtype: DType = "uint8",
+) -> LazyImage:
+    """A slide as a `LazyImage`; see `Slide.lazy`.
+
+    Args:
+        slide: An open slide. It is opened again for the pipeline.
+        resolution: As `Slide.image` takes it.
+        crop: What to read of it, planned now; or
+        packing: as it was planned before.
+        transform: Anything `as_transform` takes, or None.
+        generator: Random state for the transform.
+        dtype: What uint8 pixels become.
+    """
+    if packing is None and crop is not None:
+        packing = crop.plan(slide, resolution)
+    chosen = None if transform is None else as_transform(transform)
+    pipeline = SlidePipeline(copy.copy(slide), resolution, packing, chosen, generator)
+    return LazyImage(pipeline, name=slide.path.name, dtype=dtype)

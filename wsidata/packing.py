@@ -1,0 +1,326 @@
+"""Tissue is scattered over a slide; a network that reads whole images pays for all the glass between. So it is packed.
+
+The bounding boxes of the tissue pieces are cut out of the slide and placed close together on one white canvas.
+
+        slide                       canvas
+    +-------------------+        +---------+
+    |  +--+             |        |+---+ +-+|
+    |  |A |      +---+  |        || B | |A||
+    |  +--+      | B |  |   ->   ||   | +-+|
+    |            +---+  |        |+---+ +-+|
+    |     ++            |        |      ++ |
+    |     ++ C          |        |      ++ |
+    +-------------------+        +---------+
+
+Rules: a piece is never cut, turned or resampled. Boxes that overlap are united first, so every pixel of the slide is on
+the canvas at most once, and all its tissue exactly once. The same mask gives the same canvas. Between slide and canvas
+points are mapped both ways.
+
+Placement is the skyline heuristic: pieces by falling height, each as high up as it fits, then as far left; a few widths
+of the canvas are tried, and the smallest area wins (Jylänki, "A thousand ways to pack the bin", 2010, section 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyvips
+from numpy.typing import ArrayLike, NDArray
+
+from wsidata.tissue import TissueMask
+
+WHITE = 255
+CANVAS_WIDTHS = (4, 24)
+"""How many widths of the canvas are tried: the fewest, where there are many pieces, and the most."""
+
+MAX_ASPECT = 2.0
+"""The canvas is at most about this many times as long as it is wide, or the other way round, where pieces allow."""
+
+MARGIN_PX = 16
+"""Rim of slide that is taken along around each piece, in pixels of the canvas."""
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A rectangle of the picture, and its place on the canvas; all in pixels of the resolution that is read.
+
+    Attributes:
+        x: First column in the picture.
+        y: First row in the picture.
+        width: Columns.
+        height: Rows.
+        canvas_x: First column on the canvas.
+        canvas_y: First row on the canvas.
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
+    canvas_x: int
+    canvas_y: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Pieces of a picture on a white canvas.
+
+    Attributes:
+        pieces: What is placed where.
+        width: Columns of the canvas.
+        height: Rows of the canvas.
+        source_width: Columns of the picture that pieces are cut from.
+        source_height: Rows of that picture.
+        downsample_x: Level-0 pixels per pixel of picture and canvas, along x.
+        downsample_y: The same along y.
+    """
+
+    pieces: tuple[Piece, ...]
+    width: int
+    height: int
+    source_width: int
+    source_height: int
+    downsample_x: float = 1.0
+    downsample_y: float = 1.0
+
+    @property
+    def saving(self) -> float:
+        """Pixels of the picture per pixel of the canvas."""
+        return self.source_width * self.source_height / (self.width * self.height)
+
+    def apply(self, image: pyvips.Image) -> pyvips.Image:
+        """The canvas, lazily: a piece is decoded when its place on the canvas is asked for.
+
+        Args:
+            image: The picture, of `source_width` x `source_height` pixels, any bands; white is 255.
+
+        Raises:
+            ValueError: if the picture has another size.
+        """
+        if (image.width, image.height) != (self.source_width, self.source_height):
+            raise ValueError(
+                f"a packing for a picture of {self.source_width}x{self.source_height} px cannot be applied to one of "
+                f"{image.width}x{image.height} px. Plan it for the resolution that is read."
+            )
+        cut = [image.crop(one.x, one.y, one.width, one.height) for one in self.pieces]
+        if len(cut) == 1 and (cut[0].width, cut[0].height) == (self.width, self.height):
+            return cut[0]
+        canvas = image.new_from_image([WHITE] * image.bands).crop(0, 0, 1, 1).gravity(
+            "north-west", self.width, self.height, extend="copy"
+        )  # fmt: skip
+        for piece, pixels in zip(self.pieces, cut, strict=True):
+            canvas = canvas.insert(pixels, piece.canvas_x, piece.canvas_y)
+        return canvas
+
+    def to_slide(self, x: ArrayLike, y: ArrayLike) -> tuple[Points, Points]:
+        """Points on the canvas as points on the slide.
+
+        Args:
+            x: Columns on the canvas; whole numbers are left edges of pixels. Numbers or arrays of one shape.
+            y: Rows on the canvas.
+
+        Returns:
+            x and y in pixels of level 0, not a number where the canvas is white.
+        """
+        x, y, piece = self._find(x, y, self._table[:, 4], self._table[:, 5])
+        shift = np.where(piece >= 0, 0.0, np.nan)
+        x_picture = x + self._table[piece, 0] - self._table[piece, 4]
+        y_picture = y + self._table[piece, 1] - self._table[piece, 5]
+        return x_picture * self.downsample_x + shift, y_picture * self.downsample_y + shift
+
+    def to_canvas(self, x_lv0: ArrayLike, y_lv0: ArrayLike) -> tuple[Points, Points]:
+        """Points on the slide as points on the canvas.
+
+        Args:
+            x_lv0: Columns of level 0. Numbers or arrays of one shape.
+            y_lv0: Rows of level 0.
+
+        Returns:
+            x and y on the canvas, not a number where the point is in no piece.
+        """
+        x_picture = np.asarray(x_lv0, dtype=np.float64) / self.downsample_x
+        y_picture = np.asarray(y_lv0, dtype=np.float64) / self.downsample_y
+        x, y, piece = self._find(x_picture, y_picture, self._table[:, 0], self._table[:, 1])
+        shift = np.where(piece >= 0, 0.0, np.nan)
+        return (
+            x + self._table[piece, 4] - self._table[piece, 0] + shift,
+            y + self._table[piece, 5] - self._table[piece, 1] + shift,
+        )
+
+    @cached_property
+    def _table(self) -> NDArray[np.int64]:
+        rows = [(one.x, one.y, one.width, one.height, one.canvas_x, one.canvas_y) for one in self.pieces]
+        return np.array(rows, dtype=np.int64).reshape(-1, 6)
+
+    def _find(
+        self, x: ArrayLike, y: ArrayLike, left: NDArray[np.int64], top: NDArray[np.int64]
+    ) -> tuple[Points, Points, NDArray[np.int64]]:
+        """The points as arrays, and the index of the piece that holds each; -1 for none."""
+        points_x, points_y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+        found = np.full(points_x.shape, -1, dtype=np.int64)
+        for index, (width, height) in enumerate(self._table[:, 2:4].tolist()):
+            inside = (points_x >= left[index]) & (points_x < left[index] + width)
+            found[inside & (points_y >= top[index]) & (points_y < top[index] + height)] = index
+        return points_x, points_y, found
+
+
+def whole(width_px: int, height_px: int, downsample: tuple[float, float] = (1.0, 1.0)) -> Packing:
+    """A packing that leaves the picture as it is."""
+    return _placed([(0, 0, width_px, height_px)], [(0, 0)], (width_px, height_px), (width_px, height_px), downsample)
+
+
+def crop_to_tissue(
+    mask: TissueMask, size: tuple[int, int], downsample: tuple[float, float], margin_px: int = MARGIN_PX
+) -> Packing:
+    """One piece: the bounding box of all tissue.
+
+    Args:
+        mask: The tissue, not empty.
+        size: (width, height) of the picture that is read.
+        downsample: Level-0 pixels per pixel of the picture, (x, y).
+        margin_px: Rim around the box, in pixels of the picture; it ends at the picture's edge.
+    """
+    boxes = _picture_boxes(mask, size, downsample, margin_px)
+    left, top = boxes[:, :2].min(axis=0).tolist()
+    right, bottom = boxes[:, 2:].max(axis=0).tolist()
+    return _placed([(left, top, right, bottom)], [(0, 0)], (right - left, bottom - top), size, downsample)
+
+
+def pack_tissue(
+    mask: TissueMask, size: tuple[int, int], downsample: tuple[float, float], margin_px: int = MARGIN_PX
+) -> Packing:
+    """All pieces of tissue, close together.
+
+    Args:
+        mask: The tissue, not empty.
+        size: (width, height) of the picture that is read.
+        downsample: Level-0 pixels per pixel of the picture, (x, y).
+        margin_px: Rim around each piece, in pixels of the picture; it ends at the picture's edge.
+    """
+    boxes = [tuple(box) for box in unite_overlapping(_picture_boxes(mask, size, downsample, margin_px)).tolist()]
+    places, canvas = place([(right - left, bottom - top) for left, top, right, bottom in boxes])
+    return _placed(boxes, places, canvas, size, downsample)
+
+
+def unite_overlapping(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Replace boxes that overlap by the box around both, until none overlap.
+
+    Args:
+        boxes: (n, 4): left, top, right, bottom; right and bottom are the first beyond.
+
+    Returns:
+        The disjoint boxes, ordered by top, then left.
+    """
+    done = np.empty((0, 4), dtype=np.int64)
+    waiting = list(boxes)
+    while waiting:
+        box = waiting.pop()
+        overlaps = ((box[:2] < done[:, 2:]) & (done[:, :2] < box[2:])).all(axis=1)
+        group, done = np.vstack([box, done[overlaps]]), done[~overlaps]
+        around = np.concatenate([group[:, :2].min(axis=0), group[:, 2:].max(axis=0)])
+        if len(group) > 1:
+            waiting.append(around)  # it may overlap others now
+        else:
+            done = np.vstack([done, around])
+    return done[np.lexsort((done[:, 0], done[:, 1]))]
+
+
+def place(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Find a small canvas on which rectangles lie without overlap.
+
+    Args:
+        sizes: (width, height) of each, at least one.
+
+    Returns:
+        The (x, y) of each, in their order, and the (width, height) of the canvas.
+    """
+    order = sorted(range(len(sizes)), key=lambda index: (-sizes[index][1], -sizes[index][0], index))
+    side = math.sqrt(sum(width * height for width, height in sizes))
+    widest, all_abreast = max(width for width, _ in sizes), sum(width for width, _ in sizes)
+    low, high = max(widest, side / math.sqrt(MAX_ASPECT)), min(all_abreast, side * math.sqrt(MAX_ASPECT))
+    tries = min(max(CANVAS_WIDTHS[0], 1000 // len(sizes)), CANVAS_WIDTHS[1])
+    widths = {widest, *(math.ceil(width) for width in np.geomspace(low, max(low, high), tries))}
+    best: tuple[tuple[int, int, int], list[tuple[int, int]], tuple[int, int]] | None = None
+    for limit in sorted(widths):
+        places = _skyline([sizes[index] for index in order], limit)
+        width = max(x + sizes[index][0] for (x, _), index in zip(places, order, strict=True))
+        height = max(y + sizes[index][1] for (_, y), index in zip(places, order, strict=True))
+        is_long = max(width, height) > 2 * MAX_ASPECT * min(width, height)
+        score = (int(is_long), width * height, max(width, height))
+        if best is None or score < best[0]:
+            best = score, places, (width, height)
+    assert best is not None
+    in_order = dict(zip(order, best[1], strict=True))
+    return [in_order[index] for index in range(len(sizes))], best[2]
+
+
+def _skyline(sizes: Sequence[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
+    """Place rectangles in this order under a skyline that grows downwards, `limit` wide (no one is wider).
+
+    The skyline is a list of (x, y): from x on, up to the next entry, everything above y is taken.
+    """
+    skyline = [(0, 0)]
+    places: list[tuple[int, int]] = []
+    for width, height in sizes:
+        starts = [index for index, (left, _) in enumerate(skyline) if left + width <= limit]
+        top, left = min((_top(skyline, index, width), skyline[index][0]) for index in starts)
+        places.append((left, top))
+        skyline = _raised(skyline, left, left + width, top + height, limit)
+    return places
+
+
+def _top(skyline: list[tuple[int, int]], start: int, width: int) -> int:
+    """How far down everything is taken from the left edge of entry `start` on, for `width` columns."""
+    right, top = skyline[start][0] + width, 0
+    for x, y in skyline[start:]:
+        if x >= right:
+            break
+        top = max(top, y)
+    return top
+
+
+def _raised(skyline: list[tuple[int, int]], left: int, right: int, height: int, limit: int) -> list[tuple[int, int]]:
+    """The skyline once everything from `left` to `right` is taken down to `height`."""
+    behind = [(x, y) for x, y in skyline if x <= right][-1][1]  # what continues to the right of the new rectangle
+    raised = [(x, y) for x, y in skyline if x < left] + [(left, height)]
+    if right < limit and all(x != right for x, _ in skyline):
+        raised.append((right, behind))
+    return raised + [(x, y) for x, y in skyline if x >= right]
+
+
+def _picture_boxes(
+    mask: TissueMask, size: tuple[int, int], downsample: tuple[float, float], margin_px: int
+) -> NDArray[np.int64]:
+    """The mask's boxes in pixels of the picture, rounded outwards, with their margin, inside the picture."""
+    boxes = mask.boxes()
+    if len(boxes) == 0:
+        raise ValueError("the mask holds no tissue, so there is nothing to crop to. Ask mask.is_empty first.")
+    if margin_px < 0:
+        raise ValueError(f"margin_px={margin_px} must be at least 0: a piece is never cut.")
+    scale = np.array([mask.downsample_x / downsample[0], mask.downsample_y / downsample[1]])
+    nearest = 1e-9  # of a pixel: what is whole but for rounding is not rounded outwards
+    corner = np.floor(boxes[:, :2] * scale + nearest).astype(np.int64) - margin_px
+    beyond = np.ceil(boxes[:, 2:] * scale - nearest).astype(np.int64) + margin_px
+    limits = np.array(size, dtype=np.int64)
+    corner = np.clip(corner, 0, limits - 1)
+    return np.concatenate([corner, np.clip(beyond, corner + 1, limits)], axis=1)
+
+
+def _placed(
+    boxes: Sequence[tuple[int, ...]],
+    places: Sequence[tuple[int, int]],
+    canvas: tuple[int, int],
+    size: tuple[int, int],
+    downsample: tuple[float, float],
+) -> Packing:
+    pieces = tuple(
+        Piece(left, top, right - left, bottom - top, x, y)
+        for (left, top, right, bottom), (x, y) in zip(boxes, places, strict=True)
+    )
+    return Packing(pieces, *canvas, *size, *downsample)
