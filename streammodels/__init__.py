@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .attention import attention_map
     from .classifier import StreamingClassifier, StreamingResNet
-    from .errors import UnsupportedLayerError
+    from .errors import ImageReadError, UnsupportedLayerError
+    from .keeping import Keeping
     from .normalize import Normalize
     from .pooling import GatedAttention, GeM, GlobalAvgPool, GlobalMaxPool, GlobalPool, LogSumExp, PerClassLinear
     from .resnet import WeightsUnavailableError, freeze_batch_norm
+    from .sources import LazyRows
     from .streaming import StreamedModule, stream
 
 _HOMES = {
+    "ImageReadError": "errors",
+    "Keeping": "keeping",
+    "LazyRows": "sources",
     "GatedAttention": "pooling",
     "GeM": "pooling",
     "GlobalAvgPool": "pooling",
@@ -39,6 +44,9 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GlobalPool",
+    "ImageReadError",
+    "Keeping",
+    "LazyRows",
     "LogSumExp",
     "Normalize",
     "PerClassLinear",

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from .pooling import GatedAttention
 from .reductions import sum_dtype
 from .sources import scale_to_unit
-from .streaming import StreamedModule, stream
+from .streaming import StreamedModule
 from .tracing import trace
 
 
@@ -38,8 +38,7 @@ def attention_map(module: nn.Module, image: Any) -> Any:
     if isinstance(image, list | tuple):
         return [attention_map(module, one) for one in image]
     if isinstance(module, StreamedModule):
-        sizes = {"tile_size": module.tile_size, "strip_rows": module.strip_rows, "memory": module.memory_bytes}
-        scores = stream(_up_to_scores(module.module), **sizes)(image)
+        scores = module.alike(_up_to_scores(module.module))(image)
     else:
         parameter = next(module.parameters())
         scores = _up_to_scores(module)(scale_to_unit(image.to(parameter.device), parameter.dtype))

@@ -20,11 +20,16 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from .attention import attention_map
+from .block_map import Reduce
+from .class_maps import class_activation_map
+from .explained import ClassIndex
+from .heatmap import Heatmap
 from .normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from .pooling import GlobalPool, make_pool
 from .resnet import build_resnet, freeze_batch_norm
-from .sources import scale_to_unit
-from .streaming import StreamedModule, stream
+from .saliency import saliency
+from .sources import as_image_rows, scale_to_unit
+from .streaming import Image, StreamedModule, stream
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
@@ -168,31 +173,68 @@ class StreamingClassifier(LightningModule):
             freeze_batch_norm(self.streamed_trunk)
         return self
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits (B, num_classes) of (B, C, H, W) images: uint8, or floats in 0..1."""
-        self._check_range(image)
+    def forward(self, image: Image | Sequence[Image]) -> Tensor:
+        """Logits (B, num_classes) of (B, C, H, W) images: uint8, or floats in 0..1.
+
+        Images may also be read by rows, or come as a list of any sizes: see `StreamedModule.forward`.
+        """
+        images = [image] if isinstance(image, Tensor) or not isinstance(image, Sequence) else image
+        for one in images:
+            self._check_range(one)
         trunk = self.streamed_trunk
         if isinstance(trunk, StreamedModule):
-            if self._table_due:
+            if self._table_due and images:
                 self._table_due = False
-                _print_once(trunk.summary(image.shape[-2], image.shape[-1]))
+                _print_once(trunk.summary(*images[0].shape[-2:]))
             features = trunk(image)
         else:
-            parameter = next(trunk.parameters())
-            features = trunk(scale_to_unit(image.to(parameter.device), parameter.dtype))
+            features = self._plain_features(trunk, images)
         return self._classify(features.flatten(1))
 
+    def _plain_features(self, trunk: nn.Module, images: Sequence[Image]) -> Tensor:
+        """The plain trunk on each image, whole; an image read by rows is read at once."""
+        parameter, features = next(trunk.parameters()), []
+        for index, image in enumerate(images):
+            source = as_image_rows(
+                image[None] if isinstance(image, Tensor) and image.ndim == 3 else image, f"image {index}"
+            )
+            pixels = source.read(0, source.shape[2]).to(parameter.device)
+            features.append(trunk(scale_to_unit(pixels, parameter.dtype)))
+        return torch.cat(features)
+
+    @property
+    def _head(self) -> nn.Module:
+        return self.head
+
     def _classify(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.head(features)
+        logits: Tensor = self._head(features)
         return logits
+
+    def saliency(
+        self, image: Image, class_index: ClassIndex = None, *, stride: int = 1, reduce: Reduce | None = None
+    ) -> Heatmap:
+        """The gradient of a class score with respect to a whole image: see `streammodels.saliency`."""
+        trunk = self._explainable_trunk(image)
+        return saliency(trunk, image, class_index, head=self._head, stride=stride, reduce=reduce)
+
+    def class_activation_map(self, image: Image, class_index: ClassIndex = None) -> Heatmap:
+        """What each place of a whole image adds to a class score: see `streammodels.class_activation_map`."""
+        return class_activation_map(self._explainable_trunk(image), image, class_index, head=self._head)
+
+    def _explainable_trunk(self, image: Image) -> StreamedModule:
+        """The streamed trunk; the plain one as a single strip."""
+        self._check_range(image)
+        trunk = self.streamed_trunk
+        whole = max(as_image_rows(image).shape[2:])
+        return trunk if isinstance(trunk, StreamedModule) else stream(trunk, strip_rows=whole)
 
     def attention_map(self, image: Any) -> Any:
         """Where a model that pools by attention looks, (B, heads, H', W'): see `streammodels.attention_map`."""
         return attention_map(self.streamed_trunk, image)
 
-    def _check_range(self, image: Tensor) -> None:
+    def _check_range(self, image: Image) -> None:
         """Once: floats far outside 0..1 have been normalised already, and would be normalised twice."""
-        if self._range_checked or not image.is_floating_point():
+        if self._range_checked or not isinstance(image, Tensor) or not image.is_floating_point():
             return
         self._range_checked = True
         low, high = (float(value) for value in torch.aminmax(image))
@@ -208,7 +250,7 @@ class StreamingClassifier(LightningModule):
         loss = self.loss_fn(logits, label)
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         metrics.update(logits.detach().float(), label)
-        size = image.shape[0]
+        size = len(logits)
         self.log(f"{stage}_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=size, sync_dist=True)
         self.log_dict(metrics, prog_bar=stage != "train", on_epoch=True, on_step=False, batch_size=size)
         return loss
@@ -227,7 +269,7 @@ class StreamingClassifier(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Class probabilities (B, num_classes) of a batch of images, with or without labels."""
-        image = batch[0] if isinstance(batch, list | tuple) else batch
+        image = batch[0] if _is_pair(batch) else batch
         return torch.softmax(self(image).float(), dim=1)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -328,9 +370,9 @@ class StreamingResNet(StreamingClassifier):
             train_streaming_layers, streaming, frozen_batch_norm, verbose,
         )  # fmt: skip
 
-    def _classify(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.get_submodule("fc")(features)
-        return logits
+    @property
+    def _head(self) -> nn.Module:
+        return self.get_submodule("fc")
 
     def _is_pool(self, layer: nn.Module) -> bool:
         return layer is self.get_submodule("avgpool")
@@ -344,6 +386,15 @@ def default_metrics(num_classes: int) -> MetricCollection:
             "auroc": MulticlassAUROC(num_classes=num_classes),
         }
     )
+
+
+def _is_pair(batch: Any) -> bool:
+    """Whether a batch is (images, labels), and not a list of images."""
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        return False
+    first = batch[0]
+    return isinstance(first, list | tuple) or (isinstance(first, Tensor) and first.ndim == 4)
+
 
 
 @rank_zero_only

@@ -241,6 +241,16 @@ class StreamedModule(nn.Module):
         plan = self.plan(height, width)
         return layer_table(route.network, plan, *route.extent(height, width), sideways=route.sideways)
 
+    def alike(self, module: nn.Module) -> StreamedModule:
+        """Another module, streamed with the same sizes."""
+        return StreamedModule(
+            module,
+            tile_size=self.tile_size,
+            strip_rows=self.strip_rows,
+            memory=self.memory_bytes,
+            keeping=self.keeping,
+        )
+
     def extra_repr(self) -> str:
         """The size given, for ``print(module)``."""
         if self.memory_bytes is not None:
