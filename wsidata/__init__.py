@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wsidata import transforms as transforms
     from wsidata.datamodules import WSIDataModule as WSIDataModule
     from wsidata.datasets import SlideDataset as SlideDataset
+    from wsidata.leaks import check_leaks as check_leaks
     from wsidata.slide import Slide as Slide
     from wsidata.split_files import load_splits as load_splits
     from wsidata.split_files import save_splits as save_splits
@@ -25,6 +26,7 @@ _HOME = {
     "SlideDataset": "wsidata.datasets",
     "WSIDataModule": "wsidata.datamodules",
     "channel_stats": "wsidata.stats",
+    "check_leaks": "wsidata.leaks",
     "load_splits": "wsidata.split_files",
     "make_splits": "wsidata.splits",
     "read_table": "wsidata.tables",
@@ -38,6 +40,7 @@ __all__ = [
     "WSIDataModule",
     "__version__",
     "channel_stats",
+    "check_leaks",
     "load_splits",
     "make_splits",
     "read_table",

@@ -1,0 +1,245 @@
+"""A model that has seen the patient, the slide or the scanner of a test image is praised for what it remembers.
+
+`check_leaks` looks for the ways in which that happens though every row of the table is in one part only: a patient with
+slides in two parts, a file that is there twice, a slide that was scanned, saved or cut again, a site in two parts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from wsidata.fingerprints import Look, alike, look_of, same_bytes, slide_thumbnail
+from wsidata.split_base import SPLITS, SplitError, name_some
+
+LeakKind = Literal["patient", "content", "thumbnail", "site"]
+LEAK_KINDS: tuple[LeakKind, ...] = ("patient", "content", "thumbnail", "site")
+Progress = Callable[[int, int], None]
+
+_SHOWN = 10
+_SAYS = {
+    "patient": "patient {what} is in",
+    "content": "the same file ({what}) is in",
+    "thumbnail": "slides that look alike ({what}) are in",
+    "site": "site {what} is in",
+}
+
+
+class LeakError(SplitError):
+    """Training and evaluation share patients, files, looks or sites; the message names them."""
+
+
+class LeakWarning(UserWarning):
+    """The same, where it was asked to warn."""
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Something that is in more than one part.
+
+    Attributes:
+        kind: "patient", "content", "thumbnail" or "site".
+        what: Name of the patient or site, or how alike the slides are.
+        members: `(image_id, part)` of every slide concerned.
+    """
+
+    kind: LeakKind
+    what: str
+    members: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        parts = {part: [name for name, of in self.members if of == part] for part in SPLITS}
+        where = " and ".join(f"{part} ({name_some(names, 3)})" for part, names in parts.items() if names)
+        return f"{_SAYS[self.kind].format(what=self.what)} {where}"
+
+
+@dataclass(frozen=True)
+class LeakReport:
+    """What was found, and what was looked at.
+
+    Attributes:
+        leaks: The leaks, by kind.
+        checked: Kinds that were looked for.
+        unread: Slides whose look could not be had, with the reason; and plain ones, which look like any other.
+    """
+
+    leaks: tuple[Leak, ...]
+    checked: tuple[LeakKind, ...]
+    unread: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.leaks)
+
+    def __str__(self) -> str:
+        looked = f"looked for: {', '.join(self.checked) or 'nothing'}"
+        aside = (
+            f"\n{len(self.unread)} slides were not compared by look: {name_some(self.unread, 3)}" if self.unread else ""
+        )
+        if not self.leaks:
+            return f"no leak between parts ({looked}){aside}"
+        shown = "".join(f"\n  - {leak}" for leak in self.leaks[:_SHOWN])
+        more = f"\n  ... and {len(self.leaks) - _SHOWN} more" if len(self.leaks) > _SHOWN else ""
+        return f"{len(self.leaks)} leaks between parts ({looked}):{shown}{more}{aside}"
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per slide of each leak: `leak` (number), `kind`, `what`, `image_id`, `split`."""
+        rows = [(i, leak.kind, leak.what, *member) for i, leak in enumerate(self.leaks) for member in leak.members]
+        return pd.DataFrame(rows, columns=["leak", "kind", "what", "image_id", "split"])
+
+    def report(self, action: Literal["warn", "error"]) -> None:
+        """Warn or raise, if there are leaks.
+
+        Raises:
+            LeakError: naming them, for "error".
+
+        Warns:
+            LeakWarning: naming them, for "warn".
+        """
+        if not self.leaks:
+            return
+        remedy = (
+            "Group by patient (group_column=), remove copies, or predefine the split; leave a check out with "
+            "leak_checks=."
+        )
+        if action == "error":
+            raise LeakError(f"{self}\n{remedy}")
+        warnings.warn(f"{self}\n{remedy}", LeakWarning, stacklevel=3)
+
+
+def check_leaks(
+    table: pd.DataFrame,
+    *,
+    checks: Sequence[LeakKind] | None = None,
+    thumbnail: Callable[[str], NDArray[np.float64]] = slide_thumbnail,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> LeakReport:
+    """Look for what is in more than one part of a split.
+
+    Args:
+        table: Columns `image_id`, `split`, and those the checks need: `group` (patients), `site`, `path`. See
+            `tables.COLUMNS`; rows that are in no part are left out.
+        checks: "patient": slides of one patient in two parts. "content": the same file twice. "thumbnail": slides that
+            look alike, also saved again, resized, turned by right angles, or cropped by a few percent. "site": slides
+            of one site in two parts. None: all that the table's columns allow.
+        thumbnail: Makes (32, 32) grey pixels of a path, for other files than slides. Reads the smallest level only.
+        executor: Where thumbnails are made. None: here.
+        progress: Called with the number of slides looked at, and of all of them.
+
+    Returns:
+        The report; it is true if there are leaks.
+
+    Raises:
+        SplitError: if a check is unknown, or the table lacks what it needs.
+    """
+    table = table[table["split"].isin(SPLITS)].reset_index(drop=True)
+    chosen = _chosen(table, checks)
+    leaks: list[Leak] = []
+    unread: list[str] = []
+    if "patient" in chosen:
+        leaks += _shared(table, "group", "patient")
+    copies: list[Leak] = []
+    if "content" in chosen:
+        copies = list(_copies(table))
+        leaks += copies
+    if "thumbnail" in chosen:
+        known = {frozenset(name for name, _ in leak.members) for leak in copies}
+        looks = _looks(table["path"].tolist(), thumbnail, executor, progress, unread)
+        leaks += [leak for leak in _look_alikes(table, looks) if not _explained(leak, known)]
+    if "site" in chosen:
+        leaks += _shared(table, "site", "site")
+    return LeakReport(tuple(leaks), chosen, tuple(unread))
+
+
+def _chosen(table: pd.DataFrame, checks: Sequence[LeakKind] | None) -> tuple[LeakKind, ...]:
+    """The checks to make, of those that the columns allow."""
+    needs = {"patient": "group", "content": "path", "thumbnail": "path", "site": "site"}
+    able = [kind for kind in LEAK_KINDS if needs[kind] in table.columns and (table[needs[kind]] != "").any()]
+    if checks is None:
+        return tuple(able)
+    unknown = [kind for kind in checks if kind not in LEAK_KINDS]
+    if unknown:
+        raise SplitError(f"checks {unknown} are not known. Known are {', '.join(LEAK_KINDS)}.")
+    unable = [kind for kind in checks if kind not in able]
+    if unable:
+        columns = ", ".join(f"{kind} needs '{needs[kind]}'" for kind in unable)
+        raise SplitError(f"the table lacks columns, or they are empty: {columns}. Pass group_column= or site_column=.")
+    return tuple(kind for kind in LEAK_KINDS if kind in checks)
+
+
+def _members(rows: pd.DataFrame) -> tuple[tuple[str, str], ...]:
+    return tuple((str(name), str(part)) for name, part in zip(rows["image_id"], rows["split"], strict=True))
+
+
+def _shared(table: pd.DataFrame, column: str, kind: LeakKind) -> Iterator[Leak]:
+    """Values of a column that are in more than one part."""
+    for value, rows in table[table[column] != ""].groupby(column, sort=True):
+        if rows["split"].nunique() > 1:
+            yield Leak(kind, repr(str(value)), _members(rows))
+
+
+def _copies(table: pd.DataFrame) -> Iterator[Leak]:
+    """Files with the same content in more than one part."""
+    for paths in same_bytes(table["path"].tolist()):
+        rows = table[table["path"].isin(paths)]
+        if rows["split"].nunique() > 1:
+            yield Leak("content", "equal bytes", _members(rows))
+
+
+def _looks(
+    paths: list[str],
+    thumbnail: Callable[[str], NDArray[np.float64]],
+    executor: Executor | None,
+    progress: Progress | None,
+    unread: list[str],
+) -> list[Look | None]:
+    """The look of each file; those without one are added to `unread`."""
+    attempts = _Attempt(thumbnail)
+    results = map(attempts, paths) if executor is None else executor.map(attempts, paths)
+    looks: list[Look | None] = []
+    for done, (path, result) in enumerate(zip(paths, results, strict=True), start=1):
+        look = None if isinstance(result, str) else look_of(result)
+        if look is None:
+            unread.append(f"{path}: {result if isinstance(result, str) else 'plain'}")
+        looks.append(look)
+        if progress is not None:
+            progress(done, len(paths))
+    return looks
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """Makes a thumbnail, or says why not: one bad slide must not end the check of the others."""
+
+    thumbnail: Callable[[str], NDArray[np.float64]]
+
+    def __call__(self, path: str) -> Any:
+        try:
+            return self.thumbnail(path)
+        except Exception as error:  # any reader's own; the reason is in the report
+            return f"{type(error).__name__}: {error}"
+
+
+def _look_alikes(table: pd.DataFrame, looks: list[Look | None]) -> Iterator[Leak]:
+    """Pairs of slides in different parts that look alike."""
+    rows = {part: [int(i) for i in np.flatnonzero(table["split"] == part) if looks[i] is not None] for part in SPLITS}
+    for first, second in combinations(SPLITS, 2):
+        ours, theirs = ([look for i in rows[part] if (look := looks[i]) is not None] for part in (first, second))
+        for i, j, correlation in alike(ours, theirs):
+            pair = table.iloc[[rows[first][i], rows[second][j]]]
+            yield Leak("thumbnail", f"correlation {correlation:.2f}", _members(pair))
+
+
+def _explained(leak: Leak, known: set[frozenset[str]]) -> bool:
+    """Whether the slides were already found to be the same file."""
+    names = {name for name, _ in leak.members}
+    return any(names <= copy for copy in known)
