@@ -10,23 +10,25 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.formats import Pyramid, exists, open_pyramid
 from wsidata.formats.associated import AssociatedImages
 from wsidata.formats.colour import apply_profile
 from wsidata.formats.facts import choose_spacing
 from wsidata.formats.request import PixelRequest
+from wsidata.formats.tile_source import kept_tiles
 from wsidata.formats.vips import naming_errors
+from wsidata.regions import Window, output_pixel, source_window
 from wsidata.spacing import (
     TOLERANCE,
     Level,
     Resampling,
-    check_level,
     plan_downsample,
     plan_level,
     plan_magnification,
@@ -34,6 +36,10 @@ from wsidata.spacing import (
     plan_mpp,
     with_spacing,
 )
+from wsidata.tissue import MASK_MAX_SIDE_PX, MASK_MPP, TissueMask, TissueMethod, apply_method, otsu_saturation
+
+if TYPE_CHECKING:
+    from wsidata.lazy import LazyImage
 
 __all__ = ["Level", "Slide"]
 
@@ -175,6 +181,7 @@ class Slide:
         downsample: float | tuple[float, float] | None = None,
         max_side: int | None = None,
         tolerance: float = TOLERANCE,
+        keep_tiles: bool = False,
     ) -> pyvips.Image:
         """The whole slide at one resolution, as a lazy image.
 
@@ -189,9 +196,12 @@ class Slide:
             downsample: Level-0 pixels per output pixel, one number or (x, y).
             max_side: Longer side of the output; a smaller slide is not enlarged.
             tolerance: A level this much coarser than asked for (as a fraction) still counts as fine enough.
+            keep_tiles: Decode nothing ahead, and keep decoded tiles between requests: for an image read in strips (see
+                `formats.tile_source.kept_tiles`).
 
         Returns:
-            A pyvips image, uchar, 3 bands, sRGB. Small levels are decoded at once, of large ones tiles as they are used.
+            A pyvips image, uchar, 3 bands, sRGB (or the chosen channels). Small levels are decoded at once, of large
+            ones tiles as they are used.
 
         Raises:
             TypeError: if more than one resolution is given.
@@ -201,8 +211,10 @@ class Slide:
             UnreadableImageError: if the level's tiles are damaged.
         """
         plan = self._plan(level, mpp, magnification, downsample, max_side, tolerance)
+        pyramid = self._open().pyramid
         with naming_errors(self.path):
-            return self._coloured(_resample(self._open().pyramid.image(plan.level), plan))
+            decoded = kept_tiles(pyramid.lazy_image(plan.level)) if keep_tiles else pyramid.image(plan.level)
+            return self._coloured(_resample(decoded, plan))
 
     def numpy(self, **resolution: Any) -> NDArray[Any]:
         """The whole slide at one resolution, decoded.
@@ -223,36 +235,110 @@ class Slide:
         with naming_errors(self.path):
             return image.copy_memory()
 
-    def read_region(self, x_lv0: int, y_lv0: int, width: int, height: int, level: int = 0) -> NDArray[np.uint8]:
-        """A rectangle of one level. As in OpenSlide, the place is in level-0 pixels, the size in the level's own.
+    def lazy(
+        self,
+        *,
+        crop: CropKind | TissueCrop | None = None,
+        transform: Any = None,
+        seed: int = 0,
+        **resolution: Any,
+    ) -> LazyImage:
+        """The slide as an image whose rows are decoded when they are asked for; stays usable when the slide is closed.
 
-        The first pixel is the level's pixel that holds the point (x_lv0, y_lv0). Outside the slide is white.
+        Args:
+            crop: "tissue" for the bounding box of the tissue, "pack" for its pieces close together on white, or a
+                `TissueCrop` with its settings. The tissue is looked for now.
+            transform: Applied to the picture, lazily: one of `wsidata.transforms`, an albumentationsxl pipeline, or a
+                callable on a pyvips image.
+            seed: Of the transform's randomness.
+            **resolution: As for `image`; none means level 0.
+
+        Raises:
+            NoTissueError: if `crop` finds no tissue.
+            TransformError: if the transform makes no picture that rows can be read from.
+        """
+        from wsidata.lazy import slide_lazy
+
+        return slide_lazy(self, resolution, as_crop(crop), transform, np.random.default_rng(seed))
+
+    def tissue_mask(self, method: TissueMethod = otsu_saturation, **resolution: Any) -> TissueMask:
+        """Which parts of the slide are tissue.
+
+        Args:
+            method: From (height, width, 3) uint8 RGB to booleans (height, width); see `wsidata.tissue`.
+            **resolution: At which to look, as for `image`. None: 8 um per pixel, or a longer side of 2048 pixels where
+                the spacing is unknown or coarser.
+        """
+        if not resolution:
+            knows = self.mpp is not None and max(self.mpp) <= MASK_MPP
+            resolution = {"mpp": MASK_MPP} if knows else {"max_side": MASK_MAX_SIDE_PX}
+        pixels = apply_method(method, self.numpy(**resolution), f"slide '{self.path.name}'")
+        return TissueMask(pixels, *self.downsample_at(**resolution), self.width, self.height)
+
+    def size_at(self, **resolution: Any) -> tuple[int, int]:
+        """(width, height) of `image` at a resolution."""
+        plan = self._plan_of(resolution)
+        return plan.width, plan.height
+
+    def downsample_at(self, **resolution: Any) -> tuple[float, float]:
+        """Level-0 pixels per pixel of `image` at a resolution, (x, y)."""
+        plan = self._plan_of(resolution)
+        level = self.levels[plan.level]
+        return level.downsample_x * plan.factor_x, level.downsample_y * plan.factor_y
+
+    def read_region(
+        self,
+        x_lv0: int,
+        y_lv0: int,
+        width: int,
+        height: int,
+        level: int | None = None,
+        *,
+        mpp: float | tuple[float, float] | None = None,
+        magnification: float | None = None,
+        downsample: float | tuple[float, float] | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> NDArray[Any]:
+        """A rectangle at one resolution. As in OpenSlide, its place is in level-0 pixels, its size in its own pixels.
+
+        It is the same rectangle of `numpy` at that resolution, to the last bit (to 1 of 255 where `tolerance` lets a
+        level be enlarged), and only its part of the slide is decoded. The first pixel is the one that holds the centre
+        of the level-0 pixel (x_lv0, y_lv0), so neighbouring regions join without a seam. Outside the slide is white (0
+        where `channels` were chosen).
 
         Args:
             x_lv0: Left edge in pixels of level 0; may be negative.
             y_lv0: Top edge in pixels of level 0; may be negative.
-            width: Columns, in pixels of `level`.
-            height: Rows, in pixels of `level`.
-            level: The level to read.
+            width: Columns of the result.
+            height: Rows of the result.
+            level: A pyramid level, untouched. Give one of these four; none of them means level 0.
+            mpp: um per pixel of the result.
+            magnification: Objective power.
+            downsample: Level-0 pixels per pixel of the result.
+            tolerance: As for `image`.
 
         Returns:
-            (height, width, 3) uint8.
+            (height, width, 3) uint8, or (height, width, channels) of the stored type.
 
         Raises:
             ValueError: if the size is not positive.
             UnknownLevelError: naming the levels there are.
+            SpacingUnknownError: for `mpp` or `magnification` on a slide that does not state its own.
+            ResolutionUnavailableError: for more detail than level 0 has.
             UnreadableImageError: if a tile is damaged.
         """
         if width < 1 or height < 1:
             raise ValueError(f"read_region of '{self.path.name}': size {width}x{height} must be at least 1x1 pixel.")
-        found = check_level(self.levels, level, self.path.name)
-        left, top = math.floor(x_lv0 / found.downsample_x), math.floor(y_lv0 / found.downsample_y)
-        out = np.full((height, width, 3), WHITE, dtype=np.uint8)
-        x_from, x_to = max(left, 0), min(left + width, found.width)
-        y_from, y_to = max(top, 0), min(top + height, found.height)
-        if x_from < x_to and y_from < y_to:
-            part = self._open().pyramid.region(level, x_from, y_from, x_to - x_from, y_to - y_from)
-            out[y_from - top : y_to - top, x_from - left : x_to - left] = part
+        plan = self._plan(level, mpp, magnification, downsample, None, tolerance)
+        window = Window(*output_pixel(plan, self.levels[plan.level], x_lv0, y_lv0), width, height)
+        inside = window.inside(plan.width, plan.height)
+        pixels = self._window(plan, inside or Window(0, 0, 1, 1))
+        if inside == window:
+            return pixels
+        background = WHITE if self._request.channels is None else 0
+        out = np.full((height, width, pixels.shape[2]), background, dtype=pixels.dtype)
+        if inside is not None:
+            out[inside.within(window)] = pixels
         return out
 
     def close(self) -> None:
@@ -279,9 +365,33 @@ class Slide:
         sizes = ", ".join(f"{level.width}x{level.height}" for level in self.levels)
         return f"Slide('{self.path}', {self.kind}, levels {sizes}, {spacing})"
 
+    def _window(self, plan: Resampling, window: Window) -> NDArray[Any]:
+        """Pixels of a rectangle inside the output of a plan."""
+        pyramid, level = self._open().pyramid, self.levels[plan.level]
+        source = window if plan.is_identity else source_window(plan, level, window)
+        pixels = pyramid.region(plan.level, source.x, source.y, source.width, source.height)
+        if plan.is_identity and not self._apply_icc:
+            return pixels
+        with naming_errors(self.path):
+            image = pyvips.Image.new_from_array(pixels)
+            if not plan.is_identity:  # put in its place on an empty canvas, so that it is resampled as the whole is
+                canvas = pyvips.Image.black(level.width, level.height, bands=image.bands).cast(image.format)
+                image = _resample(canvas.insert(image, source.x, source.y), plan)
+                image = image.crop(window.x, window.y, window.width, window.height)
+            shown = self._coloured(image).numpy()
+        return np.asarray(shown).reshape(window.height, window.width, -1)
+
     def _coloured(self, image: pyvips.Image) -> pyvips.Image:
         profile = self._open().pyramid.facts.icc_profile if self._apply_icc else None
         return image if profile is None else apply_profile(image, profile)
+
+    def _plan_of(self, resolution: dict[str, Any]) -> Resampling:
+        names = ("level", "mpp", "magnification", "downsample", "max_side")
+        unknown = sorted(set(resolution) - {*names, "tolerance"})
+        if unknown:
+            raise TypeError(f"{', '.join(unknown)} is no resolution. There are {', '.join(names)} and tolerance.")
+        level, mpp, magnification, downsample, max_side = (resolution.get(name) for name in names)
+        return self._plan(level, mpp, magnification, downsample, max_side, resolution.get("tolerance", TOLERANCE))
 
     def _plan(
         self,

@@ -9,6 +9,7 @@ chunks looks the same, as zeros, without an error: a level without any chunk is 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -21,6 +22,7 @@ import zarr
 from numpy.typing import NDArray
 
 from wsidata.errors import MissingChunksWarning, UnreadableImageError, UnsupportedImageError
+from wsidata.formats import ZARR_METADATA
 from wsidata.formats.associated import Loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
@@ -35,7 +37,7 @@ UM_PER_UNIT = {
 }  # fmt: skip
 RGB_COLOURS = ("FF0000", "00FF00", "0000FF")
 PLAIN_TYPES = ("uint8", "uint16", "float32")
-MAX_MEMORY_BYTES = 4 * 1024**3
+LARGE_BYTES, MAX_MEMORY_BYTES = 256 * 1024**2, 4 * 1024**3
 MAX_SHIFT_PX = 1.0
 """Levels begin at the same place to within one of their own pixels; more needs an arithmetic that is not done here."""
 
@@ -89,13 +91,16 @@ class ZarrPyramid:
         self._looked_at: set[int] = set()
 
     def image(self, level: int) -> pyvips.Image:
-        """A whole level, decoded now: RGB, or the channels asked for."""
+        """A whole level: RGB, or the channels asked for. A large RGB level is lazy."""
         size, array = self.levels[level], self._arrays[level]
         need = size.width * size.height * len(self._chosen) * array.dtype.itemsize
+        if need > LARGE_BYTES and self._request.channels is None:
+            return self.lazy_image(level)
         if need > MAX_MEMORY_BYTES:
             raise UnsupportedImageError(
-                f"level {level} of '{self._path}' ({size.width}x{size.height}) takes {need / 1e9:.1f} GB of memory. "
-                "Choose a coarser level, or read parts with read_region."
+                f"level {level} of '{self._path}' ({size.width}x{size.height}, {len(self._chosen)} channels of "
+                f"{array.dtype}) takes {need / 1e9:.1f} GB of memory. Choose a coarser level or fewer channels, or "
+                "read parts with read_region."
             )
         return self._shown(level, 0, 0, size.width, size.height)
 
@@ -201,7 +206,10 @@ class ZarrPyramid:
         if level in self._looked_at:
             return
         array = self._arrays[level]
-        there, whole = array.nchunks_initialized, array.nchunks
+        stored = array.shards or array.chunks
+        whole = math.prod(-(-side // step) for side, step in zip(array.shape, stored, strict=True))
+        files = (file for file in (self._path / array.path).rglob("*") if file.is_file())
+        there = sum(not file.name.startswith(".") and file.name not in ZARR_METADATA for file in files)
         if there == 0:
             raise UnreadableImageError(
                 f"'{self._path}': level {level} has metadata but not one of its {whole} chunks. Copy it again, whole."

@@ -1,0 +1,194 @@
+"""OME-Zarr 0.4 and 0.5, sharded too; what is missing from a copy is noticed."""
+
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import zarr
+
+from wsidata.errors import MissingChunksWarning, SpacingUnknownError, UnreadableImageError, UnsupportedImageError
+from wsidata.slide import Slide
+
+RGB = np.random.default_rng(8).integers(0, 256, (3, 205, 301), dtype=np.uint8)
+COLOURS = [{"label": name, "color": colour} for name, colour in zip("RGB", ("FF0000", "00FF00", "0000FF"), strict=True)]
+
+
+def write_zarr(path, levels, *, version="0.5", axes="tczyx", sharded=False, mpp=0.25, unit="micrometer",
+               omero=COLOURS, steps=None, shifts=None, given=None):  # fmt: skip
+    """Levels as (c, y, x) or (y, x), or what `given` says."""
+    root = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
+    datasets = []
+    for index, pixels in enumerate(levels):
+        extents = {"t": 1, "c": 1, "z": 1} | dict(zip(given or "cyx"[-pixels.ndim :], pixels.shape, strict=True))
+        shape = tuple(extents[axis] for axis in axes)
+        chunks = (1,) * (len(shape) - 2) + (64, 64)
+        options = {"shards": (*chunks[:-2], 128, 128)} if sharded else {}
+        if version == "0.4":
+            options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
+        array = root.create_array(str(index), shape=shape, chunks=chunks, dtype=pixels.dtype, **options)
+        array[...] = pixels.reshape(shape)
+        step = (
+            steps[index] if steps else (levels[0].shape[-1] / pixels.shape[-1], levels[0].shape[-2] / pixels.shape[-2])
+        )
+        scale = [1.0] * (len(shape) - 2) + [mpp * step[1], mpp * step[0]]
+        transforms = [{"type": "scale", "scale": scale}]
+        if shifts:
+            transforms.append({"type": "translation", "translation": [0.0] * (len(shape) - 2) + [shifts[index]] * 2})
+        datasets.append({"path": str(index), "coordinateTransformations": transforms})
+    kinds = {"t": "time", "c": "channel"}
+    named = [{"name": axis, "type": kinds.get(axis, "space")} for axis in axes]
+    for axis in named[-2:]:
+        axis |= {"unit": unit} if unit else {}
+    attributes = {"multiscales": [{"version": version, "name": "a", "axes": named, "datasets": datasets}]}
+    if omero:
+        attributes["omero"] = {"channels": omero}
+    root.attrs.update(attributes if version == "0.4" else {"ome": {"version": version, **attributes}})
+    return path
+
+
+def pyramid(pixels):
+    return [pixels, pixels[..., ::2, ::2], pixels[..., ::4, ::4]]
+
+
+@pytest.mark.parametrize(("version", "sharded"), [("0.4", False), ("0.5", False), ("0.5", True)])
+def test_rgb_pyramids(tmp_path, version, sharded):
+    path = write_zarr(tmp_path / "a.zarr", pyramid(RGB), version=version, sharded=sharded)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Slide(path) as slide:
+            assert [level.size for level in slide.levels] == [(301, 205), (151, 103), (76, 52)]
+            assert slide.levels[1].downsample_x == pytest.approx(301 / 151)
+            assert (slide.kind, slide.reader) == ("ome-zarr", "zarr")
+            assert slide.mpp == pytest.approx((0.25, 0.25))
+            assert slide.mpp_source == "OME-Zarr (scale)"
+            assert slide.properties["ome-zarr.version"] == version
+            for level, pixels in enumerate(pyramid(RGB)):
+                np.testing.assert_array_equal(slide.numpy(level=level), np.moveaxis(pixels, 0, 2))
+            np.testing.assert_array_equal(slide.read_region(60, 70, 90, 80), np.moveaxis(RGB, 0, 2)[70:150, 60:150])
+            assert slide.image(mpp=1.0).width == 75
+        with pytest.raises(ValueError, match="is closed"):
+            slide.numpy()
+
+
+@pytest.mark.parametrize(("unit", "mpp"), [("nanometer", 250), ("millimeter", 0.00025), ("micrometer", 0.25)])
+def test_units(tmp_path, unit, mpp):
+    with Slide(write_zarr(tmp_path / "a.zarr", [RGB], unit=unit, mpp=mpp)) as slide:
+        assert slide.mpp == pytest.approx((0.25, 0.25))
+
+
+def test_a_scale_without_a_unit_is_no_spacing(tmp_path):
+    with Slide(write_zarr(tmp_path / "a.zarr", [RGB], unit=None)) as slide:
+        assert slide.mpp is None
+        with pytest.raises(SpacingUnknownError, match=r"a\.zarr.*OME-Zarr scale and unit"):
+            slide.image(mpp=1.0)
+
+
+def test_channels_by_name_keep_their_type(tmp_path):
+    deep = (RGB.astype(np.uint16) * 17)[:2]
+    names = [{"label": "DAPI", "color": "0000FF"}, {"label": "CD3", "color": "00FF00"}]
+    path = write_zarr(tmp_path / "a.zarr", pyramid(deep), omero=names)
+    with pytest.raises(UnsupportedImageError, match=r"2 channels of uint16 \(0: 'DAPI', 1: 'CD3'\).*channels=\[0\]"):
+        Slide(path)
+    with Slide(path, channels="CD3") as slide:
+        assert slide.channel_names == ("CD3",)
+        pixels = slide.numpy(level=1)
+        assert pixels.dtype == np.uint16
+        np.testing.assert_array_equal(pixels[..., 0], deep[1, ::2, ::2])
+        np.testing.assert_array_equal(slide.read_region(5, 6, 7, 8)[..., 0], deep[1, 6:14, 5:12])
+    with Slide(path, channels=["CD3", 0], scale_to_8bit=(0, 4335)) as slide:
+        assert slide.numpy().dtype == np.uint8
+        np.testing.assert_array_equal(slide.numpy(), np.moveaxis(RGB[[1, 0]], 0, 2))
+
+
+def test_three_channels_are_rgb_only_if_the_file_says_so(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", [RGB], omero=None)
+    with pytest.raises(UnsupportedImageError, match=r"does not say .* red, green and blue.*channels=\[0, 1, 2\]"):
+        Slide(path)
+    with Slide(path, channels=[0, 1, 2]) as slide:
+        np.testing.assert_array_equal(slide.numpy(), np.moveaxis(RGB, 0, 2))
+
+
+def test_grey_without_a_channel_axis(tmp_path):
+    with Slide(write_zarr(tmp_path / "a.zarr", [RGB[0]], axes="yx", omero=None)) as slide:
+        np.testing.assert_array_equal(slide.numpy(), np.repeat(RGB[0][..., None], 3, 2))
+
+
+def test_sixteen_bit_grey_asks_how_to_be_shown(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", [RGB[0].astype(np.uint16) * 257], axes="yx", omero=None)
+    with pytest.raises(UnsupportedImageError, match=r"uint16 samples.*scale_to_8bit"):
+        Slide(path)
+    with Slide(path, scale_to_8bit=(0, 65535)) as slide:
+        np.testing.assert_array_equal(slide.numpy()[..., 1], RGB[0])
+
+
+def test_metadata_without_chunks_is_not_a_black_slide(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", pyramid(RGB))
+    shutil.rmtree(path / "1" / "c")
+    with Slide(path) as slide:
+        assert slide.numpy(level=0).max() > 0
+        with pytest.raises(UnreadableImageError, match=r"a\.zarr': level 1 has metadata but not one of its 18 chunks"):
+            slide.numpy(level=1)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_lost_chunks_warn(tmp_path, sharded):
+    path = write_zarr(tmp_path / "a.zarr", [RGB], sharded=sharded)
+    next(file for file in (path / "0" / "c").rglob("*") if file.is_file()).unlink()
+    with (
+        Slide(path) as slide,
+        pytest.warns(MissingChunksWarning, match=r"chunks of level 0 are not there.*fill value 0"),
+    ):
+        slide.numpy()
+
+
+def test_a_damaged_chunk_is_refused(tmp_path):
+    path = write_zarr(tmp_path / "a.zarr", [RGB])
+    chunk = next(file for file in (path / "0" / "c").rglob("*") if file.is_file())
+    chunk.write_bytes(b"\xa5" * 40)
+    with Slide(path) as slide, pytest.raises(UnreadableImageError, match=r"a\.zarr': level 0 could not be decoded"):
+        slide.numpy()
+
+
+def test_stacks_and_plates_are_refused(tmp_path):
+    with pytest.raises(UnsupportedImageError, match="z: 3"):
+        Slide(write_zarr(tmp_path / "z.zarr", [RGB], axes="zyx", given="zyx"))
+    plate = zarr.open_group(tmp_path / "plate.zarr", mode="w")
+    plate.attrs["ome"] = {"version": "0.5", "plate": {}}
+    with pytest.raises(UnsupportedImageError, match="plate of many images"):
+        Slide(tmp_path / "plate.zarr")
+
+
+def test_a_scale_that_contradicts_the_sizes_is_refused(tmp_path):
+    with pytest.raises(UnsupportedImageError, match=r"level 1 \(151x103\) has the scale 3 of level 0"):
+        Slide(write_zarr(tmp_path / "a.zarr", pyramid(RGB), steps=[(1, 1), (3, 3), (4, 4)]))
+
+
+def test_levels_that_begin_elsewhere_are_refused(tmp_path):
+    half_a_pixel = [0.0, 0.125, 0.375]
+    Slide(write_zarr(tmp_path / "a.zarr", pyramid(RGB), shifts=half_a_pixel)).close()
+    with pytest.raises(UnsupportedImageError, match=r"level 2 begins 5\.0 of its pixels away"):
+        Slide(write_zarr(tmp_path / "b.zarr", pyramid(RGB), steps=[(1, 1), (2, 2), (4, 4)], shifts=[0, 0, 5.0]))
+
+
+def test_bioformats2raw_keeps_the_slide_in_image_0_and_the_label_beside_it(tmp_path):
+    root = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    root.attrs["bioformats2raw.layout"] = 3
+    write_zarr(tmp_path / "a.zarr" / "0", pyramid(RGB), version="0.4")
+    write_zarr(tmp_path / "a.zarr" / "1", [RGB[:, :50, :40]], version="0.4")
+    with Slide(tmp_path / "a.zarr") as slide:
+        assert slide.level_count == 3
+        assert list(slide.associated_images) == ["1"]
+        np.testing.assert_array_equal(slide.associated_images["1"].numpy(), np.moveaxis(RGB[:, :50, :40], 0, 2))
+
+
+@pytest.mark.parametrize("attributes", [{}, {"ome": {"multiscales": [{"axes": [], "datasets": []}]}}, {"ome": 3}])
+def test_senseless_metadata_is_refused_by_name(tmp_path, attributes):
+    zarr.open_group(tmp_path / "a.zarr", mode="w").attrs.update(attributes)
+    with pytest.raises((UnreadableImageError, UnsupportedImageError), match=r"a\.zarr"):
+        Slide(tmp_path / "a.zarr")
+
+
+def test_a_folder_that_is_no_store_is_no_slide(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist, or is no file"):
+        Slide(tmp_path)

@@ -1,0 +1,128 @@
+"""What is read through OpenSlide, what is refused by name without it, and what is never mistaken for a photo."""
+
+import numpy as np
+import pytest
+import pyvips
+import tifffile
+
+from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.openslide import OpenSlidePyramid, _bounds, on_white
+from wsidata.slide import Slide
+from wsidata.synthetic import write_pixels
+
+openslide = pytest.importorskip("openslide")
+
+RGB = np.random.default_rng(9).integers(0, 256, (200, 260, 3), dtype=np.uint8)
+
+
+def test_the_jpeg_that_stands_for_an_mrxs_is_not_the_slide(tmp_path):
+    """An MRXS is a folder beside a file that begins, and opens, as a JPEG thumbnail."""
+    path = tmp_path / "a.mrxs"
+    pyvips.Image.new_from_array(RGB).write_to_file(str(tmp_path / "a.jpg"))
+    (tmp_path / "a.jpg").rename(path)
+    with pytest.raises(ForeignFormatError, match=r"a\.mrxs' is a 3DHISTECH MRXS slide.*does not know it either"):
+        Slide(path)
+
+
+def test_the_tiff_that_stands_for_a_vsi_is_not_the_slide(tmp_path):
+    path = tmp_path / "a.vsi"
+    tifffile.imwrite(path, RGB, photometric="rgb")
+    with pytest.raises(ForeignFormatError, match=r"a\.vsi' is the cover of an Olympus VSI slide.*'_a_/'.*bfconvert"):
+        Slide(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("a.dcm", bytes(128) + b"DICM" + bytes(60), "a DICOM file"),
+        ("without_suffix", bytes(128) + b"DICM" + bytes(60), "a DICOM file"),
+        ("a.czi", b"ZISRAWFILE" + bytes(100), "a Zeiss CZI slide"),
+        ("a.vms", b"[Virtual Microscope Specimen]\n", "a Hamamatsu VMS slide"),
+    ],
+)
+def test_without_openslide_these_are_refused_with_the_remedy(tmp_path, monkeypatch, name, content, what):
+    monkeypatch.setattr("wsidata.formats.openslide.find_spec", lambda name: None)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ForeignFormatError, match=rf"{name}' is {what}.*pip install 'slidestream\[openslide\]'"):
+        Slide(tmp_path / name)
+
+
+def trestle(path):
+    options = {"tile": (64, 64), "photometric": "rgb", "metadata": None}
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(RGB, software="MedScan 1.1", description="OverlapsXY= 8 8;Objective Power=20;", **options)
+        tiff.write(RGB[::2, ::2], software="MedScan 1.1", subfiletype=1, **options)
+
+
+def test_tiles_of_a_trestle_are_not_shown_side_by_side(tmp_path, monkeypatch):
+    trestle(tmp_path / "a.tif")
+    with Slide(tmp_path / "a.tif") as slide:
+        assert (slide.kind, slide.reader) == ("trestle", "openslide")
+        assert slide.width < 260
+    monkeypatch.setattr("wsidata.formats.openslide.find_spec", lambda name: None)
+    with pytest.raises(ForeignFormatError, match="Trestle slide, whose tiles overlap"):
+        Slide(tmp_path / "a.tif")
+
+
+def test_channels_cannot_be_chosen_through_openslide(tmp_path):
+    trestle(tmp_path / "a.tif")
+    with pytest.raises(UnsupportedImageError, match="read through OpenSlide, as RGB only"):
+        Slide(tmp_path / "a.tif", channels=[0])
+
+
+@pytest.fixture
+def pyramid(tmp_path):
+    path = write_pixels(tmp_path / "a.svs", RGB, vendor="aperio", tile=64, levels=2, compression="none", mpp=0.5)
+    opened = OpenSlidePyramid(path)
+    yield opened
+    opened.close()
+
+
+def test_levels_facts_and_pixels_are_openslides(pyramid):
+    assert pyramid.kind == "aperio"
+    assert [level.size for level in pyramid.levels] == [(260, 200), (130, 100)]
+    assert [level.downsample for level in pyramid.levels] == [1, 2]
+    assert pyramid.facts.spacings[0].mpp == (0.5, 0.5)
+    assert pyramid.facts.magnification == 20
+    assert sorted(pyramid.associated) == ["label", "macro", "thumbnail"]
+    assert pyramid.associated["label"]().bands == 3
+    np.testing.assert_array_equal(pyramid.image(0).numpy(), RGB)
+    np.testing.assert_array_equal(pyramid.region(0, 30, 40, 50, 60), RGB[40:100, 30:80])
+    np.testing.assert_array_equal(pyramid.region(1, 30, 40, 50, 60), pyramid.image(1).numpy()[40:100, 30:80])
+
+
+def test_tiles_never_scanned_are_white(tmp_path):
+    """OpenSlide hands them out transparent, which becomes black if the fourth band is dropped."""
+    path = write_pixels(tmp_path / "a.tif", RGB, tile=64, levels=1, compression="none", mpp=0.5)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for name in ("TileOffsets", "TileByteCounts"):
+            tag = tiff.pages[0].tags[name]
+            tag.overwrite([0, *tag.value[1:]])
+    pixels = OpenSlidePyramid(path).image(0).numpy()
+    assert (pixels[:64, :64] == 255).all()
+    np.testing.assert_array_equal(pixels[64:], RGB[64:])
+
+
+def test_a_file_openslide_cannot_open_is_refused_by_name(tmp_path):
+    path = write_pixels(tmp_path / "a.tif", RGB, tile=64, levels=1)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(UnreadableImageError, match=r"a\.tif' could not be opened by OpenSlide"):
+        OpenSlidePyramid(path)
+
+
+def test_transparency_is_composited_on_white():
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, 1] = (10, 20, 30, 255)
+    rgba[0, 2] = (0, 100, 200, 128)
+    np.testing.assert_array_equal(on_white(rgba)[0, :2], [[255, 255, 255], [10, 20, 30]])
+    expected = 255 + (np.array([0, 100, 200]) - 255.0) * 128 / 255
+    assert np.abs(on_white(rgba)[0, 2] - expected).max() <= 0.5
+
+
+def test_an_empty_canvas_is_cut_to_the_bounds():
+    stated = {
+        f"openslide.bounds-{key}": str(value)
+        for key, value in zip(("x", "y", "width", "height"), (5, 6, 70, 900), strict=True)
+    }
+    assert _bounds(stated, (100, 200)) == (5, 6, 70, 194)
+    assert _bounds({}, (100, 200)) == (0, 0, 100, 200)
