@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from .attention import attention_map
-from .explained import ClassIndex, Explained, Image, choose, differentiable, score_of
+from .explained import ClassIndex, Explained, choose, differentiable, score_of
 from .heatmap import Heatmap, Method
 from .pooled_map import PooledMap, is_affine
 from .shapes import ValueShape, value_shapes
 from .sources import as_image_rows
-from .streaming import StreamedModule
+from .streaming import Image, StreamedModule
 
 _MAPS_AT_ONCE = 16  # up to so many classes all their maps are cheaper than a pass that finds the class beforehand
 

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .sources import LazyRows
-from .streaming import StreamedModule
+from .streaming import Image, StreamedModule
 
 ClassIndex = int | Sequence[int] | Tensor | None
-Image = Tensor | LazyRows
 
 
 @dataclass(frozen=True)
@@ -69,15 +67,8 @@ class Explained:
 
     def with_end(self, module: nn.Module) -> Explained:
         """The same head behind another module, which is streamed as the trunk is."""
-        trunk = self.trunk
-        streamed = StreamedModule(
-            module,
-            tile_size=trunk.tile_size,
-            strip_rows=trunk.strip_rows,
-            memory=trunk.memory_bytes,
-            keeping=trunk.keeping,
-        )
-        streamed.kernel_pixels = trunk.kernel_pixels
+        streamed = self.trunk.alike(module)
+        streamed.kernel_pixels = self.trunk.kernel_pixels
         return Explained(streamed, self.head)
 
     def zeros(self, *shape: int) -> Tensor:

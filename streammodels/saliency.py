@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .block_map import BlockMap, Reduce
-from .explained import ClassIndex, Explained, Image, choose, differentiable, score_of
+from .explained import ClassIndex, Explained, choose, differentiable, score_of
 from .heatmap import Heatmap
 from .map_grid import block_grid
 from .sources import as_image_rows
-from .streaming import StreamedModule
+from .streaming import Image, StreamedModule
 
 
 def saliency(
