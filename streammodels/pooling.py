@@ -146,10 +146,10 @@ class GatedAttention(GlobalPool):
 
     Ilse, Tomczak, Welling 2018 (https://arxiv.org/abs/1802.04712), equations 7 to 9. With ``heads`` = number of classes
     it is the pooling of CLAM's multi-branch model (Lu et al. 2021, https://arxiv.org/abs/2004.09666); follow it by
-    `PerClassLinear`.
+    `PerClassLinear`. A bias of w, which CLAM has, would change nothing: the softmax takes it out again.
 
-    State dict, each with ``.weight`` and ``.bias``: ``tanh_branch`` (V; ``attention_a.0`` in CLAM), ``sigmoid_branch``
-    (U; ``attention_b.0``), ``score`` (w; ``attention_c``).
+    State dict: ``.weight`` and ``.bias`` of ``tanh_branch`` (V; ``attention_a.0`` in CLAM) and ``sigmoid_branch`` (U;
+    ``attention_b.0``), and ``score.weight`` (w; ``attention_c.weight``).
 
     Args:
         channels: Channels C of the map.
@@ -174,7 +174,7 @@ class GatedAttention(GlobalPool):
         self.dropout = dropout
         self.tanh_branch = nn.Linear(channels, hidden)
         self.sigmoid_branch = nn.Linear(channels, hidden) if gated else None
-        self.score = nn.Linear(hidden, sizes["heads"])
+        self.score = nn.Linear(hidden, sizes["heads"], bias=False)
 
     def reduction(self) -> Reduction:
         """See `GlobalPool`."""
@@ -183,14 +183,14 @@ class GatedAttention(GlobalPool):
 
     def tensors(self) -> list[Tensor | None]:
         """Weights and biases, as `scores_with` takes them."""
-        layers = [self.tanh_branch, self.score, *([] if self.sigmoid_branch is None else [self.sigmoid_branch])]
-        for layer in layers:
-            if type(layer).forward is not nn.Linear.forward or layer.bias is None:
+        branches = [self.tanh_branch, *([] if self.sigmoid_branch is None else [self.sigmoid_branch])]
+        for layer, biased in ((self.score, False), *((branch, True) for branch in branches)):
+            if type(layer).forward is not nn.Linear.forward or (layer.bias is not None) != biased:
                 raise TypeError(
-                    f"GatedAttention computes with the weight and the bias of its layers, and found {layer} among "
-                    "them. Use nn.Linear with bias, or write a GlobalPool with a Reduction of its own."
+                    f"GatedAttention computes with the tensors of its layers, and found {layer} among them. Use "
+                    f"nn.Linear(..., bias={biased}) there, or write a GlobalPool with a Reduction of its own."
                 )
-        return [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+        return [self.score.weight, *(tensor for branch in branches for tensor in (branch.weight, branch.bias))]
 
     def scores(self, features: Tensor) -> Tensor:
         """The scores (B, heads, H, W) of a (B, C, H, W) map, in front of the softmax and without dropout."""
@@ -199,13 +199,13 @@ class GatedAttention(GlobalPool):
     @staticmethod
     def scores_with(features: Tensor, *tensors: Tensor, dropout: float = 0.0) -> Tensor:
         """`scores`, computed with given `tensors`."""
-        hidden = functional.dropout(_project(features, *tensors[:2]).tanh(), dropout)
-        if len(tensors) > 4:
-            hidden = hidden * functional.dropout(_project(features, *tensors[4:]).sigmoid(), dropout)
-        return _project(hidden, *tensors[2:4])
+        hidden = functional.dropout(_project(features, *tensors[1:3]).tanh(), dropout)
+        if len(tensors) > 3:
+            hidden = hidden * functional.dropout(_project(features, *tensors[3:]).sigmoid(), dropout)
+        return _project(hidden, tensors[0])
 
 
-def _project(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _project(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """A linear layer at every pixel."""
     return functional.conv2d(features, weight[:, :, None, None], bias)
 
@@ -229,7 +229,7 @@ class PerClassLinear(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits (B, K) of (B, K, C) vectors, or of the same flattened to (B, K * C)."""
-        of_classes = vectors.reshape(len(vectors), self.num_classes, self.channels)
+        of_classes = vectors.reshape(-1, self.num_classes, self.channels)
         return (of_classes * self.weight).sum(dim=2) + self.bias
 
 
