@@ -17,7 +17,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from .attention import attention_map
 from .block_map import Reduce
@@ -30,6 +29,7 @@ from .resnet import build_resnet, freeze_batch_norm
 from .saliency import saliency
 from .sources import as_image_rows, scale_to_unit
 from .streaming import Image, StreamedModule, stream
+from .tasks import make_task
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
@@ -38,25 +38,38 @@ _IMAGENET_GREY = (0.449, 0.226)  # mean and std over ImageNet's three channels, 
 
 
 class StreamingClassifier(LightningModule):
-    """A classifier whose trunk is streamed over the image and whose head sees the pooled features.
+    """A classifier, or regression, whose trunk is streamed over the image and whose head sees the pooled features.
+
+    The task says what labels are, and which loss, metrics and predictions belong to them:
+
+    | task | labels | loss | metrics | predictions |
+    |---|---|---|---|---|
+    | multiclass | (B,) class numbers from 0 | cross entropy | accuracy, AUROC | softmax |
+    | multilabel | (B, num_classes) of 0 and 1 | binary cross entropy | accuracy, AUROC | sigmoid of each |
+    | regression | (B, num_classes) numbers | mean squared error | MAE, RMSE | the outputs |
+
+    With ``num_classes=1`` the labels of the last two may also be (B,). Labels of another shape, type or range raise.
 
     Args:
         trunk: Maps (B, C, H, W) images to (B, F, 1, 1) or (B, F) features; it ends in a global pool.
         head: Maps (B, F) features to (B, num_classes) logits.
-        num_classes: Number of classes, for the default metrics.
+        num_classes: Number of classes, or of values in a regression.
         tile_size: Budget of pixels in flight, see `stream`.
-        loss_fn: ``loss_fn(logits, labels)``.
-        metrics: A metric, or collection of metrics, of logits and labels; None for accuracy and AUROC.
+        loss_fn: ``loss_fn(logits, labels)``; None for that of the task.
+        metrics: A metric, or collection of metrics, of predictions and labels; None for those of the task.
         optimizer: Called with the parameters; returns the optimizer.
         lr_scheduler: Called with the optimizer; returns a scheduler or a Lightning scheduler config, or None.
         train_streaming_layers: False freezes the trunk, whose backward pass then costs nothing.
         streaming: False computes the plain trunk, with the same weights and results.
         frozen_batch_norm: Keep batch normalisations in eval mode during training. Streaming needs it.
         verbose: Print the trunk's layer table at the first image.
+        task: "multiclass", "multilabel" or "regression"; None for the one `loss_fn` is meant for (``BCEWithLogitsLoss``
+            is multi-label, ``MSELoss`` and its kin are regressions), and else multi-class.
 
     Raises:
         UnsupportedLayerError: If a layer of the trunk cannot be streamed exactly.
-        ValueError: If streaming is asked for with training-mode batch normalisation.
+        ValueError: If streaming is asked for with training-mode batch normalisation, or the loss is one for another
+            task.
     """
 
     def __init__(
@@ -73,13 +86,14 @@ class StreamingClassifier(LightningModule):
         streaming: bool = True,
         frozen_batch_norm: bool = True,
         verbose: bool = False,
+        task: str | None = None,
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
         self._configure(
             nn.Sequential(OrderedDict(trunk=trunk)), num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
-            train_streaming_layers, streaming, frozen_batch_norm, verbose,
+            train_streaming_layers, streaming, frozen_batch_norm, verbose, task,
         )  # fmt: skip
 
     def _configure(
@@ -95,6 +109,7 @@ class StreamingClassifier(LightningModule):
         streaming: bool,
         frozen_batch_norm: bool,
         verbose: bool,
+        task: str | None,
     ) -> None:
         """Everything that does not depend on which trunk and head it is."""
         if streaming and not frozen_batch_norm:
@@ -103,7 +118,8 @@ class StreamingClassifier(LightningModule):
                 "Train with streaming=False where the images fit in memory, or keep batch normalisation frozen."
             )
         self.num_classes = num_classes
-        self.loss_fn = nn.CrossEntropyLoss() if loss_fn is None else loss_fn
+        self.task = make_task(task, num_classes, loss_fn)
+        self.loss_fn = self.task.default_loss() if loss_fn is None else loss_fn
         self.optimizer_factory: OptimizerFactory = optimizer or partial(torch.optim.AdamW, lr=1e-4)
         self.scheduler_factory = lr_scheduler
         self.streaming = streaming
@@ -114,7 +130,7 @@ class StreamingClassifier(LightningModule):
         self.__dict__["_streamed"] = stream(trunk, tile_size) if streaming else trunk
         if isinstance(metrics, Metric):
             metrics = MetricCollection({type(metrics).__name__.lower(): metrics})
-        collection = default_metrics(num_classes) if metrics is None else metrics
+        collection = self.task.default_metrics() if metrics is None else metrics
         self.train_metrics = collection.clone(prefix="train_")
         self.val_metrics = collection.clone(prefix="val_")
         self.test_metrics = collection.clone(prefix="test_")
@@ -247,9 +263,11 @@ class StreamingClassifier(LightningModule):
     def _shared_step(self, batch: Any, stage: str) -> Tensor:
         image, label = batch[0], batch[1]
         logits = self(image)
-        loss = self.loss_fn(logits, label)
+        target = self.task.target(label, logits)
+        loss = self.loss_fn(logits, target)
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
-        metrics.update(logits.detach().float(), label)
+        # Predictions, not logits: torchmetrics would take logits that happen to lie in 0..1 for probabilities.
+        metrics.update(self.task.predictions(logits.detach()), self.task.truth(target))
         size = len(logits)
         self.log(f"{stage}_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=size, sync_dist=True)
         self.log_dict(metrics, prog_bar=stage != "train", on_epoch=True, on_step=False, batch_size=size)
@@ -268,9 +286,9 @@ class StreamingClassifier(LightningModule):
         return self._shared_step(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Class probabilities (B, num_classes) of a batch of images, with or without labels."""
+        """Probabilities, or in a regression values, (B, num_classes) of a batch of images, with or without labels."""
         image = batch[0] if _is_pair(batch) else batch
-        return torch.softmax(self(image).float(), dim=1)
+        return self.task.predictions(self(image))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The weights of the network; class weights of the loss are none of them."""
@@ -303,14 +321,16 @@ class StreamingResNet(StreamingClassifier):
     under torchvision's names (``model.layer4``, ``model.fc``).
 
     Args:
-        model_name: "resnet18", "resnet34" or "resnet50".
+        model_name: One of `streammodels.resnet.RESNETS`: "resnet9" (no pretrained weights: give ``weights=None``),
+            "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", and their wide and ResNeXt variants.
         tile_size: A budget of ``tile_size**2`` pixels of each image in flight.
         num_classes: Number of classes. If the weights have a classifier of another size, a new one takes its place.
         train_streaming_layers: False freezes the trunk (all but ``fc``).
-        loss_fn: ``loss_fn(logits, labels)``; None for cross entropy.
+        loss_fn: ``loss_fn(logits, labels)``; None for that of the task.
         weights: "DEFAULT" (torchvision's ImageNet weights), another of torchvision's names for them, a path to a
             state dict, or None for random weights.
-        in_channels: Channels of the images. For other than 3 pretrained first layers are adapted, see `build_resnet`.
+        in_channels: Channels of the images. For other than 3 the first layer of pretrained weights is adapted: the
+            mean over its three channels, repeated, times 3 / in_channels.
         mean: Per channel, on the scale 0..1; None for ImageNet's.
         std: Likewise.
         metrics: See `StreamingClassifier`.
@@ -323,6 +343,9 @@ class StreamingResNet(StreamingClassifier):
         streaming: False computes the plain network.
         frozen_batch_norm: Keep batch normalisations in eval mode during training. Streaming needs it.
         verbose: Print the layer table at the first image.
+        task: See `StreamingClassifier`.
+        remove_last_stage: Leave out the last stage (``layer4``; ``layer3`` of resnet9): half the stride, most of the
+            weights gone. ``fc`` reads the stage before it.
 
     Raises:
         ValueError: If a name or a combination is not known.
@@ -352,12 +375,15 @@ class StreamingResNet(StreamingClassifier):
         streaming: bool = True,
         frozen_batch_norm: bool = True,
         verbose: bool = False,
+        task: str | None = None,
+        remove_last_stage: bool = False,
     ) -> None:
-        LightningModule.__init__(self)
+        # Past StreamingClassifier; and save_hyperparameters only finds the arguments of an __init__ that says `super`.
+        super(StreamingClassifier, self).__init__()
         own = ["pooling"] if isinstance(pooling, nn.Module) else []
         self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler", *own])
         self.hparams["weights"] = None  # a checkpoint brings its own weights: loading one downloads nothing
-        network = build_resnet(model_name, num_classes, weights, in_channels)
+        network = build_resnet(model_name, num_classes, weights, in_channels, remove_last_stage)
         default_mean, default_std = ([value] * in_channels for value in _IMAGENET_GREY)
         if in_channels == 3:
             default_mean, default_std = list(IMAGENET_MEAN), list(IMAGENET_STD)
@@ -367,8 +393,9 @@ class StreamingResNet(StreamingClassifier):
         layers = OrderedDict((name, layer) for name, layer in self.named_children() if name != "fc")
         self._configure(
             nn.Sequential(layers), num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
-            train_streaming_layers, streaming, frozen_batch_norm, verbose,
+            train_streaming_layers, streaming, frozen_batch_norm, verbose, task,
         )  # fmt: skip
+        self.hparams["task"] = self.task.name  # it may follow from a loss, which a checkpoint does not hold
 
     @property
     def _head(self) -> nn.Module:
@@ -378,23 +405,12 @@ class StreamingResNet(StreamingClassifier):
         return layer is self.get_submodule("avgpool")
 
 
-def default_metrics(num_classes: int) -> MetricCollection:
-    """Accuracy (share of images classified right) and the area under the ROC curve (mean over classes)."""
-    return MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(num_classes=num_classes, average="micro"),
-            "auroc": MulticlassAUROC(num_classes=num_classes),
-        }
-    )
-
-
 def _is_pair(batch: Any) -> bool:
     """Whether a batch is (images, labels), and not a list of images."""
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         return False
     first = batch[0]
     return isinstance(first, list | tuple) or (isinstance(first, Tensor) and first.ndim == 4)
-
 
 
 @rank_zero_only

@@ -166,6 +166,73 @@ def test_state_dict_has_the_weights_only() -> None:
     other.load_state_dict(model.state_dict())
 
 
+# ---------------------------------------------------------------- tasks
+
+
+def labelled(labels: Tensor) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(3)
+    return DataLoader(TensorDataset(torch.rand(len(labels), 3, 23, 17, generator=generator), labels), batch_size=2)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("options", "labels", "metrics"),
+    [
+        ({"task": "multilabel"}, torch.tensor([[0, 1], [1, 1], [1, 0], [0, 0]]), {"val_accuracy", "val_auroc"}),
+        ({"loss_fn": nn.BCEWithLogitsLoss()}, torch.eye(2).repeat(2, 1), {"val_accuracy", "val_auroc"}),
+        ({"loss_fn": nn.L1Loss()}, torch.randn(4, 2, dtype=torch.float64), {"val_mae", "val_rmse"}),
+        ({"task": "regression"}, torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8]]), {"val_mae", "val_rmse"}),
+    ],
+)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_every_task_trains_under_a_stock_trainer(
+    options: dict[str, Any], labels: Tensor, metrics: set[str], precision: str
+) -> None:
+    trained = []
+    for streaming in (True, False):
+        model = small(streaming, **options)
+        fit = trainer(max_epochs=1, max_steps=-1, precision=precision)
+        fit.fit(model, labelled(labels), labelled(labels))
+        assert metrics < set(fit.callback_metrics)
+        trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(trained[0], trained[1], rtol=1e-2, atol=1e-3 if "bf16" in precision else 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_one_measurement_an_image_is_regressed_and_not_broadcast() -> None:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
+    model = StreamingClassifier(trunk, nn.Linear(4, 1), num_classes=1, tile_size=12, task="regression")
+    images, values = torch.rand(3, 3, 23, 17), torch.tensor([1.0, -2.0, 5.0])
+    fit = trainer(max_steps=-1, max_epochs=1)
+    fit.validate(model, DataLoader(TensorDataset(images, values), batch_size=3), verbose=False)
+    expected = (model(images)[:, 0] - values).square().mean()
+    torch.testing.assert_close(fit.callback_metrics["val_loss"], expected.detach())
+    torch.testing.assert_close(fit.callback_metrics["val_rmse"], expected.detach().sqrt())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_labels_stop_the_first_step() -> None:
+    with pytest.raises(ValueError, match=r"labels 0\.\.1, found 0\.\.2"):
+        trainer().fit(small(), labelled(torch.tensor([0, 2, 1, 1])))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_metrics_see_probabilities_and_not_logits() -> None:
+    """Logits 0.2 and 0.9 of one image would pass for probabilities, those of the next image not."""
+    logits = torch.tensor([[0.2, 0.9], [5.0, 5.3], [0.0, 0.5], [-4.0, -3.6]])
+
+    class Fixed(StreamingClassifier):
+        def forward(self, image: Tensor) -> Tensor:
+            return logits[int(image.flatten()[0])][None]
+
+    model = Fixed(nn.Sequential(nn.Conv2d(1, 2, 1)), nn.Identity())
+    images, labels = torch.arange(4.0).view(4, 1, 1, 1), torch.tensor([1, 0, 1, 0])
+    fit = trainer()
+    fit.validate(model, DataLoader(TensorDataset(images, labels)), verbose=False)
+    assert float(fit.callback_metrics["val_auroc"]) == 1.0  # 0.67 and 0.62 above 0.57 and 0.60
+
+
 # ---------------------------------------------------------------- StreamingResNet
 
 
@@ -233,6 +300,35 @@ def test_new_head_is_used() -> None:
     model = StreamingResNet(num_classes=2, weights=None)
     model.fc = nn.Linear(512, 7)
     assert model(torch.rand(1, 3, 70, 50)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet9", "resnet18"])
+def test_resnet_without_its_last_stage_agrees_with_the_plain_one(name: str) -> None:
+    options: dict[str, Any] = {"weights": None, "remove_last_stage": True, "train_streaming_layers": True}
+    streamed = StreamingResNet(name, tile_size=30, **options).double()
+    plain = StreamingResNet(name, streaming=False, **options).double()
+    plain.load_state_dict(streamed.state_dict())
+    image = torch.rand(2, 3, 75, 41, dtype=torch.float64)
+    for model in (streamed, plain):
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.constant_(layer.weight, 0.8)  # else the residual branches, zero at first, would not count
+        model(image).square().sum().backward()
+    for (key, a), (_, b) in zip(streamed.named_parameters(), plain.named_parameters(), strict=True):
+        assert a.grad is not None
+        assert b.grad is not None
+        assert float((a.grad - b.grad).norm()) <= 1e-12 * float(b.grad.norm()), key
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_checkpoint_keeps_the_task_of_a_loss_it_does_not_hold(tmp_path: Path) -> None:
+    model = StreamingResNet("resnet9", weights=None, loss_fn=nn.BCEWithLogitsLoss(), num_classes=3, tile_size=64)
+    fit = trainer(max_steps=1)
+    fit.fit(model, DataLoader(TensorDataset(torch.rand(2, 3, 64, 48), torch.ones(2, 3)), batch_size=2))
+    fit.save_checkpoint(tmp_path / "last.ckpt")
+    loaded = StreamingResNet.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert loaded.task.name == "multilabel"
+    assert isinstance(loaded.loss_fn, nn.BCEWithLogitsLoss)
 
 
 def test_maximum_pooling_and_other_channels() -> None:
