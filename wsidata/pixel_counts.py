@@ -43,13 +43,16 @@ class PixelSums:
     max_value: int
 
 
-def count_pixels(image: pyvips.Image, mask: NDArray[np.bool_] | None = None) -> PixelSums:
+def count_pixels(
+    image: pyvips.Image, mask: NDArray[np.bool_] | None = None, scale: tuple[float, float] | None = None
+) -> PixelSums:
     """Sum the values and squared values of a picture's pixels, exactly.
 
     Args:
         image: Any number of bands, uchar or ushort. Read once, from top to bottom, in bounded memory.
         mask: (rows, columns) booleans that span the picture; a pixel counts if the mask's cell that holds its centre
             is true. None: every pixel counts.
+        scale: Cells of the mask per pixel, (x, y), if it spans not exactly the picture. None: it does.
 
     Raises:
         PixelCountError: for another number format, or a mask of another kind.
@@ -65,7 +68,7 @@ def count_pixels(image: pyvips.Image, mask: NDArray[np.bool_] | None = None) -> 
         histograms = _histograms(image)
         counted_px = total_px
     else:
-        inside = stretch_mask(mask, image.width, image.height)
+        inside = stretch_mask(mask, image.width, image.height, scale)
         # Pixels outside are counted as zeros, and these zeros taken off again. The mask, as one more band, is counted
         # in the same pass.
         blanked = inside.ifthenelse(image, 0).cast(image.format)
@@ -87,10 +90,13 @@ def count_pixels(image: pyvips.Image, mask: NDArray[np.bool_] | None = None) -> 
     )
 
 
-def stretch_mask(mask: NDArray[np.bool_], width_px: int, height_px: int) -> pyvips.Image:
+def stretch_mask(
+    mask: NDArray[np.bool_], width_px: int, height_px: int, scale: tuple[float, float] | None = None
+) -> pyvips.Image:
     """A mask of any size as a lazy one-band image, 0 or 255, of the size of the picture it spans.
 
-    Pixel (x, y) takes the cell (floor((x + 0.5) * columns / width), floor((y + 0.5) * rows / height)).
+    Pixel (x, y) takes the cell (floor((x + 0.5) * scale_x), floor((y + 0.5) * scale_y)), or the last one if that lies
+    beyond. Where no scale is given, it is columns / width and rows / height.
     """
     cells = np.asarray(mask)
     if cells.ndim != 2 or cells.dtype != np.bool_ or not cells.size:
@@ -100,12 +106,12 @@ def stretch_mask(mask: NDArray[np.bool_], width_px: int, height_px: int) -> pyvi
         )
     image = pyvips.Image.new_from_array(cells.astype(np.uint8) * 255)
     rows, columns = cells.shape
-    if (columns, rows) == (width_px, height_px):
+    if scale is None and (columns, rows) == (width_px, height_px):
         return image
-    scale = [columns / width_px, rows / height_px]
-    places = pyvips.Image.xyz(width_px, height_px).cast("double").linear(scale, [one / 2 for one in scale])
+    steps = list(scale or (columns / width_px, rows / height_px))
+    places = pyvips.Image.xyz(width_px, height_px).cast("double").linear(steps, [one / 2 for one in steps])
     # libvips' "nearest" takes the whole part of a coordinate, which is the cell that holds it.
-    return image.mapim(places, interpolate=pyvips.Interpolate.new("nearest"))
+    return image.mapim(places, interpolate=pyvips.Interpolate.new("nearest"), extend="copy")
 
 
 def _histograms(image: pyvips.Image) -> list[list[int]]:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -31,6 +30,7 @@ from wsidata.errors import SlideError
 from wsidata.pixel_counts import Mask, PixelCountError, PixelSums, count_pixels
 from wsidata.slide import Slide
 from wsidata.table_files import describe_problems
+from wsidata.tissue import tissue_mask
 
 __all__ = ["ChannelStats", "StatsError", "channel_stats", "process_pool"]
 
@@ -135,7 +135,7 @@ def channel_stats(
             as `numpy.mean` and `numpy.std` of them. "per_image" takes the mean of the images' own means, and the mean
             of their own unbiased (n - 1) standard deviations, as many notebooks do with torch; small images weigh as
             much as large ones, and differences between images are left out of the standard deviation.
-        tissue_only: Count only tissue (`wsidata.tissue`).
+        tissue_only: Count only tissue, as `Slide.tissue_mask` finds it.
         mask: Count only the pixels of a mask of your own; see `pixel_counts.Mask`. For a process pool it must be a
             function at the top of a module.
         executor: A `concurrent.futures.Executor` to spread the images over: threads, processes (`process_pool`), or
@@ -160,7 +160,7 @@ def channel_stats(
     if tissue_only and mask is not None:
         raise StatsError("tissue_only=True and mask= both say which pixels count. Pass one of them.")
     _refuse_forks(executor)
-    job = _Job(_tissue if tissue_only else mask, dict(resolution), mpp_override)
+    job = _Job(tissue_only, mask, dict(resolution), mpp_override)
     sums = _run(job, sources, executor, progress)
     _refuse_mixtures(sources, sums, reduction)
     reduce = _pooled if reduction == "pooled" else _per_image
@@ -189,6 +189,7 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 class _Job:
     """What is done with each image; sent to the workers."""
 
+    tissue_only: bool
     mask: Mask | None
     resolution: dict[str, Any]
     mpp_override: float | tuple[float, float] | None
@@ -203,12 +204,16 @@ class _Job:
         # A Slide is opened anew (a copy is not open yet), because one Slide is not for several threads at a time.
         slide = copy.copy(source) if isinstance(source, Slide) else Slide(source, mpp_override=self.mpp_override)
         with slide:
-            return self._count(slide.image(**self.resolution))
+            image = slide.image(**self.resolution)
+            if not self.tissue_only:
+                return self._count(image)
+            tissue = slide.tissue_mask()
+            down_x, down_y = slide.downsample_at(**self.resolution)
+            return count_pixels(image, tissue.pixels, (down_x / tissue.downsample_x, down_y / tissue.downsample_y))
 
     def _count(self, image: pyvips.Image) -> PixelSums:
-        if self.mask is None:
-            return count_pixels(image)
-        return count_pixels(image, np.asarray(self.mask(image)))
+        mask = tissue_mask if self.tissue_only else self.mask
+        return count_pixels(image, None if mask is None else np.asarray(mask(image)))
 
 
 def _run(
@@ -326,8 +331,3 @@ def _plain(stats: ChannelStats) -> dict[str, Any]:
 
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _tissue(image: pyvips.Image) -> NDArray[np.bool_]:
-    mask: NDArray[np.bool_] = import_module("wsidata.tissue").tissue_mask(image)
-    return mask

@@ -58,7 +58,7 @@ class GaussianBlur(Operation):
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Convolve."""
         require(image, "GaussianBlur")
-        total = 64 if self.sigma_px < 2 else 128 if self.sigma_px < 4 else 256
+        total = 64 if self.sigma_px < 1 else 128 if self.sigma_px < 2.5 else 256  # larger ones overrun its 8 bits
         if image.format == "ushort":
             total = 4096
         kernel = gaussian_kernel(self.sigma_px, total)
@@ -128,12 +128,21 @@ class Blur(Transform):
 
 
 def gaussian_kernel(sigma_px: float, total: int) -> NDArray[np.int64]:
-    """Whole-number Gaussian weights, symmetric, that add up to `total`; without zeros at the ends."""
+    """Whole-number Gaussian weights, symmetric, that add up to `total`; without zeros at the ends.
+
+    Rounded down first; what is missing goes, one to each side, to the weights that lost most (largest remainders).
+    """
+    if sigma_px == 0:
+        return np.array([total])
     radius = math.ceil(3 * sigma_px)
-    x = np.arange(-radius, radius + 1)
-    weights = np.exp(-(x**2) / (2 * sigma_px**2)) if sigma_px > 0 else np.ones(1)
-    kernel = np.rint(weights / weights.sum() * total).astype(np.int64)
-    kernel[radius] += total - kernel.sum()  # an even number is missing, or none, as all else is symmetric
+    weights = np.exp(-(np.arange(radius + 1) ** 2) / (2 * sigma_px**2))  # from the middle outwards
+    weights *= total / (2 * weights.sum() - weights[0])
+    half = np.floor(weights).astype(np.int64)
+    missing = total - int(2 * half.sum() - half[0])
+    half[0] += missing % 2
+    losers = np.argsort(half[1:] - weights[1:], kind="stable")[: missing // 2]
+    half[1:][losers] += 1
+    kernel = np.concatenate([half[:0:-1], half])
     return np.asarray(kernel[kernel > 0])
 
 

@@ -95,7 +95,7 @@ def fit_macenko(image: pyvips.Image) -> StainFit:
     """Find the stains of a picture.
 
     Tissue pixels (every band denser than 0.15) are projected on the plane of their two largest principal components;
-    the 1st and 99th percentile of the angle there are the stains; haematoxylin is the one that absorbs more red. Amounts
+    the 1st and 99th percentile of the angle there are the stains, haematoxylin the one that absorbs more red. Amounts
     are the least-squares solution, over the same pixels.
 
     Args:

@@ -12,6 +12,7 @@ import torch
 from wsidata.datamodules import WSIDataModule
 from wsidata.slide import Slide
 from wsidata.stats import ChannelStats, StatsError, channel_stats, process_pool
+from wsidata.tissue import tissue_mask
 
 SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
@@ -122,6 +123,34 @@ def test_mask_of_ones_own_decides_which_pixels_count():
         if reduction == "pooled":
             assert (got.mean, got.std, got.count_px) == (expected.mean, expected.std, expected.count_px)
         assert got.tissue_only
+
+
+@pytest.mark.parametrize("resolution", [{"level": 1}, {"mpp": 1.7}, {"max_side": 77}])
+def test_only_tissue_counts(slides, resolution):
+    inside = []
+    for path in slides:
+        with Slide(path) as slide:
+            pixels, mask, down = slide.numpy(**resolution), slide.tissue_mask(), slide.downsample_at(**resolution)
+        places = [
+            np.minimum(np.floor((np.arange(side) + 0.5) * own / cell).astype(int), cells - 1)
+            for side, own, cell, cells in (
+                (pixels.shape[0], down[1], mask.downsample_y, mask.pixels.shape[0]),
+                (pixels.shape[1], down[0], mask.downsample_x, mask.pixels.shape[1]),
+            )
+        ]
+        inside.append(pixels[mask.pixels[np.ix_(*places)]])
+    stats = channel_stats(slides, tissue_only=True, **resolution)
+    pixels = np.concatenate(inside)
+    assert stats.count_px == len(pixels) > 0
+    assert_pooled(stats, pixels / 255)
+    assert max(stats.mean) < min(channel_stats(slides, **resolution).mean) + 0.1
+
+
+def test_tissue_of_pictures_in_memory(slides):
+    with Slide(slides[0]) as slide:
+        pixels = slide.numpy(level=0)
+    mask = tissue_mask(pyvips.Image.new_from_array(pixels))
+    assert_pooled(channel_stats([pixels], tissue_only=True), pixels[mask] / 255)
 
 
 def test_every_bad_image_is_named_at_once(slides, tmp_path):
