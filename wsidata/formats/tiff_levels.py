@@ -146,14 +146,19 @@ def _philips_levels(pages: Sequence[tifffile.TiffPage], stated: Sequence[tuple[f
 
 def _level_pages(level: tifffile.TiffPageSeries, path: Path) -> tuple[tifffile.TiffPage, ...]:
     """The directories a level consists of: one, or one per channel."""
-    pages = tuple(level.pages)
+    pages = level.pages
     stacked = {axis: size for axis, size in zip(level.axes, level.shape, strict=True) if axis not in "YXS" and size > 1}
     if any(axis not in CHANNEL_AXES for axis in stacked) or any(page is None for page in pages):
         raise UnsupportedImageError(
             f"'{path}' holds a stack of {len(pages)} planes (axes {level.axes}: focal planes, time or missing planes), "
             "not one picture. Export the plane, or an RGB rendering, as a TIFF of its own."
         )
-    return pages
+    if level.is_truncated:  # ImageJ's above 4 GB, and tifffile's on request: the others follow without a directory
+        raise UnsupportedImageError(
+            f"'{path}' is a stack {level.shape} (axes {level.axes}) that has a directory for its first plane only. Save "
+            "it as OME-TIFF (Bio-Formats)."
+        )
+    return tuple(page.aspage() if page.is_frame else page for page in pages)  # frames have no tags of their own
 
 
 def _with_tiled_second_page(
