@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsidata import transforms as transforms
+    from wsidata.cropping import TissueCrop as TissueCrop
     from wsidata.datamodules import WSIDataModule as WSIDataModule
     from wsidata.datasets import SlideDataset as SlideDataset
+    from wsidata.lazy import LazyImage as LazyImage
     from wsidata.leaks import check_leaks as check_leaks
+    from wsidata.packing import Packing as Packing
     from wsidata.slide import Slide as Slide
     from wsidata.split_files import load_splits as load_splits
     from wsidata.split_files import save_splits as save_splits
@@ -19,11 +22,16 @@ if TYPE_CHECKING:
     from wsidata.stats import ChannelStats as ChannelStats
     from wsidata.stats import channel_stats as channel_stats
     from wsidata.tables import read_table as read_table
+    from wsidata.tissue import TissueMask as TissueMask
 
 _HOME = {
     "ChannelStats": "wsidata.stats",
+    "LazyImage": "wsidata.lazy",
+    "Packing": "wsidata.packing",
     "Slide": "wsidata.slide",
     "SlideDataset": "wsidata.datasets",
+    "TissueCrop": "wsidata.cropping",
+    "TissueMask": "wsidata.tissue",
     "WSIDataModule": "wsidata.datamodules",
     "channel_stats": "wsidata.stats",
     "check_leaks": "wsidata.leaks",
@@ -35,8 +43,12 @@ _HOME = {
 
 __all__ = [
     "ChannelStats",
+    "LazyImage",
+    "Packing",
     "Slide",
     "SlideDataset",
+    "TissueCrop",
+    "TissueMask",
     "WSIDataModule",
     "__version__",
     "channel_stats",

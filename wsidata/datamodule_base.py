@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from wsidata.datasets import SlideDataset
+from wsidata.lazy import as_tensor
 from wsidata.loaders import EpochLoader, make_loader
 from wsidata.plots import plot_images, spread_over_classes
 from wsidata.split_files import check_no_leak, check_same_split, save_splits, split_digest, split_parts
@@ -208,7 +209,7 @@ class SplitDataModule(LightningDataModule, ABC):
             raise SplitError(f"there are no {part} rows to show.")
         dataset = self.make_dataset(part)
         rows = spread_over_classes(table["label"].tolist(), max_images)
-        images = [dataset.image(row) for row in rows]
+        images = [as_tensor(dataset.image(row)) for row in rows]
         titles = [f"{table['image_id'][row]}\n{table['label_name'][row]}" for row in rows]
         sizes = sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images})
         size = f"{sizes[0]} px" if len(sizes) == 1 else "sizes differ"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from wsidata.cropping import TissueCrop, as_crop
 from wsidata.datamodule_base import Part, SplitDataModule
 from wsidata.datasets import SlideDataset
 from wsidata.image_paths import split_suffix
@@ -64,6 +65,10 @@ class WSIDataModule(SplitDataModule):
         mpp_override: Spacing of level 0 in um per pixel to believe instead of the files', one number or (x, y).
         pin_memory: Page-locked batches. None: where there is CUDA.
         predict_on: "train", "val", "test" or "all". None: the test rows, or all rows where there are none.
+        lazy: Images are not decoded by the loader: a batch holds a list of `LazyImage`s, whose rows are decoded when
+            the model asks for them. For models that stream, and slides that do not fit into memory.
+        crop: What of a slide is read: None all of it, "tissue" the bounding box of its tissue, "pack" its pieces of
+            tissue close together on white; a `TissueCrop` has more settings. Comes before the transforms.
 
     Raises:
         TableError, SplitError, SlideCheckError, TransformError: when made, at first use of the table, or in `setup`;
@@ -105,6 +110,8 @@ class WSIDataModule(SplitDataModule):
         mpp_override: float | tuple[float, float] | None = None,
         pin_memory: bool | None = None,
         predict_on: Literal["train", "val", "test", "all"] | None = None,
+        lazy: bool = False,
+        crop: Literal["tissue", "pack"] | TissueCrop | None = None,
     ) -> None:
         super().__init__(batch_size=batch_size, num_workers=num_workers, pin_memory=pin_memory, predict_on=predict_on)
         self.resolution = one_resolution(
@@ -115,11 +122,21 @@ class WSIDataModule(SplitDataModule):
             raise ValueError(f"dtype={dtype!r} is neither 'uint8' nor 'float'.")
         self._table, self._split = table, split
         self._mpp_override = mpp_override
-        self._sizes_follow_slides = image_size is None and train_transform is None and eval_transform is None
+        self._lazy, self._crop = lazy, as_crop(crop)
+        self._sizes_follow_slides = (
+            image_size is None and train_transform is None and eval_transform is None and not lazy
+        )
+        if self._sizes_follow_slides and self._crop is not None and batch_size > 1:
+            raise ValueError(
+                f"batch_size={batch_size} needs images of one size, and cropped to their tissue slides differ. Pass "
+                "image_size= (crops or pads in white), lazy=True (batches are lists), or batch_size=1."
+            )
         self._train_transform = as_transform(train_transform or default_train_transform(self.image_size))
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
         left_out = ["train_transform", "eval_transform"]
+        if isinstance(crop, TissueCrop):
+            left_out.append("crop")
         if isinstance(table, pd.DataFrame):
             left_out.append("table")
         else:
@@ -178,4 +195,6 @@ class WSIDataModule(SplitDataModule):
             with_labels=part != "predict",
             mpp_override=self._mpp_override,
             fresh_epochs=part == "train",
+            lazy=self._lazy,
+            crop=self._crop,
         )

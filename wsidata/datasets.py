@@ -7,12 +7,16 @@ closed after each sample.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import pandas as pd
 from torch import Tensor
 
+from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.epochs import EpochDataset
+from wsidata.lazy import LazyImage, slide_lazy
+from wsidata.packing import Packing
 from wsidata.slide import Slide
 from wsidata.tensors import DType, to_tensor
 from wsidata.transform_adapters import as_transform
@@ -37,6 +41,8 @@ class SlideDataset(EpochDataset):
         mpp_override: Spacing of level 0 in um/px to believe instead of the files' own.
         fresh_epochs: True draws anew in every epoch (training). False makes the same sample every time, also with a
             random transform.
+        lazy: Images are `LazyImage`s, whose rows are decoded when the model asks for them.
+        crop: "tissue", "pack" or a `TissueCrop`: what of a slide is read. None reads all of it.
     """
 
     def __init__(
@@ -49,6 +55,8 @@ class SlideDataset(EpochDataset):
         with_labels: bool = True,
         mpp_override: float | tuple[float, float] | None = None,
         fresh_epochs: bool = False,
+        lazy: bool = False,
+        crop: CropKind | TissueCrop | None = None,
     ) -> None:
         super().__init__(as_transform(transform), fresh_epochs=fresh_epochs)
         self.paths = [str(path) for path in table["path"]]
@@ -58,30 +66,61 @@ class SlideDataset(EpochDataset):
         self.dtype: DType = dtype
         self.with_labels = with_labels
         self.mpp_override = mpp_override
+        self.lazy = lazy
+        self.crop = as_crop(crop)
+        self._packings: dict[int, Packing] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> Tensor | LazyImage | tuple[Tensor | LazyImage, int]:
         """`(image, label)`, or the image alone; see `image`."""
         image = self.image(index)
         return (image, self.labels[index % len(self)]) if self.with_labels else image
 
-    def image(self, index: int) -> Tensor:
-        """Read, transform and convert one slide.
+    def image(self, index: int) -> Tensor | LazyImage:
+        """Read, transform and convert one slide, or prepare to.
 
         Returns:
-            (C, H, W), uint8 or float32, a view of (H, W, C) memory.
+            (C, H, W), uint8 or float32, a view of (H, W, C) memory; or a `LazyImage` of that shape.
 
         Raises:
             SampleError: naming the slide.
         """
         row = index % len(self)
         try:
-            with Slide(self.paths[row], mpp_override=self.mpp_override) as slide:
-                picture = self.transform(slide.image(**self.resolution), self.generator(index))
-                return to_tensor(picture, self.dtype)
+            with self._open(row) as slide:
+                packing, generator = self.packing(row, slide), self.generator(index)
+                if self.lazy:
+                    return slide_lazy(
+                        slide, self.resolution, None, self.transform, generator, packing=packing, dtype=self.dtype
+                    )
+                if packing is None:
+                    picture = slide.image(**self.resolution)
+                else:  # only the tiles of the pieces are decoded
+                    picture = packing.apply(slide.image(**self.resolution, keep_tiles=True))
+                return to_tensor(self.transform(picture, generator), self.dtype)
         except Exception as error:
             raise SampleError(
                 f"slide '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}"
             ) from error
+
+    def packing(self, row: int, slide: Slide | None = None) -> Packing | None:
+        """What of a slide is read, and how to map points to it; None if all of it is. Remembered for the next time.
+
+        Args:
+            row: The slide's row.
+            slide: The slide, if it is open already.
+
+        Raises:
+            NoTissueError: if there is no tissue to crop to, and such slides are not read whole.
+        """
+        if self.crop is None:
+            return None
+        if row not in self._packings:
+            with nullcontext(slide) if slide is not None else self._open(row) as opened:
+                self._packings[row] = self.crop.plan(opened, self.resolution)
+        return self._packings[row]
+
+    def _open(self, row: int) -> Slide:
+        return Slide(self.paths[row], mpp_override=self.mpp_override)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 
@@ -40,8 +39,8 @@ class EpochDataset(Dataset[Any], ABC):
         """Number of rows."""
 
     @abstractmethod
-    def image(self, index: int) -> Tensor:
-        """The image of one sample, as the network gets it."""
+    def image(self, index: int) -> Any:
+        """The image of one sample, as the network gets it: a (C, H, W) tensor, or a `LazyImage` of that shape."""
 
     def generator(self, index: int) -> np.random.Generator:
         """The generator of a sample in the present epoch."""

@@ -29,6 +29,7 @@ from wsidata.block_cache import BlockCache
 from wsidata.cropping import TissueCrop
 from wsidata.errors import UnreadableImageError
 from wsidata.formats.tile_source import failure_behind
+from wsidata.formats.vips import naming_errors
 from wsidata.packing import Packing
 from wsidata.tensors import DType, to_tensor
 from wsidata.transform_adapters import as_transform
@@ -120,6 +121,13 @@ class LazyImage:
     def columns(self, start: int, stop: int) -> Tensor:
         """Columns `start` to `stop - 1`: (C, H, stop - start); otherwise as `rows`."""
         return self._strip("columns", start, stop)
+
+    def thumbnail(self, max_side_px: int = 512) -> Tensor:
+        """The whole image, its longer side `max_side_px` or less. Decodes all of it, a part at a time."""
+        image = self._pipeline()
+        scale = max_side_px / max(image.width, image.height)
+        with naming_errors(self.name):
+            return to_tensor(image.resize(scale) if scale < 1 else image, self._as)
 
     def close(self) -> None:
         """Forget all pixels and let go of the file; the next request opens it again."""
@@ -269,3 +277,8 @@ def slide_lazy(
     chosen = None if transform is None else as_transform(transform)
     pipeline = SlidePipeline(copy.copy(slide), resolution, packing, chosen, generator)
     return LazyImage(pipeline, name=slide.path.name, dtype=dtype)
+
+
+def as_tensor(image: Tensor | LazyImage, max_side_px: int = 1024) -> Tensor:
+    """A tensor as it is, a lazy image as a thumbnail, to be looked at."""
+    return image.thumbnail(max_side_px) if isinstance(image, LazyImage) else image

@@ -105,9 +105,9 @@ def check_worker_start(wanted: str | None) -> WorkerStart:
 
 def _check_picklable(dataset: EpochDataset) -> None:
     try:
-        pickle.dumps(dataset.transform)
+        pickle.dumps((dataset.transform, getattr(dataset, "crop", None)))
     except Exception as error:  # pickle raises whatever the object's own code raises
         raise TransformError(
-            f"the transform cannot be sent to worker processes ({error}). Define functions at the top of a module "
-            "instead of as lambda or inside another function, or pass num_workers=0."
+            f"the transform or crop cannot be sent to worker processes ({error}). Define functions at the top of a "
+            "module instead of as lambda or inside another function, or pass num_workers=0."
         ) from error

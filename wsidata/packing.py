@@ -94,11 +94,13 @@ class Packing:
         """Pixels of the picture per pixel of the canvas."""
         return self.source_width * self.source_height / (self.width * self.height)
 
-    def apply(self, image: pyvips.Image) -> pyvips.Image:
+    def apply(self, image: pyvips.Image, fill: float = WHITE) -> pyvips.Image:
         """The canvas, lazily: a piece is decoded when its place on the canvas is asked for.
 
         Args:
-            image: The picture, of `source_width` x `source_height` pixels, any bands; white is 255.
+            image: The picture, of `source_width` x `source_height` pixels, any bands, or a mask
+                of that size.
+            fill: Value between the pieces.
 
         Raises:
             ValueError: if the picture has another size.
@@ -111,7 +113,7 @@ class Packing:
         cut = [image.crop(one.x, one.y, one.width, one.height) for one in self.pieces]
         if len(cut) == 1 and (cut[0].width, cut[0].height) == (self.width, self.height):
             return cut[0]
-        canvas = image.new_from_image([WHITE] * image.bands).crop(0, 0, 1, 1).gravity(
+        canvas = image.new_from_image([fill] * image.bands).crop(0, 0, 1, 1).gravity(
             "north-west", self.width, self.height, extend="copy"
         )  # fmt: skip
         for piece, pixels in zip(self.pieces, cut, strict=True):

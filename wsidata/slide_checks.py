@@ -57,7 +57,7 @@ def check_slides(
     for image_id, path in zip(table["image_id"], table["path"], strict=True):
         try:
             with Slide(path, mpp_override=mpp_override) as slide:
-                image = slide.image(**resolution)
+                image = slide.image(**resolution, keep_tiles=True)  # decodes nothing
                 sizes.append((image_id, image.height, image.width))
         except (SlideError, OSError, pyvips.Error, ValueError) as error:
             problems.append(f"{path}: {type(error).__name__}: {error}")

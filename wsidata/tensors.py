@@ -83,6 +83,11 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
     return rows.permute(0, 3, 1, 2)
 
 
+def batch_images(images: Sequence[Any]) -> Any:
+    """Tensors are stacked; lazy images stay a list, and may differ in size."""
+    return stack_images(images) if isinstance(images[0], Tensor) else list(images)
+
+
 def collate(samples: Sequence[Any]) -> Any:
     """Make a batch of samples.
 
@@ -90,9 +95,10 @@ def collate(samples: Sequence[Any]) -> Any:
         samples: `(image, label)` pairs, or images alone.
 
     Returns:
-        `(images, labels)` with images (B, C, H, W), channels-last, and labels (B,) int64; or the images alone.
+        `(images, labels)` with images (B, C, H, W), channels-last, or a list of lazy images; and labels (B,) int64. Or
+        the images alone.
     """
-    if isinstance(samples[0], Tensor):
-        return stack_images(samples)
+    if not isinstance(samples[0], tuple):
+        return batch_images(samples)
     images, labels = zip(*samples, strict=True)
-    return stack_images(images), torch.tensor(labels, dtype=torch.int64)
+    return batch_images(images), torch.tensor(labels, dtype=torch.int64)
