@@ -1,0 +1,150 @@
+"""Files of a heat map show the right numbers at the right places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+import tifffile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from streammodels import stream
+from streammodels.class_maps import class_activation_map
+from streammodels.heatmap import Heatmap, Method
+from streammodels.heatmap_files import _cells, write_overlay, write_pyramid
+from streammodels.map_grid import MapAxis, MapGrid, block_grid
+
+RESNET = MapGrid(MapAxis(32, 0.0), MapAxis(32, 0.0))
+
+
+def _heatmap(values: Tensor, grid: MapGrid, size: tuple[int, int], method: Method = "class activation map") -> Heatmap:
+    return Heatmap(values, torch.zeros(len(values), dtype=torch.int64), torch.zeros(len(values), 2), method, grid, size)
+
+
+def test_tiff_of_blocks_holds_the_numbers_and_the_spacing(tmp_path: Path) -> None:
+    values = torch.rand(2, 300, 200)
+    heatmap = _heatmap(values, block_grid(4), (1199, 797), "gradient")
+    path = write_pyramid(heatmap, tmp_path / "new" / "map.tif", (0.5, 0.25), index=1, tile_px=64)
+    with tifffile.TiffFile(path) as file:
+        pages = file.pages
+        np.testing.assert_array_equal(pages[0].asarray(), values[1].numpy())
+        assert [page.shape for page in pages] == [(300, 200), (150, 100), (75, 50), (37, 25)]
+        assert all(page.is_tiled and page.dtype == np.float32 for page in pages)
+        assert pages[0].tile == (64, 64)
+        assert pages[0].tags["ResolutionUnit"].value == tifffile.RESUNIT.CENTIMETER
+        um = [10000 * low / high for high, low in (pages[0].tags[f"{axis}Resolution"].value for axis in "XY")]
+        assert um == pytest.approx([0.5 * 4, 0.25 * 4], rel=1e-6)
+        coarse = values[1].reshape(150, 2, 100, 2).amax(dim=(1, 3))  # peaks of a gradient stay visible
+        np.testing.assert_array_equal(pages[1].asarray(), coarse.numpy())
+
+
+def test_coarser_levels_of_a_class_map_are_means(tmp_path: Path) -> None:
+    values = torch.rand(1, 64, 64)
+    path = write_pyramid(_heatmap(values, block_grid(8), (512, 512)), tmp_path / "map.tif", (1.0, 1.0), tile_px=32)
+    expected = values[0].reshape(32, 2, 32, 2).mean(dim=(1, 3)).numpy()
+    np.testing.assert_allclose(tifffile.imread(path, key=1), expected, rtol=1e-5)
+
+
+def test_tiff_of_a_resnet_is_shifted_by_half_a_cell(tmp_path: Path) -> None:
+    values = torch.arange(12.0).view(1, 3, 4)  # centred on pixels 0, 32, 64 (, 96)
+    path = write_pyramid(_heatmap(values, RESNET, (70, 100)), tmp_path / "map.tif", (2.0, 2.0))
+    written = tifffile.imread(path, key=0)
+    assert written.shape == (5, 7)  # cells of 16 pixels
+    assert written[0].tolist() == [0, 1, 1, 2, 2, 3, 3]
+    assert written[:, 0].tolist() == [0, 4, 4, 8, 8]
+    with tifffile.TiffFile(path) as file:
+        high, low = file.pages[0].tags["XResolution"].value
+        assert 10000 * low / high == pytest.approx(2.0 * 16, rel=1e-6)
+
+
+@given(
+    stride=st.integers(1, 64),
+    first=st.integers(-128, 128).map(lambda twice: twice / 2),
+    image_px=st.integers(1, 500),
+)
+def test_no_cell_is_farther_from_its_map_pixel_than_promised(stride: int, first: float, image_px: int) -> None:
+    size = 400
+    cell, nearest = _cells(MapAxis(stride, first), size, image_px)
+    assert cell in (stride, stride / 2)
+    assert (len(nearest) - 1) * cell < image_px <= len(nearest) * cell
+    for index in np.unique(nearest):
+        cells = np.flatnonzero(nearest == index)
+        at_border = index in (0, size - 1) or cells[0] == 0 or cells[-1] == len(nearest) - 1
+        middle = (cells.mean() + 0.5) * cell - 0.5
+        assert at_border or abs(middle - (first + index * stride)) <= stride / 4
+
+
+@pytest.mark.parametrize("first", [nn.Conv2d(3, 8, 7, 4, 3), nn.Conv2d(3, 8, 4, 4)], ids=["shifted", "blocks"])
+def test_a_spot_is_found_where_it_is(first: nn.Conv2d, tmp_path: Path) -> None:
+    """The cell with the largest value lies on the spot, for a network whose map is shifted and one whose is not."""
+    for weight in (first.weight, *(head := nn.Linear(8, 2)).parameters()):
+        nn.init.ones_(weight)
+    streamed = stream(nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool2d(1)), strip_rows=32)
+    for row, column in ((17, 90), (64, 33), (100, 8)):
+        image = torch.zeros(1, 3, 128, 160, dtype=torch.uint8)
+        image[:, :, row : row + 4, column : column + 4] = 255
+        path = write_pyramid(class_activation_map(streamed, image, 0, head=head), tmp_path / "map.tif", (1.0, 1.0))
+        with tifffile.TiffFile(path) as file:
+            written, (high, low) = file.pages[0].asarray(), file.pages[0].tags["XResolution"].value
+        hot = (np.argwhere(written == written.max()).mean(axis=0) + 0.5) * (10000 * low / high) - 0.5
+        assert np.abs(hot - [row + 1.5, column + 1.5]).max() <= 2.5
+
+
+def _coloured_centre(picture: np.ndarray, columns: slice) -> float:
+    """Mean row of the coloured pixels."""
+    part = picture[:, columns].astype(int)
+    coloured = part.max(axis=2) - part.min(axis=2) > 100
+    assert coloured.any()
+    return float(np.flatnonzero(coloured.any(axis=1)).mean())
+
+
+@pytest.mark.parametrize("grid", [RESNET, block_grid(32)], ids=["centred on pixels", "blocks"])
+def test_overlay_colours_the_place_of_the_map_pixel(grid: MapGrid, tmp_path: Path) -> None:
+    values = torch.zeros(1, 10, 10)
+    values[0, 7, 5] = 1.0
+    centre = grid.y.centre(7)
+    picture = np.full((320, 320, 3), 255, dtype=np.uint8)
+    picture[round(centre) - 16 : round(centre) + 16, 144:176] = (255, 0, 0)
+    path = write_overlay(_heatmap(values, grid, (320, 320)), tmp_path / "map.png", picture, title="one spot")
+    drawn = np.asarray(pyvips.Image.new_from_file(str(path)).numpy())[:, :, :3]
+    half = drawn.shape[1] // 2
+    left, right = _coloured_centre(drawn, slice(0, half - 20)), _coloured_centre(drawn, slice(half + 10, half + 400))
+    assert abs(left - right) <= 2
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.0], ids=["signed", "positive"])
+@pytest.mark.parametrize("method", ["gradient", "class activation map", "Grad-CAM", "attention"])
+def test_large_maps_are_reduced_to_a_picture(method: Method, low: float, tmp_path: Path) -> None:
+    values = torch.rand(1, 70, 2500) * (1 - low) + low
+    heatmap = _heatmap(values, block_grid(4), (280, 9999), method)
+    path = write_overlay(heatmap, tmp_path / "map.png", np.zeros((28, 1000, 3), dtype=np.uint8))
+    assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_map_of_equal_values_is_drawn(tmp_path: Path) -> None:
+    heatmap = _heatmap(torch.zeros(1, 4, 4), block_grid(8), (32, 32), "Grad-CAM")
+    assert write_overlay(heatmap, tmp_path / "map.png", np.zeros((32, 32, 3), dtype=np.uint8)).stat().st_size > 0
+
+
+def test_gradient_of_several_channels_is_refused(tmp_path: Path) -> None:
+    heatmap = _heatmap(torch.zeros(1, 3, 8, 8), block_grid(1), (8, 8), "gradient")
+    with pytest.raises(ValueError, match="not one number a place"):
+        write_pyramid(heatmap, tmp_path / "map.tif", (1.0, 1.0))
+
+
+def test_values_without_colour_are_refused(tmp_path: Path) -> None:
+    heatmap = _heatmap(torch.full((1, 4, 4), float("nan")), block_grid(8), (32, 32))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        write_overlay(heatmap, tmp_path / "map.png", np.zeros((32, 32, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("mpp", [(0.0, 1.0), (1.0, -2.0), (float("nan"), 1.0)])
+def test_impossible_spacing_is_refused(mpp: tuple[float, float], tmp_path: Path) -> None:
+    heatmap = _heatmap(torch.zeros(1, 4, 4), RESNET, (128, 128))
+    with pytest.raises(ValueError, match="has to be a spacing"):
+        write_pyramid(heatmap, tmp_path / "map.tif", mpp)
