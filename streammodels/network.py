@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .reductions import GlobalMaximum, Reduction
+from .reductions import Reduction
 from .rows import RowNode, Window
 from .rules import AveragePool, Convolution, FrozenBatchNorm, MaxPool, Pointwise, Rule
 
@@ -133,7 +133,8 @@ class Network:
             The network, or None if a value of it depends on which side is which: of equal maxima of a global maximum
             the first one in reading order gets the gradient, and a constant may differ from column to column.
         """
-        if any(isinstance(node.rule, GlobalMaximum) or node.differs_by_column for node in self.nodes):
+        ordered = any(isinstance(node.rule, Reduction) and not node.rule.ignores_order for node in self.nodes)
+        if ordered or any(node.differs_by_column for node in self.nodes):
             return None
         return replace(self, nodes=tuple(node.sideways() for node in self.nodes))
 

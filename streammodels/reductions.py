@@ -35,6 +35,14 @@ class Reduction(ABC):
         """Whether `partial` draws random numbers."""
         return False
 
+    @property
+    def ignores_order(self) -> bool:
+        """Whether the pixels of a map may come in any order, for the outcome and for its gradient.
+
+        If not, strips run from the top of an image to its bottom, though it may be wider than tall.
+        """
+        return False
+
     @abstractmethod
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
         """Reduce the (B, C, rows, W) of one strip; differentiable. Always the same number of tensors."""
@@ -58,8 +66,17 @@ class Reduction(ABC):
         return self.combine(parts, features.shape[2] * features.shape[3], features.dtype, *tensors)
 
 
+class _Symmetric(Reduction):
+    """A reduction to which all pixels are alike."""
+
+    @property
+    def ignores_order(self) -> bool:
+        """See `Reduction`."""
+        return True
+
+
 @dataclass(frozen=True)
-class GlobalAverage(Reduction):
+class GlobalAverage(_Symmetric):
     """`AdaptiveAvgPool2d(1)` or ``mean`` over height and width."""
 
     keep_dimensions: bool = True
@@ -94,7 +111,7 @@ class GlobalMaximum(Reduction):
 
 
 @dataclass(frozen=True)
-class GeneralizedMean(Reduction):
+class GeneralizedMean(_Symmetric):
     """``mean(max(x, epsilon)^p)^(1/p)`` of each channel; the tensor is p, of one element.
 
     Powers are taken of x relative to the largest x of its channel, so that they cannot overflow.
@@ -119,7 +136,7 @@ class GeneralizedMean(Reduction):
 
 
 @dataclass(frozen=True)
-class LogMeanExponential(Reduction):
+class LogMeanExponential(_Symmetric):
     """``log(mean(exp(r x))) / r`` of each channel; the tensor is r, of one element."""
 
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
@@ -138,7 +155,7 @@ class LogMeanExponential(Reduction):
 
 
 @dataclass(frozen=True)
-class Attention(Reduction):
+class Attention(_Symmetric):
     """The mean over all pixels, weighted by a softmax of scores that a small network gives to every pixel.
 
     Attributes:
