@@ -11,9 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsidata.slide_info import SlideInfo
+from wsidata.split_base import SPLITS
+
+_PART_COLOURS = {"train": "C0", "val": "C1", "test": "C2"}
 _SHOWN_SIDE_PX = 384
 _TITLE_CHARACTERS = 28
 
@@ -73,3 +78,72 @@ def displayable(image: Tensor) -> NDArray[np.float32]:
 def _shorten(line: str) -> str:
     """A line that fits over a picture; the end of a name says more than its beginning."""
     return line if len(line) <= _TITLE_CHARACTERS else f"...{line[3 - _TITLE_CHARACTERS :]}"
+
+
+def plot_split(table: pd.DataFrame, class_names: Sequence[str] | None = None) -> Figure:
+    """Class balance: the share of each class in each part, with the number of slides.
+
+    Args:
+        table: Columns `split` and `label_name`, as `make_splits` returns.
+        class_names: Order of the classes. None: sorted.
+
+    Returns:
+        A figure with one panel per part; equal bars mean equal balance.
+    """
+    names = sorted(set(table["label_name"])) if class_names is None else list(class_names)
+    parts = [part for part in SPLITS if (table["split"] == part).any()]
+    figure = Figure(figsize=(1.6 + 2.6 * len(parts), 1.2 + 0.28 * max(len(names), 2)), layout="constrained")
+    panels = np.ravel(figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False))
+    for panel, part in zip(panels, parts, strict=True):
+        labels = table.loc[table["split"] == part, "label_name"]
+        counts = [int((labels == name).sum()) for name in names]
+        shares = [100 * count / max(len(labels), 1) for count in counts]
+        bars = panel.barh(range(len(names)), shares, color=_PART_COLOURS[part])
+        panel.bar_label(bars, [str(count) for count in counts], padding=3, fontsize=8)
+        panel.set_title(f"{part}: {len(labels)} slides", fontsize=9)
+        panel.set_xlabel("% of the part", fontsize=8)
+        panel.tick_params(labelsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(range(len(names)), [_shorten(str(name)) for name in names])
+    panels[0].set_ylim(len(names) - 0.4, -0.6)  # the first class on top
+    panels[0].set_xlim(0, panels[0].get_xlim()[1] * 1.15)  # room for the numbers
+    return figure
+
+
+def plot_spacing(slides: Sequence[SlideInfo], mpp: float | None = None) -> Figure:
+    """Spacing of every level of every slide: does `level=k` mean the same on all of them?
+
+    Args:
+        slides: What `slide_info` returned for each.
+        mpp: A spacing to mark.
+
+    Returns:
+        A figure: levels downwards, um per pixel (logarithmic) to the right, a line of dots per slide, coloured by
+        where the spacing is from.
+    """
+    known = [slide for slide in slides if slide.mpp is not None]
+    deepest = max((len(slide.levels) for slide in known), default=1)
+    figure = Figure(figsize=(7, 1.6 + 0.35 * deepest), layout="constrained")
+    axis = figure.subplots()
+    sources = sorted({str(slide.mpp_source) for slide in known})
+    for number, slide in enumerate(known):
+        place = 0.6 * (number / (len(known) - 1) - 0.5) if len(known) > 1 else 0.0  # side by side, not on one another
+        colour = f"C{sources.index(str(slide.mpp_source))}"
+        dots = [(level.mpp[0], level.index + place) for level in slide.levels if level.mpp]
+        axis.plot(*zip(*dots, strict=True), "o-", ms=4, lw=0.4, alpha=0.7, color=colour)
+    for number, source in enumerate(sources):
+        count = sum(str(slide.mpp_source) == source for slide in known)
+        axis.plot([], [], "o", ms=4, color=f"C{number}", label=f"{source} ({count})")
+    if mpp is not None:
+        axis.axvline(mpp, color="black", lw=0.8, ls="--", label=f"{mpp:g} um/px")
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_yticks(range(deepest), [f"level {index}" for index in range(deepest)])
+    axis.set_ylim(deepest - 0.5, -0.5)
+    axis.grid(axis="x", lw=0.3)
+    axis.set_xlabel("um per pixel")
+    unknown, unread = sum(s.mpp is None and not s.error for s in slides), sum(bool(s.error) for s in slides)
+    axis.set_title(f"{len(known)} slides; {unknown} without spacing, {unread} unreadable", fontsize=9)
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure

@@ -1,0 +1,58 @@
+"""`wsidata info | split | stats`: look at slides, keep a split, measure colours, without writing a script."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TextIO
+
+from wsidata import __version__
+from wsidata.commands import info, split, stats
+
+COMMANDS = {"info": info, "split": split, "stats": stats}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: Arguments; None takes those of the process.
+
+    Returns:
+        0; 1 if a slide cannot be read or leaks; 2 if what was asked for cannot be done.
+    """
+    parser = argparse.ArgumentParser(prog="wsidata", description="Whole-slide images: facts, splits and statistics.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.__doc__))
+    arguments = parser.parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return int(COMMANDS[arguments.command].run(arguments))
+    except (
+        ValueError,
+        OSError,
+        LookupError,
+    ) as error:  # what this package, and files, raise; their messages say it all
+        print(f"wsidata {arguments.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line, without the place in the source."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

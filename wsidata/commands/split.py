@@ -1,0 +1,124 @@
+"""`wsidata split TABLE`: a split to keep, with its class balance and what leaks between its parts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsidata.commands.options import (
+    add_output_arguments,
+    add_table_arguments,
+    print_json,
+    progress_bar,
+    table_options,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HELP = "divide a table of slides into train, val and test"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    add_table_arguments(parser)
+    parser.add_argument("-o", "--output", default="split.csv", help="CSV to write (default: %(default)s)")
+    parser.add_argument("--val-fraction", type=float, default=0.2, help="share to validate on (default: %(default)s)")
+    parser.add_argument("--test-fraction", type=float, default=0.0, help="share to test on (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the draw (default: %(default)s)")
+    parser.add_argument("--folds", type=int, help="write this many files, one a fold: split_fold0.csv, ...")
+    parser.add_argument("--repeats", type=int, default=1, help="draw so many times: split_repeat0.csv, ...")
+    parser.add_argument("--no-stratify", action="store_true", help="do not look at labels")
+    parser.add_argument(
+        "--small-classes", choices=("raise", "train"), default="raise", help="refuse them, or train only"
+    )
+    parser.add_argument("--split-column", help="column that predefines train, val or test")
+    parser.add_argument("--test-prefix", help="what the names of test slides begin with")
+    parser.add_argument("--val-prefix", help="what the names of validation slides begin with")
+    parser.add_argument("--leaks", choices=("off", "warn", "error"), default="warn", help="what to do about leaks")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the class balance")
+    add_output_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the split or splits; 1 if slides leak and that is an error."""
+    from wsidata.plots import plot_split
+    from wsidata.split_files import save_splits
+    from wsidata.tables import read_table
+
+    labels = read_table(arguments.table, **table_options(arguments), split_column=arguments.split_column)
+    answers: list[dict[str, Any]] = []
+    leaking = False
+    for path, options in _files(arguments):
+        frame = _split(labels.frame, arguments, options)
+        report = _leaks(frame, arguments)
+        leaking = leaking or bool(report)
+        digest = save_splits(frame, path)
+        counts = {part: rows["label_name"].value_counts().to_dict() for part, rows in frame.groupby("split")}
+        leaks = None if report is None else [asdict(leak) for leak in report.leaks]
+        answers.append({"file": str(path), "digest": digest, "counts": counts, "leaks": leaks})
+        if not arguments.json:
+            print(f"{path}  sha256:{digest[:16]}\n{_table(frame, labels.class_names)}")
+        if report is not None and (report or not arguments.json):
+            print(report, file=sys.stderr if report else sys.stdout)
+    if arguments.plot:
+        plot_split(frame, labels.class_names).savefig(arguments.plot, dpi=120)
+    if arguments.json:
+        print_json(answers)
+    return int(leaking and arguments.leaks == "error")
+
+
+def _files(arguments: argparse.Namespace) -> list[tuple[Path, dict[str, Any]]]:
+    """Every file to write, and how its split differs from the others'."""
+    output = Path(arguments.output)
+    files: list[tuple[Path, dict[str, Any]]] = []
+    for repeat in range(arguments.repeats):
+        name = output.stem + (f"_repeat{repeat}" if arguments.repeats > 1 else "")
+        if arguments.folds is None:
+            files.append((output.with_name(name + output.suffix), {"repeat": repeat}))
+        for fold in range(arguments.folds or 0):
+            path = output.with_name(f"{name}_fold{fold}{output.suffix}")
+            files.append((path, {"repeat": repeat, "k_fold": (fold, arguments.folds)}))
+    return files
+
+
+def _split(frame: pd.DataFrame, arguments: argparse.Namespace, options: dict[str, Any]) -> pd.DataFrame:
+    from wsidata.splits import make_splits
+
+    return make_splits(
+        frame,
+        val_fraction=arguments.val_fraction,
+        test_fraction=arguments.test_fraction,
+        seed=arguments.seed,
+        stratify=not arguments.no_stratify,
+        small_classes=arguments.small_classes,
+        split_column="split" if (frame["split"] != "").any() else None,
+        test_prefix=arguments.test_prefix,
+        val_prefix=arguments.val_prefix,
+        group_column="group" if arguments.group_column else None,
+        **options,
+    )
+
+
+def _leaks(frame: pd.DataFrame, arguments: argparse.Namespace) -> Any:
+    if arguments.leaks == "off":
+        return None
+    from wsidata.leaks import check_leaks
+
+    with progress_bar("looking for leaks", quiet=arguments.quiet) as progress:
+        return check_leaks(frame, progress=progress)
+
+
+def _table(frame: pd.DataFrame, class_names: tuple[str, ...]) -> str:
+    """Slides of each class in each part, as text."""
+    import pandas as pd
+
+    counts = pd.crosstab(frame["label_name"], frame["split"]).reindex(
+        index=list(class_names), columns=[part for part in ("train", "val", "test") if part in set(frame["split"])]
+    )
+    counts = counts.fillna(0).astype(int)
+    counts.loc["all"] = counts.sum()
+    return counts.rename_axis(index="class", columns=None).to_string()

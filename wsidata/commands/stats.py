@@ -1,0 +1,74 @@
+"""`wsidata stats SLIDE...`: exact channel means and standard deviations, to normalise with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from wsidata.commands.options import (
+    add_output_arguments,
+    add_resolution_arguments,
+    progress_bar,
+    resolution_of,
+)
+
+HELP = "exact channel means and standard deviations"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument("slides", nargs="*", metavar="SLIDE", help="a slide")
+    parser.add_argument(
+        "--split", metavar="SPLIT.csv", help="take the slides of a saved split instead; see --image-dir"
+    )
+    parser.add_argument("--part", default="train", choices=("train", "val", "test"), help="its part (default: train)")
+    parser.add_argument("--image-dir", help="folder of the split's slides (default: the split file's own)")
+    add_resolution_arguments(parser)
+    parser.add_argument("--mpp-override", type=float, help="spacing of level 0 to believe instead of the files'")
+    parser.add_argument("--tissue-only", action="store_true", help="count only tissue")
+    parser.add_argument("--reduction", choices=("pooled", "per_image"), default="pooled", help="see the documentation")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes (default: none)")
+    parser.add_argument("-o", "--output", help="JSON file to write, for WSIDataModule(stats=...)")
+    add_output_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print, and perhaps save, the statistics."""
+    from contextlib import nullcontext
+
+    from wsidata.stats import channel_stats, process_pool
+
+    pool = process_pool(arguments.workers) if arguments.workers else nullcontext(None)
+    with pool as executor, progress_bar("reading slides", quiet=arguments.quiet) as progress:
+        stats = channel_stats(
+            _slides(arguments),
+            reduction=arguments.reduction,
+            tissue_only=arguments.tissue_only,
+            mpp_override=arguments.mpp_override,
+            executor=executor,
+            progress=progress,
+            **resolution_of(arguments),
+        )
+    if arguments.output:
+        stats.save(arguments.output)
+    if arguments.json:
+        print(stats.to_json())
+    else:
+        print(f"mean  {', '.join(f'{value:.6f}' for value in stats.mean)}")
+        print(f"std   {', '.join(f'{value:.6f}' for value in stats.std)}")
+        print(f"of {stats.image_count} slides, {stats.count_px:,} pixels, {stats.reduction}")
+    return 0
+
+
+def _slides(arguments: argparse.Namespace) -> list[str]:
+    """The slides named, or those of a part of a split."""
+    if bool(arguments.slides) == bool(arguments.split):
+        raise ValueError("name slides, or pass --split=SPLIT.csv; one of the two.")
+    if not arguments.split:
+        return list(arguments.slides)
+    from wsidata.image_paths import ImageFolder
+    from wsidata.split_files import load_splits
+
+    saved = load_splits(arguments.split)
+    folder = ImageFolder(Path(arguments.image_dir or Path(arguments.split).parent).absolute())
+    return [str(folder.find(name)) for name in saved.loc[saved["split"] == arguments.part, "image_id"]]

@@ -1,0 +1,148 @@
+"""A mask that is shifted by a pixel, or resampled like a photo, teaches the wrong class along every border.
+
+So a mask is read on the very grid its slide is read on: each of its pixels is the one of the mask file under the centre
+of the image's pixel. Values are never mixed, and a value that is no class is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+import torch
+from torch import Tensor
+
+from wsidata.slide import Slide
+from wsidata.spacing import Level
+
+IGNORE = 255
+"""Class number, in masks as images, of pixels that belong to no class: what transforms pad with (`mask_fill=255`)."""
+
+IGNORE_INDEX = -100
+"""The same in tensors; `torch.nn.functional.cross_entropy` leaves it out by default."""
+
+_UNKNOWN = 254
+_MAX_CLASSES = 254
+
+
+class MaskError(ValueError):
+    """A mask does not fit its slide, or holds something other than classes."""
+
+
+def mask_classes(class_count: int, values: Sequence[int] | None = None) -> dict[int, int]:
+    """Class number of each pixel value.
+
+    Args:
+        class_count: Number of classes.
+        values: Pixel value of class 0, 1, ...; None: the value is the class number.
+
+    Raises:
+        MaskError: if there is not one value from 0 to 255 for each class.
+    """
+    pixel_values = list(range(class_count)) if values is None else [int(value) for value in values]
+    distinct = set(pixel_values) <= set(range(256)) and len(set(pixel_values)) == len(pixel_values)
+    if len(pixel_values) != class_count or not distinct or class_count > _MAX_CLASSES:
+        raise MaskError(f"mask_values={pixel_values} must be {class_count} distinct values from 0 to 255, one a class.")
+    return {value: number for number, value in enumerate(pixel_values)}
+
+
+def read_mask(
+    path: str | Path, slide: Slide, resolution: Mapping[str, Any], classes: Mapping[int, int]
+) -> pyvips.Image:
+    """The mask of a slide, on the grid of `slide.image(**resolution)`.
+
+    Masks may be coarser or finer than their slide, as long as they show the whole of it. With more than two classes the
+    finest level of a mask pyramid is read: coarser ones may have been averaged, which makes class 1 of 0 and 2.
+
+    Args:
+        path: One-band image, or one of three equal bands; any format `Slide` reads.
+        slide: The slide.
+        resolution: As for `Slide.image`.
+        classes: Class number of each pixel value; see `mask_classes`.
+
+    Returns:
+        A lazy image, uchar, one band: class numbers, and 254 where the pixel is of no class (see `mask_tensor`).
+
+    Raises:
+        MaskError: if the mask has another shape than the slide.
+    """
+    width, height = slide.size_at(**resolution)
+    with Slide(path) as mask:
+        step_x, step_y = _mask_pixels(mask, slide, resolution)
+        level = _coarse_enough(mask.levels, step_x, step_y) if len(classes) <= 2 else mask.levels[0]
+        pixels = mask.image(level=level.index)
+    step = step_x / level.downsample_x, step_y / level.downsample_y
+    nearest = pixels.affine(
+        [1 / step[0], 0, 0, 1 / step[1]],
+        interpolate=pyvips.Interpolate.new("nearest"),
+        oarea=[0, 0, width, height],
+        odx=-0.5,  # a pixel's centre, not its corner, looks for its nearest
+        ody=-0.5,
+        extend="copy",
+    )
+    return _as_classes(nearest, classes)
+
+
+def _mask_pixels(mask: Slide, slide: Slide, resolution: Mapping[str, Any]) -> tuple[float, float]:
+    """Pixels of the mask's finest level per pixel of the image, along x and y."""
+    downsample = slide.downsample_at(**resolution)
+    sides = ((slide.width, mask.width), (slide.height, mask.height))
+    (x, slack_x), (y, slack_y) = ((full / part, full / part**2) for full, part in sides)
+    if abs(x - y) > slack_x + slack_y:  # more than rounding the mask's size explains
+        raise MaskError(
+            f"mask '{mask.path.name}' ({mask.width} x {mask.height} px) has another shape than slide "
+            f"'{slide.path.name}' ({slide.width} x {slide.height} px). Export it over the whole slide."
+        )
+    return downsample[0] / _whole(x, *sides[0]), downsample[1] / _whole(y, *sides[1])
+
+
+def _whole(ratio: float, slide_px: int, mask_px: int) -> float:
+    """The whole number a mask was shrunk by, where its size was only rounded; else the ratio of the sizes."""
+    whole = max(1, round(ratio))
+    return float(whole) if abs(slide_px / whole - mask_px) < 1 else ratio
+
+
+def _coarse_enough(levels: Sequence[Level], step_x: float, step_y: float) -> Level:
+    """The coarsest level that is at least as fine as the image."""
+    fine = [level for level in levels if level.downsample_x <= step_x * 1.001 and level.downsample_y <= step_y * 1.001]
+    return fine[-1] if fine else levels[0]
+
+
+def _as_classes(pixels: pyvips.Image, classes: Mapping[int, int]) -> pyvips.Image:
+    """Pixel values as class numbers."""
+    table = np.full((1, 256, 1), _UNKNOWN, dtype=np.uint8)
+    for value, number in classes.items():
+        table[0, value] = number
+    found = pixels[0].maplut(pyvips.Image.new_from_array(table))
+    for band in range(1, pixels.bands):
+        found = (pixels[band] == pixels[0]).ifthenelse(found, _UNKNOWN)
+    return found.cast("uchar")
+
+
+def mask_tensor(mask: pyvips.Image, name: str, classes: Mapping[int, int]) -> Tensor:
+    """A mask, after the transforms, as what a loss takes.
+
+    Args:
+        mask: Class numbers, and 255 for no class; one band.
+        name: Name for the message.
+        classes: What `read_mask` was given.
+
+    Returns:
+        (H, W) int64, with -100 for no class.
+
+    Raises:
+        MaskError: if a pixel held a value that is no class.
+    """
+    pixels = torch.from_numpy(np.array(mask.numpy(), dtype=np.uint8).reshape(mask.height, mask.width))
+    if bool((pixels == _UNKNOWN).any()):
+        share = float((pixels == _UNKNOWN).float().mean())
+        raise MaskError(
+            f"mask '{name}' holds other values than {sorted(classes)} (in {100 * share:.2g} % of it). Name them "
+            "with class_names= and mask_values=, and save masks as one band without lossy compression."
+        )
+    numbers = pixels.long()
+    numbers[numbers == IGNORE] = IGNORE_INDEX
+    return numbers

@@ -1,0 +1,132 @@
+"""What is there to know about a slide before anything is trained on it; for the command line, notebooks and plots."""
+
+from __future__ import annotations
+
+import base64
+import html
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wsidata.slide import Slide
+from wsidata.spacing import Level
+
+
+@dataclass(frozen=True)
+class SlideInfo:
+    """Facts about one slide, or why it could not be opened.
+
+    Attributes:
+        path: The file.
+        kind: Sort of file, "" if it could not be opened.
+        reader: Who decodes its pixels.
+        levels: The pyramid, finest level first.
+        mpp: Spacing of level 0 in um per pixel, (x, y), or None if unknown.
+        mpp_source: Where the spacing is from.
+        magnification: Objective power, or None.
+        channels: Names of the channels.
+        associated: Names of label, macro and other pictures in the file.
+        has_profile: Whether there is a colour profile.
+        properties: Other metadata.
+        warnings: What was warned of when it was opened.
+        error: Why it could not be opened, "" if it could.
+    """
+
+    path: str
+    kind: str = ""
+    reader: str = ""
+    levels: tuple[Level, ...] = ()
+    mpp: tuple[float, float] | None = None
+    mpp_source: str | None = None
+    magnification: float | None = None
+    channels: tuple[str, ...] = ()
+    associated: tuple[str, ...] = ()
+    has_profile: bool = False
+    properties: dict[str, str] | None = None
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if self.error:
+            return f"{self.path}\n  cannot be read: {self.error}"
+        lines = [self.path, f"  {self.kind}, read by {self.reader}", f"  spacing   {self.spacing}"]
+        lines += [f"  channels  {', '.join(self.channels)}"] if self.channels else []
+        lines += [f"  also has  {', '.join(self.associated)}"] if self.associated else []
+        lines.append(f"  {'level':<7}{'width':>8}{'height':>8}  {'downsample':<12}um/px")
+        for level in self.levels:
+            mpp = "unknown" if level.mpp is None else _pair(*level.mpp)
+            step = _pair(level.downsample_x, level.downsample_y)
+            lines.append(f"  {level.index:<7}{level.width:>8}{level.height:>8}  {step:<12}{mpp}")
+        return "\n".join(lines + [f"  warning: {warning}" for warning in self.warnings])
+
+    @property
+    def spacing(self) -> str:
+        """Spacing, where it is from, and objective power, as text."""
+        power = "" if self.magnification is None else f", {self.magnification:g}x"
+        if self.mpp is None:
+            return f"unknown{power} (pass mpp_override=, or choose by level=)"
+        return f"{_pair(*self.mpp)} um/px, from {self.mpp_source}{power}"
+
+
+def slide_info(path: str | Path, **options: Any) -> SlideInfo:
+    """Open a slide and note what it says; never raises for a bad file.
+
+    Args:
+        path: The file.
+        **options: As for `Slide`, such as `channels=` or `mpp_override=`.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            with Slide(path, **options) as slide:
+                return _facts(slide, [str(warning.message) for warning in caught])
+        except Exception as error:  # whatever a reader raises is what is to be shown
+            return SlideInfo(str(path), error=f"{type(error).__name__}: {error}")
+
+
+def _facts(slide: Slide, said: Iterable[str]) -> SlideInfo:
+    return SlideInfo(
+        path=str(slide.path),
+        kind=slide.kind,
+        reader=slide.reader,
+        levels=slide.levels,
+        mpp=slide.mpp,
+        mpp_source=slide.mpp_source,
+        magnification=slide.magnification,
+        channels=tuple(slide.channel_names),
+        associated=tuple(slide.associated_images),
+        has_profile=slide.icc_profile is not None,
+        properties=slide.properties,
+        warnings=tuple(said),
+    )
+
+
+def _pair(x: float, y: float) -> str:
+    return f"{x:.4g}" if f"{x:.4g}" == f"{y:.4g}" else f"{x:.4g} x {y:.4g}"
+
+
+def slide_html(slide: Slide, side_px: int = 256) -> str:
+    """A slide as HTML for a notebook: thumbnail, levels and spacing."""
+    info = _facts(slide, ())
+    thumbnail = slide.thumbnail(side_px)
+    if thumbnail.bands not in (1, 3) or thumbnail.format != "uchar":
+        thumbnail = thumbnail[0].scaleimage()  # channels of a fluorescence slide: the first, stretched to be seen
+    image = base64.b64encode(thumbnail.pngsave_buffer()).decode()
+    rows = "".join(
+        f"<tr><td>{level.index}</td><td>{level.width} &times; {level.height}</td>"
+        f"<td>{_pair(level.downsample_x, level.downsample_y)}</td>"
+        f"<td>{'unknown' if level.mpp is None else _pair(*level.mpp)}</td></tr>"
+        for level in info.levels
+    )
+    return (
+        f'<div style="display:flex;gap:1em;align-items:flex-start"><img alt="thumbnail" '
+        f'src="data:image/png;base64,{image}"><div><b>{html.escape(slide.path.name)}</b><br>'
+        f"{html.escape(info.kind)}, read by {html.escape(info.reader)}<br>spacing {html.escape(info.spacing)}"
+        f"<table><tr><th>level</th><th>pixels</th><th>downsample</th><th>um/px</th></tr>{rows}</table></div></div>"
+    )
