@@ -21,7 +21,13 @@ Vector: TypeAlias = tuple[float, float, float]
 Matrix: TypeAlias = tuple[Vector, Vector, Vector]
 
 TISSUE_DENSITY = 0.15
-"""Mean density of the bands above which a pixel counts as stained (Macenko's threshold beta)."""
+"""Density above which a pixel counts as stained (Macenko's threshold beta)."""
+
+GLASS_DENSITY = 0.05
+"""Mean density of the bands up to which a pixel is glass: grey of 243 in 8 bits."""
+
+RAMP = 0.15
+"""Further density over which glass passes into tissue."""
 
 _STEPS_PER_DENSITY = 2000
 """8-bit results are looked up in steps this fine, a quarter of a percent of a grey level's own step at most."""
@@ -29,9 +35,10 @@ _STEPS_PER_DENSITY = 2000
 
 @dataclass(frozen=True)
 class DensityMap(Operation):
-    """density' = matrix @ density + weight * offset, where weight = min(1, mean density / 0.15).
+    """density' = matrix @ density + weight * offset.
 
-    The weight keeps the background: what is white stays exactly white, and pale pixels change less.
+    The weight, (mean density - 0.05) / 0.15 cut to 0..1, keeps the background: glass is not shifted, and white stays
+    exactly white.
 
     Attributes:
         matrix: 3 x 3, row by row.
@@ -49,8 +56,7 @@ class DensityMap(Operation):
         density = image.maplut(float_table(-np.log((values + 1) / (largest + 1))))
         matrix = np.asarray(self.matrix)
         if any(self.offset):
-            weight = (density.recomb(_row([1 / 3] * 3)) * (255 / TISSUE_DENSITY)).cast("uchar")  # cuts at 1
-            density = density.bandjoin(weight)
+            density = density.bandjoin(tissue_weight(density))
             matrix = np.hstack([matrix, np.asarray(self.offset)[:, None] / 255])
         if largest > 255:
             mapped = density.recomb(pyvips.Image.new_from_array(matrix.tolist()))
@@ -59,6 +65,12 @@ class DensityMap(Operation):
         centres = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
         back = np.rint(np.clip((largest + 1) * np.exp(-centres) - 1, 0, largest)).astype(np.uint8)
         return steps.maplut(pyvips.Image.new_from_array(back[None])).copy(interpretation="srgb")
+
+
+def tissue_weight(density: pyvips.Image) -> pyvips.Image:
+    """How much of a pixel is tissue, 0 to 255, of its 3 densities: 0 for glass, 255 for what is surely stained."""
+    mean = density.recomb(pyvips.Image.new_from_array([[1 / 3] * 3]))
+    return mean.linear(255 / RAMP, -255 * GLASS_DENSITY / RAMP, uchar=True)  # cuts at both ends
 
 
 def density_of(pixels: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -82,7 +94,3 @@ def as_vector(values: NDArray[np.float64]) -> Vector:
 def float_table(values: NDArray[np.float64]) -> pyvips.Image:
     """A look-up table of floats, the same for all bands."""
     return pyvips.Image.new_from_array(values.astype(np.float32)[None])
-
-
-def _row(values: list[float]) -> pyvips.Image:
-    return pyvips.Image.new_from_array([values])

@@ -28,6 +28,9 @@ BLOCK_PX = 64
 LEAST_TISSUE_PX = 500
 """Fewer stained pixels than that say nothing about a slide's stains."""
 
+_LEAST_VARIANCE = 1e-9
+"""Less is rounding."""
+
 LMS_FROM_RGB = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
 """Reinhard et al., equation 4."""
 
@@ -107,7 +110,7 @@ def fit_macenko(image: pyvips.Image) -> StainFit:
     require(image, "fit_macenko", bands=3)
     density = density_of(sample_pixels(image))
     density = _enough(density[(density >= TISSUE_DENSITY).all(axis=1)])
-    _, vectors = np.linalg.eigh(np.cov(density, rowvar=False))
+    variances, vectors = np.linalg.eigh(np.cov(density, rowvar=False))
     plane = vectors[:, [2, 1]]
     plane = plane * np.where(plane[0] < 0, -1.0, 1.0)
     projected = density @ plane
@@ -116,7 +119,7 @@ def fit_macenko(image: pyvips.Image) -> StainFit:
     haematoxylin, eosin = sorted(ends, key=lambda end: -end[0])
     amounts = np.linalg.lstsq(np.stack([haematoxylin, eosin], axis=1), density.T, rcond=None)[0]
     strongest = np.percentile(amounts, 99, axis=1)
-    if not (strongest > 0).all():
+    if variances[1] < _LEAST_VARIANCE or not (strongest > 0).all():
         raise BlankPictureError("the picture has one stain only, and Macenko's method needs two. Pass on_blank='keep'.")
     return StainFit(as_vector(haematoxylin), as_vector(eosin), (float(strongest[0]), float(strongest[1])))
 
@@ -135,7 +138,7 @@ def fit_reinhard(image: pyvips.Image) -> ColourFit:
     density = _enough(density[density.mean(axis=1) > TISSUE_DENSITY])
     lab = np.log(np.exp(-density) @ LMS_FROM_RGB.T) @ LAB_FROM_LMS.T
     std = lab.std(axis=0)
-    if not (std > 0).all():
+    if not (std**2 > _LEAST_VARIANCE).all():
         raise BlankPictureError("the picture's tissue has one colour only. Pass on_blank='keep'.")
     return ColourFit(as_vector(lab.mean(axis=0)), as_vector(std))
 

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from wsidata.transform_base import Operation, Transform, TransformError, require
 from wsidata.transform_density import (
-    TISSUE_DENSITY,
     DensityMap,
     Matrix,
     Vector,
     as_matrix,
     as_vector,
     float_table,
+    tissue_weight,
 )
 from wsidata.transform_fits import (
     LAB_FROM_LMS,
@@ -55,8 +55,7 @@ class ReinhardMap(Operation):
         values = (np.arange(largest + 1) + 1) / (largest + 1)
         light = image.maplut(float_table(values))
         density = image.maplut(float_table(-np.log(values)))
-        weight = density.recomb(_vips(np.full((1, 3), 1 / 3))) / TISSUE_DENSITY
-        weight = (weight > 1).ifthenelse(1, weight)
+        weight = tissue_weight(density) / 255
         logs = light.recomb(_vips(LMS_FROM_RGB)).log()
         change = logs.recomb(_vips(np.asarray(self.matrix) - np.eye(3))) + list(self.offset)
         lms = (logs + change * weight).exp()

@@ -27,7 +27,8 @@ class StainJitter(Transform):
 
     Args:
         alpha: Factor of each stain, drawn from 1 - alpha..1 + alpha.
-        beta: Added to each stain, drawn from -beta..beta; less so in pale pixels (see `DensityMap`).
+        beta: Added to each stain, drawn from -beta..beta; not on glass, less in pale pixels (see `DensityMap`). Above
+            about 0.06 it can turn the order of the palest shades around.
         p: Probability.
     """
 
