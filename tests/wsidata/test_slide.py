@@ -277,6 +277,40 @@ def test_override_wins_and_warns_on_contradiction(svs):
         assert Slide(svs, mpp_override=(0.5, 0.51)).mpp == (0.5, 0.51)
 
 
+def test_magnification_is_derived_from_the_spacing_only_when_asked(tmp_path):
+    path = write_pixels(tmp_path / "a.tif", picture(), tile=64, levels=2, mpp=0.5)
+    with Slide(path) as slide:
+        assert slide.magnification is None
+        with pytest.raises(SpacingUnknownError, match="does not say its objective power"):
+            slide.image(magnification=10)
+    with Slide(path, derive_magnification=True) as slide:
+        assert slide.magnification == pytest.approx(20)
+        assert slide.image(magnification=10).width == 350
+    unknown = write_pixels(tmp_path / "b.tif", picture(), tile=64, levels=1, mpp=None)
+    assert Slide(unknown, derive_magnification=True).magnification is None
+
+
+def test_a_stated_magnification_is_not_derived_anew(svs):
+    with Slide(svs, mpp_override=0.49, derive_magnification=True) as slide:
+        assert slide.magnification == 20
+
+
+def test_a_colour_profile_in_a_slide_is_exposed_and_applied_on_request(tmp_path):
+    profile = bytes(pyvips.Image.profile_load("p3"))
+    tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb", tile=(64, 64), iccprofile=profile)
+    with Slide(tmp_path / "a.tif") as slide:
+        assert slide.icc_profile == profile
+        np.testing.assert_array_equal(slide.numpy(), picture())
+    with Slide(tmp_path / "a.tif", apply_icc=True) as slide:
+        changed = slide.numpy()
+        assert np.abs(changed.astype(int) - picture()).max() > 5
+        np.testing.assert_array_equal(slide.read_region(50, 60, 70, 80), changed[60:140, 50:120])
+        np.testing.assert_array_equal(
+            slide.read_region(50, 60, 30, 20, downsample=3), slide.numpy(downsample=3)[20:40, 16:46]
+        )
+        assert slide.thumbnail(50).bands == 3
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), (0.5, 0.0)])
 def test_senseless_overrides_are_refused(svs, value):
     with pytest.raises(ValueError, match="mpp_override="):
@@ -327,6 +361,31 @@ def test_real_ndpi():
         np.testing.assert_array_equal(slide.numpy(level=2), tifffile_level(slide.path, 2))
 
 
-def test_real_sixteen_bit_channels_are_refused():
-    with pytest.raises(UnsupportedImageError, match=r"2048x2048_ome6_tiled\.ome\.tif' holds a stack of 3 planes"):
+def test_real_sixteen_bit_channels_are_refused_with_the_remedy():
+    with pytest.raises(
+        UnsupportedImageError, match=r"2048x2048_ome6_tiled\.ome\.tif' holds a stack of 3 planes of uint16"
+    ):
         Slide(real("2048x2048_ome6_tiled.ome.tif"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "associated"),
+    [
+        ("CMU-1-Small-Region.svs", ["thumbnail", "label", "macro"]),
+        ("tcga-cr-7395-01a-01-ts1.svs", ["thumbnail"]),
+        ("OS-2-ndpi.ome.tif", []),
+        ("yb10kx5k.zstd.tiff", []),
+        ("test3-DAPI.ndpi", ["macro", "map"]),
+    ],
+)
+def test_every_level_and_label_of_the_real_slides_equals_tifffiles(name, associated):
+    with Slide(real(name)) as slide, tifffile.TiffFile(slide.path) as tiff:
+        for level in slide.levels[1 if name.startswith("yb10") else 0 :]:
+            np.testing.assert_array_equal(slide.numpy(level=level.index), tifffile_level(slide.path, level.index))
+        assert list(slide.associated_images) == associated
+        for found, series in zip(associated, tiff.series[1:], strict=False):
+            expected = series.asarray()
+            expected = np.repeat(expected[..., None], 3, 2) if expected.ndim == 2 else expected
+            np.testing.assert_array_equal(slide.associated_images[found].numpy(), expected)
+        assert slide.levels[-1].downsample_x == slide.width / slide.levels[-1].width

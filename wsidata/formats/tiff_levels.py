@@ -155,8 +155,8 @@ def _level_pages(level: tifffile.TiffPageSeries, path: Path) -> tuple[tifffile.T
         )
     if level.is_truncated:  # ImageJ's above 4 GB, and tifffile's on request: the others follow without a directory
         raise UnsupportedImageError(
-            f"'{path}' is a stack {level.shape} (axes {level.axes}) that has a directory for its first plane only. Save "
-            "it as OME-TIFF (Bio-Formats)."
+            f"'{path}' is a stack {level.shape} (axes {level.axes}) that has a directory for its first plane only. "
+            "Save it as OME-TIFF (Bio-Formats)."
         )
     return tuple(page.aspage() if page.is_frame else page for page in pages)  # frames have no tags of their own
 

@@ -5,7 +5,7 @@ import pytest
 import pyvips
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.colour import to_rgb
+from wsidata.formats.colour import apply_profile, channels_image, scaled_to_8bit, to_rgb
 
 RGB = np.random.default_rng(7).integers(0, 255, (20, 30, 3), dtype=np.uint8)
 
@@ -49,3 +49,42 @@ def test_other_depths_are_refused_by_name(dtype):
 def test_many_channels_are_refused_by_name():
     with pytest.raises(UnsupportedImageError, match=r"'slide\.tif' has 5 channels"):
         to_rgb(image(np.zeros((4, 4, 5), np.uint8), "multiband"), "slide.tif")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low_high"), [(np.uint16, (1000, 61_000)), (np.float32, (-1.0, 1.0)), (np.int16, (-9, 9))]
+)
+def test_scaling_is_linear_rounded_and_clipped(dtype, low_high):
+    low, high = low_high
+    stored = np.linspace(low - 0.4 * abs(low), high * 1.05, 600).reshape(20, 30).astype(dtype)
+    expected = ((stored.astype(float) - low) * (255 / (high - low))).clip(0, 255)
+    out = scaled_to_8bit(image(stored, "multiband"), low_high).numpy()
+    assert out.dtype == np.uint8
+    assert np.abs(out - expected).max() <= 0.5 + 1e-9
+    assert (out.min(), out.max()) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "name"),
+    [
+        (3, np.uint8, "srgb"),
+        (1, np.uint8, "b-w"),
+        (2, np.uint8, "multiband"),
+        (3, np.uint16, "rgb16"),
+        (1, np.uint16, "grey16"),
+    ],
+)
+def test_chosen_channels_are_shown_as_what_they_can_be(bands, dtype, name):
+    out = channels_image(image(np.zeros((4, 5, bands), dtype), "multiband"))
+    assert (out.interpretation, out.bands) == (name, bands)
+
+
+def test_an_srgb_profile_changes_nothing_and_a_wider_one_does():
+    srgb = pyvips.Image.profile_load("srgb")
+    same = apply_profile(image(RGB), bytes(srgb)).numpy().astype(int)
+    assert np.abs(same - RGB).max() <= 2
+    wide = bytes(pyvips.Image.profile_load("p3"))
+    moved = apply_profile(image(RGB), wide)
+    assert moved.interpretation == "srgb"
+    assert "icc-profile-data" not in moved.get_fields()
+    assert np.abs(moved.numpy().astype(int) - RGB).max() > 10

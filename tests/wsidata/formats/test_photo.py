@@ -64,6 +64,39 @@ def test_sixteen_bits_are_refused(tmp_path):
         slide.image()
 
 
+def test_sixteen_bits_are_scaled_as_asked(tmp_path):
+    path = save(tmp_path / "a.png", RGB.astype(np.uint16) * 257)
+    with Slide(path, scale_to_8bit=(0, 65_535)) as slide:
+        np.testing.assert_array_equal(slide.numpy(), RGB)
+    grey = tmp_path / "grey.png"
+    pyvips.Image.new_from_array(RGB[..., 0].astype(np.uint16) * 16).copy(interpretation="grey16").write_to_file(
+        str(grey)
+    )
+    with Slide(grey, scale_to_8bit=(0, 4_080)) as slide:
+        np.testing.assert_array_equal(slide.numpy(), np.repeat(RGB[..., :1], 3, 2))
+    with Slide(save(tmp_path / "b.png", RGB), scale_to_8bit=(0, 100)) as slide:
+        np.testing.assert_array_equal(slide.numpy(), RGB)
+
+
+def test_a_photo_has_no_channels_to_choose(tmp_path):
+    with pytest.raises(UnsupportedImageError, match=r"a\.png' is a photo.*Leave channels= out"):
+        Slide(save(tmp_path / "a.png", RGB), channels=[0])
+
+
+def test_a_photos_colour_profile_is_exposed_and_applied_on_request(tmp_path):
+    path = tmp_path / "a.png"
+    plain = pyvips.Image.new_from_array(RGB).copy(interpretation="srgb")
+    plain.icc_transform("p3", input_profile="srgb").write_to_file(str(path))
+    stored = pyvips.Image.new_from_file(str(path)).numpy()
+    with Slide(path) as slide:
+        assert slide.icc_profile is not None
+        np.testing.assert_array_equal(slide.numpy(), stored)
+    with Slide(path, apply_icc=True) as slide:
+        assert np.abs(slide.numpy().astype(int) - RGB).mean() < 3
+        np.testing.assert_array_equal(slide.read_region(5, 6, 30, 20), slide.numpy()[6:26, 5:35])
+    assert np.abs(stored.astype(int) - RGB).mean() > 3
+
+
 def test_exif_orientation_is_applied_once(tmp_path):
     path = tmp_path / "a.jpg"
     image = pyvips.Image.new_from_array(RGB).copy()
