@@ -225,6 +225,9 @@ class Slide:
         Returns:
             (height, width, 3) uint8, or (height, width, channels) of the stored type.
         """
+        if set(resolution) <= {"level"}:  # straight from the decoder
+            plan = plan_level(self.levels, resolution.get("level") or 0, self.path.name)
+            return self._window(plan, Window(0, 0, plan.width, plan.height))
         image = self.image(**resolution)
         with naming_errors(self.path):
             return np.asarray(image.numpy()).reshape(image.height, image.width, image.bands)

@@ -113,7 +113,7 @@ class JpegTiles:
 
 
 def are_faithful(levels: Sequence[JpegTiles]) -> bool:
-    """Whether libjpeg-turbo gives the pixels that tifffile gives, on a few tiles of each level of a file.
+    """Whether libjpeg-turbo gives the pixels that tifffile gives, on a tile of each level of a file.
 
     Damaged tiles are no evidence; whoever reads them gets the error. False is also the answer where all tiles tried
     draw the same harmless warning: then it is the writer's habit, and the levels are left to decoders that ignore it.
@@ -136,6 +136,7 @@ def are_faithful(levels: Sequence[JpegTiles]) -> bool:
             if not np.array_equal(ours, tiles.segments.decode(index)):
                 return False
             successes += 1
+            break  # one sound tile speaks for its level
     if successes or not failures:
         return True
     if len(failures) > 1 and all(any(habit in str(error) for habit in HABITS) for error in failures):

@@ -32,6 +32,7 @@ JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION = 7, 33003
 RGB = 2
 MINISWHITE, MINISBLACK, PALETTE, SEPARATED, YCBCR = 0, 1, 3, 5, 6
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+MIN_SEGMENTS_FOR_THREADS = 32
 JPEG_TRAILER_BYTES = 16  # writers pad tiles to even or 4-byte lengths after the end marker
 
 
@@ -152,12 +153,12 @@ class Segments:
         return data
 
     def samples(self) -> list[int]:
-        """A few segments to try a decoder on: the fullest, which shows most, and three spread over the level."""
+        """A few segments to try a decoder on: the fullest, which shows most, then three spread over the level."""
         written = np.flatnonzero(~self.is_empty)
         if len(written) == 0:
             return []
         spread = written[np.linspace(0, len(written) - 1, 3).astype(int)]
-        return sorted({int(written[np.argmax(self.byte_counts[written])]), *spread.tolist()})
+        return list(dict.fromkeys([int(written[np.argmax(self.byte_counts[written])]), *spread.tolist()]))
 
     def check_size(self, index: int, size_px: tuple[int, int]) -> None:
         """Compare the size of a decoded segment with its place in the level: no less than is seen, no more than fits.
@@ -169,6 +170,8 @@ class Segments:
         Raises:
             UnreadableImageError: if it does not fit.
         """
+        if size_px == (self.grid.height_px, self.grid.width_px):
+            return
         _, left, top = self.origin(index)
         seen = min(self.grid.height_px, self.height_px - top), min(self.grid.width_px, self.width_px - left)
         most = self.grid.height_px, self.grid.width_px
@@ -215,7 +218,7 @@ class Segments:
             width_px: Columns.
             height_px: Rows.
             decode: Gives the pixels of a segment by its index; None is `decode`, by tifffile.
-            threads: Segments that are decoded at a time.
+            threads: Segments that are decoded at a time, where there are at least `MIN_SEGMENTS_FOR_THREADS`.
 
         Returns:
             (height, width, samples) in the file's own type; grey has 0 as black, palettes are looked up, CMYK stays
@@ -241,7 +244,7 @@ class Segments:
                 target[...] = decode(index)[y_from - top : y_to - top, x_from - left : x_to - left]
 
         indices = self.indices_in(x_px, y_px, width_px, height_px).tolist()
-        if threads > 1 and len(indices) > 1:
+        if threads > 1 and len(indices) >= MIN_SEGMENTS_FOR_THREADS:
             with ThreadPoolExecutor(threads) as pool:
                 for _ in pool.map(place, indices):
                     pass
@@ -267,7 +270,7 @@ class Segments:
             )
         except Exception as error:  # codecs raise exceptions of their own, without a common base
             raise self.undecodable(index, error) from error
-        self.check_size(index, decoded.shape[1:3])
+        self.check_size(index, (decoded.shape[1], decoded.shape[2]))
         pixels = self._natural(decoded[0])
         return ycbcr_to_rgb(pixels) if self._is_bare_ycbcr(data) else pixels
 
@@ -285,7 +288,7 @@ class Segments:
         is_bytes = self.page.dtype == np.bool_ or self.page.photometric == PALETTE
         return np.dtype(np.uint8 if is_bytes else self.page.dtype)
 
-    @property
+    @cached_property
     def _is_streams(self) -> bool:
         """Whether each segment is a whole JPEG stream; those of an NDPI are parts of one."""
         return bool(self.page.compression == JPEG_COMPRESSION and not self.page.is_ndpi)

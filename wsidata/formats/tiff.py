@@ -38,7 +38,6 @@ VIPS_TILE_MULTIPLE = 16
 
 DECODED_AT_ONCE_BYTES = 256 * 1024**2
 """Levels up to this size are decoded whole, which is fastest; of larger ones libvips pipelines ask for single tiles."""
-MIN_TILES_FOR_THREADS = 32
 MAX_SOURCE_TILE_PX = 2048
 
 
@@ -116,9 +115,7 @@ class TiffPyramid:
         """A rectangle as it is stored, by libjpeg-turbo or tifffile; on several threads where there are many tiles."""
         segments = self._segments[level]
         decode = self._jpeg_tiles[level].decode if self.reader == "libjpeg-turbo" else segments.decode
-        many = len(segments.indices_in(x_px, y_px, width_px, height_px)) >= MIN_TILES_FOR_THREADS
-        threads = thread_count() if many else 1
-        return segments.read(x_px, y_px, width_px, height_px, decode=decode, threads=threads)
+        return segments.read(x_px, y_px, width_px, height_px, decode=decode, threads=thread_count())
 
     def _turbo_agrees(self) -> bool:
         """Whether libjpeg-turbo may read every level, and gives tifffile's pixels on a few tiles of each."""
