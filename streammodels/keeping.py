@@ -19,7 +19,8 @@ class Keeping:
 
     Attributes:
         every: Carries are kept at every so many strips; those between are computed again, group by group.
-        graphs: So many of the last strips keep their graph and are not computed a second time.
+        graphs: So many of the last strips keep their graph and are not computed a second time. One costs no memory: the
+            backward pass would begin by computing it again.
         on_host: Kept carries wait in host memory. Only for computation on another device.
         frozen: Layers in front of everything that is trained are not computed a second time: the rows they hand to
             trained layers are kept. Otherwise they are computed again.

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .choosing import Sizes
 from .differentiable import Streamed, leaves, present
 from .engine import NodeTensors
+from .forecast import Forecast, make_forecast
 from .image_pass import Pass, TakeRows
 from .keeping import Keeping
-from .memory import Choice, StepMemory, default_keeping, fastest_within, parse_bytes
+from .memory import Choice, StepMemory
 from .reductions import Reduction
 from .routes import Route, Traced, remember, settings
 from .rows import RowPlan
@@ -75,6 +78,7 @@ class StreamedModule(nn.Module):
 
     Attributes:
         module: The original module.
+        sizes: The sizes given.
         kernel_pixels: Layers that shrink the image wait until they have so many pixels to compute at once, see
             `Network.row_nodes`. It changes no result; below about 500 kernels are slow.
     """
@@ -91,18 +95,8 @@ class StreamedModule(nn.Module):
         keeping: Keeping | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"tile_size": tile_size, "strip_rows": strip_rows, "memory": memory}
-        given = [name for name, value in sizes.items() if value is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of tile_size=, strip_rows= and memory=; got {', '.join(given) or 'none'}")
-        for name, value in (("tile_size", tile_size), ("strip_rows", strip_rows)):
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} has to be a whole number of at least 1, got {value!r}")
+        self.sizes = Sizes(tile_size, strip_rows, memory, keeping)
         self.module = module
-        self.tile_size = tile_size
-        self.strip_rows = strip_rows
-        self.memory_bytes = None if memory is None else parse_bytes(memory)
-        self.keeping = keeping
         self._traces: OrderedDict[Any, Traced] = OrderedDict()
         self._check()
 
@@ -144,61 +138,69 @@ class StreamedModule(nn.Module):
         if not image:
             raise ValueError("the list of images is empty. Give at least one.")
         sources = [as_image_rows(_with_batch(one), f"image {index}") for index, one in enumerate(image)]
-        results = [self._compute(traced, one, source) for one, source in zip(image, sources, strict=True)]
+        results = []
+        for index, (one, source) in enumerate(zip(image, sources, strict=True), start=1):
+            results.append(self._compute(traced, one, source, len(sources), last=index == len(sources)))
         return _put_together(results)
 
-    def _compute(self, traced: Traced, image: Image, source: ImageRows) -> Tensor:
-        """One image, or batch of images of one size."""
+    def _compute(self, traced: Traced, image: Image, source: ImageRows, images: int = 1, last: bool = True) -> Tensor:
+        """One image, or batch of images of one size. It is one of `images` that share the budget."""
         wanted = isinstance(image, Tensor) and image.requires_grad
         route = traced.route(*source.shape[2:], turns=source.turns)
         tensors = [node.tensors() for node in route.network.nodes]
         flat = present(tensors)
         if not (torch.is_grad_enabled() and (wanted or any(tensor.requires_grad for tensor in flat))):
-            job = self._job(route, source, tensors, None)
+            job = self._job(route, source, tensors, None, images)
             return _finished(route, job, job.forward(), tensors)
-        job = self._job(route, source, leaves(tensors), wanted)
+        job = self._job(route, source, leaves(tensors), wanted, images, last)
         values = Streamed.apply(job, image if isinstance(image, Tensor) else None, *flat)
         return _finished(route, job, values, tensors)
 
-    def _job(self, route: Route, source: ImageRows, tensors: NodeTensors, image_grad: bool | None) -> Pass:
+    def _job(
+        self,
+        route: Route,
+        source: ImageRows,
+        tensors: NodeTensors,
+        image_grad: bool | None,
+        images: int = 1,
+        last: bool = True,
+    ) -> Pass:
         """The pass over one image; `image_grad` says whether its gradient is wanted, None that no gradient is."""
         source.sideways = route.sideways
-        batch, (height, width) = source.shape[0], source.extent
-        choice = self._choice(route, tensors, source.shape[1], batch, height, width, bool(image_grad))
-        plan = route.plan(batch, height, width, choice.strip_rows, self.kernel_pixels)
         floating = next((tensor for tensor in present(tensors) if tensor.is_floating_point()), None)
         device = source.device if floating is None else floating.device
         reader = StripReader(source, device, torch.get_default_dtype() if floating is None else floating.dtype)
+        batch, (height, width) = source.shape[0], source.extent
+        memory = self._memory(route, tensors, batch, source.shape[1], height, width, bool(image_grad))
+        choice = self._choice(route, memory, device, images)
+        plan = route.plan(batch, height, width, choice.strip_rows, self.kernel_pixels)
         keeping = None if image_grad is None else choice.keeping
+        if keeping is not None and not last:  # the backward pass comes to it later: its graphs would only wait
+            keeping = replace(keeping, graphs=0)
         surroundings = Surroundings.capture(route.network, device)
         return Pass(route.engine, plan, reader, surroundings, tensors, bool(image_grad), keeping)
 
-    def _choice(
+    def _memory(
         self,
         route: Route,
         tensors: NodeTensors,
-        channels: int | None,
         batch: int,
+        channels: int | None,
         height: int,
         width: int,
         image_grad: bool = False,
-    ) -> Choice:
-        """Strip height and what is kept, for a batch of images of one size as the strips see it."""
+    ) -> StepMemory:
+        """Estimates for a batch of images of one size as the strips see it."""
         needs = tuple(route.engine.needs_grad(tensors, image_grad))
-        sizes = (self.strip_rows, self.tile_size, self.memory_bytes, self.keeping, self.kernel_pixels)
-        key = (needs, channels, batch, height, width, sizes)
-        if key not in route.choices:
-            route.check(height, width)
-            memory = StepMemory(route.engine, needs, batch, channels, height, width, self.kernel_pixels)
-            remember(route.choices, key, self._chosen(memory))
-        return route.choices[key]
+        return StepMemory(route.engine, needs, batch, channels, height, width, self.kernel_pixels)
 
-    def _chosen(self, memory: StepMemory) -> Choice:
-        if self.memory_bytes is not None:
-            return fastest_within(memory, self.memory_bytes, self.keeping)
-        rows = self.strip_rows or max(1, round((self.tile_size or 1) ** 2 / memory.width))
-        rows = min(rows, memory.height)
-        return Choice(rows, self.keeping or default_keeping(memory, rows))
+    def _choice(self, route: Route, memory: StepMemory, device: torch.device, images: int = 1) -> Choice:
+        """Strip height and what is kept, remembered for the next image of that size."""
+        key = (memory.key, self.sizes, device.type, images)
+        if key not in route.choices:
+            route.check(memory.height, memory.width)
+            remember(route.choices, key, self.sizes.choose(memory, device.type, images))
+        return route.choices[key]
 
     def image_gradient(self, image: Image, score: Callable[[Tensor], Tensor], take: TakeRows) -> Tensor:
         """The gradient of a score with respect to the image, handed out strip by strip: it never has to be whole.
@@ -230,10 +232,26 @@ class StreamedModule(nn.Module):
         Where the width is the longer side strips run along it, and the plan's rows are columns.
         """
         route = self._trace().route(height, width)
-        tensors = [node.tensors() for node in route.network.nodes]
         extent = route.extent(height, width)
-        choice = self._choice(route, tensors, None, 1, *extent)
+        choice = self._choice(route, *self._expected(route, 1, *extent))
         return route.plan(1, *extent, choice.strip_rows, self.kernel_pixels)
+
+    def _expected(self, route: Route, batch: int, height: int, width: int) -> tuple[StepMemory, torch.device]:
+        """Estimates for images that are not there yet, and where they will be computed."""
+        tensors = [node.tensors() for node in route.network.nodes]
+        device = next((tensor.device for tensor in present(tensors)), torch.device("cpu"))
+        return self._memory(route, tensors, batch, None, height, width), device
+
+    def forecast(self, height: int, width: int, batch: int = 1) -> Forecast:
+        """What a training step on `batch` images of `height` x `width` pixels will take: bytes, operations, strips.
+
+        It depends on which parameters are trained. The image itself, the parameters and the optimizer are not counted.
+        Memory is an estimate; operations are exact.
+        """
+        route = self._trace().route(height, width)
+        memory, device = self._expected(route, batch, *route.extent(height, width))
+        tensors = [node.tensors() for node in route.network.nodes]
+        return make_forecast(memory, tensors, self._choice(route, memory, device), route.sideways)
 
     def summary(self, height: int, width: int) -> str:
         """A table, as text: stride, receptive field, carried rows and bytes of every layer."""
@@ -243,19 +261,11 @@ class StreamedModule(nn.Module):
 
     def alike(self, module: nn.Module) -> StreamedModule:
         """Another module, streamed with the same sizes."""
-        return StreamedModule(
-            module,
-            tile_size=self.tile_size,
-            strip_rows=self.strip_rows,
-            memory=self.memory_bytes,
-            keeping=self.keeping,
-        )
+        return StreamedModule(module, **vars(self.sizes))
 
     def extra_repr(self) -> str:
         """The size given, for ``print(module)``."""
-        if self.memory_bytes is not None:
-            return f"memory={self.memory_bytes}"
-        return f"tile_size={self.tile_size}" if self.strip_rows is None else f"strip_rows={self.strip_rows}"
+        return str(self.sizes)
 
     def _trace(self) -> Traced:
         """The trace for the modules, their settings and training flags of now."""

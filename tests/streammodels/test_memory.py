@@ -9,7 +9,8 @@ from torchvision.models import resnet18
 
 from streammodels import stream
 from streammodels.keeping import Keeping
-from streammodels.memory import Choice, StepMemory, default_keeping, fastest_within, parse_bytes
+from streammodels.choosing import default_keeping, fastest_within, parse_bytes
+from streammodels.memory import Choice, StepMemory
 from streammodels.routes import Route
 from streammodels.tracing import trace
 
@@ -31,7 +32,7 @@ def kept_bytes(module: nn.Module, height: int, strip_rows: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = stream(module, strip_rows=strip_rows)(image)
+        result = stream(module, strip_rows=strip_rows, keeping=Keeping())(image)
     assert result.requires_grad
     return sum(kept)
 
