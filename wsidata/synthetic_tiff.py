@@ -91,15 +91,15 @@ def write_aperio(path: Path, levels: list[Pixels], *, mpp: float | None, tile_px
 def write_philips(path: Path, levels: list[Pixels], *, mpp: float, tile_px: int, options: dict[str, Any]) -> None:
     """A Philips TIFF: each level filled up to whole tiles with white, true spacings in the XML."""
     blocks = "".join(
-        '<DataObject ObjectType="PixelDataRepresentation"><Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" '
-        f'Element="0x0030" PMSVR="IDoubleArray">&quot;{mpp * 2**index / 1e3:.10g}&quot; '
-        f"&quot;{mpp * 2**index / 1e3:.10g}&quot;</Attribute></DataObject>"
+        f'<DataObject ObjectType="PixelDataRepresentation">{_philips_spacing(mpp * 2**index)}</DataObject>'
         for index in range(len(levels))
     )
     xml = (
         '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport"><Attribute '
         'Name="PIM_DP_SCANNED_IMAGES" Group="0x301D" Element="0x1003" PMSVR="IDataObjectArray"><Array><DataObject '
-        'ObjectType="DPScannedImage"><Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" Group="0x1001" '
+        'ObjectType="DPScannedImage"><Attribute Name="PIM_DP_IMAGE_TYPE" Group="0x301D" Element="0x1004" '
+        f'PMSVR="IString">WSI</Attribute>{_philips_spacing(mpp)}'
+        '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" Group="0x1001" '
         f'Element="0x8B01" PMSVR="IDataObjectArray"><Array>{blocks}</Array></Attribute></DataObject></Array>'
         "</Attribute></DataObject>"
     )
@@ -115,6 +115,14 @@ def write_philips(path: Path, levels: list[Pixels], *, mpp: float, tile_px: int,
                 metadata=None,
                 **options,
             )
+
+
+def _philips_spacing(mpp: float) -> str:
+    """In mm, (row, column)."""
+    return (
+        '<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" Element="0x0030" PMSVR="IDoubleArray">'
+        f"&quot;{mpp / 1e3:.10g}&quot; &quot;{mpp / 1e3:.10g}&quot;</Attribute>"
+    )
 
 
 def _resolution(mpp: float | None, downsample: float) -> dict[str, Any]:

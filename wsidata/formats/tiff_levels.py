@@ -87,6 +87,8 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     if kind not in NAMING_KINDS:
         _refuse_rivals(series, path)
     pages = [_level_pages(level, path) for level in series[0].levels]
+    if kind == "generic":
+        pages = _with_uneven_steps(pages, series[1:])
     if kind == "svs":
         pages = _with_tiled_second_page(tiff, pages)
     if tiff.is_philips and kind != "philips" and len(pages) > 1:
@@ -159,6 +161,23 @@ def _level_pages(level: tifffile.TiffPageSeries, path: Path) -> tuple[tifffile.T
             "Save it as OME-TIFF (Bio-Formats)."
         )
     return tuple(page.aspage() if page.is_frame else page for page in pages)  # frames have no tags of their own
+
+
+def _with_uneven_steps(
+    pages: list[tuple[tifffile.TiffPage, ...]], others: Sequence[tifffile.TiffPageSeries]
+) -> list[tuple[tifffile.TiffPage, ...]]:
+    """Levels of a generic pyramid are what is flagged as reduced; tifffile drops those of another step (1, 4, 32)."""
+    base = pages[0][0]
+    for one in others:
+        page = one.keyframe
+        like = all(getattr(page, name) == getattr(base, name) for name in ("samplesperpixel", "dtype", "is_tiled"))
+        if len(one.pages) != 1 or len(pages[0]) != 1 or not like or not (page.is_reduced or page.is_subifd):
+            continue
+        steps = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
+        off_by = abs(steps[0] / steps[1] - 1) * min(page.imagewidth, page.imagelength)
+        if min(steps) > 1 and off_by <= 1:  # the same shape, to a pixel
+            pages = [*pages, (page,)]
+    return sorted(pages, key=lambda level: -level[0].imagewidth)
 
 
 def _with_tiled_second_page(

@@ -1,0 +1,105 @@
+"""Which directories are levels: the traps of each dialect."""
+
+import numpy as np
+import pytest
+import tifffile
+
+from wsidata.errors import UnsupportedImageError
+from wsidata.slide import Slide
+from wsidata.synthetic import write_pixels
+
+openslide = pytest.importorskip("openslide")
+
+RGB = np.random.default_rng(12).integers(0, 256, (300, 420, 3), dtype=np.uint8)
+TILED = {"tile": (64, 64), "photometric": "rgb", "metadata": None}
+
+
+@pytest.mark.parametrize("size", [(768, 512), (640, 896), (1152, 384)])
+def test_philips_padding_is_clipped_as_openslide_clips_it(tmp_path, size):
+    """Levels of 640 columns and tiles of 128: 640, 384 for 320, 256 for 160, 128 for 80."""
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    path = write_pixels(tmp_path / "a.tif", pixels, vendor="philips", tile=128, levels=4, mpp=0.243)
+    theirs = openslide.OpenSlide(str(path))
+    assert theirs.properties["openslide.vendor"] == "philips"
+    with Slide(path) as slide:
+        assert tuple(level.size for level in slide.levels) == theirs.level_dimensions
+        assert [level.downsample for level in slide.levels] == pytest.approx(theirs.level_downsamples)
+        assert slide.mpp == pytest.approx((0.243, 0.243))
+        assert float(theirs.properties["openslide.mpp-x"]) == pytest.approx(0.243)
+        for level in range(4):
+            width, height = slide.levels[level].size
+            expected = np.asarray(theirs.read_region((0, 0), level, (width, height)))[..., :3]
+            np.testing.assert_array_equal(slide.numpy(level=level), expected)
+
+
+def test_padded_levels_of_a_philips_tiff_that_lost_its_spacings_are_not_measured(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (256, 512, 3), dtype=np.uint8)
+    path = write_pixels(tmp_path / "a.tif", pixels, vendor="philips", tile=64, levels=3, mpp=0.25)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages[0].tags["ImageDescription"]
+        tag.overwrite(tag.value.replace("DICOM_PIXEL_SPACING", "DICOM_PIXEL_SPICING"))
+    with pytest.raises(UnsupportedImageError, match=r"Philips TIFF whose XML does not state the spacing of each level"):
+        Slide(path)
+
+
+def test_two_pictures_of_one_size_are_refused_not_halved(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        for name in ("section 1", "section 2"):
+            tiff.write(RGB, photometric="rgb", tile=(64, 64), metadata={"Name": name})
+    with pytest.raises(UnsupportedImageError, match=r"2 pictures of similar size \(0: 'section 1'.*1: 'section 2'"):
+        Slide(path)
+
+
+def test_a_label_in_an_ome_tiff_is_beside_the_slide(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(RGB, photometric="rgb", tile=(64, 64), metadata={"Name": "slide"})
+        tiff.write(RGB[:250], photometric="rgb", metadata={"Name": "label image"})
+        tiff.write(RGB[:60, :60], photometric="rgb", metadata={"Name": "other"})
+    with Slide(path) as slide:
+        np.testing.assert_array_equal(slide.numpy(), RGB)
+        assert list(slide.associated_images) == ["label image", "other"]
+        np.testing.assert_array_equal(slide.associated_images["other"].numpy(), RGB[:60, :60])
+
+
+def test_a_small_picture_before_the_slide_is_not_taken_for_it(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(RGB[::8, ::8], photometric="rgb", metadata=None)
+        tiff.write(RGB, **TILED)
+    with pytest.raises(UnsupportedImageError, match="does not say which is the slide"):
+        Slide(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("subifds", [False, True])
+@pytest.mark.parametrize("steps", [(3,), (2, 4, 8), (4, 16, 32), (2, 3, 7)])
+def test_levels_of_uneven_steps_are_all_found_with_true_downsamples(tmp_path, steps, subifds):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(RGB, subifds=len(steps) if subifds else None, **TILED)
+        for step in steps:
+            tiff.write(RGB[: 300 // step, : 420 // step], subfiletype=1, **TILED)
+    with Slide(tmp_path / "a.tif") as slide:
+        assert [level.size for level in slide.levels] == [(420 // step, 300 // step) for step in (1, *steps)]
+        for level, step in enumerate(steps, start=1):
+            assert slide.levels[level].downsample_x == 420 / (420 // step)
+            assert slide.levels[level].downsample_y == 300 / (300 // step)
+            np.testing.assert_array_equal(slide.numpy(level=level), RGB[: 300 // step, : 420 // step])
+
+
+def test_a_reduced_picture_of_another_shape_is_no_level(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(RGB, **TILED)
+        tiff.write(RGB[:100, :100], subfiletype=1, **TILED)
+    with Slide(tmp_path / "a.tif") as slide:
+        assert slide.level_count == 1
+        assert len(slide.associated_images) == 1
+
+
+def test_focal_planes_of_an_svs_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tiff:
+        description = "Aperio Image Library v12\r\n420x300|MPP = 0.25"
+        tiff.write(RGB, description=description, **TILED)
+        tiff.write(RGB[::4, ::4], photometric="rgb", metadata=None, description=description)
+        tiff.write(255 - RGB, description=description, **TILED)
+    with pytest.raises(UnsupportedImageError, match=r"stack of 2 planes \(axes ZYXS"):
+        Slide(tmp_path / "a.svs")
