@@ -15,7 +15,7 @@ from wsidata.transform_adapters import (
     check_pipeline,
     seeded_globals,
 )
-from wsidata.transform_base import TransformError
+from wsidata.transform_base import GIGAPIXEL_PX, GigapixelWarning, Sample, TransformError
 from wsidata.transforms import Compose, RandomRotate90
 
 
@@ -97,6 +97,8 @@ def test_refusals_hold_for_subclasses_and_inside_our_compose():
     [
         (A.Rotate(crop_border=True), "crop_border=True.*half of the picture"),
         (A.PadIfNeeded(64, 64), r"without value=. Pass value=\[255, 255, 255\]"),
+        (A.GaussianBlur(min_amplitude=0.01), "changes the brightness.*wsidata.transforms.Blur"),
+        (A.RandomBrightnessContrast(brightness_by_max=False), "decodes the whole picture once more"),
         (A.Normalize(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)), "works with lists only"),
     ],
 )
@@ -137,3 +139,56 @@ def test_callables_are_seeded_per_sample(image):
 def test_what_is_no_transform_is_refused():
     with pytest.raises(TransformError, match="'flip' is no transform"):
         as_transform("flip")
+
+
+def test_masks_go_through_an_albumentationsxl_pipeline_with_their_picture(image):
+    transform = as_transform(A.Compose([A.Flip(p=1), A.RandomCrop(20, 30), A.Resize(33, 44), A.CropOrPad(50, 50)]))
+    mask = image.extract_band(0)
+    for seed in range(6):
+        changed = transform.run(Sample(image, (mask, image.extract_band(1))), np.random.default_rng(seed))
+        alone = transform(image, np.random.default_rng(seed)).numpy()
+        np.testing.assert_array_equal(changed.image.numpy(), alone)
+        for found, band in zip(changed.masks, (0, 1), strict=True):
+            assert (found.width, found.height) == (50, 50)
+            values = found.numpy().reshape(50, 50, -1)[:, :, 0].astype(int)
+            near = np.abs(values - alone[:, :, band])[10:40, 5:45]  # resized otherwise, but the same place
+            assert near.mean() < np.abs(values - alone[::-1, :, band])[10:40, 5:45].mean() / 1.5
+
+
+def test_points_are_refused_by_albumentationsxl(image):
+    with pytest.raises(TransformError, match="moves points wrongly or not at all"):
+        as_transform(A.Flip(p=1)).run(Sample(image, points=np.zeros((1, 2))))
+
+
+def test_functions_keep_masks_only_if_they_move_no_pixel(image):
+    sample = Sample(image, (image.extract_band(0),))
+    with pytest.raises(TransformError, match="'darker' changes the picture, and its masks and points would stay"):
+        as_transform(darker).run(sample)
+    changed = FunctionTransform(darker, colours_only=True).run(sample)
+    assert changed.masks == sample.masks
+    np.testing.assert_array_equal(changed.image.numpy(), image.numpy() // 2)
+    with pytest.raises(TransformError, match="colours_only=True, and yet it changed the picture's size"):
+        FunctionTransform(pyvips.Image.rot90, colours_only=True)(image.crop(0, 0, 10, 20))
+
+
+def darker(picture):
+    return (picture // 2).cast("uchar")
+
+
+def test_pictures_on_which_a_member_is_wrong_are_refused(image):
+    grey = image.extract_band(0)
+    with pytest.raises(TransformError, match=r"albumentationsxl.HEDShift needs 3 channels, and this picture has 1"):
+        as_transform(A.Compose([A.Flip(), A.HEDShift()]))(grey)
+    with pytest.raises(TransformError, match="grey and RGB pictures only, and this one has 4"):
+        as_transform(A.Flip(p=1))(image.bandjoin(grey))
+    with pytest.raises(TransformError, match=r"RandomCrop\(64, 40\) of a picture of 48 x 48.*position='random'"):
+        as_transform(A.Compose([A.Flip(), A.RandomCrop(64, 40)]))(image)
+    assert as_transform(A.Compose([A.CropOrPad(80, 80), A.RandomCrop(64, 40)]))(image).height == 64
+    assert as_transform(A.Flip(p=1))(grey).bands == 1
+
+
+def test_costly_members_say_so_on_very_large_pictures():
+    side = int(GIGAPIXEL_PX**0.5)
+    huge = pyvips.Image.black(side, side, bands=3).copy(interpretation="srgb")
+    with pytest.warns(GigapixelWarning, match=r"albumentationsxl.MedianBlur on \d+ x \d+ pixels costs about 25 times"):
+        as_transform(A.Compose([A.Flip(), A.MedianBlur(p=1)]))(huge)

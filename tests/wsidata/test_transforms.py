@@ -1,11 +1,15 @@
 import numpy as np
+import pandas as pd
 import pytest
 import pyvips
 import torch
 
+from wsidata.datasets import SlideDataset
+from wsidata.loaders import make_loader
 from wsidata.transforms import (
     Compose,
     CropOrPad,
+    OneOf,
     RandomD4,
     RandomHorizontalFlip,
     RandomRotate90,
@@ -13,6 +17,7 @@ from wsidata.transforms import (
     TransformError,
     default_eval_transform,
     default_train_transform,
+    he_train_transform,
     rot90,
 )
 
@@ -151,3 +156,32 @@ def test_transforms_are_lazy():
 def test_repr_says_what_it_does():
     expected = "Compose(transforms=[CropOrPad(height_px=4, width_px=4, fill=None, mask_fill=0, position='centre')])"
     assert repr(Compose([CropOrPad(4)])) == expected
+
+
+def test_one_of_chooses_each_alike_often_or_none():
+    image, pixels = picture()
+    both = OneOf([RandomHorizontalFlip(p=1), RandomVerticalFlip(p=1)], p=0.5)
+    got = results(both, image, 400)
+    flips = [np.ascontiguousarray(one).tobytes() + bytes(one.shape) for one in (pixels, pixels[:, ::-1], pixels[::-1])]
+    assert set(got) == set(flips)
+    assert 150 < got.count(flips[0]) < 250
+    assert min(got.count(flips[1]), got.count(flips[2])) > 60
+    with pytest.raises(TransformError, match="at least one transform"):
+        OneOf([])
+
+
+@pytest.mark.slow
+def test_number_of_workers_does_not_change_the_augmentation(camelyon):
+    paths = sorted((camelyon / "images").glob("*_00[1-4].tif"))
+    table = pd.DataFrame({"image_id": [p.stem for p in paths], "path": map(str, paths), "label": range(len(paths))})
+    dataset = SlideDataset(table, {"level": 1}, he_train_transform(64), fresh_epochs=True)
+    epochs = {}
+    for workers in (0, 1, 4):
+        torch.manual_seed(7)
+        loader = make_loader(dataset, batch_size=3, shuffle=True, num_workers=workers)
+        loader.timeout = 120 if workers else 0
+        epochs[workers] = [torch.cat([images for images, _ in loader]) for _ in range(2)]
+    for workers in (1, 4):
+        for first, other in zip(epochs[0], epochs[workers], strict=True):
+            assert torch.equal(first, other)
+    assert not torch.equal(*epochs[0])
