@@ -28,21 +28,22 @@ from functools import partial
 from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from streammodels import StreamingClassifier
+from streammodels import GatedAttention, StreamingClassifier
 
 def main(streaming, devices, out):
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    trunk = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1))
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), GatedAttention(4, 3))
     model = StreamingClassifier(trunk, nn.Linear(4, 2), tile_size=12, streaming=streaming, metrics=None,
                                 optimizer=partial(torch.optim.SGD, lr=0.1)).double()
-    images, labels = torch.rand(12, 3, 23, 17, dtype=torch.float64), torch.arange(12) % 2
+    images = [torch.rand(3, 19 + i, 31 - 2 * i, dtype=torch.float64) for i in range(12)]  # every process sees its sizes
     rank = int(os.environ.get("LOCAL_RANK", "0"))  # every process takes its share of each batch
-    data = TensorDataset(images[rank::devices], labels[rank::devices])
+    data = [(image, i % 2) for i, image in enumerate(images)][rank::devices]
     trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=3,
                       logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
                       gradient_clip_val=0.5, precision="64-true", use_distributed_sampler=False)
-    trainer.fit(model, DataLoader(data, batch_size=4 // devices))
+    collate = lambda batch: ([image for image, _ in batch], torch.tensor([label for _, label in batch]))
+    trainer.fit(model, DataLoader(data, batch_size=4 // devices, collate_fn=collate))
     if trainer.is_global_zero:
         torch.save(model.state_dict(), out)
 
