@@ -7,6 +7,8 @@ A concrete module only says where its table comes from (`read_labels`) and how a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,20 +16,28 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from wsidata.class_weights import class_weights
 from wsidata.datasets import SlideDataset
 from wsidata.lazy import as_tensor
-from wsidata.loaders import EpochLoader, make_loader
+from wsidata.leaks import LeakKind, LeakReport, check_leaks
+from wsidata.loaders import EpochLoader, WorkerStart, check_worker_start, make_loader
 from wsidata.plots import plot_images, spread_over_classes
+from wsidata.samplers import Share
 from wsidata.split_files import check_no_leak, check_same_split, save_splits, split_digest, split_parts
 from wsidata.splits import SPLITS, SplitError
 from wsidata.stats import ChannelStats, channel_stats
 from wsidata.tables import LabelTable
 
 Part = Literal["train", "val", "test", "predict"]
+Sampling = Literal["shuffle", "balanced"]
+Leaks = Literal["off", "warn", "error"]
+LEAK_ACTIONS = ("off", "warn", "error")
+_THREADS = 4
 PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
 
 
@@ -37,8 +47,13 @@ class SplitDataModule(LightningDataModule, ABC):
     Args:
         batch_size: Samples a batch (per process).
         num_workers: Worker processes a loader.
+        worker_start: "forkserver" or "spawn". None: the fork server where there is one.
         pin_memory: Copy batches to page-locked memory. None: where there is CUDA.
         predict_on: Rows to predict on, in the table's order. None: the test rows, or all rows where there are none.
+        sampling: "shuffle" draws every training row once an epoch; "balanced" every class equally often.
+        stats: Channel statistics, or the JSON file they were saved in. None: computed on first use.
+        leaks: Whether what is in two parts (see `leaks.check_leaks`) is passed over, warned of, or an error.
+        leak_checks: What to look for; None: all that the table allows.
     """
 
     def __init__(
@@ -46,8 +61,13 @@ class SplitDataModule(LightningDataModule, ABC):
         *,
         batch_size: int,
         num_workers: int,
+        worker_start: WorkerStart | None = None,
         pin_memory: bool | None,
         predict_on: Literal["train", "val", "test", "all"] | None,
+        sampling: Sampling = "shuffle",
+        stats: ChannelStats | str | Path | None = None,
+        leaks: Leaks = "warn",
+        leak_checks: Sequence[LeakKind] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -56,6 +76,14 @@ class SplitDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.predict_on = predict_on
+        for name, value, known in (("sampling", sampling, ("shuffle", "balanced")), ("leaks", leaks, LEAK_ACTIONS)):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+        self.worker_start = check_worker_start(worker_start) if num_workers else None
+        self.sampling = sampling
+        self.leaks, self.leak_checks = leaks, leak_checks
+        if stats is not None:  # takes the place of the cached property
+            self.stats = stats if isinstance(stats, ChannelStats) else ChannelStats.load(stats)
         self.datasets: dict[str, SlideDataset] = {}
         self._run_seed = 0
 
@@ -99,20 +127,13 @@ class SplitDataModule(LightningDataModule, ABC):
 
     @property
     def class_weights(self) -> Tensor:
-        """Weights for a loss that make classes count alike: n / (K * n_c) over the training rows, (K,) float32.
+        """Weights of the classes, from the training rows, (K,) float32; see `class_weights.class_weights`."""
+        return class_weights(self.tables["train"], self.labels.target, self.class_names)
 
-        The formula is scikit-learn's `class_weight="balanced"`.
-
-        Raises:
-            SplitError: if a class has no training row.
-        """
-        counts = torch.bincount(torch.tensor(self.tables["train"]["label"].tolist()), minlength=self.num_classes)
-        if (counts == 0).any():
-            empty = [name for name, count in zip(self.class_names, counts.tolist(), strict=True) if count == 0]
-            raise SplitError(
-                f"class {empty} has no training slide, so its weight is unknown. Take it out of class_names."
-            )
-        return counts.sum() / (self.num_classes * counts.float())
+    def check_leaks(self) -> LeakReport:
+        """Look for patients, files, looks and sites that are in more than one part; see `leaks.check_leaks`."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return check_leaks(self.labels.frame, checks=self.leak_checks, executor=pool)
 
     @cached_property
     def stats(self) -> ChannelStats:
@@ -142,6 +163,8 @@ class SplitDataModule(LightningDataModule, ABC):
         """
         if not self.datasets:
             self.check()
+            if self.leaks != "off" and (self.trainer is None or self.trainer.is_global_zero):
+                self.check_leaks().report("error" if self.leaks == "error" else "warn")
             self.datasets = {part: self.make_dataset(part) for part in PARTS}
             self.datasets["train"].epoch_source = self._trainer_epoch
         self._run_seed = torch.initial_seed()
@@ -167,17 +190,23 @@ class SplitDataModule(LightningDataModule, ABC):
         return self._loader("predict")
 
     def state_dict(self) -> dict[str, Any]:
-        """The split and the classes, for the checkpoint."""
-        frame = self.labels.frame
-        return {"split": split_parts(frame), "digest": split_digest(frame), "class_names": list(self.class_names)}
+        """The split, the classes, and the statistics if they are known, for the checkpoint."""
+        frame, stats = self.labels.frame, self.__dict__.get("stats")
+        return {
+            "split": split_parts(frame),
+            "digest": split_digest(frame),
+            "class_names": list(self.class_names),
+            "stats": None if stats is None else stats.to_json(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare a checkpoint's split with ours.
+        """Compare a checkpoint's split and statistics with ours; take its statistics if we have none.
 
         Raises:
-            SplitError: if training would go on with another split or other classes, or if slides that the checkpoint
-                was trained on would be used to validate or test it.
+            SplitError: if training would go on with another split, other classes or other statistics, or if slides
+                that the checkpoint was trained on would be used to validate or test it.
         """
+        self._load_stats(state_dict.get("stats"))
         if state_dict["class_names"] != list(self.class_names):
             raise SplitError(
                 f"the checkpoint's classes are {state_dict['class_names']} and the table's {list(self.class_names)}. "
@@ -190,6 +219,17 @@ class SplitDataModule(LightningDataModule, ABC):
         elif stage in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             part = "val" if stage == TrainerFn.VALIDATING else "test"
             check_no_leak(state_dict["split"], list(self.tables[part]["image_id"]), part)
+
+    def _load_stats(self, saved: str | None) -> None:
+        if saved is None:
+            return
+        ours = self.__dict__.get("stats")
+        if ours is not None and ours.digest != ChannelStats.from_json(saved).digest:
+            raise SplitError(
+                f"the checkpoint was trained with other channel statistics: mean {ChannelStats.from_json(saved).mean}, "
+                f"and here {ours.mean}. Leave stats= out, and those of the checkpoint are taken."
+            )
+        self.stats = ChannelStats.from_json(saved)
 
     # -- looking at it -------------------------------------------------------------------------------------------------
 
@@ -235,9 +275,40 @@ class SplitDataModule(LightningDataModule, ABC):
             self.datasets[part],
             batch_size=self.batch_size,
             shuffle=part == "train",
+            balance=self._balance() if part == "train" else None,
+            share=self._share(part),
             num_workers=self.num_workers,
+            worker_start=self.worker_start,
             pin_memory=self.pin_memory,
         )
+
+    def _balance(self) -> list[int] | None:
+        """Class of each training row, if classes are to be drawn equally often."""
+        if self.sampling == "shuffle":
+            return None
+        if self.labels.target != "class":
+            raise SplitError(
+                f"sampling='balanced' needs one class a slide, not targets of kind '{self.labels.target}'."
+            )
+        return [int(label) for label in self.tables["train"]["label"]]
+
+    def _share(self, part: Part) -> Share | None:
+        """This process's part of the samples, where several train together.
+
+        Evaluation shares them exactly, each slide once, where that cannot hang: every process needs a sample, and
+        strategies that shard the model (FSDP) communicate in every step, so there Lightning repeats samples instead.
+        Prediction is shared exactly by Lightning.
+        """
+        trainer = self.trainer
+        divided = None if trainer is None or part == "predict" else trainer.distributed_sampler_kwargs
+        if trainer is None or divided is None or divided["num_replicas"] == 1:
+            return None
+        exact = part != "train"
+        if exact and not (
+            isinstance(trainer.strategy, DDPStrategy) and len(self.tables[part]) >= divided["num_replicas"]
+        ):
+            return None
+        return Share(divided["rank"], divided["num_replicas"], exact)
 
     def _trainer_epoch(self) -> tuple[int, int] | None:
         """The seed of the run and the epoch of the Trainer that is training with this module now, if there is one."""

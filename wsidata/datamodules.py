@@ -15,31 +15,42 @@ from typing import Any, Literal
 import pandas as pd
 
 from wsidata.cropping import TissueCrop, as_crop
-from wsidata.datamodule_base import Part, SplitDataModule
+from wsidata.datamodule_base import Leaks, Part, Sampling, SplitDataModule
 from wsidata.datasets import SlideDataset
 from wsidata.image_paths import split_suffix
+from wsidata.leaks import LeakKind
+from wsidata.loaders import WorkerStart
+from wsidata.masks import IGNORE, mask_classes
 from wsidata.slide_checks import check_batchable, check_slides, one_resolution
 from wsidata.split_files import apply_splits, load_splits
-from wsidata.splits import check_groups, make_splits
+from wsidata.splits import SmallClasses, check_groups, make_splits
+from wsidata.stats import ChannelStats
 from wsidata.tables import LabelTable, read_table
+from wsidata.targets import Target
 from wsidata.transforms import as_transform, check_size, default_eval_transform, default_train_transform
 
 
 class WSIDataModule(SplitDataModule):
-    """Whole-slide images with one label each, one sample a slide.
+    """Whole-slide images, one sample a slide, with one class each, or several labels, numbers or a mask.
 
-    Batches of the train, validation and test loaders are `(image, label)`: image (B, 3, H, W), channels-last in memory,
-    RGB, uint8 or float in [0, 1]; label (B,) int64. The predict loader yields images alone. The model normalises.
+    Batches of the train, validation and test loaders are `(image, target)`: image (B, 3, H, W), channels-last in
+    memory, RGB, uint8 or float in [0, 1]; target as `target` says. The predict loader yields images alone. The model
+    normalises.
 
     A sample's augmentation depends on the seed (`seed_everything`), the epoch and the slide only: not on the number of
     workers or the batch size.
 
     Args:
-        table: CSV, Parquet or DataFrame with a row per slide; see `tables.read_table`.
+        table: CSV, Parquet or DataFrame with a row per slide, or a folder of class folders; see `tables.read_table`.
         image_dir: Folder of the slides. None: the table's own.
         image_column: Column of slide names, with or without suffix.
-        label_column: Column of labels. None: no labels, predict only.
+        label_column: Column of labels, or columns. None: no labels, predict only.
         class_names: Classes in order, or a mapping from labels to them. None: the labels, sorted.
+        target: "class": (B,) int64. "multilabel": (B, K) float32 of 0 and 1, from a column of labels separated by `;`
+            or from K columns of 0 and 1. "regression": (B, K) float32, from K columns of numbers. "mask": (B, H, W)
+            int64 on the image's grid, from a column of mask names; -100 for no class. See `targets.read_targets`.
+        mask_dir: Folder of the masks. None: `image_dir`.
+        mask_values: Pixel value of each class in the masks. None: 0, 1, ...
         level: Pyramid level to read (0 is the finest); or
         mpp: spacing to read at, um per pixel; or
         magnification: objective power to read at; or
@@ -51,20 +62,33 @@ class WSIDataModule(SplitDataModule):
         split_column: Column that predefines train, val or test rows.
         test_ids: Ids of the test rows.
         test_prefix: What the names of test rows begin with, such as "test_".
+        val_ids: Ids of the validation rows.
+        val_prefix: What the names of validation rows begin with.
         group_column: Column of patients, who are never divided.
+        site_column: Column of centres or scanners. If given, a site in two parts is a leak.
         val_fraction: Share of the rows that are not predefined to validate on.
         test_fraction: Share of them to test on.
-        stratify: Keep the classes in proportion.
+        stratify: Keep the classes in proportion, where each slide has one.
+        k_fold: `(i, k)`: validate on fold i (0 .. k-1) of k, instead of on `val_fraction`.
+        repeat: 0, 1, ...: draw validation rows or folds anew; the test rows stay.
+        small_classes: A class too small to be in every part: "raise", or keep it in "train" and warn.
         seed: Seed of the split, and of nothing else.
         train_transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on pyvips images. None:
             crop or pad to `image_size` and one of the eight symmetries of the square. If given, it sets the size.
         eval_transform: The same for validation, test and prediction. None: crop or pad to `image_size`.
         dtype: What uint8 pixels become: "uint8" stays, "float" is divided by 255. A transform's floats stay floats.
         batch_size: Samples a batch (per process).
-        num_workers: Worker processes a loader, started by a fork server and kept between epochs.
+        num_workers: Worker processes a loader, kept between epochs.
+        worker_start: "forkserver" or "spawn". None: a fork server where there is one.
         mpp_override: Spacing of level 0 in um per pixel to believe instead of the files', one number or (x, y).
         pin_memory: Page-locked batches. None: where there is CUDA.
         predict_on: "train", "val", "test" or "all". None: the test rows, or all rows where there are none.
+        sampling: "shuffle" draws every training slide once an epoch. "balanced" draws as many, every class equally
+            often; a slide that is drawn twice is augmented twice.
+        stats: Channel statistics, or the JSON file they were saved in. None: computed when `stats` is first asked for.
+        leaks: What to do about patients, files, look-alikes or sites in two parts: "off" does not look, "warn", or
+            "error". Looking reads a thumbnail of every slide, once, in `setup`.
+        leak_checks: What to look for: some of "patient", "content", "thumbnail", "site". None: all that apply.
         lazy: Images are not decoded by the loader: a batch holds a list of `LazyImage`s, whose rows are decoded when
             the model asks for them. For models that stream, and slides that do not fit into memory.
         crop: What of a slide is read: None all of it, "tissue" the bounding box of its tissue, "pack" its pieces of
@@ -85,8 +109,11 @@ class WSIDataModule(SplitDataModule):
         image_dir: str | Path | None = None,
         *,
         image_column: str = "image",
-        label_column: str | None = "class",
+        label_column: str | Sequence[str] | None = "class",
         class_names: Sequence[str] | Mapping[str, int] | Mapping[str, str] | None = None,
+        target: Target = "class",
+        mask_dir: str | Path | None = None,
+        mask_values: Sequence[int] | None = None,
         level: int | None = None,
         mpp: float | None = None,
         magnification: float | None = None,
@@ -97,23 +124,44 @@ class WSIDataModule(SplitDataModule):
         split_column: str | None = None,
         test_ids: Sequence[str] | None = None,
         test_prefix: str | None = None,
+        val_ids: Sequence[str] | None = None,
+        val_prefix: str | None = None,
         group_column: str | None = None,
+        site_column: str | None = None,
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
         stratify: bool = True,
+        k_fold: tuple[int, int] | None = None,
+        repeat: int = 0,
+        small_classes: SmallClasses = "raise",
         seed: int = 42,
         train_transform: Callable[[Any], Any] | None = None,
         eval_transform: Callable[[Any], Any] | None = None,
         dtype: Literal["uint8", "float"] = "uint8",
         batch_size: int = 1,
         num_workers: int = 2,
+        worker_start: WorkerStart | None = None,
         mpp_override: float | tuple[float, float] | None = None,
         pin_memory: bool | None = None,
         predict_on: Literal["train", "val", "test", "all"] | None = None,
+        sampling: Sampling = "shuffle",
+        stats: ChannelStats | str | Path | None = None,
+        leaks: Leaks = "warn",
+        leak_checks: Sequence[LeakKind] | None = None,
         lazy: bool = False,
         crop: Literal["tissue", "pack"] | TissueCrop | None = None,
     ) -> None:
-        super().__init__(batch_size=batch_size, num_workers=num_workers, pin_memory=pin_memory, predict_on=predict_on)
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            worker_start=worker_start,
+            pin_memory=pin_memory,
+            predict_on=predict_on,
+            sampling=sampling,
+            stats=stats,
+            leaks=leaks,
+            leak_checks=leak_checks,
+        )
         self.resolution = one_resolution(
             level=level, mpp=mpp, magnification=magnification, downsample=downsample, max_side=max_side
         )
@@ -131,8 +179,13 @@ class WSIDataModule(SplitDataModule):
                 f"batch_size={batch_size} needs images of one size, and cropped to their tissue slides differ. Pass "
                 "image_size= (crops or pads in white), lazy=True (batches are lists), or batch_size=1."
             )
-        self._train_transform = as_transform(train_transform or default_train_transform(self.image_size))
-        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
+        self._train_transform = as_transform(train_transform or default_train_transform(self.image_size, IGNORE))
+        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size, IGNORE))
+        self._mask_classes = None
+        if target == "mask":
+            if lazy:
+                raise ValueError("target='mask' cannot be had with lazy=True: masks are read whole.")
+            self._mask_classes = mask_classes(len(class_names or ()), mask_values)
         # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
         left_out = ["train_transform", "eval_transform"]
         if isinstance(crop, TissueCrop):
@@ -141,9 +194,14 @@ class WSIDataModule(SplitDataModule):
             left_out.append("table")
         else:
             table = str(table)
+        if isinstance(stats, ChannelStats):
+            left_out.append("stats")
+        else:
+            stats = None if stats is None else str(stats)
         split = None if split is None or isinstance(split, pd.DataFrame) else str(split)
         image_dir = None if image_dir is None else str(image_dir)
-        test_ids = None if test_ids is None else [split_suffix(str(name).strip())[0] for name in test_ids]
+        mask_dir = None if mask_dir is None else str(mask_dir)
+        test_ids, val_ids = _without_suffix(test_ids), _without_suffix(val_ids)
         self.save_hyperparameters(ignore=left_out)
 
     def read_labels(self) -> LabelTable:
@@ -154,8 +212,11 @@ class WSIDataModule(SplitDataModule):
             hparams["image_dir"],
             image_column=hparams["image_column"],
             label_column=hparams["label_column"],
+            target=hparams["target"],
             class_names=hparams["class_names"],
+            mask_dir=hparams["mask_dir"],
             group_column=hparams["group_column"],
+            site_column=hparams["site_column"],
             split_column=hparams["split_column"],
         )
         if self._split is not None:
@@ -166,16 +227,15 @@ class WSIDataModule(SplitDataModule):
             return replace(labels, frame=frame)
         if hparams["label_column"] is None:
             return labels
+        names = ("val_fraction", "test_fraction", "seed", "k_fold", "repeat", "small_classes")
+        lists = ("test_ids", "test_prefix", "val_ids", "val_prefix")
         frame = make_splits(
             labels.frame,
-            val_fraction=hparams["val_fraction"],
-            test_fraction=hparams["test_fraction"],
-            seed=hparams["seed"],
-            stratify=hparams["stratify"],
-            split_column="split" if hparams["split_column"] else None,
-            test_ids=hparams["test_ids"],
-            test_prefix=hparams["test_prefix"],
+            **{name: hparams[name] for name in (*names, *lists)},
+            stratify=hparams["stratify"] and labels.target == "class",
+            split_column="split" if (labels.frame["split"] != "").any() else None,
             group_column="group" if hparams["group_column"] else None,
+            label_column="label_name" if labels.target == "class" else None,
         )
         return replace(labels, frame=frame)
 
@@ -197,4 +257,10 @@ class WSIDataModule(SplitDataModule):
             fresh_epochs=part == "train",
             lazy=self._lazy,
             crop=self._crop,
+            mask_classes=self._mask_classes,
         )
+
+
+def _without_suffix(names: Sequence[str] | None) -> list[str] | None:
+    """Ids as the table has them."""
+    return None if names is None else [split_suffix(str(name).strip())[0] for name in names]

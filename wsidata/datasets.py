@@ -16,10 +16,13 @@ from torch import Tensor
 from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.epochs import EpochDataset
 from wsidata.lazy import LazyImage, slide_lazy
+from wsidata.masks import IGNORE, mask_tensor, read_mask
 from wsidata.packing import Packing
 from wsidata.slide import Slide
+from wsidata.targets import target_tensor
 from wsidata.tensors import DType, to_tensor
 from wsidata.transform_adapters import as_transform
+from wsidata.transform_base import Sample
 
 Resolution = Mapping[str, Any]
 """Exactly one of `level`, `mpp`, `magnification`, `downsample`, `max_side`, as `Slide.image` takes it."""
@@ -33,7 +36,7 @@ class SlideDataset(EpochDataset):
     """Slides of a table, one sample each.
 
     Args:
-        table: Rows with the columns `image_id`, `path`, `label` (see `tables.COLUMNS`).
+        table: Rows with the columns `image_id`, `path`, `label`, and perhaps `target` or `mask` (see `tables.COLUMNS`).
         resolution: At which resolution slides are read, such as `{"level": 5}` or `{"mpp": 2.0}`.
         transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on a pyvips image.
         dtype: "uint8" or "float"; see `tensors.to_tensor`.
@@ -43,6 +46,7 @@ class SlideDataset(EpochDataset):
             random transform.
         lazy: Images are `LazyImage`s, whose rows are decoded when the model asks for them.
         crop: "tissue", "pack" or a `TissueCrop`: what of a slide is read. None reads all of it.
+        mask_classes: Class number of each pixel value of the masks; see `masks.mask_classes`.
     """
 
     def __init__(
@@ -57,11 +61,17 @@ class SlideDataset(EpochDataset):
         fresh_epochs: bool = False,
         lazy: bool = False,
         crop: CropKind | TissueCrop | None = None,
+        mask_classes: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__(as_transform(transform), fresh_epochs=fresh_epochs)
         self.paths = [str(path) for path in table["path"]]
         self.image_ids = [str(name) for name in table["image_id"]]
         self.labels = [int(label) for label in table["label"]]
+        self.targets = [target_tensor(row) for row in table.to_dict("records")]
+        self.masks = [str(path) for path in table["mask"]] if "mask" in table.columns else None
+        if self.masks is not None and (lazy or mask_classes is None):
+            raise ValueError("masks need mask_classes=, and cannot be had with lazy=True: they are read whole.")
+        self.mask_classes = dict(mask_classes or {})
         self.resolution = dict(resolution)
         self.dtype: DType = dtype
         self.with_labels = with_labels
@@ -73,10 +83,17 @@ class SlideDataset(EpochDataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor | LazyImage | tuple[Tensor | LazyImage, int]:
-        """`(image, label)`, or the image alone; see `image`."""
-        image = self.image(index)
-        return (image, self.labels[index % len(self)]) if self.with_labels else image
+    def __getitem__(self, index: int) -> Any:
+        """`(image, target)`, or the image alone.
+
+        The image is that of `image`; the target a class number, (K,) float32 for several labels or numbers, or the
+        mask as (H, W) int64 on the image's grid.
+        """
+        if not self.with_labels:
+            return self.image(index)
+        if self.masks is not None:
+            return self._read(index, with_mask=True)
+        return self.image(index), self.targets[index % len(self)]
 
     def image(self, index: int) -> Tensor | LazyImage:
         """Read, transform and convert one slide, or prepare to.
@@ -87,23 +104,47 @@ class SlideDataset(EpochDataset):
         Raises:
             SampleError: naming the slide.
         """
+        return self._read(index, with_mask=False)[0]
+
+    def _read(self, index: int, *, with_mask: bool) -> tuple[Tensor | LazyImage, Tensor | None]:
+        """The image, and its mask if wanted."""
         row = index % len(self)
         try:
             with self._open(row) as slide:
                 packing, generator = self.packing(row, slide), self.generator(index)
                 if self.lazy:
-                    return slide_lazy(
+                    lazy = slide_lazy(
                         slide, self.resolution, None, self.transform, generator, packing=packing, dtype=self.dtype
                     )
+                    return lazy, None
                 if packing is None:
                     picture = slide.image(**self.resolution)
                 else:  # only the tiles of the pieces are decoded
                     picture = packing.apply(slide.image(**self.resolution, keep_tiles=True))
-                return to_tensor(self.transform(picture, generator), self.dtype)
+                masks = (self._mask(row, slide, packing),) if with_mask else ()
+                sample = self.transform.run(Sample(picture, masks=masks), generator)
+                image = to_tensor(sample.image, self.dtype)
+                return image, self._mask_tensor(row, sample, image) if with_mask else None
         except Exception as error:
             raise SampleError(
                 f"slide '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}"
             ) from error
+
+    def _mask(self, row: int, slide: Slide, packing: Packing | None) -> Any:
+        """The mask as an image on the grid of the slide's, cropped or packed like it."""
+        assert self.masks is not None
+        mask = read_mask(self.masks[row], slide, self.resolution, self.mask_classes)
+        return mask if packing is None else packing.apply(mask, fill=IGNORE)
+
+    def _mask_tensor(self, row: int, sample: Sample, image: Tensor) -> Tensor:
+        """The transformed mask; of the image's size, or refused."""
+        assert self.masks is not None
+        mask = mask_tensor(sample.masks[0], self.masks[row], self.mask_classes)
+        if mask.shape != image.shape[-2:]:
+            raise ValueError(
+                f"the transform gave an image of {tuple(image.shape[-2:])} and a mask of {tuple(mask.shape)}."
+            )
+        return mask
 
     def packing(self, row: int, slide: Slide | None = None) -> Packing | None:
         """What of a slide is read, and how to map points to it; None if all of it is. Remembered for the next time.

@@ -92,13 +92,15 @@ def collate(samples: Sequence[Any]) -> Any:
     """Make a batch of samples.
 
     Args:
-        samples: `(image, label)` pairs, or images alone.
+        samples: `(image, target)` pairs, or images alone.
 
     Returns:
-        `(images, labels)` with images (B, C, H, W), channels-last, or a list of lazy images; and labels (B,) int64. Or
-        the images alone.
+        `(images, targets)` with images (B, C, H, W), channels-last, or a list of lazy images; and class numbers (B,)
+        int64, targets (B, K) float32, or masks (B, H, W) int64. Or the images alone.
     """
     if not isinstance(samples[0], tuple):
         return batch_images(samples)
-    images, labels = zip(*samples, strict=True)
-    return batch_images(images), torch.tensor(labels, dtype=torch.int64)
+    images, targets = zip(*samples, strict=True)
+    if isinstance(targets[0], Tensor):
+        return batch_images(images), default_collate(list(targets))
+    return batch_images(images), torch.tensor(targets, dtype=torch.int64)

@@ -1,0 +1,43 @@
+"""Where one class has ten times the slides of another, a network does well by never naming the other; weights undo it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from wsidata.split_base import SplitError
+from wsidata.targets import Target
+
+
+def class_weights(rows: pd.DataFrame, target: Target, class_names: Sequence[str]) -> Tensor:
+    """Weights for a loss that make classes count alike.
+
+    One class a slide: n / (K * n_c), scikit-learn's `class_weight="balanced"`, for `CrossEntropyLoss(weight=...)`.
+    Several labels a slide: (n - n_k) / n_k, the negatives per positive, for `BCEWithLogitsLoss(pos_weight=...)`.
+
+    Args:
+        rows: Training rows of `LabelTable.frame`.
+        target: What is predicted.
+        class_names: The classes.
+
+    Returns:
+        (K,) float32.
+
+    Raises:
+        SplitError: if a class has no row, or the targets are numbers or masks.
+    """
+    if target == "class":
+        counts = torch.bincount(torch.tensor(rows["label"].tolist(), dtype=torch.int64), minlength=len(class_names))
+        weights = counts.sum() / (len(class_names) * counts.float())
+    elif target == "multilabel":
+        counts = torch.tensor(rows["target"].tolist(), dtype=torch.float32).reshape(-1, len(class_names)).sum(0)
+        weights = (len(rows) - counts) / counts
+    else:
+        raise SplitError(f"targets of kind '{target}' have no class weights; only one class or several labels have.")
+    empty = [name for name, count in zip(class_names, counts.tolist(), strict=True) if count == 0]
+    if empty:
+        raise SplitError(f"class {empty} has no training slide, so its weight is unknown. Take it out of class_names.")
+    return weights
