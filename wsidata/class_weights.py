@@ -1,4 +1,4 @@
-"""Where one class has ten times the slides of another, a network does well by never naming the other; weights undo it."""
+"""Where one class has ten times the slides of another, a network does well by never naming the other."""
 
 from __future__ import annotations
 

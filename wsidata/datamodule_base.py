@@ -22,15 +22,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from wsidata.class_weights import class_weights
-from wsidata.datasets import SlideDataset
+from wsidata.epochs import EpochDataset
 from wsidata.lazy import as_tensor
 from wsidata.leaks import LeakKind, LeakReport, check_leaks
 from wsidata.loaders import EpochLoader, WorkerStart, check_worker_start, make_loader
-from wsidata.plots import plot_images, spread_over_classes
+from wsidata.plots import overlay_masks, plot_images, spread_over_classes
 from wsidata.samplers import Share
 from wsidata.split_files import check_no_leak, check_same_split, save_splits, split_digest, split_parts
 from wsidata.splits import SPLITS, SplitError
-from wsidata.stats import ChannelStats, channel_stats
+from wsidata.stats import ChannelStats
 from wsidata.tables import LabelTable
 
 Part = Literal["train", "val", "test", "predict"]
@@ -84,7 +84,7 @@ class SplitDataModule(LightningDataModule, ABC):
         self.leaks, self.leak_checks = leaks, leak_checks
         if stats is not None:  # takes the place of the cached property
             self.stats = stats if isinstance(stats, ChannelStats) else ChannelStats.load(stats)
-        self.datasets: dict[str, SlideDataset] = {}
+        self.datasets: dict[str, EpochDataset] = {}
         self._run_seed = 0
 
     @abstractmethod
@@ -96,7 +96,7 @@ class SplitDataModule(LightningDataModule, ABC):
         """Refuse what would fail during training; called once, by `setup`."""
 
     @abstractmethod
-    def make_dataset(self, part: Part) -> SlideDataset:
+    def make_dataset(self, part: Part) -> EpochDataset:
         """Dataset of one part."""
 
     # -- the table -----------------------------------------------------------------------------------------------------
@@ -135,6 +135,10 @@ class SplitDataModule(LightningDataModule, ABC):
         with ThreadPoolExecutor(_THREADS) as pool:
             return check_leaks(self.labels.frame, checks=self.leak_checks, executor=pool)
 
+    @abstractmethod
+    def compute_stats(self) -> ChannelStats:
+        """Exact channel statistics of the training images as they are read, before any transform."""
+
     @cached_property
     def stats(self) -> ChannelStats:
         """Exact channel statistics of the training slides as they are read, before any transform; pooled, all pixels.
@@ -142,8 +146,7 @@ class SplitDataModule(LightningDataModule, ABC):
         Every training slide is read once, on first use. For other choices (tissue only, per image, an executor) call
         `channel_stats(dm.tables["train"]["path"], ...)`.
         """
-        dataset = self.make_dataset("train")
-        return channel_stats(dataset.paths, mpp_override=dataset.mpp_override, **dataset.resolution)
+        return self.compute_stats()
 
     @property
     def split_digest(self) -> str:
@@ -249,13 +252,16 @@ class SplitDataModule(LightningDataModule, ABC):
             raise SplitError(f"there are no {part} rows to show.")
         dataset = self.make_dataset(part)
         rows = spread_over_classes(table["label"].tolist(), max_images)
-        images = [as_tensor(dataset.image(row)) for row in rows]
+        masked = "mask" in table.columns and part != "predict"
+        samples = [dataset[row] if masked else (dataset.image(row), None) for row in rows]
+        images = [as_tensor(image) for image, _ in samples]
         titles = [f"{table['image_id'][row]}\n{table['label_name'][row]}" for row in rows]
         sizes = sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images})
         size = f"{sizes[0]} px" if len(sizes) == 1 else "sizes differ"
-        asked = ", ".join(f"{name}={value:g}" for name, value in dataset.resolution.items())
-        heading = f"{part}: {len(rows)} of {len(table)} slides, {asked}, {size}, {str(images[0].dtype).split('.')[1]}"
-        figure = plot_images(images, titles, heading)
+        facts = [f"{part}: {len(rows)} of {len(table)} slides", dataset.describe(), size, str(images[0].dtype)[6:]]
+        figure = plot_images(images, titles, ", ".join(fact for fact in facts if fact))
+        if masked:
+            overlay_masks(figure, [mask for _, mask in samples if mask is not None], self.class_names)
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=120)

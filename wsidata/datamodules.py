@@ -24,7 +24,7 @@ from wsidata.masks import IGNORE, mask_classes
 from wsidata.slide_checks import check_batchable, check_slides, one_resolution
 from wsidata.split_files import apply_splits, load_splits
 from wsidata.splits import SmallClasses, check_groups, make_splits
-from wsidata.stats import ChannelStats
+from wsidata.stats import ChannelStats, channel_stats
 from wsidata.tables import LabelTable, read_table
 from wsidata.targets import Target
 from wsidata.transforms import as_transform, check_size, default_eval_transform, default_train_transform
@@ -244,6 +244,10 @@ class WSIDataModule(SplitDataModule):
         sizes = check_slides(self.labels.frame, self.resolution, self._mpp_override)
         if self._sizes_follow_slides:
             check_batchable(sizes, self.batch_size)
+
+    def compute_stats(self) -> ChannelStats:
+        """Pooled over all pixels of the training slides, at the resolution they are read at."""
+        return channel_stats(self.tables["train"]["path"], mpp_override=self._mpp_override, **self.resolution)
 
     def make_dataset(self, part: Part) -> SlideDataset:
         """Slides of one part; training slides are drawn anew each epoch."""

@@ -146,6 +146,10 @@ class SlideDataset(EpochDataset):
             )
         return mask
 
+    def describe(self) -> str:
+        """The resolution."""
+        return ", ".join(f"{name}={value}" for name, value in self.resolution.items())
+
     def packing(self, row: int, slide: Slide | None = None) -> Packing | None:
         """What of a slide is read, and how to map points to it; None if all of it is. Remembered for the next time.
 

@@ -42,6 +42,10 @@ class EpochDataset(Dataset[Any], ABC):
     def image(self, index: int) -> Any:
         """The image of one sample, as the network gets it: a (C, H, W) tensor, or a `LazyImage` of that shape."""
 
+    def describe(self) -> str:
+        """How images are read, for the heading of a figure."""
+        return ""
+
     def generator(self, index: int) -> np.random.Generator:
         """The generator of a sample in the present epoch."""
         return np.random.default_rng([self.epoch_seed, index])

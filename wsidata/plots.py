@@ -10,11 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsidata.labels import class_map
 from wsidata.slide_info import SlideInfo
 from wsidata.split_base import SPLITS
 
@@ -64,6 +67,29 @@ def plot_images(images: Sequence[Tensor], titles: Sequence[str], heading: str = 
     return figure
 
 
+def overlay_masks(figure: Figure, masks: Sequence[Tensor], class_names: Sequence[str]) -> None:
+    """Lay masks over the pictures of `plot_images`: a colour per class from 1 on, grey where a pixel has no class.
+
+    Args:
+        figure: The figure.
+        masks: (H, W) int64 class numbers, negative for no class; one per picture, in order.
+        class_names: Names for the legend.
+    """
+    colours = np.array([(0.0, 0.0, 0.0, 0.0), *(to_rgba(f"C{i % 10}", 0.45) for i in range(1, len(class_names)))])
+    seen: set[int] = set()
+    for axis, mask in zip([axis for axis in figure.axes if axis.axison], masks, strict=True):
+        step = max(1, -(-max(mask.shape) // _SHOWN_SIDE_PX))
+        small = mask[::step, ::step].numpy()
+        seen.update(int(number) for number in np.unique(small))
+        left, right, bottom, top = axis.images[0].get_extent()
+        layer = np.where((small < 0)[..., None], (0.5, 0.5, 0.5, 0.6), colours[np.maximum(small, 0)])
+        axis.imshow(layer, extent=(left, right, bottom, top), interpolation="nearest")
+    handles = [Patch(color=colours[number], label=class_names[number]) for number in sorted(seen) if number > 0]
+    handles += [Patch(color=(0.5, 0.5, 0.5, 0.6), label="no class")] if min(seen, default=0) < 0 else []
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+
+
 def displayable(image: Tensor) -> NDArray[np.float32]:
     """A picture of at most 384 pixels a side, averaged over areas, as (H, W, 3) or (H, W) floats in [0, 1]."""
     pixels = image.float() / 255 if image.dtype == torch.uint8 else image.float()
@@ -85,12 +111,12 @@ def plot_split(table: pd.DataFrame, class_names: Sequence[str] | None = None) ->
 
     Args:
         table: Columns `split` and `label_name`, as `make_splits` returns.
-        class_names: Order of the classes. None: sorted.
+        class_names: Order of the classes. None: sorted, numbers as numbers.
 
     Returns:
         A figure with one panel per part; equal bars mean equal balance.
     """
-    names = sorted(set(table["label_name"])) if class_names is None else list(class_names)
+    names = list(class_names or class_map(table["label_name"].tolist()).class_names)
     parts = [part for part in SPLITS if (table["split"] == part).any()]
     figure = Figure(figsize=(1.6 + 2.6 * len(parts), 1.2 + 0.28 * max(len(names), 2)), layout="constrained")
     panels = np.ravel(figure.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False))

@@ -24,7 +24,8 @@ from wsidata.formats.facts import choose_spacing
 from wsidata.formats.request import PixelRequest
 from wsidata.formats.tile_source import kept_tiles
 from wsidata.formats.vips import naming_errors
-from wsidata.regions import Window, output_pixel, source_window
+from wsidata.regions import Window, output_pixel
+from wsidata.resampling import resample, resampled_window
 from wsidata.spacing import (
     TOLERANCE,
     Level,
@@ -214,7 +215,7 @@ class Slide:
         pyramid = self._open().pyramid
         with naming_errors(self.path):
             decoded = kept_tiles(pyramid.lazy_image(plan.level)) if keep_tiles else pyramid.image(plan.level)
-            return self._coloured(_resample(decoded, plan))
+            return self._coloured(resample(decoded, plan))
 
     def numpy(self, **resolution: Any) -> NDArray[Any]:
         """The whole slide at one resolution, decoded.
@@ -361,6 +362,12 @@ class Slide:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
+    def _repr_html_(self) -> str:
+        """Thumbnail, levels and spacing, in notebooks."""
+        from wsidata.slide_info import slide_html
+
+        return f"<code>{self!r}</code>" if self._closed else slide_html(self)
+
     def __repr__(self) -> str:
         if self._closed:
             return f"Slide('{self.path}', closed)"
@@ -370,17 +377,8 @@ class Slide:
 
     def _window(self, plan: Resampling, window: Window) -> NDArray[Any]:
         """Pixels of a rectangle inside the output of a plan."""
-        pyramid, level = self._open().pyramid, self.levels[plan.level]
-        source = window if plan.is_identity else source_window(plan, level, window)
-        pixels = pyramid.region(plan.level, source.x, source.y, source.width, source.height)
-        if plan.is_identity and not self._apply_icc:
-            return pixels
         with naming_errors(self.path):
-            image = pyvips.Image.new_from_array(pixels)
-            if not plan.is_identity:  # put in its place on an empty canvas, so that it is resampled as the whole is
-                canvas = pyvips.Image.black(level.width, level.height, bands=image.bands).cast(image.format)
-                image = _resample(canvas.insert(image, source.x, source.y), plan)
-                image = image.crop(window.x, window.y, window.width, window.height)
+            image = resampled_window(self._open().pyramid, self.levels[plan.level], plan, window)
             shown = self._coloured(image).numpy()
         return np.asarray(shown).reshape(window.height, window.width, -1)
 
@@ -438,26 +436,6 @@ class _Opened:
             f"{fact.source} says an implausible {fact.mpp[0]:.4g} x {fact.mpp[1]:.4g} um/px" for fact in facts.spacings
         ]
         self.checked = "; ".join([", ".join(facts.checked), *refused])
-
-
-def _resample(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
-    """Shrink (or, within the tolerance, enlarge) by the plan's true factors, the top left corner in place.
-
-    libvips centres its grid on the image it is given, so the image is first cut or continued, by about half an output
-    pixel at most, to the width the output stands for. What remains is a shift of at most an eighth of an output pixel.
-    """
-    if plan.is_identity:
-        return image
-    width, height = _spanned(plan.width, plan.factor_x), _spanned(plan.height, plan.factor_y)
-    if (width, height) != (image.width, image.height):
-        image = image.gravity("north-west", width, height, extend="copy")
-    return image.resize(1 / plan.factor_x, vscale=1 / plan.factor_y, kernel="lanczos3")
-
-
-def _spanned(output_px: int, factor: float) -> int:
-    """Input pixels that so many output pixels stand for, in whole blocks of libvips' first, box-shrinking step."""
-    block = max(1, math.floor(factor / 2))
-    return max(1, round(output_px * factor / block)) * block
 
 
 def _checked_override(value: float | tuple[float, float] | None) -> tuple[float, float] | None:
