@@ -38,7 +38,7 @@ from wsidata.transform_base import Transform, TransformError
 if TYPE_CHECKING:
     from wsidata.slide import Slide
 
-BLOCK_PX = 256
+BLOCK_PX = 128
 """Rows (or columns) that are made at a time, where they are not too many bytes."""
 
 BLOCK_BYTES = 64 * 1024**2
@@ -90,6 +90,7 @@ class LazyImage:
         self._lock = Lock()
         self._blocks = BlockCache(KEPT_BLOCK_BYTES)
         self._built: pyvips.Image | None = None
+        self._latest = 0
         self._shape: tuple[int, int, int] | None = None
         image = self._pipeline()
         self._shape = image.bands, image.height, image.width
@@ -146,7 +147,7 @@ class LazyImage:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock, self._blocks, self._built = Lock(), BlockCache(KEPT_BLOCK_BYTES), None
+        self._lock, self._blocks, self._built, self._latest = Lock(), BlockCache(KEPT_BLOCK_BYTES), None, 0
 
     def __repr__(self) -> str:
         return f"LazyImage('{self.name}', shape={self._shape})"
@@ -159,7 +160,10 @@ class LazyImage:
         step = self._block_px(axis)
         size = (stop - start, width) if axis == "rows" else (height, stop - start)
         out = np.empty((*size, channels), dtype=self._format)
-        for first in range(start // step * step, stop, step):
+        firsts = range(start // step * step, stop, step)
+        # Upwards, the uppermost block is made last, while what it shares with the next request is still there.
+        upwards, self._latest = start < self._latest, start
+        for first in reversed(firsts) if upwards else firsts:
             make = partial(self._block, axis, first, min(step, length - first))
             block = self._blocks.get((axis, first), make)
             low, high = max(start, first), min(stop, first + step)

@@ -30,10 +30,11 @@ BANDS = 3
 SHORT, LONG, LONG8 = 3, 4, 16
 
 KEPT_TILE_BYTES = 256 * 1024**2
-"""Decoded tiles kept for each image; more if three rows (or columns) of tiles are more than this."""
+"""Decoded tiles kept for each image; more if `KEPT_TILE_ROWS` rows (or columns) of tiles are more than this."""
 
-KEPT_TILE_ROWS = 3
-"""A block of `BLOCK_PX` rows touches up to two rows of tiles, and shares one more with its neighbour."""
+KEPT_TILE_ROWS = 5
+"""Rows of tiles that two neighbouring blocks of `wsidata.lazy.BLOCK_PX` rows touch together, if they are resampled from
+a level up to four times as fine."""
 
 
 class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no types
@@ -152,18 +153,18 @@ def failure_behind(image: pyvips.Image) -> Exception | None:
     return next((source.failure for source in sources if source.failure is not None), None)
 
 
-def kept_tiles(image: pyvips.Image, max_bytes: int = KEPT_TILE_BYTES) -> pyvips.Image:
+def kept_tiles(image: pyvips.Image, max_bytes: int | None = None) -> pyvips.Image:
     """Keep decoded tiles of a level between requests.
 
     Args:
         image: A level as it was opened. One that is not decoded by tiles stays as it is: libvips keeps it whole.
-        max_bytes: Tiles kept; but always `KEPT_TILE_ROWS` rows and columns of them.
+        max_bytes: Tiles kept, `KEPT_TILE_BYTES` if None; but always `KEPT_TILE_ROWS` rows, or columns, of them.
     """
     if not image.get_typeof("tile-width") or not image.get_typeof("tile-height"):
         return image
     width, height = image.get("tile-width"), image.get("tile-height")
     abreast = max(math.ceil(image.width / width), math.ceil(image.height / height)) + 1
-    fitting = max_bytes // (width * height * image.bands)
+    fitting = (KEPT_TILE_BYTES if max_bytes is None else max_bytes) // (width * height * image.bands)
     return image.tilecache(
         tile_width=width, tile_height=height, max_tiles=max(KEPT_TILE_ROWS * abreast, fitting),
         access="random", threaded=True, persistent=True,
