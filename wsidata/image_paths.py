@@ -10,7 +10,7 @@ from pathlib import Path
 
 SLIDE_SUFFIXES = (
     *(".ome.tiff", ".ome.tif", ".ome.zarr", ".zarr"),
-    *(".tiff", ".tif", ".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"),
+    *(".qptiff", ".tiff", ".tif", ".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"),
     *(".jpeg", ".jpg", ".png", ".webp", ".bmp"),
 )
 """What may be left out of a name in a table; a suffix stands before those it ends in. Other dots belong to the name."""

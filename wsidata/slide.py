@@ -377,8 +377,11 @@ class Slide:
 
     def _window(self, plan: Resampling, window: Window) -> NDArray[Any]:
         """Pixels of a rectangle inside the output of a plan."""
+        pyramid = self._open().pyramid
+        if plan.is_identity and not self._apply_icc:  # the common case of patches: nothing between decoder and caller
+            return pyramid.region(plan.level, window.x, window.y, window.width, window.height)
         with naming_errors(self.path):
-            image = resampled_window(self._open().pyramid, self.levels[plan.level], plan, window)
+            image = resampled_window(pyramid, self.levels[plan.level], plan, window)
             shown = self._coloured(image).numpy()
         return np.asarray(shown).reshape(window.height, window.width, -1)
 

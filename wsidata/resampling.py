@@ -1,0 +1,57 @@
+"""From a level's pixels to those of the resolution asked for, by libvips (Lanczos-3).
+
+A window of the result is made by the very pipeline that makes the whole, on a canvas of the level's size on which only
+the surroundings of the window are painted. So it has the same pixels: there is no second arithmetic to agree with.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pyvips
+
+from wsidata.formats import Pyramid
+from wsidata.regions import Window, source_window
+from wsidata.spacing import Level, Resampling
+
+
+def resample(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
+    """Shrink (or, within the tolerance, enlarge) by the plan's true factors, the top left corner in place, lazily.
+
+    libvips centres its grid on the image it is given, so the image is first cut or continued, by about half an output
+    pixel at most, to the width the output stands for. What remains is a shift of at most an eighth of an output pixel.
+
+    Args:
+        image: The whole level.
+        plan: What to make of it.
+    """
+    if plan.is_identity:
+        return image
+    width, height = _spanned(plan.width, plan.factor_x), _spanned(plan.height, plan.factor_y)
+    if (width, height) != (image.width, image.height):
+        image = image.gravity("north-west", width, height, extend="copy")
+    return image.resize(1 / plan.factor_x, vscale=1 / plan.factor_y, kernel="lanczos3")
+
+
+def resampled_window(pyramid: Pyramid, level: Level, plan: Resampling, window: Window) -> pyvips.Image:
+    """A rectangle of `resample`'s result, of which only the part of the level it needs is decoded.
+
+    Args:
+        pyramid: The open file.
+        level: The level the plan decodes.
+        plan: What to make of it.
+        window: A rectangle inside the result.
+    """
+    source = window if plan.is_identity else source_window(plan, level, window)
+    part = pyvips.Image.new_from_array(pyramid.region(level.index, source.x, source.y, source.width, source.height))
+    if plan.is_identity:
+        return part
+    canvas = pyvips.Image.black(level.width, level.height, bands=part.bands).cast(part.format)
+    whole = resample(canvas.insert(part, source.x, source.y), plan)
+    return whole.crop(window.x, window.y, window.width, window.height)
+
+
+def _spanned(output_px: int, factor: float) -> int:
+    """Input pixels that so many output pixels stand for, in whole blocks of libvips' first, box-shrinking step."""
+    block = max(1, math.floor(factor / 2))
+    return max(1, round(output_px * factor / block)) * block
