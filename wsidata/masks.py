@@ -25,6 +25,7 @@ IGNORE_INDEX = -100
 """The same in tensors; `torch.nn.functional.cross_entropy` leaves it out by default."""
 
 _UNKNOWN = 254
+_CENTRE = 0.5 + 1e-7  # of a pixel; a centre on the border of two mask pixels takes the second, whatever is rounded
 _MAX_CLASSES = 254
 
 
@@ -79,8 +80,8 @@ def read_mask(
         [1 / step[0], 0, 0, 1 / step[1]],
         interpolate=pyvips.Interpolate.new("nearest"),
         oarea=[0, 0, width, height],
-        odx=-0.5,  # a pixel's centre, not its corner, looks for its nearest
-        ody=-0.5,
+        odx=-_CENTRE,
+        ody=-_CENTRE,
         extend="copy",
     )
     return _as_classes(nearest, classes)

@@ -1,0 +1,82 @@
+import pandas as pd
+import pytest
+import torch
+
+from wsidata.tables import TableError, read_table
+from wsidata.targets import target_tensor
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.tif").touch()
+        (tmp_path / f"{name}_mask.png").touch()
+    return tmp_path
+
+
+def table(folder, columns, **options):
+    return read_table(pd.DataFrame({"image": ["a", "b", "c"], **columns}, dtype=str), folder, **options)
+
+
+def test_several_labels_in_one_cell(folder):
+    options = {"label_column": "found", "target": "multilabel"}
+    labels = table(folder, {"found": ["mitosis; necrosis", "none", "necrosis|fat"]}, **options)
+    assert labels.class_names == ("fat", "mitosis", "necrosis")
+    assert labels.frame["target"].tolist() == [(0, 1, 1), (0, 0, 0), (1, 0, 1)]
+    assert labels.frame["label_name"].tolist() == ["mitosis; necrosis", "none", "fat; necrosis"]
+    assert labels.frame["label"].tolist() == [-1, -1, -1]
+    merged = table(folder, {"found": ["x", "y", "x;y"]}, class_names={"x": "any", "y": "any"}, **options)
+    assert merged.frame["target"].tolist() == [(1,), (1,), (1,)]
+
+
+def test_several_labels_in_columns_of_yes_and_no(folder):
+    columns = {"er": ["1", "no", "TRUE"], "pr": ["0", "1", "false"]}
+    labels = table(folder, columns, label_column=["er", "pr"], target="multilabel", class_names=["ER", "PR"])
+    assert labels.class_names == ("ER", "PR")
+    assert labels.frame["target"].tolist() == [(1, 0), (0, 1), (1, 0)]
+    assert torch.equal(target_tensor(labels.frame.iloc[1]), torch.tensor([0.0, 1.0]))
+
+
+def test_numbers(folder):
+    labels = table(folder, {"age": ["61", "5e1", "-0.5"]}, label_column="age", target="regression")
+    assert labels.class_names == ("age",)
+    assert labels.frame["target"].tolist() == [(61.0,), (50.0,), (-0.5,)]
+
+
+def test_masks_are_files(folder):
+    columns = {"mask": ["a_mask", "b_mask.png", "c_mask"]}
+    options = {"label_column": "mask", "target": "mask"}
+    labels = table(folder, columns, class_names=["background", "tumor"], **options)
+    assert [path.rsplit("/", 1)[1] for path in labels.frame["mask"]] == ["a_mask.png", "b_mask.png", "c_mask.png"]
+    assert labels.class_names == ("background", "tumor")
+    with pytest.raises(ValueError, match="needs class_names="):
+        table(folder, columns, **options)
+    columns["mask"][1] = "nope"
+    with pytest.raises(TableError, match="row 1: mask: no file 'nope'"):
+        table(folder, columns, class_names=["background", "tumor"], **options)
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"y": ["a", "", "b"]}, {"target": "multilabel"}, "row 1: column 'y' is empty"),
+        ({"y": ["a", "b;q", "b"]}, {"target": "multilabel", "class_names": ["a", "b"]}, "unknown label 'q'"),
+        ({"y": ["1", "maybe", "0"]}, {"target": "multilabel", "label_column": ["y", "y"]}, "'maybe', which is neither"),
+        ({"y": ["1", "", "0"]}, {"target": "multilabel", "label_column": ["y", "y"]}, "says '', which is neither"),
+        ({"y": ["1,5", "2", "3"]}, {"target": "regression"}, "'1,5', which is no finite number .write a decimal point"),
+        ({"y": ["1", "inf", "nan"]}, {"target": "regression"}, "2 problems"),
+    ],
+)
+def test_cells_that_leave_it_open_are_refused(folder, columns, options, message):
+    with pytest.raises(TableError, match=message):
+        table(folder, columns, **({"label_column": "y"} | options))
+
+
+def test_arguments_that_do_not_go_together_are_refused(folder):
+    columns = {"y": ["1", "2", "3"], "z": ["1", "2", "3"]}
+    with pytest.raises(ValueError, match="takes one label_column"):
+        table(folder, columns, label_column=["y", "z"])
+    with pytest.raises(ValueError, match="must name each of the columns"):
+        table(folder, columns, label_column=["y", "z"], target="regression", class_names=["one"])
+    with pytest.raises(ValueError, match="target='boxes' is not one of"):
+        table(folder, columns, label_column="y", target="boxes")
