@@ -6,6 +6,7 @@ of all pixels instead of their weighted mean. Those are few numbers (heads x H' 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,15 +36,30 @@ def attention_map(module: nn.Module, image: Any) -> Any:
     Raises:
         ValueError: If the module does not pool by attention, or more than once.
     """
+    scores = _scores(module)
     if isinstance(image, list | tuple):
-        return [attention_map(module, one) for one in image]
+        return [_softmax(scores([one])) for one in image]
+    return _softmax(scores(image))
+
+
+def _scores(module: nn.Module) -> Callable[[Any], Tensor]:
+    """A function of an image, or of a list of one: the scores of its pixels."""
     if isinstance(module, StreamedModule):
-        scores = module.alike(_up_to_scores(module.module))(image)
-    else:
-        parameter = next(module.parameters())
-        scores = _up_to_scores(module)(scale_to_unit(image.to(parameter.device), parameter.dtype))
-    weights = scores.to(sum_dtype(scores.dtype)).flatten(2).softmax(dim=2)
-    return weights.view(scores.shape)
+        return module.alike(_up_to_scores(module.module))
+    network, parameter = _up_to_scores(module), next(module.parameters())
+
+    def scores(image: Any) -> Tensor:
+        one = image if isinstance(image, Tensor) else image[0]
+        whole = one if one.ndim == 4 else one[None]
+        computed: Tensor = network(scale_to_unit(whole.to(parameter.device), parameter.dtype))
+        return computed
+
+    return scores
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """The scores of each head, over all pixels."""
+    return scores.to(sum_dtype(scores.dtype)).flatten(2).softmax(dim=2).view(scores.shape)
 
 
 class _Scores(nn.Module):

@@ -41,10 +41,28 @@ def test_map_weighs_the_features_into_the_pooled_vector() -> None:
 
 
 def test_images_of_different_size_in_a_list() -> None:
-    module, images = network(), [torch.rand(1, 2, 20, 9).double(), torch.rand(1, 2, 33, 14).double()]
-    maps = attention_map(stream(module, strip_rows=5), images)
-    assert [tuple(each.shape) for each in maps] == [(1, 3, 10, 5), (1, 3, 17, 7)]
-    torch.testing.assert_close(maps[1], expected_map(module, images[1]))
+    module, images = network(), [torch.rand(2, 20, 9).double(), torch.rand(1, 2, 33, 14).double()]
+    for call in (module, stream(module, strip_rows=5)):
+        maps = attention_map(call, images)
+        assert [tuple(each.shape) for each in maps] == [(1, 3, 10, 5), (1, 3, 17, 7)]
+        torch.testing.assert_close(maps[1], expected_map(module, images[1]))
+
+
+class Lazy:
+    """An image whose rows are read when asked for."""
+
+    def __init__(self, image: Tensor) -> None:
+        self.image, self.shape, self.dtype = image, tuple(image.shape), image.dtype
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.image[:, start:stop]
+
+
+def test_image_read_by_rows() -> None:
+    module, image = network(), torch.rand(2, 33, 14).double()
+    streamed = stream(module, strip_rows=5)
+    for weights in (attention_map(streamed, Lazy(image)), attention_map(streamed, [Lazy(image)])[0]):
+        torch.testing.assert_close(weights, expected_map(module, image[None]))
 
 
 def test_attention_dropout_is_left_out() -> None:
