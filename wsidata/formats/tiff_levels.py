@@ -91,7 +91,7 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         pages = _with_uneven_steps(pages, series[1:])
     if kind == "svs":
         pages = _with_tiled_second_page(tiff, pages)
-    if tiff.is_philips and kind != "philips" and len(pages) > 1:
+    if tiff.is_philips and kind != "philips" and len(tiff.pages) > 1:
         raise UnsupportedImageError(
             f"'{path}' is a Philips TIFF whose XML does not state the spacing of each level. Its levels are "
             "padded, so their scale cannot be told from their size. Convert it to a generic pyramidal TIFF."
@@ -154,6 +154,10 @@ def _level_pages(level: tifffile.TiffPageSeries, path: Path) -> tuple[tifffile.T
         raise UnsupportedImageError(
             f"'{path}' holds a stack of {len(pages)} planes (axes {level.axes}: focal planes, time or missing planes), "
             "not one picture. Export the plane, or an RGB rendering, as a TIFF of its own."
+        )
+    if any(page.parent.filehandle.path != pages[0].parent.filehandle.path for page in pages):
+        raise UnsupportedImageError(
+            f"'{path}' is spread over several files, one for each of its planes or so. Save it as one (bfconvert)."
         )
     if level.is_truncated:  # ImageJ's above 4 GB, and tifffile's on request: the others follow without a directory
         raise UnsupportedImageError(

@@ -103,3 +103,34 @@ def test_focal_planes_of_an_svs_are_refused(tmp_path):
         tiff.write(255 - RGB, description=description, **TILED)
     with pytest.raises(UnsupportedImageError, match=r"stack of 2 planes \(axes ZYXS"):
         Slide(tmp_path / "a.svs")
+
+
+def test_an_ome_tiff_spread_over_files_is_refused_as_such(tmp_path):
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
+        'UUID="urn:uuid:{uuid}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" '
+        'SizeX="420" SizeY="300" SizeC="2" SizeZ="1" SizeT="1"><Channel ID="C:0" Name="a"/><Channel ID="C:1" Name="b"/>'
+        '<TiffData FirstC="0" IFD="0" PlaneCount="1"><UUID FileName="a.ome.tif">urn:uuid:1</UUID></TiffData>'
+        '<TiffData FirstC="1" IFD="0" PlaneCount="1"><UUID FileName="b.ome.tif">urn:uuid:2</UUID></TiffData>'
+        "</Pixels></Image></OME>"
+    )
+    for uuid, name in ((1, "a"), (2, "b")):
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", RGB[..., uuid], photometric="minisblack", metadata=None,
+                         description=xml.format(uuid=uuid))  # fmt: skip
+    with pytest.raises(UnsupportedImageError, match=r"a\.ome\.tif' is spread over several files"):
+        Slide(tmp_path / "a.ome.tif", channels=[0])
+    (tmp_path / "b.ome.tif").unlink()
+    with pytest.raises(UnsupportedImageError, match="missing planes"):
+        Slide(tmp_path / "a.ome.tif", channels=[0])
+
+
+def test_rgb_in_planes_with_levels_in_subifds(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    planes, options = np.moveaxis(RGB, 2, 0), {"photometric": "rgb", "planarconfig": "separate", "tile": (64, 64)}
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(planes, subifds=1, metadata={"axes": "SYX"}, compression="lzw", **options)
+        tiff.write(planes[:, ::2, ::2], subfiletype=1, compression="lzw", **options)
+    with Slide(path) as slide:
+        assert [level.size for level in slide.levels] == [(420, 300), (210, 150)]
+        np.testing.assert_array_equal(slide.numpy(level=0), RGB)
+        np.testing.assert_array_equal(slide.numpy(level=1), RGB[::2, ::2])
