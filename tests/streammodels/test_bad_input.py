@@ -1,0 +1,186 @@
+"""Whole models given what they should not be given, or used inside other machinery of torch, do as plain ones do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
+
+from streammodels import StreamingClassifier, StreamingResNet, stream
+
+
+class Block(nn.Module):
+    """A residual block with dropout of pixels, channels and whole branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4).eval(), nn.ReLU(inplace=True), nn.Dropout(0.3),
+            nn.Dropout2d(0.3), nn.Conv2d(4, 4, 3, padding=1),
+        )  # fmt: skip
+        self.depth = StochasticDepth(0.4, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.depth(self.body(x)) + x)
+
+
+def network() -> nn.Sequential:
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+    return nn.Sequential(nn.Conv2d(3, 4, 5, 2, 2), Block(), nn.MaxPool2d(2), Block(), *head).double()
+
+
+def grads(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in module.named_parameters() if parameter.grad is not None}
+
+
+# ---------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 0, 64), (1, 3, 64, 0), (0, 3, 64, 64)])
+def test_images_without_pixels_are_refused(shape: tuple[int, ...]) -> None:
+    model = StreamingResNet("resnet9", weights=None, tile_size=32)
+    with pytest.raises(ValueError, match="no pixels"):
+        model(torch.zeros(shape, dtype=torch.uint8))
+
+
+def test_images_with_other_channels_are_refused() -> None:
+    model = StreamingResNet("resnet9", weights=None, tile_size=32)
+    with pytest.raises((ValueError, RuntimeError), match=r"broadcast|size of tensor"):
+        model(torch.zeros(1, 4, 64, 64))
+
+
+def test_smallest_images_work() -> None:
+    model = StreamingResNet("resnet9", weights=None, tile_size=32)
+    assert model(torch.zeros(1, 3, 1, 1)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("reduce", [nn.Identity, lambda: nn.AdaptiveAvgPool2d(1), lambda: nn.AdaptiveMaxPool2d(1)])
+def test_rows_that_are_no_numbers_pass_as_in_the_plain_network(value: float, reduce: Callable[[], nn.Module]) -> None:
+    layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    layers += [nn.Conv2d(4, 4, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2), reduce()]
+    module = nn.Sequential(*layers).double().eval()
+    image = torch.randn(2, 3, 37, 21, dtype=torch.float64)
+    image[0, :, 17:19] = value
+    results = []
+    for call in (module, stream(module, strip_rows=4)):
+        module.zero_grad()
+        leaf = image.clone().requires_grad_()
+        out = call(leaf)
+        out.sum().backward()
+        results.append({"out": out.detach(), "image": leaf.grad, **grads(module)})
+    assert results[0]["out"].isnan().any() or not results[0]["out"].isfinite().all()
+    for name, expected in results[0].items():
+        torch.testing.assert_close(results[1][name], expected, rtol=1e-12, atol=1e-12, equal_nan=True, msg=name)
+
+
+def test_nan_image_gives_nan_loss_and_not_an_error() -> None:
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
+    model = StreamingClassifier(trunk, nn.Linear(4, 2), tile_size=8)
+    assert model(torch.full((1, 3, 20, 20), torch.nan)).isnan().all()
+
+
+# ---------------------------------------------------------------- autograd
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_models_without_gradients_give_the_same(mode: Callable[[], Any]) -> None:
+    model = StreamingResNet("resnet9", weights=None, tile_size=32, train_streaming_layers=True).eval()
+    image = torch.rand(1, 3, 70, 50)
+    with mode():
+        result = model(image)
+    assert result.grad_fn is None
+    torch.testing.assert_close(result, model(image).detach())
+
+
+def test_second_derivatives_of_a_model_are_refused() -> None:
+    model = StreamingResNet("resnet9", weights=None, tile_size=32, train_streaming_layers=True)
+    image = torch.rand(1, 3, 70, 50, requires_grad=True)
+    [grad] = torch.autograd.grad(model(image).square().sum(), image, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        grad.square().sum().backward()
+
+
+@pytest.mark.parametrize("where", ["conv1.weight", "layer3.0.conv.weight"])
+def test_weights_changed_between_forward_and_backward_are_noticed(where: str) -> None:
+    model = StreamingResNet("resnet9", weights=None, tile_size=32, train_streaming_layers=True)
+    loss = model(torch.rand(1, 3, 70, 50)).sum()
+    with torch.no_grad():
+        model.get_parameter(where).mul_(1.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("where", ["layer1.1.bn2.weight", "layer1.1.bn2.bias", "layer2.0.bn.weight"])
+def test_gradients_are_those_of_the_forward_pass_when_a_folded_scale_changes_behind_it(where: str) -> None:
+    """Folded into the convolution, which is a copy: no gradient needs its value again."""
+    model = StreamingResNet("resnet9", weights=None, tile_size=32, train_streaming_layers=True).double()
+    image, results = torch.rand(1, 3, 70, 50, dtype=torch.float64), []
+    for change in (0.0, 1.5):
+        model.zero_grad()
+        loss = model(image).square().sum()
+        with torch.no_grad():
+            model.get_parameter(where).add_(change)
+        loss.backward()
+        results.append(grads(model))
+    for name, expected in results[0].items():
+        torch.testing.assert_close(results[1][name], expected, rtol=1e-12, atol=1e-14, msg=name)
+
+
+def test_optimizer_step_between_forward_and_backward_is_noticed() -> None:
+    module = network().eval()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    trunk, image = stream(module, strip_rows=4), torch.randn(1, 3, 33, 21, dtype=torch.float64)
+    first, second = trunk(image).sum(), trunk(image).sum()
+    first.backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        second.backward()
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("strip_rows", [3, 100])
+def test_inside_a_checkpoint_gradients_are_the_same(use_reentrant: bool, training: bool, strip_rows: int) -> None:
+    module = network()
+    for layer in module.modules():
+        layer.training = training and not isinstance(layer, nn.BatchNorm2d)
+    trunk, image = stream(module, strip_rows=strip_rows), torch.randn(2, 3, 33, 21, dtype=torch.float64)
+    results = []
+    for call in (trunk, lambda x: checkpoint(trunk, x, use_reentrant=use_reentrant)):
+        torch.manual_seed(4)
+        module.zero_grad()
+        leaf = image.clone().requires_grad_()
+        out = call(leaf)
+        out.square().sum().backward()
+        results.append({"out": out.detach(), "image": leaf.grad, **grads(module)})
+    assert results[0].keys() == results[1].keys()
+    for name, expected in results[0].items():
+        torch.testing.assert_close(results[1][name], expected, rtol=1e-12, atol=1e-14, msg=name)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointed_part_of_a_network_around_a_streamed_trunk(use_reentrant: bool) -> None:
+    class Around(nn.Module):
+        def __init__(self, trunk: nn.Module) -> None:
+            super().__init__()
+            self.before, self.trunk, self.after = nn.Conv2d(3, 3, 1), trunk, nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.after(self.trunk(torch.tanh(self.before(x))))
+
+    module = network().eval()
+    outer, image = Around(stream(module, strip_rows=5)).double(), torch.randn(2, 3, 33, 21, dtype=torch.float64)
+    plain = Around(module).double()
+    plain.before, plain.after = outer.before, outer.after
+    plain(image.requires_grad_()).square().sum().backward()
+    expected = grads(plain)
+    plain.zero_grad()
+    checkpoint(outer, image, use_reentrant=use_reentrant).square().sum().backward()
+    for name, grad in grads(plain).items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-12, atol=1e-14, msg=name)
