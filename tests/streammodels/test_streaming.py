@@ -6,6 +6,7 @@ import copy
 import operator
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.convnext import CNBlock, LayerNorm2d
 
 from streammodels import StreamedModule, UnsupportedLayerError, stream
+from streammodels.pooling import make_pool
 
 Spec = tuple[Any, ...]
 MODES = ("zeros", "zeros", "reflect", "replicate")
@@ -64,6 +67,19 @@ class Dense(nn.Module):
             features.append(functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False))
             features.append(functional.max_pool2d(x, kernel_size=3, stride=1, padding=1))
         return torch.cat(features, 1)
+
+
+class Parts(nn.Module):
+    """Some channels pass a convolution, the others do not."""
+
+    def __init__(self, channels: int, first: int, kernel: tuple[int, int]) -> None:
+        super().__init__()
+        self.sizes = [first, channels - first]
+        self.conv = nn.Conv2d(first, first, kernel, padding="same", groups=first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, rest = torch.split(x, self.sizes, dim=1)
+        return torch.cat((rest - rest.mean(1, keepdim=True), self.conv(first)), dim=1)
 
 
 class Functional(nn.Module):
@@ -126,7 +142,8 @@ def same_size_convolution(draw: st.DrawFn, channels: int, out: int) -> nn.Module
 @st.composite
 def stages(draw: st.DrawFn, channels: int) -> tuple[nn.Module, int]:
     """One stage of a network, and its output channels."""
-    kind = draw(st.sampled_from(["conv", "conv", "conv-norm", "norm", "pool", "act", "residual", "dense", "calls"]))
+    kinds = ["conv", "conv", "conv-norm", "norm", "pool", "act", "residual", "dense", "calls", "channels-last", "parts"]
+    kind = draw(st.sampled_from(kinds))
     if kind in ("conv", "conv-norm"):
         layer, out = draw(convolutions(channels))
         norm = [nn.BatchNorm2d(out, affine=draw(st.booleans()))] if kind == "conv-norm" else []
@@ -140,6 +157,12 @@ def stages(draw: st.DrawFn, channels: int) -> tuple[nn.Module, int]:
         return draw(st.sampled_from(ACTIVATIONS))(), channels
     if kind == "calls":
         return Functional(channels), channels
+    if kind == "channels-last":
+        # A small epsilon would divide by next to nothing where two channels are nearly equal, and rounding with it.
+        block = CNBlock(channels, 1.0, 0.0, norm_layer=partial(nn.LayerNorm, eps=0.1))
+        return nn.Sequential(LayerNorm2d(channels, eps=0.1), block), channels
+    if kind == "parts":
+        return Parts(channels, draw(st.integers(1, channels - 1)), draw(kernels)), channels
     if kind == "dense":
         layers: list[nn.Module] = []
         for index in range(draw(st.integers(1, 2))):
@@ -166,10 +189,10 @@ def networks(draw: st.DrawFn) -> nn.Module:
         layers.append(layer)
         if channels > 16:
             break
-    tail = draw(st.sampled_from(["map", "map", "avg", "max"]))
+    tail = draw(st.sampled_from(["map", "map", "avg", "max", "torch-avg", "torch-max", "lse"]))
     if tail != "map":
-        pool = nn.AdaptiveAvgPool2d(1) if tail == "avg" else nn.AdaptiveMaxPool2d((1, 1))
-        layers += [pool, nn.Flatten(), nn.Linear(channels, 3)]
+        torch_pools = {"torch-avg": nn.AdaptiveAvgPool2d(1), "torch-max": nn.AdaptiveMaxPool2d((1, 1))}
+        layers += [torch_pools.get(tail) or make_pool(tail, channels), nn.Flatten(), nn.Linear(channels, 3)]
     return nn.Sequential(*layers)
 
 
