@@ -30,7 +30,7 @@ def qptiff_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         path: Its path, for errors.
 
     Raises:
-        UnsupportedImageError: if the levels have not the same channels.
+        UnsupportedImageError: if the levels have not the same channels, or a directory does not say what it is.
     """
     levels: dict[tuple[int, int], list[tifffile.TiffPage]] = {}
     associated: dict[str, tifffile.TiffPage] = {}
@@ -42,6 +42,11 @@ def qptiff_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
             levels.setdefault((page.imagewidth, page.imagelength), []).append(page)
         elif kind in ASSOCIATED_TYPES:
             associated[ASSOCIATED_TYPES[kind]] = page
+        elif page.is_tiled:  # a level would be lost, and the numbers of those after it would mean others
+            raise UnsupportedImageError(
+                f"'{path}': TIFF directory {page.index} of this QPTIFF says it is '{kind}', which is not known here. "
+                "Export it again as OME-TIFF (QuPath or bfconvert)."
+            )
         if kind == "FullResolution":
             names.append(description.findtext("Name") or description.findtext("Biomarker") or str(len(names)))
     pages = tuple(tuple(levels[size]) for size in sorted(levels, reverse=True))

@@ -91,6 +91,15 @@ def test_unknown_channels_are_refused_by_name(tmp_path):
             Slide(path, channels=[wrong])
 
 
+def test_a_level_that_does_not_say_so_is_not_dropped(tmp_path):
+    path = write_qptiff(tmp_path / "a.qptiff", brightfield=True)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tag = tiff.pages[2].tags["ImageDescription"]
+        tag.overwrite(tag.value.replace("ReducedResolution", "RedoubtResolution"))
+    with pytest.raises(UnsupportedImageError, match="directory 2 of this QPTIFF says it is 'RedoubtResolution'"):
+        Slide(path)
+
+
 def test_levels_of_unlike_channels_are_refused(tmp_path):
     with pytest.raises(UnsupportedImageError, match="not the same number of channels"):
         Slide(write_qptiff(tmp_path / "a.qptiff", drop_plane=True), channels=[0])
