@@ -54,8 +54,10 @@ def load_model(path: Path, tile_size: int | None) -> tuple[StreamingResNet, list
         settings["tile_size"] = tile_size
     model = StreamingResNet(**settings)
     model.load_state_dict(content["state_dict"])
-    names = [part["class_names"] for part in content.values() if isinstance(part, dict) and "class_names" in part]
-    return model.eval(), [str(name) for name in names[0]] if names else [str(i) for i in range(model.num_classes)]
+    found = [part["class_names"] for part in content.values() if isinstance(part, dict) and part.get("class_names")]
+    outputs = len(model.get_parameter("fc.bias"))
+    named = bool(found) and isinstance(found[0], list) and len(found[0]) == outputs
+    return model.eval(), [str(name) for name in (found[0] if named else range(outputs))]
 
 
 def find_class(asked: str | None, names: list[str]) -> int | None:
@@ -85,9 +87,10 @@ def main(arguments: list[str] | None = None) -> None:
         number = int(found.class_index[0])
         stem = f"{options.slide.stem}_{names[number]}_{kind}"
         title = f"{options.slide.name}: {names[number]} (score {float(found.scores[0, number]):.3g})"
-        picture_path = write_overlay(found, options.output / f"{stem}.png", picture, title=title)
-        pyramid_path = write_pyramid(found, options.output / f"{stem}.tif", (mpp_x * down_x, mpp_y * down_y))
-        print(f"{found.method} of class {names[number]}: {picture_path}, {pyramid_path}")
+        png = options.output / f"{stem}.png"
+        write_overlay(found, png, picture, title=title, class_name=names[number])
+        tiff = write_pyramid(found, options.output / f"{stem}.tif", (mpp_x * down_x, mpp_y * down_y))
+        print(f"{found.method} of class {names[number]}: {png}, {tiff}")
 
     found = model.class_activation_map(image, asked)
     scores = ", ".join(f"{name} {float(score):.3g}" for name, score in zip(names, found.scores[0], strict=True))

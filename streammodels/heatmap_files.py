@@ -36,9 +36,12 @@ def write_overlay(
     *,
     index: int = 0,
     title: str = "",
+    class_name: str | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Path:
     """Draw the image and, beside it, the heat map over the image, with a colour bar.
+
+    Every place has the colour of the nearest map pixel; nothing is interpolated.
 
     Args:
         heatmap: The map, one number a place.
@@ -46,6 +49,7 @@ def write_overlay(
         picture: The whole image, of any size: (height, width, 3) uint8.
         index: Which image of the batch.
         title: A text over both.
+        class_name: What the colour bar calls the class; None for its number.
         limits: Values at the ends of the colour bar. None: symmetric about 0 for maps with a sign, else from 0; the
             most extreme 0.5 % of the values lie beyond, which the colour bar's tips show.
 
@@ -55,7 +59,7 @@ def write_overlay(
     Raises:
         ValueError: If the map holds a gradient of several channels, or values that are no finite numbers.
     """
-    values, axes = _shrunk(heatmap, index)
+    values, axes = _covering(*_shrunk(heatmap, index), heatmap.image_size)
     low, high = _limits(values) if limits is None else limits
     height, width = heatmap.image_size
     figure = Figure(figsize=(11.0, 1.2 + 5.0 * min(2.0, max(0.4, height / width))), layout="constrained")
@@ -71,7 +75,7 @@ def write_overlay(
         axis.set(xlim=frame[:2], ylim=frame[2:], xticks=[], yticks=[], title=heading)
     beyond = (bool((values < low).any()), bool((values > high).any()))
     tips = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
-    figure.colorbar(drawn, ax=right, extend=tips, shrink=0.85, label=_meaning(heatmap, index))
+    figure.colorbar(drawn, ax=right, extend=tips, shrink=0.85, label=_meaning(heatmap, index, class_name))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
@@ -159,6 +163,21 @@ def _shrunk(heatmap: Heatmap, index: int) -> tuple[Values, tuple[MapAxis, MapAxi
     return reduced, (coarse[0], coarse[1])
 
 
+def _covering(
+    values: Values, axes: tuple[MapAxis, MapAxis], image_size: tuple[int, int]
+) -> tuple[Values, tuple[MapAxis, MapAxis]]:
+    """The map continued to the image's edges, where no map pixel is nearer than the last."""
+    missing = [
+        (
+            max(0, math.ceil((axis.start + 0.5) / axis.stride)),
+            max(0, math.ceil((px - 0.5 - _edge(axis, size)) / axis.stride)),
+        )
+        for axis, size, px in zip(axes, values.shape, image_size, strict=True)
+    ]
+    continued = [MapAxis(axis.stride, axis.centre(-before)) for axis, (before, _) in zip(axes, missing, strict=True)]
+    return np.pad(values, missing, mode="edge"), (continued[0], continued[1])
+
+
 def _edge(axis: MapAxis, index: int) -> float:
     """Where map pixel `index` begins, in image pixels."""
     return axis.start + index * axis.stride
@@ -177,11 +196,13 @@ def _colours(signed: bool) -> ListedColormap:
     return ListedColormap(colours)
 
 
-def _meaning(heatmap: Heatmap, index: int) -> str:
+def _meaning(heatmap: Heatmap, index: int, class_name: str | None) -> str:
     """What the numbers of the colour bar are."""
-    explained = int(heatmap.class_index[index])
-    if heatmap.method == "gradient":
-        return f"|d score / d pixel|, class {explained}"
-    if heatmap.method == "Grad-CAM":
-        return f"Grad-CAM, class {explained}"
-    return f"share in the score of class {explained} (mean {float(heatmap.values[index].mean()):.3g})"
+    explained = f"class {int(heatmap.class_index[index])}" if class_name is None else class_name
+    mean = float(heatmap.values[index].mean())
+    return {
+        "gradient": f"|d score / d pixel|, {explained}",
+        "class activation map": f"score of {explained}, place by place (mean {mean:.3g})",
+        "Grad-CAM": f"Grad-CAM, {explained}",
+        "attention": f"attention (all alike: {mean:.3g})",
+    }[heatmap.method]

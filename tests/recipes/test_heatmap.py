@@ -1,0 +1,127 @@
+"""The heat-map recipe end to end: a tiny checkpoint, a synthetic slide."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from lightning import Trainer
+
+from streammodels import StreamingResNet
+from wsidata import WSIDataModule
+from wsidata.synthetic import write_camelyon16, write_slide
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _recipes_on_path():
+    sys.path.insert(0, str(RECIPES))
+    yield
+    sys.path.remove(str(RECIPES))
+
+
+@pytest.fixture
+def recipe() -> ModuleType:
+    return importlib.import_module("heatmap")
+
+
+@pytest.fixture(scope="module")
+def model() -> StreamingResNet:
+    torch.manual_seed(0)
+    return StreamingResNet("resnet18", tile_size=64, num_classes=2, weights=None)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: StreamingResNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "best.ckpt"
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("slides") / "tumor_001.tif"
+    return write_slide(path, width=400, height=300, tumor=True, mpp=0.5, tile=64)
+
+
+def _spacing(path: Path) -> float:
+    with tifffile.TiffFile(path) as file:
+        high, low = file.pages[0].tags["XResolution"].value
+    return 10000 * low / high
+
+
+def test_files_hold_what_the_network_says_of_the_slide(
+    recipe: ModuleType, model: StreamingResNet, checkpoint: Path, slide: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from wsidata import Slide
+
+    options = ["--checkpoint", checkpoint, "--slide", slide, "--mpp", "2", "--output", tmp_path, "--saliency"]
+    recipe.main([*map(str, options), "--stride", "4", "--class", "1"])
+    with Slide(slide) as opened:
+        image = torch.from_numpy(opened.numpy(mpp=2.0)).permute(2, 0, 1)[None]
+    score = model.eval()(image)[0, 1].item()
+    assert f"1 {score:.3g}" in capsys.readouterr().out
+    for kind, cell in (("cam", 16), ("saliency", 4)):
+        assert (tmp_path / f"tumor_001_1_{kind}.png").read_bytes()[:4] == b"\x89PNG"
+        assert _spacing(tmp_path / f"tumor_001_1_{kind}.tif") == pytest.approx(2.0 * cell, rel=1e-5)
+    gradient = model.saliency(image, 1, stride=4, reduce="max").values[0].numpy()
+    written = tifffile.imread(tmp_path / "tumor_001_1_saliency.tif", key=0)
+    np.testing.assert_allclose(written, gradient, rtol=1e-3, atol=1e-3 * gradient.max())
+
+
+def test_level_says_the_spacing_too(recipe: ModuleType, checkpoint: Path, slide: Path, tmp_path: Path) -> None:
+    options = ["--checkpoint", checkpoint, "--slide", slide, "--level", "1", "--output", tmp_path, "--tile-size", "40"]
+    recipe.main([*map(str, options)])
+    (written,) = tmp_path.glob("*.tif")
+    assert _spacing(written) == pytest.approx(1.0 * 16, rel=1e-5)
+    assert written.stem in {"tumor_001_0_cam", "tumor_001_1_cam"}
+
+
+def test_slide_without_spacing_is_refused_until_it_is_given(
+    recipe: ModuleType, checkpoint: Path, tmp_path: Path
+) -> None:
+    slide = write_slide(tmp_path / "nameless.tif", width=128, height=128, mpp=None, tile=64)
+    options = ["--checkpoint", checkpoint, "--slide", slide, "--level", "0", "--output", tmp_path / "out"]
+    with pytest.raises(SystemExit, match=r"'nameless.tif' does not say its spacing.*--mpp-override"):
+        recipe.main([*map(str, options)])
+    recipe.main([*map(str, options), "--mpp-override", "0.5"])
+    assert _spacing(next((tmp_path / "out").glob("*.tif"))) == pytest.approx(0.5 * 16, rel=1e-5)
+
+
+def test_checkpoint_of_a_fit_knows_the_names_of_the_classes(recipe: ModuleType, tmp_path: Path) -> None:
+    folder = write_camelyon16(tmp_path, normal=3, tumor=3, test=2, size_px=(128, 128), tile=64)
+    slides = WSIDataModule(
+        folder / "evaluation" / "reference.csv", folder / "images", image_column="image", label_column="class",
+        mpp=2.0, image_size=64, batch_size=2, num_workers=0,
+    )  # fmt: skip
+    trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu", num_sanity_val_steps=0)
+    trainer.fit(StreamingResNet("resnet18", tile_size=64, num_classes=2, weights=None), slides)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    _, names = recipe.load_model(tmp_path / "last.ckpt", None)
+    assert names == ["normal", "tumor"]
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, None), ("tumor", 1), ("0", 0)])
+def test_class_is_found_by_name_or_number(recipe: ModuleType, asked: str | None, expected: int | None) -> None:
+    assert recipe.find_class(asked, ["normal", "tumor"]) == expected
+
+
+@pytest.mark.parametrize("asked", ["Tumor", "2", "-1"])
+def test_unknown_class_is_an_error_that_names_those_there_are(recipe: ModuleType, asked: str) -> None:
+    with pytest.raises(SystemExit, match="is none of normal, tumor, nor a number below 2"):
+        recipe.find_class(asked, ["normal", "tumor"])
+
+
+def test_file_that_is_no_checkpoint_is_an_error(recipe: ModuleType, tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "weights.pth")
+    for name in ("weights.pth", "missing.ckpt"):
+        with pytest.raises(SystemExit, match=f"{name}' could not be read as a checkpoint"):
+            recipe.load_model(tmp_path / name, None)
