@@ -1,7 +1,7 @@
 """Stains absorb light, so they add up as optical density, not as colour (Beer and Lambert).
 
 Everything done to stains here is one affine map of optical density, whoever chose it: jitter (`transform_stain`) or
-normalisation (`transform_normalise`). Done with tables where pixels have few values, it costs about five decodings.
+normalisation (`transform_normalise`). Done with tables where pixels have few values, it costs about eight decodings.
 
     density = -ln((value + 1) / (largest + 1)), per band, so that white has density 0 exactly, and black a finite one.
 """
@@ -35,17 +35,16 @@ _STEPS_PER_DENSITY = 2000
 
 @dataclass(frozen=True)
 class DensityMap(Operation):
-    """density' = matrix @ density + weight * offset.
+    """density' = density + weight * (matrix @ density + offset - density).
 
-    The weight, (mean density - 0.05) / 0.15 cut to 0..1, keeps the background: glass is not shifted, and white stays
-    exactly white.
+    The weight, (mean density - 0.05) / 0.15 cut to 0..1, keeps the background: glass stays as it is, and white white.
 
     Attributes:
-        matrix: 3 x 3, row by row.
-        offset: Added to the densities of red, green and blue.
+        matrix: 3 x 3, row by row; from and to densities of red, green and blue.
+        offset: Added to these densities.
     """
 
-    cost: ClassVar[float] = 5.0
+    cost: ClassVar[float] = 8.0
     matrix: Matrix
     offset: Vector
 
@@ -54,14 +53,13 @@ class DensityMap(Operation):
         largest = require(image, "DensityMap", bands=3)
         values = np.arange(largest + 1)
         density = image.maplut(float_table(-np.log((values + 1) / (largest + 1))))
-        matrix = np.asarray(self.matrix)
+        change = density.recomb(pyvips.Image.new_from_array((np.asarray(self.matrix) - np.eye(3)).tolist()))
         if any(self.offset):
-            density = density.bandjoin(tissue_weight(density))
-            matrix = np.hstack([matrix, np.asarray(self.offset)[:, None] / 255])
+            change += list(self.offset)
+        mapped = density + change * (tissue_weight(density) / 255)
         if largest > 255:
-            mapped = density.recomb(pyvips.Image.new_from_array(matrix.tolist()))
             return ((mapped * -1).exp() * (largest + 1) - 1).rint().cast(image.format).copy(interpretation="rgb16")
-        steps = density.recomb(pyvips.Image.new_from_array((matrix * _STEPS_PER_DENSITY).tolist())).cast("ushort")
+        steps = (mapped * _STEPS_PER_DENSITY).cast("ushort")
         centres = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
         back = np.rint(np.clip((largest + 1) * np.exp(-centres) - 1, 0, largest)).astype(np.uint8)
         return steps.maplut(pyvips.Image.new_from_array(back[None])).copy(interpretation="srgb")

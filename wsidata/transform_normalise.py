@@ -45,7 +45,7 @@ class ReinhardMap(Operation):
         offset: Added to log LMS.
     """
 
-    cost: ClassVar[float] = 15.0
+    cost: ClassVar[float] = 30.0
     matrix: Matrix
     offset: Vector
 
@@ -65,7 +65,7 @@ class ReinhardMap(Operation):
 
 
 class MacenkoNormalise(Transform):
-    """Give the picture the stains of a target; white stays white, and what is neither stain is left out.
+    """Give the picture the stains of a target; glass stays as it is, and what is neither stain is left out.
 
     Args:
         target: What `fit_macenko` found in the slide whose stains are wanted, or the authors' reference.
@@ -90,9 +90,9 @@ class MacenkoNormalise(Transform):
 
 
 class ReinhardNormalise(Transform):
-    """Give the tissue the mean and spread of colours of a target; white stays white.
+    """Give the tissue the mean and spread of colours of a target; glass stays as it is.
 
-    Costs about fifteen times the decoding, so crop first.
+    Costs about thirty times the decoding, so crop first.
 
     Args:
         target: What `fit_reinhard` found in the slide whose colours are wanted.

@@ -19,7 +19,7 @@ RGB_FROM_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.
 
 
 class StainJitter(Transform):
-    """Change the amounts of haematoxylin, eosin and DAB; white stays white.
+    """Change the amounts of haematoxylin, eosin and DAB; glass stays as it is (see `DensityMap`).
 
     Amounts are in natural units of density. scikit-image's HED values, and published ranges that rest on them, are
     smaller by ln(10^6) = 13.8: its beta of 0.05 is 0.69 here, which is a lot. Unlike there, negative amounts are not
@@ -27,8 +27,8 @@ class StainJitter(Transform):
 
     Args:
         alpha: Factor of each stain, drawn from 1 - alpha..1 + alpha.
-        beta: Added to each stain, drawn from -beta..beta; not on glass, less in pale pixels (see `DensityMap`). Above
-            about 0.06 it can turn the order of the palest shades around.
+        beta: Added to each stain, drawn from -beta..beta. Above about 0.06 it can turn the order of the palest shades
+            around.
         p: Probability.
     """
 

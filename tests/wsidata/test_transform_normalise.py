@@ -60,14 +60,16 @@ def test_normalised_picture_is_recomposed_from_the_targets_stains(tissue):
     amounts = np.linalg.lstsq(stains, density.T, rcond=None)[0]
     target = np.stack([MACENKO_REFERENCE.haematoxylin, MACENKO_REFERENCE.eosin], axis=1)
     mapped = target @ (amounts * (np.array(MACENKO_REFERENCE.strongest) / strongest)[:, None])
-    expected = np.clip(256 * np.exp(-mapped.T) - 1, 0, 255).reshape(tissue.shape)
+    weight = np.clip((density.mean(axis=1, keepdims=True) - 0.05) / 0.15, 0, 1)
+    blended = density + weight * (mapped.T - density)
+    expected = np.clip(256 * np.exp(-blended) - 1, 0, 255).reshape(tissue.shape)
     got = MacenkoNormalise()(vips(tissue), np.random.default_rng(0)).numpy()
     assert np.abs(got - expected).max() <= 0.75
 
 
 def test_differently_stained_copies_become_alike(tissue):
     other = restained(tissue)
-    assert np.abs(other.astype(int) - tissue).mean() > 3
+    assert np.abs(other.astype(int) - tissue).mean() > 2
     normalise = MacenkoNormalise(fit_macenko(vips(tissue)))
     same, changed = (normalise(vips(one)).numpy().astype(int) for one in (tissue, other))
     assert np.abs(same - changed).mean() < 1
@@ -106,14 +108,16 @@ def test_reinhard_is_the_published_formula(tissue):
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_white_stays_white(tissue, kind):
+def test_glass_and_white_stay_as_they_are(tissue, kind):
     pixels = tissue.copy()
-    pixels[:100, :100] = 255
+    pixels[:100, :100] = np.arange(244, 254).repeat(10)[:, None]
+    pixels[:50, :50] = 255
     pixels = (pixels.astype(kind) * (257 if kind == np.uint16 else 1)).astype(kind)
     for transform in (MacenkoNormalise(), ReinhardNormalise(ColourFit((-1.2, 0.05, 0.02), (0.5, 0.05, 0.02)))):
         got = transform(vips(pixels)).numpy()
         assert got.dtype == kind
-        assert (got[:100, :100] == np.iinfo(kind).max).all()
+        assert (got[:50, :50] == np.iinfo(kind).max).all()
+        assert np.abs(got[:100, :100].astype(int) - pixels[:100, :100]).max() <= 1
         assert (got != pixels).mean() > 0.1
 
 
