@@ -14,9 +14,7 @@ from typing import Any
 
 import torch
 
-from streammodels import StreamingResNet
-from streammodels.heatmap import Heatmap
-from streammodels.heatmap_files import write_overlay, write_pyramid
+from streammodels import Heatmap, StreamingResNet, write_overlay, write_pyramid
 from wsidata import Slide
 
 PICTURE_PX = 1600

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .attention import attention_map
+    from .class_maps import class_activation_map
     from .classifier import StreamingClassifier, StreamingResNet
     from .errors import ImageReadError, UnsupportedLayerError
+    from .heatmap import Heatmap
+    from .heatmap_files import write_overlay, write_pyramid
+    from .input_gradient import saliency
     from .keeping import Keeping
     from .normalize import Normalize
     from .pooling import GatedAttention, GeM, GlobalAvgPool, GlobalMaxPool, GlobalPool, LogSumExp, PerClassLinear
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ImageReadError": "errors",
+    "Heatmap": "heatmap",
     "Keeping": "keeping",
     "LazyRows": "sources",
     "GatedAttention": "pooling",
@@ -34,8 +39,12 @@ _HOMES = {
     "UnsupportedLayerError": "errors",
     "WeightsUnavailableError": "resnet",
     "attention_map": "attention",
+    "class_activation_map": "class_maps",
     "freeze_batch_norm": "resnet",
+    "saliency": "input_gradient",
     "stream": "streaming",
+    "write_overlay": "heatmap_files",
+    "write_pyramid": "heatmap_files",
 }
 
 __all__ = [
@@ -44,6 +53,7 @@ __all__ = [
     "GlobalAvgPool",
     "GlobalMaxPool",
     "GlobalPool",
+    "Heatmap",
     "ImageReadError",
     "Keeping",
     "LazyRows",
@@ -56,8 +66,12 @@ __all__ = [
     "UnsupportedLayerError",
     "WeightsUnavailableError",
     "attention_map",
+    "class_activation_map",
     "freeze_batch_norm",
+    "saliency",
     "stream",
+    "write_overlay",
+    "write_pyramid",
 ]
 
 

@@ -23,10 +23,10 @@ from .block_map import Reduce
 from .class_maps import class_activation_map
 from .explained import ClassIndex
 from .heatmap import Heatmap
+from .input_gradient import saliency
 from .normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from .pooling import GlobalPool, make_pool
 from .resnet import build_resnet, freeze_batch_norm
-from .saliency import saliency
 from .sources import as_image_rows, scale_to_unit
 from .streaming import Image, StreamedModule, stream
 from .tasks import make_task

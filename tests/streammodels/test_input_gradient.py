@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from streammodels import stream
-from streammodels.saliency import saliency
+from streammodels.input_gradient import saliency
 
 Randomize = Callable[[nn.Module], nn.Module]
 
