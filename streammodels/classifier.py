@@ -59,7 +59,8 @@ class StreamingClassifier(LightningModule):
         metrics: A metric, or collection of metrics, of predictions and labels; None for those of the task.
         optimizer: Called with the parameters; returns the optimizer.
         lr_scheduler: Called with the optimizer; returns a scheduler or a Lightning scheduler config, or None.
-        train_streaming_layers: False freezes the trunk, whose backward pass then costs nothing.
+        train_streaming_layers: False freezes the trunk, whose backward pass then costs nothing. A `GlobalPool` in it
+            belongs to the head and is still trained.
         streaming: False computes the plain trunk, with the same weights and results.
         frozen_batch_norm: Keep batch normalisations in eval mode during training. Streaming needs it.
         verbose: Print the trunk's layer table at the first image.
@@ -325,7 +326,7 @@ class StreamingResNet(StreamingClassifier):
             "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", and their wide and ResNeXt variants.
         tile_size: A budget of ``tile_size**2`` pixels of each image in flight.
         num_classes: Number of classes. If the weights have a classifier of another size, a new one takes its place.
-        train_streaming_layers: False freezes the trunk (all but ``fc``).
+        train_streaming_layers: False freezes the trunk (all but the pool and ``fc``).
         loss_fn: ``loss_fn(logits, labels)``; None for that of the task.
         weights: "DEFAULT" (torchvision's ImageNet weights), another of torchvision's names for them, a path to a
             state dict, or None for random weights.
