@@ -170,7 +170,7 @@ class Slide:
 
     @property
     def reader(self) -> str:
-        """Who decodes the pixels: "libjpeg-turbo" for tiles of JPEG, else "libvips", "tifffile" ..."""
+        """Who decodes the pixels: "libjpeg-turbo" for JPEG tiles, "tifffile" for others, "libvips" for photos ..."""
         return self._open().pyramid.reader
 
     def image(

@@ -21,7 +21,8 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.segments import JPEG_COMPRESSION, JPEG_END, JPEG_START, MINISBLACK, RGB, YCBCR, Segments
+from wsidata.formats.sample_colours import MINISBLACK, RGB, YCBCR
+from wsidata.formats.segments import JPEG_COMPRESSION, JPEG_END, JPEG_START, Segments
 
 START_OF_SCAN = b"\xff\xda"
 ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"

@@ -1,8 +1,8 @@
 """The tiles or strips of one TIFF directory: where they lie, whether they are whole, and pictures made of them.
 
-Three jobs need single segments rather than images. Checking: a decoder that is handed half a JPEG tile returns grey,
-and libvips returns black for a tile that was never written, both without a word. Decoding what libvips cannot. And
-decoding at the speed of the codec, each segment of a rectangle once, on as many threads as wanted.
+Checks come first: most decoders that are handed half a JPEG tile return grey, and most readers show black for a tile
+that was never written, both without a word. Decoding is at the speed of the codec: each segment of a rectangle once, on
+as many threads as wanted.
 
 What the checks catch: a segment that reaches beyond the end of the file, an index of segments that is not of the length
 of the grid, a JPEG segment that does not begin and end as a JPEG stream does (overwritten, zeroed or shifted data), a
@@ -27,10 +27,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError
+from wsidata.formats.sample_colours import MINISBLACK, PALETTE, RGB, SEPARATED, natural_colours
 
-JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION = 7, 33003
-RGB = 2
-MINISWHITE, MINISBLACK, PALETTE, SEPARATED, YCBCR = 0, 1, 3, 5, 6
+JPEG_COMPRESSION = 7
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 MIN_SEGMENTS_FOR_THREADS = 32
 JPEG_TRAILER_BYTES = 16  # writers pad tiles to even or 4-byte lengths after the end marker
@@ -271,8 +270,7 @@ class Segments:
         except Exception as error:  # codecs raise exceptions of their own, without a common base
             raise self.undecodable(index, error) from error
         self.check_size(index, (decoded.shape[1], decoded.shape[2]))
-        pixels = self._natural(decoded[0])
-        return ycbcr_to_rgb(pixels) if self._is_bare_ycbcr(data) else pixels
+        return natural_colours(self.page, data, decoded[0])
 
     @property
     def blank(self) -> int:
@@ -299,28 +297,6 @@ class Segments:
             f"{self.offsets[index]}) is no whole JPEG stream. Copy it again from its source."
         )
 
-    def _is_bare_ycbcr(self, data: bytes) -> bool:
-        """Whether a JPEG 2000 tile of Aperio's YCbCr kind comes back from its decoder as YCbCr.
-
-        The stream does not say its colours; OpenJPEG converts where the chroma are stored smaller (so they must be
-        chroma), and leaves the rest to us. Sizes: the SIZ segment, ISO 15444-1, A.5.1.
-        """
-        if self.page.compression != APERIO_YCBCR_COMPRESSION:
-            return False
-        siz = data.find(b"\xff\x51")
-        steps = data[siz + 41 : siz + 49 : 3], data[siz + 42 : siz + 49 : 3]
-        return siz >= 0 and set(steps[0] + steps[1]) == {1}
-
-    def _natural(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Black is 0 and colours are colours."""
-        if pixels.dtype == np.bool_:
-            pixels = pixels.astype(np.uint8) * np.uint8(255)
-        if self.page.photometric == MINISWHITE:
-            pixels = 255 - pixels
-        if self.page.photometric == PALETTE:
-            pixels = (self.page.colormap >> 8).astype(np.uint8).T[pixels[..., 0]]
-        return pixels
-
     def _bytes(self, offset: int, count: int) -> bytes:
         """Read without moving a shared file position: safe under threads and after a fork."""
         descriptor = self.page.parent.filehandle.fileno() if self._descriptor is None else self._descriptor
@@ -330,14 +306,6 @@ class Segments:
                 f"'{self.path}' is cut off: bytes {offset}..{offset + count} are not there. Copy it again."
             )
         return data
-
-
-def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Full-range YCbCr to RGB, by the matrix of JFIF (ITU-R BT.601)."""
-    y, cb, cr = (pixels[..., band].astype(np.float32) for band in range(3))
-    cb, cr = cb - 128, cr - 128
-    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], axis=-1)
-    return np.asarray(np.clip(np.rint(rgb), 0, 255), dtype=np.uint8)
 
 
 def _grid(page: tifffile.TiffPage) -> Grid:

@@ -8,9 +8,17 @@ import tifffile
 
 from wsidata.errors import UnsupportedImageError
 from wsidata.formats.layout import TiffLayout
-from wsidata.formats.segments import APERIO_YCBCR_COMPRESSION, JPEG_COMPRESSION, MINISWHITE, PALETTE, SEPARATED
+from wsidata.formats.sample_colours import (
+    APERIO_YCBCR_COMPRESSION,
+    MINISBLACK,
+    MINISWHITE,
+    PALETTE,
+    RGB,
+    SEPARATED,
+    YCBCR,
+)
+from wsidata.formats.segments import JPEG_COMPRESSION
 
-RGB, YCBCR, MINISBLACK = 2, 6, 1
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 
 

@@ -18,8 +18,9 @@ from wsidata.formats.associated import Loaders, tiff_loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.layout import TiffLayout
 from wsidata.formats.request import RGB_NAMES, PixelRequest, channel_numbers
-from wsidata.formats.segments import MINISWHITE, PALETTE, Segments
-from wsidata.formats.tiff_checks import RGB, YCBCR, check_colours, check_upright, interpretation_of, picture_pages
+from wsidata.formats.sample_colours import MINISWHITE, PALETTE, RGB, YCBCR
+from wsidata.formats.segments import Segments
+from wsidata.formats.tiff_checks import check_colours, check_upright, interpretation_of, picture_pages
 from wsidata.formats.tiff_levels import find_layout, opening
 
 PLAIN_TYPES = ("uint8", "uint16", "float32")
