@@ -18,7 +18,7 @@ import tifffile
 from wsidata.errors import ForeignFormatError, UnsupportedImageError
 from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
 from wsidata.formats.layout import TiffLayout, measured
-from wsidata.formats.tiff_facts import icc_profile
+from wsidata.formats.tiff_facts import icc_profile, resolution_tags
 
 XMP_TAG = 700
 LEVEL = re.compile(r"\blevel=(\d+)")
@@ -80,10 +80,15 @@ def _refuse_overlaps(packet: ElementTree.Element | None, path: Path) -> None:
 def _facts(scan: ElementTree.Element | None, page: tifffile.TiffPage) -> SlideFacts:
     entries = {} if scan is None else dict(scan.attrib)
     spacing = positive_number(entries.get("ScanRes"))
-    spacings = () if spacing is None else (SpacingFact("iScan XMP (ScanRes)", (spacing, spacing)),)
+    stated = () if spacing is None else (SpacingFact("iScan XMP (ScanRes)", (spacing, spacing)),)
+    spacings = (*stated, *resolution_tags(page))
     properties = {f"ventana.{key}": value for key, value in entries.items()}
     return SlideFacts(
-        spacings, positive_number(entries.get("Magnification")), ("iScan XMP",), properties, icc_profile(page)
+        spacings,
+        positive_number(entries.get("Magnification")),
+        ("iScan XMP", "TIFF resolution"),
+        properties,
+        icc_profile(page),
     )
 
 

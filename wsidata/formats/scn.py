@@ -16,7 +16,7 @@ import tifffile
 from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
 from wsidata.formats.layout import TiffLayout, measured
-from wsidata.formats.tiff_facts import icc_profile
+from wsidata.formats.tiff_facts import icc_profile, resolution_tags
 
 UM_PER_NM = 1e-3
 
@@ -31,6 +31,7 @@ class _Picture:
     objective: float | None
     channel_names: tuple[str, ...]
     has_focal_planes: bool
+    widths: tuple[int, ...]  # of each level, finest first
     directories: tuple[tuple[int, ...], ...]  # of each level, finest first: one per channel
 
 
@@ -62,10 +63,20 @@ def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     region = regions[0]
     if region.has_focal_planes:
         raise UnsupportedImageError(f"'{path}' holds a stack of focal planes. Export the plane you need as a TIFF.")
-    pages = tuple(tuple(_page(tiff, number, path) for number in level) for level in region.directories)
+    pages = tuple(
+        tuple(_page(tiff, number, path, width) for number in level)
+        for width, level in zip(region.widths, region.directories, strict=True)
+    )
     sizes = measured([level[0] for level in pages])
-    spacings = () if region.mpp is None else (SpacingFact("Leica XML (view size)", region.mpp),)
-    facts = SlideFacts(spacings, region.objective, ("Leica XML",), {"scn.name": region.name}, icc_profile(pages[0][0]))
+    stated = () if region.mpp is None else (SpacingFact("Leica XML (view size)", region.mpp),)
+    spacings = (*stated, *resolution_tags(pages[0][0]))
+    facts = SlideFacts(
+        spacings,
+        region.objective,
+        ("Leica XML", "TIFF resolution"),
+        {"scn.name": region.name},
+        icc_profile(pages[0][0]),
+    )
     macros = [_page(tiff, picture.directories[0][0], path) for picture in pictures if picture.is_macro]
     associated = {"macro": macros[0]} if macros else {}
     return TiffLayout("scn", sizes, pages, facts, region.channel_names, associated)
@@ -89,6 +100,7 @@ def _picture(element: ElementTree.Element, glass: tuple[str | None, str | None])
         objective=positive_number(element.findtext(".//{*}objective")),
         channel_names=tuple(names),
         has_focal_planes=any(dimension.get("z", "0") != "0" for dimension in dimensions),
+        widths=tuple(widths),
         directories=directories,
     )
 
@@ -105,9 +117,16 @@ def _spacing(view: ElementTree.Element | None, pixels: ElementTree.Element | Non
     return view_x * UM_PER_NM / pixels_x, view_y * UM_PER_NM / pixels_y
 
 
-def _page(tiff: tifffile.TiffFile, number: int, path: Path) -> tifffile.TiffPage:
+def _page(tiff: tifffile.TiffFile, number: int, path: Path, width: int | None = None) -> tifffile.TiffPage:
+    """A directory by its number; as wide as the XML says, to a tile of padding."""
     if not 0 <= number < len(tiff.pages):
         raise UnreadableImageError(
             f"'{path}' is damaged: its XML names TIFF directory {number} of {len(tiff.pages)}. Copy it again."
         )
-    return tiff.pages[number]
+    page = tiff.pages[number]
+    if width is not None and not 0 <= page.imagewidth - width < max(page.tilewidth, 1):
+        raise UnreadableImageError(
+            f"'{path}' is damaged: TIFF directory {number} is {page.imagewidth} pixels wide, its XML says {width}. "
+            "Copy it again from its source."
+        )
+    return page

@@ -155,6 +155,12 @@ def test_a_directory_that_is_not_there_is_damage(tmp_path):
         Slide(write_scn(tmp_path / "a.scn", MACRO + region, MACRO_PAGES))
 
 
+def test_a_directory_of_another_width_is_damage(tmp_path):
+    region = image_xml("r", [(400, 300)], 0, offset_nm=(1, 1), view_nm=(100_000, 75_000))
+    with pytest.raises(UnreadableImageError, match="directory 0 is 50 pixels wide, its XML says 400"):
+        Slide(write_scn(tmp_path / "a.scn", MACRO + region, MACRO_PAGES))
+
+
 def test_senseless_xml_is_damage(tmp_path):
     with pytest.raises(SlideError, match=r"a\.scn"):
         Slide(
