@@ -7,6 +7,7 @@ are composited on white and cut to the bounds it states.
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,9 +116,9 @@ class OpenSlidePyramid:
         self.associated: Loaders = {name: partial(self._associated, name) for name in self._slide.associated_images}
 
     def image(self, level: int) -> pyvips.Image:
-        """A whole level as RGB, lazily."""
-        size = self.levels[level]
-        return TileSource(size.width, size.height, TILE_PX, TILE_PX, partial(self.region, level)).image()
+        """A whole level as RGB, lazily, also after the pyramid is closed."""
+        size, twin = self.levels[level], copy.copy(self)
+        return TileSource(size.width, size.height, TILE_PX, TILE_PX, partial(twin.region, level)).image()
 
     def lazy_image(self, level: int) -> pyvips.Image:
         """The same: `image` is lazy."""
@@ -138,8 +139,8 @@ class OpenSlidePyramid:
         return on_white(np.asarray(picture))
 
     def close(self) -> None:
-        """Close the slide."""
-        self._slide.close()
+        """Let go of the slide. OpenSlide closes it when the last lazy image of it is dropped."""
+        del self._slide
 
     def _level(self, index: int) -> Level:
         """Clipped to the bounds: the canvas of an MRXS is mostly empty."""

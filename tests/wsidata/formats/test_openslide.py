@@ -1,5 +1,8 @@
 """What is read through OpenSlide, what is refused by name without it, and what is never mistaken for a photo."""
 
+import gc
+import os
+
 import numpy as np
 import pytest
 import pyvips
@@ -89,6 +92,22 @@ def test_levels_facts_and_pixels_are_openslides(pyramid):
     np.testing.assert_array_equal(pyramid.image(0).numpy(), RGB)
     np.testing.assert_array_equal(pyramid.region(0, 30, 40, 50, 60), RGB[40:100, 30:80])
     np.testing.assert_array_equal(pyramid.region(1, 30, 40, 50, 60), pyramid.image(1).numpy()[40:100, 30:80])
+
+
+def test_lazy_images_outlive_the_slide_and_then_let_go_of_it(tmp_path):
+    trestle(tmp_path / "a.tif")
+
+    def handles():
+        links = (os.path.join("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
+        return sum(os.path.realpath(link) == str((tmp_path / "a.tif").resolve()) for link in links)
+
+    with Slide(tmp_path / "a.tif") as slide:
+        image = slide.image()
+        expected = slide.read_region(0, 0, slide.width, slide.height)
+    np.testing.assert_array_equal(image.numpy(), expected)
+    del image
+    gc.collect()
+    assert handles() == 0
 
 
 def test_tiles_never_scanned_are_white(tmp_path):
