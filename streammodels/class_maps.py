@@ -81,7 +81,7 @@ def _affine_map(explained: Explained, pooled: PooledMap, image: Image, class_ind
             maps: Tensor = explained.with_end(pooled.projected(weight, bias)).trunk(image)
             scores = maps.mean(dim=(2, 3))
             chosen = choose(scores, class_index)
-            return maps[torch.arange(len(maps)), chosen], chosen, scores
+            return _at(maps, chosen), chosen, scores
         scores = explained.scores(image)
         chosen = choose(scores, class_index)
         maps = explained.with_end(pooled.projected(weight[chosen], bias[chosen])).trunk(image)
@@ -113,7 +113,12 @@ def _attention(
     chosen, heads = choose(scores, class_index), maps.shape[1]
     if heads not in (1, scores.shape[1]):
         return "Grad-CAM", _grad_cam(explained, pooled, image, class_index, shape)
-    return "attention", (maps[torch.arange(len(maps)), chosen if heads > 1 else 0], chosen, scores)
+    return "attention", (_at(maps, chosen) if heads > 1 else maps[:, 0], chosen, scores)
+
+
+def _at(maps: Tensor, classes: Tensor) -> Tensor:
+    """Of a map for each class of each image, (B, K, h, w), that for the image's class."""
+    return maps[torch.arange(len(maps), device=maps.device), classes]
 
 
 def _own(maps: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from streammodels import StreamedModule, stream
 
@@ -83,6 +85,30 @@ def randomize_batch_norm() -> Callable[[nn.Module], nn.Module]:
         return module
 
     return randomize
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes how many numbers the largest tensor made has.
+
+    Attributes:
+        numbers: So many; 0 if none was made.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and not result.is_meta:
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+@pytest.fixture
+def largest_tensor() -> LargestTensor:
+    """``with largest_tensor: ...``, then ``largest_tensor.numbers``."""
+    return LargestTensor()
 
 
 @pytest.fixture(autouse=True)
