@@ -116,7 +116,9 @@ def slide_html(slide: Slide, side_px: int = 256) -> str:
     info = _facts(slide, ())
     thumbnail = slide.thumbnail(side_px)
     if thumbnail.bands not in (1, 3) or thumbnail.format != "uchar":
-        thumbnail = thumbnail[0].scaleimage()  # channels of a fluorescence slide: the first, stretched to be seen
+        thumbnail = (
+            thumbnail[0].scaleimage().copy(interpretation="b-w")
+        )  # channels of a fluorescence slide: the first, stretched to be seen
     image = base64.b64encode(thumbnail.pngsave_buffer()).decode()
     rows = "".join(
         f"<tr><td>{level.index}</td><td>{level.width} &times; {level.height}</td>"

@@ -1,0 +1,116 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from wsidata.__main__ import main
+from wsidata.slide import Slide
+from wsidata.split_files import load_splits
+from wsidata.stats import ChannelStats, channel_stats
+
+
+def slides(camelyon, count=3):
+    return [str(path) for path in sorted((camelyon / "images").glob("*.tif"))[:count]]
+
+
+def table(camelyon):
+    return [str(camelyon / "evaluation" / "reference.csv"), "--image-dir", str(camelyon / "images"), "--quiet"]
+
+
+def test_info_names_levels_spacing_and_reader(camelyon, capsys):
+    assert main(["info", slides(camelyon)[0]]) == 0
+    text = capsys.readouterr().out
+    assert "read by" in text
+    assert "um/px, from" in text
+    with Slide(slides(camelyon)[0]) as slide:
+        assert f"\n  0      {slide.width:>8}{slide.height:>8}  1 " in text
+
+
+def test_info_in_json_goes_on_after_a_bad_slide(camelyon, tmp_path, capsys):
+    (tmp_path / "bad.svs").write_bytes(b"nothing")
+    assert main(["info", str(tmp_path / "bad.svs"), *slides(camelyon, 1), "--json"]) == 1
+    with Slide(slides(camelyon)[0]) as slide:
+        slide_width = slide.width
+    bad, good = json.loads(capsys.readouterr().out)
+    assert "bad.svs" in bad["error"]
+    assert (good["error"], good["levels"][0]["width"]) == ("", slide_width)
+
+
+def test_info_shows_progress_on_standard_error_and_draws(camelyon, tmp_path, capsys):
+    assert main(["info", *slides(camelyon), "--plot", str(tmp_path / "spacing.png")]) == 0
+    out, err = capsys.readouterr()
+    assert "slides: " in err
+    assert "slides: " not in out
+    assert (tmp_path / "spacing.png").stat().st_size > 5000
+
+
+def test_split_is_written_and_counted(camelyon, tmp_path, capsys):
+    arguments = ["split", *table(camelyon), "--test-prefix", "test_", "-o", str(tmp_path / "split.csv")]
+    assert main([*arguments, "--plot", str(tmp_path / "balance.png")]) == 0
+    out = capsys.readouterr().out
+    assert "no leak between parts" in out
+    assert out.splitlines()[-2].split() == ["all", "10", "2", "4"]
+    frame = load_splits(tmp_path / "split.csv")
+    assert frame["split"].value_counts().to_dict() == {"train": 10, "test": 4, "val": 2}
+    assert (tmp_path / "balance.png").exists()
+
+
+def test_folds_and_repeats_are_a_file_each(camelyon, tmp_path, capsys):
+    arguments = ["split", *table(camelyon), "--folds", "3", "--repeats", "2", "-o", str(tmp_path / "s.csv")]
+    assert main([*arguments, "--json", "--leaks", "off"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert len({answer["digest"] for answer in answers}) == 6
+    assert {path.name for path in tmp_path.iterdir()} == {f"s_repeat{r}_fold{f}.csv" for r in (0, 1) for f in (0, 1, 2)}
+    validated = [load_splits(tmp_path / f"s_repeat1_fold{fold}.csv")["split"] == "val" for fold in range(3)]
+    assert (sum(part.astype(int) for part in validated) == 1).all()
+
+
+def test_leaking_split_is_an_error_if_asked(camelyon, tmp_path, capsys):
+    for name in ("a", "b"):
+        shutil.copy(camelyon / "images" / "normal_001.tif", tmp_path / f"{name}.tif")
+    pd.DataFrame({"image": ["a", "b"], "class": "x", "split": ["train", "val"]}).to_csv(tmp_path / "t.csv", index=False)
+    arguments = ["split", str(tmp_path / "t.csv"), "--split-column", "split", "-o", str(tmp_path / "s.csv"), "--quiet"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--leaks", "error"]) == 1
+    assert "the same file (equal bytes) is in train ('a') and val ('b')" in capsys.readouterr().err
+
+
+def test_stats_are_those_of_the_library_and_can_be_used_again(camelyon, tmp_path, capsys):
+    expected = channel_stats(slides(camelyon), level=2)
+    assert main(["stats", *slides(camelyon), "--level", "2", "-o", str(tmp_path / "stats.json"), "--quiet"]) == 0
+    assert f"mean  {expected.mean[0]:.6f}" in capsys.readouterr().out
+    assert ChannelStats.load(tmp_path / "stats.json") == expected
+    assert main(["stats", *slides(camelyon), "--level", "2", "--json", "--quiet"]) == 0
+    assert ChannelStats.from_json(capsys.readouterr().out) == expected
+
+
+def test_stats_of_a_part_of_a_split(camelyon, tmp_path, capsys):
+    split = str(tmp_path / "split.csv")
+    assert main(["split", *table(camelyon), "--test-prefix", "test_", "-o", split, "--leaks", "off"]) == 0
+    arguments = ["stats", "--split", split, "--part", "val", "--image-dir", str(camelyon / "images"), "--level", "2"]
+    capsys.readouterr()
+    assert main([*arguments, "--json", "--quiet"]) == 0
+    assert ChannelStats.from_json(capsys.readouterr().out).image_count == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["split", "absent.csv"], "table 'absent.csv' does not exist"),
+        (["stats", "--level", "0"], "name slides, or pass --split"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line_and_exits_with_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_answers_without_heavy_imports():
+    code = "import sys, wsidata.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: pass\n"
+    code += "print('HEAVY', {'torch', 'pandas', 'lightning', 'pyvips'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "info" in run.stdout
+    assert "HEAVY set()" in run.stdout
