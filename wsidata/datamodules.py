@@ -246,8 +246,10 @@ class WSIDataModule(SplitDataModule):
             check_batchable(sizes, self.batch_size)
 
     def compute_stats(self) -> ChannelStats:
-        """Pooled over all pixels of the training slides, at the resolution they are read at."""
-        return channel_stats(self.tables["train"]["path"], mpp_override=self._mpp_override, **self.resolution)
+        """Pooled over all pixels of the training slides, at the resolution and with the crop they are read with."""
+        return channel_stats(
+            self.tables["train"]["path"], crop=self._crop, mpp_override=self._mpp_override, **self.resolution
+        )
 
     def make_dataset(self, part: Part) -> SlideDataset:
         """Slides of one part; training slides are drawn anew each epoch."""

@@ -26,6 +26,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.errors import SlideError
 from wsidata.pixel_counts import Mask, PixelCountError, PixelSums, count_pixels
 from wsidata.slide import Slide
@@ -55,6 +56,7 @@ class ChannelStats:
         tissue_only: Whether only tissue, or the pixels of a mask, were counted.
         max_value: The value that 1.0 stands for: 255 (8-bit images) or 65535 (16-bit).
         resolution: At which resolution the images were read, such as `{"mpp": 2.0}`.
+        crop: "tissue" or "pack" if slides were cropped to their tissue; else None.
     """
 
     mean: tuple[float, ...]
@@ -65,6 +67,7 @@ class ChannelStats:
     tissue_only: bool
     max_value: int
     resolution: dict[str, Any] = field(default_factory=dict, hash=False)
+    crop: CropKind | None = None
 
     @property
     def digest(self) -> str:
@@ -122,6 +125,7 @@ def channel_stats(
     reduction: Reduction = "pooled",
     tissue_only: bool = False,
     mask: Mask | None = None,
+    crop: CropKind | TissueCrop | None = None,
     executor: Executor | None = None,
     mpp_override: float | tuple[float, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -138,6 +142,7 @@ def channel_stats(
         tissue_only: Count only tissue, as `Slide.tissue_mask` finds it.
         mask: Count only the pixels of a mask of your own; see `pixel_counts.Mask`. For a process pool it must be a
             function at the top of a module.
+        crop: Count slides as the data module reads them with this crop, on packed canvases the white in between too.
         executor: A `concurrent.futures.Executor` to spread the images over: threads, processes (`process_pool`), or
             Dask's `client.get_executor()`. None: here, one after the other. The result is the same.
         mpp_override: Spacing of level 0 of all paths in um/px, to believe instead of the files' own.
@@ -159,8 +164,11 @@ def channel_stats(
         raise StatsError(f"reduction={reduction!r} is not known. Pass 'pooled' or 'per_image'.")
     if tissue_only and mask is not None:
         raise StatsError("tissue_only=True and mask= both say which pixels count. Pass one of them.")
+    if tissue_only and crop is not None:
+        raise StatsError("tissue_only=True leaves out all that crop= would, and more. Pass one of them.")
     _refuse_forks(executor)
-    job = _Job(tissue_only, mask, dict(resolution), mpp_override)
+    tissue_crop = as_crop(crop)
+    job = _Job(tissue_only, mask, tissue_crop, dict(resolution), mpp_override)
     sums = _run(job, sources, executor, progress)
     _refuse_mixtures(sources, sums, reduction)
     reduce = _pooled if reduction == "pooled" else _per_image
@@ -174,6 +182,7 @@ def channel_stats(
         tissue_only=tissue_only or mask is not None,
         max_value=sums[0].max_value,
         resolution=json.loads(json.dumps(resolution)),  # pairs become lists, as they will when read back
+        crop=None if tissue_crop is None else tissue_crop.kind,
     )
 
 
@@ -191,6 +200,7 @@ class _Job:
 
     tissue_only: bool
     mask: Mask | None
+    crop: TissueCrop | None
     resolution: dict[str, Any]
     mpp_override: float | tuple[float, float] | None
 
@@ -198,12 +208,16 @@ class _Job:
         if isinstance(source, np.ndarray):
             source = pyvips.Image.new_from_array(source)
         if isinstance(source, pyvips.Image):
-            if self.resolution:
-                raise PixelCountError(f"a picture in memory cannot be read at {self.resolution}. Pass its path.")
+            if self.resolution or self.crop:
+                wish = f"read at {self.resolution}" if self.resolution else "cropped to tissue"
+                raise PixelCountError(f"a picture in memory cannot be {wish}. Pass its path.")
             return self._count(source)
         # A Slide is opened anew (a copy is not open yet), because one Slide is not for several threads at a time.
         slide = copy.copy(source) if isinstance(source, Slide) else Slide(source, mpp_override=self.mpp_override)
         with slide:
+            if self.crop is not None:  # only the tiles of the tissue are decoded
+                packing = self.crop.plan(slide, self.resolution)
+                return self._count(packing.apply(slide.image(**self.resolution, keep_tiles=True)))
             image = slide.image(**self.resolution)
             if not self.tissue_only:
                 return self._count(image)

@@ -153,6 +153,22 @@ def test_tissue_of_pictures_in_memory(slides):
     assert_pooled(channel_stats([pixels], tissue_only=True), pixels[mask] / 255)
 
 
+@pytest.mark.parametrize("crop", ["tissue", "pack"])
+def test_cropped_slides_are_counted_as_the_data_module_reads_them(camelyon, crop):
+    table = camelyon / "evaluation" / "reference.csv"
+    module = WSIDataModule(table, image_dir=camelyon / "images", test_prefix="test_", level=0, crop=crop)
+    dataset = module.make_dataset("train")
+    pixels = []
+    for row, path in enumerate(dataset.paths):
+        with Slide(path) as slide:
+            pixels.append(dataset.packing(row, slide).apply(slide.image(level=0)).numpy().reshape(-1, 3))
+    assert_pooled(module.stats, np.concatenate(pixels) / 255)
+    assert module.stats.crop == crop
+    assert ChannelStats.from_json(module.stats.to_json()) == module.stats
+    whole = channel_stats(dataset.paths, level=0)
+    assert module.stats.count_px < whole.count_px
+
+
 def test_every_bad_image_is_named_at_once(slides, tmp_path):
     broken, absent = tmp_path / "broken.tif", tmp_path / "absent.tif"
     broken.write_bytes(slides[0].read_bytes()[:3000])
@@ -203,6 +219,8 @@ def test_images_without_a_pixel_to_count_are_named():
         ([], {}, "there are no images"),
         (["a"], {"reduction": "mean"}, "Pass 'pooled' or 'per_image'"),
         (["a"], {"tissue_only": True, "mask": dark}, "Pass one of them"),
+        (["a"], {"tissue_only": True, "crop": "pack"}, "leaves out all that crop= would"),
+        ([np.zeros((4, 4, 3), np.uint8)], {"crop": "tissue"}, "cannot be cropped to tissue"),
         ([np.zeros((4, 4, 3), np.uint8)], {"level": 1}, "cannot be read at {'level': 1}"),
     ],
 )
