@@ -1,10 +1,10 @@
-"""Time and peak memory of a ResNet-18 training step: plain, checkpointed, streamed in strips, and lightstream 1.0.7.
+"""Time and peak memory of a ResNet training step: plain, checkpointed, in strips, in tiles, and lightstream 1.0.7.
 
 The figures in docs/benchmarks.md come from here. Each measurement runs in a fresh process, so that its peak memory is
 its own, and the variants take turns, so that a machine that slows down slows all of them. See README.md in this folder.
 
     python tests/benchmarks/streaming.py --quick
-    python tests/benchmarks/streaming.py --sizes 4096 8192 --repeats 3 --out build/benchmarks/streaming.jsonl
+    python tests/benchmarks/streaming.py --models resnet18 resnet50 --sizes 4096 --variants plain strips-128 memory-2GB
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -23,11 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from streaming_report import Record, markdown, read_records, wrong_gradients
-from streaming_variants import KINDS, Job, Variant
+from streaming_variants import MODELS, Job, Variant
 
 WORKER = Path(__file__).with_name("streaming_worker.py")
 DEFAULT_OUT = Path("build/benchmarks/streaming.jsonl")
 SHARE_OF_FREE_MEMORY = 0.95
+VARIANTS = (
+    "plain", "checkpoint", "strips-256", "strips-128", "strips-64", "strips-32", "strips-128-half", "strips-128-all",
+    "tiles-1600", "lightstream-1600",
+)  # fmt: skip
+QUICK_VARIANTS = ("plain", "checkpoint", "strips-256", "strips-64", "strips-64-all", "tiles-704", "lightstream-1024")
 
 EXACT_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576"
 """Blocks of 1 MiB and more leave the process as soon as they are freed, so that resident memory is what is in use, and
@@ -48,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     records = [describe_environment(options)]
     with options.out.open("w") as out, tempfile.TemporaryDirectory() as scratch:
         print(json.dumps(records[0]), file=out, flush=True)
-        for side_px in options.sizes:
-            for record in measure_in_turn(options, side_px, Path(scratch)):
+        for model, side_px in itertools.product(options.models, options.sizes):
+            for record in measure_in_turn(options, model, side_px, Path(scratch)):
                 print(json.dumps(record), file=out, flush=True)
                 records.append(record)
     print(markdown(records))
@@ -63,46 +69,39 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
     """The command line, with what --quick stands for filled in."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", help="sides of the square images, px (4096 8192)")
-    parser.add_argument("--variants", nargs="+", choices=KINDS, default=KINDS, help="what to run (all)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["resnet18"], help="(resnet18)")
+    parser.add_argument("--variants", type=Variant.parse, nargs="+", help="what to run: see README.md in this folder")
     parser.add_argument("--repeats", type=int, help="runs of each variant and size, for the median (3)")
-    parser.add_argument("--strips", type=int, nargs="+", default=[256, 128, 64], help="strip heights, px (256 128 64)")
-    parser.add_argument("--tile", type=int, nargs="+", help="lightstream's tile sides, px (1600)")
     parser.add_argument("--threads", type=int, default=1, help="threads for torch (1)")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="(float32)")
     parser.add_argument("--malloc", choices=("exact", "default"), default="exact", help="see README.md (exact)")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"JSON lines ({DEFAULT_OUT})")
-    parser.add_argument("--quick", action="store_true", help="a minute: 512 and 1024 px, once, tile 1024")
+    parser.add_argument("--quick", action="store_true", help="a minute: 512 and 1024 px, once")
     parser.add_argument("--table", type=Path, metavar="JSONL", help="only print the table of an earlier run")
     options = parser.parse_args(arguments)
     options.sizes = options.sizes or ([512, 1024] if options.quick else [4096, 8192])
     options.repeats = options.repeats or (1 if options.quick else 3)
-    options.tile = options.tile or ([1024] if options.quick else [1600])
+    names = QUICK_VARIANTS if options.quick else VARIANTS
+    options.variants = options.variants or [Variant.parse(name) for name in names]
     return options
 
 
-def variants_of(options: argparse.Namespace) -> list[Variant]:
-    """The variants asked for; the first one that runs at a size is the reference for the gradients of the others."""
-    by_kind = {
-        "plain": [Variant("plain")],
-        "checkpoint": [Variant("checkpoint")],
-        "strips": [Variant("strips", strip_rows=rows) for rows in options.strips],
-        "lightstream": [Variant("lightstream", tile_px=tile_px) for tile_px in options.tile],
-    }
-    return [variant for kind in KINDS if kind in options.variants for variant in by_kind[kind]]
+def measure_in_turn(options: argparse.Namespace, model: str, side_px: int, scratch: Path) -> Iterator[Record]:
+    """All variants at one size, in turn, `options.repeats` times; a variant that cannot run is reported once.
 
-
-def measure_in_turn(options: argparse.Namespace, side_px: int, scratch: Path) -> Iterator[Record]:
-    """All variants at one size, in turn, `options.repeats` times; a variant that cannot run is reported once."""
+    The first one that runs is the reference for the gradients of the others.
+    """
     left_out: set[str] = set()
     reference: str | None = None
     for repeat in range(options.repeats):
-        for variant in variants_of(options):
+        for variant in options.variants:
             if variant.name in left_out:
                 continue
-            record: Record = {"kind": "skipped", "side_px": side_px, "variant": variant.name, "repeat": repeat}
-            reason = why_skip(variant, side_px, options.dtype)
+            record: Record = {"kind": "skipped", "model": model, "side_px": side_px}
+            record |= {"variant": variant.name, "repeat": repeat}
+            reason = why_skip(variant, model, side_px, options.dtype)
             if reason is None:
-                record |= run_in_fresh_process(options, variant, side_px, reference, scratch)
+                record |= run_in_fresh_process(options, variant, model, side_px, reference, scratch)
                 if record["kind"] == "run" and reference is None:
                     reference = variant.name
             else:
@@ -113,14 +112,14 @@ def measure_in_turn(options: argparse.Namespace, side_px: int, scratch: Path) ->
             yield record
 
 
-def why_skip(variant: Variant, side_px: int, dtype: str) -> str | None:
+def why_skip(variant: Variant, model: str, side_px: int, dtype: str) -> str | None:
     """Why a variant cannot run here and now at this size, or None."""
     if variant.kind == "lightstream" and importlib.util.find_spec("lightstream") is None:
         return "lightstream is not installed: pip install 'slidestream[bench]'"
-    reason = variant.why_not(side_px)
+    reason = variant.why_not(side_px, model)
     if reason:
         return reason
-    needed = variant.estimated_bytes(side_px, bytes_per_value=4 if dtype == "float32" else 8)
+    needed = variant.estimated_bytes(side_px, model, bytes_per_value=4 if dtype == "float32" else 8)
     available = available_bytes()
     if needed > SHARE_OF_FREE_MEMORY * available:
         return f"does not fit: needs about {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are free"
@@ -128,14 +127,15 @@ def why_skip(variant: Variant, side_px: int, dtype: str) -> str | None:
 
 
 def run_in_fresh_process(
-    options: argparse.Namespace, variant: Variant, side_px: int, reference: str | None, scratch: Path
+    options: argparse.Namespace, variant: Variant, model: str, side_px: int, reference: str | None, scratch: Path
 ) -> dict[str, Any]:
     """Measure one variant once; the record is of kind "run", or "failed" with the end of the worker's output."""
-    gradients = scratch / f"gradients-{side_px}.pt"
+    gradients = scratch / f"gradients-{model}-{side_px}.pt"
     result = scratch / "result.json"
     result.unlink(missing_ok=True)
     job = Job(
         variant=variant,
+        model=model,
         side_px=side_px,
         threads=options.threads,
         dtype=options.dtype,
@@ -204,7 +204,7 @@ def available_bytes() -> int:
 
 def progress_line(record: Record) -> str:
     """One line for the terminal about what just happened."""
-    start = f"{record['side_px']} px  {record['variant']:<17} run {record['repeat'] + 1}: "
+    start = f"{record['model']}  {record['side_px']} px  {record['variant']:<17} run {record['repeat'] + 1}: "
     if record["kind"] != "run":
         return f"{start}{record['kind']}, {record['reason']}"
     peak_gb = record["peak_above_baseline_bytes"] / 1e9

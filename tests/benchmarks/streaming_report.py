@@ -10,6 +10,8 @@ from statistics import median
 from typing import Any
 
 Record = dict[str, Any]
+Runs = dict[tuple[int, str], list[Record]]
+"""Records of one model by image side and variant."""
 
 GRADIENT_TOLERANCE = {"float32": 5e-3, "float64": 1e-10}
 """Largest relative error of a layer's gradient at which two variants count as the same computation. In float32, sums in
@@ -17,8 +19,8 @@ another order move activations by 1e-6 or so, which turns that share of the ReLU
 square root, 1e-3, in the gradient. Float64 shows whether a variant is exact."""
 
 HEADER = (
-    "| image | variant | runs | step, s (min-max) | CPU, s | time / plain | peak above baseline, GB | memory / plain "
-    "| set-up, s | gradient error |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| model | image | variant | runs | step, s (min-max) | CPU, s | time / plain | peak above baseline, GB "
+    "| memory / plain | set-up, s | gradient error |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -34,21 +36,22 @@ def markdown(records: Iterable[Record]) -> str:
     times the ratio of pixels (each of its layers costs in proportion to them); such ratios carry a `~`.
     """
     records = list(records)
-    runs: dict[tuple[int, str], list[Record]] = defaultdict(list)
+    models: dict[str, Runs] = defaultdict(lambda: defaultdict(list))
     for record in records:
         if record["kind"] == "run":
-            runs[record["side_px"], record["variant"]].append(record)
+            models[record["model"]][record["side_px"], record["variant"]].append(record)
     lines = [*_environment_lines(records), "", HEADER]
-    lines += [_row(side_px, variant, of_variant, runs) for (side_px, variant), of_variant in sorted_by_size(runs)]
+    for model, runs in models.items():
+        lines += [_row(model, *key, of_variant, runs) for key, of_variant in sorted_by_size(runs)]
     left_out = {
-        f"- {record['side_px']} px, {record['variant']}, {record['kind']}: {record['reason']}"
+        f"- {record['model']}, {record['side_px']} px, {record['variant']}, {record['kind']}: {record['reason']}"
         for record in records
         if record["kind"] in ("skipped", "failed")
     }
     return "\n".join([*lines, *([""] if left_out else []), *sorted(left_out)])
 
 
-def sorted_by_size(runs: dict[tuple[int, str], list[Record]]) -> list[tuple[tuple[int, str], list[Record]]]:
+def sorted_by_size(runs: Runs) -> list[tuple[tuple[int, str], list[Record]]]:
     """The groups by image size; within a size in the order they ran (sorting is stable)."""
     return sorted(runs.items(), key=lambda item: item[0][0])
 
@@ -56,8 +59,8 @@ def sorted_by_size(runs: dict[tuple[int, str], list[Record]]) -> list[tuple[tupl
 def wrong_gradients(records: Iterable[Record]) -> list[str]:
     """One line for each run whose gradients are not those of its reference, so that its time means nothing."""
     return [
-        f"{record['side_px']} px, {record['variant']}: gradients differ from {record['reference']}'s by "
-        f"{record['gradient_error']:.1e} (relative), more than {GRADIENT_TOLERANCE[record['dtype']]:.0e}"
+        f"{record['model']}, {record['side_px']} px, {record['variant']}: gradients differ from "
+        f"{record['reference']}'s by {record['gradient_error']:.1e} (relative), more than {GRADIENT_TOLERANCE[record['dtype']]:.0e}"
         for record in records
         if record["kind"] == "run"
         and record["gradient_error"] is not None
@@ -72,7 +75,7 @@ def _environment_lines(records: list[Record]) -> list[str]:
         return ["No run finished."]
     loads = [record["load_before"] for record in records if record["kind"] == "run"]
     return [
-        f"ResNet-18 training step, batch 1, {first_run['dtype']}, BatchNorm frozen, all convolutions trained; "
+        f"Training step, batch 1, {first_run['dtype']}, BatchNorm frozen, all convolutions trained; "
         f"{first_run['threads']} thread(s), torch {first_run['torch']} ({first_run['cpu_capability']}).",
         f"{environment['cpu']}, {environment['cores']} cores, {environment['memory_gb']:.0f} GB, "
         f"{environment['libc']} ({environment['malloc']}). {environment['date']}; load average before the runs "
@@ -80,11 +83,12 @@ def _environment_lines(records: list[Record]) -> list[str]:
     ]
 
 
-def _row(side_px: int, variant: str, of_variant: list[Record], runs: dict[tuple[int, str], list[Record]]) -> str:
+def _row(model: str, side_px: int, variant: str, of_variant: list[Record], runs: Runs) -> str:
     seconds = [record["step_s"] for record in of_variant]
     errors = [record["gradient_error"] for record in of_variant if record["gradient_error"] is not None]
     reference = of_variant[-1]["reference"]
     cells = [
+        model,
         f"{side_px}²",
         variant,
         str(len(of_variant)),
@@ -103,9 +107,7 @@ def _median(records: list[Record], field: str) -> float:
     return float(median(record[field] for record in records))
 
 
-def _ratio_to_plain(
-    side_px: int, of_variant: list[Record], runs: dict[tuple[int, str], list[Record]], field: str
-) -> str:
+def _ratio_to_plain(side_px: int, of_variant: list[Record], runs: Runs, field: str) -> str:
     sides = [side for side, variant in runs if variant == "plain"]
     if not sides:
         return "-"

@@ -23,10 +23,13 @@ from typing import Any
 import streaming_lightstream
 import torch
 import torchvision
-from streaming_variants import LIGHTSTREAM_SMALLEST_TILE, Job, Variant
+from streaming_tiles import TiledAverage
+from streaming_variants import Job, Variant
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+
+from streammodels import Keeping, stream
 
 WARM_UP_SIDE_PX = 512
 NUM_CLASSES = 2
@@ -36,12 +39,12 @@ Step = Callable[[Tensor, Tensor], float]
 
 
 class Network(nn.Module):
-    """torchvision's ResNet-18 in three parts: the trunk's stages (the stem and eight blocks), pooling, classifier."""
+    """A ResNet of torchvision in three parts: the trunk's stages (the stem and the blocks), pooling, classifier."""
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, model: str, dtype: torch.dtype) -> None:
         super().__init__()
         torch.manual_seed(0)
-        network = torchvision.models.resnet18(weights=None, num_classes=NUM_CLASSES)
+        network = getattr(torchvision.models, model)(weights=None, num_classes=NUM_CLASSES)
         stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
         blocks = [*network.layer1, *network.layer2, *network.layer3, *network.layer4]
         self.trunk = nn.Sequential(stem, *blocks)
@@ -53,8 +56,8 @@ class Network(nn.Module):
                 module.requires_grad_(False)
 
 
-def build_step(variant: Variant, network: Network) -> tuple[Step, nn.Module, float]:
-    """Turn a variant into a function that takes one training step.
+def build_step(variant: Variant, network: Network, side_px: int) -> tuple[Step, nn.Module, float]:
+    """Turn a variant into a function that takes one training step on images of `side_px`.
 
     Returns:
         The step (image, label -> loss), the module that owns the trunk's parameters, and the seconds spent on building.
@@ -65,12 +68,12 @@ def build_step(variant: Variant, network: Network) -> tuple[Step, nn.Module, flo
         forward: Forward = nn.Sequential(network.trunk, network.pool)
     elif variant.kind == "checkpoint":
         forward = _checkpointed(network)
-    elif variant.kind == "strips":
-        from streammodels import stream
-
-        forward = stream(nn.Sequential(network.trunk, network.pool), strip_rows=variant.strip_rows)
+    elif variant.kind in ("strips", "memory"):
+        forward = _streamed(variant, nn.Sequential(network.trunk, network.pool), side_px)
+    elif variant.kind == "tiles":
+        forward = TiledAverage(network.trunk, variant.tile_px or side_px)
     else:
-        trunk = streaming_lightstream.build(network.trunk, variant.tile_px or LIGHTSTREAM_SMALLEST_TILE)
+        trunk = streaming_lightstream.build(network.trunk, variant.tile_px or side_px)
         return _lightstream_step(trunk, network), trunk.stream_module, time.perf_counter() - start
 
     def step(image: Tensor, label: Tensor) -> float:
@@ -80,6 +83,15 @@ def build_step(variant: Variant, network: Network) -> tuple[Step, nn.Module, flo
         return loss.item()
 
     return step, trunk, time.perf_counter() - start
+
+
+def _streamed(variant: Variant, trunk: nn.Module, side_px: int) -> Forward:
+    if variant.memory is not None:
+        return stream(trunk, memory=variant.memory)
+    assert variant.strip_rows is not None
+    strips = -(-side_px // variant.strip_rows)
+    graphs = {"none": 0, "half": strips // 2, "all": strips}[variant.kept]
+    return stream(trunk, strip_rows=variant.strip_rows, keeping=Keeping(graphs=graphs))
 
 
 def _checkpointed(network: Network) -> Forward:
@@ -165,10 +177,10 @@ def measure(job: Job) -> dict[str, Any]:
     """Run one job and return its figures: seconds and bytes."""
     dtype = {"float32": torch.float32, "float64": torch.float64}[job.dtype]
     torch.set_num_threads(job.threads)
-    network = Network(dtype)
+    network = Network(job.model, dtype)
     image, label = random_image(job.side_px, dtype), torch.tensor([1])
     built_bytes = resident_bytes("VmRSS")
-    step, trunk, build_s = build_step(job.variant, network)
+    step, trunk, build_s = build_step(job.variant, network, job.side_px)
 
     warm_up_image = random_image(job.variant.tile_px or WARM_UP_SIDE_PX, dtype)
     step(warm_up_image, label)
