@@ -1,4 +1,4 @@
-"""One training step of a ResNet-9 on images that are never whole: time, and resident memory, against the image's height.
+"""One training step of a ResNet-9 on images that are never whole: time, and resident memory, by their height.
 
     python tests/benchmarks/streaming_lazy.py --width 4096 --heights 4096 8192 16384 32768 65536 --strips 128
     python tests/benchmarks/streaming_lazy.py --width 32768 --heights 32768 --memory 1GB --slide build/large.tif

@@ -60,7 +60,8 @@ def wrong_gradients(records: Iterable[Record]) -> list[str]:
     """One line for each run whose gradients are not those of its reference, so that its time means nothing."""
     return [
         f"{record['model']}, {record['side_px']} px, {record['variant']}: gradients differ from "
-        f"{record['reference']}'s by {record['gradient_error']:.1e} (relative), more than {GRADIENT_TOLERANCE[record['dtype']]:.0e}"
+        f"{record['reference']}'s by {record['gradient_error']:.1e} (relative), more than "
+        f"{GRADIENT_TOLERANCE[record['dtype']]:.0e}"
         for record in records
         if record["kind"] == "run"
         and record["gradient_error"] is not None
