@@ -57,8 +57,11 @@ def write_overlay(
         The path.
 
     Raises:
-        ValueError: If the map holds a gradient of several channels, or values that are no finite numbers.
+        ValueError: If the map holds a gradient of several channels, or values that are no finite numbers, or `limits`
+            are none.
     """
+    if limits is not None and not limits[0] < limits[1]:
+        raise ValueError(f"limits={limits} have to be two values, the lower one first.")
     values, axes = _covering(*_shrunk(heatmap, index), heatmap.image_size)
     low, high = _limits(values) if limits is None else limits
     height, width = heatmap.image_size
@@ -69,7 +72,7 @@ def write_overlay(
     left.imshow(picture, extent=frame)
     right.imshow(picture.mean(axis=2), extent=frame, cmap="gray", vmin=0, vmax=255)
     place = (*(_edge(axes[1], i) for i in (0, values.shape[1])), *(_edge(axes[0], i) for i in (values.shape[0], 0)))
-    colours, scale = _colours(low < 0), Normalize(low, high)
+    colours, scale = _colours(low, high), Normalize(low, high)
     drawn = right.imshow(values, cmap=colours, norm=scale, extent=place, interpolation="nearest")
     for axis, heading in ((left, "image"), (right, heatmap.method)):
         axis.set(xlim=frame[:2], ylim=frame[2:], xticks=[], yticks=[], title=heading)
@@ -188,9 +191,10 @@ def _limits(values: Values) -> tuple[float, float]:
     return (-largest if (values < 0).any() else 0.0), largest
 
 
-def _colours(signed: bool) -> ListedColormap:
-    """Colours that let the picture through where the values are small: red for, blue against."""
-    steps = np.linspace(-1, 1, 255) if signed else np.linspace(0, 1, 255)
+def _colours(low: float, high: float) -> ListedColormap:
+    """Colours that let the picture through where the values are small: red above 0, blue below."""
+    signed = low < 0
+    steps = np.linspace(low, high, 255) / max(-low, high) if signed else np.linspace(0, 1, 255)
     colours = colormaps["RdBu_r"](0.5 + 0.45 * steps) if signed else colormaps["YlOrRd"](steps)
     colours[:, 3] = _MOST_OPAQUE * np.abs(steps) ** 0.6
     return ListedColormap(colours)

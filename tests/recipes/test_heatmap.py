@@ -57,6 +57,7 @@ def _spacing(path: Path) -> float:
     return 10000 * low / high
 
 
+@pytest.mark.slow
 def test_files_hold_what_the_network_says_of_the_slide(
     recipe: ModuleType, model: StreamingResNet, checkpoint: Path, slide: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -77,6 +78,7 @@ def test_files_hold_what_the_network_says_of_the_slide(
     np.testing.assert_allclose(written, gradient, rtol=1e-3, atol=1e-3 * gradient.max())
 
 
+@pytest.mark.slow
 def test_level_says_the_spacing_too(recipe: ModuleType, checkpoint: Path, slide: Path, tmp_path: Path) -> None:
     options = ["--checkpoint", checkpoint, "--slide", slide, "--level", "1", "--output", tmp_path, "--tile-size", "40"]
     recipe.main([*map(str, options)])
@@ -85,6 +87,7 @@ def test_level_says_the_spacing_too(recipe: ModuleType, checkpoint: Path, slide:
     assert written.stem in {"tumor_001_0_cam", "tumor_001_1_cam"}
 
 
+@pytest.mark.slow
 def test_slide_without_spacing_is_refused_until_it_is_given(
     recipe: ModuleType, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +99,7 @@ def test_slide_without_spacing_is_refused_until_it_is_given(
     assert _spacing(next((tmp_path / "out").glob("*.tif"))) == pytest.approx(0.5 * 16, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_fit_knows_the_names_of_the_classes(recipe: ModuleType, tmp_path: Path) -> None:
     folder = write_camelyon16(tmp_path, normal=3, tumor=3, test=2, size_px=(128, 128), tile=64)
     slides = WSIDataModule(

@@ -195,6 +195,7 @@ def test_pools_of_different_maps_are_refused() -> None:
         class_activation_map(stream(Two(), strip_rows=9), torch.rand(1, 3, 30, 30))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["avg", "max", "attention"])
 def test_classifier_maps_its_class_with_and_without_streaming(pooling: str) -> None:
     torch.manual_seed(1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from streammodels import stream
 from streammodels.class_maps import class_activation_map
 from streammodels.heatmap import Heatmap, Method
-from streammodels.heatmap_files import _cells, write_overlay, write_pyramid
+from streammodels.heatmap_files import _cells, _colours, write_overlay, write_pyramid
 from streammodels.map_grid import MapAxis, MapGrid, block_grid
 
 RESNET = MapGrid(MapAxis(32, 0.0), MapAxis(32, 0.0))
@@ -148,3 +148,18 @@ def test_impossible_spacing_is_refused(mpp: tuple[float, float], tmp_path: Path)
     heatmap = _heatmap(torch.zeros(1, 4, 4), RESNET, (128, 128))
     with pytest.raises(ValueError, match="has to be a spacing"):
         write_pyramid(heatmap, tmp_path / "map.tif", mpp)
+
+
+def test_colours_are_centred_on_zero_between_any_limits() -> None:
+    colours = _colours(-1.0, 4.0)(np.array([0.2]))[0]  # a fifth of the way is 0
+    assert colours[3] == pytest.approx(0, abs=0.05)
+    below, above = _colours(-1.0, 4.0)(np.array([0.0, 1.0]))
+    assert below[2] > below[0]
+    assert above[0] > above[2]
+    assert above[3] > below[3]
+
+
+def test_limits_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
+    heatmap, picture = _heatmap(torch.zeros(1, 4, 4), block_grid(8), (32, 32)), np.zeros((32, 32, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="the lower one first"):
+        write_overlay(heatmap, tmp_path / "map.png", picture, limits=(1.0, -1.0))

@@ -175,6 +175,7 @@ def test_map_is_no_score() -> None:
         saliency(stream(nn.Conv2d(3, 4, 3), strip_rows=9), torch.rand(1, 3, 30, 30))
 
 
+@pytest.mark.slow
 def test_classifier_explains_itself_with_and_without_streaming() -> None:
     model = StreamingResNet("resnet18", tile_size=24, num_classes=3, weights=None).double()
     plain = StreamingResNet("resnet18", num_classes=3, weights=None, streaming=False).double()
