@@ -81,7 +81,7 @@ def test_replaced_trunk_of_a_classifier_is_used() -> None:
 
 
 def test_error_of_a_kernel_says_in_which_layer() -> None:
-    streamed = stream(nn.Sequential(nn.Identity(), nn.Conv2d(3, 2, (1, 9))), strip_rows=2)
+    streamed = stream(nn.Sequential(nn.Identity(), nn.Conv2d(5, 2, 3)), strip_rows=2)
     with pytest.raises(RuntimeError) as caught:
         streamed(torch.randn(1, 3, 8, 4))
     assert any("layer '1'" in note for note in caught.value.__notes__)
