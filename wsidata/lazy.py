@@ -27,7 +27,7 @@ from torch import Tensor
 
 from wsidata.block_cache import BlockCache
 from wsidata.cropping import TissueCrop
-from wsidata.errors import UnreadableImageError
+from wsidata.errors import SlideError, UnreadableImageError
 from wsidata.formats.tile_source import failure_behind
 from wsidata.formats.vips import naming_errors
 from wsidata.packing import Packing
@@ -194,9 +194,9 @@ class LazyImage:
         if problem is not None:
             self.close()  # kept tiles may hold the black that libvips shows for what it cannot read
             detail = " ".join(str(problem).split())
+            remedy = "" if isinstance(problem, SlideError) else ". Copy the file again from its source."
             raise UnreadableImageError(
-                f"{axis} {first}..{first + count - 1} of '{self.name}' could not be decoded ({detail}). "
-                "Copy the file again from its source."
+                f"{axis} {first}..{first + count - 1} of '{self.name}' could not be decoded: {detail}{remedy}"
             ) from problem
         return np.asarray(pixels).reshape(place[3], place[2], image.bands)
 

@@ -40,6 +40,10 @@ CANVAS_WIDTHS = (4, 24)
 MAX_ASPECT = 2.0
 """The canvas is at most about this many times as long as it is wide, or the other way round, where pieces allow."""
 
+PIECES_AT_ONCE = 16
+BAND_PX = 256
+"""A canvas of more pieces than `PIECES_AT_ONCE` is put together from bands of this many rows."""
+
 MARGIN_PX = 16
 """Rim of slide that is taken along around each piece, in pixels of the canvas."""
 
@@ -113,11 +117,18 @@ class Packing:
         cut = [image.crop(one.x, one.y, one.width, one.height) for one in self.pieces]
         if len(cut) == 1 and (cut[0].width, cut[0].height) == (self.width, self.height):
             return cut[0]
-        canvas = image.new_from_image([fill] * image.bands).crop(0, 0, 1, 1).gravity(
-            "north-west", self.width, self.height, extend="copy"
-        )  # fmt: skip
+        if len(cut) <= PIECES_AT_ONCE:
+            return self._canvas(cut, fill, 0, self.height)
+        bands = [self._canvas(cut, fill, top, BAND_PX) for top in range(0, self.height, BAND_PX)]
+        return pyvips.Image.arrayjoin(bands, across=1).crop(0, 0, self.width, self.height)
+
+    def _canvas(self, cut: Sequence[pyvips.Image], fill: float, top: int, height: int) -> pyvips.Image:
+        """Some rows of the canvas. libvips asks every piece on it for each patch of pixels, so the fewer the faster."""
+        blank = cut[0].new_from_image([fill] * cut[0].bands).crop(0, 0, 1, 1)
+        canvas = blank.gravity("north-west", self.width, height, extend="copy")
         for piece, pixels in zip(self.pieces, cut, strict=True):
-            canvas = canvas.insert(pixels, piece.canvas_x, piece.canvas_y)
+            if piece.canvas_y < top + height and piece.canvas_y + piece.height > top:
+                canvas = canvas.insert(pixels, piece.canvas_x, piece.canvas_y - top)
         return canvas
 
     def to_slide(self, x: ArrayLike, y: ArrayLike) -> tuple[Points, Points]:

@@ -4,6 +4,7 @@ import pickle
 import random
 import resource
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from wsidata.transform_base import TransformError
 from wsidata.transforms import Compose, CropOrPad, RandomD4
 
 STRIP_PX = 37
+SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +131,18 @@ def test_pipeline_that_ends_in_no_picture_is_refused(slide):
         LazyImage(pyvips.Image.black(5, 5).cast("ushort"))
 
 
+@pytest.mark.parametrize(
+    "name", ["CMU-1-Small-Region.svs", "OS-2-ndpi.ome.tif", "test3-DAPI.ndpi", "yb10kx5k.zstd.tiff"]
+)
+def test_rows_of_real_slides_outlive_the_open_slide(name):
+    if not (SLIDES / name).exists():
+        pytest.skip("the folder of real slides is not here")
+    with Slide(SLIDES / name) as slide:
+        expected = slide.numpy(level=0)[700:1000]
+        image = slide.lazy(level=0)
+    np.testing.assert_array_equal(image.rows(700, 1000).permute(1, 2, 0).numpy(), expected)
+
+
 # -- cost --------------------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +216,7 @@ def test_undecodable_rows_name_the_slide_and_can_be_asked_for_again():
 
     image = LazyImage(lambda: kept_tiles(TileSource(256, 512, 64, 64, decode).image()), name="normal_001.tif")
     for _ in range(2):
-        with pytest.raises(UnreadableImageError, match=r"rows 256..383 of 'normal_001.tif'.*tile 9 is no JPEG"):
+        with pytest.raises(UnreadableImageError, match=r"rows 256..383 of 'normal_001.tif'.*tile 9 is no JPEG$"):
             image.rows(300, 310)
     is_broken.clear()
     assert (image.rows(300, 310) == 9).all()

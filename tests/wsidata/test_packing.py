@@ -152,6 +152,18 @@ def test_whole_leaves_the_picture_as_it_is():
     assert whole(7, 5).to_slide(3, 2) == (3, 2)
 
 
+def test_canvas_of_many_pieces_is_the_slides_too(monkeypatch):
+    pixels = np.zeros((90, 90), bool)
+    pixels[::3, ::3] = True
+    packing = pack_tissue(TissueMask(pixels, 8, 8, 720, 720), (720, 720), (1, 1), margin_px=1)
+    assert len(packing.pieces) == 900
+    image = pyvips.Image.new_from_array(np.random.default_rng(0).integers(0, 255, (720, 720, 3), dtype=np.uint8))
+    canvas = packing.apply(image)
+    assert (canvas.width, canvas.height, canvas.interpretation) == (packing.width, packing.height, "srgb")
+    monkeypatch.setattr("wsidata.packing.PIECES_AT_ONCE", 10**6)
+    np.testing.assert_array_equal(canvas.numpy(), packing.apply(image).numpy())
+
+
 def test_mask_is_packed_with_a_fill_of_its_own():
     packing = Packing((Piece(0, 0, 1, 1, 0, 0), Piece(2, 2, 1, 1, 1, 1)), 2, 2, 3, 3)
     mask = pyvips.Image.new_from_array(np.full((3, 3), 7, np.uint8))

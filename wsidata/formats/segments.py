@@ -68,7 +68,8 @@ class Segments:
 
     def detached(self) -> Segments:
         """The same segments on a file handle of their own: it outlives the slide, and is closed with its last user."""
-        _ = self.page.jpegheader  # read from the file when first asked for
+        # Read from the file when first asked for:
+        _ = self.page.jpegheader, self.is_mislabelled_jpeg, self.page.is_jfif
         twin = copy.copy(self)
         twin._descriptor = os.dup(self.page.parent.filehandle.fileno())
         weakref.finalize(twin, os.close, twin._descriptor)
