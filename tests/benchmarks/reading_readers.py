@@ -105,7 +105,8 @@ class Tifffile:
         self.tiff = tifffile.TiffFile(path)
         self.levels = self.tiff.series[0].levels
         self.sizes = [(level.keyframe.imagewidth, level.keyframe.imagelength) for level in self.levels]
-        self.arrays = [zarr.open(level.aszarr(maxworkers=1), mode="r") for level in self.levels]
+        stores = [self.tiff.aszarr(series=0, level=level, maxworkers=1) for level in range(len(self.levels))]
+        self.arrays = [zarr.open(store, mode="r") for store in stores]
 
     def level(self, level: int) -> Pixels:
         return self.levels[level].asarray(maxworkers=1)

@@ -18,6 +18,7 @@ from wsidata.errors import UnreadableImageError
 
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 SUBIFDS_TAG = 330
+TILE_SIZE_TAGS, TILE_PLACE_TAGS, STRIP_OFFSETS_TAG = {322, 323}, {324, 325}, 273
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,11 @@ class _Walk:
         table_bytes = entries * layout.entry_bytes + layout.inline_bytes
         table = self._read(offset + count_bytes, table_bytes, what)
         found: list[int] = []
+        present: set[int] = set()
         for start in range(0, entries * layout.entry_bytes, layout.entry_bytes):
             entry = table[start : start + layout.entry_bytes]
             tag, kind = self._unpack("HH", entry[:4], what)
+            present.add(tag)
             count = self._unpack(layout.offset, entry[4 : 4 + layout.inline_bytes], what)[0]
             value = entry[4 + layout.inline_bytes :]
             value_bytes = count * TYPE_BYTES.get(kind, 0)
@@ -94,6 +97,9 @@ class _Walk:
             if tag == SUBIFDS_TAG and kind in (4, 13, 16, 18):
                 code = "Q" if TYPE_BYTES[kind] == 8 else "I"
                 found += self._unpack(f"{count}{code}", value[:value_bytes], what)
+        has_some, has_size = present & (TILE_SIZE_TAGS | TILE_PLACE_TAGS), present >= TILE_SIZE_TAGS
+        if has_some and not (has_size and present & {*TILE_PLACE_TAGS, STRIP_OFFSETS_TAG}):
+            self._refuse(f"{what} has some of the tags that make tiles, not all")  # a reader would take it for strips
         return [*found, self._unpack(layout.offset, table[-layout.inline_bytes :], what)[0]]
 
     def _read(self, offset: int, count: int, what: str) -> bytes:

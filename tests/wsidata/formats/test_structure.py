@@ -86,6 +86,17 @@ def test_pointers_out_of_the_file_are_found(tmp_path):
         check_structure(nothing)
 
 
+@pytest.mark.parametrize("missing", [322, 323, 324])
+def test_tiles_without_all_of_their_tags_are_found(tmp_path, missing):
+    """Readers would take the directory for strips, and a level of an SVS for its thumbnail."""
+    tags = [(tag, 4, 1, struct.pack("<I", 16)) for tag in (322, 323, 324, 325)]
+    check_structure(write(tmp_path / "a.tif", directory(tags)))
+    if missing == 324:
+        tags.pop()
+    with pytest.raises(UnreadableImageError, match="directory at byte 8 has some of the tags that make tiles"):
+        check_structure(write(tmp_path / "b.tif", directory([tag for tag in tags if tag[0] != missing])))
+
+
 def test_directories_in_a_circle_end(tmp_path):
     check_structure(write(tmp_path / "a.tif", directory([], following=8)))
 
