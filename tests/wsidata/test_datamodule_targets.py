@@ -1,0 +1,143 @@
+"""The data module beyond one class a slide: other targets, folds, balanced epochs, leaks, statistics."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import pyvips
+import torch
+
+from wsidata import WSIDataModule
+from wsidata.leaks import LeakError, LeakWarning
+from wsidata.slide import Slide
+from wsidata.splits import SplitError, SplitWarning
+from wsidata.stats import channel_stats
+
+
+@pytest.fixture(scope="module")
+def table(camelyon):
+    frame = pd.read_csv(camelyon / "evaluation" / "reference.csv", dtype=str)
+    return frame.assign(found=["a;b", "none", "b", "a"] * 4, age=[f"{i}.5" for i in range(16)])
+
+
+def module(camelyon, table, **options):
+    options = {"level": 1, "image_size": 64, "num_workers": 0, "leaks": "off", "batch_size": 4} | options
+    dm = WSIDataModule(table, camelyon / "images", **options)
+    dm.setup("fit")
+    return dm
+
+
+def test_several_labels_and_numbers_are_float_targets(camelyon, table):
+    dm = module(camelyon, table, label_column="found", target="multilabel")
+    _, targets = next(iter(dm.val_dataloader()))
+    expected = torch.tensor(dm.tables["val"]["target"].tolist()[:4])
+    assert targets.dtype == torch.float32
+    assert torch.equal(targets, expected)
+    positives = torch.tensor(dm.tables["train"]["target"].tolist()).sum(0)
+    assert torch.allclose(dm.class_weights, (len(dm.tables["train"]) - positives) / positives)
+    dm = module(camelyon, table, label_column="age", target="regression")
+    _, targets = next(iter(dm.val_dataloader()))
+    assert targets.tolist() == [[float(value)] for value in dm.tables["val"]["label_name"][: len(targets)]]
+    with pytest.raises(SplitError, match="kind 'regression' have no class weights"):
+        _ = dm.class_weights
+    with pytest.raises(SplitError, match="sampling='balanced' needs one class a slide"):
+        module(camelyon, table, label_column="age", target="regression", sampling="balanced").train_dataloader()
+
+
+@pytest.fixture(scope="module")
+def masked(camelyon, table, tmp_path_factory):
+    """Masks that hold the slide's own red channel, so that where a pixel came from can be seen: 1 where it is dark."""
+    folder = tmp_path_factory.mktemp("masks")
+    for name in table["image"]:
+        with Slide(next((camelyon / "images").glob(f"{name}*"))) as slide:
+            dark = (slide.numpy(level=0)[:, :, 0] < 200).astype(np.uint8) * 255
+        pyvips.Image.new_from_array(dark).write_to_file(str(folder / f"{name}_mask.png"))
+    return table.assign(mask=table["image"] + "_mask"), folder
+
+
+MASKS = {"label_column": "mask", "target": "mask", "class_names": ["light", "dark"], "mask_values": [0, 255]}
+
+
+def test_masks_follow_their_images_through_crops_turns_and_padding(camelyon, masked):
+    table, folder = masked
+    for options in ({"level": 0, "image_size": 600}, {"level": 0, "image_size": 600, "crop": "pack"}):
+        dm = module(camelyon, table, mask_dir=folder, batch_size=2, **MASKS, **options)
+        images, masks = next(iter(dm.train_dataloader()))
+        assert masks.shape == (2, 600, 600)
+        assert masks.dtype == torch.int64
+        inside = masks >= 0
+        assert 0 < float(inside.float().mean()) < 1  # 600 pixels are more than the slide has: there is padding
+        assert torch.equal((images[:, 0] < 200)[inside], (masks == 1)[inside])
+        assert (images[:, 0][masks == -100] == 255).all()
+        loss = torch.nn.functional.cross_entropy(torch.randn(2, 2, 600, 600), masks)
+        assert torch.isfinite(loss)
+
+
+def test_masks_are_drawn_over_the_batch(camelyon, masked, tmp_path):
+    table, folder = masked
+    figure = module(camelyon, table, mask_dir=folder, **MASKS).show_batch(max_images=2, path=tmp_path / "batch.png")
+    assert [len(axis.images) for axis in figure.axes] == [2, 2]
+
+
+def test_lazy_masks_are_refused(camelyon, masked):
+    with pytest.raises(ValueError, match="cannot be had with lazy=True"):
+        module(camelyon, masked[0], mask_dir=masked[1], lazy=True, **MASKS)
+
+
+def test_folds_partition_the_rows_that_are_not_test(camelyon, table):
+    folds = [module(camelyon, table, test_prefix="test_", k_fold=(i, 3)) for i in range(3)]
+    validated = [name for dm in folds for name in dm.tables["val"]["image_id"]]
+    assert sorted(validated) == sorted(name for name in table["image"] if not name.startswith("test_"))
+    assert len({dm.split_digest for dm in folds}) == 3
+    again = module(camelyon, table.iloc[::-1], test_prefix="test_", k_fold=(1, 3))
+    assert again.split_digest == folds[1].split_digest
+    assert module(camelyon, table, test_prefix="test_", k_fold=(1, 3), repeat=1).split_digest != again.split_digest
+
+
+def test_balanced_epochs_draw_classes_equally_and_augment_repeats_anew(camelyon, table):
+    uneven = table[~table["image"].isin([f"tumor_00{i}" for i in range(3, 7)])]
+    dm = module(camelyon, uneven, val_ids=["test_001"], sampling="balanced", batch_size=1)
+    with pytest.warns(SplitWarning):
+        _ = module(camelyon, uneven, val_ids=["test_001"]).labels
+    torch.manual_seed(0)
+    samples = [(image.numpy().tobytes(), int(label)) for image, label in dm.train_dataloader()]
+    counts = np.bincount([label for _, label in samples])
+    assert len(samples) == len(dm.tables["train"])
+    assert abs(counts[0] - counts[1]) <= 1
+    tumours = [image for image, label in samples if label == 1]
+    assert len(set(tumours)) > dm.tables["train"]["label"].sum()  # more pictures than slides
+
+
+def test_leaks_are_an_error_or_a_warning_before_training(camelyon, table, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(camelyon / "images", folder)
+    shutil.copy(folder / "normal_001.tif", folder / "test_001.tif")
+    options = {"test_prefix": "test_", "level": 2, "num_workers": 0, "leak_checks": ["content"]}
+    with pytest.raises(LeakError, match=r"the same file .* train .'normal_001'.* and test .'test_001'"):
+        WSIDataModule(table, folder, leaks="error", val_ids=["normal_002", "tumor_002"], **options).setup("fit")
+    with pytest.warns(LeakWarning, match="group_column="):
+        WSIDataModule(table, folder, val_ids=["normal_002", "tumor_002"], **options).setup("fit")
+    with pytest.raises(ValueError, match="leaks='loud' is not one of off, warn, error"):
+        WSIDataModule(table, folder, leaks="loud", **options)
+
+
+def test_site_in_two_parts_is_a_leak_if_sites_are_given(camelyon, table):
+    sites = table.assign(site=["east", "west"] * 8)
+    with pytest.raises(LeakError, match=r"site '(east|west)' is in train"):
+        module(camelyon, sites, site_column="site", leaks="error", leak_checks=["site"])
+
+
+def test_statistics_go_with_the_checkpoint(camelyon, table, tmp_path):
+    first = module(camelyon, table)
+    assert first.state_dict()["stats"] is None  # not computed unasked
+    stats = channel_stats(first.tables["train"]["path"], level=1)
+    assert first.stats == stats
+    second = module(camelyon, table)
+    second.load_state_dict(first.state_dict())
+    assert second.__dict__["stats"] == stats
+    stats.save(tmp_path / "stats.json")
+    module(camelyon, table, stats=tmp_path / "stats.json").load_state_dict(first.state_dict())
+    other = channel_stats(first.tables["train"]["path"][:2], level=2)
+    with pytest.raises(SplitError, match="trained with other channel statistics"):
+        module(camelyon, table, stats=other).load_state_dict(first.state_dict())
