@@ -218,11 +218,9 @@ def test_attention_is_computed_once_forwards_and_once_again_backwards(strip_rows
         result: Tensor = checkpoint(network, image, use_reentrant=False)
         return result
 
-    assert (
-        flops(lambda: streamed(image))
-        == flops(checkpointed)
-        == flops(lambda: network(image)) + int(once.get_total_flops())
-    )
+    plain = flops(lambda: network(image))
+    assert flops(checkpointed) == plain + int(once.get_total_flops())
+    assert plain <= flops(lambda: streamed(image)) <= flops(checkpointed)  # strips whose graph is kept run once
 
 
 class LargestTensor(TorchDispatchMode):
