@@ -78,10 +78,11 @@ class JpegTiles:
             prefix, size = self._prefix(data)
             self.segments.check_size(index, size)
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(prefix + data[len(JPEG_START) :], self._colours)
-        except ValueError as error:
-            if isinstance(error, UnsupportedImageError):
-                raise
+        except UnsupportedImageError:
+            raise
+        except (ValueError, RuntimeError) as error:
             raise self.segments.undecodable(index, error) from error
+        self.segments.check_size(index, (pixels.shape[0], pixels.shape[1]))
         return pixels
 
     def _prefix(self, data: bytes) -> tuple[bytes, tuple[int, int]]:
