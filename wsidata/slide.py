@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.formats import Pyramid, exists, open_pyramid
 from wsidata.formats.associated import AssociatedImages
-from wsidata.formats.colour import apply_profile
+from wsidata.formats.colour import apply_profile, is_rgb_profile
 from wsidata.formats.facts import choose_spacing
 from wsidata.formats.request import PixelRequest
 from wsidata.formats.tile_source import kept_tiles
@@ -93,6 +93,10 @@ class Slide:
         self.path = Path(path)
         self._override = _checked_override(mpp_override)
         self._request = PixelRequest.checked(channels, scale_to_8bit)
+        if apply_icc and channels is not None:
+            raise ValueError(
+                "apply_icc=True is for RGB slides; chosen channels= have no colours. Leave one of them out."
+            )
         self._derive_magnification, self._apply_icc = derive_magnification, apply_icc
         self._closed = False
         self._opened: _Opened | None = None
@@ -387,7 +391,7 @@ class Slide:
 
     def _coloured(self, image: pyvips.Image) -> pyvips.Image:
         profile = self._open().pyramid.facts.icc_profile if self._apply_icc else None
-        return image if profile is None else apply_profile(image, profile)
+        return image if profile is None or not is_rgb_profile(profile) else apply_profile(image, profile)
 
     def _plan_of(self, resolution: dict[str, Any]) -> Resampling:
         names = ("level", "mpp", "magnification", "downsample", "max_side")

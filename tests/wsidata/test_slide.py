@@ -309,6 +309,15 @@ def test_a_colour_profile_in_a_slide_is_exposed_and_applied_on_request(tmp_path)
         assert slide.thumbnail(50).bands == 3
 
 
+def test_a_profile_of_ink_is_not_applied_to_rgb(tmp_path):
+    profile = bytes(pyvips.Image.profile_load("cmyk"))
+    tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb", tile=(64, 64), iccprofile=profile)
+    with Slide(tmp_path / "a.tif", apply_icc=True) as slide:
+        np.testing.assert_array_equal(slide.numpy(), picture())
+    with pytest.raises(ValueError, match="apply_icc=True is for RGB"):
+        Slide(tmp_path / "a.tif", apply_icc=True, channels=[0])
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), (0.5, 0.0)])
 def test_senseless_overrides_are_refused(svs, value):
     with pytest.raises(ValueError, match="mpp_override="):

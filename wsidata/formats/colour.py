@@ -72,6 +72,11 @@ def channels_image(image: pyvips.Image) -> pyvips.Image:
     return image.copy(interpretation=names.get((image.format, image.bands), "multiband"))
 
 
+def is_rgb_profile(profile: bytes) -> bool:
+    """Whether a profile describes RGB: one of grey or ink says nothing about the RGB made of those (ICC.1, 7.2.8)."""
+    return profile[16:20] == b"RGB "
+
+
 def apply_profile(image: pyvips.Image, profile: bytes) -> pyvips.Image:
     """Turn the scanner's colours into sRGB (relative colorimetric, as libvips does it by LittleCMS).
 

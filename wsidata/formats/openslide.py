@@ -74,7 +74,10 @@ def open_foreign(path: Path, request: PixelRequest, refusal: ForeignFormatError)
     """
     if find_spec("openslide") is None:
         raise ForeignFormatError(f"{refusal} {INSTALL}") from refusal
-    import openslide
+    try:
+        import openslide
+    except (ImportError, OSError) as error:  # its Python half without the library
+        raise ForeignFormatError(f"{refusal} OpenSlide does not start here ({error}). {INSTALL}") from error
 
     if openslide.OpenSlide.detect_format(str(path)) is None:
         raise ForeignFormatError(f"{refusal} (OpenSlide {openslide.__library_version__} does not know it either.)")

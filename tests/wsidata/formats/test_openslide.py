@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -48,6 +49,14 @@ def test_without_openslide_these_are_refused_with_the_remedy(tmp_path, monkeypat
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ForeignFormatError, match=rf"{name}' is {what}.*pip install 'slidestream\[openslide\]'"):
         Slide(tmp_path / name)
+
+
+def test_half_an_installation_of_openslide_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(60))
+    monkeypatch.setattr("wsidata.formats.openslide.find_spec", lambda name: "its Python half")
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    with pytest.raises(ForeignFormatError, match=r"OpenSlide does not start here.*pip install"):
+        Slide(tmp_path / "a.dcm")
 
 
 def trestle(path):
