@@ -143,6 +143,29 @@ def test_rows_of_real_slides_outlive_the_open_slide(name):
     np.testing.assert_array_equal(image.rows(700, 1000).permute(1, 2, 0).numpy(), expected)
 
 
+def test_zarr_is_read_chunk_by_chunk(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 300, 500), dtype=np.uint8)
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="w", zarr_format=2)
+    group.create_array("0", shape=pixels.shape, chunks=(3, 100, 90), dtype="u1")[:] = pixels
+    axes = [{"name": name, "type": "channel" if name == "c" else "space"} for name in "cyx"]
+    scale = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1, 0.5, 0.5]}]}
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [scale]}]
+    group.attrs["omero"] = {"channels": [{"color": color} for color in ("FF0000", "00FF00", "0000FF")]}
+    with Slide(tmp_path / "a.ome.zarr") as slide:
+        image = slide.lazy(level=0)
+    np.testing.assert_array_equal(image.rows(10, 290).numpy(), pixels[:, 10:290])
+
+
+def test_size_and_scale_at_a_resolution(slide):
+    assert slide.size_at(downsample=1.3) == (slide.image(downsample=1.3).width, slide.image(downsample=1.3).height)
+    assert slide.downsample_at(downsample=1.3) == pytest.approx((1.3, 1.3))
+    assert slide.downsample_at(mpp=2.0) == pytest.approx((4, 4))
+    assert slide.downsample_at(level=1) == (2, 2)
+    with pytest.raises(TypeError, match="zoom is no resolution"):
+        slide.size_at(zoom=3)
+
+
 # -- cost --------------------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +204,7 @@ def test_a_pass_decodes_every_tile_once(pipeline, order, step, monkeypatch):
     assert len(decoded) >= 0.9 * 56
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(monkeypatch):
     monkeypatch.setattr("wsidata.formats.tile_source.KEPT_TILE_BYTES", 2**25)
     monkeypatch.setattr("wsidata.lazy.KEPT_BLOCK_BYTES", 2**25)
@@ -196,9 +220,7 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch):
     assert peak(16_384) - small < 100  # MB; these are 800 MB of rows
 
 
-def test_tiles_kept_are_bounded_but_always_three_rows():
-    image = TileSource(6400, 640, 64, 64, lambda x, y, w, h: np.zeros((h, w, 3), np.uint8)).image()
-    assert kept_tiles(image, 0).width == 6400
+def test_picture_that_is_not_tiled_stays_as_it_is():
     plain = pyvips.Image.black(10, 10)
     assert kept_tiles(plain) is plain
 
