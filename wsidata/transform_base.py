@@ -215,6 +215,17 @@ def check_probability(p: float) -> float:
     return p
 
 
+def check_limit(name: str, value: float) -> float:
+    """One number to draw up to, in both directions.
+
+    Raises:
+        TransformError: if it is none, or negative.
+    """
+    if isinstance(value, (tuple, list)) or not (np.isfinite(value) and value >= 0):
+        raise TransformError(f"{name}={value} must be one number of at least 0; it is drawn in both directions.")
+    return float(value)
+
+
 def check_range(name: str, value: float | tuple[float, float], least: float) -> tuple[float, float]:
     """The two ends of a range to draw from.
 

@@ -13,7 +13,15 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.transform_base import Operation, Transform, TransformError, check_probability, check_range, require
+from wsidata.transform_base import (
+    Operation,
+    Transform,
+    TransformError,
+    check_limit,
+    check_probability,
+    check_range,
+    require,
+)
 
 MAX_SIGMA_PX = 16.0
 
@@ -87,9 +95,9 @@ class ToneJitter(Transform):
         per_band: bool = False,
         p: float = 1.0,
     ) -> None:
-        self.brightness = check_range("brightness", brightness, 0)[1]
-        self.contrast = check_range("contrast", contrast, 0)[1]
-        self.gamma = check_range("gamma", gamma, 0)[1]
+        self.brightness = check_limit("brightness", brightness)
+        self.contrast = check_limit("contrast", contrast)
+        self.gamma = check_limit("gamma", gamma)
         if self.contrast >= 1:
             raise TransformError(f"contrast={contrast} must be below 1: the picture would be turned negative.")
         self.per_band = per_band

@@ -12,7 +12,15 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyvips
 
-from wsidata.transform_base import Operation, Points, Transform, TransformError, check_probability, check_range
+from wsidata.transform_base import (
+    Operation,
+    Points,
+    Transform,
+    TransformError,
+    check_limit,
+    check_probability,
+    check_range,
+)
 
 _WHITE = {"uchar": 255.0, "ushort": 65535.0, "float": 1.0, "double": 1.0}
 
@@ -254,12 +262,12 @@ class RandomAffine(Transform):
         mask_fill: float = 0,
         p: float = 1.0,
     ) -> None:
-        self.degrees = check_range("degrees", degrees, 0)[1]
+        self.degrees = check_limit("degrees", degrees)
         self.scale = check_range("scale", scale, 0.1)
-        self.shear_degrees = check_range("shear_degrees", shear_degrees, 0)[1]
+        self.shear_degrees = check_limit("shear_degrees", shear_degrees)
         if self.shear_degrees > 60:
             raise TransformError(f"shear_degrees={shear_degrees} must be at most 60.")
-        self.shift = check_range("shift", shift, 0)[1]
+        self.shift = check_limit("shift", shift)
         self.fill = fill
         self.mask_fill = mask_fill
         self.p = check_probability(p)

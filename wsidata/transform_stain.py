@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pyvips
 
-from wsidata.transform_base import Transform, TransformError, check_probability, check_range, require
+from wsidata.transform_base import Transform, TransformError, check_limit, check_probability, require
 from wsidata.transform_density import DensityMap, as_matrix, as_vector
 
 RGB_FROM_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
@@ -33,8 +33,8 @@ class StainJitter(Transform):
     """
 
     def __init__(self, alpha: float = 0.1, beta: float = 0.05, p: float = 1.0) -> None:
-        self.alpha = check_range("alpha", alpha, 0)[1]
-        self.beta = check_range("beta", beta, 0)[1]
+        self.alpha = check_limit("alpha", alpha)
+        self.beta = check_limit("beta", beta)
         if self.alpha >= 1:
             raise TransformError(f"alpha={alpha} must be below 1: a stain would turn negative.")
         self.p = check_probability(p)

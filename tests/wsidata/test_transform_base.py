@@ -11,6 +11,7 @@ from wsidata.transform_base import (
     Operation,
     Sample,
     TransformError,
+    check_limit,
     check_range,
 )
 from wsidata.transforms import (
@@ -79,6 +80,13 @@ def test_preset_for_stained_slides_gives_the_size_and_differs_by_seed(size):
     assert len({result.tobytes() for result in results}) == 6
     again = he_train_transform(size)(image, np.random.default_rng(0)).numpy()
     np.testing.assert_array_equal(again, results[0])
+
+
+def test_limits_are_one_number():
+    assert check_limit("x", 2) == 2.0
+    for value in (-1, (0, 1), float("nan"), float("inf")):
+        with pytest.raises(TransformError, match="must be one number of at least 0"):
+            check_limit("x", value)
 
 
 def test_ranges_are_checked():

@@ -1,0 +1,43 @@
+import json
+import math
+
+import pytest
+
+from wsidata.stats_file import ChannelStats, StatsError
+
+STATS = ChannelStats(
+    mean=(0.1 + 0.2, 1 / 3, 0.7),
+    std=(0.1, math.sqrt(0.02), 0.3),
+    count_px=10**11,
+    image_count=3,
+    reduction="pooled",
+    tissue_only=True,
+    max_value=255,
+    resolution={"mpp": [0.5, 0.25]},
+    crop="pack",
+)
+
+
+def test_json_keeps_every_bit_and_notices_changes(tmp_path):
+    stats = STATS
+    assert ChannelStats.from_json(stats.to_json()) == stats
+    path = tmp_path / "new" / "stats.json"
+    stats.save(path)
+    assert ChannelStats.load(path) == stats
+    assert hash(stats) == hash(ChannelStats.load(path))
+    changed = json.loads(stats.to_json())
+    changed["std"][0] = math.nextafter(changed["std"][0], 1)
+    path.write_text(json.dumps(changed))
+    with pytest.raises(StatsError, match=r"stats.json': these statistics were changed"):
+        ChannelStats.load(path)
+    for text in ("{}", "[1]", "mean", '{"digest": 1, "mean": [], "std": []}'):
+        with pytest.raises(StatsError, match="no JSON of channel statistics"):
+            ChannelStats.from_json(text)
+
+
+def test_digest_depends_on_everything():
+    others = [
+        ChannelStats(**{**vars(STATS), name: value})
+        for name, value in (("count_px", 1), ("reduction", "per_image"), ("resolution", {}), ("crop", None))
+    ]
+    assert len({STATS.digest, *(other.digest for other in others)}) == 5

@@ -1,0 +1,102 @@
+"""Statistics are computed once and kept: in a file, in a checkpoint, with a digest that notices changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from wsidata.cropping import CropKind
+from wsidata.errors import SlideError
+
+Reduction = Literal["pooled", "per_image"]
+
+
+class StatsError(SlideError, ValueError):
+    """Statistics cannot be had; the message names every picture that is to blame, or what is wrong with the file."""
+
+
+@dataclass(frozen=True)
+class ChannelStats:
+    """Means and standard deviations of the channels of some images.
+
+    Attributes:
+        mean: Mean of each channel, on the scale 0..1.
+        std: Standard deviation of each channel, on the same scale.
+        count_px: Pixels they rest on (of each channel).
+        image_count: Images they rest on.
+        reduction: "pooled" or "per_image"; see `channel_stats`.
+        tissue_only: Whether only tissue, or the pixels of a mask, were counted.
+        max_value: The value that 1.0 stands for: 255 (8-bit images) or 65535 (16-bit).
+        resolution: At which resolution the images were read, such as `{"mpp": 2.0}`.
+        crop: "tissue" or "pack" if slides were cropped to their tissue; else None.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    count_px: int
+    image_count: int
+    reduction: Reduction
+    tissue_only: bool
+    max_value: int
+    resolution: dict[str, Any] = field(default_factory=dict, hash=False)
+    crop: CropKind | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it, in hexadecimal: equal for equal statistics, whatever the machine."""
+        return _digest(_plain(self))
+
+    def to_json(self) -> str:
+        """As JSON text with the digest, in which floats keep every bit."""
+        return json.dumps({**_plain(self), "digest": self.digest}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> ChannelStats:
+        """Read what `to_json` wrote.
+
+        Raises:
+            StatsError: if the text is something else, or was changed since.
+        """
+        try:
+            content = dict(json.loads(text))
+            digest = content.pop("digest")
+            stats = cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise StatsError(
+                f"this is no JSON of channel statistics ({type(error).__name__}: {error}). Write it with "
+                "ChannelStats.to_json() or .save(path)."
+            ) from error
+        if digest != stats.digest:
+            raise StatsError(
+                f"these statistics were changed since they were written: their digest is {stats.digest[:12]}, not "
+                f"{str(digest)[:12]}. Compute them again with channel_stats(...)."
+            )
+        return stats
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` to a file; its folder is made."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> ChannelStats:
+        """Read a file that `save` wrote.
+
+        Raises:
+            StatsError: naming the file, if it is something else, or was changed since.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (StatsError, UnicodeDecodeError) as error:
+            raise StatsError(f"'{path}': {error}") from error
+
+
+def _plain(stats: ChannelStats) -> dict[str, Any]:
+    return {**asdict(stats), "mean": list(stats.mean), "std": list(stats.std)}
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
