@@ -302,7 +302,7 @@ class SplitDataModule(LightningDataModule, ABC):
         """This process's part of the samples, where several train together.
 
         Evaluation shares them exactly, each slide once, where that cannot hang: every process needs a sample, and
-        strategies that shard the model (FSDP) communicate in every step, so there Lightning repeats samples instead.
+        strategies that shard the model (FSDP, DeepSpeed) communicate in every step, so there Lightning repeats samples.
         Prediction is shared exactly by Lightning.
         """
         trainer = self.trainer
@@ -310,9 +310,7 @@ class SplitDataModule(LightningDataModule, ABC):
         if trainer is None or divided is None or divided["num_replicas"] == 1:
             return None
         exact = part != "train"
-        if exact and not (
-            isinstance(trainer.strategy, DDPStrategy) and len(self.tables[part]) >= divided["num_replicas"]
-        ):
+        if exact and not (type(trainer.strategy) is DDPStrategy and len(self.tables[part]) >= divided["num_replicas"]):
             return None
         return Share(divided["rank"], divided["num_replicas"], exact)
 

@@ -20,7 +20,7 @@ from wsidata.datasets import SlideDataset
 from wsidata.image_paths import split_suffix
 from wsidata.leaks import LeakKind
 from wsidata.loaders import WorkerStart
-from wsidata.masks import IGNORE, mask_classes
+from wsidata.masks import IGNORE, check_masks, mask_classes
 from wsidata.slide_checks import check_batchable, check_slides, one_resolution
 from wsidata.split_files import apply_splits, load_splits
 from wsidata.splits import SmallClasses, check_groups, make_splits
@@ -240,8 +240,10 @@ class WSIDataModule(SplitDataModule):
         return replace(labels, frame=frame)
 
     def check(self) -> None:
-        """Open the header of every slide."""
+        """Open the header of every slide, and of every mask."""
         sizes = check_slides(self.labels.frame, self.resolution, self._mpp_override)
+        if "mask" in self.labels.frame.columns:
+            check_masks(self.labels.frame, self._mpp_override)
         if self._sizes_follow_slides:
             check_batchable(sizes, self.batch_size)
 

@@ -102,9 +102,11 @@ class LeakReport:
             LeakError: naming them, for "error".
 
         Warns:
-            LeakWarning: naming them, for "warn".
+            LeakWarning: naming them, for "warn"; or the slides that could not be compared.
         """
         if not self.leaks:
+            if self.unread:
+                warnings.warn(str(self), LeakWarning, stacklevel=3)
             return
         remedy = (
             "Group by patient (group_column=), remove copies, or predefine the split; leave a check out with "

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyvips
 import torch
 from torch import Tensor
 
+from wsidata.errors import SlideError
 from wsidata.slide import Slide
 from wsidata.spacing import Level
+from wsidata.table_files import describe_problems
 
 IGNORE = 255
 """Class number, in masks as images, of pixels that belong to no class: what transforms pad with (`mask_fill=255`)."""
@@ -85,6 +88,29 @@ def read_mask(
         extend="copy",
     )
     return _as_classes(nearest, classes)
+
+
+def check_masks(table: pd.DataFrame, mpp_override: float | tuple[float, float] | None = None) -> None:
+    """Open every mask, and refuse those that do not fit their slide. No pixel is decoded.
+
+    Args:
+        table: Columns `path` and `mask`.
+        mpp_override: As the slides are opened with.
+
+    Raises:
+        MaskError: naming every mask that cannot be opened or has another shape.
+    """
+    problems: list[str] = []
+    for path, mask_path in zip(table["path"], table["mask"], strict=True):
+        try:
+            with Slide(path, mpp_override=mpp_override) as slide, Slide(mask_path) as mask:
+                _mask_pixels(mask, slide, {"level": 0})
+        except (SlideError, OSError, ValueError) as error:
+            problems.append(f"{mask_path}: {type(error).__name__}: {error}")
+    if problems:
+        raise MaskError(
+            describe_problems("masks", problems, "Repair these masks, or take their slides out of the table.")
+        )
 
 
 def _mask_pixels(mask: Slide, slide: Slide, resolution: Mapping[str, Any]) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import torch
 
 from wsidata import WSIDataModule
 from wsidata.leaks import LeakError, LeakWarning
+from wsidata.masks import MaskError
 from wsidata.slide import Slide
 from wsidata.splits import SplitError, SplitWarning
 from wsidata.stats import channel_stats
@@ -78,6 +79,15 @@ def test_masks_are_drawn_over_the_batch(camelyon, masked, tmp_path):
     table, folder = masked
     figure = module(camelyon, table, mask_dir=folder, **MASKS).show_batch(max_images=2, path=tmp_path / "batch.png")
     assert [len(axis.images) for axis in figure.axes] == [2, 2]
+
+
+def test_masks_that_do_not_fit_are_all_named_before_training(camelyon, masked, tmp_path):
+    table, folder = masked
+    shutil.copytree(folder, tmp_path / "masks")
+    pyvips.Image.black(100, 300).write_to_file(str(tmp_path / "masks" / "normal_001_mask.png"))
+    (tmp_path / "masks" / "tumor_001_mask.png").write_bytes(b"cut off")
+    with pytest.raises(MaskError, match=r"(?s)2 problems:.*normal_001_mask.png: MaskError.*shape.*tumor_001_mask.png"):
+        module(camelyon, table, mask_dir=tmp_path / "masks", **MASKS)
 
 
 def test_lazy_masks_are_refused(camelyon, masked):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import pyvips
 
-from wsidata.leaks import LeakError, LeakWarning, check_leaks
+from wsidata.leaks import LeakError, LeakReport, LeakWarning, check_leaks
 from wsidata.splits import SplitError
 
 SPLIT = ["train"] * 5 + ["val"] * 4 + ["test"] * 4
@@ -100,14 +100,14 @@ def test_unreadable_and_plain_slides_are_said_and_do_not_stop_the_rest(slides, t
     assert [line.split(": ")[-1] for line in report.unread[1:]] == ["plain", "plain"]
     assert "3 slides were not compared by look" in str(report)
     assert calls[-1] == (13, 13)
+    with pytest.warns(LeakWarning, match="no leak between parts .*\n.*3 slides were not compared"):
+        LeakReport((), report.checked, report.unread).report("warn")
 
 
 def test_report_warns_or_raises_as_asked(slides):
     slides["group"] = ["p"] * 13
     report = check_leaks(slides, checks=["patient"])
-    with pytest.raises(
-        LeakError, match=r"1 leaks between parts .*\n  - patient 'p' is in train .* and val .*test"
-    ):
+    with pytest.raises(LeakError, match=r"1 leaks between parts .*\n  - patient 'p' is in train .* and val .*test"):
         report.report("error")
     with pytest.warns(LeakWarning, match="group_column="):
         report.report("warn")
