@@ -261,7 +261,9 @@ class StreamedModule(nn.Module):
 
     def alike(self, module: nn.Module) -> StreamedModule:
         """Another module, streamed with the same sizes."""
-        return StreamedModule(module, **vars(self.sizes))
+        other = StreamedModule(module, **vars(self.sizes))
+        other.kernel_pixels = self.kernel_pixels
+        return other
 
     def extra_repr(self) -> str:
         """The size given, for ``print(module)``."""

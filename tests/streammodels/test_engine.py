@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
-from streammodels import stream
+from streammodels import Keeping, stream
 
 
 def noisy(layer: nn.Module) -> nn.Sequential:
@@ -194,8 +194,10 @@ def test_training_step_takes_the_operations_of_a_checkpointed_one(size: tuple[in
                 x = checkpoint(part, x, use_reentrant=False)
         return x
 
-    streamed = flops(lambda: stream(network, strip_rows=strip_rows)(image))
+    streamed = flops(lambda: stream(network, strip_rows=strip_rows, keeping=Keeping())(image))
     assert streamed == whole + forward == flops(checkpointed)
+    kept = flops(lambda: stream(network, strip_rows=strip_rows, keeping=Keeping(graphs=10**6))(image))
+    assert kept == whole
 
 
 def test_frozen_prefix_is_computed_once_and_costs_no_gradient_work() -> None:
