@@ -115,13 +115,13 @@ class JpegTiles:
 
 
 def are_faithful(levels: Sequence[JpegTiles]) -> bool:
-    """Whether libjpeg-turbo gives the pixels that tifffile gives, on a tile of each level of a file.
+    """Whether libjpeg-turbo gives the pixels that tifffile gives, on a tile of each of some levels of a file.
 
     Damaged tiles are no evidence; whoever reads them gets the error. False is also the answer where all tiles tried
     draw the same harmless warning: then it is the writer's habit, and the levels are left to decoders that ignore it.
 
     Args:
-        levels: A decoder for each level.
+        levels: Their decoders.
 
     Raises:
         UnreadableImageError: if none of the tiles tried can be decoded.
