@@ -264,3 +264,13 @@ def test_data_module_has_the_statistics_of_its_training_slides(camelyon):
     module = WSIDataModule(table, image_dir=camelyon / "images", test_prefix="test_", level=1, mpp_override=0.5)
     assert module.stats == channel_stats(module.tables["train"]["path"], level=1, mpp_override=0.5)
     assert module.stats.image_count == len(module.tables["train"]) < 16
+
+
+@pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides are not here")
+def test_real_16_bit_channels():
+    slide = Slide(SLIDES / "2048x2048_ome6_tiled.ome.tif", channels=[0, 2])
+    channels = slide.numpy(level=1).reshape(-1, 2).T / 65535
+    stats = channel_stats([slide], level=1)
+    assert stats.max_value == 65535
+    np.testing.assert_allclose(stats.mean, [np.ascontiguousarray(one).mean() for one in channels], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(stats.std, [np.ascontiguousarray(one).std() for one in channels], rtol=0, atol=1e-12)
