@@ -6,6 +6,7 @@ A concrete module only says where its table comes from (`read_labels`) and how a
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,6 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -29,7 +29,7 @@ from wsidata.loaders import EpochLoader, WorkerStart, check_worker_start, make_l
 from wsidata.plots import overlay_masks, plot_images, spread_over_classes
 from wsidata.samplers import Share
 from wsidata.split_files import check_no_leak, check_same_split, save_splits, split_digest, split_parts
-from wsidata.splits import SPLITS, SplitError
+from wsidata.splits import SPLITS, SplitError, SplitWarning
 from wsidata.stats import ChannelStats
 from wsidata.tables import LabelTable
 
@@ -299,20 +299,30 @@ class SplitDataModule(LightningDataModule, ABC):
         return [int(label) for label in self.tables["train"]["label"]]
 
     def _share(self, part: Part) -> Share | None:
-        """This process's part of the samples, where several train together.
+        """This process's part of the training samples, where several train together; Lightning shares out the rest.
 
-        Evaluation shares them exactly, each slide once, where that cannot hang: every process needs a sample, and
-        strategies that shard the model (FSDP, DeepSpeed) communicate in every step, so there Lightning repeats samples.
-        Prediction is shared exactly by Lightning.
+        For evaluation it repeats samples until all processes have the same number. Shares that differ would be exact,
+        but Lightning averages what is logged with `sync_dist=True` over a number of samples that it rounds down.
+
+        Warns:
+            SplitWarning: if slides are counted twice in evaluation.
         """
         trainer = self.trainer
         divided = None if trainer is None or part == "predict" else trainer.distributed_sampler_kwargs
-        if trainer is None or divided is None or divided["num_replicas"] == 1:
+        if divided is None or divided["num_replicas"] == 1:
             return None
-        exact = part != "train"
-        if exact and not (type(trainer.strategy) is DDPStrategy and len(self.tables[part]) >= divided["num_replicas"]):
-            return None
-        return Share(divided["rank"], divided["num_replicas"], exact)
+        if part == "train":
+            return Share(divided["rank"], divided["num_replicas"])
+        slides, processes = len(self.tables[part]), divided["num_replicas"]
+        twice = -slides % processes
+        if twice and divided["rank"] == 0:
+            warnings.warn(
+                f"{slides} {part} slides do not divide over {processes} processes: {twice} of them count twice in the "
+                "scores. For exact scores evaluate with Trainer(devices=1).",
+                SplitWarning,
+                stacklevel=2,
+            )
+        return None
 
     def _trainer_epoch(self) -> tuple[int, int] | None:
         """The seed of the run and the epoch of the Trainer that is training with this module now, if there is one."""

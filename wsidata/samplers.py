@@ -1,8 +1,8 @@
 """Which rows an epoch has, in which order, and which of them this process takes.
 
-Lightning shares the rows of a loader over processes by repeating some of them, in evaluation too, where a slide that is
-counted twice shifts every score; and under a sampler of one's own each process would need the same order. So the share
-is taken here: orders follow from the epoch's number alone, and evaluation sees every slide exactly once.
+Under a sampler of one's own each process needs the same order, whether the run is seeded or not, and a row that one of
+them draws again to fill its share should not be augmented alike. So a training epoch is shared out here; its order
+follows from the epoch's number alone.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from wsidata.epochs import EpochDataset
 class Share:
     """The part of an epoch that one process takes: every `count`-th sample, from `index` on.
 
+    Samples are drawn again until all processes have the same number, as training needs.
+
     Attributes:
         index: Number of the process, 0 .. count-1.
         count: Number of processes.
-        exact: True gives every sample to exactly one process, so that some have one fewer. False repeats samples until
-            all have the same number, as training needs.
     """
 
     index: int = 0
     count: int = 1
-    exact: bool = False
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -62,13 +61,11 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[int]:
         order = self._order()
-        if not self.share.exact:
-            order += [index + len(self.epoch_dataset) for index in self._repeated(order)]
+        order += [index + len(self.epoch_dataset) for index in self._repeated(order)]
         yield from order[self.share.index :: self.share.count]
 
     def __len__(self) -> int:
-        rows, share = len(self.epoch_dataset), self.share
-        return len(range(share.index, rows, share.count)) if share.exact else -(-rows // share.count)
+        return -(-len(self.epoch_dataset) // self.share.count)
 
     def _order(self) -> list[int]:
         rows, seed = len(self.epoch_dataset), self.epoch_dataset.epoch_seed
