@@ -202,7 +202,7 @@ def test_training_step_takes_the_operations_of_a_checkpointed_one(size: tuple[in
 
 def test_frozen_prefix_is_computed_once_and_costs_no_gradient_work() -> None:
     network, image = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))), torch.randn(1, 4, 40, 20)
-    trunk = stream(network, strip_rows=20)
+    trunk = stream(network, strip_rows=20, keeping=Keeping())
     full = flops(lambda: trunk(image))
     network[:2].requires_grad_(False)
     trunk(image)  # shapes are looked at once, without computing

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from streammodels import ImageReadError, stream
+from streammodels import ImageReadError, Keeping, stream
 from streammodels.sources import StripReader, as_image_rows
 
 
@@ -70,11 +70,17 @@ def assert_same(actual: list[Tensor], expected: list[Tensor]) -> None:
 def test_image_read_by_rows_gives_what_the_tensor_gives(size: tuple[int, int], kind: type[Decoded]) -> None:
     module, image = network(), kind(pixels(*size))
     expected = gradients(module, module(image.pixels[None].double() / 255))
-    assert_same(gradients(module, stream(module, strip_rows=8)(image)), expected)
+    assert_same(gradients(module, stream(module, strip_rows=8, keeping=Keeping())(image)), expected)
     side = 61 if kind is DecodedByColumns else size[0]
     down = [range(start, min(start + 8, side)) for start in range(0, side, 8)]
     assert image.reads == [*down, *reversed(down)]
     assert threading.current_thread().name not in image.threads
+
+
+def test_a_strip_whose_graph_is_kept_is_read_once() -> None:
+    image = Decoded(pixels(24, 20))
+    stream(network(), strip_rows=8)(image).sum().backward()
+    assert image.reads == [range(8), range(8, 16), range(16, 24), range(8, 16), range(8)]
 
 
 def test_floats_are_taken_as_they_are() -> None:
@@ -127,7 +133,7 @@ def test_failing_read_names_image_and_rows(training: bool) -> None:
 
 def test_read_that_fails_in_the_backward_pass_is_named_too() -> None:
     image = Decoded(pixels(40, 20))
-    output = stream(network(), strip_rows=8)(image).sum()
+    output = stream(network(), strip_rows=8, keeping=Keeping())(image).sum()
     image.pixels = image.pixels[:, :30]
     with pytest.raises(ImageReadError, match=r"rows 32..39 of 'slide_7' came as \(3, 0, 20\)"):
         output.backward()

@@ -470,4 +470,4 @@ def test_training_flags_are_read_at_every_call() -> None:
 def test_repr_names_the_size() -> None:
     assert "strip_rows=3" in repr(stream(nn.Sequential(nn.ReLU()), strip_rows=3))
     assert "tile_size=3" in repr(stream(nn.Sequential(nn.ReLU()), tile_size=3))
-    assert "memory=3000" in repr(stream(nn.Sequential(nn.ReLU()), memory="3kB"))
+    assert "memory='3kB'" in repr(stream(nn.Sequential(nn.ReLU()), memory="3kB"))
