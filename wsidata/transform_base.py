@@ -215,7 +215,7 @@ def check_probability(p: float) -> float:
     return p
 
 
-def check_limit(name: str, value: float) -> float:
+def check_limit(name: str, value: Any) -> float:
     """One number to draw up to, in both directions.
 
     Raises:

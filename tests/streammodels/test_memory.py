@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from streammodels import stream
-from streammodels.keeping import Keeping
 from streammodels.choosing import default_keeping, fastest_within, parse_bytes
+from streammodels.keeping import Keeping
 from streammodels.memory import Choice, StepMemory
 from streammodels.routes import Route
 from streammodels.tracing import trace
