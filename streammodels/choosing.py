@@ -137,7 +137,7 @@ def _choices(
     strips = memory.strips(strip_rows)
     for frozen in (True, False) if memory.frozen else (True,):
         plain = Choice(strip_rows, Keeping(graphs=1, frozen=frozen))
-        left, graph = budget - memory.total(plain, carried), memory.saved / strips
+        left, graph = budget - memory.total(plain, carried), memory.saved * min(1.0, strip_rows / memory.height)
         more = int(left / graph) if left > 0 and graph > 0 else 0
         yield Choice(strip_rows, replace(plain.keeping, graphs=min(strips, 1 + more)))
         every = max(2, round(strips**0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,28 +27,30 @@ class Streamed(torch.autograd.Function):
         ctx.job, ctx.number = job, len(tensors)
         # Saved as autograd saves: freed after the backward pass, and checked for changes in between.
         ctx.save_for_backward(image, *tensors, *job.give_away())
+        ctx.gaps = [[tensor is None for tensor in node] for node in job.tensors]
+        job.reader.source.hold(None)
         return tuple(values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Run the strips from last to first."""
+        """Run the strips from last to first. What lives on with the result, the job, then holds no tensor of size."""
         job: Pass = ctx.job
         image, *saved = ctx.saved_tensors
+        job.reader.source.hold(image)
         job.take_back(saved[ctx.number :])
-        image_grad: Tensor | None = None
-        if job.image_needs_grad:
-            image_grad = torch.empty_like(image)
-            upright = image_grad.transpose(2, 3) if job.reader.source.sideways else image_grad
-
-            def take(rows: range, grad: Tensor) -> None:
-                upright[:, :, rows.start : rows.stop] = grad
-
-            job.backward(grads, take)
-        else:
-            job.backward(grads)
-        job.drop()
-        return (None, image_grad, *_collected(job.tensors))
+        if not job.tensors:  # the graph was retained: this is not its first backward pass
+            job.tensors = leaves(_in_nodes(saved, ctx.gaps))
+        try:
+            image_grad: Tensor | None = None
+            if job.image_needs_grad:
+                image_grad = _image_gradient(job, image, grads)
+            else:
+                job.backward(grads)
+            return (None, image_grad, *(leaf.grad for leaf in present(job.tensors)))
+        finally:
+            job.drop()
+            job.reader.source.hold(None)
 
 
 def leaves(tensors: NodeTensors) -> list[list[Tensor | None]]:
@@ -60,10 +63,19 @@ def present(tensors: NodeTensors) -> list[Tensor]:
     return [tensor for node in tensors for tensor in node if tensor is not None]
 
 
-def _collected(tensors: NodeTensors) -> list[Tensor | None]:
-    """The gradients of the leaves, which are ready for another backward pass then."""
-    found = []
-    for leaf in present(tensors):
-        found.append(leaf.grad)
-        leaf.grad = None
-    return found
+def _in_nodes(tensors: Sequence[Tensor], gaps: Sequence[Sequence[bool]]) -> list[list[Tensor | None]]:
+    """The tensors of all nodes, node by node; `gaps` says which are missing."""
+    remaining = iter(tensors)
+    return [[None if gap else next(remaining) for gap in node] for node in gaps]
+
+
+def _image_gradient(job: Pass, image: Tensor, grads: Sequence[Tensor]) -> Tensor:
+    """Run the backward pass; returns the gradient of the image."""
+    result = torch.empty_like(image)
+    upright = result.transpose(2, 3) if job.reader.source.sideways else result
+
+    def take(rows: range, grad: Tensor) -> None:
+        upright[:, :, rows.start : rows.stop] = grad
+
+    job.backward(grads, take)
+    return result

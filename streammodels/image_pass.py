@@ -14,15 +14,15 @@ its carries is handed to the strip before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .engine import Carries, Engine, NodeTensors, Strip
-from .keeping import Keeping, visits
+from .keeping import Keeping, Visit, visits
 from .reductions import Parts, Reduction, present
 from .rows import RowPlan
 from .sources import StripReader
@@ -112,7 +112,8 @@ class Pass:
         carries: Carries = {}
         with torch.no_grad(), ExitStack() as stack:
             self.surroundings.enter_autocast(stack)
-            for strip, rows in enumerate(self.reader.strips([self.plan.new(0, strip) for strip in range(strips)])):
+            read = self.reader.strips([self.plan.new(0, strip) for strip in range(strips)])
+            for strip, rows in enumerate(stack.enter_context(closing(read))):
                 if keeping is not None:
                     self._keep(strip, carries)
                 if strip >= with_graph:
@@ -196,7 +197,13 @@ class Pass:
         assert self.keeping is not None
         order = visits(self.plan.strips, self.keeping.every, len(self.graphs))
         reads = [self.plan.new(0, visit.strip) for visit in order if visit.reads and self._reads_image]
-        strips = self.reader.strips(reads)
+        with closing(self.reader.strips(reads)) as strips:
+            self._visit(order, strips, grads, take_image_grad)
+
+    def _visit(
+        self, order: list[Visit], strips: Iterator[Tensor], grads: Sequence[Tensor], take_image_grad: TakeRows | None
+    ) -> None:
+        """The backward pass in a given order of the strips, whose rows come from `strips`."""
         carries: dict[int, Carries] = {}
         carry_grads: Carries = {}
         for visit in order:
@@ -260,7 +267,7 @@ class Pass:
         stores = (self.carries, self.frozen_rows)
         self._places = [[(strip, tuple(rows)) for strip, rows in store.items()] for store in stores]
         tensors = [tensor for store in stores for rows in store.values() for tensor in rows.values()]
-        self.drop()
+        self.carries, self.frozen_rows = {}, {}
         return tensors
 
     def take_back(self, tensors: Iterable[Tensor]) -> None:
@@ -271,8 +278,8 @@ class Pass:
                 store[strip] = {index: next(remaining) for index in nodes}
 
     def drop(self) -> None:
-        """Let go of the kept carries and rows."""
-        self.carries, self.frozen_rows = {}, {}
+        """Let go of all that a backward pass needs; `take_back` and new leaves make up for it."""
+        self.carries, self.frozen_rows, self.graphs, self.tensors = {}, {}, {}, ()
 
 
 def _on_host(carry: Tensor) -> Tensor:

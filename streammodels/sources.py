@@ -8,9 +8,10 @@ present one is computed - downwards in the forward pass, upwards in the backward
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeGuard, runtime_checkable
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -41,7 +42,10 @@ class LazyRows(Protocol):
         ...
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows ``start .. stop-1``: (C, stop - start, W) of type `dtype`, in host memory. Called from a thread."""
+        """Rows ``start .. stop-1``: (C, stop - start, W) of type `dtype`, in host memory. Called from a thread.
+
+        A training step reads every row twice or more, and has to get the same pixels.
+        """
         ...
 
 
@@ -91,6 +95,10 @@ class ImageRows(ABC):
     def read(self, start: int, stop: int) -> Tensor:
         """(B, C, stop - start, width as strips see it)."""
 
+    @abstractmethod
+    def hold(self, image: Tensor | None) -> None:
+        """Let go of the pixels (None), or have them again: in between somebody else may hold them, and free them."""
+
 
 class TensorRows(ImageRows):
     """Rows of a (B, C, H, W) tensor."""
@@ -103,6 +111,10 @@ class TensorRows(ImageRows):
         super().__init__(name, (batch, channels, height, width), image.dtype)
         _check_pixels(self)
         self.image = image
+
+    def hold(self, image: Tensor | None) -> None:
+        """See `ImageRows`."""
+        self.image = torch.empty(0) if image is None else image
 
     @property
     def turns(self) -> bool:
@@ -138,6 +150,9 @@ class DecodedRows(ImageRows):
         super().__init__(name, (1, channels, height, width), _torch_dtype(image.dtype, name))
         _check_pixels(self)
         self.image = image
+
+    def hold(self, image: Tensor | None) -> None:
+        """There are none."""
 
     @property
     def turns(self) -> bool:
@@ -217,14 +232,19 @@ class StripReader:
         self.source = source
         self.device = device
         self.dtype = dtype
+        self._seen: dict[range, int] = {}
 
-    def strips(self, wanted: Sequence[range]) -> Iterator[Tensor]:
-        """The rows of each range in turn; the next is read in the background unless there is nothing to wait for."""
+    def strips(self, wanted: Sequence[range]) -> Generator[Tensor, None, None]:
+        """The rows of each range in turn; the next is read in the background unless there is nothing to wait for.
+
+        Raises:
+            ImageReadError: If rows cannot be had, or are not the same when they are read once more.
+        """
         if self.source.is_decoded and self.source.device == self.device:
             return (scale_to_unit(self.source.read(rows.start, rows.stop), self.dtype) for rows in wanted)
         return self._ahead(wanted)
 
-    def _ahead(self, wanted: Sequence[range]) -> Iterator[Tensor]:
+    def _ahead(self, wanted: Sequence[range]) -> Generator[Tensor, None, None]:
         if not wanted:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="rows") as thread:
@@ -234,15 +254,29 @@ class StripReader:
                 if following is not None:
                     pending.append(thread.submit(self._fetch, following))
                 # A copy from pinned memory runs beside the computation; torch keeps the memory until it has ended.
-                yield scale_to_unit(rows.to(self.device, non_blocking=True), self.dtype)
+                # The other way round nobody would wait for the copy to end.
+                yield scale_to_unit(rows.to(self.device, non_blocking=self.device.type == "cuda"), self.dtype)
 
     def _fetch(self, rows: range) -> Tensor:
         """In the background thread."""
         with torch.no_grad():
             pixels = self.source.read(rows.start, rows.stop)
+            if not self.source.is_decoded:
+                pixels = pixels.clone()  # the image may decode the next rows into the same memory
+                self._check_unchanged(rows, pixels)
             if self.device.type == "cuda" and pixels.device.type == "cpu":
                 return pixels.pin_memory()
             return scale_to_unit(pixels, self.dtype) if self.device.type == "cpu" else pixels
+
+    def _check_unchanged(self, rows: range, pixels: Tensor) -> None:
+        """Gradients are only right if the backward pass sees the pixels that the forward pass saw."""
+        checksum = crc32(pixels.cpu().contiguous().view(torch.uint8).numpy().data)
+        if self._seen.setdefault(rows, checksum) != checksum:
+            raise ImageReadError(
+                f"rows {rows.start}..{rows.stop - 1} of {self.source.name} came with other pixels than when they were "
+                "read before. An image has to return the same pixels whenever it is asked: draw random numbers of an "
+                "augmentation once for each image, and do not write to its file."
+            )
 
 
 def scale_to_unit(image: Tensor, dtype: torch.dtype) -> Tensor:

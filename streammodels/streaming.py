@@ -134,20 +134,35 @@ class StreamedModule(nn.Module):
         """
         traced = self._trace()
         if isinstance(image, Tensor) or not isinstance(image, Sequence):
-            return self._compute(traced, image, as_image_rows(image))
+            return self._compute(traced, image, as_image_rows(image), {})
         if not image:
             raise ValueError("the list of images is empty. Give at least one.")
-        sources = [as_image_rows(_with_batch(one), f"image {index}") for index, one in enumerate(image)]
-        results = []
-        for index, (one, source) in enumerate(zip(image, sources, strict=True), start=1):
-            results.append(self._compute(traced, one, source, len(sources), last=index == len(sources)))
+        images = [_with_batch(one) for one in image]
+        sources = [as_image_rows(one, f"image {index}") for index, one in enumerate(images)]
+        results, computed = [], dict[bool, NodeTensors]()
+        for index, (one, source) in enumerate(zip(images, sources, strict=True), start=1):
+            results.append(self._compute(traced, one, source, computed, len(sources), last=index == len(sources)))
         return _put_together(results)
 
-    def _compute(self, traced: Traced, image: Image, source: ImageRows, images: int = 1, last: bool = True) -> Tensor:
-        """One image, or batch of images of one size. It is one of `images` that share the budget."""
+    def _compute(
+        self,
+        traced: Traced,
+        image: Image,
+        source: ImageRows,
+        computed: dict[bool, NodeTensors],
+        images: int = 1,
+        last: bool = True,
+    ) -> Tensor:
+        """One image, or batch of images of one size.
+
+        It is one of `images` that share the budget, and the weights with batch normalisations folded in, which are
+        `computed` for the first of them along either side.
+        """
         wanted = isinstance(image, Tensor) and image.requires_grad
         route = traced.route(*source.shape[2:], turns=source.turns)
-        tensors = [node.tensors() for node in route.network.nodes]
+        if route.sideways not in computed:
+            computed[route.sideways] = [node.tensors() for node in route.network.nodes]
+        tensors = computed[route.sideways]
         flat = present(tensors)
         if not (torch.is_grad_enabled() and (wanted or any(tensor.requires_grad for tensor in flat))):
             job = self._job(route, source, tensors, None, images)
@@ -223,7 +238,8 @@ class StreamedModule(nn.Module):
         values = [value.requires_grad_() for value in job.forward()]
         with torch.enable_grad():
             result = score(_finished(route, job, values, tensors))
-        job.backward(torch.autograd.grad(result, values), take)
+        # Zeros for what a pool hands on without a gradient, such as the largest score.
+        job.backward(torch.autograd.grad(result, values, materialize_grads=True), take)
         return result.detach()
 
     def plan(self, height: int, width: int) -> RowPlan:

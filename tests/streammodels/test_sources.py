@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from streammodels import ImageReadError, Keeping, stream
+from streammodels import GatedAttention, GeM, GlobalMaxPool, ImageReadError, Keeping, LogSumExp, stream
 from streammodels.sources import StripReader, as_image_rows
 
 
@@ -217,3 +217,77 @@ def test_image_gradient_of_an_image_read_by_rows() -> None:
     parts: list[Tensor] = []
     stream(module, strip_rows=7).image_gradient(image, lambda y: y[:, 1].sum(), lambda rows, grad: parts.append(grad))
     torch.testing.assert_close(torch.cat(parts[::-1], dim=2), expected, rtol=1e-11, atol=1e-13)
+
+
+class Overwritten(Decoded):
+    """Decodes into the same memory every time."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        if not hasattr(self, "memory"):
+            self.memory = torch.empty_like(self.pixels[:, : stop - start])
+        self.memory[:, : stop - start] = super().rows(start, stop)
+        return self.memory[:, : stop - start]
+
+
+def test_an_image_may_decode_into_the_same_memory_again() -> None:
+    module, image = network(), Overwritten(torch.randn(3, 61, 23, dtype=torch.float64))
+    expected = gradients(module, module(image.pixels[None]))
+    assert_same(gradients(module, stream(module, strip_rows=8, keeping=Keeping())(image)), expected)
+
+
+class Noisy(Decoded):
+    """Draws noise whenever it is read."""
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return super().rows(start, stop) + torch.rand(3, stop - start, self.shape[2])
+
+
+def test_pixels_that_change_between_forward_and_backward_pass_are_noticed() -> None:
+    output = stream(network().float(), strip_rows=8)(Noisy(torch.zeros(3, 40, 30)))
+    with pytest.raises(ImageReadError, match=r"'slide_7' came with other pixels.*augmentation once for each image"):
+        output.sum().backward()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_thread_outlives_an_error_that_is_held(training: bool) -> None:
+    module = network().requires_grad_(training)
+    with pytest.raises(RuntimeError) as held:
+        stream(module, strip_rows=8)(Decoded(torch.zeros(3, 40, 30, dtype=torch.float16)))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("rows")]
+    assert "layer '0'" in held.value.__notes__[0]
+
+
+@pytest.mark.parametrize("pool", [GatedAttention(5, 4), GeM(), LogSumExp(), GlobalMaxPool()])
+def test_image_gradient_through_any_pool(pool: nn.Module) -> None:
+    module = nn.Sequential(network()[:-1], pool).double()
+    image = torch.rand(1, 3, 40, 30, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(module(image).square().sum(), image)
+    parts: list[Tensor] = []
+    trunk = stream(module, strip_rows=7)
+    trunk.image_gradient(image.detach(), lambda y: y.square().sum(), lambda rows, grad: parts.append(grad))
+    torch.testing.assert_close(torch.cat(parts[::-1], dim=2), expected, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40), (30, 30)])
+def test_images_of_a_list_get_their_gradient(size: tuple[int, int]) -> None:
+    module = network()
+    images = [torch.rand(3, *size, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    weights = torch.randn(2, 5, 1, 1, dtype=torch.float64)
+    expected = torch.autograd.grad((module(torch.stack(images)) * weights).sum(), images)
+    found = torch.autograd.grad((stream(module, strip_rows=9)(images) * weights).sum(), images)
+    assert_same(list(found), list(expected))
+
+
+def test_images_of_a_list_share_the_folded_weights() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64), nn.AdaptiveAvgPool2d(1)).eval()
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.shape == (64, 3, 3, 3):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = stream(module, strip_rows=9)([pixels(20, 16) for _ in range(5)])
+    assert result.requires_grad
+    assert len(kept) <= 2  # the weight, and the folded one

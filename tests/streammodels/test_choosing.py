@@ -1,0 +1,27 @@
+"""A budget is used up: of all that fits, what takes least time is chosen."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from streammodels import Keeping
+from streammodels.choosing import fastest_within
+from streammodels.memory import Choice, StepMemory
+from streammodels.routes import Route
+from streammodels.tracing import trace
+
+
+@pytest.mark.parametrize("height", [256, 301, 347, 499])
+def test_as_many_graphs_are_kept_as_fit(height: int) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1), nn.AdaptiveAvgPool2d(1))
+    engine = Route(trace(module), sideways=False).engine
+    needs = engine.needs_grad([node.tensors() for node in engine.nodes], image_needs_grad=False)
+    memory = StepMemory(engine, tuple(needs), 1, None, height, 200)
+    for budget in range(9_000_000, 20_000_000, 250_000):
+        chosen = fastest_within(memory, budget, most_pixels=200 * 50)
+        assert memory.total(chosen) <= budget
+        graphs, strips = chosen.keeping.graphs, memory.strips(chosen.strip_rows)
+        more = Choice(chosen.strip_rows, Keeping(graphs=graphs + 1))
+        assert chosen.keeping.every == 1
+        assert graphs == strips or memory.total(more) > budget

@@ -1,0 +1,84 @@
+"""What a result holds on to after its backward pass, and what a failed backward pass leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from streammodels import ImageReadError, Keeping, stream
+
+KEPT = [Keeping(), Keeping(graphs=3), Keeping(every=2, graphs=1)]
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 5, 2, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3, 2, 1), nn.AdaptiveAvgPool2d(1)
+    ).double().eval()  # fmt: skip
+
+
+def bytes_alive() -> int:
+    gc.collect()
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if _is_plain(t)}
+    return sum(storages.values())
+
+
+def _is_plain(found: object) -> bool:
+    return type(found) in (Tensor, nn.Parameter) and not found.is_meta  # type: ignore[attr-defined]  # narrowed by type()
+
+
+@pytest.mark.parametrize("keeping", KEPT, ids=str)
+def test_backward_pass_frees_all_though_the_result_lives_on(keeping: Keeping) -> None:
+    trunk = stream(network(), strip_rows=8, keeping=keeping)
+    trunk(torch.rand(1, 3, 64, 32, dtype=torch.float64)).sum().backward()
+    image = torch.rand(1, 3, 64, 32, dtype=torch.float64)
+    gone, before = weakref.ref(image), bytes_alive() - image.numel() * 8
+    result = trunk(image)
+    result.sum().backward()
+    del image
+    gc.collect()
+    assert gone() is None
+    assert bytes_alive() - before <= result.numel() * 8
+
+
+@pytest.mark.parametrize("keeping", KEPT, ids=str)
+@pytest.mark.parametrize("size", [(64, 32), (32, 64)])
+def test_retained_graph_gives_image_gradients_again(keeping: Keeping, size: tuple[int, int]) -> None:
+    module, image = network(), torch.rand(1, 3, *size, dtype=torch.float64, requires_grad=True)
+    inputs = [image, *module.parameters()]
+    expected = torch.autograd.grad(module(image).square().sum(), inputs)
+    score = stream(module, strip_rows=8, keeping=keeping)(image).square().sum()
+    for retain in (True, True, False):
+        for found, right in zip(torch.autograd.grad(score, inputs, retain_graph=retain), expected, strict=True):
+            torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-14)
+
+
+class Failing:
+    """An image whose upper rows cannot be read while it `fails`."""
+
+    shape, dtype, fails = (3, 64, 32), torch.float64, False
+
+    def __init__(self) -> None:
+        self.pixels = torch.rand(self.shape, dtype=self.dtype)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        if self.fails and start < 24:
+            raise OSError("gone")
+        return self.pixels[:, start:stop]
+
+
+@pytest.mark.parametrize("keeping", KEPT, ids=str)
+def test_backward_pass_that_failed_leaves_no_gradients_for_the_next(keeping: Keeping) -> None:
+    module, image = network(), Failing()
+    expected = torch.autograd.grad(module(image.pixels[None]).square().sum(), list(module.parameters()))
+    score = stream(module, strip_rows=8, keeping=keeping)(image).square().sum()
+    image.fails = True
+    with pytest.raises(ImageReadError, match="gone"):
+        score.backward(retain_graph=True)
+    image.fails = False
+    found = torch.autograd.grad(score, list(module.parameters()))
+    for one, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, right, rtol=1e-12, atol=1e-14)
