@@ -59,17 +59,16 @@ class Sizes:
         given = {"tile_size": self.tile_size, "strip_rows": self.strip_rows, "memory": self.memory}
         return ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
 
-    def choose(self, memory: StepMemory, device_type: str, images: int = 1) -> Choice:
+    def choose(self, memory: StepMemory, device_type: str) -> Choice:
         """What that is for images of one size.
 
         Args:
             memory: Estimates for the network and the images.
             device_type: Where the strips are computed, "cpu" or "cuda".
-            images: So many such images share the budget.
         """
         if self.memory is not None:
             most = _MOST_PIXELS.get(device_type, _MOST_PIXELS_ELSEWHERE)
-            return fastest_within(memory, parse_bytes(self.memory) // images, self.keeping, most)
+            return fastest_within(memory, parse_bytes(self.memory), self.keeping, most)
         rows = self.strip_rows or max(1, round((self.tile_size or 1) ** 2 / memory.width))
         rows = min(rows, memory.height)
         return Choice(rows, self.keeping or default_keeping(memory, rows))
@@ -114,7 +113,7 @@ def fastest_within(
         return best[1]
     assert least is not None
     raise ValueError(
-        f"memory of {budget_bytes / 1e6:.4g} MB is too small for {memory.batch} image(s) of {memory.height} x "
+        f"memory of {budget_bytes / 1e6:.4g} MB is too small for {memory.batch * memory.images} image(s) of {memory.height} x "
         f"{memory.width} pixels: strips of {least[1].strip_rows} rows need least, about {least[0] / 1e6:.4g} MB. Raise "
         "memory=, or use smaller images."
     )

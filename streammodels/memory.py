@@ -48,6 +48,7 @@ class StepMemory:
         height: Of the image as the strips see it, pixels.
         width: Likewise.
         kernel_pixels: See `Network.row_nodes`.
+        images: So many such batches are computed before one backward pass; only the last one's graphs are kept.
     """
 
     engine: Engine
@@ -57,11 +58,12 @@ class StepMemory:
     height: int
     width: int
     kernel_pixels: int = 1
+    images: int = 1
 
     @property
     def key(self) -> tuple[object, ...]:
         """What tells it from estimates for other images with the same engine."""
-        return (self.needs_grad, self.batch, self.channels, self.height, self.width, self.kernel_pixels)
+        return (self.needs_grad, self.batch, self.channels, self.height, self.width, self.kernel_pixels, self.images)
 
     @cached_property
     def shapes(self) -> list[ValueShape]:
@@ -110,7 +112,7 @@ class StepMemory:
 
     def carried(self, strip_rows: int) -> float:
         """Mean bytes carried from one strip to the next."""
-        nodes = self.engine.network.row_nodes(self.batch, self.width, self.kernel_pixels)
+        nodes = self.engine.network.row_nodes(self.batch, self.width, self.kernel_pixels, self.images)
         height = min(self.height, _SAMPLED_STRIPS * strip_rows)
         try:
             plan = plan_rows(nodes, height, strip_rows)
@@ -129,4 +131,5 @@ class StepMemory:
         graphs = min(1.0, max(1, keeping.graphs) * share)
         working = _WORKING_COPIES * max(self.values) * share
         frozen = self.frozen if keeping.frozen else 0
-        return int(kept * carried + self.saved * graphs + working + frozen + self._fixed)
+        waiting = self.images * (kept * carried + frozen)
+        return int(waiting + self.saved * graphs + working + self._fixed)

@@ -18,19 +18,16 @@ from .choosing import Sizes
 from .differentiable import Streamed, leaves, present
 from .engine import NodeTensors
 from .forecast import Forecast, make_forecast
+from .image_lists import put_together, with_batch
 from .image_pass import Pass, TakeRows
 from .keeping import Keeping
 from .memory import Choice, StepMemory
-from .reductions import Reduction
 from .routes import Route, Traced, remember, settings
 from .rows import RowPlan
-from .sources import ImageRows, LazyRows, StripReader, as_image_rows
+from .sources import Image, ImageRows, StripReader, as_image_rows
 from .summary import layer_table
 from .surroundings import Surroundings
 from .tracing import refuse_hooks, trace
-
-Image = Tensor | LazyRows
-"""A (B, C, H, W) tensor, or an object that decodes its rows when asked for."""
 
 _CACHED_TRACES = 4
 
@@ -137,12 +134,12 @@ class StreamedModule(nn.Module):
             return self._compute(traced, image, as_image_rows(image), {})
         if not image:
             raise ValueError("the list of images is empty. Give at least one.")
-        images = [_with_batch(one) for one in image]
+        images = [with_batch(one) for one in image]
         sources = [as_image_rows(one, f"image {index}") for index, one in enumerate(images)]
         results, computed = [], dict[bool, NodeTensors]()
         for index, (one, source) in enumerate(zip(images, sources, strict=True), start=1):
             results.append(self._compute(traced, one, source, computed, len(sources), last=index == len(sources)))
-        return _put_together(results)
+        return put_together(results)
 
     def _compute(
         self,
@@ -166,10 +163,10 @@ class StreamedModule(nn.Module):
         flat = present(tensors)
         if not (torch.is_grad_enabled() and (wanted or any(tensor.requires_grad for tensor in flat))):
             job = self._job(route, source, tensors, None, images)
-            return _finished(route, job, job.forward(), tensors)
+            return route.finish(job.finish(job.forward(), tensors))
         job = self._job(route, source, leaves(tensors), wanted, images, last)
         values = Streamed.apply(job, image if isinstance(image, Tensor) else None, *flat)
-        return _finished(route, job, values, tensors)
+        return route.finish(job.finish(values, tensors))
 
     def _job(
         self,
@@ -186,8 +183,8 @@ class StreamedModule(nn.Module):
         device = source.device if floating is None else floating.device
         reader = StripReader(source, device, torch.get_default_dtype() if floating is None else floating.dtype)
         batch, (height, width) = source.shape[0], source.extent
-        memory = self._memory(route, tensors, batch, source.shape[1], height, width, bool(image_grad))
-        choice = self._choice(route, memory, device, images)
+        memory = self._memory(route, tensors, batch, source.shape[1], height, width, bool(image_grad), images)
+        choice = self._choice(route, memory, device)
         plan = route.plan(batch, height, width, choice.strip_rows, self.kernel_pixels)
         keeping = None if image_grad is None else choice.keeping
         if keeping is not None and not last:  # the backward pass comes to it later: its graphs would only wait
@@ -204,17 +201,18 @@ class StreamedModule(nn.Module):
         height: int,
         width: int,
         image_grad: bool = False,
+        images: int = 1,
     ) -> StepMemory:
-        """Estimates for a batch of images of one size as the strips see it."""
+        """Estimates for a batch of images of one size as the strips see it; a list of `images` such batches."""
         needs = tuple(route.engine.needs_grad(tensors, image_grad))
-        return StepMemory(route.engine, needs, batch, channels, height, width, self.kernel_pixels)
+        return StepMemory(route.engine, needs, batch, channels, height, width, self.kernel_pixels, images)
 
-    def _choice(self, route: Route, memory: StepMemory, device: torch.device, images: int = 1) -> Choice:
+    def _choice(self, route: Route, memory: StepMemory, device: torch.device) -> Choice:
         """Strip height and what is kept, remembered for the next image of that size."""
-        key = (memory.key, self.sizes, device.type, images)
+        key = (memory.key, self.sizes, device.type)
         if key not in route.choices:
             route.check(memory.height, memory.width)
-            remember(route.choices, key, self.sizes.choose(memory, device.type, images))
+            remember(route.choices, key, self.sizes.choose(memory, device.type))
         return route.choices[key]
 
     def image_gradient(self, image: Image, score: Callable[[Tensor], Tensor], take: TakeRows) -> Tensor:
@@ -237,7 +235,7 @@ class StreamedModule(nn.Module):
         job = self._job(route, source, tensors, image_grad=True)
         values = [value.requires_grad_() for value in job.forward()]
         with torch.enable_grad():
-            result = score(_finished(route, job, values, tensors))
+            result = score(route.finish(job.finish(values, tensors)))
         # Zeros for what a pool hands on without a gradient, such as the largest score.
         job.backward(torch.autograd.grad(result, values, materialize_grads=True), take)
         return result.detach()
@@ -294,29 +292,3 @@ class StreamedModule(nn.Module):
             if len(self._traces) > _CACHED_TRACES:
                 self._traces.popitem(last=False)
         return self._traces[key]
-
-
-def _finished(route: Route, job: Pass, values: Sequence[Tensor], tensors: NodeTensors) -> Tensor:
-    """What the module returns, out of what the strips yielded."""
-    nodes = [route.network.nodes[index] for index in route.network.boundary]
-    results = job.finish(values, tensors)
-    if route.sideways:
-        is_map = [not isinstance(node.rule, Reduction) for node in nodes]
-        results = [v.transpose(2, 3).contiguous() if m else v for v, m in zip(results, is_map, strict=True)]
-    return route.network.finish(results)
-
-
-def _with_batch(image: Image) -> Image:
-    """An image of a list: a (C, H, W) tensor counts as a batch of one."""
-    return image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
-
-
-def _put_together(results: list[Tensor]) -> Tensor:
-    """The results of several images, one behind the other."""
-    shapes = [tuple(result.shape[1:]) for result in results]
-    if len(set(shapes)) > 1:
-        raise ValueError(
-            f"the images of the list give results of different shapes, {sorted(set(shapes))}, which cannot be stacked. "
-            "End the module in a global pool, or call it on one image after the other."
-        )
-    return torch.cat(results)

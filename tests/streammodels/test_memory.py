@@ -74,10 +74,10 @@ def test_bytes_that_make_no_sense_are_refused(text: str | int) -> None:
         parse_bytes(text)
 
 
-def step_memory(module: nn.Module, batch: int, height: int, width: int) -> StepMemory:
+def step_memory(module: nn.Module, batch: int, height: int, width: int, images: int = 1) -> StepMemory:
     engine = Route(trace(module), sideways=False).engine
     needs = engine.needs_grad([node.tensors() for node in engine.nodes], image_needs_grad=False)
-    return StepMemory(engine, tuple(needs), batch, None, height, width)
+    return StepMemory(engine, tuple(needs), batch, None, height, width, images=images)
 
 
 def test_estimate_grows_with_batch_and_image() -> None:
@@ -123,6 +123,16 @@ def test_the_more_memory_the_less_is_computed_again() -> None:
     assert recomputed[-1] == 0
     for choice, budget in zip(choices, (4 * 10**8, 10**9, 3 * 10**9, 10**11), strict=True):
         assert memory.total(choice) <= budget
+
+
+def test_images_of_a_list_share_the_budget_but_not_the_weights() -> None:
+    module = resnet18(weights=None).eval()
+    alone, four = step_memory(module, 1, 1024, 512), step_memory(module, 1, 1024, 512, images=4)
+    strips = Choice(64, Keeping())
+    assert alone.total(strips) < four.total(strips) < 4 * alone.total(strips)
+    assert four.total(strips) - alone.total(strips) == pytest.approx(3 * 15 * alone.carried(64), rel=0.01)
+    trunk = stream(module, memory="350MB")
+    assert trunk([torch.rand(3, 224, 222)] * 4).shape == (4, 1000)
 
 
 def test_least_memory_keeps_few_carries() -> None:
