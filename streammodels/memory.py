@@ -112,7 +112,7 @@ class StepMemory:
 
     def carried(self, strip_rows: int) -> float:
         """Mean bytes carried from one strip to the next."""
-        nodes = self.engine.network.row_nodes(self.batch, self.width, self.kernel_pixels, self.images)
+        nodes = self.engine.network.row_nodes(self.batch, self.width, self.kernel_pixels)
         height = min(self.height, _SAMPLED_STRIPS * strip_rows)
         try:
             plan = plan_rows(nodes, height, strip_rows)
