@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .attention import attention_map
     from .class_maps import class_activation_map
-    from .classifier import StreamingClassifier, StreamingResNet
+    from .classifier import StreamingClassifier
     from .errors import ImageReadError, UnsupportedLayerError
     from .heatmap import Heatmap
     from .heatmap_files import write_overlay, write_pyramid
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .resnet import WeightsUnavailableError, freeze_batch_norm
     from .sources import LazyRows
     from .streaming import StreamedModule, stream
+    from .streaming_resnet import StreamingResNet
 
 _HOMES = {
     "ImageReadError": "errors",
@@ -35,7 +36,7 @@ _HOMES = {
     "PerClassLinear": "pooling",
     "StreamedModule": "streaming",
     "StreamingClassifier": "classifier",
-    "StreamingResNet": "classifier",
+    "StreamingResNet": "streaming_resnet",
     "UnsupportedLayerError": "errors",
     "WeightsUnavailableError": "resnet",
     "attention_map": "attention",

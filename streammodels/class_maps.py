@@ -14,8 +14,8 @@ from .explained import ClassIndex, Explained, choose, differentiable, score_of
 from .heatmap import Heatmap, Method
 from .pooled_map import PooledMap, is_affine
 from .shapes import ValueShape, value_shapes
-from .sources import as_image_rows
-from .streaming import Image, StreamedModule
+from .sources import Image, as_image_rows
+from .streaming import StreamedModule
 
 _MAPS_AT_ONCE = 16  # up to so many classes all their maps are cheaper than a pass that finds the class beforehand
 

@@ -1,7 +1,7 @@
-"""LightningModules that classify whole images: `StreamingClassifier` for any trunk, `StreamingResNet` for ResNets.
+"""`StreamingClassifier`, a LightningModule that classifies whole images by any trunk and head.
 
-They train under a stock `Trainer`, by automatic optimization, because a streamed trunk is an ordinary differentiable
-module. What they add is what every such script would write again: loss, metrics, steps, freezing.
+It trains under a stock `Trainer`, by automatic optimization, because a streamed trunk is an ordinary differentiable
+module. What it adds is what every such script would write again: loss, metrics, steps, freezing.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,18 +22,16 @@ from .block_map import Reduce
 from .class_maps import class_activation_map
 from .explained import ClassIndex
 from .heatmap import Heatmap
+from .image_lists import compute_whole
 from .input_gradient import saliency
-from .normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from .pooling import GlobalPool, make_pool
-from .resnet import build_resnet, freeze_batch_norm
-from .sources import as_image_rows, scale_to_unit
-from .streaming import Image, StreamedModule, stream
+from .pooling import GlobalPool
+from .resnet import freeze_batch_norm
+from .sources import Image, as_image_rows
+from .streaming import StreamedModule, stream
 from .tasks import make_task
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
-
-_IMAGENET_GREY = (0.449, 0.226)  # mean and std over ImageNet's three channels, for images with other channels
 
 
 class StreamingClassifier(LightningModule):
@@ -66,6 +63,7 @@ class StreamingClassifier(LightningModule):
         verbose: Print the trunk's layer table at the first image.
         task: "multiclass", "multilabel" or "regression"; None for the one `loss_fn` is meant for (``BCEWithLogitsLoss``
             is multi-label, ``MSELoss`` and its kin are regressions), and else multi-class.
+        memory: Budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
 
     Raises:
         UnsupportedLayerError: If a layer of the trunk cannot be streamed exactly.
@@ -88,13 +86,14 @@ class StreamingClassifier(LightningModule):
         frozen_batch_norm: bool = True,
         verbose: bool = False,
         task: str | None = None,
+        memory: str | int | None = None,
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.head = head
         self._configure(
             nn.Sequential(OrderedDict(trunk=trunk)), num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
-            train_streaming_layers, streaming, frozen_batch_norm, verbose, task,
+            train_streaming_layers, streaming, frozen_batch_norm, verbose, task, memory,
         )  # fmt: skip
 
     def _configure(
@@ -111,6 +110,7 @@ class StreamingClassifier(LightningModule):
         frozen_batch_norm: bool,
         verbose: bool,
         task: str | None,
+        memory: str | int | None,
     ) -> None:
         """Everything that does not depend on which trunk and head it is."""
         if streaming and not frozen_batch_norm:
@@ -128,7 +128,7 @@ class StreamingClassifier(LightningModule):
         self._table_due = verbose
         self._range_checked = False
         # Kept out of the registered modules, which it shares: state dicts hold every weight once, under its own name.
-        self.__dict__["_streamed"] = stream(trunk, tile_size) if streaming else trunk
+        self.__dict__["_streamed"] = stream(trunk, None if memory else tile_size, memory=memory) if streaming else trunk
         if isinstance(metrics, Metric):
             metrics = MetricCollection({type(metrics).__name__.lower(): metrics})
         collection = self.task.default_metrics() if metrics is None else metrics
@@ -205,19 +205,8 @@ class StreamingClassifier(LightningModule):
                 _print_once(trunk.summary(*images[0].shape[-2:]))
             features = trunk(image)
         else:
-            features = self._plain_features(trunk, images)
+            features = compute_whole(trunk, images)
         return self._classify(features.flatten(1))
-
-    def _plain_features(self, trunk: nn.Module, images: Sequence[Image]) -> Tensor:
-        """The plain trunk on each image, whole; an image read by rows is read at once."""
-        parameter, features = next(trunk.parameters()), []
-        for index, image in enumerate(images):
-            source = as_image_rows(
-                image[None] if isinstance(image, Tensor) and image.ndim == 3 else image, f"image {index}"
-            )
-            pixels = source.read(0, source.shape[2]).to(parameter.device)
-            features.append(trunk(scale_to_unit(pixels, parameter.dtype)))
-        return torch.cat(features)
 
     @property
     def _head(self) -> nn.Module:
@@ -313,97 +302,6 @@ class StreamingClassifier(LightningModule):
         scheduler = self.scheduler_factory(optimizer)
         config = scheduler if isinstance(scheduler, dict) else {"scheduler": scheduler}
         return {"optimizer": optimizer, "lr_scheduler": config}
-
-
-class StreamingResNet(StreamingClassifier):
-    """A ResNet that trains end to end on images too large for memory, with the results of the plain one.
-
-    Its state dict has the keys of torchvision's ResNet, so checkpoints interchange both ways, and its layers are found
-    under torchvision's names (``model.layer4``, ``model.fc``).
-
-    Args:
-        model_name: One of `streammodels.resnet.RESNETS`: "resnet9" (no pretrained weights: give ``weights=None``),
-            "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", and their wide and ResNeXt variants.
-        tile_size: A budget of ``tile_size**2`` pixels of each image in flight.
-        num_classes: Number of classes. If the weights have a classifier of another size, a new one takes its place.
-        train_streaming_layers: False freezes the trunk (all but the pool and ``fc``).
-        loss_fn: ``loss_fn(logits, labels)``; None for that of the task.
-        weights: "DEFAULT" (torchvision's ImageNet weights), another of torchvision's names for them, a path to a
-            state dict, or None for random weights.
-        in_channels: Channels of the images. For other than 3 the first layer of pretrained weights is adapted: the
-            mean over its three channels, repeated, times 3 / in_channels.
-        mean: Per channel, on the scale 0..1; None for ImageNet's.
-        std: Likewise.
-        metrics: See `StreamingClassifier`.
-        pooling: How the feature map becomes a vector: "avg", "max", "gem" (`GeM`), "lse" (`LogSumExp`), "attention"
-            (`GatedAttention` with one head), or a module, which maps (B, F, H, W) to as many features as ``fc`` takes.
-            It is trained with ``fc``, also while the trunk is frozen. Its weights are found under ``avgpool``, and a
-            module of your own has to be given again to ``load_from_checkpoint``.
-        optimizer: See `StreamingClassifier`.
-        lr_scheduler: See `StreamingClassifier`.
-        streaming: False computes the plain network.
-        frozen_batch_norm: Keep batch normalisations in eval mode during training. Streaming needs it.
-        verbose: Print the layer table at the first image.
-        task: See `StreamingClassifier`.
-        remove_last_stage: Leave out the last stage (``layer4``; ``layer3`` of resnet9): half the stride, most of the
-            weights gone. ``fc`` reads the stage before it.
-
-    Raises:
-        ValueError: If a name or a combination is not known.
-        WeightsUnavailableError: If the weights cannot be downloaded; the message names the alternatives.
-
-    Example:
-        >>> model = StreamingResNet("resnet18", tile_size=2880, num_classes=2, weights=None)
-        >>> model(torch.zeros(1, 3, 300, 200, dtype=torch.uint8)).shape
-        torch.Size([1, 2])
-    """
-
-    def __init__(
-        self,
-        model_name: str = "resnet18",
-        tile_size: int = 2880,
-        num_classes: int = 2,
-        train_streaming_layers: bool = False,
-        loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
-        weights: str | Path | None = "DEFAULT",
-        in_channels: int = 3,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        metrics: Metric | MetricCollection | None = None,
-        pooling: str | nn.Module = "avg",
-        optimizer: OptimizerFactory | None = None,
-        lr_scheduler: SchedulerFactory | None = None,
-        streaming: bool = True,
-        frozen_batch_norm: bool = True,
-        verbose: bool = False,
-        task: str | None = None,
-        remove_last_stage: bool = False,
-    ) -> None:
-        # Past StreamingClassifier; and save_hyperparameters only finds the arguments of an __init__ that says `super`.
-        super(StreamingClassifier, self).__init__()
-        own = ["pooling"] if isinstance(pooling, nn.Module) else []
-        self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler", *own])
-        self.hparams["weights"] = None  # a checkpoint brings its own weights: loading one downloads nothing
-        network = build_resnet(model_name, num_classes, weights, in_channels, remove_last_stage)
-        default_mean, default_std = ([value] * in_channels for value in _IMAGENET_GREY)
-        if in_channels == 3:
-            default_mean, default_std = list(IMAGENET_MEAN), list(IMAGENET_STD)
-        self.normalize = Normalize(mean or default_mean, std or default_std)
-        for name, layer in network.named_children():
-            self.add_module(name, make_pool(pooling, network.fc.in_features) if name == "avgpool" else layer)
-        layers = OrderedDict((name, layer) for name, layer in self.named_children() if name != "fc")
-        self._configure(
-            nn.Sequential(layers), num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
-            train_streaming_layers, streaming, frozen_batch_norm, verbose, task,
-        )  # fmt: skip
-        self.hparams["task"] = self.task.name  # it may follow from a loss, which a checkpoint does not hold
-
-    @property
-    def _head(self) -> nn.Module:
-        return self.get_submodule("fc")
-
-    def _is_pool(self, layer: nn.Module) -> bool:
-        return layer is self.get_submodule("avgpool")
 
 
 def _is_pair(batch: Any) -> bool:

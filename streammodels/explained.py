@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .streaming import Image, StreamedModule
+from .sources import Image
+from .streaming import StreamedModule
 
 ClassIndex = int | Sequence[int] | Tensor | None
 

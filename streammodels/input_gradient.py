@@ -15,8 +15,8 @@ from .block_map import BlockMap, Reduce
 from .explained import ClassIndex, Explained, choose, differentiable, score_of
 from .heatmap import Heatmap
 from .map_grid import block_grid
-from .sources import as_image_rows
-from .streaming import Image, StreamedModule
+from .sources import Image, as_image_rows
+from .streaming import StreamedModule
 
 
 def saliency(

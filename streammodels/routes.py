@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .engine import Engine
 from .memory import Choice
 from .network import Network
+from .reductions import Reduction
 from .rows import RowNode, RowPlan, RowsError, plan_rows
 
 _CACHED = 64
@@ -51,6 +52,16 @@ class Route:
                 self.plans, key, plan_rows(self.network.row_nodes(batch, width, kernel_pixels), height, strip_rows)
             )
         return self.plans[key]
+
+    def finish(self, results: Sequence[Tensor]) -> Tensor:
+        """What the module returns, out of the values of the network's boundary nodes."""
+        if self.sideways:
+            rules = [self.network.nodes[index].rule for index in self.network.boundary]
+            results = [
+                value if isinstance(rule, Reduction) else value.transpose(2, 3).contiguous()
+                for value, rule in zip(results, rules, strict=True)
+            ]
+        return self.network.finish(results)
 
     def check(self, height: int, width: int) -> None:
         """Refuse images, of a size as the strips see it, that a layer has no result for.

@@ -49,6 +49,10 @@ class LazyRows(Protocol):
         ...
 
 
+Image = Tensor | LazyRows
+"""A (B, C, H, W) tensor, or an object that decodes its rows when asked for."""
+
+
 def is_lazy(image: object) -> TypeGuard[LazyRows]:
     """Whether `image` reads its rows on demand."""
     return not isinstance(image, Tensor) and isinstance(image, LazyRows)
