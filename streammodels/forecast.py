@@ -12,7 +12,6 @@ from .engine import NodeTensors, Shortcut, Strip
 from .keeping import Keeping
 from .memory import Choice, StepMemory
 from .rows import plan_rows
-from .shapes import image_channels
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,9 @@ def _operations(memory: StepMemory, tensors: NodeTensors, shortcut: Shortcut | N
         [None if t is None else t.detach().to("meta").requires_grad_(t.requires_grad) for t in n] for n in tensors
     ]
     dtype = next((t.dtype for n in leaves for t in n if t is not None and t.is_floating_point()), torch.float32)
-    channels = memory.channels or image_channels(engine.network)
-    image = torch.empty(memory.batch, channels, memory.height, memory.width, dtype=dtype, device="meta")
+    image = torch.empty(
+        memory.batch, memory.shapes[0].channels, memory.height, memory.width, dtype=dtype, device="meta"
+    )
 
     def run(given: dict[int, Tensor] | None) -> tuple[Strip, int]:
         with FlopCounterMode(display=False) as counter, torch.enable_grad():

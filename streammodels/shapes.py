@@ -38,19 +38,31 @@ class _ShapeRun(StripRun):
 
 
 def value_shapes(network: Network, height: int, width: int, channels: int | None = None) -> list[ValueShape]:
-    """The shape of every node's value for an image of `height` x `width` pixels; `channels` None is read off it."""
+    """The shape of every node's value for an image of `height` x `width` pixels.
+
+    Raises:
+        ValueError: If `channels` of the image are not given and those of the first convolution are not right.
+    """
     tensors = [[None if t is None else t.detach().to("meta") for t in node.tensors()] for node in network.nodes]
     floating = next((t.dtype for node in tensors for t in node if t is not None), torch.get_default_dtype())
-    image = torch.empty(1, channels or image_channels(network), height, width, dtype=floating, device="meta")
+    image = torch.empty(1, channels or _image_channels(network), height, width, dtype=floating, device="meta")
     plan = plan_rows([node.row_node() for node in network.nodes], height, height)
     run = _ShapeRun(Engine(network), plan, 0, tensors, {})
     run.shapes = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
-    with torch.no_grad():
-        run.through(image, {})
+    try:
+        with torch.no_grad():
+            run.through(image, {})
+    except RuntimeError as error:
+        if channels is not None:
+            raise
+        raise ValueError(
+            f"how many channels the image has cannot be read off the network: with the {image.shape[1]} of its first "
+            f"convolution it fails ({error}). Call it on an image once: channels are remembered."
+        ) from error
     return run.shapes
 
 
-def image_channels(network: Network) -> int:
+def _image_channels(network: Network) -> int:
     """Channels of the image, read off the first convolution; 3 if there is none."""
     for node in network.nodes:
         if isinstance(node.rule, Convolution):

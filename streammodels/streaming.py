@@ -95,6 +95,7 @@ class StreamedModule(nn.Module):
         self.sizes = Sizes(tile_size, strip_rows, memory, keeping)
         self.module = module
         self._traces: OrderedDict[Any, Traced] = OrderedDict()
+        self._channels: int | None = None  # of the last image: what comes first may read some of them only
         self._check()
 
     def _check(self) -> None:
@@ -179,6 +180,7 @@ class StreamedModule(nn.Module):
     ) -> Pass:
         """The pass over one image; `image_grad` says whether its gradient is wanted, None that no gradient is."""
         source.sideways = route.sideways
+        self._channels = source.shape[1]
         floating = next((tensor for tensor in present(tensors) if tensor.is_floating_point()), None)
         device = source.device if floating is None else floating.device
         reader = StripReader(source, device, torch.get_default_dtype() if floating is None else floating.dtype)
@@ -254,7 +256,7 @@ class StreamedModule(nn.Module):
         """Estimates for images that are not there yet, and where they will be computed."""
         tensors = [node.tensors() for node in route.network.nodes]
         device = next((tensor.device for tensor in present(tensors)), torch.device("cpu"))
-        return self._memory(route, tensors, batch, None, height, width), device
+        return self._memory(route, tensors, batch, self._channels, height, width), device
 
     def forecast(self, height: int, width: int, batch: int = 1) -> Forecast:
         """What a training step on `batch` images of `height` x `width` pixels will take: bytes, operations, strips.
@@ -271,7 +273,7 @@ class StreamedModule(nn.Module):
         """A table, as text: stride, receptive field, carried rows and bytes of every layer."""
         route = self._trace().route(height, width)
         plan = self.plan(height, width)
-        return layer_table(route.network, plan, *route.extent(height, width), sideways=route.sideways)
+        return layer_table(route.network, plan, *route.extent(height, width), route.sideways, self._channels)
 
     def alike(self, module: nn.Module) -> StreamedModule:
         """Another module, streamed with the same sizes."""

@@ -63,7 +63,9 @@ def _through(window: Window, facts: LayerFacts, rows_in: int) -> LayerFacts:
     )
 
 
-def layer_table(network: Network, plan: RowPlan, height: int, width: int, sideways: bool = False) -> str:
+def layer_table(
+    network: Network, plan: RowPlan, height: int, width: int, sideways: bool = False, channels: int | None = None
+) -> str:
     """The table as text, one line for every layer that looks beyond its own row or joins values.
 
     Args:
@@ -72,8 +74,9 @@ def layer_table(network: Network, plan: RowPlan, height: int, width: int, sidewa
         height: Image height in pixels, as the strips see it.
         width: Likewise.
         sideways: Whether strips run along the image's width, so that what they call rows are its columns.
+        channels: Of the image; None for those that the first convolution reads.
     """
-    facts, shapes = layer_facts(network), value_shapes(network, height, width)
+    facts, shapes = layer_facts(network), value_shapes(network, height, width, channels)
     title = ("layer", "kind", "stride", "receptive", "rows", "carried", "lost", "carried MB")
     lines: list[tuple[str, ...]] = [title, ("", "", "px", "field px", "out", "rows", "top,bottom", "per strip")]
     for index, node in enumerate(network.nodes):
