@@ -40,6 +40,7 @@ def make_model(options: argparse.Namespace, num_classes: int) -> StreamingResNet
             options.model, options.tile_size, num_classes=num_classes, weights=None if random else options.weights,
             train_streaming_layers=options.train_streaming_layers and options.unfreeze_at is None,
             optimizer=partial(torch.optim.AdamW, lr=options.learning_rate),
+            memory=options.memory, pooling=options.pooling,
         )  # fmt: skip
     except WeightsUnavailableError as error:
         raise SystemExit(f"error: {error} On the command line: --weights PATH or --weights none.") from error
@@ -89,8 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
     slides = WSIDataModule(
         table, data / "images", image_column="image", label_column="class", seed=options.seed,
         test_prefix="test_" if table["image"].str.startswith("test_").any() else None,
-        level=options.level, mpp=options.mpp if options.level is None else None, image_size=options.image_size,
-        batch_size=options.batch_size, num_workers=options.num_workers,
+        level=options.level, mpp=options.mpp if options.level is None else None, image_size=options.image_size or None,
+        lazy=options.lazy, crop=options.crop, batch_size=options.batch_size, num_workers=options.num_workers,
     )  # fmt: skip
     slides.setup()
     slides.show_batch("train", path=out / "batch.png")

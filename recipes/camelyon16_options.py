@@ -31,9 +31,19 @@ def parse_arguments(description: str | None, arguments: list[str] | None = None)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--mpp", type=float, help=f"spacing to read at, um per pixel ({REAL['mpp']})")
     size.add_argument("--level", type=int, help="pyramid level to read, instead of --mpp")
-    add("--image-size", type=int, help=f"crop or pad slides to this side, pixels ({REAL['image_size']})")
+    add(
+        "--image-size",
+        type=int,
+        help=f"crop or pad slides to this side, pixels; 0 for whole slides ({REAL['image_size']})",
+    )
     add("--tile-size", type=int, help=f"memory budget: side of a square of pixels in flight ({REAL['tile_size']})")
-    add("--model", default="resnet18", help="resnet18, resnet34 or resnet50 (%(default)s)")
+    add("--memory", help="budget of a training step, such as 8GB, instead of --tile-size")
+    add("--lazy", action="store_true", help="never hold a slide whole: decode its rows when the network asks for them")
+    add(
+        "--crop", choices=("tissue", "pack"), help="read the tissue's bounding box, or its pieces packed close together"
+    )
+    add("--model", default="resnet18", help="resnet9 to resnet152, wide and ResNeXt variants (%(default)s)")
+    add("--pooling", default="avg", help="avg, max, gem, lse or attention (%(default)s)")
     add("--weights", help="DEFAULT for ImageNet's, a torchvision name, a file, or none for random (DEFAULT)")
     add("--train-streaming-layers", action="store_true", help="train the trunk too, not only the classifier")
     add(

@@ -112,11 +112,10 @@ def fastest_within(
     if best is not None:
         return best[1]
     assert least is not None
-    images = memory.batch * memory.images
+    images, size = memory.batch * memory.images, f"{memory.height} x {memory.width}"
     raise ValueError(
-        f"memory of {budget_bytes / 1e6:.4g} MB is too small for {images} image(s) of {memory.height} x {memory.width} "
-        f"pixels: strips of {least[1].strip_rows} rows need least, about {least[0] / 1e6:.4g} MB. Raise memory=, or use "
-        "smaller images."
+        f"memory of {budget_bytes / 1e6:.4g} MB is too small for {images} image(s) of {size} pixels: strips of "
+        f"{least[1].strip_rows} rows need least, about {least[0] / 1e6:.4g} MB. Raise memory=, or use smaller images."
     )
 
 
