@@ -136,9 +136,10 @@ def _choices(
     strips = memory.strips(strip_rows)
     for frozen in (True, False) if memory.frozen else (True,):
         plain = Choice(strip_rows, Keeping(graphs=1, frozen=frozen))
-        left, graph = budget - memory.total(plain, carried), memory.saved * min(1.0, strip_rows / memory.height)
-        more = int(left / graph) if left > 0 and graph > 0 else 0
+        one, two = (memory.total(Choice(strip_rows, Keeping(graphs=n, frozen=frozen)), carried) for n in (1, 2))
+        more = (budget - one) // (two - one) if budget > one and two > one else 0
         yield Choice(strip_rows, replace(plain.keeping, graphs=min(strips, 1 + more)))
+        yield Choice(strip_rows, replace(plain.keeping, graphs=strips))  # the last strip may be lower
         every = max(2, round(strips**0.5))
         if strips > every:
             yield Choice(strip_rows, replace(plain.keeping, every=every, graphs=1))

@@ -25,6 +25,7 @@ from .shapes import ValueShape, boundary_bytes, value_shapes
 _INDEX_BYTES = 8  # a maximum pool saves an int64 index for every output pixel
 _WEIGHT_COPIES = 4  # folded weights, their gradients, the parameters' gradients, and one reordered by the kernels
 _WORKING_COPIES = 3  # gradient of the largest value, a re-ordered copy of it, and one of its input
+_SLACK = 1.1  # blocks that the allocator has taken back and not given away again: see docs/benchmarks.md
 _SAMPLED_STRIPS = 96  # carries repeat from strip to strip; so many show their mean
 
 
@@ -132,4 +133,6 @@ class StepMemory:
         working = _WORKING_COPIES * max(self.values) * share
         frozen = self.frozen if keeping.frozen else 0
         waiting = self.images * (kept * carried + frozen)
-        return int(waiting + self.saved * graphs + working + self._fixed)
+        # Rows joined with carries hold these once more.
+        of_graphs = self.saved * graphs + max(1, min(keeping.graphs, strips)) * carried
+        return int(_SLACK * (waiting + of_graphs + working + self._fixed))

@@ -130,7 +130,7 @@ def test_images_of_a_list_share_the_budget_but_not_the_weights() -> None:
     alone, four = step_memory(module, 1, 1024, 512), step_memory(module, 1, 1024, 512, images=4)
     strips = Choice(64, Keeping())
     assert alone.total(strips) < four.total(strips) < 4 * alone.total(strips)
-    assert four.total(strips) - alone.total(strips) == pytest.approx(3 * 15 * alone.carried(64), rel=0.01)
+    assert four.total(strips) - alone.total(strips) == pytest.approx(3 * 15 * 1.1 * alone.carried(64), rel=0.01)
     trunk = stream(module, memory="350MB")
     assert trunk([torch.rand(3, 224, 222)] * 4).shape == (4, 1000)
 
