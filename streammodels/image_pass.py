@@ -25,6 +25,7 @@ from .engine import Carries, Engine, NodeTensors, Strip
 from .keeping import Keeping, Visit, visits
 from .reductions import Parts, Reduction, present
 from .rows import RowPlan
+from .shelf import Shelf
 from .sources import StripReader
 from .surroundings import Surroundings
 
@@ -94,6 +95,7 @@ class Pass:
         self.needs = self.engine.needs_grad(self.tensors, self.image_needs_grad)
         frozen = self.keeping is not None and self.keeping.frozen
         self.shortcut = self.engine.shortcut(self.needs) if frozen else None
+        self._carry_shelf, self._row_shelf = Shelf(), Shelf()
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +124,7 @@ class Pass:
                 else:
                     step = self._step(strip, rows, carries, None)
                 if self.shortcut is not None:
-                    self.frozen_rows[strip] = step.handed_over
+                    self.frozen_rows[strip] = {i: self._row_shelf.put(rows) for i, rows in step.handed_over.items()}
                 carries = step.carries
                 self._collect(step, strip, maps)
             return [value for index in self.engine.network.boundary for value in self._yielded(index, maps)]
@@ -132,7 +134,7 @@ class Pass:
         assert self.keeping is not None
         if strip % self.keeping.every == 0:
             wanted = {i: c for i, c in carries.items() if self.shortcut is None or i not in self.shortcut.skipped}
-            self.carries[strip] = {i: _on_host(c) if self.keeping.on_host else c.detach() for i, c in wanted.items()}
+            self.carries[strip] = {i: self._carry_shelf.put(c, self.keeping.on_host) for i, c in wanted.items()}
         if self.engine.network.has_random_nodes:
             self.surroundings.note_random_state(self.device)
 
@@ -268,6 +270,7 @@ class Pass:
         self._places = [[(strip, tuple(rows)) for strip, rows in store.items()] for store in stores]
         tensors = [tensor for store in stores for rows in store.values() for tensor in rows.values()]
         self.carries, self.frozen_rows = {}, {}
+        self._carry_shelf, self._row_shelf = Shelf(), Shelf()
         return tensors
 
     def take_back(self, tensors: Iterable[Tensor]) -> None:
@@ -280,11 +283,3 @@ class Pass:
     def drop(self) -> None:
         """Let go of all that a backward pass needs; `take_back` and new leaves make up for it."""
         self.carries, self.frozen_rows, self.graphs, self.tensors = {}, {}, {}, ()
-
-
-def _on_host(carry: Tensor) -> Tensor:
-    """A copy in host memory, pinned so that it is made while the computation goes on."""
-    if carry.device.type != "cuda":
-        return carry.detach().cpu()
-    copy = torch.empty(carry.shape, dtype=carry.dtype, pin_memory=True)
-    return copy.copy_(carry, non_blocking=True)

@@ -1,0 +1,34 @@
+"""Copies on a shelf are what was put there, side by side."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from streammodels import shelf
+from streammodels.shelf import Shelf
+
+
+def test_copies_keep_values_types_and_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "BLOCK_BYTES", 1000)
+    held, given = Shelf(), []
+    for size in (1, 3, 50, 7, 200, 0, 5):
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.uint8):
+            given.append((torch.rand(1, size, 2, 3) * 200).to(dtype))
+    copies = [held.put(tensor) for tensor in given]
+    for copy, tensor in zip(copies, given, strict=True):
+        assert torch.equal(copy, tensor)
+        assert (copy.dtype, copy.shape) == (tensor.dtype, tensor.shape)
+        tensor.zero_()
+    assert float(copies[-1].sum()) > 0  # a copy, not the tensor itself
+
+
+def test_copies_share_a_block() -> None:
+    held = Shelf()
+    first, second = held.put(torch.rand(4)), held.put(torch.rand(2, 3), host=True)
+    assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+    assert second.storage_offset() * 4 >= 16
+
+
+def test_copies_have_no_graph() -> None:
+    assert not Shelf().put(torch.rand(3, requires_grad=True) * 2).requires_grad
