@@ -1,4 +1,4 @@
-"""One training step of a ResNet-9 on images that are never whole: time, and resident memory, by their height.
+"""One training step of a small ResNet on images that are never whole: time, and resident memory, by their height.
 
     python tests/benchmarks/streaming_lazy.py --width 4096 --heights 4096 8192 16384 32768 65536 --strips 128
     python tests/benchmarks/streaming_lazy.py --width 32768 --heights 32768 --memory 1GB --slide build/large.tif
@@ -78,6 +78,18 @@ class Timed:
         return rows
 
 
+def narrow_resnet() -> nn.Module:
+    """A stem and four residual blocks of 16, 32, 64 and 128 channels, half as wide as ResNet-9."""
+    from torchvision.models.resnet import BasicBlock, conv1x1
+
+    stem = [nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    blocks: list[nn.Module] = [BasicBlock(16, 16)]
+    for channels in (16, 32, 64):
+        shortcut = nn.Sequential(conv1x1(channels, 2 * channels, 2), nn.BatchNorm2d(2 * channels))
+        blocks.append(BasicBlock(channels, 2 * channels, 2, shortcut))
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 2))
+
+
 def measure(options: argparse.Namespace, height: int) -> dict[str, Any]:
     """One step, in this process."""
     from streaming_worker import resident_bytes, settle_memory
@@ -87,7 +99,7 @@ def measure(options: argparse.Namespace, height: int) -> dict[str, Any]:
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    network = build_resnet("resnet9", 2, None).eval()
+    network = (build_resnet("resnet9", 2, None) if options.model == "resnet9" else narrow_resnet()).eval()
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.requires_grad_(False)
@@ -136,6 +148,7 @@ def row(record: dict[str, Any]) -> str:
 def main() -> None:
     """Measure each height in a fresh process and print the table as it grows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("resnet9", "narrow"), default="resnet9", help="(resnet9)")
     parser.add_argument("--heights", type=int, nargs="+", default=[4096, 8192, 16384], help="(4096 8192 16384)")
     parser.add_argument("--width", type=int, default=4096, help="(4096)")
     parser.add_argument("--strips", type=int, default=128, help="strip height, px (128)")
