@@ -10,7 +10,8 @@ from .keeping import Keeping
 from .memory import Choice, StepMemory
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_ROWS_LOST = 4  # a strip takes the time of about so many further rows: small kernels, weights read once more
+_ROWS_LOST = 1  # a strip takes the time of about so many further rows: carries joined, weights read once more
+_TOO_LARGE = 1.1  # strips that leave the caches take so much more time
 _MOST_STRIPS = 4096
 _MOST_PIXELS = {"cpu": 2**19}  # taller strips leave a CPU's caches: see docs/benchmarks.md
 _MOST_PIXELS_ELSEWHERE = 2**22  # enough for the kernels of a GPU to fill it; not measured
@@ -94,17 +95,17 @@ def fastest_within(
         memory: Of the network and image.
         budget_bytes: The budget.
         keeping: What is kept, if that is not to be chosen.
-        most_pixels: Strips of more pixels are not faster; what memory is left is better spent on keeping graphs.
+        most_pixels: Strips of more pixels are slower; what memory is left is better spent on keeping graphs.
 
     Raises:
         ValueError: If not even the least that works fits; the message says how much that is.
     """
     best: tuple[float, Choice] | None = None
     least: tuple[float, Choice] | None = None
-    for strip_rows in _heights(memory.height, most_pixels / (memory.batch * memory.width)):
+    for strip_rows in _heights(memory.height):
         carried = memory.carried(strip_rows)
         for choice in _choices(memory, strip_rows, carried, budget_bytes, keeping):
-            needed, time = memory.total(choice, carried), _time(memory, choice)
+            needed, time = memory.total(choice, carried), _time(memory, choice, most_pixels)
             if least is None or needed < least[0]:
                 least = (needed, choice)
             if needed <= budget_bytes and (best is None or time < best[0]):
@@ -119,11 +120,10 @@ def fastest_within(
     )
 
 
-def _heights(height: int, most_rows: float) -> list[int]:
-    """Strip heights worth a try: the image in 1, 2, 3, 4, 6, 8, 12 ... equal strips of at most `most_rows` rows."""
+def _heights(height: int) -> list[int]:
+    """Strip heights worth a try: the image in 1, 2, 3, 4, 6, 8, 12 ... equal strips."""
     counts = {round(base * 2**power) for base in (1, 1.5) for power in range(13)}
-    heights = sorted({-(-height // count) for count in counts if count <= min(height, _MOST_STRIPS)}, reverse=True)
-    return [rows for rows in heights if rows <= most_rows] or heights[-1:]
+    return sorted({-(-height // count) for count in counts if count <= min(height, _MOST_STRIPS)}, reverse=True)
 
 
 def _choices(
@@ -145,11 +145,12 @@ def _choices(
             yield Choice(strip_rows, replace(plain.keeping, every=every, graphs=1))
 
 
-def _time(memory: StepMemory, choice: Choice) -> float:
+def _time(memory: StepMemory, choice: Choice, most_pixels: int) -> float:
     """Estimated time of a step, in forward passes of the plain network."""
     strips, keeping = memory.strips(choice.strip_rows), choice.keeping
     recomputed = 1 - min(strips, keeping.graphs) / strips
     again = 1 - 1 / keeping.every
     rows = memory.height / strips
     frozen = 0.0 if keeping.frozen or not memory.frozen else 0.5  # a guess: how much of the network is frozen
-    return (3 + (1 + again) * recomputed + frozen) * (1 + _ROWS_LOST / rows)
+    large = _TOO_LARGE if memory.batch * memory.width * choice.strip_rows > most_pixels else 1.0
+    return (3 + (1 + again) * recomputed + frozen) * (1 + _ROWS_LOST / rows) * large

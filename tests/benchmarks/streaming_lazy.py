@@ -107,13 +107,13 @@ def measure(options: argparse.Namespace, height: int) -> dict[str, Any]:
     trunk = stream(network, **sizes, keeping=Keeping(every=options.every) if options.every else None)
     image = Timed(open_image(options, height))
     warm_up = trunk([torch.rand(3, 512, 512)])
-    warm_up.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    warm_up.sum().backward()
     network.zero_grad()
     forecast = trunk.forecast(height, options.width) if height >= options.width else None
     settle_memory()
     baseline, begun = resident_bytes("VmRSS"), time.perf_counter()
     logits = trunk(image)
-    nn.functional.cross_entropy(logits, torch.tensor([1])).backward()
+    nn.functional.cross_entropy(logits, torch.tensor([1])).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     step_s, peak = time.perf_counter() - begun, resident_bytes("VmHWM")
     gradient = sum(float(p.grad.double().norm()) for p in network.parameters() if p.grad is not None)
     return {
