@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BLOCK_BYTES = (
-    64 * 2**20
-)  # glibc maps blocks above 32 MiB apart from its heap, and only the pages that are written count
+BLOCK_BYTES = 64 * 2**20
+"""The largest block that is shared; each is as large as all before it together, so that small images need little. glibc
+maps blocks above 32 MiB apart from its heap, and there only pages that are written count."""
+
 _ALIGNMENT = 64
 
 
@@ -22,6 +23,7 @@ class Shelf:
     def __init__(self) -> None:
         self._block = torch.empty(0, dtype=torch.uint8)
         self._used = 0
+        self._put = 0
 
     def put(self, tensor: Tensor, host: bool = False) -> Tensor:
         """A copy of `tensor` without graph.
@@ -33,9 +35,11 @@ class Shelf:
         """
         size = tensor.numel() * tensor.element_size()
         if self._used + size > len(self._block):
-            self._block, self._used = self._new_block(max(size, BLOCK_BYTES), tensor.device, host), 0
+            block = max(size, min(BLOCK_BYTES, self._put))
+            self._block, self._used = self._new_block(block, tensor.device, host), 0
         place = self._block[self._used : self._used + size].view(tensor.dtype).view(tensor.shape)
         self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
+        self._put += size
         with torch.no_grad():
             return place.copy_(tensor, non_blocking=host)
 

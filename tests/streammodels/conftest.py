@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from streammodels import StreamedModule, stream
+from streammodels import StreamedModule, shelf, stream
 
 Compare = Callable[..., float]
 RELATIVE_TOLERANCE = 1e-12
@@ -100,14 +101,15 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and not result.is_meta:
-            self.numbers = max(self.numbers, result.numel())
+        made = [value for value in pytree.tree_leaves(result) if isinstance(value, Tensor) and not value.is_meta]
+        self.numbers = max([self.numbers, *(tensor.numel() for tensor in made)])
         return result
 
 
 @pytest.fixture
-def largest_tensor() -> LargestTensor:
-    """``with largest_tensor: ...``, then ``largest_tensor.numbers``."""
+def largest_tensor(monkeypatch: pytest.MonkeyPatch) -> LargestTensor:
+    """``with largest_tensor: ...``, then ``largest_tensor.numbers``. Kept carries do not share blocks."""
+    monkeypatch.setattr(shelf, "BLOCK_BYTES", 0)
     return LargestTensor()
 
 

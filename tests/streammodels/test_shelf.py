@@ -25,9 +25,18 @@ def test_copies_keep_values_types_and_shapes(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_copies_share_a_block() -> None:
     held = Shelf()
+    held.put(torch.rand(1000))
     first, second = held.put(torch.rand(4)), held.put(torch.rand(2, 3), host=True)
     assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
     assert second.storage_offset() * 4 >= 16
+
+
+def test_small_images_need_small_blocks() -> None:
+    held = Shelf()
+    copies = [held.put(torch.rand(1000)) for _ in range(20)]
+    blocks = {copy.untyped_storage().data_ptr(): copy.untyped_storage().nbytes() for copy in copies}
+    assert len(blocks) <= 7
+    assert sum(blocks.values()) <= 2.2 * 20 * 4000
 
 
 def test_copies_have_no_graph() -> None:
