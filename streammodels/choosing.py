@@ -135,22 +135,20 @@ def _choices(
         return
     strips = memory.strips(strip_rows)
     for frozen in (True, False) if memory.frozen else (True,):
-        plain = Choice(strip_rows, Keeping(graphs=1, frozen=frozen))
-        one, two = (memory.total(Choice(strip_rows, Keeping(graphs=n, frozen=frozen)), carried) for n in (1, 2))
+        last = Keeping(graphs=1, frozen=frozen)
+        one, two = (memory.total(Choice(strip_rows, replace(last, graphs=n)), carried) for n in (1, 2))
         more = (budget - one) // (two - one) if budget > one and two > one else 0
-        yield Choice(strip_rows, replace(plain.keeping, graphs=min(strips, 1 + more)))
-        yield Choice(strip_rows, replace(plain.keeping, graphs=strips))  # the last strip may be lower
+        yield Choice(strip_rows, replace(last, graphs=min(strips, 1 + more)))
+        yield Choice(strip_rows, replace(last, graphs=strips))  # the last strip may be lower
         every = max(2, round(strips**0.5))
         if strips > every:
-            yield Choice(strip_rows, replace(plain.keeping, every=every, graphs=1))
+            yield Choice(strip_rows, replace(last, every=every))
 
 
 def _time(memory: StepMemory, choice: Choice, most_pixels: int) -> float:
     """Estimated time of a step, in forward passes of the plain network."""
     strips, keeping = memory.strips(choice.strip_rows), choice.keeping
-    recomputed = 1 - min(strips, keeping.graphs) / strips
-    again = 1 - 1 / keeping.every
     rows = memory.height / strips
     frozen = 0.0 if keeping.frozen or not memory.frozen else 0.5  # a guess: how much of the network is frozen
     large = _TOO_LARGE if memory.batch * memory.width * choice.strip_rows > most_pixels else 1.0
-    return (3 + (1 + again) * recomputed + frozen) * (1 + _ROWS_LOST / rows) * large
+    return (3 + keeping.passes_again(strips) + frozen) * (1 + _ROWS_LOST / rows) * large

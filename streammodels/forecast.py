@@ -38,7 +38,7 @@ class Forecast:
 
     def __str__(self) -> str:
         lines = "columns" if self.sideways else "rows"
-        again = 1 - min(self.strips, self.keeping.graphs) / self.strips
+        again = self.keeping.recomputed(self.strips)
         return (
             f"{self.strips} strip(s) of {self.strip_rows} {lines}, {again:.0%} of them computed twice; "
             f"about {self.memory_bytes / 1e9:.3g} GB above model and image; {self.forward_operations / 1e12:.3g} TFLOP "
@@ -51,9 +51,7 @@ def make_forecast(memory: StepMemory, tensors: NodeTensors, choice: Choice, side
     strips, keeping = memory.strips(choice.strip_rows), choice.keeping
     shortcut = memory.engine.shortcut(list(memory.needs_grad)) if keeping.frozen else None
     forward, backward, again = _operations(memory, tensors, shortcut)
-    recomputed = 1 - min(strips, keeping.graphs) / strips
-    again_in_groups = again * (1 - 1 / keeping.every)
-    training = forward + backward + round(recomputed * (again + again_in_groups))
+    training = forward + backward + round(again * keeping.passes_again(strips))
     return Forecast(strips, choice.strip_rows, sideways, keeping, memory.total(choice), forward, training)
 
 

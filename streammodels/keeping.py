@@ -35,6 +35,14 @@ class Keeping:
         if self.every < 1 or self.graphs < 0:
             raise ValueError(f"every has to be at least 1 and graphs at least 0, got {self.every} and {self.graphs}")
 
+    def recomputed(self, strips: int) -> float:
+        """The share of `strips` strips that have no graph."""
+        return 1 - min(strips, self.graphs) / strips
+
+    def passes_again(self, strips: int) -> float:
+        """Forward passes computed again: those strips for their graphs and, in groups, once more for their carries."""
+        return self.recomputed(strips) * (2 - 1 / self.every)
+
 
 @dataclass(frozen=True)
 class Visit:
