@@ -26,8 +26,8 @@ from wsidata.formats import ZARR_METADATA
 from wsidata.formats.associated import Loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
-from wsidata.formats.request import RGB_NAMES, PixelRequest, channel_numbers
-from wsidata.formats.tile_source import TileSource
+from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, check_memory
+from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource
 from wsidata.spacing import Level
 
 UM_PER_UNIT = {
@@ -36,8 +36,6 @@ UM_PER_UNIT = {
     "picometre": 1e-6,
 }  # fmt: skip
 RGB_COLOURS = ("FF0000", "00FF00", "0000FF")
-PLAIN_TYPES = ("uint8", "uint16", "float32")
-LARGE_BYTES, MAX_MEMORY_BYTES = 256 * 1024**2, 4 * 1024**3
 MAX_SHIFT_PX = 1.0
 """Levels begin at the same place to within one of their own pixels; more needs an arithmetic that is not done here."""
 
@@ -94,14 +92,9 @@ class ZarrPyramid:
         """A whole level: RGB, or the channels asked for. A large RGB level is lazy."""
         size, array = self.levels[level], self._arrays[level]
         need = size.width * size.height * len(self._chosen) * array.dtype.itemsize
-        if need > LARGE_BYTES and self._request.channels is None:
+        if need > DECODED_AT_ONCE_BYTES and self._request.channels is None:
             return self.lazy_image(level)
-        if need > MAX_MEMORY_BYTES:
-            raise UnsupportedImageError(
-                f"level {level} of '{self._path}' ({size.width}x{size.height}, {len(self._chosen)} channels of "
-                f"{array.dtype}) takes {need / 1e9:.1f} GB of memory. Choose a coarser level or fewer channels, or "
-                "read parts with read_region."
-            )
+        check_memory(self._path, level, size.size, len(self._chosen), array.dtype)
         return self._shown(level, 0, 0, size.width, size.height)
 
     def lazy_image(self, level: int) -> pyvips.Image:

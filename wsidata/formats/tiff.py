@@ -29,11 +29,9 @@ from wsidata.formats.sample_colours import RGB, YCBCR
 from wsidata.formats.segments import Segments
 from wsidata.formats.tiff_checks import interpretation_of, picture_pages
 from wsidata.formats.tiff_levels import find_layout, opening
-from wsidata.formats.tile_source import TILE_MULTIPLE_PX, TileSource
+from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TILE_MULTIPLE_PX, TileSource
 from wsidata.formats.vips import thread_count
 
-DECODED_AT_ONCE_BYTES = 256 * 1024**2
-"""Levels up to this size are decoded whole, which is fastest; of larger ones libvips pipelines ask for single tiles."""
 MAX_SOURCE_TILE_PX = 2048
 
 

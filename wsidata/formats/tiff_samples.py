@@ -17,15 +17,11 @@ from wsidata.errors import UnsupportedImageError
 from wsidata.formats.associated import Loaders, tiff_loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.layout import TiffLayout
-from wsidata.formats.request import RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, check_memory
 from wsidata.formats.sample_colours import MINISWHITE, PALETTE, RGB, YCBCR
 from wsidata.formats.segments import Segments
 from wsidata.formats.tiff_checks import check_colours, check_upright, interpretation_of, picture_pages
 from wsidata.formats.tiff_levels import find_layout, opening
-
-PLAIN_TYPES = ("uint8", "uint16", "float32")
-"""Samples handed out as they are stored."""
-MAX_MEMORY_BYTES = 4 * 1024**3
 
 
 class TiffSamples:
@@ -87,13 +83,7 @@ class TiffSamples:
     def image(self, level: int) -> pyvips.Image:
         """A whole level, decoded now: the channels asked for, or RGB."""
         size, page = self.levels[level], self._segments[level][0].page
-        need = size.width * size.height * len(self._chosen) * page.dtype.itemsize
-        if need > MAX_MEMORY_BYTES:
-            raise UnsupportedImageError(
-                f"level {level} of '{self._path}' ({size.width}x{size.height}, {len(self._chosen)} channels of "
-                f"{page.dtype}) takes {need / 1e9:.1f} GB of memory. Choose a coarser level or fewer channels, or read "
-                "parts with read_region."
-            )
+        check_memory(self._path, level, size.size, len(self._chosen), page.dtype)
         return self._shown(level, 0, 0, size.width, size.height)
 
     def lazy_image(self, level: int) -> pyvips.Image:

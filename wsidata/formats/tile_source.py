@@ -29,6 +29,9 @@ TILE_MULTIPLE_PX = 16  # libtiff asks for it
 BANDS = 3
 SHORT, LONG, LONG8 = 3, 4, 16
 
+DECODED_AT_ONCE_BYTES = 256 * 1024**2
+"""Levels up to this size are decoded whole, which is fastest; of larger ones libvips pipelines ask for single tiles."""
+
 KEPT_TILE_BYTES = 256 * 1024**2
 """Decoded tiles kept for each image; more if `KEPT_TILE_ROWS` rows (or columns) of tiles are more than this."""
 

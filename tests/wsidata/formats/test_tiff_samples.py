@@ -162,7 +162,7 @@ def test_a_cut_off_stack_is_refused(tmp_path):
 
 
 def test_too_large_a_stack_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("wsidata.formats.tiff_samples.MAX_MEMORY_BYTES", 1000)
+    monkeypatch.setattr("wsidata.formats.request.MAX_MEMORY_BYTES", 1000)
     with Slide(write_ome(tmp_path / "a.ome.tif"), channels=[0, 1]) as slide:
         with pytest.raises(UnsupportedImageError, match=r"level 0 .*2 channels of uint16\) takes .* read_region"):
             slide.image(level=0)
