@@ -1,7 +1,6 @@
 """The recipe end to end: on a tiny synthetic tree, and on slides cut from real ones where those are at hand."""
 
 import importlib
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -10,18 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 REAL_SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 FILES = ("best.ckpt", "metrics.csv", "scores.csv", "split.csv", "predictions.csv")
 PICTURES = ("roc.png", "confusion.png", "batch.png")
 SMALL = ["--image-size", "64", "--tile-size", "32", "--epochs", "2", "--num-workers", "0", "--weights", "none"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _recipes_on_path():
-    sys.path.insert(0, str(RECIPES))
-    yield
-    sys.path.remove(str(RECIPES))
 
 
 @pytest.fixture

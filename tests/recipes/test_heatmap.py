@@ -1,7 +1,6 @@
 """The heat-map recipe end to end: a tiny checkpoint, a synthetic slide."""
 
 import importlib
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,15 +13,6 @@ from lightning import Trainer
 from streammodels import StreamingResNet
 from wsidata import WSIDataModule
 from wsidata.synthetic import write_camelyon16, write_slide
-
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _recipes_on_path():
-    sys.path.insert(0, str(RECIPES))
-    yield
-    sys.path.remove(str(RECIPES))
 
 
 @pytest.fixture
