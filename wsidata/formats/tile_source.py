@@ -49,15 +49,35 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
         tile_width_px: Columns of a tile, a multiple of 16.
         tile_height_px: Rows of a tile, a multiple of 16.
         decode: Gives the pixels of a rectangle; called from libvips' threads, never by two at a time.
-
-    Attributes:
-        failure: The first exception that `decode` raised. libvips then reports a read error of its own.
     """
 
     def __init__(
         self, width_px: int, height_px: int, tile_width_px: int, tile_height_px: int, decode: DecodeTile
     ) -> None:
         super().__init__()
+        # Callbacks that held the source itself would close a circle, and its file would stay open until Python's
+        # collector of circles happens to run.
+        self._file = _PretendedFile(width_px, height_px, tile_width_px, tile_height_px, decode)
+        self.on_read(self._file.read)
+        self.on_seek(self._file.seek)
+
+    @property
+    def failure(self) -> Exception | None:
+        """The first exception that `decode` raised. libvips then reports a read error of its own."""
+        return self._file.failure
+
+    def image(self) -> pyvips.Image:
+        """The lazy image: uchar, 3 bands, sRGB. Tiles are forgotten between evaluations; see `kept_tiles`."""
+        # libvips takes a failed read for a mere warning, and shows black for it if told to let warnings pass.
+        return pyvips.Image.new_from_source(self, "", access="random", fail_on="warning")
+
+
+class _PretendedFile:
+    """The file that libvips believes to read: a header, and tiles that are decoded when somebody reads there."""
+
+    def __init__(
+        self, width_px: int, height_px: int, tile_width_px: int, tile_height_px: int, decode: DecodeTile
+    ) -> None:
         if tile_width_px % TILE_MULTIPLE_PX or tile_height_px % TILE_MULTIPLE_PX:
             raise ValueError(f"tiles of {tile_width_px}x{tile_height_px} px: both sides must be multiples of 16.")
         self.width_px, self.height_px = width_px, height_px
@@ -66,13 +86,6 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
         self._decode = decode
         self._position = 0
         self._latest: tuple[int, memoryview] = (-1, memoryview(b""))
-        self.on_read(self._read)
-        self.on_seek(self._seek)
-
-    def image(self) -> pyvips.Image:
-        """The lazy image: uchar, 3 bands, sRGB. Tiles are forgotten between evaluations; see `kept_tiles`."""
-        # libvips takes a failed read for a mere warning, and shows black for it if told to let warnings pass.
-        return pyvips.Image.new_from_source(self, "", access="random", fail_on="warning")
 
     @property
     def _columns(self) -> int:
@@ -110,12 +123,13 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
         directory = struct.pack("<Q", len(tags)) + b"".join(struct.pack("<HHQQ", *tag) for tag in tags) + bytes(8)
         return struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) + directory + offsets.tobytes() + lengths.tobytes()
 
-    def _seek(self, offset: int, whence: int) -> int:
+    def seek(self, offset: int, whence: int) -> int:
+        """As `io.BufferedIOBase.seek`."""
         end = len(self._header) + self._tiles * self._tile_bytes
         self._position = {0: 0, 1: self._position, 2: end}[whence] + offset
         return self._position
 
-    def _read(self, count: int) -> bytes | memoryview | None:
+    def read(self, count: int) -> bytes | memoryview | None:
         """Bytes at the present position, as many as lie together; None at the end, or where decoding failed."""
         if self._position < len(self._header):
             data: bytes | memoryview = self._header[self._position : self._position + count]
