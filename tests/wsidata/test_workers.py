@@ -1,5 +1,6 @@
 """Loader workers after threaded libvips work here: no hang, no file left open, the same batches for the same seed."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def test_four_workers_neither_hang_nor_keep_files_and_agree_with_none(dataset, s
     assert not same(first, second)
     assert [worker.pid for worker in loader._iterator._workers] == workers
     folder = str(Path(dataset.paths[0]).parent)
+    gc.collect()  # slides that other tests of this process never closed
     assert [open_files(pid, folder) for pid in (*workers, os.getpid())] == [[]] * 5
     assert [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in workers] == after_one
 
