@@ -6,7 +6,6 @@ A concrete module only says where its table comes from (`read_labels`) and how a
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,24 +20,24 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from wsidata.batch_figures import draw_samples
 from wsidata.class_weights import class_weights
 from wsidata.epochs import EpochDataset
-from wsidata.lazy import as_tensor
 from wsidata.leaks import LeakKind, LeakReport, check_leaks
 from wsidata.loaders import EpochLoader, WorkerStart, check_worker_start, make_loader
-from wsidata.plots import overlay_masks, plot_images, spread_over_classes
-from wsidata.samplers import Share
-from wsidata.split_files import check_no_leak, check_same_split, save_splits, split_digest, split_parts
-from wsidata.splits import SPLITS, SplitError, SplitWarning
+from wsidata.samplers import share_of_process
+from wsidata.split_base import PARTS, SPLITS, Part, SplitError
+from wsidata.split_files import save_splits, split_digest
+from wsidata.split_memory import check_remembered_classes, check_remembered_split, remember, remembered_stats
 from wsidata.stats import ChannelStats
 from wsidata.tables import LabelTable
 
-Part = Literal["train", "val", "test", "predict"]
+__all__ = ["LEAK_ACTIONS", "PARTS", "Leaks", "Part", "Sampling", "SplitDataModule"]
+
 Sampling = Literal["shuffle", "balanced"]
 Leaks = Literal["off", "warn", "error"]
 LEAK_ACTIONS = ("off", "warn", "error")
 _THREADS = 4
-PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
 
 
 class SplitDataModule(LightningDataModule, ABC):
@@ -194,13 +193,7 @@ class SplitDataModule(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The split, the classes, and the statistics if they are known, for the checkpoint."""
-        frame, stats = self.labels.frame, self.__dict__.get("stats")
-        return {
-            "split": split_parts(frame),
-            "digest": split_digest(frame),
-            "class_names": list(self.class_names),
-            "stats": None if stats is None else stats.to_json(),
-        }
+        return remember(self.labels.frame, self.class_names, self.__dict__.get("stats"))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare a checkpoint's split and statistics with ours; take its statistics if we have none.
@@ -209,30 +202,16 @@ class SplitDataModule(LightningDataModule, ABC):
             SplitError: if training would go on with another split, other classes or other statistics, or if slides
                 that the checkpoint was trained on would be used to validate or test it.
         """
-        self._load_stats(state_dict.get("stats"))
-        if state_dict["class_names"] != list(self.class_names):
-            raise SplitError(
-                f"the checkpoint's classes are {state_dict['class_names']} and the table's {list(self.class_names)}. "
-                "Pass class_names= in the checkpoint's order."
-            )
+        stats = remembered_stats(state_dict, self.__dict__.get("stats"))
+        if stats is not None:
+            self.stats = stats
+        check_remembered_classes(state_dict, self.class_names)
         stage = None if self.trainer is None else self.trainer.state.fn
         if stage in (None, TrainerFn.FITTING):
-            if state_dict["digest"] != self.split_digest:
-                check_same_split(state_dict["split"], split_parts(self.labels.frame))
+            check_remembered_split(state_dict, self.labels.frame)
         elif stage in (TrainerFn.VALIDATING, TrainerFn.TESTING):
-            part = "val" if stage == TrainerFn.VALIDATING else "test"
-            check_no_leak(state_dict["split"], list(self.tables[part]["image_id"]), part)
-
-    def _load_stats(self, saved: str | None) -> None:
-        if saved is None:
-            return
-        ours = self.__dict__.get("stats")
-        if ours is not None and ours.digest != ChannelStats.from_json(saved).digest:
-            raise SplitError(
-                f"the checkpoint was trained with other channel statistics: mean {ChannelStats.from_json(saved).mean}, "
-                f"and here {ours.mean}. Leave stats= out, and those of the checkpoint are taken."
-            )
-        self.stats = ChannelStats.from_json(saved)
+            part: Part = "val" if stage == TrainerFn.VALIDATING else "test"
+            check_remembered_split(state_dict, self.labels.frame, evaluated=part)
 
     # -- looking at it -------------------------------------------------------------------------------------------------
 
@@ -247,25 +226,7 @@ class SplitDataModule(LightningDataModule, ABC):
         Returns:
             The figure.
         """
-        table = self.tables[part]
-        if table.empty:
-            raise SplitError(f"there are no {part} rows to show.")
-        dataset = self.make_dataset(part)
-        rows = spread_over_classes(table["label"].tolist(), max_images)
-        masked = "mask" in table.columns and part != "predict"
-        samples = [dataset[row] if masked else (dataset.image(row), None) for row in rows]
-        images = [as_tensor(image) for image, _ in samples]
-        titles = [f"{table['image_id'][row]}\n{table['label_name'][row]}" for row in rows]
-        sizes = sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images})
-        size = f"{sizes[0]} px" if len(sizes) == 1 else "sizes differ"
-        facts = [f"{part}: {len(rows)} of {len(table)} slides", dataset.describe(), size, str(images[0].dtype)[6:]]
-        figure = plot_images(images, titles, ", ".join(fact for fact in facts if fact))
-        if masked:
-            overlay_masks(figure, [mask for _, mask in samples if mask is not None], self.class_names)
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=120)
-        return figure
+        return draw_samples(self.make_dataset(part), self.tables[part], part, self.class_names, max_images, path)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -282,7 +243,7 @@ class SplitDataModule(LightningDataModule, ABC):
             batch_size=self.batch_size,
             shuffle=part == "train",
             balance=self._balance() if part == "train" else None,
-            share=self._share(part),
+            share=share_of_process(self.trainer, part, len(self.tables[part])),
             num_workers=self.num_workers,
             worker_start=self.worker_start,
             pin_memory=self.pin_memory,
@@ -297,32 +258,6 @@ class SplitDataModule(LightningDataModule, ABC):
                 f"sampling='balanced' needs one class a slide, not targets of kind '{self.labels.target}'."
             )
         return [int(label) for label in self.tables["train"]["label"]]
-
-    def _share(self, part: Part) -> Share | None:
-        """This process's part of the training samples, where several train together; Lightning shares out the rest.
-
-        For evaluation it repeats samples until all processes have the same number. Shares that differ would be exact,
-        but Lightning averages what is logged with `sync_dist=True` over a number of samples that it rounds down.
-
-        Warns:
-            SplitWarning: if slides are counted twice in evaluation.
-        """
-        trainer = self.trainer
-        divided = None if trainer is None or part == "predict" else trainer.distributed_sampler_kwargs
-        if divided is None or divided["num_replicas"] == 1:
-            return None
-        if part == "train":
-            return Share(divided["rank"], divided["num_replicas"])
-        slides, processes = len(self.tables[part]), divided["num_replicas"]
-        twice = -slides % processes
-        if twice and divided["rank"] == 0:
-            warnings.warn(
-                f"{slides} {part} slides do not divide over {processes} processes: {twice} of them count twice in the "
-                "scores. For exact scores evaluate with Trainer(devices=1).",
-                SplitWarning,
-                stacklevel=2,
-            )
-        return None
 
     def _trainer_epoch(self) -> tuple[int, int] | None:
         """The seed of the run and the epoch of the Trainer that is training with this module now, if there is one."""

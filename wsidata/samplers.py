@@ -7,6 +7,7 @@ follows from the epoch's number alone.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
 from wsidata.epochs import EpochDataset
+from wsidata.split_base import Part, SplitWarning
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,40 @@ class Share:
 
     index: int = 0
     count: int = 1
+
+
+def share_of_process(trainer: Any, part: Part, rows: int) -> Share | None:
+    """This process's part of the training samples, where several train together; Lightning shares out the rest.
+
+    For evaluation it repeats samples until all processes have the same number. Shares that differ would be exact, but
+    Lightning averages what is logged with `sync_dist=True` over a number of samples that it rounds down.
+
+    Args:
+        trainer: The Lightning Trainer, or None outside of one.
+        part: What is loaded.
+        rows: How many rows that part has.
+
+    Returns:
+        The share for the sampler; None where this process takes all, or Lightning divides.
+
+    Warns:
+        SplitWarning: if slides are counted twice in evaluation.
+    """
+    divided = None if trainer is None or part == "predict" else trainer.distributed_sampler_kwargs
+    if divided is None or divided["num_replicas"] == 1:
+        return None
+    if part == "train":
+        return Share(divided["rank"], divided["num_replicas"])
+    processes = divided["num_replicas"]
+    twice = -rows % processes
+    if twice and divided["rank"] == 0:
+        warnings.warn(
+            f"{rows} {part} slides do not divide over {processes} processes: {twice} of them count twice in the "
+            "scores. For exact scores evaluate with Trainer(devices=1).",
+            SplitWarning,
+            stacklevel=3,
+        )
+    return None
 
 
 class EpochSampler(DistributedSampler[Any]):

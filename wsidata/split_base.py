@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Literal
 
+Part = Literal["train", "val", "test", "predict"]
 SPLITS = ("train", "val", "test")
+PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
 
 
 class SplitError(ValueError):

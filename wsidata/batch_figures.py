@@ -1,0 +1,58 @@
+"""What `show_batch` draws: samples of a dataset as the network gets them, with their names, labels and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from wsidata.epochs import EpochDataset
+from wsidata.lazy import as_tensor
+from wsidata.plots import overlay_masks, plot_images, spread_over_classes
+from wsidata.split_base import Part, SplitError
+
+
+def draw_samples(
+    dataset: EpochDataset,
+    table: pd.DataFrame,
+    part: Part,
+    class_names: Sequence[str],
+    max_images: int = 8,
+    path: str | Path | None = None,
+) -> Figure:
+    """Draw samples of one part, the classes in turn.
+
+    Args:
+        dataset: The part.
+        table: Its rows, with the columns `image_id`, `label` and `label_name`, and `mask` where there are masks.
+        part: What the heading calls it; masks are drawn unless it is "predict".
+        class_names: Names of the classes in a mask.
+        max_images: How many samples at most.
+        path: Where to save the figure; None saves nothing.
+
+    Returns:
+        The figure.
+
+    Raises:
+        SplitError: if the part has no rows.
+    """
+    if table.empty:
+        raise SplitError(f"there are no {part} rows to show.")
+    rows = spread_over_classes(table["label"].tolist(), max_images)
+    masked = "mask" in table.columns and part != "predict"
+    samples: list[tuple[Any, Any]] = [dataset[row] if masked else (dataset.image(row), None) for row in rows]
+    images = [as_tensor(image) for image, _ in samples]
+    titles = [f"{table['image_id'][row]}\n{table['label_name'][row]}" for row in rows]
+    sizes = sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images})
+    size = f"{sizes[0]} px" if len(sizes) == 1 else "sizes differ"
+    facts = [f"{part}: {len(rows)} of {len(table)} slides", dataset.describe(), size, str(images[0].dtype)[6:]]
+    figure = plot_images(images, titles, ", ".join(fact for fact in facts if fact))
+    if masked:
+        overlay_masks(figure, [mask for _, mask in samples], class_names)
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+    return figure

@@ -1,0 +1,82 @@
+"""A checkpoint remembers what its model was trained on: no run goes on, or is scored, on other slides unnoticed.
+
+The memory is plain values only: a checkpoint can then be loaded with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from wsidata.split_base import Part, SplitError
+from wsidata.split_files import check_no_leak, check_same_split, split_digest, split_parts
+from wsidata.stats_file import ChannelStats
+
+
+def remember(table: pd.DataFrame, class_names: Sequence[str], stats: ChannelStats | None) -> dict[str, Any]:
+    """The split, the classes, and the statistics if they are known, for a checkpoint.
+
+    Args:
+        table: Slides, with the columns `image_id` and `split`.
+        class_names: Classes in order.
+        stats: Channel statistics of the training slides, or None.
+    """
+    return {
+        "split": split_parts(table),
+        "digest": split_digest(table),
+        "class_names": list(class_names),
+        "stats": None if stats is None else stats.to_json(),
+    }
+
+
+def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str]) -> None:
+    """Refuse classes that are not the checkpoint's, or in another order.
+
+    Raises:
+        SplitError: with both.
+    """
+    if memory["class_names"] != list(class_names):
+        raise SplitError(
+            f"the checkpoint's classes are {memory['class_names']} and the table's {list(class_names)}. "
+            "Pass class_names= in the checkpoint's order."
+        )
+
+
+def check_remembered_split(memory: dict[str, Any], table: pd.DataFrame, evaluated: Part | None = None) -> None:
+    """Refuse to train on with another split, or to evaluate on slides that were trained on.
+
+    Args:
+        memory: What `remember` returned.
+        table: Slides, with the columns `image_id` and `split`.
+        evaluated: The part that is to be evaluated; None where training goes on.
+
+    Raises:
+        SplitError: naming the slides.
+    """
+    if evaluated is not None:
+        check_no_leak(memory["split"], list(table.loc[table["split"] == evaluated, "image_id"]), evaluated)
+    elif memory["digest"] != split_digest(table):
+        check_same_split(memory["split"], split_parts(table))
+
+
+def remembered_stats(memory: dict[str, Any], ours: ChannelStats | None) -> ChannelStats | None:
+    """The checkpoint's channel statistics, or None if it has none.
+
+    Args:
+        memory: What `remember` returned.
+        ours: The statistics of this run, if they are known.
+
+    Raises:
+        SplitError: if these are others.
+    """
+    if memory.get("stats") is None:
+        return None
+    saved = ChannelStats.from_json(memory["stats"])
+    if ours is not None and ours.digest != saved.digest:
+        raise SplitError(
+            f"the checkpoint was trained with other channel statistics: mean {saved.mean}, and here {ours.mean}. "
+            "Leave stats= out, and those of the checkpoint are taken."
+        )
+    return saved
