@@ -1,0 +1,277 @@
+"""Whoever writes a published split and whoever reads it, perhaps years later, agree on this file and nothing else.
+
+An exported folder, and the repository made of it, in the layout "files" (a file per image: slides, large photos):
+
+    README.md                                 the dataset card
+    preprocessing.json                        `Preprocessing`: everything a machine must know; written last
+    train/metadata.parquet                    a row per image, in the order of `dm.tables["train"]`
+    train/images/00000/normal_001.png         the image; names are made safe, so take them from `file_name`
+    train/masks/00000/normal_001.png          its mask, with target="mask"
+    validation/...  test/...  predict/...     only parts that have rows; "predict" are rows without a split
+
+and in the layout "parquet" (small photos):
+
+    README.md, preprocessing.json             as above
+    data/train-00000-of-00002.parquet         rows in order; images inside, as `datasets.Image` (bytes, path)
+
+`preprocessing.json` is written after everything else, and taken away before anything of a finished folder is changed:
+a folder without it is not finished. `.export/` is the writer's journal; it is never uploaded.
+
+Columns of metadata.parquet and of the shards; what is not said to be optional is always there:
+
+    file_name       string     "files" only: path from the metadata's folder, such as "images/00000/normal_001.png"
+    image           Image      "parquet" only: struct of bytes and path
+    mask_file_name  string     "files" and target="mask": as file_name, of the mask
+    mask            Image      "parquet" and target="mask"
+    image_id        string     unique in the whole export; the data module's own, or opaque
+    label           int64      target="class": index into `class_names` (in shards a `datasets.ClassLabel`)
+    label_name      string     class name or the target as text; "" for rows without labels
+    target          list<float64>  target="multilabel" or "regression": one number per class name
+    group           string     where the data module had groups: the group's own name, or an opaque one
+    site            string     where it had sites; as group
+    row             int64      row in the data module's whole table (`dm.labels.frame`), to restore its order
+    width, height   int64      of the image, pixels
+    mpp_x, mpp_y    float64    um per pixel of the image; null where it is not known
+    sha256          string     of the encoded image, hexadecimal
+    mask_sha256     string     target="mask": of the encoded mask
+
+Masks are PNG of one band on the image's grid: class numbers, and 255 for no class.
+
+The images have gone through everything that is not random: resolution, `crop` (box or packing), colours made RGB, and
+of the transform the `CropOrPad` it begins with, where one can be told (`Transforms.applied`). They have not gone
+through the rest: to get the data module's samples, apply its *whole* transform (`default_train_transform(image_size)`
+where `Transforms.is_default`) to them. Its `CropOrPad` then finds pictures of its size and does nothing, nor does it
+draw random numbers; so the samples are the data module's to the last bit, where `Encoding.lossless`, for equal
+(seed, epoch, row). Training images are cropped only if train and evaluation begin with the same crop, so that it is
+right also to evaluate on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from wsidata.stats_file import ChannelStats
+
+FORMAT_VERSION = 1
+"""Raised when an older reader would misread what a newer writer wrote."""
+
+PREPROCESSING_FILE = "preprocessing.json"
+CARD_FILE = "README.md"
+METADATA_FILE = "metadata.parquet"
+IMAGE_FOLDER = "images"
+MASK_FOLDER = "masks"
+SHARD_FOLDER = "data"
+JOURNAL_FOLDER = ".export"
+
+HUB_SPLITS = {"train": "train", "val": "validation", "test": "test", "": "predict"}
+"""What a part of `dm.labels.frame["split"]` is called on the Hub: folder, split and configuration use that name."""
+
+PARTS = {hub: part for part, hub in HUB_SPLITS.items()}
+"""The way back: "validation" -> "val", "predict" -> ""."""
+
+MASK_NO_CLASS = 255
+"""Value, in published masks, of pixels of no class."""
+
+Layout = Literal["files", "parquet"]
+LAYOUTS: tuple[Layout, ...] = ("files", "parquet")
+ImageFormat = Literal["png", "jpeg", "tiff", "tiff-jpeg", "original"]
+IMAGE_FORMATS: tuple[ImageFormat, ...] = ("png", "jpeg", "tiff", "tiff-jpeg", "original")
+Kind = Literal["slides", "photos"]
+
+
+class ExportFormatError(ValueError):
+    """A folder is no finished export, or one that this version cannot read."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How images were encoded.
+
+    Attributes:
+        format: "png" and "tiff" (tiled pyramidal BigTIFF, deflate) are lossless, "jpeg" and "tiff-jpeg" (the same
+            BigTIFF with JPEG tiles) are not. "original": JPEG photos whose pixels nothing changes keep their compressed
+            data, stripped of all metadata, and others are PNG; so the pixels are those of the data module.
+        quality: JPEG quality, 1 to 100; None where nothing is lossy.
+    """
+
+    format: ImageFormat
+    quality: int | None = None
+
+    @property
+    def lossless(self) -> bool:
+        """Whether decoding gives exactly the pixels that the data module reads."""
+        return self.format in ("png", "tiff", "original")
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """What the transform of a part is, and how much of it published images have gone through.
+
+    Attributes:
+        is_default: The data module's own for `image_size`: `default_train_transform` or `default_eval_transform`.
+        text: The whole transform, for people.
+        applied: The `CropOrPad` it begins with, as text, if published images have gone through it; else None.
+    """
+
+    is_default: bool
+    text: str
+    applied: str | None
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A file of rows: metadata.parquet of a split, or one of its shards.
+
+    Attributes:
+        split: Name on the Hub: "train", "validation", "test" or "predict".
+        path: Path below the folder, with forward slashes.
+        rows: Number of rows.
+        sha256: Of the file, hexadecimal.
+    """
+
+    split: str
+    path: str
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Content of preprocessing.json.
+
+    Attributes:
+        kind: "slides" (of a `WSIDataModule`) or "photos" (of an `ImageFolderDataModule`).
+        layout: "files" or "parquet".
+        encoding: How images were encoded.
+        target: "class", "multilabel", "regression" or "mask".
+        class_names: Name of class 0, 1, ... (or of the labels, or of the numbers).
+        tables: The files of rows; those of a split in the order of its rows.
+        transforms: "train" and "eval".
+        arguments: Arguments of the data module that say what a sample is, and how the split was made, by name; nothing
+            that names a file, a person or a column of the source. Always with "image_size" ([height, width] or None),
+            "dtype" and "lazy".
+        crop: Settings of the crop to tissue, or None.
+        split_digest: `split_digest` of the published `image_id`s.
+        opaque_ids: Whether ids were replaced.
+        stats: Channel statistics of the data module, or None.
+        versions: Version of each library the pixels depend on.
+        image_count: Images in all.
+        image_bytes: Their encoded bytes in all.
+    """
+
+    kind: Kind
+    layout: Layout
+    encoding: Encoding
+    target: str
+    class_names: tuple[str, ...]
+    tables: tuple[TableFile, ...]
+    transforms: dict[str, Transforms]
+    arguments: dict[str, Any]
+    crop: dict[str, Any] | None
+    split_digest: str
+    opaque_ids: bool
+    stats: ChannelStats | None
+    versions: dict[str, str] = field(default_factory=dict)
+    image_count: int = 0
+    image_bytes: int = 0
+
+    def tables_of(self, split: str) -> tuple[TableFile, ...]:
+        """The files of one split ("train", "validation", "test", "predict"), in the order of its rows; may be none."""
+        return tuple(table for table in self.tables if table.split == split)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that have rows, as they are called on the Hub."""
+        return tuple(dict.fromkeys(table.split for table in self.tables))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all of it, and through `tables` of all pixels and labels."""
+        return hashlib.sha256(json.dumps(self._plain(), sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """As JSON text, with the format version and the digest."""
+        return json.dumps({"format_version": FORMAT_VERSION, **self._plain(), "digest": self.digest}, indent=2) + "\n"
+
+    def _plain(self) -> dict[str, Any]:
+        stats = None if self.stats is None else json.loads(self.stats.to_json())
+        shallow = {**vars(self), "stats": None}  # statistics have a JSON of their own, with a digest
+        copied = json.loads(json.dumps(shallow, default=asdict))  # tuples become lists, as they will when read back
+        return {**copied, "stats": stats}
+
+    @classmethod
+    def from_json(cls, text: str, source: str = PREPROCESSING_FILE) -> Preprocessing:
+        """Read what `to_json` wrote.
+
+        Args:
+            text: The JSON.
+            source: What error messages call it.
+
+        Raises:
+            ExportFormatError: if it is something else, of a newer version, or was changed since.
+        """
+        try:
+            content = dict(json.loads(text))
+            version, digest = content.pop("format_version"), content.pop("digest")
+        except (ValueError, TypeError, KeyError) as error:
+            raise ExportFormatError(
+                f"'{source}' is no preprocessing.json of slidestream ({type(error).__name__}: {error})."
+            ) from error
+        if version != FORMAT_VERSION:
+            raise ExportFormatError(
+                f"'{source}' is of format {version}, and this version of slidestream reads {FORMAT_VERSION}. Install "
+                "the version it was written with (see its 'versions'), or a newer one."
+            )
+        try:
+            found = cls._from_plain(content)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ExportFormatError(
+                f"'{source}' is damaged ({type(error).__name__}: {error}). Download or export it again."
+            ) from error
+        if found.digest != digest:
+            raise ExportFormatError(
+                f"'{source}' was changed since it was written: its digest is {found.digest[:12]}, not "
+                f"{str(digest)[:12]}. Download or export it again."
+            )
+        return found
+
+    @classmethod
+    def _from_plain(cls, content: dict[str, Any]) -> Preprocessing:
+        stats = content["stats"]
+        return cls(
+            **{
+                **content,
+                "encoding": Encoding(**content["encoding"]),
+                "class_names": tuple(content["class_names"]),
+                "tables": tuple(TableFile(**table) for table in content["tables"]),
+                "transforms": {name: Transforms(**one) for name, one in content["transforms"].items()},
+                "stats": None if stats is None else ChannelStats.from_json(json.dumps(stats)),
+            }
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write preprocessing.json into a folder, at once or not at all."""
+        unfinished = Path(folder) / f"{PREPROCESSING_FILE}.part"
+        unfinished.write_text(self.to_json(), encoding="utf-8")
+        unfinished.replace(Path(folder) / PREPROCESSING_FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Preprocessing:
+        """Read preprocessing.json of a folder.
+
+        Raises:
+            ExportFormatError: if the folder is no finished export.
+        """
+        path = Path(folder) / PREPROCESSING_FILE
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ExportFormatError(
+                f"'{folder}' is no finished export: it has no {PREPROCESSING_FILE}. If an export was interrupted, run "
+                "it again; it goes on where it stopped."
+            ) from error
+        return cls.from_json(text, str(path))
