@@ -8,7 +8,6 @@ Each arrow is a module of its own (`tables`, `splits`, `datasets`, `transforms`,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,9 +21,9 @@ from wsidata.leaks import LeakKind
 from wsidata.loaders import WorkerStart
 from wsidata.masks import IGNORE, check_masks, mask_classes
 from wsidata.slide_checks import check_batchable, check_slides, one_resolution
-from wsidata.split_files import apply_splits, load_splits
-from wsidata.splits import SmallClasses, check_groups, make_splits
+from wsidata.splits import SmallClasses
 from wsidata.stats import ChannelStats, channel_stats
+from wsidata.table_splits import split_table
 from wsidata.tables import LabelTable, read_table
 from wsidata.targets import Target
 from wsidata.transforms import as_transform, check_size, default_eval_transform, default_train_transform
@@ -219,25 +218,7 @@ class WSIDataModule(SplitDataModule):
             site_column=hparams["site_column"],
             split_column=hparams["split_column"],
         )
-        if self._split is not None:
-            saved = self._split if isinstance(self._split, pd.DataFrame) else load_splits(self._split)
-            frame = apply_splits(labels.frame, saved)
-            if hparams["group_column"]:
-                check_groups(frame["group"], frame["split"])
-            return replace(labels, frame=frame)
-        if hparams["label_column"] is None:
-            return labels
-        names = ("val_fraction", "test_fraction", "seed", "k_fold", "repeat", "small_classes")
-        lists = ("test_ids", "test_prefix", "val_ids", "val_prefix")
-        frame = make_splits(
-            labels.frame,
-            **{name: hparams[name] for name in (*names, *lists)},
-            stratify=hparams["stratify"] and labels.target == "class",
-            split_column="split" if (labels.frame["split"] != "").any() else None,
-            group_column="group" if hparams["group_column"] else None,
-            label_column="label_name" if labels.target == "class" else None,
-        )
-        return replace(labels, frame=frame)
+        return split_table(labels, self._split, hparams)
 
     def check(self) -> None:
         """Open the header of every slide, and of every mask."""

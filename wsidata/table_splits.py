@@ -1,0 +1,55 @@
+"""A table and the arguments of a data module become a table that is split: by a file, or by `make_splits`.
+
+Slides and photos are split alike, so this is said once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wsidata.split_files import apply_splits, load_splits
+from wsidata.splits import check_groups, make_splits
+from wsidata.tables import LabelTable
+
+_DRAWN = ("val_fraction", "test_fraction", "seed", "k_fold", "repeat", "small_classes")
+_LISTED = ("test_ids", "test_prefix", "val_ids", "val_prefix")
+
+
+def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, options: Mapping[str, Any]) -> LabelTable:
+    """Fill in the column `split`.
+
+    Args:
+        labels: The table as `read_table` gives it. One without labels is left as it is.
+        split: A split made before: a CSV file, or a DataFrame with `image_id` and `split`. None: make one.
+        options: Arguments of the data module, by name: `val_fraction`, `test_fraction`, `seed`, `k_fold`, `repeat`,
+            `small_classes`, `test_ids`, `test_prefix`, `val_ids`, `val_prefix`, `stratify`, `group_column`,
+            `label_column`.
+
+    Returns:
+        The same rows, each in a part.
+
+    Raises:
+        SplitError: see `splits.make_splits` and `split_files.apply_splits`.
+    """
+    if split is not None:
+        saved = split if isinstance(split, pd.DataFrame) else load_splits(split)
+        frame = apply_splits(labels.frame, saved)
+        if options["group_column"]:
+            check_groups(frame["group"], frame["split"])
+        return replace(labels, frame=frame)
+    if options["label_column"] is None:
+        return labels
+    frame = make_splits(
+        labels.frame,
+        **{name: options[name] for name in (*_DRAWN, *_LISTED)},
+        stratify=options["stratify"] and labels.target == "class",
+        split_column="split" if (labels.frame["split"] != "").any() else None,
+        group_column="group" if options["group_column"] else None,
+        label_column="label_name" if labels.target == "class" else None,
+    )
+    return replace(labels, frame=frame)
