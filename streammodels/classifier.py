@@ -1,18 +1,17 @@
 """`StreamingClassifier`, a LightningModule that classifies whole images by any trunk and head.
 
 It trains under a stock `Trainer`, by automatic optimization, because a streamed trunk is an ordinary differentiable
-module. What it adds is what every such script would write again: loss, metrics, steps, freezing.
+module. What it adds is what every such script would write again: freezing, checks of images, heat maps, and
+`LabelledSteps`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -24,17 +23,14 @@ from .explained import ClassIndex
 from .heatmap import Heatmap
 from .image_lists import compute_whole
 from .input_gradient import saliency
+from .labelled_steps import LabelledSteps, OptimizerFactory, SchedulerFactory
 from .pooling import GlobalPool
 from .resnet import freeze_batch_norm
 from .sources import Image, as_image_rows
 from .streaming import StreamedModule, stream
-from .tasks import make_task
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 
 
-class StreamingClassifier(LightningModule):
+class StreamingClassifier(LabelledSteps):
     """A classifier, or regression, whose trunk is streamed over the image and whose head sees the pooled features.
 
     The task says what labels are, and which loss, metrics and predictions belong to them:
@@ -118,23 +114,13 @@ class StreamingClassifier(LightningModule):
                 "streaming=True needs frozen_batch_norm=True: strips do not see the statistics of the whole image. "
                 "Train with streaming=False where the images fit in memory, or keep batch normalisation frozen."
             )
-        self.num_classes = num_classes
-        self.task = make_task(task, num_classes, loss_fn)
-        self.loss_fn = self.task.default_loss() if loss_fn is None else loss_fn
-        self.optimizer_factory: OptimizerFactory = optimizer or partial(torch.optim.AdamW, lr=1e-4)
-        self.scheduler_factory = lr_scheduler
+        self._configure_steps(num_classes, task, loss_fn, metrics, optimizer, lr_scheduler)
         self.streaming = streaming
         self.frozen_batch_norm = frozen_batch_norm
         self._table_due = verbose
         self._range_checked = False
         # Kept out of the registered modules, which it shares: state dicts hold every weight once, under its own name.
         self.__dict__["_streamed"] = stream(trunk, None if memory else tile_size, memory=memory) if streaming else trunk
-        if isinstance(metrics, Metric):
-            metrics = MetricCollection({type(metrics).__name__.lower(): metrics})
-        collection = self.task.default_metrics() if metrics is None else metrics
-        self.train_metrics = collection.clone(prefix="train_")
-        self.val_metrics = collection.clone(prefix="val_")
-        self.test_metrics = collection.clone(prefix="test_")
         if not train_streaming_layers:
             self.freeze_streaming_layers()
         self.train()
@@ -249,67 +235,6 @@ class StreamingClassifier(LightningModule):
                 f"float images have to be in 0..1, found {low:.3g}..{high:.3g}. If they are 0..255, divide by 255 or "
                 "pass uint8; if they are normalised already, leave that to the model, which does it strip by strip."
             )
-
-    def _shared_step(self, batch: Any, stage: str) -> Tensor:
-        image, label = batch[0], batch[1]
-        logits = self(image)
-        target = self.task.target(label, logits)
-        loss = self.loss_fn(logits, target)
-        metrics: MetricCollection = getattr(self, f"{stage}_metrics")
-        # Predictions, not logits: torchmetrics would take logits that happen to lie in 0..1 for probabilities.
-        metrics.update(self.task.predictions(logits.detach()), self.task.truth(target))
-        size = len(logits)
-        self.log(f"{stage}_loss", loss, prog_bar=True, on_epoch=True, on_step=False, batch_size=size, sync_dist=True)
-        self.log_dict(metrics, prog_bar=stage != "train", on_epoch=True, on_step=False, batch_size=size)
-        return loss
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss of an (image, label) batch."""
-        return self._shared_step(batch, "train")
-
-    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss and metrics of an (image, label) batch."""
-        return self._shared_step(batch, "val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Loss and metrics of an (image, label) batch."""
-        return self._shared_step(batch, "test")
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Probabilities, or in a regression values, (B, num_classes) of a batch of images, with or without labels."""
-        image = batch[0] if _is_pair(batch) else batch
-        return self.task.predictions(self(image))
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The weights of the network; class weights of the loss are none of them."""
-        state = super().state_dict(*args, **kwargs)
-        prefix = kwargs.get("prefix", "") + "loss_fn."
-        for key in [key for key in state if key.startswith(prefix)]:
-            del state[key]
-        return state
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights as `state_dict` or torchvision's network returns them."""
-        own = super().state_dict()
-        loss = {key: value for key, value in own.items() if key.startswith("loss_fn.")}
-        return super().load_state_dict({**loss, **state_dict}, strict=strict, assign=assign)
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer, over all parameters (frozen ones have no gradient and are skipped), and the scheduler."""
-        optimizer = self.optimizer_factory(self.parameters())
-        if self.scheduler_factory is None:
-            return optimizer
-        scheduler = self.scheduler_factory(optimizer)
-        config = scheduler if isinstance(scheduler, dict) else {"scheduler": scheduler}
-        return {"optimizer": optimizer, "lr_scheduler": config}
-
-
-def _is_pair(batch: Any) -> bool:
-    """Whether a batch is (images, labels), and not a list of images."""
-    if not isinstance(batch, list | tuple) or len(batch) != 2:
-        return False
-    first = batch[0]
-    return isinstance(first, list | tuple) or (isinstance(first, Tensor) and first.ndim == 4)
 
 
 @rank_zero_only

@@ -249,14 +249,17 @@ class StreamedModule(nn.Module):
         """
         route = self._trace().route(height, width)
         extent = route.extent(height, width)
-        choice = self._choice(route, *self._expected(route, 1, *extent))
+        memory, _, device = self._expected(route, 1, *extent)
+        choice = self._choice(route, memory, device)
         return route.plan(1, *extent, choice.strip_rows, self.kernel_pixels)
 
-    def _expected(self, route: Route, batch: int, height: int, width: int) -> tuple[StepMemory, torch.device]:
-        """Estimates for images that are not there yet, and where they will be computed."""
+    def _expected(
+        self, route: Route, batch: int, height: int, width: int
+    ) -> tuple[StepMemory, NodeTensors, torch.device]:
+        """Estimates for images that are not there yet, with what weights, and where they will be computed."""
         tensors = [node.tensors() for node in route.network.nodes]
         device = next((tensor.device for tensor in present(tensors)), torch.device("cpu"))
-        return self._memory(route, tensors, batch, self._channels, height, width), device
+        return self._memory(route, tensors, batch, self._channels, height, width), tensors, device
 
     def forecast(self, height: int, width: int, batch: int = 1) -> Forecast:
         """What a training step on `batch` images of `height` x `width` pixels will take: bytes, operations, strips.
@@ -265,8 +268,7 @@ class StreamedModule(nn.Module):
         Memory is an estimate; operations are exact.
         """
         route = self._trace().route(height, width)
-        memory, device = self._expected(route, batch, *route.extent(height, width))
-        tensors = [node.tensors() for node in route.network.nodes]
+        memory, tensors, device = self._expected(route, batch, *route.extent(height, width))
         return make_forecast(memory, tensors, self._choice(route, memory, device), route.sideways)
 
     def summary(self, height: int, width: int) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from .classifier import OptimizerFactory, SchedulerFactory, StreamingClassifier
+from .classifier import StreamingClassifier
+from .labelled_steps import OptimizerFactory, SchedulerFactory
 from .normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from .pooling import make_pool
 from .resnet import build_resnet

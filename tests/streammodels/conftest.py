@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -127,3 +128,17 @@ def _one_thread_and_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def trainer() -> Callable[..., Trainer]:
+    """Makes a Trainer on the CPU that writes nothing, for three steps unless told otherwise."""
+
+    def make(**options: Any) -> Trainer:
+        defaults: dict[str, Any] = {
+            "accelerator": "cpu", "devices": 1, "max_steps": 3, "logger": False, "enable_checkpointing": False,
+            "enable_progress_bar": False, "enable_model_summary": False,
+        }  # fmt: skip
+        return Trainer(**(defaults | options))
+
+    return make

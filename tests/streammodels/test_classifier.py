@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,9 +13,10 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from torchvision import models
 
-from streammodels import StreamingClassifier, StreamingResNet
+from streammodels import StreamingClassifier
+
+MakeTrainer = Callable[..., Trainer]
 
 SCRIPT = '''
 """Three optimizer steps of a small classifier, streamed or plain; saves its parameters."""
@@ -67,14 +66,6 @@ def loader(batch_size: int = 2) -> DataLoader[Any]:
     return DataLoader(TensorDataset(images, torch.arange(12) % 2), batch_size=batch_size)
 
 
-def trainer(**options: Any) -> Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu", "devices": 1, "max_steps": 3, "logger": False, "enable_checkpointing": False,
-        "enable_progress_bar": False, "enable_model_summary": False,
-    }  # fmt: skip
-    return Trainer(**(defaults | options))
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("options", "tolerance"),
@@ -85,7 +76,9 @@ def trainer(**options: Any) -> Trainer:
         ({"precision": "bf16-mixed", "gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}, 5e-3),
     ],
 )
-def test_stock_trainer_gives_the_plain_networks_parameters(options: dict[str, Any], tolerance: float) -> None:
+def test_stock_trainer_gives_the_plain_networks_parameters(
+    options: dict[str, Any], tolerance: float, trainer: MakeTrainer
+) -> None:
     trained = []
     for streaming in (True, False):
         model = small(streaming)
@@ -116,7 +109,7 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fit_validate_test_and_predict(tmp_path: Path) -> None:
+def test_fit_validate_test_and_predict(tmp_path: Path, trainer: MakeTrainer) -> None:
     model = small()
     fit = trainer(max_steps=-1, max_epochs=1)
     fit.fit(model, loader(), loader())
@@ -187,7 +180,7 @@ def labelled(labels: Tensor) -> DataLoader[Any]:
 )
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_every_task_trains_under_a_stock_trainer(
-    options: dict[str, Any], labels: Tensor, metrics: set[str], precision: str
+    options: dict[str, Any], labels: Tensor, metrics: set[str], precision: str, trainer: MakeTrainer
 ) -> None:
     trained = []
     for streaming in (True, False):
@@ -200,7 +193,7 @@ def test_every_task_trains_under_a_stock_trainer(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_one_measurement_an_image_is_regressed_and_not_broadcast() -> None:
+def test_one_measurement_an_image_is_regressed_and_not_broadcast(trainer: MakeTrainer) -> None:
     torch.manual_seed(0)
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
     model = StreamingClassifier(trunk, nn.Linear(4, 1), num_classes=1, tile_size=12, task="regression")
@@ -213,13 +206,13 @@ def test_one_measurement_an_image_is_regressed_and_not_broadcast() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_wrong_labels_stop_the_first_step() -> None:
+def test_wrong_labels_stop_the_first_step(trainer: MakeTrainer) -> None:
     with pytest.raises(ValueError, match=r"labels 0\.\.1, found 0\.\.2"):
         trainer().fit(small(), labelled(torch.tensor([0, 2, 1, 1])))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_metrics_see_probabilities_and_not_logits() -> None:
+def test_metrics_see_probabilities_and_not_logits(trainer: MakeTrainer) -> None:
     """Logits 0.2 and 0.9 of one image would pass for probabilities, those of the next image not."""
     logits = torch.tensor([[0.2, 0.9], [5.0, 5.3], [0.0, 0.5], [-4.0, -3.6]])
 
@@ -232,160 +225,3 @@ def test_metrics_see_probabilities_and_not_logits() -> None:
     fit = trainer()
     fit.validate(model, DataLoader(TensorDataset(images, labels)), verbose=False)
     assert float(fit.callback_metrics["val_auroc"]) == 1.0  # 0.67 and 0.62 above 0.57 and 0.60
-
-
-# ---------------------------------------------------------------- StreamingResNet
-
-
-@pytest.fixture(scope="module")
-def resnet() -> StreamingResNet:
-    torch.manual_seed(0)
-    return StreamingResNet("resnet18", tile_size=60, num_classes=3, weights=None, train_streaming_layers=True).eval()
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_checkpoints_interchange_with_torchvision_both_ways(name: str) -> None:
-    plain = getattr(models, name)(num_classes=3).eval()
-    model = StreamingResNet(name, tile_size=60, num_classes=3, weights=None, mean=[0.0] * 3, std=[1.0] * 3).eval()
-    assert list(model.state_dict()) == list(plain.state_dict())
-    model.load_state_dict(plain.state_dict())
-    image = torch.rand(1, 3, 70, 50)
-    torch.testing.assert_close(model(image), plain(image), rtol=1e-4, atol=1e-4)
-    getattr(models, name)(num_classes=3).load_state_dict(model.state_dict())
-
-
-def test_normalises_as_imagenet_does(resnet: StreamingResNet) -> None:
-    plain = models.resnet18(num_classes=3).eval()
-    plain.load_state_dict(resnet.state_dict())
-    image = torch.rand(2, 3, 70, 50)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    expected = plain((image - mean[:, None, None]) / std[:, None, None])
-    torch.testing.assert_close(resnet(image), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_uint8_equals_floats(resnet: StreamingResNet) -> None:
-    image = torch.randint(0, 256, (1, 3, 70, 50), dtype=torch.uint8)
-    torch.testing.assert_close(resnet(image), resnet(image.float() / 255))
-
-
-@pytest.mark.parametrize("scale", [3.0, 255.0])
-def test_normalised_or_unscaled_floats_are_refused(scale: float) -> None:
-    model = StreamingResNet(num_classes=3, weights=None)
-    with pytest.raises(ValueError, match=r"have to be in 0..1"):
-        model(torch.randn(1, 3, 70, 50) * scale)
-
-
-def test_plain_and_streamed_resnet_agree_in_every_gradient() -> None:
-    torch.manual_seed(0)
-    options: dict[str, Any] = {"tile_size": 40, "num_classes": 3, "weights": None, "train_streaming_layers": True}
-    streamed = StreamingResNet("resnet18", **options).double()
-    plain = StreamingResNet("resnet18", streaming=False, **options).double()
-    plain.load_state_dict(streamed.state_dict())
-    image = torch.rand(2, 3, 75, 41, dtype=torch.float64)
-    for model in (streamed, plain):
-        model.train()
-        model(image).square().sum().backward()
-    for (name, a), (_, b) in zip(streamed.named_parameters(), plain.named_parameters(), strict=True):
-        assert a.grad is not None
-        assert b.grad is not None
-        assert float((a.grad - b.grad).norm()) <= 1e-12 * max(float(b.grad.norm()), 1e-6), name
-
-
-def test_training_mode_of_a_resnet_keeps_batch_norm_frozen(resnet: StreamingResNet) -> None:
-    norms = [m for m in copy.deepcopy(resnet).train().modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) == 20
-    assert not any(m.training for m in norms)
-
-
-def test_new_head_is_used() -> None:
-    model = StreamingResNet(num_classes=2, weights=None)
-    model.fc = nn.Linear(512, 7)
-    assert model(torch.rand(1, 3, 70, 50)).shape == (1, 7)
-
-
-@pytest.mark.parametrize("name", ["resnet9", "resnet18"])
-def test_resnet_without_its_last_stage_agrees_with_the_plain_one(name: str) -> None:
-    options: dict[str, Any] = {"weights": None, "remove_last_stage": True, "train_streaming_layers": True}
-    streamed = StreamingResNet(name, tile_size=30, **options).double()
-    plain = StreamingResNet(name, streaming=False, **options).double()
-    plain.load_state_dict(streamed.state_dict())
-    image = torch.rand(2, 3, 75, 41, dtype=torch.float64)
-    for model in (streamed, plain):
-        for layer in model.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                nn.init.constant_(layer.weight, 0.8)  # else the residual branches, zero at first, would not count
-        model(image).square().sum().backward()
-    for (key, a), (_, b) in zip(streamed.named_parameters(), plain.named_parameters(), strict=True):
-        assert a.grad is not None
-        assert b.grad is not None
-        assert float((a.grad - b.grad).norm()) <= 1e-12 * float(b.grad.norm()), key
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_checkpoint_keeps_the_task_of_a_loss_it_does_not_hold(tmp_path: Path) -> None:
-    model = StreamingResNet("resnet9", weights=None, loss_fn=nn.BCEWithLogitsLoss(), num_classes=3, tile_size=64)
-    fit = trainer(max_steps=1)
-    fit.fit(model, DataLoader(TensorDataset(torch.rand(2, 3, 64, 48), torch.ones(2, 3)), batch_size=2))
-    fit.save_checkpoint(tmp_path / "last.ckpt")
-    loaded = StreamingResNet.load_from_checkpoint(tmp_path / "last.ckpt")
-    assert loaded.task.name == "multilabel"
-    assert isinstance(loaded.loss_fn, nn.BCEWithLogitsLoss)
-
-
-def test_maximum_pooling_and_other_channels() -> None:
-    model = StreamingResNet(num_classes=2, weights=None, pooling="max", in_channels=5)
-    assert model(torch.rand(2, 5, 70, 50)).shape == (2, 2)
-    with pytest.raises(ValueError, match="pooling 'median' is not known"):
-        StreamingResNet(weights=None, pooling="median")
-
-
-def test_table_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
-    model = StreamingResNet(num_classes=2, weights=None, verbose=True)
-    assert "layer4" not in capsys.readouterr().out
-    model(torch.rand(1, 3, 70, 50))
-    assert "layer4.1.conv2" in capsys.readouterr().out
-    model(torch.rand(1, 3, 70, 50))
-    assert not capsys.readouterr().out
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_share_nothing(resnet: StreamingResNet, duplicate: Callable[[StreamingResNet], StreamingResNet]) -> None:
-    image = torch.rand(1, 3, 70, 50)
-    before = resnet(image)
-    twin = duplicate(resnet)
-    assert torch.equal(twin(image), before)
-    with torch.no_grad():
-        twin.get_parameter("conv1.weight").zero_()
-    assert not torch.equal(twin(image), before)
-    assert torch.equal(resnet(image), before)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_checkpoint_loads_without_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    (tmp_path / "hub" / "hub" / "checkpoints").mkdir(parents=True)
-    local = tmp_path / "hub" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
-    torch.save(models.resnet18(weights=None).state_dict(), local)
-    model = StreamingResNet("resnet18", num_classes=2, weights="DEFAULT", loss_fn=nn.CrossEntropyLoss())
-    fit = trainer(max_steps=1)
-    fit.fit(model, DataLoader(TensorDataset(torch.rand(2, 3, 64, 48), torch.tensor([0, 1])), batch_size=2))
-    fit.save_checkpoint(tmp_path / "last.ckpt")
-    local.unlink()
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    loaded = StreamingResNet.load_from_checkpoint(tmp_path / "last.ckpt")
-    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
-    state = torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]
-    assert list(state) == list(models.resnet18().state_dict())
-
-
-def test_unfreezing_between_fits_keeps_optimizer_parameters() -> None:
-    model = StreamingResNet(num_classes=2, weights=None, train_streaming_layers=False)
-    optimizer = model.configure_optimizers()
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    assert held == {id(p) for p in model.parameters()}
-
-
-def test_scheduler_is_configured() -> None:
-    model = StreamingResNet(weights=None, lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1))
-    config = model.configure_optimizers()
-    assert isinstance(config["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.StepLR)
