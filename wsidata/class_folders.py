@@ -8,24 +8,31 @@ file that is not known here does not shrink unseen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from wsidata.image_paths import split_suffix
+from wsidata.image_paths import ImageFolder
 from wsidata.split_predefined import part_name
 from wsidata.table_files import TableError, TextTable, describe_problems
 
 _NEVER_IMAGES = {"thumbs.db", "desktop.ini", "readme.md", "readme.txt", "license", "license.txt"}
+_DOCUMENTS = {
+    *(".csv", ".tsv", ".xlsx", ".parquet", ".json", ".yaml", ".yml", ".xml"),
+    *(".txt", ".md", ".html", ".pdf", ".py", ".ipynb"),
+}
 
 
-def read_class_folders(root: str | Path) -> TextTable:
+def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = ImageFolder.is_image_name) -> TextTable:
     """A table with the columns `image` (path below `root`), `class`, and `split` if the first folders are parts.
 
-    Hidden files, read-me and licence files are left out, and so are the folders beside MRXS slides.
+    Hidden files, read-me and licence files are left out, and so are the folders beside MRXS slides, and tables, texts
+    and scripts beside the class folders.
 
     Args:
         root: The folder.
+        is_image_name: Whether a file is an image by its name.
 
     Returns:
         The table, sorted by path; places are the paths.
@@ -35,27 +42,41 @@ def read_class_folders(root: str | Path) -> TextTable:
             of parts beside folders of classes.
     """
     root = Path(root)
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    folders = _folders(root)
     parts = [folder for folder in folders if part_name(folder.name)]
-    problems = [f"{path.name}: lies in no class folder" for path in _files(root, deep=False)]
+    problems = _strays(root, root)
     if parts and len(parts) < len(folders):
         others = ", ".join(folder.name for folder in folders if folder not in parts)
         problems.append(f"{parts[0].name}: is a part of a split, and beside it are other folders: {others}")
+    if not parts and len(folders) == 1 and _folders(folders[0]) and not _files(folders[0]):
+        problems.append(
+            f"{folders[0].name}: is the only folder, and holds folders and no images; pass this one instead"
+        )
     rows: list[tuple[str, str, str]] = []
     for part in parts or [root]:
-        classes = [path for path in sorted(part.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-        problems += [f"{path.relative_to(root)}: lies in no class folder" for path in _files(part) if part != root]
-        for folder in classes:
+        problems += _strays(part, root) if part != root else []
+        for folder in _folders(part):
             files = _files(folder, deep=True)
             problems += [] if files else [f"{folder.relative_to(root)}: holds no image"]
             split = part_name(part.name) if parts else ""
             rows += [(file.relative_to(root).as_posix(), folder.name, split) for file in files]
-    problems += [f"{name}: no image file by its name" for name, _, _ in rows if not split_suffix(name)[1]]
+    problems += [f"{name}: no image file by its name" for name, _, _ in rows if not is_image_name(name)]
     if problems or not rows:
         remedy = "Put each image into the folder of its class, take other files away, or write a table."
         raise TableError(describe_problems(str(root), problems or ["no class folders"], remedy))
     frame = pd.DataFrame(rows, columns=["image", "class", "split"], dtype=object)
     return TextTable(frame if parts else frame.drop(columns="split"), str(root), tuple(name for name, _, _ in rows))
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders in a folder that are not hidden."""
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith((".", "__MACOSX"))]
+
+
+def _strays(folder: Path, root: Path) -> list[str]:
+    """A problem for each file that may be an image and lies beside the class folders."""
+    files = [path for path in _files(folder) if path.suffix.lower() not in _DOCUMENTS]
+    return [f"{path.relative_to(root)}: lies in no class folder" for path in files]
 
 
 def _files(folder: Path, *, deep: bool = False) -> list[Path]:

@@ -43,11 +43,21 @@ class ImageFolder:
 
     Args:
         root: Folder that names are relative to. Absolute names are taken as they are.
+
+    Attributes:
+        noun: What messages call an image.
     """
+
+    noun = "slide"
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self._listings: dict[Path, list[str]] = {}
+
+    @staticmethod
+    def is_image_name(name: str) -> bool:
+        """Whether a file is an image by its name."""
+        return bool(split_suffix(name)[1])
 
     def find(self, name: str) -> Path:
         """The one file that `name` means.

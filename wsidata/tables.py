@@ -6,7 +6,7 @@ the rest of the package relies on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,8 @@ def read_table(
     group_column: str | None = None,
     site_column: str | None = None,
     split_column: str | None = None,
+    folder_type: type[ImageFolder] = ImageFolder,
+    inspect: Callable[[Sequence[Path]], Sequence[str]] | None = None,
 ) -> LabelTable:
     """Read and check a table of slides.
 
@@ -83,6 +85,9 @@ def read_table(
         group_column: Column of patients (or other groups).
         site_column: Column of centres, hospitals or scanners.
         split_column: Column that says train, val or test for some or all rows.
+        folder_type: How a name finds its file: of slides, or of photos (`photos.finding.PhotoFolder`).
+        inspect: Gets the files that were found, and returns a line for each that cannot be used, so that these are
+            reported together with what is wrong with the table.
 
     Returns:
         The checked table.
@@ -93,17 +98,19 @@ def read_table(
     """
     if target not in TARGETS:
         raise ValueError(f"target={target!r} is not one of {', '.join(TARGETS)}.")
-    text, folder, split_column = _open(table, image_dir, split_column)
+    text, folder, split_column = _open(table, image_dir, split_column, folder_type)
     label_columns = [label_column] if isinstance(label_column, str) else list(label_column or ())
     extra = {"group": group_column, "site": site_column, "split": split_column}
     _check_columns(text, [image_column, *label_columns, *(column for column in extra.values() if column is not None)])
-    masks = folder if mask_dir is None else _folder(mask_dir, "mask_dir")
+    masks = folder if mask_dir is None else _folder(mask_dir, "mask_dir", folder_type)
     problems: list[str] = []
     paths = _find_images(text, image_column, folder, problems)
     targets = read_targets(text, target, label_columns, class_names, masks)
     problems += targets.problems
     for column in (group_column, site_column):
         problems += empty_cells(text, column) if column else []
+    if inspect is not None:
+        problems += inspect([path for path in paths if path is not None])
     if problems:
         remedy = "Correct the table, or remove these rows, or check image_dir, image_column and class_names."
         raise TableError(describe_problems(text.source, problems, remedy))
@@ -118,7 +125,10 @@ def read_table(
 
 
 def _open(
-    table: str | Path | pd.DataFrame, image_dir: str | Path | None, split_column: str | None
+    table: str | Path | pd.DataFrame,
+    image_dir: str | Path | None,
+    split_column: str | None,
+    folder_type: type[ImageFolder],
 ) -> tuple[TextTable, ImageFolder, str | None]:
     """The cells, the folder of the images, and the column of the split."""
     if not isinstance(table, pd.DataFrame) and Path(table).is_dir():
@@ -126,16 +136,16 @@ def _open(
             raise TableError(
                 f"table '{table}' is a folder of class folders, and holds the images: leave out image_dir."
             )
-        text = read_class_folders(table)
-        return text, _folder(table, "table"), "split" if "split" in text.frame.columns else split_column
+        text = read_class_folders(table, folder_type.is_image_name)
+        return text, _folder(table, "table", folder_type), "split" if "split" in text.frame.columns else split_column
     text = read_text_table(table)
     if image_dir is None:
         image_dir = Path.cwd() if isinstance(table, pd.DataFrame) else Path(table).parent
-    return text, _folder(image_dir, "image_dir"), split_column
+    return text, _folder(image_dir, "image_dir", folder_type), split_column
 
 
-def _folder(path: str | Path, argument: str) -> ImageFolder:
-    folder = ImageFolder(Path(path).absolute())
+def _folder(path: str | Path, argument: str, folder_type: type[ImageFolder]) -> ImageFolder:
+    folder = folder_type(Path(path).absolute())
     if not folder.root.is_dir():
         raise TableError(f"image folder '{folder.root}' does not exist. Check {argument}.")
     return folder
@@ -173,7 +183,9 @@ def _find_images(text: TextTable, column: str, folder: ImageFolder, problems: li
         if path is not None:
             image_id = folder.image_id(path)
             if image_id in seen:
-                problems.append(f"{place}: slide '{image_id}' ({path.name}) was already named in {seen[image_id]}")
+                problems.append(
+                    f"{place}: {folder.noun} '{image_id}' ({path.name}) was already named in {seen[image_id]}"
+                )
             seen.setdefault(image_id, place)
         paths.append(path)
     return paths
