@@ -1,0 +1,22 @@
+"""A Hub for each test that asks for one; the helpers in this folder can be imported by its tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # where `local_hub` is
+
+from local_hub import LocalHub
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Any]:
+    """An empty `LocalHub`, in a process of its own."""
+    with LocalHub(tmp_path / "hub") as running:
+        yield running
+        assert "Traceback" not in running.errors()
