@@ -6,7 +6,6 @@ decoded, `wsidata.formats`), the choice of a level and a factor (`wsidata.spacin
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.formats import Pyramid, exists, open_pyramid
 from wsidata.formats.associated import AssociatedImages
 from wsidata.formats.colour import apply_profile, is_rgb_profile
-from wsidata.formats.facts import choose_spacing
+from wsidata.formats.facts import checked_override, choose_spacing
 from wsidata.formats.request import PixelRequest
 from wsidata.formats.tile_source import kept_tiles
 from wsidata.formats.vips import naming_errors
@@ -37,7 +36,15 @@ from wsidata.spacing import (
     plan_mpp,
     with_spacing,
 )
-from wsidata.tissue import MASK_MAX_SIDE_PX, MASK_MPP, TissueMask, TissueMethod, apply_method, otsu_saturation
+from wsidata.tissue import (
+    MASK_MAX_SIDE_PX,
+    MASK_MPP,
+    TissueMask,
+    TissueMethod,
+    apply_method,
+    check_sees_colours,
+    otsu_saturation,
+)
 
 if TYPE_CHECKING:
     from wsidata.lazy import LazyImage
@@ -91,16 +98,29 @@ class Slide:
         apply_icc: bool = False,
     ) -> None:
         self.path = Path(path)
-        self._override = _checked_override(mpp_override)
-        self._request = PixelRequest.checked(channels, scale_to_8bit)
-        if apply_icc and channels is not None:
-            raise ValueError(
-                "apply_icc=True is for RGB slides; chosen channels= have no colours. Leave one of them out."
-            )
+        self._override, self._request = self.check_arguments(mpp_override, channels, scale_to_8bit, apply_icc)
         self._derive_magnification, self._apply_icc = derive_magnification, apply_icc
         self._closed = False
         self._opened: _Opened | None = None
         self._open()
+
+    @staticmethod
+    def check_arguments(
+        mpp_override: float | tuple[float, float] | None = None,
+        channels: Sequence[int | str] | int | str | None = None,
+        scale_to_8bit: tuple[float, float] | None = None,
+        apply_icc: bool = False,
+    ) -> tuple[tuple[float, float] | None, PixelRequest]:
+        """The spacing to believe and the samples to hand out, as the arguments of `Slide` say.
+
+        Raises:
+            ValueError: if they make no sense.
+        """
+        if apply_icc and channels is not None:
+            raise ValueError(
+                "apply_icc=True is for RGB slides; chosen channels= have no colours. Leave one of them out."
+            )
+        return checked_override(mpp_override), PixelRequest.checked(channels, scale_to_8bit)
 
     def _open(self) -> _Opened:
         if self._closed:
@@ -151,6 +171,11 @@ class Slide:
     def channel_names(self) -> tuple[str, ...]:
         """What the bands of this slide's images are: ("red", "green", "blue"), or the channels chosen."""
         return self._open().pyramid.channel_names
+
+    @property
+    def background(self) -> int:
+        """Value of what lies outside the slide: 255, white; 0, no light, where channels were chosen."""
+        return WHITE if self._request.channels is None else 0
 
     @property
     def icc_profile(self) -> bytes | None:
@@ -273,10 +298,16 @@ class Slide:
         """Which parts of the slide are tissue.
 
         Args:
-            method: From (height, width, 3) uint8 RGB to booleans (height, width); see `wsidata.tissue`.
+            method: From (height, width, 3) uint8 RGB (or the chosen channels) to booleans (height, width); see
+                `wsidata.tissue`.
             **resolution: At which to look, as for `image`. None: 8 um per pixel, or a longer side of 2048 pixels where
                 the spacing is unknown or coarser.
+
+        Raises:
+            ValueError: for `otsu_saturation` on chosen channels, which have no colours.
         """
+        if self._request.channels is not None:
+            check_sees_colours(method, f"the tissue of slide '{self.path.name}'")
         if not resolution:
             knows = self.mpp is not None and max(self.mpp) <= MASK_MPP
             resolution = {"mpp": MASK_MPP} if knows else {"max_side": MASK_MAX_SIDE_PX}
@@ -343,8 +374,7 @@ class Slide:
         pixels = self._window(plan, inside or Window(0, 0, 1, 1))
         if inside == window:
             return pixels
-        background = WHITE if self._request.channels is None else 0
-        out = np.full((height, width, pixels.shape[2]), background, dtype=pixels.dtype)
+        out = np.full((height, width, pixels.shape[2]), self.background, dtype=pixels.dtype)
         if inside is not None:
             out[inside.within(window)] = pixels
         return out
@@ -443,12 +473,3 @@ class _Opened:
             f"{fact.source} says an implausible {fact.mpp[0]:.4g} x {fact.mpp[1]:.4g} um/px" for fact in facts.spacings
         ]
         self.checked = "; ".join([", ".join(facts.checked), *refused])
-
-
-def _checked_override(value: float | tuple[float, float] | None) -> tuple[float, float] | None:
-    if value is None:
-        return None
-    x, y = value if isinstance(value, tuple) else (value, value)
-    if not all(math.isfinite(one) and one > 0 for one in (x, y)):
-        raise ValueError(f"mpp_override={value} must be a finite number of um per pixel above 0, or a pair (x, y).")
-    return float(x), float(y)

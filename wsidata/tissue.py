@@ -161,6 +161,23 @@ def apply_method(method: TissueMethod, pixels: NDArray[np.uint8], name: str) -> 
     return mask
 
 
+def check_sees_colours(method: TissueMethod, wish: str) -> None:
+    """Refuse `otsu_saturation` for pixels that are no colours: three channels of fluorescence look like RGB to it.
+
+    Args:
+        method: How tissue is told from glass.
+        wish: What it was to be used for, for the message.
+
+    Raises:
+        ValueError: if it is that method, or a `functools.partial` of it.
+    """
+    if getattr(method, "func", method) is otsu_saturation:
+        raise ValueError(
+            f"{wish} cannot be found by colour where channels= are chosen. Pass a method that takes these channels: "
+            "TissueCrop(..., method=...), or Slide.tissue_mask(method)."
+        )
+
+
 def _threshold(saturation: NDArray[np.uint8]) -> float:
     """Pixels above it are tissue."""
     otsu, _ = cv2.threshold(saturation, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)

@@ -56,6 +56,20 @@ class SlideFacts:
     icc_profile: bytes | None = field(default=None, repr=False)
 
 
+def checked_override(value: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """A spacing to believe instead of the files', as (x, y) in um per pixel.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if value is None:
+        return None
+    x, y = value if isinstance(value, (tuple, list)) else (value, value)
+    if not all(math.isfinite(one) and one > 0 for one in (x, y)):
+        raise ValueError(f"mpp_override={value} must be a finite number of um per pixel above 0, or a pair (x, y).")
+    return float(x), float(y)
+
+
 def choose_spacing(
     facts: Sequence[SpacingFact], override: tuple[float, float] | None, name: str
 ) -> tuple[tuple[float, float] | None, str | None]:

@@ -26,8 +26,8 @@ from wsidata.formats import ZARR_METADATA
 from wsidata.formats.associated import Loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
-from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, check_memory
-from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource
+from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
 from wsidata.spacing import Level
 
 UM_PER_UNIT = {
@@ -89,20 +89,25 @@ class ZarrPyramid:
         self._looked_at: set[int] = set()
 
     def image(self, level: int) -> pyvips.Image:
-        """A whole level: RGB, or the channels asked for. A large RGB level is lazy."""
+        """A whole level: RGB, or the channels asked for. A large level is lazy."""
         size, array = self.levels[level], self._arrays[level]
         need = size.width * size.height * len(self._chosen) * array.dtype.itemsize
-        if need > DECODED_AT_ONCE_BYTES and self._request.channels is None:
+        if need > DECODED_AT_ONCE_BYTES:
             return self.lazy_image(level)
-        check_memory(self._path, level, size.size, len(self._chosen), array.dtype)
         return self._shown(level, 0, 0, size.width, size.height)
 
     def lazy_image(self, level: int) -> pyvips.Image:
-        """A whole RGB level whose tiles are read when a pipeline asks for them; channels are decoded whole, now."""
-        if self._request.channels is not None:
-            return self.image(level)
-        size, tile = self.levels[level].size, [-(-side // 16) * 16 for side in self._arrays[level].chunks[-2:]]
-        return TileSource(*size, tile[1], tile[0], partial(self.region, level)).image()
+        """A level whose tiles are read when a pipeline asks for them, also after the slide is closed."""
+        array, in_8_bits = self._arrays[level], self._request.scale_to_8bit is not None
+        height_px, width_px = array.chunks[-2:]
+        source = TileSource(
+            *self.levels[level].size,
+            *source_tile(width_px, height_px),
+            partial(self.region, level),
+            bands=len(self.channel_names),
+            dtype=np.uint8 if in_8_bits else array.dtype,
+        )
+        return source.image() if self._request.channels is None else channels_image(source.image())
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
         """A rectangle inside a level, (height, width, bands)."""

@@ -5,19 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import DTypeLike
 
 from wsidata.errors import UnsupportedImageError
 
 RGB_NAMES = ("red", "green", "blue")
 PLAIN_TYPES = ("uint8", "uint16", "float32")
 """Samples handed out as they are stored."""
-
-MAX_MEMORY_BYTES = 4 * 1024**3
-"""The largest level that is decoded whole where it cannot be read piece by piece."""
 
 
 @dataclass(frozen=True)
@@ -74,25 +67,3 @@ def channel_numbers(asked: Sequence[int | str], names: Sequence[str], path: obje
             )
         numbers.append(places[0])
     return tuple(numbers)
-
-
-def check_memory(path: Path, level: int, size: tuple[int, int], channels: int, dtype: DTypeLike) -> None:
-    """Refuse to decode a level whole that would take too much memory.
-
-    Args:
-        path: The slide, for the error.
-        level: Number of the level.
-        size: Its (width, height) in pixels.
-        channels: How many are decoded.
-        dtype: Type of a sample.
-
-    Raises:
-        UnsupportedImageError: naming the level, its size, and what to do.
-    """
-    samples = np.dtype(dtype)
-    need = size[0] * size[1] * channels * samples.itemsize
-    if need > MAX_MEMORY_BYTES:
-        raise UnsupportedImageError(
-            f"level {level} of '{path}' ({size[0]}x{size[1]}, {channels} channels of {samples}) takes "
-            f"{need / 1e9:.1f} GB of memory. Choose a coarser level or fewer channels, or read parts with read_region."
-        )

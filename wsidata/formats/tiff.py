@@ -13,7 +13,6 @@ of damaged JPEG and deflate tiles. Pipelines of libvips get their pixels from th
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from pathlib import Path
 
@@ -29,10 +28,8 @@ from wsidata.formats.sample_colours import RGB, YCBCR
 from wsidata.formats.segments import Segments
 from wsidata.formats.tiff_checks import interpretation_of, picture_pages
 from wsidata.formats.tiff_levels import find_layout, opening
-from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TILE_MULTIPLE_PX, TileSource
+from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
 from wsidata.formats.vips import thread_count
-
-MAX_SOURCE_TILE_PX = 2048
 
 
 class TiffPyramid:
@@ -92,7 +89,8 @@ class TiffPyramid:
         def rectangle(x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
             return self._as_rgb(segments, segments.read(x_px, y_px, width_px, height_px, decode=decode))
 
-        return TileSource(*size, *_source_tile(segments), rectangle).image()
+        tile = source_tile(segments.grid.width_px, segments.grid.height_px)
+        return TileSource(*size, *tile, rectangle).image()
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """A rectangle inside a level, (height, width, 3). Safe to call from several threads."""
@@ -116,13 +114,3 @@ class TiffPyramid:
     def _to_rgb(self, segments: Segments, pixels: NDArray[np.uint8]) -> pyvips.Image:
         image = pyvips.Image.new_from_array(pixels)
         return to_rgb(image.copy(interpretation=interpretation_of(segments.page)), self._path.name)
-
-
-def _source_tile(segments: Segments) -> tuple[int, int]:
-    """Width and height in which a pipeline asks for a level: multiples of 16, and of whole segments if possible."""
-    grid, multiple = segments.grid, TILE_MULTIPLE_PX
-    sides = []
-    for side in (grid.width_px, grid.height_px):
-        whole = math.lcm(side, multiple)
-        sides.append(whole if whole <= MAX_SOURCE_TILE_PX else -(-side // multiple) * multiple)
-    return sides[0], sides[1]

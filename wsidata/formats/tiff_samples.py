@@ -6,6 +6,7 @@ Nothing is guessed here: which channels are wanted, and which stored values are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from wsidata.errors import UnsupportedImageError
 from wsidata.formats.associated import Loaders, tiff_loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.layout import TiffLayout
-from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, check_memory
+from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers
 from wsidata.formats.sample_colours import MINISWHITE, PALETTE, RGB, YCBCR
 from wsidata.formats.segments import Segments
 from wsidata.formats.tiff_checks import check_colours, check_upright, interpretation_of, picture_pages
 from wsidata.formats.tiff_levels import find_layout, opening
+from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
 
 
 class TiffSamples:
@@ -81,26 +83,43 @@ class TiffSamples:
             check_colours(page, self._path)
 
     def image(self, level: int) -> pyvips.Image:
-        """A whole level, decoded now: the channels asked for, or RGB."""
+        """A whole level, the channels asked for or RGB: decoded now, or lazy if it is large."""
         size, page = self.levels[level], self._segments[level][0].page
-        check_memory(self._path, level, size.size, len(self._chosen), page.dtype)
-        return self._shown(level, 0, 0, size.width, size.height)
+        if size.width * size.height * len(self._chosen) * page.dtype.itemsize > DECODED_AT_ONCE_BYTES:
+            return self.lazy_image(level)
+        return self._shown(self._segments[level], 0, 0, *size.size)
 
     def lazy_image(self, level: int) -> pyvips.Image:
-        """The same: channels are decoded whole."""
-        return self.image(level)
+        """A level whose tiles are decoded when a pipeline asks for them, also after the slide is closed."""
+        for one in self._segments[level]:
+            one.check_streams()
+        segments = [one.detached() for one in self._segments[level]]
+        grid, stored = segments[0].grid, segments[0].dtype
+        in_8_bits = self._request.scale_to_8bit is not None
+
+        def rectangle(x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.generic]:
+            pixels = self._shown(segments, x_px, y_px, width_px, height_px).numpy()
+            return np.asarray(pixels).reshape(height_px, width_px, -1)
+
+        source = TileSource(
+            *self.levels[level].size,
+            *source_tile(grid.width_px, grid.height_px),
+            rectangle,
+            bands=len(self.channel_names),
+            dtype=np.uint8 if in_8_bits else stored,
+        )
+        return source.image() if self._request.channels is None else channels_image(source.image())
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.generic]:
         """A rectangle inside a level, (height, width, channels)."""
-        pixels = self._shown(level, x_px, y_px, width_px, height_px).numpy()
+        pixels = self._shown(self._segments[level], x_px, y_px, width_px, height_px).numpy()
         return np.asarray(pixels).reshape(height_px, width_px, -1)
 
     def close(self) -> None:
         """Close the file."""
         self._tiff.close()
 
-    def _shown(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> pyvips.Image:
-        segments = self._segments[level]
+    def _shown(self, segments: Sequence[Segments], x_px: int, y_px: int, width_px: int, height_px: int) -> pyvips.Image:
         per_page = int(segments[0].page.samplesperpixel)
         read: dict[int, NDArray[np.generic]] = {}
         for number in sorted({number // per_page for number in self._chosen}):

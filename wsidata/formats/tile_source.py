@@ -17,17 +17,20 @@ import math
 import struct
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyvips
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-DecodeTile = Callable[[int, int, int, int], NDArray[np.uint8]]
-"""From (x, y, width, height) in pixels, a rectangle inside the image, to its pixels: (height, width, 3) uint8."""
+DecodeTile = Callable[[int, int, int, int], NDArray[Any]]
+"""From (x, y, width, height) in pixels, a rectangle inside the image, to its pixels: (height, width, bands)."""
 
 TILE_MULTIPLE_PX = 16  # libtiff asks for it
-BANDS = 3
+MAX_SOURCE_TILE_PX = 2048
 SHORT, LONG, LONG8 = 3, 4, 16
+UNSIGNED, FLOAT = 1, 3
+MIN_IS_BLACK, RGB = 1, 2
 
 DECODED_AT_ONCE_BYTES = 256 * 1024**2
 """Levels up to this size are decoded whole, which is fastest; of larger ones libvips pipelines ask for single tiles."""
@@ -49,15 +52,26 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
         tile_width_px: Columns of a tile, a multiple of 16.
         tile_height_px: Rows of a tile, a multiple of 16.
         decode: Gives the pixels of a rectangle; called from libvips' threads, never by two at a time.
+        bands: Samples of a pixel.
+        dtype: Type of a sample: uint8, uint16 or float32.
     """
 
     def __init__(
-        self, width_px: int, height_px: int, tile_width_px: int, tile_height_px: int, decode: DecodeTile
+        self,
+        width_px: int,
+        height_px: int,
+        tile_width_px: int,
+        tile_height_px: int,
+        decode: DecodeTile,
+        *,
+        bands: int = 3,
+        dtype: DTypeLike = np.uint8,
     ) -> None:
         super().__init__()
         # Callbacks that held the source itself would close a circle, and its file would stay open until Python's
         # collector of circles happens to run.
-        self._file = _PretendedFile(width_px, height_px, tile_width_px, tile_height_px, decode)
+        size, tile = (width_px, height_px), (tile_width_px, tile_height_px)
+        self._file = _PretendedFile(size, tile, decode, bands, np.dtype(dtype))
         self.on_read(self._file.read)
         self.on_seek(self._file.seek)
 
@@ -67,7 +81,7 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
         return self._file.failure
 
     def image(self) -> pyvips.Image:
-        """The lazy image: uchar, 3 bands, sRGB. Tiles are forgotten between evaluations; see `kept_tiles`."""
+        """The lazy image; three bands of uint8 are sRGB. Tiles are forgotten between evaluations; see `kept_tiles`."""
         # libvips takes a failed read for a mere warning, and shows black for it if told to let warnings pass.
         return pyvips.Image.new_from_source(self, "", access="random", fail_on="warning")
 
@@ -76,12 +90,14 @@ class _PretendedFile:
     """The file that libvips believes to read: a header, and tiles that are decoded when somebody reads there."""
 
     def __init__(
-        self, width_px: int, height_px: int, tile_width_px: int, tile_height_px: int, decode: DecodeTile
+        self, size_px: tuple[int, int], tile_px: tuple[int, int], decode: DecodeTile, bands: int, dtype: np.dtype[Any]
     ) -> None:
+        tile_width_px, tile_height_px = tile_px
         if tile_width_px % TILE_MULTIPLE_PX or tile_height_px % TILE_MULTIPLE_PX:
             raise ValueError(f"tiles of {tile_width_px}x{tile_height_px} px: both sides must be multiples of 16.")
-        self.width_px, self.height_px = width_px, height_px
+        self.width_px, self.height_px = size_px
         self.tile_width_px, self.tile_height_px = tile_width_px, tile_height_px
+        self.bands, self.dtype = bands, dtype
         self.failure: Exception | None = None
         self._decode = decode
         self._position = 0
@@ -97,29 +113,33 @@ class _PretendedFile:
 
     @property
     def _tile_bytes(self) -> int:
-        return self.tile_width_px * self.tile_height_px * BANDS
+        return self.tile_width_px * self.tile_height_px * self.bands * self.dtype.itemsize
 
     @cached_property
     def _header(self) -> bytes:
         """Everything before the first tile: signature, directory, and the tables of tile offsets and lengths."""
+        is_rgb = self.bands == 3 and self.dtype.kind == "u"
+        # libtiff wants these two for each sample, and takes a single value for all of them.
+        bits, kind = 8 * self.dtype.itemsize, FLOAT if self.dtype.kind == "f" else UNSIGNED
         tags = [
             (256, LONG, 1, self.width_px),
             (257, LONG, 1, self.height_px),
-            (258, SHORT, 3, 8 | 8 << 16 | 8 << 32),  # bits of each sample
+            (258, SHORT, 1, bits),
             (259, SHORT, 1, 1),  # no compression
-            (262, SHORT, 1, 2),  # RGB
-            (277, SHORT, 1, BANDS),
+            (262, SHORT, 1, RGB if is_rgb else MIN_IS_BLACK),
+            (277, SHORT, 1, self.bands),
             (284, SHORT, 1, 1),  # samples side by side
             (322, LONG, 1, self.tile_width_px),
             (323, LONG, 1, self.tile_height_px),
         ]
-        table = 16 + 8 + 20 * (len(tags) + 2) + 8
+        table = 16 + 8 + 20 * (len(tags) + 3) + 8
         first_tile = table + 16 * self._tiles
         offsets = first_tile + self._tile_bytes * np.arange(self._tiles, dtype="<u8")
         lengths = np.full(self._tiles, self._tile_bytes, dtype="<u8")
         alone = self._tiles == 1  # a single value stands in the tag itself
         tags.append((324, LONG8, self._tiles, int(offsets[0]) if alone else table))
         tags.append((325, LONG8, self._tiles, self._tile_bytes if alone else table + 8 * self._tiles))
+        tags.append((339, SHORT, 1, kind))
         directory = struct.pack("<Q", len(tags)) + b"".join(struct.pack("<HHQQ", *tag) for tag in tags) + bytes(8)
         return struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) + directory + offsets.tobytes() + lengths.tobytes()
 
@@ -152,12 +172,27 @@ class _PretendedFile:
             x, y = column * self.tile_width_px, row * self.tile_height_px
             width, height = min(self.tile_width_px, self.width_px - x), min(self.tile_height_px, self.height_px - y)
             pixels = self._decode(x, y, width, height)
-            if pixels.shape != (height, width, BANDS) or pixels.dtype != np.uint8:
-                raise ValueError(f"the decoder gave {pixels.dtype} {pixels.shape}, not uint8 {(height, width, BANDS)}.")
+            wanted = height, width, self.bands
+            if pixels.shape != wanted or pixels.dtype != self.dtype:
+                raise ValueError(f"the decoder gave {pixels.dtype} {pixels.shape}, not {self.dtype} {wanted}.")
             pad = ((0, self.tile_height_px - height), (0, self.tile_width_px - width), (0, 0))
             whole = np.ascontiguousarray(np.pad(pixels, pad) if any(map(any, pad)) else pixels)
             self._latest = index, whole.data.cast("B")
         return self._latest[1]
+
+
+def source_tile(width_px: int, height_px: int) -> tuple[int, int]:
+    """Width and height in which a pipeline asks for a level: multiples of 16, and of whole stored tiles if possible.
+
+    Args:
+        width_px: Columns of a stored tile or chunk; of a strip, all of them.
+        height_px: Rows of it.
+    """
+    sides = []
+    for side in (width_px, height_px):
+        whole = math.lcm(side, TILE_MULTIPLE_PX)
+        sides.append(whole if whole <= MAX_SOURCE_TILE_PX else -(-side // TILE_MULTIPLE_PX) * TILE_MULTIPLE_PX)
+    return sides[0], sides[1]
 
 
 def failure_behind(image: pyvips.Image) -> Exception | None:
@@ -181,7 +216,8 @@ def kept_tiles(image: pyvips.Image, max_bytes: int | None = None) -> pyvips.Imag
         return image
     width, height = image.get("tile-width"), image.get("tile-height")
     abreast = max(math.ceil(image.width / width), math.ceil(image.height / height)) + 1
-    fitting = (KEPT_TILE_BYTES if max_bytes is None else max_bytes) // (width * height * image.bands)
+    pixel_bytes = image.bands * {"ushort": 2, "float": 4}.get(image.format, 1)
+    fitting = (KEPT_TILE_BYTES if max_bytes is None else max_bytes) // (width * height * pixel_bytes)
     return image.tilecache(
         tile_width=width, tile_height=height, max_tiles=max(KEPT_TILE_ROWS * abreast, fitting),
         access="random", threaded=True, persistent=True,

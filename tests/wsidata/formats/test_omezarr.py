@@ -99,6 +99,11 @@ def test_channels_by_name_keep_their_type(tmp_path):
     with Slide(path, channels=["CD3", 0], scale_to_8bit=(0, 4335)) as slide:
         assert slide.numpy().dtype == np.uint8
         np.testing.assert_array_equal(slide.numpy(), np.moveaxis(RGB[[1, 0]], 0, 2))
+    for options in ({"channels": ["CD3", 0]}, {"channels": 0, "scale_to_8bit": (0, 4335)}):
+        with Slide(path, **options) as slide:
+            whole, lazy = slide.numpy(), slide.image(keep_tiles=True)
+        assert lazy.get_typeof("tile-width")
+        np.testing.assert_array_equal(lazy.numpy().reshape(whole.shape), whole)
 
 
 def test_three_channels_are_rgb_only_if_the_file_says_so(tmp_path):

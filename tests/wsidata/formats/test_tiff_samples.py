@@ -7,6 +7,7 @@ import pytest
 import tifffile
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.formats.segments import Segments
 from wsidata.slide import Slide
 
 SLIDES = Path(__file__).resolve().parents[4] / "shared" / "data" / "slides"
@@ -161,12 +162,28 @@ def test_a_cut_off_stack_is_refused(tmp_path):
         Slide(path, channels=[0])
 
 
-def test_too_large_a_stack_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("wsidata.formats.request.MAX_MEMORY_BYTES", 1000)
+@pytest.mark.parametrize("options", [{"channels": [2, 0]}, {"channels": [1], "scale_to_8bit": (100, 60_000)}])
+def test_tiles_of_channels_are_decoded_when_they_are_used(tmp_path, options, monkeypatch):
+    path = write_ome(tmp_path / "a.ome.tif")
+    with Slide(path, **options) as slide:
+        whole, resampled = slide.numpy(level=0), slide.numpy(downsample=1.5)
+        lazy, shrunk = slide.image(level=0, keep_tiles=True), slide.image(downsample=1.5, keep_tiles=True)
+        assert lazy.interpretation == slide.image(level=0).interpretation
+        decoded = []
+        decode = Segments.decode
+        monkeypatch.setattr(Segments, "decode", lambda self, index: decoded.append(index) or decode(self, index))
+    corner = lazy.crop(0, 0, 9, 9).numpy().reshape(9, 9, -1)
+    assert len(decoded) == len(options["channels"])
+    np.testing.assert_array_equal(corner, whole[:9, :9])
+    np.testing.assert_array_equal(lazy.numpy().reshape(whole.shape), whole)
+    np.testing.assert_array_equal(shrunk.numpy().reshape(resampled.shape), resampled)
+
+
+def test_large_levels_of_channels_are_lazy(tmp_path, monkeypatch):
+    monkeypatch.setattr("wsidata.formats.tiff_samples.DECODED_AT_ONCE_BYTES", 1000)
     with Slide(write_ome(tmp_path / "a.ome.tif"), channels=[0, 1]) as slide:
-        with pytest.raises(UnsupportedImageError, match=r"level 0 .*2 channels of uint16\) takes .* read_region"):
-            slide.image(level=0)
-        assert slide.read_region(0, 0, 9, 9).shape == (9, 9, 2)
+        assert slide.image(level=0).get_typeof("tile-width")
+        np.testing.assert_array_equal(slide.image(level=0).numpy(), slide.numpy(level=0))
 
 
 def test_a_real_stack():
