@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pandas as pd
+import pyvips
 from torch import Tensor
 
 from wsidata.cropping import CropKind, TissueCrop, as_crop
@@ -106,6 +107,20 @@ class SlideDataset(EpochDataset):
         """
         return self._read(index, with_mask=False)[0]
 
+    def untransformed(self, row: int) -> Sample:
+        """The picture of a row as it is before any transform, and its mask if there are masks; nothing is decoded yet.
+
+        Raises:
+            SampleError: naming the slide.
+        """
+        try:
+            with self._open(row) as slide:
+                packing = self.packing(row, slide)
+                masks = () if self.masks is None else (self._mask(row, slide, packing),)
+                return Sample(self._picture(slide, packing), masks=masks)
+        except Exception as error:
+            raise self._named(row, error) from error
+
     def _read(self, index: int, *, with_mask: bool) -> tuple[Tensor | LazyImage, Tensor | None]:
         """The image, and its mask if wanted."""
         row = index % len(self)
@@ -117,18 +132,21 @@ class SlideDataset(EpochDataset):
                         slide, self.resolution, None, self.transform, generator, packing=packing, dtype=self.dtype
                     )
                     return lazy, None
-                if packing is None:
-                    picture = slide.image(**self.resolution)
-                else:  # only the tiles of the pieces are decoded
-                    picture = packing.apply(slide.image(**self.resolution, keep_tiles=True))
+                picture = self._picture(slide, packing)
                 masks = (self._mask(row, slide, packing),) if with_mask else ()
                 sample = self.transform.run(Sample(picture, masks=masks), generator)
                 image = to_tensor(sample.image, self.dtype)
                 return image, self._mask_tensor(row, sample, image) if with_mask else None
         except Exception as error:
-            raise SampleError(
-                f"slide '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}"
-            ) from error
+            raise self._named(row, error) from error
+
+    def _named(self, row: int, error: Exception) -> SampleError:
+        return SampleError(f"slide '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}")
+
+    def _picture(self, slide: Slide, packing: Packing | None) -> pyvips.Image:
+        """What of the slide is read; of a crop, and of what is read lazily, only the tiles that are needed."""
+        picture = slide.image(**self.resolution, keep_tiles=self.lazy or packing is not None)
+        return picture if packing is None else packing.apply(picture)
 
     def _mask(self, row: int, slide: Slide, packing: Packing | None) -> Any:
         """The mask as an image on the grid of the slide's, cropped or packed like it."""
