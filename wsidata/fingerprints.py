@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsidata.slide import Slide
+from wsidata.slide_options import SlideOptions
 
 _SAMPLE_BYTES = 1 << 20
 _SIDE_PX = 32
@@ -38,7 +38,7 @@ CORRELATION = 0.8
 def same_bytes(paths: Iterable[str]) -> list[list[str]]:
     """Groups of files with the same content; a folder (Zarr) counts as one file."""
     groups = [list(dict.fromkeys(paths))]
-    for key in (_size, _sample_digest, _digest):
+    for key in (_size, sample_digest, _digest):
         groups = [same for group in groups for same in _divide(group, key)]
     return groups
 
@@ -51,18 +51,19 @@ def _divide(paths: list[str], key: Callable[[Path], Hashable]) -> list[list[str]
     return [group for group in of.values() if len(group) > 1]
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """A file alone, or all files of a folder, sorted."""
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in _files(path))
+    return sum(file.stat().st_size for file in files_of(path))
 
 
-def _sample_digest(path: Path) -> str:
+def sample_digest(path: Path) -> str:
     """SHA-256 of the ends and the middle of each file."""
     digest = hashlib.sha256()
-    for file in _files(path):
+    for file in files_of(path):
         size = file.stat().st_size
         with file.open("rb") as stream:
             for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
@@ -73,7 +74,7 @@ def _sample_digest(path: Path) -> str:
 
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
-    for file in _files(path):
+    for file in files_of(path):
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
@@ -92,9 +93,9 @@ class Look:
     pixels: NDArray[np.float32]
 
 
-def slide_thumbnail(path: str) -> NDArray[np.float64]:
-    """A slide, squashed to 32 x 32 grey pixels, (32, 32)."""
-    with Slide(path) as slide:
+def slide_thumbnail(path: str, options: SlideOptions = SlideOptions()) -> NDArray[np.float64]:
+    """A slide, squashed to 32 x 32 grey pixels, the mean of its channels: (32, 32)."""
+    with options.open(path) as slide:
         small = slide.thumbnail(8 * _SIDE_PX).thumbnail_image(_SIDE_PX, height=_SIDE_PX, size="force")
         pixels = np.asarray(small.numpy(), dtype=np.float64)
     return pixels if pixels.ndim == 2 else np.asarray(pixels.mean(axis=2))
