@@ -1,0 +1,150 @@
+"""From the second epoch on, photos that fit into memory or on a fast disk need not be decoded again.
+
+What is kept is found by the content of the file, never by its name or date: a photo that was changed, or another one of
+the same name, is decoded. That costs reading the file and a digest of it, 1 ms for 1 MB, where decoding costs 20. What
+else the pixels depend on is part of the key: the size, whether profiles were applied, and the versions of the decoders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+import zipfile
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsidata.photos.decoding import decode_photo
+
+DECODERS = ("simplejpeg", "pyvips-binary", "torch")
+FORMAT = 1
+"""To be raised whenever decoding gives other pixels than before."""
+_DIGEST_BYTES = 20
+
+
+class DecodedCache:
+    """Decoded photos, in memory or in a folder. Safe for several threads.
+
+    In memory, each process has its own (a loader's workers, too), which is filled until it is full; nothing is thrown
+    out again, because every epoch asks for every photo once. Pickled, it travels empty.
+
+    A folder may be shared by any number of processes, and be deleted at any time. A file in it is written under another
+    name first, and carries a checksum. It grows without limit: a photo takes 3 bytes per pixel.
+
+    Args:
+        where: Bytes of memory, or the path of a folder, which is made when the first photo is kept.
+    """
+
+    def __init__(self, where: int | str | Path) -> None:
+        if isinstance(where, bool) or (isinstance(where, int) and where < 1):
+            raise ValueError(f"DecodedCache({where!r}): pass a number of bytes, at least 1, or the path of a folder.")
+        self.folder = None if isinstance(where, int) else Path(where)
+        self.max_bytes = where if isinstance(where, int) else 0
+        self._empty()
+
+    def get(self, path: str | Path, short_side_px: int | None = None, *, apply_icc: bool = True) -> NDArray[np.uint8]:
+        """The pixels that `read_photo` gives, decoded or remembered.
+
+        Args:
+            path: The file.
+            short_side_px: See `read_photo`.
+            apply_icc: See `read_photo`.
+
+        Returns:
+            (height, width, 3), contiguous, read-only.
+
+        Raises:
+            UnreadableImageError: as `read_photo`.
+            UnsupportedImageError: as `read_photo`.
+        """
+        path = Path(path)
+        data = path.read_bytes()
+        key = _key(data, short_side_px, apply_icc)
+        pixels = self._kept.get(key) if self.folder is None else _load(self._place(key))
+        if pixels is None:
+            pixels = decode_photo(data, path, short_side_px=short_side_px, apply_icc=apply_icc)
+            if self.folder is None:
+                self._keep(key, pixels)
+            else:
+                self._save(key, pixels)
+        pixels.flags.writeable = False
+        return pixels
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept in memory by this process."""
+        return self._bytes
+
+    def _empty(self) -> None:
+        self._kept: dict[str, NDArray[np.uint8]] = {}
+        self._bytes = 0
+        self._lock = Lock()
+        self._warned = False
+
+    def _keep(self, key: str, pixels: NDArray[np.uint8]) -> None:
+        with self._lock:
+            if key not in self._kept and self._bytes + pixels.nbytes <= self.max_bytes:
+                self._kept[key] = pixels
+                self._bytes += pixels.nbytes
+
+    def _place(self, key: str) -> Path:
+        assert self.folder is not None
+        return self.folder / key[:2] / f"{key}.npz"
+
+    def _save(self, key: str, pixels: NDArray[np.uint8]) -> None:
+        """Keep in the folder. If that fails, training goes on without, and says so once."""
+        place = self._place(key)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=place.parent, suffix=".part")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    np.savez(file, pixels=pixels)
+                os.replace(name, place)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            if not self._warned:
+                warnings.warn(
+                    f"decoded photos cannot be kept in '{self.folder}' ({error}); they are decoded again in every "
+                    "epoch. Make room there, or choose another folder.",
+                    stacklevel=3,
+                )
+            self._warned = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "max_bytes": self.max_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._empty()
+
+
+def _key(data: bytes, short_side_px: int | None, apply_icc: bool) -> str:
+    """A name for what decoding gives, in hexadecimal."""
+    digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES)
+    digest.update(f"\0{FORMAT} {short_side_px} {apply_icc} {_made_by()} {len(data)}".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _made_by() -> str:
+    return ", ".join(f"{name} {version(name)}" for name in DECODERS)
+
+
+def _load(place: Path) -> NDArray[np.uint8] | None:
+    """What was kept; None if there is nothing, or it is damaged (the archive has a checksum)."""
+    try:
+        with np.load(place) as archive:
+            pixels: NDArray[np.uint8] = archive["pixels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return pixels

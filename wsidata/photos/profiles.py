@@ -1,0 +1,72 @@
+"""Phones store Display P3, cameras Adobe RGB: the same bytes are other colours. The profile in the file says which.
+
+Most profiles say sRGB in one wording or another, and change nothing; those are recognised by what they do to a grid of
+colours, and not applied.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from wsidata.errors import UnsupportedImageError
+from wsidata.formats.colour import apply_profile, is_rgb_profile
+
+GREY = b"GRAY"
+UNCHANGED = 2
+"""Of 255: profiles that change no colour by more are sRGB. (Those that are, by 1; Display P3, by 112.)"""
+_GRID = 17
+
+
+def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None, path: Path) -> NDArray[np.uint8]:
+    """Colours as sRGB, by relative colorimetric intent.
+
+    Args:
+        pixels: (height, width, 3), as stored; all three alike if the file is grey.
+        profile: The ICC profile in the file, or None for sRGB. One of ink is ignored: whoever made RGB of the ink
+            has applied it.
+        path: The file, for errors.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        UnsupportedImageError: if the profile is damaged.
+    """
+    if profile is None:
+        return pixels
+    is_grey = profile[16:20] == GREY
+    if not is_grey and not is_rgb_profile(profile):
+        return pixels
+    if is_grey and not (pixels == pixels[..., :1]).all():
+        return pixels
+    try:
+        return _applied(pixels, profile, is_grey) if _changes_colours(profile, is_grey) else pixels
+    except pyvips.Error as error:
+        raise UnsupportedImageError(
+            f"'{path}' has a colour profile that cannot be applied ({' '.join(str(error).split())}), so its colours "
+            "are not known. Save it without the profile, or take the stored values for sRGB with apply_icc=False."
+        ) from error
+
+
+@lru_cache(maxsize=256)
+def _changes_colours(profile: bytes, is_grey: bool) -> bool:
+    steps = np.linspace(0, 255, _GRID).round().astype(np.uint8)
+    if is_grey:
+        colours = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    else:
+        colours = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(_GRID, -1, 3)
+    shown = _applied(colours, profile, is_grey)
+    return int(np.abs(shown.astype(np.int16) - colours).max()) > UNCHANGED
+
+
+def _applied(pixels: NDArray[np.uint8], profile: bytes, is_grey: bool) -> NDArray[np.uint8]:
+    if is_grey:
+        image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels[..., 0])).copy(interpretation="b-w")
+    else:
+        image = pyvips.Image.new_from_array(pixels).copy(interpretation="srgb")
+    return np.asarray(apply_profile(image, profile).numpy(), dtype=np.uint8)
