@@ -84,7 +84,7 @@ def channel_stats(
         raise StatsError("tissue_only=True and mask= both say which pixels count. Pass one of them.")
     if tissue_only and crop is not None:
         raise StatsError("tissue_only=True leaves out all that crop= would, and more. Pass one of them.")
-    _refuse_forks(executor)
+    refuse_forks(executor)
     tissue_crop = as_crop(crop)
     job = _Job(tissue_only, mask, tissue_crop, dict(resolution), mpp_override)
     sums = _run(job, sources, executor, progress)
@@ -189,7 +189,7 @@ def _spread(
         yield index_of[future], error if error is not None else future.result()
 
 
-def _refuse_forks(executor: Executor | None) -> None:
+def refuse_forks(executor: Executor | None) -> None:
     """A fork of a process in which libvips has worked waits for ever for threads that were not copied."""
     context = getattr(executor, "_mp_context", None)  # ProcessPoolExecutor does not say it in public
     if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
