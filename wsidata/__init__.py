@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wsidata.lazy import LazyImage as LazyImage
     from wsidata.leaks import check_leaks as check_leaks
     from wsidata.packing import Packing as Packing
+    from wsidata.photos.datamodule import ImageFolderDataModule as ImageFolderDataModule
     from wsidata.slide import Slide as Slide
     from wsidata.split_files import load_splits as load_splits
     from wsidata.split_files import save_splits as save_splits
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ChannelStats": "wsidata.stats",
+    "ImageFolderDataModule": "wsidata.photos.datamodule",
     "LazyImage": "wsidata.lazy",
     "Packing": "wsidata.packing",
     "Slide": "wsidata.slide",
@@ -43,6 +45,7 @@ _HOME = {
 
 __all__ = [
     "ChannelStats",
+    "ImageFolderDataModule",
     "LazyImage",
     "Packing",
     "Slide",

@@ -48,7 +48,7 @@ def draw_samples(
     titles = [f"{table['image_id'][row]}\n{table['label_name'][row]}" for row in rows]
     sizes = sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images})
     size = f"{sizes[0]} px" if len(sizes) == 1 else "sizes differ"
-    facts = [f"{part}: {len(rows)} of {len(table)} slides", dataset.describe(), size, str(images[0].dtype)[6:]]
+    facts = [f"{part}: {len(rows)} of {len(table)} {dataset.noun}s", dataset.describe(), size, str(images[0].dtype)[6:]]
     figure = plot_images(images, titles, ", ".join(fact for fact in facts if fact))
     if masked:
         overlay_masks(figure, [mask for _, mask in samples], class_names)

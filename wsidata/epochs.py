@@ -25,7 +25,12 @@ class EpochDataset(Dataset[Any], ABC):
         transform: What is applied to each image; must be picklable where there are workers.
         fresh_epochs: True draws anew in every epoch (training). False makes the same sample every time, also with a
             random transform.
+
+    Attributes:
+        noun: What figures and messages call one row.
     """
+
+    noun = "slide"
 
     def __init__(self, transform: Any, *, fresh_epochs: bool) -> None:
         self.transform = transform

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from wsidata.slide_options import SlideOptions
 
 _SAMPLE_BYTES = 1 << 20
-_SIDE_PX = 32
+SIDE_PX = 32
+"""Side of the thumbnails that are compared."""
+
 _FREQUENCIES = 12
 _PLAIN_STD = 0.01
 """A thumbnail that varies less than this (as a fraction of its brightest value) has no look to speak of."""
@@ -96,7 +98,7 @@ class Look:
 def slide_thumbnail(path: str, options: SlideOptions = SlideOptions()) -> NDArray[np.float64]:
     """A slide, squashed to 32 x 32 grey pixels, the mean of its channels: (32, 32)."""
     with options.open(path) as slide:
-        small = slide.thumbnail(8 * _SIDE_PX).thumbnail_image(_SIDE_PX, height=_SIDE_PX, size="force")
+        small = slide.thumbnail(8 * SIDE_PX).thumbnail_image(SIDE_PX, height=SIDE_PX, size="force")
         pixels = np.asarray(small.numpy(), dtype=np.float64)
     return pixels if pixels.ndim == 2 else np.asarray(pixels.mean(axis=2))
 

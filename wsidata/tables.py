@@ -18,7 +18,7 @@ from wsidata.labels import ClassNames
 from wsidata.table_files import TableError, TextTable, describe_problems, read_text_table
 from wsidata.targets import TARGETS, Target, empty_cells, read_targets
 
-__all__ = ["COLUMNS", "LabelTable", "TableError", "read_table"]
+__all__ = ["COLUMNS", "LabelTable", "TableError", "image_root", "read_table"]
 
 COLUMNS = ("image_id", "path", "label_name", "label", "group", "site", "split")
 """Columns of `LabelTable.frame`, always all of them and in this order; `target` or `mask` may follow."""
@@ -138,10 +138,16 @@ def _open(
             )
         text = read_class_folders(table, folder_type.is_image_name)
         return text, _folder(table, "table", folder_type), "split" if "split" in text.frame.columns else split_column
-    text = read_text_table(table)
-    if image_dir is None:
-        image_dir = Path.cwd() if isinstance(table, pd.DataFrame) else Path(table).parent
-    return text, _folder(image_dir, "image_dir", folder_type), split_column
+    return read_text_table(table), _folder(image_root(table, image_dir), "image_dir", folder_type), split_column
+
+
+def image_root(table: str | Path | pd.DataFrame, image_dir: str | Path | None) -> Path:
+    """The folder a table's names are relative to: `image_dir`, or the table's own; the working folder for a frame."""
+    if image_dir is not None:
+        return Path(image_dir).absolute()
+    if isinstance(table, pd.DataFrame):
+        return Path.cwd()
+    return Path(table).absolute() if Path(table).is_dir() else Path(table).absolute().parent
 
 
 def _folder(path: str | Path, argument: str, folder_type: type[ImageFolder]) -> ImageFolder:

@@ -1,0 +1,291 @@
+"""From a folder of photos, with a table or with a folder per class, to batches: the job most people begin with.
+
+    table -> split -> sample -> transform -> batch
+
+as for slides, and by the same modules; what differs is how photos are found, checked and decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from wsidata.datamodule_base import Leaks, Part, Sampling, SplitDataModule
+from wsidata.leaks import LeakKind, LeakReport, check_leaks
+from wsidata.loaders import EpochLoader, WorkerStart
+from wsidata.photos.datasets import Normalization, PhotoDataset
+from wsidata.photos.label_names import LabelNames, read_label_names
+from wsidata.photos.looks import photo_thumbnail
+from wsidata.photos.tables import PhotoInspector, Unlisted, Unreadable, match_ids, read_photo_table
+from wsidata.photos.transforms import auto_resize_px, photo_eval_transform, photo_train_transform
+from wsidata.slide_checks import check_batchable
+from wsidata.splits import SmallClasses, SplitError
+from wsidata.stats import ChannelStats, channel_stats
+from wsidata.table_splits import split_table
+from wsidata.tables import LabelTable
+from wsidata.tensors import DType
+from wsidata.transforms import as_transform, check_size
+
+Normalize = Literal["stats", "imagenet"]
+
+IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation that torchvision's pretrained networks were trained with."""
+
+
+class ImageFolderDataModule(SplitDataModule):
+    """Photos: one sample each, with one class, several labels, or numbers.
+
+    Batches of the train, validation and test loaders are `(image, target)`: image (B, 3, H, W), channels-last in
+    memory, RGB, uint8 or float in [0, 1], or normalised floats; target as `target` says. The predict loader yields
+    images alone.
+
+    A sample's augmentation depends on the seed (`seed_everything`), the epoch and the photo only: not on the number of
+    workers or the batch size.
+
+    Args:
+        table: CSV, Parquet or DataFrame with a row per photo; or a folder with a folder of photos per class, perhaps
+            below folders train, val and test; or, with `label_column=None`, a folder of photos to predict on.
+        image_dir: Folder in which, or below which, the photos lie. None: the table's own.
+        image_column: Column of file names: with or without suffix, in any case, with or without the folders above.
+        label_column: Column of labels, or columns. None: no labels, predict only.
+        class_names: Classes in order, or a mapping from labels to them. None: the labels, sorted.
+        label_names: Names of the labels, to be shown instead of them: a table with the columns `label` and `name`, or a
+            mapping. All of them are classes, in the labels' order, also those that no photo has.
+        target: "class": (B,) int64. "multilabel": (B, K) float32 of 0 and 1, from a column of labels separated by `;`
+            or from K columns of 0 and 1. "regression": (B, K) float32, from K columns of numbers. See
+            `targets.read_targets`.
+        resize_px: Length the shorter side is brought to when a photo is decoded. "auto": 8/7 of `image_size` (256 for
+            224), or as it is if `image_size` is None. None: as it is.
+        image_size: Height and width to crop (or pad in white) to, in pixels; one number for a square. None keeps all.
+        split: A split made before: a CSV file, or a DataFrame with `image_id` and `split`. The arguments below are then
+            not used.
+        split_column: Column that predefines train, val or test rows.
+        test_ids: Ids, or names, of the test rows.
+        test_prefix: What the names of test rows begin with, such as "test_".
+        val_ids: Ids, or names, of the validation rows.
+        val_prefix: What the names of validation rows begin with.
+        group_column: Column of what must not be divided: photos of one animal, place, or series.
+        site_column: Column of cameras or places. If given, a site in two parts is a leak.
+        val_fraction: Share of the rows that are not predefined to validate on.
+        test_fraction: Share of them to test on.
+        stratify: Keep the classes in proportion, where each photo has one.
+        k_fold: `(i, k)`: validate on fold i (0 .. k-1) of k, instead of on `val_fraction`.
+        repeat: 0, 1, ...: draw validation rows or folds anew; the test rows stay.
+        small_classes: A class too small to be in every part: "raise", or keep it in "train" and warn.
+        seed: Seed of the split, and of nothing else.
+        train_transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on pyvips images. None:
+            a random crop of `image_size`, mirrored left and right every other time. If given, it sets the size.
+        eval_transform: The same for validation, test and prediction. None: the centre, of `image_size`.
+        dtype: What uint8 pixels become: "uint8" stays, "float" is divided by 255. None: "uint8", or "float" where
+            photos are normalised.
+        normalize: "stats": less the mean of the training photos' channels, divided by their standard deviation.
+            "imagenet": the same with ImageNet's. None: left to the model.
+        batch_size: Samples a batch (per process).
+        num_workers: Worker processes a loader, kept between epochs.
+        worker_start: "forkserver" or "spawn". None: a fork server where there is one.
+        pin_memory: Page-locked batches. None: where there is CUDA.
+        predict_on: "train", "val", "test" or "all". None: the test rows, or all rows where there are none.
+        sampling: "shuffle" draws every training photo once an epoch. "balanced" draws as many, every class equally
+            often; a photo that is drawn twice is augmented twice.
+        stats: Channel statistics, or the JSON file they were saved in. None: computed when they are first needed.
+        leaks: What to do about groups, files, look-alikes or sites in two parts: "off" does not look, "warn", or
+            "error". Looking decodes every photo small, once, in `setup`.
+        leak_checks: What to look for: some of "patient" (of `group_column`), "content", "thumbnail", "site". None: all
+            that apply.
+        unreadable: Photos that are empty, cut off, damaged in their header, too large to hold, or none: an "error" that
+            lists them, or "leave_out" with a warning that does.
+        decode_check: Look for damaged pixels before training too, by decoding every photo once.
+        unlisted: Photos below `image_dir` that no row of the table names: "off", "warn", or "error".
+
+    Raises:
+        TableError, SplitError, TransformError: when made, at first use of the table, or in `setup`; always before
+            training starts.
+
+    Example:
+        >>> dm = ImageFolderDataModule("labels.csv", "photos", label_column="label", image_size=224, val_fraction=0.25)
+        >>> trainer.fit(model, datamodule=dm)
+    """
+
+    def __init__(
+        self,
+        table: str | Path | pd.DataFrame,
+        image_dir: str | Path | None = None,
+        *,
+        image_column: str = "image",
+        label_column: str | Sequence[str] | None = "class",
+        class_names: Sequence[str] | Mapping[str, int] | Mapping[str, str] | None = None,
+        label_names: LabelNames | None = None,
+        target: Literal["class", "multilabel", "regression"] = "class",
+        resize_px: int | Literal["auto"] | None = "auto",
+        image_size: int | tuple[int, int] | None = None,
+        split: str | Path | pd.DataFrame | None = None,
+        split_column: str | None = None,
+        test_ids: Sequence[str] | None = None,
+        test_prefix: str | None = None,
+        val_ids: Sequence[str] | None = None,
+        val_prefix: str | None = None,
+        group_column: str | None = None,
+        site_column: str | None = None,
+        val_fraction: float = 0.2,
+        test_fraction: float = 0.0,
+        stratify: bool = True,
+        k_fold: tuple[int, int] | None = None,
+        repeat: int = 0,
+        small_classes: SmallClasses = "raise",
+        seed: int = 42,
+        train_transform: Callable[[Any], Any] | None = None,
+        eval_transform: Callable[[Any], Any] | None = None,
+        dtype: Literal["uint8", "float"] | None = None,
+        normalize: Normalize | None = None,
+        batch_size: int = 32,
+        num_workers: int = 2,
+        worker_start: WorkerStart | None = None,
+        pin_memory: bool | None = None,
+        predict_on: Literal["train", "val", "test", "all"] | None = None,
+        sampling: Sampling = "shuffle",
+        stats: ChannelStats | str | Path | None = None,
+        leaks: Leaks = "warn",
+        leak_checks: Sequence[LeakKind] | None = None,
+        unreadable: Unreadable = "error",
+        decode_check: bool = False,
+        unlisted: Unlisted = "warn",
+    ) -> None:
+        super().__init__(
+            batch_size=batch_size,
+            num_workers=num_workers,
+            worker_start=worker_start,
+            pin_memory=pin_memory,
+            predict_on=predict_on,
+            sampling=sampling,
+            stats=stats,
+            leaks=leaks,
+            leak_checks=leak_checks,
+        )
+        self.image_size = None if image_size is None else check_size(image_size)
+        self.resize_px = _resize_px(resize_px, self.image_size, train_transform is None or eval_transform is None)
+        self.normalize, self.dtype = normalize, _dtype(dtype, normalize)
+        self._table, self._split, self._label_names = table, split, label_names
+        self._inspector = PhotoInspector(self.resize_px, decode_check, unreadable)
+        for name, value, known in (
+            ("target", target, ("class", "multilabel", "regression")),
+            ("unreadable", unreadable, ("error", "leave_out")),
+            ("unlisted", unlisted, ("off", "warn", "error")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+        if label_names is not None and (class_names is not None or target == "regression"):
+            raise ValueError(
+                "label_names= names the labels of classes: leave out class_names= and target='regression'."
+            )
+        self._sizes_follow_photos = self.image_size is None and (train_transform is None or eval_transform is None)
+        self._train_transform = as_transform(train_transform or photo_train_transform(self.image_size))
+        self._eval_transform = as_transform(eval_transform or photo_eval_transform(self.image_size))
+        # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
+        objects = {"table": table, "stats": stats, "label_names": label_names}
+        left_out = [name for name, value in objects.items() if isinstance(value, (pd.DataFrame, ChannelStats))]
+        table, stats, label_names, split, image_dir = map(_plain, (table, stats, label_names, split, image_dir))
+        self.save_hyperparameters(ignore=["train_transform", "eval_transform", *left_out])
+
+    def read_labels(self) -> LabelTable:
+        """Read the table, look at every photo's header, and split."""
+        hparams = self.hparams
+        names = self._label_names
+        columns = ("image_column", "label_column", "target", "group_column", "site_column", "split_column", "unlisted")
+        labels = read_photo_table(
+            self._table,
+            hparams["image_dir"],
+            self._inspector,
+            class_names=hparams["class_names"] if names is None else read_label_names(names, hparams["label_column"]),
+            **{name: hparams[name] for name in columns},
+        )
+        listed = {name: match_ids(hparams[name], labels.frame, name) for name in ("test_ids", "val_ids")}
+        return split_table(labels, self._split, {**hparams, **listed})
+
+    def check(self) -> None:
+        """Read the table, which looks at every photo's header, and compare sizes where they must be one."""
+        sizes = self._inspector.sizes(self.labels.frame)
+        if self._sizes_follow_photos:
+            check_batchable(sizes, self.batch_size)
+
+    def compute_stats(self) -> ChannelStats:
+        """Pooled over all pixels of the training photos, at their full size."""
+        if self.tables["train"].empty:
+            raise SplitError(
+                "there are no training photos to take channel statistics of. Pass stats=, or load the checkpoint of "
+                "the training run, which remembers them."
+            )
+        return channel_stats(self.tables["train"]["path"])
+
+    def check_leaks(self) -> LeakReport:
+        """Look for groups, files, looks and sites that are in more than one part; see `leaks.check_leaks`."""
+        with ThreadPoolExecutor(4) as pool:
+            return check_leaks(self.labels.frame, checks=self.leak_checks, thumbnail=photo_thumbnail, executor=pool)
+
+    def make_dataset(self, part: Part) -> PhotoDataset:
+        """Photos of one part; training photos are drawn anew each epoch."""
+        return PhotoDataset(
+            self.tables[part],
+            self._train_transform if part == "train" else self._eval_transform,
+            resize_px=self.resize_px,
+            dtype=self.dtype,
+            with_labels=part != "predict",
+            fresh_epochs=part == "train",
+        )
+
+    def _loader(self, part: Part) -> EpochLoader:
+        dataset = self.datasets.get(part)
+        if isinstance(dataset, PhotoDataset) and len(dataset):  # not before: a checkpoint may bring the statistics
+            dataset.normalization = self._normalization()
+        return super()._loader(part)
+
+    def _normalization(self) -> Normalization | None:
+        """Mean and standard deviation to normalise with."""
+        if self.normalize is None:
+            return None
+        return IMAGENET if self.normalize == "imagenet" else (self.stats.mean, self.stats.std)
+
+
+def _resize_px(resize_px: int | Literal["auto"] | None, image_size: tuple[int, int] | None, crops: bool) -> int | None:
+    """The length photos' shorter side is brought to.
+
+    Raises:
+        ValueError: if it is no length, or each crop would be padded.
+    """
+    if resize_px == "auto":
+        return auto_resize_px(image_size)
+    if resize_px is not None and (not isinstance(resize_px, int) or resize_px < 1):
+        raise ValueError(f"resize_px={resize_px!r} is neither a number of pixels, nor 'auto', nor None.")
+    if resize_px is not None and image_size is not None and crops and resize_px < min(image_size):
+        raise ValueError(
+            f"resize_px={resize_px} makes photos smaller than image_size={image_size}: all would be padded. Pass at "
+            f"least {min(image_size)}, or resize_px='auto'."
+        )
+    return resize_px
+
+
+def _dtype(dtype: Literal["uint8", "float"] | None, normalize: str | None) -> DType:
+    """What pixels become.
+
+    Raises:
+        ValueError: for an unknown choice, or bytes that are to be normalised.
+    """
+    if normalize not in (None, "stats", "imagenet"):
+        raise ValueError(f"normalize={normalize!r} is neither 'stats' nor 'imagenet' nor None.")
+    if dtype not in (None, "uint8", "float"):
+        raise ValueError(f"dtype={dtype!r} is neither 'uint8' nor 'float'.")
+    if dtype == "uint8" and normalize is not None:
+        raise ValueError(f"normalize={normalize!r} gives floats. Leave out dtype='uint8'.")
+    return dtype or ("uint8" if normalize is None else "float")
+
+
+def _plain(value: Any) -> Any:
+    """What a checkpoint can hold of an argument."""
+    if isinstance(value, (pd.DataFrame, ChannelStats)):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): str(name) for key, name in value.items()}
+    return None if value is None else str(value)

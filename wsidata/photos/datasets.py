@@ -1,0 +1,112 @@
+"""A sample of a photo data set: decoded at the size that is needed, cropped, mirrored, and never copied in vain.
+
+As with slides, a sample is a pure function of photo, transform, seed, epoch and row; see `epochs.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyvips
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsidata.datasets import SampleError
+from wsidata.epochs import EpochDataset
+from wsidata.photos.decoding import read_photo
+from wsidata.targets import target_tensor
+from wsidata.tensors import DType, to_tensor
+from wsidata.transform_adapters import as_transform
+from wsidata.transform_base import Sample
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, on the scale 0..1."""
+
+
+class PhotoDataset(EpochDataset):
+    """Photos of a table, one sample each.
+
+    Args:
+        table: Rows with the columns `image_id`, `path`, `label`, and perhaps `target` (see `tables.COLUMNS`).
+        transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on a pyvips image.
+        resize_px: Length of the shorter side at which photos are read; None: as they are.
+        dtype: "uint8" or "float"; see `tensors.to_tensor`.
+        with_labels: False gives images alone, for prediction.
+        fresh_epochs: True draws anew in every epoch (training). False makes the same sample every time, also with a
+            random transform.
+    """
+
+    noun = "photo"
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        transform: Any,
+        *,
+        resize_px: int | None = None,
+        dtype: DType = "uint8",
+        with_labels: bool = True,
+        fresh_epochs: bool = False,
+    ) -> None:
+        super().__init__(as_transform(transform), fresh_epochs=fresh_epochs)
+        self.paths = [str(path) for path in table["path"]]
+        self.image_ids = [str(name) for name in table["image_id"]]
+        self.targets = [target_tensor(row) for row in table.to_dict("records")]
+        self.resize_px = resize_px
+        self.dtype: DType = dtype
+        self.with_labels = with_labels
+        self.normalization: Normalization | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        """`(image, target)`, or the image alone; the image is that of `image`, normalised if `normalization` is set.
+
+        The target is a class number, or (K,) float32 for several labels or numbers.
+        """
+        image = self.image(index)
+        if self.normalization is not None:
+            image = normalized(image, self.normalization)
+        return (image, self.targets[index % len(self)]) if self.with_labels else image
+
+    def image(self, index: int) -> Tensor:
+        """Read, transform and convert one photo; not normalised.
+
+        Returns:
+            (C, H, W), uint8 or float32, a view of (H, W, C) memory.
+
+        Raises:
+            SampleError: naming the photo.
+        """
+        row = index % len(self)
+        try:
+            picture = pyvips.Image.new_from_array(self.pixels(row), interpretation="srgb")
+            sample = self.transform.run(Sample(picture), self.generator(index))
+            return to_tensor(sample.image, self.dtype)
+        except Exception as error:
+            raise SampleError(
+                f"photo '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}"
+            ) from error
+
+    def pixels(self, row: int) -> NDArray[np.uint8]:
+        """The photo as it is read, upright, (H, W, 3)."""
+        return read_photo(self.paths[row], short_side_px=self.resize_px)
+
+    def describe(self) -> str:
+        """The size photos are read at."""
+        return "full size" if self.resize_px is None else f"resize_px={self.resize_px}"
+
+
+def normalized(image: Tensor, normalization: Normalization) -> Tensor:
+    """(image - mean) / std per channel, in the image's memory layout.
+
+    Args:
+        image: (C, H, W) float32 in 0..1.
+        normalization: Mean and standard deviation, C each.
+    """
+    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in normalization)
+    return (image - mean) / std

@@ -1,0 +1,105 @@
+"""Of a thousand photos from the web, a few are empty, cut off or web pages; a run should not find out in its last hour.
+
+Every file is opened once before training: its header must give a size, and a JPEG, PNG, WebP or GIF must also have the
+mark that ends it, which a file that was cut off lacks. No pixel is decoded. Damage in the middle of a file shows only
+when it is decoded; `decode=True` does that too.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsidata.photos.decoding import photo_size, read_photo
+from wsidata.photos.jpeg import MAX_DECODED_BYTES
+from wsidata.photos.resizing import size_with_short_side
+
+_THREADS = 4
+_JPEG, _PNG, _RIFF, _GIF = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8"
+_JPEG_END, _PNG_END, _GIF_END = b"\xff\xd9", b"IEND\xaeB`\x82", b";"
+_FILL, _START_OF_SCAN = 0xFF, 0xDA
+
+
+@dataclass(frozen=True)
+class PhotoHeader:
+    """What is known of a photo before it is decoded.
+
+    Attributes:
+        path: The file.
+        size_px: Height and width as it is read, upright; None if it cannot be used.
+        problem: Why it cannot, on one line; "" if it can.
+    """
+
+    path: Path
+    size_px: tuple[int, int] | None
+    problem: str = ""
+
+
+def inspect_photos(paths: Sequence[Path], *, resize_px: int | None = None, decode: bool = False) -> list[PhotoHeader]:
+    """Open every photo, without decoding it unless that is asked for.
+
+    Args:
+        paths: The files.
+        resize_px: Length of the shorter side they will be read at; None: as they are.
+        decode: Decode each photo, too.
+
+    Returns:
+        One header per path, in order.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(lambda path: _inspect(path, resize_px, decode), paths))
+
+
+def _inspect(path: Path, resize_px: int | None, decode: bool) -> PhotoHeader:
+    try:
+        if path.stat().st_size == 0:
+            return PhotoHeader(path, None, f"{path}: is empty (0 bytes)")
+        size = height, width = photo_size(path)
+        if is_cut_off(path):
+            return PhotoHeader(path, None, f"{path}: was cut off: the mark that ends such a file is missing")
+        if resize_px is not None:
+            size = size_with_short_side(height, width, resize_px)
+        if 3 * size[0] * size[1] > MAX_DECODED_BYTES:
+            return PhotoHeader(path, None, f"{path}: {_too_large((height, width), size)}")
+        if decode:
+            read_photo(path, short_side_px=resize_px)
+    except Exception as error:  # any decoder's own; what it says is listed under the file's name
+        detail = " ".join(str(error).split())
+        return PhotoHeader(path, None, f"{path}: {type(error).__name__}: {detail}")
+    return PhotoHeader(path, size)
+
+
+def _too_large(stored: tuple[int, int], read: tuple[int, int]) -> str:
+    """What is wrong with a photo that does not fit in memory."""
+    size = f"is {stored[0]} x {stored[1]} px" + ("" if read == stored else f", resized {read[0]} x {read[1]} px")
+    gigabytes = f"{3 * read[0] * read[1] / 1e9:.1f} GB in memory, more than {MAX_DECODED_BYTES / 1e9:.1f}"
+    return f"{size}: {gigabytes}; {'pass a smaller resize_px=' if read == stored else 'crop it'}, or take it out"
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether a JPEG, PNG, WebP or GIF lacks its end; of other files nothing is known.
+
+    Bytes after the end are allowed: phones put films and depth maps there.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:2] == _JPEG:
+            return data.rfind(_JPEG_END, _jpeg_scan(data)) < 0
+        if data[:8] == _PNG:
+            return data.rfind(_PNG_END) < 0
+        if data[:4] == _RIFF:
+            return int.from_bytes(data[4:8], "little") + 8 > len(data)
+        if data[:4] == _GIF:
+            return data.rfind(_GIF_END, len(data) - 1024) < 0
+    return False
+
+
+def _jpeg_scan(data: mmap.mmap) -> int:
+    """Where the first scan begins: an end mark before it would be that of an embedded thumbnail."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == _FILL and data[place + 1] != _START_OF_SCAN:
+        fill = data[place + 1] == _FILL
+        place += 1 if fill else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return min(place, len(data))
