@@ -37,7 +37,7 @@ def resize(
     """
     if size_px == pixels.shape[:2] and covered_px in (None, size_px):
         return pixels
-    channels_last = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    channels_last = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # with strides torch knows as such
     if covered_px is None or covered_px == pixels.shape[:2]:
         resized = interpolate(channels_last, size=size_px, mode="bilinear", antialias=True)
     else:
