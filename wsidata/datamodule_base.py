@@ -7,35 +7,41 @@ A concrete module only says where its table comes from (`read_labels`) and how a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from wsidata.batch_figures import draw_samples
 from wsidata.class_weights import class_weights
 from wsidata.epochs import EpochDataset
+from wsidata.fingerprints import slide_thumbnail
 from wsidata.leaks import LeakKind, LeakReport, check_leaks
 from wsidata.loaders import EpochLoader, WorkerStart, check_worker_start, make_loader
 from wsidata.samplers import share_of_process
-from wsidata.split_base import PARTS, SPLITS, Part, SplitError
+from wsidata.skipping import SkipWarning, check_skipped, describe_skipped, skipped_rows, without_skipped
+from wsidata.split_base import PARTS, SPLITS, Part, SplitError, name_some
 from wsidata.split_files import save_splits, split_digest
 from wsidata.split_memory import check_remembered_classes, check_remembered_split, remember, remembered_stats
 from wsidata.stats import ChannelStats
 from wsidata.tables import LabelTable
 
-__all__ = ["LEAK_ACTIONS", "PARTS", "Leaks", "Part", "Sampling", "SplitDataModule"]
+__all__ = ["LEAK_ACTIONS", "PARTS", "Leaks", "OnError", "Part", "Sampling", "SplitDataModule"]
 
 Sampling = Literal["shuffle", "balanced"]
 Leaks = Literal["off", "warn", "error"]
+OnError = Literal["raise", "skip"]
 LEAK_ACTIONS = ("off", "warn", "error")
 _THREADS = 4
 
@@ -53,6 +59,7 @@ class SplitDataModule(LightningDataModule, ABC):
         stats: Channel statistics, or the JSON file they were saved in. None: computed on first use.
         leaks: Whether what is in two parts (see `leaks.check_leaks`) is passed over, warned of, or an error.
         leak_checks: What to look for; None: all that the table allows.
+        on_error: Whether rows that `find_unreadable` names are an error, or left out of the parts with a warning.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class SplitDataModule(LightningDataModule, ABC):
         stats: ChannelStats | str | Path | None = None,
         leaks: Leaks = "warn",
         leak_checks: Sequence[LeakKind] | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -75,12 +83,17 @@ class SplitDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.predict_on = predict_on
-        for name, value, known in (("sampling", sampling, ("shuffle", "balanced")), ("leaks", leaks, LEAK_ACTIONS)):
+        for name, value, known in (
+            ("sampling", sampling, ("shuffle", "balanced")),
+            ("leaks", leaks, LEAK_ACTIONS),
+            ("on_error", on_error, ("raise", "skip")),
+        ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
         self.worker_start = check_worker_start(worker_start) if num_workers else None
         self.sampling = sampling
         self.leaks, self.leak_checks = leaks, leak_checks
+        self.on_error = on_error
         if stats is not None:  # takes the place of the cached property
             self.stats = stats if isinstance(stats, ChannelStats) else ChannelStats.load(stats)
         self.datasets: dict[str, EpochDataset] = {}
@@ -94,6 +107,10 @@ class SplitDataModule(LightningDataModule, ABC):
     def check(self) -> None:
         """Refuse what would fail during training; called once, by `setup`."""
 
+    def find_unreadable(self) -> Mapping[str, str]:
+        """Why rows cannot be read, by `image_id`, as far as it shows without decoding; asked if `on_error="skip"`."""
+        return {}
+
     @abstractmethod
     def make_dataset(self, part: Part) -> EpochDataset:
         """Dataset of one part."""
@@ -106,9 +123,32 @@ class SplitDataModule(LightningDataModule, ABC):
         return self.read_labels()
 
     @cached_property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """The rows of "train", "val", "test" and "predict", in the table's order (columns: `tables.COLUMNS`)."""
+    def skipped(self) -> pd.DataFrame:
+        """Rows that are in no part because they cannot be read; empty unless `on_error="skip"`.
+
+        Columns `image_id`, `split` (where they were), `label_name`, `path`, `reason`. Looked for on first use, by
+        opening every file's header.
+
+        Raises:
+            SplitError: if a part, or a class in a part, would be left without rows.
+
+        Warns:
+            SkipWarning: naming what is left out.
+        """
         frame = self.labels.frame
+        skipped = skipped_rows(frame, self.find_unreadable() if self.on_error == "skip" else {})
+        check_skipped(frame, skipped)
+        if len(skipped):
+            rank_zero_warn(describe_skipped(frame, skipped), category=SkipWarning, stacklevel=4)
+        return skipped
+
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The rows of "train", "val", "test" and "predict", in the table's order (columns: `tables.COLUMNS`).
+
+        Without the rows that are `skipped`.
+        """
+        frame = without_skipped(self.labels.frame, self.skipped)
         tables = {name: frame[frame["split"] == name].reset_index(drop=True) for name in SPLITS}
         chosen = self.predict_on or ("test" if len(tables["test"]) else "all")
         tables["predict"] = frame.copy() if chosen == "all" else tables[chosen].copy()
@@ -131,8 +171,13 @@ class SplitDataModule(LightningDataModule, ABC):
 
     def check_leaks(self) -> LeakReport:
         """Look for patients, files, looks and sites that are in more than one part; see `leaks.check_leaks`."""
+        frame = without_skipped(self.labels.frame, self.skipped)
         with ThreadPoolExecutor(_THREADS) as pool:
-            return check_leaks(self.labels.frame, checks=self.leak_checks, executor=pool)
+            return check_leaks(frame, checks=self.leak_checks, thumbnail=self.leak_thumbnail, executor=pool)
+
+    def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
+        """A row's file, squashed to 32 x 32 grey pixels, as it is compared with others."""
+        return slide_thumbnail(path)
 
     @abstractmethod
     def compute_stats(self) -> ChannelStats:
@@ -153,8 +198,13 @@ class SplitDataModule(LightningDataModule, ABC):
         return split_digest(self.labels.frame)
 
     def save_split(self, path: str | Path) -> str:
-        """Write the split as CSV, to be reused with `split=path`. Returns its digest."""
-        return save_splits(self.labels.frame, path)
+        """Write the split as CSV, to be reused with `split=path`. Returns its digest.
+
+        Rows that are `skipped` stay in it, each with the reason in a column of that name.
+        """
+        reasons = dict(zip(self.skipped["image_id"], self.skipped["reason"], strict=True))
+        frame = self.labels.frame
+        return save_splits(frame.assign(skipped=[reasons.get(name, "") for name in frame["image_id"]]), path)
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------------
 
@@ -164,6 +214,7 @@ class SplitDataModule(LightningDataModule, ABC):
         All parts are checked whatever the stage: a test slide that cannot be read should be known before training.
         """
         if not self.datasets:
+            self._agree_on_skipped()
             self.check()
             if self.leaks != "off" and (self.trainer is None or self.trainer.is_global_zero):
                 self.check_leaks().report("error" if self.leaks == "error" else "warn")
@@ -193,7 +244,7 @@ class SplitDataModule(LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The split, the classes, and the statistics if they are known, for the checkpoint."""
-        return remember(self.labels.frame, self.class_names, self.__dict__.get("stats"))
+        return remember(self.labels.frame, self.skipped, self.class_names, self.__dict__.get("stats"))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare a checkpoint's split and statistics with ours; take its statistics if we have none.
@@ -208,10 +259,10 @@ class SplitDataModule(LightningDataModule, ABC):
         check_remembered_classes(state_dict, self.class_names)
         stage = None if self.trainer is None else self.trainer.state.fn
         if stage in (None, TrainerFn.FITTING):
-            check_remembered_split(state_dict, self.labels.frame)
+            check_remembered_split(state_dict, self.labels.frame, self.skipped)
         elif stage in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             part: Part = "val" if stage == TrainerFn.VALIDATING else "test"
-            check_remembered_split(state_dict, self.labels.frame, evaluated=part)
+            check_remembered_split(state_dict, self.labels.frame, self.skipped, evaluated=part)
 
     # -- looking at it -------------------------------------------------------------------------------------------------
 
@@ -258,6 +309,17 @@ class SplitDataModule(LightningDataModule, ABC):
                 f"sampling='balanced' needs one class a slide, not targets of kind '{self.labels.target}'."
             )
         return [int(label) for label in self.tables["train"]["label"]]
+
+    def _agree_on_skipped(self) -> None:
+        """All processes must leave out the same rows, or their shares would overlap and their steps not match."""
+        if self.on_error == "raise" or self.trainer is None:
+            return
+        ours = self.skipped["image_id"].tolist()
+        if ours != (first := self.trainer.strategy.broadcast(ours)):
+            raise SplitError(
+                f"processes cannot read the same files: process 0 leaves out [{name_some(first)}], process "
+                f"{self.trainer.global_rank} [{name_some(ours)}]. See to it that all nodes see the same folders."
+            )
 
     def _trainer_epoch(self) -> tuple[int, int] | None:
         """The seed of the run and the epoch of the Trainer that is training with this module now, if there is one."""

@@ -8,19 +8,33 @@ Each arrow is a module of its own (`tables`, `splits`, `datasets`, `transforms`,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from wsidata.cropping import TissueCrop, as_crop
-from wsidata.datamodule_base import Leaks, Part, Sampling, SplitDataModule
+from wsidata.datamodule_base import Leaks, OnError, Part, Sampling, SplitDataModule
 from wsidata.datasets import SlideDataset
+from wsidata.fingerprints import slide_thumbnail
 from wsidata.image_paths import split_suffix
 from wsidata.leaks import LeakKind
 from wsidata.loaders import WorkerStart
-from wsidata.masks import IGNORE, check_masks, mask_classes
-from wsidata.slide_checks import check_batchable, check_slides, one_resolution
+from wsidata.masks import IGNORE, check_masks, mask_classes, mask_problems
+from wsidata.skipping import without_skipped
+from wsidata.slide_checks import (
+    SlideSurvey,
+    check_batchable,
+    check_one_kind,
+    check_slides,
+    one_resolution,
+    survey_slides,
+)
+from wsidata.slide_options import SlideOptions
 from wsidata.splits import SmallClasses
 from wsidata.stats import ChannelStats, channel_stats
 from wsidata.table_splits import split_table
@@ -75,11 +89,20 @@ class WSIDataModule(SplitDataModule):
         train_transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on pyvips images. None:
             crop or pad to `image_size` and one of the eight symmetries of the square. If given, it sets the size.
         eval_transform: The same for validation, test and prediction. None: crop or pad to `image_size`.
-        dtype: What uint8 pixels become: "uint8" stays, "float" is divided by 255. A transform's floats stay floats.
+        dtype: What uint8 pixels become: "uint8" stays, "float" is divided by 255 (16-bit ones by 65535). A transform's
+            floats stay floats.
         batch_size: Samples a batch (per process).
         num_workers: Worker processes a loader, kept between epochs.
         worker_start: "forkserver" or "spawn". None: a fork server where there is one.
         mpp_override: Spacing of level 0 in um per pixel to believe instead of the files', one number or (x, y).
+        channels: Numbers or names of the channels to read, such as `["DAPI", 3]`: images are then (B, C, H, W), and
+            what is outside a slide is 0, not white. None: RGB.
+        scale_to_8bit: `(low, high)`, the stored values that become 0 and 255, for samples of more than 8 bits. Without
+            it 16-bit channels need `dtype="float"`.
+        apply_icc: Turn the scanners' colours into sRGB, where a file has a colour profile.
+        on_error: What to do about slides (or masks) that cannot be read as asked, as far as their headers show:
+            "raise" names them all, before training; "skip" leaves them out of the parts with a warning that names them
+            and counts what each part and class loses, and keeps them in `skipped`. The split of the others stays.
         pin_memory: Page-locked batches. None: where there is CUDA.
         predict_on: "train", "val", "test" or "all". None: the test rows, or all rows where there are none.
         sampling: "shuffle" draws every training slide once an epoch. "balanced" draws as many, every class equally
@@ -141,6 +164,10 @@ class WSIDataModule(SplitDataModule):
         num_workers: int = 2,
         worker_start: WorkerStart | None = None,
         mpp_override: float | tuple[float, float] | None = None,
+        channels: Sequence[int | str] | int | str | None = None,
+        scale_to_8bit: tuple[float, float] | None = None,
+        apply_icc: bool = False,
+        on_error: OnError = "raise",
         pin_memory: bool | None = None,
         predict_on: Literal["train", "val", "test", "all"] | None = None,
         sampling: Sampling = "shuffle",
@@ -160,6 +187,7 @@ class WSIDataModule(SplitDataModule):
             stats=stats,
             leaks=leaks,
             leak_checks=leak_checks,
+            on_error=on_error,
         )
         self.resolution = one_resolution(
             level=level, mpp=mpp, magnification=magnification, downsample=downsample, max_side=max_side
@@ -168,8 +196,9 @@ class WSIDataModule(SplitDataModule):
         if dtype not in ("uint8", "float"):
             raise ValueError(f"dtype={dtype!r} is neither 'uint8' nor 'float'.")
         self._table, self._split = table, split
-        self._mpp_override = mpp_override
+        self._options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
         self._lazy, self._crop = lazy, as_crop(crop)
+        self._options.check_crop(self._crop)
         self._sizes_follow_slides = (
             image_size is None and train_transform is None and eval_transform is None and not lazy
         )
@@ -178,8 +207,9 @@ class WSIDataModule(SplitDataModule):
                 f"batch_size={batch_size} needs images of one size, and cropped to their tissue slides differ. Pass "
                 "image_size= (crops or pads in white), lazy=True (batches are lists), or batch_size=1."
             )
-        self._train_transform = as_transform(train_transform or default_train_transform(self.image_size, IGNORE))
-        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size, IGNORE))
+        fill = None if channels is None else 0
+        self._train_transform = as_transform(train_transform or default_train_transform(self.image_size, IGNORE, fill))
+        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size, IGNORE, fill))
         self._mask_classes = None
         if target == "mask":
             if lazy:
@@ -222,17 +252,34 @@ class WSIDataModule(SplitDataModule):
 
     def check(self) -> None:
         """Open the header of every slide, and of every mask."""
-        sizes = check_slides(self.labels.frame, self.resolution, self._mpp_override)
-        if "mask" in self.labels.frame.columns:
-            check_masks(self.labels.frame, self._mpp_override)
+        if self.on_error == "skip":  # headers were read to find what is skipped
+            kept = self._survey.sizes["image_id"].isin(without_skipped(self.labels.frame, self.skipped)["image_id"])
+            sizes = self._survey.sizes[kept]
+        else:
+            sizes = check_slides(self.labels.frame, self.resolution, self._options)
+            if "mask" in self.labels.frame.columns:
+                check_masks(self.labels.frame, self._options)
+        check_one_kind(sizes, self.hparams["dtype"])
         if self._sizes_follow_slides:
             check_batchable(sizes, self.batch_size)
 
+    def find_unreadable(self) -> dict[str, str]:
+        """Slides, and masks, that cannot be read as asked."""
+        frame = self.labels.frame
+        masks = mask_problems(frame, self._options) if "mask" in frame.columns else {}
+        return masks | self._survey.problems
+
+    @cached_property
+    def _survey(self) -> SlideSurvey:
+        return survey_slides(self.labels.frame, self.resolution, self._options)
+
+    def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
+        """A slide as it is compared with others, of the channels that are read."""
+        return slide_thumbnail(path, self._options)
+
     def compute_stats(self) -> ChannelStats:
         """Pooled over all pixels of the training slides, at the resolution and with the crop they are read with."""
-        return channel_stats(
-            self.tables["train"]["path"], crop=self._crop, mpp_override=self._mpp_override, **self.resolution
-        )
+        return channel_stats(self.tables["train"]["path"], crop=self._crop, **asdict(self._options), **self.resolution)
 
     def make_dataset(self, part: Part) -> SlideDataset:
         """Slides of one part; training slides are drawn anew each epoch."""
@@ -242,7 +289,7 @@ class WSIDataModule(SplitDataModule):
             self._train_transform if part == "train" else self._eval_transform,
             dtype=self.hparams["dtype"],
             with_labels=part != "predict",
-            mpp_override=self._mpp_override,
+            options=self._options,
             fresh_epochs=part == "train",
             lazy=self._lazy,
             crop=self._crop,

@@ -20,6 +20,7 @@ from wsidata.lazy import LazyImage, slide_lazy
 from wsidata.masks import IGNORE, mask_tensor, read_mask
 from wsidata.packing import Packing
 from wsidata.slide import Slide
+from wsidata.slide_options import AS_STORED, SlideOptions
 from wsidata.targets import target_tensor
 from wsidata.tensors import DType, to_tensor
 from wsidata.transform_adapters import as_transform
@@ -42,7 +43,7 @@ class SlideDataset(EpochDataset):
         transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on a pyvips image.
         dtype: "uint8" or "float"; see `tensors.to_tensor`.
         with_labels: False gives images alone, for prediction.
-        mpp_override: Spacing of level 0 in um/px to believe instead of the files' own.
+        options: How slides are opened.
         fresh_epochs: True draws anew in every epoch (training). False makes the same sample every time, also with a
             random transform.
         lazy: Images are `LazyImage`s, whose rows are decoded when the model asks for them.
@@ -58,7 +59,7 @@ class SlideDataset(EpochDataset):
         *,
         dtype: DType = "uint8",
         with_labels: bool = True,
-        mpp_override: float | tuple[float, float] | None = None,
+        options: SlideOptions = AS_STORED,
         fresh_epochs: bool = False,
         lazy: bool = False,
         crop: CropKind | TissueCrop | None = None,
@@ -76,9 +77,10 @@ class SlideDataset(EpochDataset):
         self.resolution = dict(resolution)
         self.dtype: DType = dtype
         self.with_labels = with_labels
-        self.mpp_override = mpp_override
+        self.options = options
         self.lazy = lazy
         self.crop = as_crop(crop)
+        options.check_crop(self.crop)
         self._packings: dict[int, Packing] = {}
 
     def __len__(self) -> int:
@@ -146,7 +148,7 @@ class SlideDataset(EpochDataset):
     def _picture(self, slide: Slide, packing: Packing | None) -> pyvips.Image:
         """What of the slide is read; of a crop, and of what is read lazily, only the tiles that are needed."""
         picture = slide.image(**self.resolution, keep_tiles=self.lazy or packing is not None)
-        return picture if packing is None else packing.apply(picture)
+        return picture if packing is None else packing.apply(picture, slide.background)
 
     def _mask(self, row: int, slide: Slide, packing: Packing | None) -> Any:
         """The mask as an image on the grid of the slide's, cropped or packed like it."""
@@ -165,8 +167,9 @@ class SlideDataset(EpochDataset):
         return mask
 
     def describe(self) -> str:
-        """The resolution."""
-        return ", ".join(f"{name}={value}" for name, value in self.resolution.items())
+        """The resolution, and the channels if some were chosen."""
+        facts = [f"{name}={value}" for name, value in self.resolution.items()]
+        return ", ".join(facts if self.options.channels is None else [*facts, f"channels={self.options.channels}"])
 
     def packing(self, row: int, slide: Slide | None = None) -> Packing | None:
         """What of a slide is read, and how to map points to it; None if all of it is. Remembered for the next time.
@@ -186,4 +189,4 @@ class SlideDataset(EpochDataset):
         return self._packings[row]
 
     def _open(self, row: int) -> Slide:
-        return Slide(self.paths[row], mpp_override=self.mpp_override)
+        return self.options.open(self.paths[row])

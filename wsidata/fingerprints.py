@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsidata.slide_options import SlideOptions
+from wsidata.slide_options import AS_STORED, SlideOptions
 
 _SAMPLE_BYTES = 1 << 20
 SIDE_PX = 32
@@ -95,10 +95,13 @@ class Look:
     pixels: NDArray[np.float32]
 
 
-def slide_thumbnail(path: str, options: SlideOptions = SlideOptions()) -> NDArray[np.float64]:
+def slide_thumbnail(path: str, options: SlideOptions = AS_STORED) -> NDArray[np.float64]:
     """A slide, squashed to 32 x 32 grey pixels, the mean of its channels: (32, 32)."""
     with options.open(path) as slide:
-        small = slide.thumbnail(8 * SIDE_PX).thumbnail_image(SIDE_PX, height=SIDE_PX, size="force")
+        picture = slide.thumbnail(8 * SIDE_PX)
+        if options.channels is not None:  # no colours, for which `thumbnail_image` would have rules
+            picture = picture.bandmean().copy(interpretation="b-w")
+        small = picture.thumbnail_image(SIDE_PX, height=SIDE_PX, size="force")
         pixels = np.asarray(small.numpy(), dtype=np.float64)
     return pixels if pixels.ndim == 2 else np.asarray(pixels.mean(axis=2))
 

@@ -51,6 +51,7 @@ KEPT_BLOCK_BYTES = 128 * 1024**2
 
 _FORMATS: dict[str, np.dtype[Any]] = {
     "uchar": np.dtype(np.uint8),
+    "ushort": np.dtype(np.uint16),
     "float": np.dtype(np.float32),
     "double": np.dtype(np.float64),
 }
@@ -68,10 +69,11 @@ class LazyImage:
         source: The pipeline: a pyvips image, or a function that builds it. To be pickled it must be a picklable
             function that builds the same image each time.
         name: What error messages call it.
-        dtype: What uint8 pixels become: "uint8" leaves them, "float" divides them by 255. Floats stay floats.
+        dtype: What uint8 pixels become: "uint8" leaves them, "float" divides them by 255, and 16-bit ones by 65535.
+            Floats stay floats.
 
     Raises:
-        TransformError: if the pipeline ends in no picture of 8-bit or float pixels.
+        TransformError: if the pipeline ends in no picture of 8-bit or float pixels, or of 16-bit ones to be floats.
 
     Example:
         >>> image = Slide("tumor_001.tif").lazy(mpp=0.5)
@@ -215,9 +217,10 @@ class LazyImage:
                 f"the pipeline of '{self.name}' ends in a {type(image).__name__}. Rows can be read only from a pyvips "
                 "image: leave out the step that makes an array or a tensor (ToTensor)."
             )
-        if image.format not in _FORMATS:
+        if image.format not in _FORMATS or (image.format == "ushort" and self._as != "float"):
             raise TransformError(
-                f"the pipeline of '{self.name}' ends in '{image.format}' pixels. Make them 8-bit, or floats in 0..1."
+                f"the pipeline of '{self.name}' ends in '{image.format}' pixels. Make them 8-bit (scale_to_8bit= when "
+                "the slide is opened), or floats in 0..1; dtype='float' divides 16-bit ones by 65535."
             )
         if self._shape is not None and self._shape != (image.bands, image.height, image.width):
             raise UnreadableImageError(
@@ -249,7 +252,7 @@ class SlidePipeline:
         with copy.copy(self.slide) as slide:
             image = slide.image(**self.resolution, keep_tiles=True)
         if self.packing is not None:
-            image = self.packing.apply(image)
+            image = self.packing.apply(image, self.slide.background)
         if self.transform is None:
             return image
         return self.transform(image, copy.deepcopy(self.generator))

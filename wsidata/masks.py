@@ -18,6 +18,7 @@ from torch import Tensor
 
 from wsidata.errors import SlideError
 from wsidata.slide import Slide
+from wsidata.slide_options import AS_STORED, SlideOptions
 from wsidata.spacing import Level
 from wsidata.table_files import describe_problems
 
@@ -90,27 +91,36 @@ def read_mask(
     return _as_classes(nearest, classes)
 
 
-def check_masks(table: pd.DataFrame, mpp_override: float | tuple[float, float] | None = None) -> None:
-    """Open every mask, and refuse those that do not fit their slide. No pixel is decoded.
+def mask_problems(table: pd.DataFrame, options: SlideOptions = AS_STORED) -> dict[str, str]:
+    """Open every mask, and find those that do not fit their slide. No pixel is decoded.
 
     Args:
-        table: Columns `path` and `mask`.
-        mpp_override: As the slides are opened with.
+        table: Columns `image_id`, `path` and `mask`.
+        options: How slides are opened.
+
+    Returns:
+        What is wrong, by `image_id`.
+    """
+    problems: dict[str, str] = {}
+    for image_id, path, mask_path in zip(table["image_id"], table["path"], table["mask"], strict=True):
+        try:
+            with options.open(path) as slide, Slide(mask_path) as mask:
+                _mask_pixels(mask, slide, {"level": 0})
+        except (SlideError, OSError, ValueError) as error:
+            problems[image_id] = f"{mask_path}: {type(error).__name__}: {error}"
+    return problems
+
+
+def check_masks(table: pd.DataFrame, options: SlideOptions = AS_STORED) -> None:
+    """Refuse masks that do not fit their slide.
 
     Raises:
         MaskError: naming every mask that cannot be opened or has another shape.
     """
-    problems: list[str] = []
-    for path, mask_path in zip(table["path"], table["mask"], strict=True):
-        try:
-            with Slide(path, mpp_override=mpp_override) as slide, Slide(mask_path) as mask:
-                _mask_pixels(mask, slide, {"level": 0})
-        except (SlideError, OSError, ValueError) as error:
-            problems.append(f"{mask_path}: {type(error).__name__}: {error}")
+    problems = list(mask_problems(table, options).values())
     if problems:
-        raise MaskError(
-            describe_problems("masks", problems, "Repair these masks, or take their slides out of the table.")
-        )
+        remedy = "Repair these masks, take their slides out of the table, or go on without them with on_error='skip'."
+        raise MaskError(describe_problems("masks", problems, remedy))
 
 
 def _mask_pixels(mask: Slide, slide: Slide, resolution: Mapping[str, Any]) -> tuple[float, float]:

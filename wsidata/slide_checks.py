@@ -1,11 +1,13 @@
 """A run that fails on its 200th slide after three hours could have failed in its first minute.
 
-Every slide's header is opened once, and the asked-for resolution is planned on it, before training starts. No pixel is
-decoded.
+Every slide's header is opened once, and the asked-for resolution is planned on it, before training starts. No pixel of
+a level is decoded. Slides that can be read must also be of one kind: the same channels, samples of one type.
 """
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,14 +15,33 @@ import pyvips
 
 from wsidata.datasets import Resolution
 from wsidata.errors import SlideError
-from wsidata.slide import Slide
+from wsidata.slide_options import AS_STORED, SlideOptions
 from wsidata.table_files import describe_problems
+from wsidata.tensors import DType
 
 RESOLUTION_NAMES = ("level", "mpp", "magnification", "downsample", "max_side")
 
 
 class SlideCheckError(ValueError):
     """Some slides cannot be read as asked; the message names each of them with its reason."""
+
+
+class ChannelNamesWarning(UserWarning):
+    """Channels that were chosen by number have other names on other slides."""
+
+
+@dataclass(frozen=True)
+class SlideSurvey:
+    """What the headers say.
+
+    Attributes:
+        sizes: A row per slide that can be read: `image_id`; `height_px` and `width_px` at the resolution; `samples`
+            ("uchar", "ushort" or "float"); `channels`, the names of its bands.
+        problems: Why the others cannot be read, by `image_id`.
+    """
+
+    sizes: pd.DataFrame
+    problems: dict[str, str]
 
 
 def one_resolution(**given: float | None) -> dict[str, Any]:
@@ -36,36 +57,86 @@ def one_resolution(**given: float | None) -> dict[str, Any]:
     return resolution
 
 
-def check_slides(
-    table: pd.DataFrame, resolution: Resolution, mpp_override: float | tuple[float, float] | None = None
-) -> pd.DataFrame:
+def survey_slides(table: pd.DataFrame, resolution: Resolution, options: SlideOptions = AS_STORED) -> SlideSurvey:
     """Open every slide and plan the reading of it.
 
     Args:
         table: Slides, with the columns `image_id` and `path`.
         resolution: The resolution to read at.
-        mpp_override: Spacing to believe.
-
-    Returns:
-        `image_id`, `height_px`, `width_px` at that resolution, row by row.
-
-    Raises:
-        SlideCheckError: naming every slide that cannot be opened, or lacks the level or the spacing.
+        options: How slides are opened.
     """
-    problems: list[str] = []
-    sizes: list[tuple[str, int, int]] = []
+    problems: dict[str, str] = {}
+    rows: list[tuple[Any, ...]] = []
     for image_id, path in zip(table["image_id"], table["path"], strict=True):
         try:
-            with Slide(path, mpp_override=mpp_override) as slide:
+            with options.open(path) as slide:
                 image = slide.image(**resolution, keep_tiles=True)  # decodes nothing
-                sizes.append((image_id, image.height, image.width))
+                rows.append((image_id, image.height, image.width, image.format, slide.channel_names))
         except (SlideError, OSError, pyvips.Error, ValueError) as error:
-            problems.append(f"{path}: {type(error).__name__}: {error}")
-    if problems:
+            problems[image_id] = f"{path}: {type(error).__name__}: {error}"
+    columns = ["image_id", "height_px", "width_px", "samples", "channels"]
+    return SlideSurvey(pd.DataFrame(rows, columns=columns), problems)
+
+
+def check_slides(table: pd.DataFrame, resolution: Resolution, options: SlideOptions = AS_STORED) -> pd.DataFrame:
+    """The `sizes` of `survey_slides`, if all slides can be read.
+
+    Raises:
+        SlideCheckError: naming every slide that cannot be opened, or lacks the level, the spacing or a channel.
+    """
+    survey = survey_slides(table, resolution, options)
+    if survey.problems:
         asked = ", ".join(f"{name}={value}" for name, value in resolution.items())
-        remedy = "Repair or replace these files, take them out of the table, or choose another resolution."
-        raise SlideCheckError(describe_problems(f"slides read at {asked}", problems, remedy))
-    return pd.DataFrame(sizes, columns=["image_id", "height_px", "width_px"])
+        remedy = (
+            "Repair or replace these files, take them out of the table, choose another resolution, or go on without "
+            "them with on_error='skip'."
+        )
+        raise SlideCheckError(describe_problems(f"slides read at {asked}", list(survey.problems.values()), remedy))
+    return survey.sizes
+
+
+def check_one_kind(sizes: pd.DataFrame, dtype: DType) -> None:
+    """Refuse samples that are no picture for a network, or not of one type on all slides.
+
+    Args:
+        sizes: From `survey_slides`.
+        dtype: What batches are asked to hold.
+
+    Raises:
+        SlideCheckError: naming a slide of each type, and what to pass.
+
+    Warns:
+        ChannelNamesWarning: if bands of one number have different names.
+    """
+    if sizes.empty:
+        return
+    examples = sizes.groupby("samples")["image_id"].first()
+    shown = ", ".join(f"'{image_id}' has {samples}" for samples, image_id in examples.items())
+    scale = "Say which stored values are black and white: scale_to_8bit=(low, high)."
+    if len(examples) > 1:
+        raise SlideCheckError(f"slides have samples of different types ({shown}), which are no one scale. {scale}")
+    if "float" in examples:
+        raise SlideCheckError(f"slides hold floats ({shown}), for which 0 to 1 may mean anything. {scale}")
+    if "ushort" in examples and dtype != "float":
+        raise SlideCheckError(
+            f"slides have 16-bit samples ({shown}), and dtype='uint8' was asked for. Pass dtype='float' (divides by "
+            f"65535), or scale them. {scale}"
+        )
+    _warn_of_other_names(sizes)
+
+
+def _warn_of_other_names(sizes: pd.DataFrame) -> None:
+    first = sizes.iloc[0]
+    others = sizes[sizes["channels"] != first["channels"]]
+    if len(others):
+        other = others.iloc[0]
+        warnings.warn(
+            f"the chosen channels have other names on {len(others)} of {len(sizes)} slides: '{first['image_id']}' has "
+            f"{', '.join(first['channels'])}, '{other['image_id']}' has {', '.join(other['channels'])}. If these are "
+            "other stains, choose channels by name.",
+            ChannelNamesWarning,
+            stacklevel=3,
+        )
 
 
 def check_batchable(sizes: pd.DataFrame, batch_size: int) -> None:
@@ -84,5 +155,5 @@ def check_batchable(sizes: pd.DataFrame, batch_size: int) -> None:
             f"batch_size={batch_size} needs images of one size, and without image_size= they keep their own: "
             f"'{first['image_id']}' is {first['height_px']} x {first['width_px']} px, "
             f"'{worst['image_id']}' is {worst['height_px']} x {worst['width_px']} px (turned by right angles, only "
-            "squares keep their shape). Pass image_size= (crops or pads in white), or batch_size=1."
+            "squares keep their shape). Pass image_size= (crops or pads), or batch_size=1."
         )

@@ -55,3 +55,7 @@ class SlideOptions:
             "scale_to_8bit": self.scale_to_8bit,
             "apply_icc": self.apply_icc,
         }
+
+
+AS_STORED = SlideOptions()
+"""RGB, the files' own spacing and colours."""

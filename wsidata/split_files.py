@@ -34,7 +34,7 @@ def split_digest(table: pd.DataFrame) -> str:
 
 
 def save_splits(table: pd.DataFrame, path: str | Path) -> str:
-    """Write `image_id, label_name, group, split` (those that `table` has) and the digest as CSV.
+    """Write `image_id, label_name, group, split, skipped` (those that `table` has) and the digest as CSV.
 
     Args:
         table: What `make_splits` returned.
@@ -45,8 +45,8 @@ def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = [name for name in ("image_id", "label_name", "group", "split") if name in table.columns]
-    columns = [name for name in columns if name != "group" or (table["group"] != "").any()]
+    columns = [name for name in ("image_id", "label_name", "group", "split", "skipped") if name in table.columns]
+    columns = [name for name in columns if name not in ("group", "skipped") or (table[name] != "").any()]
     digest = split_digest(table)
     table[columns].assign(**{DIGEST_COLUMN: _PREFIX + digest[:_DIGITS]}).to_csv(path, index=False)
     return digest

@@ -10,22 +10,27 @@ from typing import Any
 
 import pandas as pd
 
+from wsidata.skipping import check_same_skipped, trained_without
 from wsidata.split_base import Part, SplitError
 from wsidata.split_files import check_no_leak, check_same_split, split_digest, split_parts
 from wsidata.stats_file import ChannelStats
 
 
-def remember(table: pd.DataFrame, class_names: Sequence[str], stats: ChannelStats | None) -> dict[str, Any]:
-    """The split, the classes, and the statistics if they are known, for a checkpoint.
+def remember(
+    table: pd.DataFrame, skipped: pd.DataFrame, class_names: Sequence[str], stats: ChannelStats | None
+) -> dict[str, Any]:
+    """The split, what was left out of it, the classes, and the statistics if they are known, for a checkpoint.
 
     Args:
         table: Slides, with the columns `image_id` and `split`.
+        skipped: Those that are left out; see `skipping.skipped_rows`.
         class_names: Classes in order.
         stats: Channel statistics of the training slides, or None.
     """
     return {
         "split": split_parts(table),
         "digest": split_digest(table),
+        "skipped": trained_without(skipped),
         "class_names": list(class_names),
         "stats": None if stats is None else stats.to_json(),
     }
@@ -44,12 +49,15 @@ def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str])
         )
 
 
-def check_remembered_split(memory: dict[str, Any], table: pd.DataFrame, evaluated: Part | None = None) -> None:
-    """Refuse to train on with another split, or to evaluate on slides that were trained on.
+def check_remembered_split(
+    memory: dict[str, Any], table: pd.DataFrame, skipped: pd.DataFrame, evaluated: Part | None = None
+) -> None:
+    """Refuse to train on with other slides in the parts, or to evaluate on slides that were trained on.
 
     Args:
         memory: What `remember` returned.
         table: Slides, with the columns `image_id` and `split`.
+        skipped: Those that are left out.
         evaluated: The part that is to be evaluated; None where training goes on.
 
     Raises:
@@ -57,8 +65,10 @@ def check_remembered_split(memory: dict[str, Any], table: pd.DataFrame, evaluate
     """
     if evaluated is not None:
         check_no_leak(memory["split"], list(table.loc[table["split"] == evaluated, "image_id"]), evaluated)
-    elif memory["digest"] != split_digest(table):
+        return
+    if memory["digest"] != split_digest(table):
         check_same_split(memory["split"], split_parts(table))
+    check_same_skipped(memory.get("skipped", []), skipped)
 
 
 def remembered_stats(memory: dict[str, Any], ours: ChannelStats | None) -> ChannelStats | None:

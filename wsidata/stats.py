@@ -13,26 +13,29 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
 from wsidata.cropping import CropKind, TissueCrop, as_crop
+from wsidata.errors import SlideError
 from wsidata.pixel_counts import Mask, PixelCountError, PixelSums, count_pixels
 from wsidata.slide import Slide
-from wsidata.stats_file import ChannelStats, Reduction, StatsError
+from wsidata.slide_options import SlideOptions
+from wsidata.stats_file import ChannelStats, Reduction, StatsError, StatsWarning
 from wsidata.table_files import describe_problems
 from wsidata.tissue import tissue_mask
 
-__all__ = ["ChannelStats", "StatsError", "channel_stats", "process_pool"]
+__all__ = ["ChannelStats", "StatsError", "StatsWarning", "channel_stats", "process_pool", "refuse_forks"]
 
 Source: TypeAlias = str | Path | Slide | pyvips.Image | NDArray[Any]
 
@@ -46,6 +49,10 @@ def channel_stats(
     crop: CropKind | TissueCrop | None = None,
     executor: Executor | None = None,
     mpp_override: float | tuple[float, float] | None = None,
+    channels: Sequence[int | str] | int | str | None = None,
+    scale_to_8bit: tuple[float, float] | None = None,
+    apply_icc: bool = False,
+    on_error: Literal["raise", "skip"] = "raise",
     progress: Callable[[int, int], None] | None = None,
     **resolution: Any,
 ) -> ChannelStats:
@@ -64,6 +71,11 @@ def channel_stats(
         executor: A `concurrent.futures.Executor` to spread the images over: threads, processes (`process_pool`), or
             Dask's `client.get_executor()`. None: here, one after the other. The result is the same.
         mpp_override: Spacing of level 0 of all paths in um/px, to believe instead of the files' own.
+        channels: Channels of all paths that are read, as for `Slide`. None: RGB.
+        scale_to_8bit: Stored values that become 0 and 255, as for `Slide`.
+        apply_icc: Whether colours are turned into sRGB first, as for `Slide`.
+        on_error: What to do about images that cannot be read or have no pixel to count: "raise", or "skip" them with a
+            warning that names them; they are listed in `ChannelStats.skipped`.
         progress: Called with (images done, images in all) as they are done.
         **resolution: At which resolution paths and slides are read, as for `Slide.image`: `level=`, `mpp=`,
             `magnification=`, `downsample=` or `max_side=`. None: level 0.
@@ -74,6 +86,10 @@ def channel_stats(
     Raises:
         StatsError: naming every image that cannot be read, has no pixel to count or differs in channels or depth;
             or for a process pool that forks, in which libvips hangs.
+        ValueError: if `on_error`, `channels`, `scale_to_8bit` or `mpp_override` make no sense.
+
+    Warns:
+        StatsWarning: naming every image that was skipped.
     """
     sources = list(images)
     if not sources:
@@ -84,23 +100,29 @@ def channel_stats(
         raise StatsError("tissue_only=True and mask= both say which pixels count. Pass one of them.")
     if tissue_only and crop is not None:
         raise StatsError("tissue_only=True leaves out all that crop= would, and more. Pass one of them.")
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'skip'.")
     refuse_forks(executor)
-    tissue_crop = as_crop(crop)
-    job = _Job(tissue_only, mask, tissue_crop, dict(resolution), mpp_override)
-    sums = _run(job, sources, executor, progress)
-    _refuse_mixtures(sources, sums, reduction)
+    tissue_crop, options = as_crop(crop), SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
+    options.check_crop(tissue_crop)
+    job = _Job(tissue_only, mask, tissue_crop, dict(resolution), options)
+    outcome = _run(job, sources, executor, progress)
+    sums, skipped = _readable(outcome, sources, 1 if reduction == "pooled" else 2, skip=on_error == "skip")
+    _refuse_mixtures(sources, sums)
     reduce = _pooled if reduction == "pooled" else _per_image
-    mean, std = reduce(sums)
+    mean, std = reduce(list(sums.values()))
+    first = next(iter(sums.values()))
     return ChannelStats(
         mean=mean,
         std=std,
-        count_px=sum(one.count_px for one in sums),
+        count_px=sum(one.count_px for one in sums.values()),
         image_count=len(sums),
         reduction=reduction,
         tissue_only=tissue_only or mask is not None,
-        max_value=sums[0].max_value,
+        max_value=first.max_value,
         resolution=json.loads(json.dumps(resolution)),  # pairs become lists, as they will when read back
         crop=None if tissue_crop is None else tissue_crop.kind,
+        skipped=skipped,
     )
 
 
@@ -120,7 +142,7 @@ class _Job:
     mask: Mask | None
     crop: TissueCrop | None
     resolution: dict[str, Any]
-    mpp_override: float | tuple[float, float] | None
+    options: SlideOptions
 
     def __call__(self, source: Source) -> PixelSums:
         if isinstance(source, np.ndarray):
@@ -131,11 +153,12 @@ class _Job:
                 raise PixelCountError(f"a picture in memory cannot be {wish}. Pass its path.")
             return self._count(source)
         # A Slide is opened anew (a copy is not open yet), because one Slide is not for several threads at a time.
-        slide = copy.copy(source) if isinstance(source, Slide) else Slide(source, mpp_override=self.mpp_override)
+        slide = copy.copy(source) if isinstance(source, Slide) else self.options.open(source)
         with slide:
             if self.crop is not None:  # only the tiles of the tissue are decoded
                 packing = self.crop.plan(slide, self.resolution)
-                return self._count(packing.apply(slide.image(**self.resolution, keep_tiles=True)))
+                picture = slide.image(**self.resolution, keep_tiles=True)
+                return self._count(packing.apply(picture, slide.background))
             image = slide.image(**self.resolution)
             if not self.tissue_only:
                 return self._count(image)
@@ -153,23 +176,47 @@ def _run(
     sources: Sequence[Source],
     executor: Executor | None,
     progress: Callable[[int, int], None] | None,
-) -> list[PixelSums]:
-    """Sums of every image, in order; all failures together in one error."""
-    results: dict[int, PixelSums] = {}
-    problems: dict[int, str] = {}
+) -> dict[int, PixelSums | BaseException]:
+    """Sums of every image, or what went wrong, in order."""
+    results: dict[int, PixelSums | BaseException] = {}
     outcomes = _here(job, sources) if executor is None else _spread(job, sources, executor)
     for done, (index, outcome) in enumerate(outcomes, start=1):
-        if isinstance(outcome, PixelSums):
-            results[index] = outcome
-        else:
-            detail = " ".join(str(outcome).split())
-            problems[index] = f"{_name(sources[index], index)}: {type(outcome).__name__}: {detail}"
+        results[index] = outcome
         if progress is not None:
             progress(done, len(sources))
+    return dict(sorted(results.items()))
+
+
+def _readable(
+    results: Mapping[int, PixelSums | BaseException], sources: Sequence[Source], least_px: int, *, skip: bool
+) -> tuple[dict[int, PixelSums], tuple[tuple[str, str], ...]]:
+    """The sums there are, and (name, reason) of the images without any; all failures together in one error.
+
+    Only images are skipped: a full disk, a pool that broke or an error in a mask of the user's own are none of theirs.
+    """
+    sums: dict[int, PixelSums] = {}
+    problems: list[tuple[str, str]] = []
+    is_fatal = not skip
+    for index, result in results.items():
+        name = _name(sources[index], index)
+        if not isinstance(result, PixelSums):
+            problems.append((name, f"{type(result).__name__}: {' '.join(str(result).split())}"))
+            is_fatal = is_fatal or not isinstance(result, SlideError | OSError | pyvips.Error)
+        elif result.count_px < least_px:
+            problems.append((name, f"{result.count_px} pixels to count, at least {least_px} are needed"))
+        else:
+            sums[index] = result
+    listed = [f"{name}: {reason}" for name, reason in problems]
+    if problems and (is_fatal or not sums):
+        remedy = (
+            "Repair these, or leave them out (on_error='skip' does so with images that cannot be read); for images "
+            "without tissue, pass tissue_only=False."
+        )
+        raise StatsError(describe_problems("images", listed, remedy))
     if problems:
-        listed = [problems[index] for index in sorted(problems)]
-        raise StatsError(describe_problems("images", listed, "Repair these, or leave them out."))
-    return [results[index] for index in range(len(sources))]
+        message = describe_problems("images", listed, f"They are left out; {len(sums)} of {len(sources)} are counted.")
+        warnings.warn(message, StatsWarning, stacklevel=3)
+    return sums, tuple(problems)
 
 
 def _here(job: _Job, sources: Sequence[Source]) -> Iterator[tuple[int, PixelSums | Exception]]:
@@ -200,21 +247,16 @@ def refuse_forks(executor: Executor | None) -> None:
         )
 
 
-def _refuse_mixtures(sources: Sequence[Source], sums: Sequence[PixelSums], reduction: Reduction) -> None:
-    problems: list[str] = []
-    first = sums[0]
-    least_px = 1 if reduction == "pooled" else 2
-    for index, one in enumerate(sums):
-        name = _name(sources[index], index)
-        if (len(one.sums), one.max_value) != (len(first.sums), first.max_value):
-            problems.append(
-                f"{name}: has {len(one.sums)} channels up to {one.max_value}, and "
-                f"{_name(sources[0], 0)} has {len(first.sums)} up to {first.max_value}"
-            )
-        if one.count_px < least_px:
-            problems.append(f"{name}: {one.count_px} pixels to count, at least {least_px} are needed")
+def _refuse_mixtures(sources: Sequence[Source], sums: Mapping[int, PixelSums]) -> None:
+    index_of_first, first = next(iter(sums.items()))
+    problems = [
+        f"{_name(sources[index], index)}: has {len(one.sums)} channels up to {one.max_value}, and "
+        f"{_name(sources[index_of_first], index_of_first)} has {len(first.sums)} up to {first.max_value}"
+        for index, one in sums.items()
+        if (len(one.sums), one.max_value) != (len(first.sums), first.max_value)
+    ]
     if problems:
-        remedy = "Leave these out, or take their statistics apart; for images without tissue, pass tissue_only=False."
+        remedy = "Leave these out, or take their statistics apart."
         raise StatsError(describe_problems("images", problems, remedy))
 
 

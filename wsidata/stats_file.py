@@ -18,6 +18,10 @@ class StatsError(SlideError, ValueError):
     """Statistics cannot be had; the message names every picture that is to blame, or what is wrong with the file."""
 
 
+class StatsWarning(UserWarning):
+    """Some images are not in the statistics; the message names them."""
+
+
 @dataclass(frozen=True)
 class ChannelStats:
     """Means and standard deviations of the channels of some images.
@@ -32,6 +36,7 @@ class ChannelStats:
         max_value: The value that 1.0 stands for: 255 (8-bit images) or 65535 (16-bit).
         resolution: At which resolution the images were read, such as `{"mpp": 2.0}`.
         crop: "tissue" or "pack" if slides were cropped to their tissue; else None.
+        skipped: (name, reason) of the images that were left out because they could not be read.
     """
 
     mean: tuple[float, ...]
@@ -43,15 +48,16 @@ class ChannelStats:
     max_value: int
     resolution: dict[str, Any] = field(default_factory=dict, hash=False)
     crop: CropKind | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it, in hexadecimal: equal for equal statistics, whatever the machine."""
+        """SHA-256 of all but `skipped`, in hexadecimal: equal for equal statistics, whatever the machine's folders."""
         return _digest(_plain(self))
 
     def to_json(self) -> str:
         """As JSON text with the digest, in which floats keep every bit."""
-        return json.dumps({**_plain(self), "digest": self.digest}, indent=2)
+        return json.dumps({**_plain(self), "digest": self.digest, "skipped": self.skipped}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> ChannelStats:
@@ -63,7 +69,9 @@ class ChannelStats:
         try:
             content = dict(json.loads(text))
             digest = content.pop("digest")
-            stats = cls(**{**content, "mean": tuple(content["mean"]), "std": tuple(content["std"])})
+            skipped = tuple((str(name), str(reason)) for name, reason in content.pop("skipped", ()))
+            pairs = {"mean": tuple(content["mean"]), "std": tuple(content["std"]), "skipped": skipped}
+            stats = cls(**{**content, **pairs})
         except (ValueError, TypeError, KeyError) as error:
             raise StatsError(
                 f"this is no JSON of channel statistics ({type(error).__name__}: {error}). Write it with "
@@ -95,7 +103,9 @@ class ChannelStats:
 
 
 def _plain(stats: ChannelStats) -> dict[str, Any]:
-    return {**asdict(stats), "mean": list(stats.mean), "std": list(stats.std)}
+    content = {**asdict(stats), "mean": list(stats.mean), "std": list(stats.std)}
+    del content["skipped"]
+    return content
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -28,8 +28,10 @@ def to_tensor(picture: Picture, dtype: DType = "uint8") -> Tensor:
     """A picture as a (C, H, W) tensor that is a view of (H, W, C) memory wherever the picture allows it.
 
     Args:
-        picture: A pyvips image or (H, W, C) array of uint8 (0..255) or float (0..1), or a (C, H, W) tensor of them.
-        dtype: What uint8 pixels become: "uint8" leaves them, "float" divides them by 255. Floats stay floats (float32).
+        picture: A pyvips image or (H, W, C) array of uint8 (0..255), uint16 (0..65535) or float (0..1), or a (C, H, W)
+            tensor of uint8 or float.
+        dtype: What uint8 pixels become: "uint8" leaves them, "float" divides them by 255, and uint16 by 65535. Floats
+            stay floats (float32).
 
     Returns:
         uint8 or float32, (C, H, W).
@@ -41,14 +43,16 @@ def to_tensor(picture: Picture, dtype: DType = "uint8") -> Tensor:
         picture = picture.numpy()  # decodes; (H, W, C), or (H, W) for one band
         picture = picture[:, :, None] if picture.ndim == 2 else picture
     if isinstance(picture, np.ndarray):
+        if picture.dtype == np.uint16 and dtype == "float":
+            picture = picture.astype(np.float32) / np.float32(65535)
         if picture.ndim == 3 and picture.dtype in (np.uint8, np.float16, np.float32, np.float64):
             if not picture.flags.writeable or any(stride < 0 for stride in picture.strides):
                 picture = picture.copy()
             picture = torch.from_numpy(picture).permute(2, 0, 1)
         else:
             raise TransformError(
-                f"the transform gave an array of shape {picture.shape} and type {picture.dtype}; "
-                "a picture is (H, W, C) of uint8 in 0..255 or float in 0..1."
+                f"the transform gave an array of shape {picture.shape} and type {picture.dtype}; a picture is "
+                "(H, W, C) of uint8 in 0..255 or float in 0..1, or with dtype='float' of uint16."
             )
     if not isinstance(picture, Tensor):
         raise TransformError(

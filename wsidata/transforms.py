@@ -132,16 +132,23 @@ class OneOf(Transform):
         return self.transforms[int(rng.integers(len(self.transforms)))].run(sample, rng)
 
 
-def default_train_transform(image_size: int | tuple[int, int] | None, mask_fill: float = 0) -> Transform:
+def default_train_transform(
+    image_size: int | tuple[int, int] | None, mask_fill: float = 0, fill: float | None = None
+) -> Transform:
     """`CropOrPad` to `image_size` (left out if None) and `RandomD4`.
 
     A square is cropped first, so that a turn moves no more than is kept; for another shape the turn comes first, so
     that the result has the size asked for.
+
+    Args:
+        image_size: Height and width in pixels, or one number for both.
+        mask_fill: Value of the padding in masks.
+        fill: Value of the padding in pictures; None: white.
     """
     if image_size is None:
         return RandomD4()
     height_px, width_px = check_size(image_size)
-    crop = CropOrPad((height_px, width_px), mask_fill=mask_fill)
+    crop = CropOrPad((height_px, width_px), fill, mask_fill)
     return Compose([crop, RandomD4()] if height_px == width_px else [RandomD4(), crop])
 
 
@@ -160,6 +167,8 @@ def he_train_transform(image_size: int | tuple[int, int] | None) -> Transform:
     )
 
 
-def default_eval_transform(image_size: int | tuple[int, int] | None, mask_fill: float = 0) -> Transform:
-    """`CropOrPad` to `image_size`, or nothing if it is None."""
-    return Compose([] if image_size is None else [CropOrPad(image_size, mask_fill=mask_fill)])
+def default_eval_transform(
+    image_size: int | tuple[int, int] | None, mask_fill: float = 0, fill: float | None = None
+) -> Transform:
+    """`CropOrPad` to `image_size`, or nothing if it is None; arguments as in `default_train_transform`."""
+    return Compose([] if image_size is None else [CropOrPad(image_size, fill, mask_fill)])

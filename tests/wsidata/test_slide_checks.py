@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from wsidata.slide_checks import SlideCheckError, check_batchable, check_slides, one_resolution
+from wsidata.slide_options import SlideOptions
 from wsidata.synthetic import write_slide
 
 
@@ -20,7 +21,9 @@ def test_exactly_one_resolution_is_asked_for():
 def test_sizes_are_those_at_the_resolution(tmp_path):
     path = write_slide(tmp_path / "a.tif", width=300, height=200, tile=64)
     sizes = check_slides(table(path), {"level": 1})
-    assert sizes.to_dict("records") == [{"image_id": "a", "height_px": 100, "width_px": 150}]
+    names = ("red", "green", "blue")
+    row = {"image_id": "a", "height_px": 100, "width_px": 150, "samples": "uchar", "channels": names}
+    assert sizes.to_dict("records") == [row]
 
 
 def test_every_bad_slide_is_named_with_its_reason(tmp_path):
@@ -40,7 +43,7 @@ def test_every_bad_slide_is_named_with_its_reason(tmp_path):
     assert "good.tif" not in message
     with pytest.raises(SlideCheckError, match=r"good.tif: SpacingUnknownError.*mpp_override"):
         check_slides(table(good), {"mpp": 1.0})
-    assert len(check_slides(table(good), {"mpp": 1.0}, mpp_override=0.5)) == 1
+    assert len(check_slides(table(good), {"mpp": 1.0}, SlideOptions(mpp_override=0.5))) == 1
 
 
 def sizes(*rows):

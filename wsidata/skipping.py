@@ -1,0 +1,122 @@
+"""Some slides of a large table cannot be read: whoever goes on without them must know which, and what parts lose.
+
+A split is drawn over the whole table first, so a slide that is left out moves no other. What is left out is named, with
+its part, class and reason, and counted; a part or a class that would be lost altogether is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from wsidata.split_base import SPLITS, SplitError, name_some
+
+SKIPPED_COLUMNS = ("image_id", "split", "label_name", "path", "reason")
+_SHOWN = 20
+
+
+class SkipWarning(UserWarning):
+    """Images were left out because they cannot be read; the message names them."""
+
+
+def skipped_rows(table: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFrame:
+    """The rows that are left out.
+
+    Args:
+        table: All rows, split; see `tables.COLUMNS`.
+        reasons: Why rows cannot be read, by `image_id`.
+
+    Returns:
+        `image_id`, `split`, `label_name`, `path` and `reason`, in the table's order.
+    """
+    rows = table[table["image_id"].isin(list(reasons))].reset_index(drop=True)
+    return rows.assign(reason=[reasons[name] for name in rows["image_id"]])[list(SKIPPED_COLUMNS)]
+
+
+def without_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are left, index 0, 1, ...."""
+    return table[~table["image_id"].isin(skipped["image_id"])].reset_index(drop=True)
+
+
+def check_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> None:
+    """Refuse to leave out all of a part, or all slides of a class in a part.
+
+    Args:
+        table: All rows, split.
+        skipped: What `skipped_rows` returned.
+
+    Raises:
+        SplitError: naming what would be lost, and the slides.
+    """
+    left = without_skipped(table, skipped)
+    lost: list[str] = []
+    for part in SPLITS:
+        before, after = table[table["split"] == part], left[left["split"] == part]
+        if len(before) and after.empty:
+            lost.append(f"every {part} row")
+        else:
+            classes = before.loc[before["label"] >= 0, "label_name"].drop_duplicates()
+            lost += [f"every {part} row of '{name}'" for name in classes if name not in set(after["label_name"])]
+    if len(skipped) and left.empty:
+        lost = ["every row"]
+    if lost:
+        raise SplitError(
+            f"on_error='skip' would leave out {', '.join(lost)}:{_listed(skipped)}\n"
+            "Repair these files, or take them out of the table, so that the split is drawn without them."
+        )
+
+
+def describe_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> str:
+    """What is left out of which part, and why, for people.
+
+    Args:
+        table: All rows, split.
+        skipped: What `skipped_rows` returned; not empty.
+    """
+    counts: list[str] = []
+    for part in (*SPLITS, ""):
+        gone, whole = skipped[skipped["split"] == part], int((table["split"] == part).sum())
+        if len(gone):
+            labelled = gone[gone["image_id"].isin(table.loc[table["label"] >= 0, "image_id"])]
+            classes = labelled["label_name"].value_counts().sort_index()
+            of = ", ".join(f"{count} {name}" for name, count in classes.items())
+            counts.append(f"{len(gone)} of {whole} {part or 'unlabelled'}" + (f" ({of})" if of else ""))
+    return (
+        f"{len(skipped)} of {len(table)} images cannot be read and are left out (on_error='skip'): "
+        f"{'; '.join(counts)}. The split of the others is as it was drawn.{_listed(skipped)}"
+    )
+
+
+def check_same_skipped(saved: Sequence[str], skipped: pd.DataFrame) -> None:
+    """Refuse to go on training without slides that were trained on, or with ones that were not.
+
+    Args:
+        saved: Ids that the checkpoint's run left out of training and validation.
+        skipped: What this run leaves out.
+
+    Raises:
+        SplitError: naming the slides.
+    """
+    before, now = set(saved), set(trained_without(skipped))
+    if before != now:
+        lost, back = sorted(now - before), sorted(before - now)
+        raise SplitError(
+            f"the checkpoint was trained on other slides: {len(lost)} of them cannot be read any more "
+            f"[{name_some(lost)}], {len(back)} that it had to leave out can be read now [{name_some(back)}]. Make the "
+            "files what they were, or start a new run without ckpt_path."
+        )
+
+
+def trained_without(skipped: pd.DataFrame) -> list[str]:
+    """Ids of the training and validation rows that are left out, sorted."""
+    return sorted(skipped.loc[skipped["split"].isin(["train", "val"]), "image_id"])
+
+
+def _listed(skipped: pd.DataFrame) -> str:
+    lines = [
+        f"\n  - {row['split'] or 'no part'} '{row['image_id']}': {row['reason']}"
+        for row in skipped.head(_SHOWN).to_dict("records")
+    ]
+    more = f"\n  ... and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
+    return "".join(lines) + more
