@@ -12,25 +12,32 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from wsidata.datamodule_base import Leaks, Part, Sampling, SplitDataModule
-from wsidata.leaks import LeakKind, LeakReport, check_leaks
+from wsidata.datamodule_base import Leaks, OnError, Part, Sampling, SplitDataModule
+from wsidata.leaks import LeakKind
 from wsidata.loaders import EpochLoader, WorkerStart
 from wsidata.photos.datasets import Normalization, PhotoDataset
+from wsidata.photos.decoded_cache import DecodedCache
+from wsidata.photos.headers import THREADS, PhotoSurvey
 from wsidata.photos.label_names import LabelNames, read_label_names
 from wsidata.photos.looks import photo_thumbnail
-from wsidata.photos.tables import PhotoInspector, Unlisted, Unreadable, match_ids, read_photo_table
+from wsidata.photos.tables import Unlisted, match_ids, read_photo_table
 from wsidata.photos.transforms import auto_resize_px, photo_eval_transform, photo_train_transform
-from wsidata.slide_checks import check_batchable
+from wsidata.skipping import without_skipped
 from wsidata.splits import SmallClasses, SplitError
 from wsidata.stats import ChannelStats, channel_stats
 from wsidata.table_splits import split_table
-from wsidata.tables import LabelTable
+from wsidata.tables import LabelTable, TableError
 from wsidata.tensors import DType
 from wsidata.transforms import as_transform, check_size
 
 Normalize = Literal["stats", "imagenet"]
+
+CACHE_BYTES = 4 * 1000**3
+"""What `cache="memory"` keeps for each loader."""
 
 IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation that torchvision's pretrained networks were trained with."""
@@ -84,6 +91,10 @@ class ImageFolderDataModule(SplitDataModule):
             photos are normalised.
         normalize: "stats": less the mean of the training photos' channels, divided by their standard deviation.
             "imagenet": the same with ImageNet's. None: left to the model.
+        apply_icc: Turn colours into sRGB where a file has another colour profile, as phones' photos do.
+        cache: Keep decoded photos from the first epoch on: "memory" (up to 4 GB for each loader), a number of bytes of
+            memory, or a folder, which may be shared. Found by content: a changed file is decoded again. A photo takes
+            3 bytes per pixel at the size it is read at. None: decode in every epoch.
         batch_size: Samples a batch (per process).
         num_workers: Worker processes a loader, kept between epochs.
         worker_start: "forkserver" or "spawn". None: a fork server where there is one.
@@ -96,8 +107,9 @@ class ImageFolderDataModule(SplitDataModule):
             "error". Looking decodes every photo small, once, in `setup`.
         leak_checks: What to look for: some of "patient" (of `group_column`), "content", "thumbnail", "site". None: all
             that apply.
-        unreadable: Photos that are empty, cut off, damaged in their header, too large to hold, or none: an "error" that
-            lists them, or "leave_out" with a warning that does.
+        on_error: What to do about photos that are empty, cut off, too large to hold or no photos, as far as their
+            headers and ends show: "raise" names them all, before training; "skip" leaves them out of the parts with a
+            warning that names them, and keeps them in `skipped`. The split of the others stays.
         decode_check: Look for damaged pixels before training too, by decoding every photo once.
         unlisted: Photos below `image_dir` that no row of the table names: "off", "warn", or "error".
 
@@ -141,6 +153,8 @@ class ImageFolderDataModule(SplitDataModule):
         eval_transform: Callable[[Any], Any] | None = None,
         dtype: Literal["uint8", "float"] | None = None,
         normalize: Normalize | None = None,
+        apply_icc: bool = True,
+        cache: int | str | Path | None = None,
         batch_size: int = 32,
         num_workers: int = 2,
         worker_start: WorkerStart | None = None,
@@ -150,7 +164,7 @@ class ImageFolderDataModule(SplitDataModule):
         stats: ChannelStats | str | Path | None = None,
         leaks: Leaks = "warn",
         leak_checks: Sequence[LeakKind] | None = None,
-        unreadable: Unreadable = "error",
+        on_error: OnError = "raise",
         decode_check: bool = False,
         unlisted: Unlisted = "warn",
     ) -> None:
@@ -164,15 +178,16 @@ class ImageFolderDataModule(SplitDataModule):
             stats=stats,
             leaks=leaks,
             leak_checks=leak_checks,
+            on_error=on_error,
         )
         self.image_size = None if image_size is None else check_size(image_size)
         self.resize_px = _resize_px(resize_px, self.image_size, train_transform is None or eval_transform is None)
         self.normalize, self.dtype = normalize, _dtype(dtype, normalize)
         self._table, self._split, self._label_names = table, split, label_names
-        self._inspector = PhotoInspector(self.resize_px, decode_check, unreadable)
+        self._survey = PhotoSurvey(self.resize_px, decode_check)
+        self._cache = _decoded_cache(cache, num_workers)
         for name, value, known in (
             ("target", target, ("class", "multilabel", "regression")),
-            ("unreadable", unreadable, ("error", "leave_out")),
             ("unlisted", unlisted, ("off", "warn", "error")),
         ):
             if value not in known:
@@ -187,7 +202,9 @@ class ImageFolderDataModule(SplitDataModule):
         # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
         objects = {"table": table, "stats": stats, "label_names": label_names}
         left_out = [name for name, value in objects.items() if isinstance(value, (pd.DataFrame, ChannelStats))]
-        table, stats, label_names, split, image_dir = map(_plain, (table, stats, label_names, split, image_dir))
+        table, stats, label_names, split, image_dir, cache = map(
+            _plain, (table, stats, label_names, split, image_dir, cache)
+        )
         self.save_hyperparameters(ignore=["train_transform", "eval_transform", *left_out])
 
     def read_labels(self) -> LabelTable:
@@ -198,7 +215,7 @@ class ImageFolderDataModule(SplitDataModule):
         labels = read_photo_table(
             self._table,
             hparams["image_dir"],
-            self._inspector,
+            inspect=self._survey.look if self.on_error == "raise" else None,
             class_names=hparams["class_names"] if names is None else read_label_names(names, hparams["label_column"]),
             **{name: hparams[name] for name in columns},
         )
@@ -207,9 +224,20 @@ class ImageFolderDataModule(SplitDataModule):
 
     def check(self) -> None:
         """Read the table, which looks at every photo's header, and compare sizes where they must be one."""
-        sizes = self._inspector.sizes(self.labels.frame)
-        if self._sizes_follow_photos:
-            check_batchable(sizes, self.batch_size)
+        frame = without_skipped(self.labels.frame, self.skipped)
+        if self._sizes_follow_photos and self.batch_size > 1:
+            _check_one_size({name: self._survey.sizes[path] for name, path in frame[["image_id", "path"]].to_numpy()})
+
+    def find_unreadable(self) -> dict[str, str]:
+        """Photos that cannot be read."""
+        frame = self.labels.frame
+        self._survey.look([Path(path) for path in frame["path"]])
+        problems = self._survey.problems
+        return {name: problems[path] for name, path in frame[["image_id", "path"]].to_numpy() if path in problems}
+
+    def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
+        """A photo as it is compared with others, decoded small."""
+        return photo_thumbnail(path)
 
     def compute_stats(self) -> ChannelStats:
         """Pooled over all pixels of the training photos, at their full size."""
@@ -218,12 +246,8 @@ class ImageFolderDataModule(SplitDataModule):
                 "there are no training photos to take channel statistics of. Pass stats=, or load the checkpoint of "
                 "the training run, which remembers them."
             )
-        return channel_stats(self.tables["train"]["path"])
-
-    def check_leaks(self) -> LeakReport:
-        """Look for groups, files, looks and sites that are in more than one part; see `leaks.check_leaks`."""
-        with ThreadPoolExecutor(4) as pool:
-            return check_leaks(self.labels.frame, checks=self.leak_checks, thumbnail=photo_thumbnail, executor=pool)
+        with ThreadPoolExecutor(THREADS) as pool:
+            return channel_stats(self.tables["train"]["path"], apply_icc=self.hparams["apply_icc"], executor=pool)
 
     def make_dataset(self, part: Part) -> PhotoDataset:
         """Photos of one part; training photos are drawn anew each epoch."""
@@ -231,6 +255,8 @@ class ImageFolderDataModule(SplitDataModule):
             self.tables[part],
             self._train_transform if part == "train" else self._eval_transform,
             resize_px=self.resize_px,
+            apply_icc=self.hparams["apply_icc"],
+            cache=self._cache,
             dtype=self.dtype,
             with_labels=part != "predict",
             fresh_epochs=part == "train",
@@ -267,6 +293,21 @@ def _resize_px(resize_px: int | Literal["auto"] | None, image_size: tuple[int, i
     return resize_px
 
 
+def _check_one_size(sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse batches of photos that differ in size.
+
+    Raises:
+        TableError: naming two.
+    """
+    first, *others = sizes.items()
+    for name, size in others:
+        if size != first[1]:
+            raise TableError(
+                f"photos differ in size ('{first[0]}' is {first[1][0]} x {first[1][1]} px, '{name}' {size[0]} x "
+                f"{size[1]}), and without image_size= they keep it. Pass image_size= (crops or pads), or batch_size=1."
+            )
+
+
 def _dtype(dtype: Literal["uint8", "float"] | None, normalize: str | None) -> DType:
     """What pixels become.
 
@@ -288,4 +329,13 @@ def _plain(value: Any) -> Any:
         return None
     if isinstance(value, Mapping):
         return {str(key): str(name) for key, name in value.items()}
-    return None if value is None else str(value)
+    return value if value is None or isinstance(value, int) else str(value)
+
+
+def _decoded_cache(cache: int | str | Path | None, num_workers: int) -> DecodedCache | None:
+    """Where decoded photos are kept; the memory is divided among the workers of a loader."""
+    if cache is None:
+        return None
+    if cache == "memory":
+        cache = CACHE_BYTES
+    return DecodedCache(max(1, cache // max(1, num_workers)) if isinstance(cache, int) else cache)

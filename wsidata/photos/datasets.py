@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wsidata.datasets import SampleError
 from wsidata.epochs import EpochDataset
+from wsidata.photos.decoded_cache import DecodedCache
 from wsidata.photos.decoding import read_photo
 from wsidata.targets import target_tensor
 from wsidata.tensors import DType, to_tensor
@@ -33,6 +34,8 @@ class PhotoDataset(EpochDataset):
         table: Rows with the columns `image_id`, `path`, `label`, and perhaps `target` (see `tables.COLUMNS`).
         transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on a pyvips image.
         resize_px: Length of the shorter side at which photos are read; None: as they are.
+        apply_icc: Turn colours into sRGB by the profile in the file.
+        cache: Where decoded photos are kept; None decodes each time.
         dtype: "uint8" or "float"; see `tensors.to_tensor`.
         with_labels: False gives images alone, for prediction.
         fresh_epochs: True draws anew in every epoch (training). False makes the same sample every time, also with a
@@ -47,6 +50,8 @@ class PhotoDataset(EpochDataset):
         transform: Any,
         *,
         resize_px: int | None = None,
+        apply_icc: bool = True,
+        cache: DecodedCache | None = None,
         dtype: DType = "uint8",
         with_labels: bool = True,
         fresh_epochs: bool = False,
@@ -55,7 +60,8 @@ class PhotoDataset(EpochDataset):
         self.paths = [str(path) for path in table["path"]]
         self.image_ids = [str(name) for name in table["image_id"]]
         self.targets = [target_tensor(row) for row in table.to_dict("records")]
-        self.resize_px = resize_px
+        self.resize_px, self.apply_icc = resize_px, apply_icc
+        self.cache = cache
         self.dtype: DType = dtype
         self.with_labels = with_labels
         self.normalization: Normalization | None = None
@@ -88,13 +94,26 @@ class PhotoDataset(EpochDataset):
             sample = self.transform.run(Sample(picture), self.generator(index))
             return to_tensor(sample.image, self.dtype)
         except Exception as error:
-            raise SampleError(
-                f"photo '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}"
-            ) from error
+            raise self._named(row, error) from error
+
+    def untransformed(self, row: int) -> Sample:
+        """The photo as it is before any transform.
+
+        Raises:
+            SampleError: naming the photo.
+        """
+        try:
+            return Sample(pyvips.Image.new_from_array(self.pixels(row), interpretation="srgb"))
+        except Exception as error:
+            raise self._named(row, error) from error
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """The photo as it is read, upright, (H, W, 3)."""
-        return read_photo(self.paths[row], short_side_px=self.resize_px)
+        read = read_photo if self.cache is None else self.cache.get
+        return read(self.paths[row], short_side_px=self.resize_px, apply_icc=self.apply_icc)
+
+    def _named(self, row: int, error: Exception) -> SampleError:
+        return SampleError(f"photo '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}")
 
     def describe(self) -> str:
         """The size photos are read at."""

@@ -10,66 +10,69 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsidata.photos.decoding import photo_size, read_photo
 from wsidata.photos.jpeg import MAX_DECODED_BYTES
 from wsidata.photos.resizing import size_with_short_side
 
-_THREADS = 4
+THREADS = 4
+"""Photos opened, or counted, at once."""
+
 _JPEG, _PNG, _RIFF, _GIF = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8"
 _JPEG_END, _PNG_END, _GIF_END = b"\xff\xd9", b"IEND\xaeB`\x82", b";"
 _FILL, _START_OF_SCAN = 0xFF, 0xDA
 
 
-@dataclass(frozen=True)
-class PhotoHeader:
-    """What is known of a photo before it is decoded.
+@dataclass
+class PhotoSurvey:
+    """What the headers of photos say; each file is looked at once.
 
     Attributes:
-        path: The file.
-        size_px: Height and width as it is read, upright; None if it cannot be used.
-        problem: Why it cannot, on one line; "" if it can.
-    """
-
-    path: Path
-    size_px: tuple[int, int] | None
-    problem: str = ""
-
-
-def inspect_photos(paths: Sequence[Path], *, resize_px: int | None = None, decode: bool = False) -> list[PhotoHeader]:
-    """Open every photo, without decoding it unless that is asked for.
-
-    Args:
-        paths: The files.
-        resize_px: Length of the shorter side they will be read at; None: as they are.
+        resize_px: Length of the shorter side photos will be read at; None: as they are.
         decode: Decode each photo, too.
-
-    Returns:
-        One header per path, in order.
+        sizes: (height, width) as it is read, upright, of each photo that can be read, by path.
+        problems: Why each of the others cannot be read, on one line, by path.
     """
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda path: _inspect(path, resize_px, decode), paths))
 
+    resize_px: int | None = None
+    decode: bool = False
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
 
-def _inspect(path: Path, resize_px: int | None, decode: bool) -> PhotoHeader:
-    try:
-        if path.stat().st_size == 0:
-            return PhotoHeader(path, None, f"{path}: is empty (0 bytes)")
-        size = height, width = photo_size(path)
-        if is_cut_off(path):
-            return PhotoHeader(path, None, f"{path}: was cut off: the mark that ends such a file is missing")
-        if resize_px is not None:
-            size = size_with_short_side(height, width, resize_px)
-        if 3 * size[0] * size[1] > MAX_DECODED_BYTES:
-            return PhotoHeader(path, None, f"{path}: {_too_large((height, width), size)}")
-        if decode:
-            read_photo(path, short_side_px=resize_px)
-    except Exception as error:  # any decoder's own; what it says is listed under the file's name
-        detail = " ".join(str(error).split())
-        return PhotoHeader(path, None, f"{path}: {type(error).__name__}: {detail}")
-    return PhotoHeader(path, size)
+    def look(self, paths: Sequence[Path]) -> list[str]:
+        """Open photos that were not opened yet, without decoding them unless that is asked for.
+
+        Returns:
+            The problems of these photos, in their order.
+        """
+        new = [path for path in dict.fromkeys(paths) if str(path) not in self.sizes | self.problems]
+        with ThreadPoolExecutor(THREADS) as pool:
+            for path, found in zip(new, pool.map(self._inspect, new), strict=True):
+                if isinstance(found, str):
+                    self.problems[str(path)] = f"{path}: {found}"
+                else:
+                    self.sizes[str(path)] = found
+        return [self.problems[name] for name in dict.fromkeys(map(str, paths)) if name in self.problems]
+
+    def _inspect(self, path: Path) -> tuple[int, int] | str:
+        """The size, or what is wrong."""
+        try:
+            if path.stat().st_size == 0:
+                return "is empty (0 bytes)"
+            size = height, width = photo_size(path)
+            if is_cut_off(path):
+                return "was cut off: the mark that ends such a file is missing. Copy it again from its source"
+            if self.resize_px is not None:
+                size = size_with_short_side(height, width, self.resize_px)
+            if 3 * size[0] * size[1] > MAX_DECODED_BYTES:
+                return _too_large((height, width), size)
+            if self.decode:
+                read_photo(path, short_side_px=self.resize_px)
+        except Exception as error:  # any decoder's own; what it says is listed under the file's name
+            return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return size
 
 
 def _too_large(stored: tuple[int, int], read: tuple[int, int]) -> str:

@@ -6,83 +6,29 @@ Everything that is wrong is said at once: rows without photo, labels without mea
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
 from wsidata.photos.finding import NameIndex, PhotoFolder
-from wsidata.photos.headers import PhotoHeader, inspect_photos
 from wsidata.split_base import SplitError, name_some
-from wsidata.table_files import TableError, describe_problems
+from wsidata.table_files import TableError
 from wsidata.tables import LabelTable, image_root, read_table
 
-Unreadable = Literal["error", "leave_out"]
 Unlisted = Literal["off", "warn", "error"]
 
 
-class PhotoWarning(UserWarning):
-    """Photos were left out, because they cannot be read or no row names them; the message names them."""
-
-
-@dataclass
-class PhotoInspector:
-    """Looks at each file once, and remembers its header.
-
-    Attributes:
-        resize_px: Length of the shorter side photos are read at; None: as they are.
-        decode: Whether to decode them, too.
-        unreadable: "error" reports files that cannot be used, "leave_out" leaves them out.
-        headers: What was found, by path.
-    """
-
-    resize_px: int | None = None
-    decode: bool = False
-    unreadable: Unreadable = "error"
-    headers: dict[str, PhotoHeader] = field(default_factory=dict)
-
-    def __call__(self, paths: Sequence[Path]) -> list[str]:
-        """Look at files.
-
-        Returns:
-            A line for each that cannot be used, unless these are left out.
-        """
-        found = inspect_photos(list(dict.fromkeys(paths)), resize_px=self.resize_px, decode=self.decode)
-        self.headers |= {str(header.path): header for header in found}
-        return [header.problem for header in found if header.problem] if self.unreadable == "error" else []
-
-    def readable(self, labels: LabelTable) -> LabelTable:
-        """The rows whose photos can be used.
-
-        Raises:
-            TableError: if there are none.
-
-        Warns:
-            PhotoWarning: naming the others.
-        """
-        problems = [self.headers[path].problem for path in labels.frame["path"]]
-        if not any(problems):
-            return labels
-        said = describe_problems(labels.source, [one for one in problems if one], "These photos are left out.")
-        if all(problems):
-            raise TableError(said)
-        warnings.warn(said, PhotoWarning, stacklevel=2)
-        usable = [not problem for problem in problems]
-        return replace(labels, frame=labels.frame[usable].reset_index(drop=True))
-
-    def sizes(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Sizes of the photos of a table's rows as they are read: `image_id`, `height_px`, `width_px`."""
-        sizes = [self.headers[path].size_px for path in frame["path"]]
-        return pd.DataFrame(sizes, columns=["height_px", "width_px"]).assign(image_id=frame["image_id"].tolist())
+class UnlistedWarning(UserWarning):
+    """Photos lie in the folder that no row of the table names; the message names them."""
 
 
 def read_photo_table(
     table: str | Path | pd.DataFrame,
-    image_dir: str | Path | None,
-    inspector: PhotoInspector,
+    image_dir: str | Path | None = None,
     *,
+    inspect: Callable[[Sequence[Path]], Sequence[str]] | None = None,
     image_column: str = "image",
     label_column: str | Sequence[str] | None = "class",
     unlisted: Unlisted = "warn",
@@ -94,7 +40,7 @@ def read_photo_table(
         table: CSV, Parquet or DataFrame; a folder with a folder of photos per class (perhaps below folders of parts);
             or, with `label_column=None`, a folder of photos.
         image_dir: Folder in which, or below which, the photos lie. None: the table's own.
-        inspector: Looks at the files that are found.
+        inspect: Gets the files that were found, and returns a line for each that cannot be used.
         image_column: Column of names.
         label_column: Column of labels, or columns. None: no labels.
         unlisted: What to do about photos below `image_dir` that no row names: "off" does not look.
@@ -107,7 +53,7 @@ def read_photo_table(
         TableError: naming every problem of the table and of the files.
 
     Warns:
-        PhotoWarning: naming photos that are left out.
+        UnlistedWarning: naming photos that no row names.
     """
     root = image_root(table, image_dir)
     is_folder = not isinstance(table, pd.DataFrame) and Path(table).is_dir()
@@ -118,9 +64,9 @@ def read_photo_table(
         table, image_dir = pd.DataFrame({image_column: names}, dtype=object), root
     folder = None if is_folder or unlisted == "off" else PhotoFolder(root)
 
-    def inspect(paths: Sequence[Path]) -> list[str]:
+    def problems_of(paths: Sequence[Path]) -> list[str]:
         unnamed = _unnamed(folder, paths) if folder is not None and unlisted == "error" else []
-        return inspector(paths) + [f"{name}: is in no row (unlisted='error')" for name in unnamed]
+        return [*(inspect(paths) if inspect else ()), *(f"{name}: is in no row (unlisted='error')" for name in unnamed)]
 
     labels = read_table(
         table,
@@ -128,17 +74,17 @@ def read_photo_table(
         image_column=image_column,
         label_column=label_column,
         folder_type=PhotoFolder,
-        inspect=inspect,
+        inspect=problems_of,
         **options,
     )
     if folder is not None and (unnamed := _unnamed(folder, [Path(path) for path in labels.frame["path"]])):
         warnings.warn(
             f"{len(unnamed)} photos in '{root}' are in no row of '{labels.source}': {name_some(unnamed)}. They are "
             "left out. Add rows for them, or pass unlisted='off'.",
-            PhotoWarning,
+            UnlistedWarning,
             stacklevel=2,
         )
-    return inspector.readable(labels)
+    return labels
 
 
 def _unnamed(folder: PhotoFolder, paths: Sequence[Path]) -> list[str]:
