@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyvips
 
-from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.tile_source import failure_behind
 from wsidata.hub.jpeg_strip import stripped_jpeg
 from wsidata.hub.layout import IMAGE_FORMATS, Encoding, ImageFormat
@@ -103,7 +104,7 @@ def encode(
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     kept = stripped_jpeg(original) if encoding.format == "original" and original is not None else None
-    if kept is not None and _same_pixels(kept, image):
+    if kept is not None and _same_pixels(kept, image, name):
         path = stem.with_name(f"{stem.name}.jpg")
         unfinished = path.with_name(f"{path.name}.part")
         unfinished.write_bytes(kept)
@@ -175,13 +176,11 @@ def _write_pyramid(image: pyvips.Image, path: Path, quality: int | None, mpp: tu
     )  # fmt: skip
 
 
-def _same_pixels(encoded: bytes, image: pyvips.Image) -> bool:
-    """Whether a JPEG decodes to exactly this picture."""
+def _same_pixels(encoded: bytes, image: pyvips.Image, name: str) -> bool:
+    """Whether a JPEG is read as exactly this picture: not if it was turned, resized or in other colours than sRGB."""
+    from wsidata.photos.decoding import decode_photo
+
     try:
-        decoded = pyvips.Image.new_from_buffer(encoded, "", access="sequential", fail_on="warning")
-        shape = (decoded.width, decoded.height, decoded.bands, decoded.format)
-        if shape != (image.width, image.height, image.bands, image.format):
-            return False
-        return bool((decoded != image).max() == 0)
-    except pyvips.Error:
+        return bool(np.array_equal(decode_photo(encoded, Path(name)), image.numpy()))
+    except SlideError:
         return False

@@ -39,11 +39,11 @@ Masks are PNG of one band on the image's grid: class numbers, and 255 for no cla
 
 The images have gone through everything that is not random: resolution, `crop` (box or packing), colours made RGB, and
 of the transform the `CropOrPad` it begins with, where one can be told (`Transforms.applied`). They have not gone
-through the rest: to get the data module's samples, apply its *whole* transform (`default_train_transform(image_size)`
-where `Transforms.is_default`) to them. Its `CropOrPad` then finds pictures of its size and does nothing, nor does it
-draw random numbers; so the samples are the data module's to the last bit, where `Encoding.lossless`, for equal
-(seed, epoch, row). Training images are cropped only if train and evaluation begin with the same crop, so that it is
-right also to evaluate on them.
+through the rest: to get the data module's samples, apply its *whole* transform (the default of slides or photos for
+`image_size`, where `Transforms.is_default`) to them. Its `CropOrPad` then finds pictures of its size and does nothing,
+nor does it draw random numbers; so the samples are the data module's to the last bit, where `Encoding.lossless`, for
+equal (seed, epoch, row). Training images are cropped only if train and evaluation begin with the same crop, so that it
+is right also to evaluate on them.
 """
 
 from __future__ import annotations
@@ -112,7 +112,8 @@ class Transforms:
     """What the transform of a part is, and how much of it published images have gone through.
 
     Attributes:
-        is_default: The data module's own for `image_size`: `default_train_transform` or `default_eval_transform`.
+        is_default: The data module's own for `image_size`: for slides `default_train_transform` and
+            `default_eval_transform`, for photos `photo_train_transform` and `photo_eval_transform`.
         text: The whole transform, for people.
         applied: The `CropOrPad` it begins with, as text, if published images have gone through it; else None.
     """
@@ -153,7 +154,7 @@ class Preprocessing:
         transforms: "train" and "eval".
         arguments: Arguments of the data module that say what a sample is, and how the split was made, by name; nothing
             that names a file, a person or a column of the source. Always with "image_size" ([height, width] or None),
-            "dtype" and "lazy".
+            "dtype" and "lazy"; of photos with "resize_px" (a number or None), at which images were read already.
         crop: Settings of the crop to tissue, or None.
         split_digest: `split_digest` of the published `image_id`s.
         opaque_ids: Whether ids were replaced.

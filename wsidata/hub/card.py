@@ -1,0 +1,274 @@
+"""The dataset card: what people, and the Hub's search and viewer, know about a published split.
+
+Two owners write in one file. Ours are the front matter's `configs`, `dataset_info` and `size_categories`, and the text
+between two marks; everything else belongs to the user, and survives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from wsidata.hub.layout import CARD_FILE, PREPROCESSING_FILE, Preprocessing
+
+BEGIN = "<!-- written by slidestream: text between these two lines is replaced when the data set is published again -->"
+END = "<!-- end of what slidestream writes: text below is yours, and stays -->"
+_OURS = ("configs", "dataset_info", "size_categories")
+_TASKS = {
+    "class": ["image-classification"],
+    "multilabel": ["image-classification"],
+    "regression": ["image-feature-extraction"],
+    "mask": ["image-segmentation"],
+}
+_TAGS = {
+    "slides": ["medical", "biology", "histology", "histopathology", "digital-pathology", "whole-slide-image"],
+    "photos": ["photos"],
+}
+_SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"))
+
+
+class CardError(ValueError):
+    """A card cannot be read, or was changed in two places."""
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What only the user knows; None leaves what the card says.
+
+    Attributes:
+        license: Identifier of the Hub, such as "cc-by-4.0", or "other".
+        title: Name of the data set for people.
+        description: A paragraph: what is shown, where it comes from.
+        tags: Further tags.
+    """
+
+    license: str | None = None
+    title: str | None = None
+    description: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+def write_card(folder: Path, preprocessing: Preprocessing, rows: pd.DataFrame, text: CardText) -> str:
+    """Write README.md of an export, or bring the one that is there up to date.
+
+    Args:
+        folder: The export.
+        preprocessing: What was exported.
+        rows: What `privacy.published_rows` gave.
+        text: What the user said.
+
+    Returns:
+        The card.
+
+    Raises:
+        CardError: if there is a card whose front matter cannot be read.
+    """
+    path = folder / CARD_FILE
+    present = path.read_text(encoding="utf-8") if path.exists() else ""
+    card = merged_card(present, preprocessing, rows, text)
+    if card != present:
+        path.write_text(card, encoding="utf-8")
+    return card
+
+
+def merged_card(present: str, preprocessing: Preprocessing, rows: pd.DataFrame, text: CardText) -> str:
+    """The card, with the user's part of the present one."""
+    front, body = split_card(present)
+    ours = _front_matter(preprocessing, rows, list(front))
+    tags = [*(front.get("tags") or ours["tags"]), *text.tags]
+    given = {"license": text.license, "pretty_name": text.title}
+    merged = {**ours, **{name: value for name, value in front.items() if name not in _OURS}}
+    merged |= {"tags": list(dict.fromkeys(tags))} | {name: value for name, value in given.items() if value is not None}
+    written = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
+    return f"---\n{written}---\n{replace_ours(body, _body(preprocessing, rows, merged, text.description))}"
+
+
+def split_card(card: str, source: str = CARD_FILE) -> tuple[dict[str, Any], str]:
+    """Front matter and body of a card.
+
+    Raises:
+        CardError: if there is front matter that is no YAML mapping.
+    """
+    if not card.startswith("---\n"):
+        return {}, card
+    front, mark, body = card.removeprefix("---\n").partition("\n---\n")
+    if not mark:
+        raise CardError(f"the front matter of '{source}' does not end: a line of --- is missing.")
+    try:
+        content = yaml.safe_load(front) or {}
+    except yaml.YAMLError as error:
+        raise CardError(f"the front matter of '{source}' is no YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise CardError(f"the front matter of '{source}' is no mapping of names to values.")
+    return content, body
+
+
+def replace_ours(body: str, ours: str) -> str:
+    """A body with our part of it replaced, or put first."""
+    written = f"{BEGIN}\n{ours}\n{END}\n"
+    if BEGIN in body and END in body:
+        before, _, rest = body.partition(BEGIN)
+        return before + written + rest.partition(END)[2].removeprefix("\n")
+    return f"\n{written}" + (f"\n{body.lstrip()}" if body.strip() else "\n")
+
+
+def users_part(card: str) -> tuple[dict[str, Any], str]:
+    """What of a card is the user's: front matter but for ours, and the text around our part."""
+    front, body = split_card(card)
+    theirs = {name: value for name, value in front.items() if name not in _OURS}
+    return theirs, replace_ours(body, "").strip()
+
+
+def _front_matter(preprocessing: Preprocessing, rows: pd.DataFrame, present: list[str]) -> dict[str, Any]:
+    """All that can be known without asking."""
+    size = next((name for limit, name in _SIZES if len(rows) < limit), "n>1M")
+    front: dict[str, Any] = {} if "license" in present else {"license": "unknown"}
+    front |= {
+        "task_categories": _TASKS[preprocessing.target],
+        "size_categories": [size],
+        "tags": [*_TAGS[preprocessing.kind], "image", "slidestream"],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": split, "path": _pattern(preprocessing, split)} for split in preprocessing.splits
+                ],
+            }
+        ],
+    }
+    return {**front, "dataset_info": {"features": _features(preprocessing, rows)}}
+
+
+def _pattern(preprocessing: Preprocessing, split: str) -> str:
+    return f"{split}/**" if preprocessing.layout == "files" else f"data/{split}-*"
+
+
+def _features(preprocessing: Preprocessing, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Columns as the Hub describes them, with class names."""
+    names = {str(number): name for number, name in enumerate(preprocessing.class_names)}
+    features: list[dict[str, Any]] = [{"name": "image", "dtype": "image"}]
+    if preprocessing.target == "mask":
+        features.append({"name": "mask", "dtype": "image"})
+    features.append({"name": "image_id", "dtype": "string"})
+    if "label" in rows.columns:
+        dtype: Any = {"class_label": {"names": names}} if names else "int64"
+        features.append({"name": "label", "dtype": dtype})
+    features.append({"name": "label_name", "dtype": "string"})
+    if "target" in rows.columns:
+        features.append({"name": "target", "list": "float64"})
+    features += [{"name": name, "dtype": "string"} for name in ("group", "site") if name in rows.columns]
+    features += [{"name": name, "dtype": "int64"} for name in ("row", "width", "height")]
+    features += [{"name": name, "dtype": "float64"} for name in ("mpp_x", "mpp_y")]
+    digests = ["sha256", *(["mask_sha256"] if preprocessing.target == "mask" else [])]
+    return [*features, *({"name": name, "dtype": "string"} for name in digests)]
+
+
+def _body(preprocessing: Preprocessing, rows: pd.DataFrame, front: dict[str, Any], description: str | None) -> str:
+    """Our part of the text."""
+    sections = [f"# {front.get('pretty_name') or 'A published split'}"]
+    sections += [description] if description else []
+    sections += [
+        f"{len(rows):,} images, {preprocessing.image_bytes / 1e6:,.1f} MB, published with "
+        f"[slidestream](https://pypi.org/project/slidestream/) {preprocessing.versions.get('slidestream', '')}. "
+        f"Everything a machine must know is in `{PREPROCESSING_FILE}`.",
+        f"## Splits\n\n{_counts(preprocessing, rows)}\n\n{_rule(preprocessing, rows)}",
+        f"## Images\n\n{_images(preprocessing)}",
+        f"## Channel statistics\n\n{_statistics(preprocessing)}",
+        f"## How to load it\n\n{_loading(preprocessing)}",
+        f"## Personal and sensitive information\n\n{_privacy(preprocessing, rows)}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _counts(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
+    """Images of each class in each split, as a table."""
+    names = list(preprocessing.class_names) if preprocessing.target == "class" else []
+    lines = ["| split | images | " + "".join(f"{_cell(name)} | " for name in names)]
+    lines.append("|---|---|" + "---|" * len(names))
+    for split in preprocessing.splits:
+        ours = rows[rows["split"] == split]
+        counts = "".join(f"{int((ours['label_name'] == name).sum())} | " for name in names)
+        lines.append(f"| {split} | {len(ours)} | {counts}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(name: str) -> str:
+    return name.replace("|", "\\|")
+
+
+def _rule(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
+    """How the split was made, as far as its arguments say."""
+    given = preprocessing.arguments
+    facts = [f"seed {given['seed']}"] if given.get("seed") is not None else []
+    if given.get("k_fold"):
+        facts.append(f"fold {given['k_fold'][0]} of {given['k_fold'][1]} is the validation split")
+    elif given.get("val_fraction") is not None:
+        facts.append(f"val_fraction {given['val_fraction']} and test_fraction {given.get('test_fraction', 0)}")
+    facts.append("stratified by class" if given.get("stratify") else "not stratified")
+    facts.append("groups (patients) are never divided" if "group" in rows.columns else "no groups are known")
+    return (
+        f"Rows that the source did not assign were drawn with: {', '.join(facts)}. Digest of the split: "
+        f"`{preprocessing.split_digest[:16]}`."
+    )
+
+
+def _images(preprocessing: Preprocessing) -> str:
+    given = preprocessing.arguments
+    names = ("level", "mpp", "magnification", "downsample", "max_side", "resize_px")
+    read = [f"{name}={given[name]}" for name in names if given.get(name) is not None]
+    crop = preprocessing.crop
+    facts = [
+        f"Read at {', '.join(read) or 'their own size'}" + (f", cropped to tissue ({crop['kind']})." if crop else "."),
+        f"Encoded as {preprocessing.encoding.format}"
+        + ("" if preprocessing.encoding.lossless else f" of quality {preprocessing.encoding.quality}")
+        + (", which loses nothing." if preprocessing.encoding.lossless else "."),
+    ]
+    for part, transforms in preprocessing.transforms.items():
+        done = f"`{transforms.applied}`" if transforms.applied else "nothing"
+        facts.append(f"Applied of the {part} transform: {done}.")
+    facts.append("Nothing random has been applied. `mpp_x` and `mpp_y` are um per pixel, where known.")
+    return "\n".join(f"- {fact}" for fact in facts)
+
+
+def _statistics(preprocessing: Preprocessing) -> str:
+    stats = preprocessing.stats
+    if stats is None:
+        return "Not published."
+    shown = [", ".join(f"{value:.6f}" for value in values) for values in (stats.mean, stats.std)]
+    return (
+        f"Of the training images as the data module reads them ({stats.image_count} images, {stats.count_px:,} pixels, "
+        f"{stats.reduction}), on the scale 0..1:\n\n- mean {shown[0]}\n- standard deviation {shown[1]}"
+    )
+
+
+def _loading(preprocessing: Preprocessing) -> str:
+    lines = [
+        "```python",
+        "from wsidata import HubDataModule",
+        "",
+        'dm = HubDataModule("this/repository")  # or the folder; the same splits, classes and statistics',
+        "```",
+        "",
+        "or, without slidestream (images above 13,378 pixels squared need `decode=False`):",
+        "",
+        "```python",
+        "from datasets import Image, load_dataset",
+        "",
+        f'ds = load_dataset("this/repository", split="{preprocessing.splits[0]}")',
+        'ds = ds.cast_column("image", Image(decode=False))',
+        "```",
+    ]
+    return "\n".join(lines)
+
+
+def _privacy(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
+    ids = "Image ids were replaced by numbers." if preprocessing.opaque_ids else "Image ids are those of the source."
+    columns = ", ".join(f"`{name}`" for name in rows.columns if name not in ("split", "place"))
+    return (
+        f"Files hold pixels and nothing else: no label or macro image, scanner description, EXIF or colour profile. "
+        f"Columns published of the source: {columns}. {ids}"
+    )

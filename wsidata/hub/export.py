@@ -1,0 +1,259 @@
+"""A split, preprocessed and written to a folder that `HubDataModule`, and anybody's `datasets`, trains from.
+
+    plan -> write images (into .export/) -> statistics -> move or pack them -> tables -> card -> preprocessing.json
+
+What is in the folder is described in `layout`. Interrupted anywhere, the next run goes on; run again, it writes what
+changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from wsidata.datamodule_base import SplitDataModule
+from wsidata.hub.card import CardText, write_card
+from wsidata.hub.export_images import keys_of, write_images
+from wsidata.hub.export_plan import ExportError, ExportPlan, plan_export
+from wsidata.hub.export_tables import (
+    choose_layout,
+    is_intact,
+    located,
+    packed_digests,
+    split_rows,
+    unpack_shards,
+    write_metadata,
+    write_shards,
+)
+from wsidata.hub.journal import Entry, Journal, file_sha256
+from wsidata.hub.layout import (
+    CARD_FILE,
+    HUB_SPLITS,
+    LAYOUTS,
+    PARTS,
+    PREPROCESSING_FILE,
+    SHARD_FOLDER,
+    ExportFormatError,
+    ImageFormat,
+    Layout,
+    Preprocessing,
+)
+from wsidata.hub.privacy import disclosure
+from wsidata.split_files import split_digest
+from wsidata.stats_file import ChannelStats
+
+_FINISHED, _STATS = "finished", "stats"
+_OURS = (*HUB_SPLITS.values(), SHARD_FOLDER)
+
+
+def export(
+    dm: SplitDataModule,
+    folder: str | Path,
+    *,
+    layout: Layout | None = None,
+    image_format: ImageFormat | None = None,
+    quality: int | None = None,
+    opaque_ids: bool = False,
+    keep_names: Sequence[str] = (),
+    card: CardText | None = None,
+    stats: bool = True,
+    executor: Executor | None = None,
+    quiet: bool = False,
+    say: Callable[[str], None] = print,
+) -> Preprocessing:
+    """Write every image of every part of a data module, preprocessed but not augmented, to a folder.
+
+    Training from the folder with `HubDataModule(folder)` is training from `dm`, to the last bit unless the encoding
+    loses something. Memory: one picture per thread (of lazy images, some rows).
+
+    Args:
+        dm: A `WSIDataModule` or an `ImageFolderDataModule`.
+        folder: Where to; new, empty, or an earlier export, of which only what changed is written again.
+        layout: "files" (an image file each) or "parquet" (images in shards). None: files if images have more than 1 MB
+            on average, or are pyramids.
+        image_format: "png" and "tiff" (tiled pyramidal BigTIFF) lose nothing; "jpeg" and "tiff-jpeg" are a quarter of
+            their size. None: "tiff" for lazy images, else "png"; for photos "original", their own compressed data.
+            Above 65,500 pixels pictures are always TIFF.
+        quality: JPEG quality, 1 to 100. None: 90.
+        opaque_ids: Publish "image-0001", ... instead of ids.
+        keep_names: Which of "group" (patients) and "site" are published by their own names, not as numbers.
+        card: Licence, title and description for the dataset card.
+        stats: Whether to publish `dm.stats`; computing them reads the training images once more, where they are not
+            known.
+        executor: Where to work: threads, `stats.process_pool(n)`, Dask's `client.get_executor()`. None: four threads.
+        quiet: No progress bar.
+        say: Told, before anything is done, what will be in the folder; and at the end, how large it is.
+
+    Returns:
+        The content of the folder's preprocessing.json.
+
+    Raises:
+        ExportError: if an image cannot be read or written (naming all of them), or `folder` holds something else.
+        PrivacyError: if ids would tell paths.
+        ValueError: for options that do not go together.
+    """
+    folder = Path(folder)
+    if layout not in (None, *LAYOUTS):
+        raise ValueError(f"layout={layout!r} is not one of {', '.join(LAYOUTS)}.")
+    plan = plan_export(dm, image_format=image_format, quality=quality, opaque_ids=opaque_ids, keep_names=keep_names)
+    if plan.rows.empty:
+        raise ExportError("the data module's table has no rows.")
+    say(disclosure(plan.rows, f"In '{folder}'", opaque_ids=opaque_ids, class_names=plan.class_names))
+    journal = Journal(folder)
+    _refuse_other_folders(folder, journal)
+    dm.check()
+    journal.begin()
+    write_images(plan, journal, _reusable(plan, folder, journal), executor, quiet=quiet)
+    found_stats = _stats(dm, plan, journal) if stats and len(dm.tables["train"]) else None
+    entries = [journal.entries[place] for place in plan.rows["place"]]
+    chosen = choose_layout(layout, entries, lazy=bool(plan.arguments["lazy"]))
+    finished = _finish(plan, folder, journal, chosen, found_stats)
+    write_card(folder, finished, plan.rows, card or CardText())
+    say(f"'{folder}' holds {finished.image_count} images, {finished.image_bytes / 1e6:,.1f} MB, layout '{chosen}'.")
+    return finished
+
+
+def _refuse_other_folders(folder: Path, journal: Journal) -> None:
+    """Folders named train/ or data/ of somebody else would be overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"'{folder}' is a file. Pass a folder.")
+    inside = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if set(inside) - {CARD_FILE} and not journal.exists:
+        raise ExportError(
+            f"'{folder}' is not empty ({', '.join(inside[:5])}) and was not exported from here. Pass a new or empty "
+            "folder (a README.md in it is kept), or the folder of an earlier export."
+        )
+
+
+def _reusable(plan: ExportPlan, folder: Path, journal: Journal) -> set[str]:
+    """Places whose images were made of the same and are intact, in a file or in a shard."""
+    keys = {place: key for part in plan.parts for place, key in keys_of(plan, part).items()}
+    same = {place for place, key in keys.items() if place in journal.entries and journal.entries[place].key == key}
+    packed = packed_digests(intact_shards(folder)) if same else set()
+    return {place for place in same if _is_there(folder, journal, journal.entries[place], packed)}
+
+
+def _is_there(folder: Path, journal: Journal, entry: Entry, packed: set[str]) -> bool:
+    files = [(entry.file, entry.sha256), (entry.mask_file, entry.mask_sha256)]
+    return all(
+        file is None
+        or (sha256 in packed and not (journal.staging / file).exists())
+        or file_sha256(located(folder, journal, file)) == sha256
+        for file, sha256 in files
+    )
+
+
+def intact_shards(folder: Path) -> list[Path]:
+    """Shards of a finished export that are as they were written."""
+    earlier = _earlier(folder)
+    if earlier is None or earlier.layout != "parquet":
+        return []
+    return [folder / shard.path for shard in earlier.tables if is_intact(folder, shard)]
+
+
+def _earlier(folder: Path) -> Preprocessing | None:
+    """The export that is in the folder, if it is finished."""
+    try:
+        return Preprocessing.load(folder)
+    except ExportFormatError:
+        return None
+
+
+def _stats(dm: SplitDataModule, plan: ExportPlan, journal: Journal) -> ChannelStats:
+    """The data module's statistics; computed once for the same training images."""
+    if "stats" in dm.__dict__:
+        return dm.stats
+    train = plan.rows.loc[plan.rows["split"] == "train", "place"]
+    key = hashlib.sha256("".join(journal.entries[place].key for place in train).encode()).hexdigest()
+    noted = journal.noted(_STATS)
+    if noted.get("key") == key:
+        return ChannelStats.from_json(noted["stats"])
+    stats = dm.stats
+    journal.note(_STATS, {"key": key, "stats": stats.to_json()})
+    return stats
+
+
+def _finish(
+    plan: ExportPlan, folder: Path, journal: Journal, layout: Layout, stats: ChannelStats | None
+) -> Preprocessing:
+    """Put images and tables into their places, unless they are there."""
+    parts = split_rows(plan.rows, journal)
+    facts = Preprocessing(
+        kind=plan.kind,
+        layout=layout,
+        encoding=plan.encoding,
+        target=plan.target,
+        class_names=plan.class_names,
+        tables=(),
+        transforms=plan.transforms,
+        arguments=plan.arguments,
+        crop=plan.crop,
+        split_digest=_split_digest(plan),
+        opaque_ids=plan.opaque_ids,
+        stats=stats,
+        versions=plan.versions,
+        image_count=len(plan.rows),
+        image_bytes=sum(one.size_bytes for part in parts for one in part.entries),
+    )
+    entries = [asdict(one) for part in parts for one in part.entries]
+    content = [plan.rows.to_json(orient="split"), entries, facts.to_json()]
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    earlier = _earlier(folder)
+    if earlier is not None and journal.noted(_FINISHED) == {"fingerprint": fingerprint, "digest": earlier.digest}:
+        nothing_waits = not any(path.is_file() for path in journal.staging.rglob("*"))
+        if nothing_waits and all(is_intact(folder, table) for table in earlier.tables):
+            _clear(journal, plan)
+            return earlier
+    unpack_shards(intact_shards(folder), journal)  # before any of them is written anew
+    (folder / PREPROCESSING_FILE).unlink(missing_ok=True)
+    if layout == "files":
+        expected = {file for part in parts for one in part.entries for file in (one.file, one.mask_file) if file}
+        _move(folder, journal, expected)
+        tables = [write_metadata(folder, part) for part in parts]
+    else:
+        expected = set()
+        tables = [table for part in parts for table in write_shards(folder, journal, part, plan.class_names)]
+    _remove_all_but(folder, expected | {table.path for table in tables})
+    finished = replace(facts, tables=tuple(tables))
+    finished.save(folder)
+    journal.note(_FINISHED, {"fingerprint": fingerprint, "digest": finished.digest})
+    _clear(journal, plan)
+    return finished
+
+
+def _split_digest(plan: ExportPlan) -> str:
+    return split_digest(plan.rows.assign(split=[PARTS[split] for split in plan.rows["split"]]))
+
+
+def _move(folder: Path, journal: Journal, files: set[str]) -> None:
+    """From where they waited to their places."""
+    for file in sorted(files):
+        waiting = journal.staging / file
+        if waiting.exists():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            waiting.replace(folder / file)
+
+
+def _remove_all_but(folder: Path, expected: set[str]) -> None:
+    """Take away images and tables of earlier exports."""
+    for name in _OURS:
+        paths = sorted((folder / name).rglob("*"), reverse=True)  # what is inside comes before its folder
+        for path in paths:
+            if path.is_dir():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.relative_to(folder).as_posix() not in expected:
+                path.unlink()
+        if (folder / name).is_dir() and not any((folder / name).iterdir()):
+            (folder / name).rmdir()
+
+
+def _clear(journal: Journal, plan: ExportPlan) -> None:
+    """Nothing waits any longer."""
+    journal.keep_only(set(plan.rows["place"]))
+    shutil.rmtree(journal.staging, ignore_errors=True)

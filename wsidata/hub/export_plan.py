@@ -1,0 +1,256 @@
+"""Before the first image is written, all is decided: which rows, under which names, how far preprocessed, how encoded.
+
+Training from an export must equal training from the slides. So images are published as they are before anything random
+happens, and their place in the rows is kept, for the random part is drawn per (seed, epoch, row). Of a transform only
+the `CropOrPad` it begins with is applied: applied once more, it does nothing, and so the loader need not know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import pandas as pd
+import pyvips
+
+from wsidata.cropping import TissueCrop
+from wsidata.datamodule_base import Part, SplitDataModule
+from wsidata.datamodules import WSIDataModule
+from wsidata.epochs import EpochDataset
+from wsidata.hub.encoding import choose_encoding
+from wsidata.hub.layout import (
+    HUB_SPLITS,
+    IMAGE_FOLDER,
+    MASK_FOLDER,
+    Encoding,
+    ImageFormat,
+    Kind,
+    Transforms,
+)
+from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows, without_addresses
+from wsidata.masks import IGNORE
+from wsidata.photos.transforms import photo_eval_transform, photo_train_transform
+from wsidata.transforms import Compose, CropOrPad, Transform, default_eval_transform, default_train_transform
+
+FILES_PER_FOLDER = 1000
+"""The Hub asks for at most 10,000 entries a folder; file browsers for fewer."""
+
+_DATASETS: dict[str, Part] = {"train": "train", "validation": "val", "test": "test", "predict": "predict"}
+_LIBRARIES = ("slidestream", "pyvips", "pyvips-binary", "tifffile", "imagecodecs", "simplejpeg", "numpy")
+
+
+class ExportError(ValueError):
+    """An export cannot be made; the message says why, and what is there already is never taken for a finished one."""
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """The images of one part.
+
+    Attributes:
+        split: Name on the Hub.
+        dataset: Where they come from.
+        crop: What is applied of the transform; None: nothing.
+        indices: Row in `dataset` of each image, in order.
+        places: Path of each below the export, without suffix.
+        mask_places: Likewise of each mask; empty without masks.
+        sources: File, or files with the mask, of each.
+    """
+
+    split: str
+    dataset: EpochDataset
+    crop: CropOrPad | None
+    indices: tuple[int, ...]
+    places: tuple[str, ...]
+    mask_places: tuple[str, ...]
+    sources: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """An export, decided.
+
+    Attributes:
+        kind: "slides" or "photos".
+        encoding: How images are encoded.
+        target: What is predicted.
+        class_names: Name of class 0, 1, ...
+        rows: What `privacy.published_rows` gave, and the column `place`.
+        parts: The parts that have rows.
+        transforms: "train" and "eval".
+        arguments: Published arguments.
+        crop: Settings of the crop to tissue.
+        opaque_ids: Whether ids were replaced.
+        versions: Of the libraries that the pixels depend on.
+    """
+
+    kind: Kind
+    encoding: Encoding
+    target: str
+    class_names: tuple[str, ...]
+    rows: pd.DataFrame
+    parts: tuple[PartPlan, ...]
+    transforms: dict[str, Transforms]
+    arguments: dict[str, Any]
+    crop: dict[str, Any] | None
+    opaque_ids: bool
+    versions: dict[str, str]
+
+
+def plan_export(
+    dm: SplitDataModule,
+    *,
+    image_format: ImageFormat | None = None,
+    quality: int | None = None,
+    opaque_ids: bool = False,
+    keep_names: Sequence[str] = (),
+) -> ExportPlan:
+    """Decide everything about an export; reads the table and no image.
+
+    Args:
+        dm: The data module.
+        image_format: See `encoding.choose_encoding`.
+        quality: JPEG quality.
+        opaque_ids: See `privacy.published_rows`.
+        keep_names: Likewise.
+
+    Raises:
+        PrivacyError, TableError, SplitError, ValueError: as they say.
+    """
+    kind: Kind = "slides" if isinstance(dm, WSIDataModule) else "photos"
+    arguments = {"lazy": False, **published_arguments(dm.hparams)}
+    size: tuple[int, int] | None = getattr(dm, "image_size", None)
+    arguments["image_size"] = None if size is None else list(size)
+    lazy = bool(arguments["lazy"])
+    encoding = choose_encoding(image_format, quality, lazy=lazy, photos=kind == "photos")
+    rows = published_rows(dm.labels, opaque_ids=opaque_ids, keep_names=keep_names)
+    rows = rows.assign(place=_places(rows))
+    datasets: dict[str, Any] = {"train": dm.make_dataset("train"), "val": dm.make_dataset("val")}
+    arguments["dtype"] = datasets["train"].dtype
+    if kind == "photos":
+        arguments["resize_px"] = datasets["train"].resize_px
+    crops = {name: leading_crop(dataset.transform) for name, dataset in datasets.items()}
+    train_crop = crops["train"] if repr(crops["train"]) == repr(crops["val"]) else None
+    parts = tuple(
+        _part(dm, split, rows, train_crop if split == "train" else crops["val"])
+        for split in dict.fromkeys(rows["split"])
+    )
+    applied = {"train": train_crop, "eval": crops["val"]}
+    transforms = {
+        name: _described(datasets[key].transform, _default(kind, name, size), applied[name])
+        for name, key in (("train", "train"), ("eval", "val"))
+    }
+    return ExportPlan(
+        kind=kind,
+        encoding=encoding,
+        target=dm.labels.target,
+        class_names=dm.class_names,
+        rows=rows,
+        parts=parts,
+        transforms=transforms,
+        arguments=arguments,
+        crop=_crop_settings(getattr(datasets["train"], "crop", None)),
+        opaque_ids=opaque_ids,
+        versions=_versions(),
+    )
+
+
+def leading_crop(transform: Any) -> CropOrPad | None:
+    """The `CropOrPad` that a transform begins with, if it draws nothing; None if it begins with something else."""
+    if isinstance(transform, Compose):
+        return leading_crop(transform.transforms[0]) if transform.transforms else None
+    return transform if isinstance(transform, CropOrPad) and transform.position == "centre" else None
+
+
+def _part(dm: SplitDataModule, split: str, rows: pd.DataFrame, crop: CropOrPad | None) -> PartPlan:
+    part = _DATASETS[split]
+    ours = rows[rows["split"] == split]
+    table = dm.tables[part]
+    position = {name: index for index, name in enumerate(table["image_id"])}
+    ids = dm.labels.frame["image_id"].iloc[ours["row"]]
+    if not set(ids) <= set(position):
+        raise ExportError(
+            f"{len(set(ids) - set(position))} rows have no split, and predict_on={dm.predict_on!r} leaves them out. "
+            "Make the data module with predict_on='all'."
+        )
+    indices = tuple(position[name] for name in ids)
+    columns = [name for name in ("path", "mask") if name in table.columns]
+    places = tuple(ours["place"])
+    return PartPlan(
+        split=split,
+        dataset=dm.make_dataset(part),
+        crop=crop,
+        indices=indices,
+        places=places,
+        mask_places=tuple(_mask_place(place) for place in places) if "mask" in columns else (),
+        sources=tuple(tuple(str(table[name].iloc[index]) for name in columns) for index in indices),
+    )
+
+
+def _places(rows: pd.DataFrame) -> list[str]:
+    """A path for each image that any file system and any address can hold, and that no other image has."""
+    places: list[str] = []
+    taken: set[str] = set()
+    counts = dict.fromkeys(HUB_SPLITS.values(), 0)
+    for name, split in zip(rows["image_id"], rows["split"], strict=True):
+        folder = f"{split}/{IMAGE_FOLDER}/{counts[split] // FILES_PER_FOLDER:05d}"
+        counts[split] += 1
+        safe = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:100] or "image"
+        place, number = f"{folder}/{safe}", 2
+        while place.lower() in taken:
+            place, number = f"{folder}/{safe}-{number}", number + 1
+        taken.add(place.lower())
+        places.append(place)
+    return places
+
+
+def _mask_place(place: str) -> str:
+    return place.replace(f"/{IMAGE_FOLDER}/", f"/{MASK_FOLDER}/", 1)
+
+
+def _default(kind: Kind, part: str, size: tuple[int, int] | None) -> Transform:
+    """What the data module does unless it is told otherwise."""
+    if kind == "photos":
+        return photo_train_transform(size) if part == "train" else photo_eval_transform(size)
+    return default_train_transform(size, IGNORE) if part == "train" else default_eval_transform(size, IGNORE)
+
+
+def _described(transform: Any, default: Any, applied: CropOrPad | None) -> Transforms:
+    text = without_addresses(repr(transform))
+    return Transforms(text == without_addresses(repr(default)), text, None if applied is None else repr(applied))
+
+
+def _crop_settings(crop: TissueCrop | None) -> dict[str, Any] | None:
+    """A crop to tissue as plain values; its method by name."""
+    if crop is None:
+        return None
+    settings = {one.name: getattr(crop, one.name) for one in fields(crop)}
+    return {**settings, "method": getattr(crop.method, "__name__", without_addresses(repr(crop.method)))}
+
+
+def _versions() -> dict[str, str]:
+    found = {"libvips": ".".join(str(pyvips.version(place)) for place in range(3))}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a conda environment has libvips without the wheel
+            found[name] = "not installed as a package"
+    return found
+
+
+def pixel_settings(plan: ExportPlan, part: PartPlan) -> dict[str, Any]:
+    """All that the pixels of a part depend on, beside its files."""
+    method = getattr(getattr(part.dataset, "crop", None), "method", None)
+    code = getattr(method, "__code__", None)
+    return {
+        "encoding": asdict(plan.encoding),
+        "crop": repr(part.crop),
+        "tissue": plan.crop,
+        "tissue_code": None if code is None else [code.co_code.hex(), without_addresses(repr(code.co_consts))],
+        "mask_classes": getattr(part.dataset, "mask_classes", None),
+        "arguments": {name: plan.arguments.get(name) for name in READING_ARGUMENTS},
+        "versions": plan.versions,
+    }

@@ -1,0 +1,142 @@
+"""An export of hours that was interrupted must go on where it stopped, and must never pass for a finished one.
+
+While images are written they lie in the export's `.export/` folder, and a line of the journal says of each what it was
+made of (`key`) and what came out (`sha256`). They move to their places when all of them are there. The journal stays,
+so that the next export of the same data module knows what it need not make again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wsidata.fingerprints import files_of, sample_digest
+from wsidata.hub.layout import JOURNAL_FOLDER
+
+STAGING = "files"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image that was made.
+
+    Attributes:
+        place: Path below the export without suffix, such as "train/images/00000/normal_001".
+        key: What it was made of; see `content_key`.
+        file: Path below the export.
+        sha256: Of the file.
+        size_bytes: Of the file.
+        width: Columns.
+        height: Rows.
+        mpp: um per pixel (x, y), if known.
+        mask_file: The mask's path below the export, if it has one.
+        mask_sha256: Of that file.
+    """
+
+    place: str
+    key: str
+    file: str
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+    mpp: tuple[float, float] | None = None
+    mask_file: str | None = None
+    mask_sha256: str | None = None
+
+
+class Journal:
+    """The journal of an export's folder.
+
+    Args:
+        folder: The export.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / JOURNAL_FOLDER
+        self.staging = self.root / STAGING
+        self._lines = self.root / "journal.jsonl"
+        self.entries: dict[str, Entry] = {}
+        if self._lines.is_file():
+            for line in self._lines.read_text(encoding="utf-8").splitlines():
+                entry = _entry(line)
+                if entry is not None:
+                    self.entries[entry.place] = entry
+
+    @property
+    def exists(self) -> bool:
+        """Whether an export was ever begun here."""
+        return self._lines.is_file()
+
+    def begin(self) -> None:
+        """Make the folder."""
+        self.staging.mkdir(parents=True, exist_ok=True)
+        if not self._lines.exists():
+            self._lines.touch()
+        else:  # a line that was cut off in the middle must not swallow the next one
+            text = self._lines.read_text(encoding="utf-8")
+            if text and not text.endswith("\n"):
+                self._lines.write_text(text + "\n", encoding="utf-8")
+
+    def add(self, entry: Entry) -> None:
+        """Remember an image, at once."""
+        self.entries[entry.place] = entry
+        with self._lines.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(entry)) + "\n")
+
+    def keep_only(self, places: set[str]) -> None:
+        """Forget all other images."""
+        self.entries = {place: entry for place, entry in self.entries.items() if place in places}
+        unfinished = self._lines.with_suffix(".part")
+        unfinished.write_text("".join(json.dumps(asdict(one)) + "\n" for one in self.entries.values()), "utf-8")
+        unfinished.replace(self._lines)
+
+    def note(self, name: str, content: Mapping[str, Any]) -> None:
+        """Keep something small beside the entries."""
+        (self.root / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+    def noted(self, name: str) -> dict[str, Any]:
+        """What was kept; empty if nothing was."""
+        try:
+            return dict(json.loads((self.root / f"{name}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+
+def _entry(line: str) -> Entry | None:
+    """A line of the journal; None if it was cut off while it was written."""
+    try:
+        content = json.loads(line)
+        return Entry(**{**content, "mpp": None if content["mpp"] is None else tuple(content["mpp"])})
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def content_key(paths: list[Path], settings: Mapping[str, Any]) -> str:
+    """A digest of everything a published image depends on.
+
+    Files count by size, time of change, and the content of their ends and middle: slides of gigabytes are not read
+    whole to learn that nothing happened to them.
+
+    Args:
+        paths: The image, and perhaps its mask; folders (Zarr) count with all their files.
+        settings: What is done with it, as plain values.
+    """
+    files = [
+        [str(file.name), file.stat().st_size, file.stat().st_mtime_ns] for path in paths for file in files_of(path)
+    ]
+    content = [files, [sample_digest(path) for path in paths], settings]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str | None:
+    """SHA-256 of a file; None if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
