@@ -25,8 +25,7 @@ from wsidata.formats.request import PixelRequest
 from wsidata.formats.segments import JPEG_START
 from wsidata.formats.vips import naming_errors
 from wsidata.photos.bmp import BMP_START, HEADER_BYTES, bmp_size, read_bmp
-from wsidata.photos.jpeg import MAX_DECODED_BYTES, decode_jpeg, jpeg_header, shrink_for, suits, undecodable
-from wsidata.photos.jpeg_header import JpegHeaderError, read_jpeg_header
+from wsidata.photos.jpeg import MAX_DECODED_BYTES, decode_jpeg, jpeg_header, open_jpeg, shrink_for, suits
 from wsidata.photos.orientation import upright, upright_size
 from wsidata.photos.profiles import to_srgb
 from wsidata.photos.resizing import resize, size_with_short_side
@@ -58,16 +57,12 @@ def photo_size(path: str | Path) -> tuple[int, int]:
     """
     path = Path(path)
     with path.open("rb") as file:
-        start = file.read(len(JPEG_START))
-        file.seek(0)
-        if start == JPEG_START:
-            try:
-                header = read_jpeg_header(file)
-            except JpegHeaderError as error:
-                raise undecodable(path, error) from error
-            return upright_size(header.height_px, header.width_px, header.orientation)
-        if start == BMP_START:
-            return bmp_size(file.read(HEADER_BYTES), path)
+        head = file.read(HEADER_BYTES)
+    if head.startswith(JPEG_START):
+        header = open_jpeg(path)
+        return upright_size(header.height_px, header.width_px, header.orientation)
+    if head.startswith(BMP_START):
+        return bmp_size(head, path)
     pyramid = _open(path)
     try:
         return pyramid.levels[0].height, pyramid.levels[0].width

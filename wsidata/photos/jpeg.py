@@ -34,6 +34,19 @@ def jpeg_header(data: bytes, path: Path) -> JpegHeader:
         raise undecodable(path, error) from error
 
 
+def open_jpeg(path: Path) -> JpegHeader:
+    """The header of a JPEG file, of which nothing else is read.
+
+    Raises:
+        UnreadableImageError: if it breaks off, or states no size.
+    """
+    try:
+        with path.open("rb") as file:
+            return read_jpeg_header(file)
+    except JpegHeaderError as error:
+        raise undecodable(path, error) from error
+
+
 def suits(header: JpegHeader) -> bool:
     """Whether `decode_jpeg` decodes it: grey or colour of 8 bits. Ink (CMYK) needs colour management."""
     return header.bits == 8 and header.components in (1, 3)
