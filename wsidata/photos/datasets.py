@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wsidata.datasets import SampleError
 from wsidata.epochs import EpochDataset
+from wsidata.photos.array_transforms import moves_only, run_on_array
 from wsidata.photos.decoded_cache import DecodedCache
 from wsidata.photos.decoding import read_photo
 from wsidata.targets import target_tensor
@@ -90,9 +91,7 @@ class PhotoDataset(EpochDataset):
         """
         row = index % len(self)
         try:
-            picture = pyvips.Image.new_from_array(self.pixels(row), interpretation="srgb")
-            sample = self.transform.run(Sample(picture), self.generator(index))
-            return to_tensor(sample.image, self.dtype)
+            return to_tensor(self._transformed(self.pixels(row), self.generator(index)), self.dtype)
         except Exception as error:
             raise self._named(row, error) from error
 
@@ -114,6 +113,13 @@ class PhotoDataset(EpochDataset):
 
     def _named(self, row: int, error: Exception) -> SampleError:
         return SampleError(f"photo '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}")
+
+    def _transformed(self, pixels: NDArray[np.uint8], generator: np.random.Generator) -> Any:
+        """The transformed picture, in memory of its own where it was not decoded for this sample alone."""
+        if moves_only(self.transform):
+            return np.ascontiguousarray(run_on_array(self.transform, pixels, generator))
+        picture = pyvips.Image.new_from_array(pixels, interpretation="srgb")
+        return self.transform.run(Sample(picture), generator).image
 
     def describe(self) -> str:
         """The size photos are read at."""

@@ -1,0 +1,93 @@
+"""A crop of a small decoded photo is a slice; a pipeline of libvips around it costs as much as decoding.
+
+So the transforms that only move whole pixels are done on arrays here, where all of a pipeline are of that kind. They
+draw from the sample's generator exactly as they do on libvips images, and give the same pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from wsidata.transform_base import Transform
+from wsidata.transform_geometry import Symmetry, Window
+from wsidata.transforms import (
+    Compose,
+    CropOrPad,
+    RandomD4,
+    RandomHorizontalFlip,
+    RandomRotate90,
+    RandomVerticalFlip,
+)
+
+Pixels = NDArray[np.uint8]
+
+MOVING = (CropOrPad, RandomD4, RandomHorizontalFlip, RandomRotate90, RandomVerticalFlip)
+_TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
+_WHITE = 255
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a transform asks of a picture before it draws."""
+
+    width: int
+    height: int
+    bands: int = 3
+    format: str = "uchar"
+
+
+def moves_only(transform: Transform) -> bool:
+    """Whether a transform, and all that it is made of, can be done by `run_on_array`."""
+    if type(transform) is Compose:
+        return all(moves_only(member) for member in transform.transforms)
+    return type(transform) in MOVING  # a subclass may draw anything
+
+
+def run_on_array(transform: Transform, pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """What `transform.run` gives, as an array.
+
+    Args:
+        transform: One that `moves_only`.
+        pixels: (height, width, 3); not changed.
+        rng: Generator of the sample.
+
+    Returns:
+        (height, width, 3), perhaps a view of `pixels`.
+    """
+    if isinstance(transform, Compose):
+        for member in transform.transforms:
+            pixels = run_on_array(member, pixels, rng)
+        return pixels
+    if transform.p < 1 and rng.random() >= transform.p:
+        return pixels
+    operation = transform.draw(_Facts(pixels.shape[1], pixels.shape[0]), rng)
+    if isinstance(operation, Window):
+        return _window(pixels, operation)
+    return _symmetry(pixels, operation) if isinstance(operation, Symmetry) else pixels
+
+
+def _window(pixels: Pixels, window: Window) -> Pixels:
+    """Cut out, and fill what lies outside."""
+    height, width = pixels.shape[:2]
+    top, bottom = max(window.top, 0), min(window.top + window.height, height)
+    left, right = max(window.left, 0), min(window.left + window.width, width)
+    inside = pixels[top:bottom, left:right]
+    if inside.shape[:2] == (window.height, window.width):
+        return inside
+    fill = _WHITE if window.fill is None else window.fill
+    filled = np.full((window.height, window.width, pixels.shape[2]), fill, dtype=np.uint8)
+    filled[top - window.top : bottom - window.top, left - window.left : right - window.left] = inside
+    return filled
+
+
+def _symmetry(pixels: Pixels, symmetry: Symmetry) -> Pixels:
+    """Turn counter-clockwise, and then perhaps mirror."""
+    if symmetry.turns:
+        pixels = np.asarray(cv2.rotate(np.ascontiguousarray(pixels), _TURNS[symmetry.turns]), dtype=np.uint8)
+    if symmetry.mirrored:
+        pixels = np.asarray(cv2.flip(np.ascontiguousarray(pixels), 1), dtype=np.uint8)
+    return pixels
