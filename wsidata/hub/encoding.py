@@ -170,8 +170,9 @@ def _write_pyramid(image: pyvips.Image, path: Path, quality: int | None, mpp: tu
         compression = {"compression": "jpeg", "Q": quality}
     spacing = {} if mpp is None else {"xres": UM_PER_MM / mpp[0], "yres": UM_PER_MM / mpp[1], "resunit": "cm"}
     plain = image.copy(xres=0, yres=0)  # a density that is no spacing must not become one
+    tile_px = min(TILE_PX, -(-max(image.width, image.height) // 16) * 16)  # libvips reads no tile far above the picture
     plain.tiffsave(
-        str(path), tile=True, tile_width=TILE_PX, tile_height=TILE_PX, pyramid=True, bigtiff=True, keep="none",
+        str(path), tile=True, tile_width=tile_px, tile_height=tile_px, pyramid=True, bigtiff=True, keep="none",
         **compression, **spacing,
     )  # fmt: skip
 
