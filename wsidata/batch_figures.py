@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from wsidata.epochs import EpochDataset
 from wsidata.lazy import as_tensor
@@ -22,6 +23,7 @@ def draw_samples(
     class_names: Sequence[str],
     max_images: int = 8,
     path: str | Path | None = None,
+    bands: Sequence[int] | None = None,
 ) -> Figure:
     """Draw samples of one part, the classes in turn.
 
@@ -32,23 +34,33 @@ def draw_samples(
         class_names: Names of the classes in a mask.
         max_images: How many samples at most.
         path: Where to save the figure; None saves nothing.
+        bands: Numbers of the channels to show: one as grey, three as red, green and blue. None: all, if they are one or
+            three.
 
     Returns:
         The figure.
 
     Raises:
         SplitError: if the part has no rows.
+        ValueError: if there are no such bands, or neither one nor three.
     """
     if table.empty:
         raise SplitError(f"there are no {part} rows to show.")
     rows = spread_over_classes(table["label"].tolist(), max_images)
     masked = "mask" in table.columns and part != "predict"
     samples: list[tuple[Any, Any]] = [dataset[row] if masked else (dataset.image(row), None) for row in rows]
-    images = [as_tensor(image) for image, _ in samples]
+    images = [_shown(as_tensor(image), bands) for image, _ in samples]
     titles = [f"{table['image_id'][row]}\n{table['label_name'][row]}" for row in rows]
     sizes = sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images})
     size = f"{sizes[0]} px" if len(sizes) == 1 else "sizes differ"
-    facts = [f"{part}: {len(rows)} of {len(table)} {dataset.noun}s", dataset.describe(), size, str(images[0].dtype)[6:]]
+    chosen = "" if bands is None else f"bands {', '.join(map(str, bands))}"
+    facts = [
+        f"{part}: {len(rows)} of {len(table)} {dataset.noun}s",
+        dataset.describe(),
+        chosen,
+        size,
+        str(images[0].dtype)[6:],
+    ]
     figure = plot_images(images, titles, ", ".join(fact for fact in facts if fact))
     if masked:
         overlay_masks(figure, [mask for _, mask in samples], class_names)
@@ -56,3 +68,14 @@ def draw_samples(
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=120)
     return figure
+
+
+def _shown(image: Tensor, bands: Sequence[int] | None) -> Tensor:
+    """The bands to be shown, (1, H, W) or (3, H, W)."""
+    numbers = range(len(image)) if bands is None else bands
+    if len(numbers) not in (1, 3) or not all(0 <= number < len(image) for number in numbers):
+        raise ValueError(
+            f"images of {len(image)} channels cannot be shown with bands={bands}. Pass bands=[i] for one of them as "
+            "grey, or bands=[i, j, k] as red, green and blue."
+        )
+    return image if bands is None else image[list(bands)]

@@ -266,18 +266,27 @@ class SplitDataModule(LightningDataModule, ABC):
 
     # -- looking at it -------------------------------------------------------------------------------------------------
 
-    def show_batch(self, part: Part = "train", max_images: int = 8, path: str | Path | None = None) -> Figure:
+    def show_batch(
+        self,
+        part: Part = "train",
+        max_images: int = 8,
+        path: str | Path | None = None,
+        bands: Sequence[int] | None = None,
+    ) -> Figure:
         """Draw samples as the network gets them, the classes in turn. Changes no random state.
 
         Args:
             part: "train" (augmented), "val", "test" or "predict".
             max_images: How many at most.
             path: Where to save the figure; None saves nothing.
+            bands: Numbers of the channels to show: one as grey, three as red, green and blue. None: all, if they are
+                one or three.
 
         Returns:
             The figure.
         """
-        return draw_samples(self.make_dataset(part), self.tables[part], part, self.class_names, max_images, path)
+        table, dataset = self.tables[part], self.make_dataset(part)
+        return draw_samples(dataset, table, part, self.class_names, max_images, path, bands)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch
 
 from wsidata.datamodules import WSIDataModule
 from wsidata.slide import Slide
-from wsidata.stats import ChannelStats, StatsError, channel_stats, process_pool
+from wsidata.stats import ChannelStats, StatsError, StatsWarning, channel_stats, process_pool
 from wsidata.tissue import tissue_mask
 
 SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
@@ -209,6 +209,42 @@ def test_images_without_a_pixel_to_count_are_named():
         channel_stats([np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)], mask=dark)
     with pytest.raises(StatsError, match="1 pixels to count, at least 2"):
         channel_stats([np.zeros((1, 1, 3), np.uint8)], reduction="per_image")
+
+
+@pytest.mark.parametrize("reduction", ["pooled", "per_image"])
+def test_images_that_cannot_be_read_are_left_out_if_asked_and_named(slides, tmp_path, reduction):
+    broken = tmp_path / "broken.tif"
+    broken.write_bytes(slides[0].read_bytes()[:3000])
+    mixed = [slides[0], broken, *slides[1:3], tmp_path / "gone.tif"]
+    with pytest.raises(StatsError, match=r"2 problems:\n.*broken.tif.*\n.*gone.tif.*\n.*on_error='skip'"):
+        channel_stats(mixed, level=1, reduction=reduction)
+    with pytest.warns(StatsWarning, match=r"broken.tif: Unreadable.*\n.*gone.tif.*\nThey are left out; 3 of 5 are"):
+        stats = channel_stats(mixed, level=1, reduction=reduction, on_error="skip")
+    assert [name for name, _ in stats.skipped] == [str(broken), str(tmp_path / "gone.tif")]
+    whole = channel_stats(slides[:3], level=1, reduction=reduction)
+    assert (stats.mean, stats.std, stats.digest) == (whole.mean, whole.std, whole.digest)
+    assert ChannelStats.from_json(stats.to_json()) == stats
+
+
+def test_images_without_a_pixel_to_count_are_left_out_if_asked():
+    images = [np.full((4, 4, 3), 255, np.uint8), np.zeros((4, 4, 3), np.uint8)]
+    with pytest.warns(StatsWarning, match=r"image 0 \(ndarray\): 0 pixels to count"):
+        stats = channel_stats(images, mask=dark, on_error="skip")
+    assert (stats.image_count, stats.mean) == (1, (0.0, 0.0, 0.0))
+
+
+def test_only_what_is_wrong_with_an_image_is_skipped(slides):
+    def fails(image):
+        raise RuntimeError("a mistake in this mask")
+
+    with pytest.raises(StatsError, match="a mistake in this mask"):
+        channel_stats([*slides[:2]], mask=fails, level=1, on_error="skip")
+    with pytest.raises(StatsError, match="has 1 channels up to 255"):
+        channel_stats([np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)], on_error="skip")
+    with pytest.raises(StatsError, match="2 problems"):
+        channel_stats(["/nowhere/a.tif", "/nowhere/b.tif"], on_error="skip")
+    with pytest.raises(ValueError, match="on_error='warn' is neither 'raise' nor 'skip'"):
+        channel_stats(slides, on_error="warn")
 
 
 @pytest.mark.parametrize(

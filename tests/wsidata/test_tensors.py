@@ -47,6 +47,16 @@ def test_floats_stay_floats(dtype):
     torch.testing.assert_close(tensor, EXPECTED / 255)
 
 
+def test_16_bit_pixels_become_floats_if_asked_and_are_refused_as_bytes():
+    pixels = np.array([[[0, 65535, 13107]]], dtype=np.uint16)
+    for picture in (pixels, pyvips.Image.new_from_array(pixels)):
+        tensor = to_tensor(picture, "float")
+        assert tensor.dtype == torch.float32
+        assert tensor.flatten().tolist() == [0.0, 1.0, pytest.approx(0.2)]
+        with pytest.raises(TransformError, match=r"uint16.*with dtype='float' of uint16"):
+            to_tensor(picture)
+
+
 def test_grey_has_one_channel():
     assert to_tensor(pyvips.Image.black(4, 5)).shape == (1, 5, 4)
 

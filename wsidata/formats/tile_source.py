@@ -132,16 +132,20 @@ class _PretendedFile:
             (322, LONG, 1, self.tile_width_px),
             (323, LONG, 1, self.tile_height_px),
         ]
-        table = 16 + 8 + 20 * (len(tags) + 3) + 8
-        first_tile = table + 16 * self._tiles
+        extra = self.bands - (3 if is_rgb else 1)  # bands that are no colours
+        table = 16 + 8 + 20 * (len(tags) + (4 if extra else 3)) + 8
+        first_tile = table + 16 * self._tiles + 2 * extra
         offsets = first_tile + self._tile_bytes * np.arange(self._tiles, dtype="<u8")
         lengths = np.full(self._tiles, self._tile_bytes, dtype="<u8")
         alone = self._tiles == 1  # a single value stands in the tag itself
         tags.append((324, LONG8, self._tiles, int(offsets[0]) if alone else table))
         tags.append((325, LONG8, self._tiles, self._tile_bytes if alone else table + 8 * self._tiles))
+        if extra:  # of no stated meaning, 0; up to four of them stand in the tag itself
+            tags.append((338, SHORT, extra, 0 if extra <= 4 else first_tile - 2 * extra))
         tags.append((339, SHORT, 1, kind))
         directory = struct.pack("<Q", len(tags)) + b"".join(struct.pack("<HHQQ", *tag) for tag in tags) + bytes(8)
-        return struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16) + directory + offsets.tobytes() + lengths.tobytes()
+        signature = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16)
+        return signature + directory + offsets.tobytes() + lengths.tobytes() + bytes(2 * extra)
 
     def seek(self, offset: int, whence: int) -> int:
         """As `io.BufferedIOBase.seek`."""
