@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wsidata.cropping import TissueCrop as TissueCrop
     from wsidata.datamodules import WSIDataModule as WSIDataModule
     from wsidata.datasets import SlideDataset as SlideDataset
+    from wsidata.hub.datamodule import HubDataModule as HubDataModule
     from wsidata.lazy import LazyImage as LazyImage
     from wsidata.leaks import check_leaks as check_leaks
     from wsidata.packing import Packing as Packing
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ChannelStats": "wsidata.stats",
+    "HubDataModule": "wsidata.hub.datamodule",
     "ImageFolderDataModule": "wsidata.photos.datamodule",
     "LazyImage": "wsidata.lazy",
     "Packing": "wsidata.packing",
@@ -45,6 +47,7 @@ _HOME = {
 
 __all__ = [
     "ChannelStats",
+    "HubDataModule",
     "ImageFolderDataModule",
     "LazyImage",
     "Packing",

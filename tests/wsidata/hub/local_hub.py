@@ -106,6 +106,10 @@ class LocalHub:
             check=False,
         )
 
+    def put(self, repo_id: str, folder: Path, *, private: bool = False) -> str:
+        """Commit a folder as it is, in place of everything before, without any client. Returns the commit."""
+        return str(self._ask("POST", "put", {"repo_id": repo_id, "folder": str(folder), "private": private}))
+
     def log(self) -> list[dict[str, Any]]:
         """All requests so far: method, path, query, status (-1: dropped)."""
         return self._ask("GET", "log")

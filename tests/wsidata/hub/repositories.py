@@ -126,6 +126,18 @@ class Repository:
         self.branches[revision] = self._store(tree, header.get("summary", ""))
         return {"commit": self.branches[revision], "pull_request": number}
 
+    def replace(self, folder: Path, objects: Objects) -> str:
+        """Commit the files of a folder, hidden ones left out, and nothing else, to the main branch."""
+        tree: Tree = {}
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = file.relative_to(folder).as_posix()
+            if not name.startswith("."):
+                entry = objects.add(file.read_bytes())
+                lfs = upload_mode(name, entry.size) == "lfs"
+                tree[name] = Entry(entry.oid, entry.size, lfs, entry.sha256)
+        self.branches["main"] = self._store(tree, "put")
+        return self.branches["main"]
+
     def _apply(self, key: str, value: dict[str, Any], tree: Tree, objects: Objects) -> None:
         if key == "lfsFile":
             if not objects.has(value["oid"]):

@@ -262,6 +262,12 @@ class Handler(Connection):
         self.server.failures.append(Failure(**self.json_body()))
         self.reply({})
 
+    def control_put(self) -> None:
+        """POST /_control/put: a folder of this machine becomes the main branch."""
+        asked, hub = self.json_body(), self.server.hub
+        repository = hub.repositories.setdefault(asked["repo_id"], Repository(asked["repo_id"], asked["private"]))
+        self.reply(repository.replace(Path(asked["folder"]), hub.objects))
+
     def control_repository(self, repo_id: str) -> None:
         """GET /_control/repository/ID: all of it, whoever asks."""
         found = self.server.hub.repositories.get(repo_id)
@@ -280,6 +286,7 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"/_control/log", Handler.control_log),
     ("POST", r"/_control/clear", Handler.control_clear),
     ("POST", r"/_control/fail", Handler.control_fail),
+    ("POST", r"/_control/put", Handler.control_put),
     ("GET", r"/_control/repository/(.+)", Handler.control_repository),
     ("GET", r"/api/whoami-v2", Handler.whoami),
     ("POST", r"/api/repos/create", Handler.create),

@@ -1,0 +1,271 @@
+"""One line trains on what somebody else published: the same rows, parts, pixels, statistics and batches.
+
+What was published is settled by a commit, which goes into the checkpoint; the images are read by the data module that
+they were published with (see `published`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.trainer.states import TrainerFn
+
+from wsidata.datamodule_base import Leaks, Part, Sampling, SplitDataModule
+from wsidata.epochs import EpochDataset
+from wsidata.hub.errors import HubError
+from wsidata.hub.layout import Preprocessing
+from wsidata.hub.opening import Opened, open_published
+from wsidata.hub.reading import check_images
+from wsidata.hub.source import refuse_other_images
+from wsidata.hub.streamed import StreamedDataset
+from wsidata.leaks import LeakKind, LeakReport
+from wsidata.loaders import EpochLoader, WorkerStart
+from wsidata.slide_checks import check_batchable
+from wsidata.split_base import SplitError
+from wsidata.splits import SmallClasses
+from wsidata.stats import ChannelStats
+from wsidata.tables import LabelTable
+
+_THREADS = 4
+
+
+class HubDataModule(SplitDataModule):
+    """Images that were published with `wsidata.publish` or exported to a folder; or any image classification data set.
+
+    Tables, classes, split, statistics and batches are those of the data module that was published, and so are all
+    arguments that are left out here: image size, type, batch size, sampling. The random part of the augmentation is
+    drawn here, from (seed, epoch, row) as ever; for lossless encodings training equals the publisher's to the last bit.
+
+    An ordinary data set of the Hub, with a column of images and one of classes, is read like a folder of photos (see
+    `ImageFolderDataModule`). Where it has no validation split, one is drawn from its training rows.
+
+    Args:
+        source: "owner/name" of a data set on the Hub; or a folder, exported or one that `datasets` can load. A folder
+            of that name comes first.
+        revision: Branch, tag or commit. None: the main branch. Whatever it means now is written into checkpoints as a
+            commit, and training goes on with that one only.
+        streaming: Leave the images on the Hub, and download each when its sample is made, every epoch anew. For exports
+            with a file per image.
+        lazy: Images are not decoded by the loader: a batch holds a list of `LazyImage`s. For pyramidal TIFF (exported
+            with `image_format="tiff"`). None: as published.
+        verify: Compare the SHA-256 of every image on this disk with the published one, in `setup`.
+        image_size: Height and width to crop or pad to, in pixels. None: as published.
+        resize_px: For photos: length of the shorter side they are read at; "auto" as in `ImageFolderDataModule`, None
+            for their size, "published" as published.
+        train_transform: As for `WSIDataModule`. None: the default of the kind of images, for `image_size`.
+        eval_transform: The same for validation, test and prediction.
+        dtype: "uint8" or "float". None: as published.
+        normalize: For photos: "stats", "imagenet", None for neither, or "published".
+        batch_size: Samples a batch (per process). None: as published.
+        num_workers: Worker processes a loader.
+        worker_start: "forkserver" or "spawn". None: a fork server where there is one.
+        pin_memory: Page-locked batches. None: where there is CUDA.
+        predict_on: "train", "val", "test", "all", or None: the test rows, or all rows where there are none.
+            "published": as published.
+        sampling: "shuffle" or "balanced". None: as published.
+        stats: Channel statistics to use instead of the published ones, or the file they were saved in.
+        leaks: What to do about leaks between parts: "off", "warn" or "error".
+        leak_checks: What to look for. None: all that apply; of images that are streamed, patients and sites.
+        config: Configuration of an ordinary data set that has several.
+        image_column: Its column of images. None: the only one.
+        label_column: Its column of classes. None: the only `ClassLabel`, or "label".
+        group_column: Its column of patients.
+        site_column: Its column of centres or scanners.
+        val_fraction: Share of its training rows to validate on, where it has no validation split. None: 0.2.
+        seed: Of that draw. None: 42.
+        small_classes: As for `WSIDataModule`, in that draw. None: "raise".
+        token: A token for private and gated data sets. None: the one stored by `hf auth login`, or in HF_TOKEN.
+        endpoint: Address of the Hub. None: HF_ENDPOINT, or huggingface.co.
+        cache_dir: Where downloads and unpacked images are kept. None: in HF_HOME.
+
+    Raises:
+        HubError: if the data set cannot be had, naming the remedy.
+        ExportFormatError: if it was changed since it was published, or was not finished.
+
+    Warns:
+        HubOfflineWarning: if the Hub cannot be reached, and the copy in the cache is used.
+        HubWarning: if a published transform cannot be made here.
+
+    Example:
+        >>> dm = HubDataModule("somebody/camelyon16-2um", revision="3f0c...")
+        >>> trainer.fit(model, datamodule=dm)
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        streaming: bool = False,
+        lazy: bool | None = None,
+        verify: bool = True,
+        image_size: int | tuple[int, int] | None = None,
+        resize_px: int | Literal["auto", "published"] | None = "published",
+        train_transform: Callable[[Any], Any] | None = None,
+        eval_transform: Callable[[Any], Any] | None = None,
+        dtype: Literal["uint8", "float"] | None = None,
+        normalize: Literal["stats", "imagenet", "published"] | None = "published",
+        batch_size: int | None = None,
+        num_workers: int = 2,
+        worker_start: WorkerStart | None = None,
+        pin_memory: bool | None = None,
+        predict_on: Literal["train", "val", "test", "all", "published"] | None = "published",
+        sampling: Sampling | None = None,
+        stats: ChannelStats | str | Path | None = None,
+        leaks: Leaks = "warn",
+        leak_checks: Sequence[LeakKind] | None = None,
+        config: str | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        group_column: str | None = None,
+        site_column: str | None = None,
+        val_fraction: float | None = None,
+        seed: int | None = None,
+        small_classes: SmallClasses | None = None,
+        token: str | bool | None = None,
+        endpoint: str | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size=1 if batch_size is None else batch_size,
+            num_workers=num_workers,
+            worker_start=worker_start,
+            pin_memory=pin_memory,
+            predict_on=None if predict_on == "published" else predict_on,
+            sampling=sampling or "shuffle",
+            stats=stats,
+            leaks=leaks,
+            leak_checks=leak_checks,
+        )
+        self._transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
+        self._token = token
+        # A checkpoint holds plain values only, and no secret.
+        left_out = ["train_transform", "eval_transform", "token"]
+        if isinstance(stats, ChannelStats):
+            left_out.append("stats")
+        else:
+            stats = None if stats is None else str(stats)
+        source, cache_dir = str(source), None if cache_dir is None else str(cache_dir)
+        self.save_hyperparameters(ignore=left_out)
+
+    # -- what was published --------------------------------------------------------------------------------------------
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What was published with the images: resolution, crop, encoding, versions; None in an ordinary data set."""
+        return self._opened.copy.preprocessing
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that is trained on; None for a folder."""
+        return self._opened.copy.commit
+
+    @cached_property
+    def _opened(self) -> Opened:
+        opened = open_published(self.hparams, self._token, self._transforms, self.leaks, self.leak_checks)
+        published = opened.copy.preprocessing
+        if published is not None and published.stats is not None and "stats" not in self.__dict__:
+            self.stats = published.stats
+        reader = opened.reader
+        self.batch_size, self.sampling, self.predict_on = reader.batch_size, reader.sampling, reader.predict_on
+        return opened
+
+    # -- what a data module does ---------------------------------------------------------------------------------------
+
+    def read_labels(self) -> LabelTable:
+        """Download what is missing, and read the table."""
+        return self._opened.labels
+
+    def prepare_data(self) -> None:
+        """Download; on each machine one process does."""
+        self.read_labels()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Download, check, make the datasets; the same commit in all processes.
+
+        Raises:
+            HubError: if processes found different commits.
+        """
+        if self.trainer is not None:
+            ours = self._opened.copy.pin
+            first = self.trainer.strategy.broadcast(ours)
+            if (first["commit"], first["digest"]) != (ours["commit"], ours["digest"]):
+                raise HubError(
+                    f"processes found different commits of '{self.hparams['source']}': {first['commit']} and "
+                    f"{ours['commit']}. Pass revision='{first['commit']}'."
+                )
+        super().setup(stage)
+
+    def check(self) -> None:
+        """Compare all images with what was published, then check them as their own data module does."""
+        opened = self._opened
+        if self.hparams["streaming"]:
+            self._check_unseen()
+            return
+        rank_zero = self.trainer is None or self.trainer.is_global_zero
+        if opened.facts is not None and self.hparams["verify"] and rank_zero:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                check_images(opened.labels.frame, opened.facts, pool)
+        opened.reader.check()
+
+    def _check_unseen(self) -> None:
+        """What can be checked without the images: whether batches of them are possible."""
+        assert self._opened.facts is not None
+        reader = self._opened.reader
+        if reader.image_size is None and None in self._transforms.values():
+            facts = self._opened.facts.rename(columns={"height": "height_px", "width": "width_px"})
+            check_batchable(facts.assign(image_id=self.labels.frame["image_id"]), self.batch_size)
+
+    def check_leaks(self) -> LeakReport:
+        """Look for patients, files, looks and sites in more than one part; see `leaks.check_leaks`."""
+        return self._opened.reader.check_leaks()
+
+    def compute_stats(self) -> ChannelStats:
+        """Of the training images, where none were published."""
+        if self.hparams["streaming"]:
+            raise SplitError(
+                f"'{self.hparams['source']}' was published without channel statistics, and its images are not here. "
+                "Pass stats=, or leave out streaming=True."
+            )
+        return self._opened.reader.compute_stats()
+
+    def make_dataset(self, part: Part) -> EpochDataset:
+        """Images of one part; training images are drawn anew each epoch."""
+        opened = self._opened
+        dataset = opened.reader.make_dataset(part)
+        if not self.hparams["streaming"]:
+            return dataset
+        address, commit = opened.copy.address, opened.copy.commit
+        assert opened.facts is not None and address is not None and commit is not None  # noqa: PT018
+        rows = opened.facts.set_index(opened.labels.frame["image_id"])
+        return StreamedDataset(dataset, rows.loc[self.tables[part]["image_id"]], address, commit)
+
+    def _loader(self, part: Part) -> EpochLoader:
+        dataset = self.datasets.get(part)
+        if dataset is not None and len(dataset):
+            plain = dataset.dataset if isinstance(dataset, StreamedDataset) else dataset
+            reader = self._opened.reader
+            reader.finish(plain, self.stats if getattr(reader, "normalize", None) == "stats" else None)
+        return super()._loader(part)
+
+    # -- the checkpoint ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every data module remembers, and which commit this is."""
+        return {**super().state_dict(), "hub": self._opened.copy.pin}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare with the checkpoint; see `SplitDataModule.load_state_dict`.
+
+        A checkpoint of the data module that was published is taken too.
+
+        Raises:
+            HubError: if training would go on with another commit, or other images.
+        """
+        if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
+            refuse_other_images(state_dict.get("hub") or {}, self._opened.copy)
+        super().load_state_dict(state_dict)

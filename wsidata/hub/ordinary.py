@@ -1,0 +1,199 @@
+"""Most image classification data sets of the Hub were published by others: a column of images, one of classes, splits.
+
+`datasets` finds their files in whatever layout, and hands out each row's encoded bytes; they are written to files once
+(see `unpacking`), so that such a data set is read, checked and split like any folder of photos.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wsidata.hub.errors import HubError
+from wsidata.hub.source import Copy
+from wsidata.hub.unpacking import cache_folder, once, write_image
+from wsidata.labels import class_map
+from wsidata.split_base import SplitError
+from wsidata.split_predefined import part_name
+from wsidata.splits import SmallClasses, make_splits
+from wsidata.tables import COLUMNS, LabelTable
+
+_INDEX = "index.parquet"
+_CLASSES = "classes.json"
+
+
+@dataclass(frozen=True)
+class OrdinaryColumns:
+    """Where an ordinary data set has what.
+
+    Attributes:
+        config: Its configuration, where it has several.
+        image: Column of images. None: the only one there is.
+        label: Column of classes. None: the only `ClassLabel` there is, or "label".
+        group: Column of patients, or None.
+        site: Column of centres or scanners, or None.
+    """
+
+    config: str | None = None
+    image: str | None = None
+    label: str | None = None
+    group: str | None = None
+    site: str | None = None
+
+
+def read_ordinary(
+    copy: Copy,
+    columns: OrdinaryColumns,
+    *,
+    val_fraction: float = 0.2,
+    seed: int = 42,
+    small_classes: SmallClasses = "raise",
+) -> LabelTable:
+    """The table of an ordinary data set, split as it is published; ids are `<split>-<row>`.
+
+    Args:
+        copy: Its files.
+        columns: Where it has what.
+        val_fraction: Share of the training rows to validate on, where no validation rows are published.
+        seed: Of that draw.
+        small_classes: See `splits.make_splits`.
+
+    Raises:
+        HubError: if `datasets` cannot load it, or has not the columns.
+        SplitError: if its splits are called by names that mean nothing here.
+    """
+    folder = once(_folder(copy, columns), lambda empty: _unpack(copy, columns, empty))
+    frame = pd.read_parquet(folder / _INDEX).assign(split=lambda rows: rows["split"].map(_part))
+    frame["path"] = [name if Path(name).is_absolute() else str(folder / name) for name in frame["path"]]
+    names = json.loads((folder / _CLASSES).read_text(encoding="utf-8"))
+    if names is None:  # labels are text or numbers: classes are the values, sorted
+        names = list(class_map([label for label in frame["label_name"] if label]).class_names)
+    number = {name: index for index, name in enumerate(names)}
+    frame["label"] = [number.get(name, -1) for name in frame["label_name"]]
+    labelled = frame["label"] >= 0
+    if not (frame["split"] == "val").any() and val_fraction:
+        free = frame["split"].where(frame["split"] != "train", "")
+        drawn = make_splits(
+            frame[labelled].assign(split=free[labelled]),
+            val_fraction=val_fraction,
+            seed=seed,
+            small_classes=small_classes,
+            split_column="split",
+            group_column=None if columns.group is None else "group",
+            label_column="label_name",
+        )
+        frame["split"] = drawn["split"].reindex(frame.index).fillna("")
+    frame.loc[~labelled, "split"] = ""  # such as a test split whose labels are kept secret: for prediction only
+    return LabelTable(frame[list(COLUMNS)], tuple(names), copy.name)
+
+
+def _part(split: str) -> str:
+    part = part_name(split)
+    if not part:
+        raise SplitError(f"the data set has a split '{split}', which is neither train, validation nor test.")
+    return part
+
+
+def _folder(copy: Copy, columns: OrdinaryColumns) -> Path:
+    """Where it is unpacked: a name that follows from the files and the columns."""
+    if copy.commit is not None and copy.address is not None:
+        which: list[Any] = [copy.address.repo_id, copy.commit]
+    else:  # a folder of one's own: the files it holds now
+        files = sorted(path for path in copy.folder.rglob("*") if path.is_file())
+        which = [str(copy.folder), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)]
+    digest = hashlib.sha256(json.dumps([which, vars(columns)], sort_keys=True).encode()).hexdigest()
+    return cache_folder(copy.cache_dir) / digest[:40]
+
+
+def _unpack(copy: Copy, columns: OrdinaryColumns, folder: Path) -> None:
+    """Write images, an index of them and the class names."""
+    splits = _load(copy, columns.config)
+    features = next(iter(splits.values())).features
+    if not features:
+        raise HubError(f"'{copy.name}' does not say which columns it has. Add `dataset_info` to its card.")
+    image, label = _columns(features, columns, copy.name)
+    from datasets import ClassLabel, Image
+
+    names = list(features[label].names) if isinstance(features[label], ClassLabel) else None
+    rows: list[dict[str, Any]] = []
+    for split, data in splits.items():
+        _part(split)
+        kept = [name for name in (image, label, columns.group, columns.site) if name is not None]
+        encoded = data.select_columns(kept).cast_column(image, Image(decode=False))
+        for number, row in enumerate(encoded):
+            rows.append(
+                {
+                    "image_id": f"{split}-{number:07d}",
+                    "path": _image_file(row[image], folder / split, number, folder, f"{copy.name}, {split} {number}"),
+                    "label_name": _label_name(row[label], names),
+                    "group": "" if columns.group is None else str(row[columns.group]),
+                    "site": "" if columns.site is None else str(row[columns.site]),
+                    "split": split,
+                }
+            )
+    if not rows:
+        raise HubError(f"'{copy.name}' has no rows.")
+    pd.DataFrame(rows).to_parquet(folder / _INDEX, index=False)
+    (folder / _CLASSES).write_text(json.dumps(names), encoding="utf-8")
+
+
+def _load(copy: Copy, config: str | None) -> Mapping[str, Any]:
+    """The splits, as streams over the files on this disk."""
+    from datasets import load_dataset
+
+    try:
+        loaded = load_dataset(str(copy.folder), name=config, streaming=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise HubError(
+            f"'{copy.name}' is no data set that `datasets` can load ({type(error).__name__}: {reason}). Where it has "
+            "several configurations, pass config=."
+        ) from error
+    return {str(name): data for name, data in loaded.items()}
+
+
+def _columns(features: Mapping[str, Any], columns: OrdinaryColumns, name: str) -> tuple[str, str]:
+    """The columns of images and of classes."""
+    from datasets import ClassLabel, Image
+
+    def only(asked: str | None, kind: type, what: str, argument: str) -> str:
+        found = [asked] if asked else [key for key, feature in features.items() if isinstance(feature, kind)]
+        if not found and argument == "label_column=" and "label" in features:
+            found = ["label"]
+        if len(found) != 1 or found[0] not in features:
+            shown = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+            raise HubError(f"'{name}' has not one column of {what}: its columns are {shown}. Pass {argument}...")
+        return str(found[0])
+
+    for extra in (columns.group, columns.site):
+        if extra is not None and extra not in features:
+            raise HubError(f"'{name}' has no column '{extra}'; its columns are {', '.join(features)}.")
+    return (
+        only(columns.image, Image, "images", "image_column="),
+        only(columns.label, ClassLabel, "classes", "label_column="),
+    )
+
+
+def _label_name(label: Any, names: list[str] | None) -> str:
+    """The class of a row; "" if it has none (-1 in a `ClassLabel`)."""
+    if label is None or (names is not None and label < 0):
+        return ""
+    return str(label) if names is None else names[label]
+
+
+def _image_file(image: Any, folder: Path, number: int, root: Path, where: str) -> str:
+    """The file of an image: the one it has, or one that is written; below `root`, or absolute."""
+    if not isinstance(image, Mapping) or (image.get("bytes") is None and image.get("path") is None):
+        raise HubError(f"{where}: has no image.")
+    if image["bytes"] is not None:
+        return write_image(folder, number, image["bytes"], image.get("path")).relative_to(root).as_posix()
+    path = Path(image["path"])
+    if not path.is_file():
+        raise HubError(f"{where}: its image '{path}' is not there. Download the data set again.")
+    return str(path.absolute())

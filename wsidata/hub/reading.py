@@ -1,0 +1,152 @@
+"""A published split becomes the very table of the data module it was made from: same rows, order, classes and parts.
+
+Only the files are elsewhere. What the columns mean is said in `layout`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from wsidata.hub.errors import HubError
+from wsidata.hub.layout import PARTS, ExportFormatError, Preprocessing, TableFile
+from wsidata.hub.source import Copy
+from wsidata.hub.unpacking import cache_folder, once, unpack_shards
+from wsidata.split_files import split_digest
+from wsidata.table_files import describe_problems
+from wsidata.tables import COLUMNS, LabelTable
+from wsidata.targets import TARGETS, Target
+
+_IMAGES = {"image": "sha256", "mask": "mask_sha256"}
+FACTS = ("sha256", "mask_sha256", "width", "height", "file_name", "mask_file_name")
+"""Columns of `read_facts`: what was published of each image beside its labels."""
+
+
+def read_export(copy: Copy, preprocessing: Preprocessing, *, remote: bool = False) -> tuple[LabelTable, pd.DataFrame]:
+    """The table of a published split.
+
+    Args:
+        copy: Its files.
+        preprocessing: What was published with them.
+        remote: The images are still on the Hub: `path` is empty.
+
+    Returns:
+        The table (rows in the order of the data module's), and row by row what was published of the images: `FACTS`,
+        with `file_name` and `mask_file_name` below the root of the repository.
+
+    Raises:
+        ExportFormatError: if a table was changed, or does not belong to the others.
+        HubError: if images inside Parquet are not those that were published.
+    """
+    target = _target(preprocessing, copy)
+    frames = [_read_table(copy, table) for table in preprocessing.tables]
+    frame = pd.concat(frames, ignore_index=True)
+    if preprocessing.layout == "parquet":
+        _add_unpacked(frame, copy, preprocessing)
+    elif remote:
+        frame["path"] = ""
+    frame = frame.sort_values("row", kind="stable", ignore_index=True).astype({"split": object})  # as from a table
+    order = [*COLUMNS, *(name for name in ("target", "mask") if name in frame.columns)]
+    facts = frame[[name for name in FACTS if name in frame.columns]]
+    digest = split_digest(frame)
+    if digest != preprocessing.split_digest or frame["image_id"].duplicated().any():
+        raise ExportFormatError(
+            f"the tables of '{copy.name}' do not belong together: their split has the digest {digest[:12]}, and "
+            f"{preprocessing.split_digest[:12]} was published. Download or export it again."
+        )
+    return LabelTable(frame[order], preprocessing.class_names, copy.name, target), facts
+
+
+def check_images(table: pd.DataFrame, facts: pd.DataFrame, executor: Executor) -> None:
+    """Compare every image on this disk with what was published.
+
+    Args:
+        table: Columns `image_id`, `path`, and perhaps `mask`.
+        facts: The rows' `sha256`, and perhaps `mask_sha256`.
+        executor: Where files are read.
+
+    Raises:
+        HubError: naming every file that is absent, or is another.
+    """
+    pairs = [("path", "sha256"), ("mask", "mask_sha256")]
+    wanted = [
+        (path, digest)
+        for column, digests in pairs
+        if column in table.columns
+        for path, digest in zip(table[column], facts[digests], strict=True)
+    ]
+    found: Iterable[str] = executor.map(_digest_or_problem, [path for path, _ in wanted])
+    problems = [
+        f"{path}: {'is not the image that was published' if len(said) == 64 else said}"
+        for (path, digest), said in zip(wanted, found, strict=True)
+        if said != digest
+    ]
+    if problems:
+        remedy = "Export or download them again; verify=False trains on whatever is there."
+        raise HubError(describe_problems("published images", problems, remedy))
+
+
+def _digest_or_problem(path: str) -> str:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"cannot be read ({type(error).__name__})"
+
+
+def _target(preprocessing: Preprocessing, copy: Copy) -> Target:
+    for target in TARGETS:
+        if target == preprocessing.target:
+            return target
+    raise ExportFormatError(f"'{copy.name}' has targets of an unknown kind, '{preprocessing.target}'.")
+
+
+def _read_table(copy: Copy, table: TableFile) -> pd.DataFrame:
+    """The rows of one file, with the columns of `tables.COLUMNS`, `row` and `FACTS`."""
+    path = copy.folder / table.path
+    if not path.is_file() or _digest_or_problem(str(path)) != table.sha256:
+        what = "was changed since it was published" if path.is_file() else "is absent"
+        raise ExportFormatError(f"'{path}' {what}. Download or export it again.")
+    names = [name for name in pq.read_schema(path).names if name not in _IMAGES]
+    stored = pq.read_table(path, columns=names).to_pydict()
+    if len(stored["image_id"]) != table.rows or table.split not in PARTS:
+        raise ExportFormatError(f"'{path}' has {len(stored['image_id'])} rows of '{table.split}', not {table.rows}.")
+    columns: dict[str, Any] = {
+        "image_id": stored["image_id"],
+        "label_name": stored["label_name"],
+        "label": [-1 if label is None else label for label in stored.get("label", [None] * table.rows)],
+        "group": stored.get("group", [""] * table.rows),
+        "site": stored.get("site", [""] * table.rows),
+        "split": [PARTS[table.split]] * table.rows,
+        **{name: stored[name] for name in ("row", "width", "height", "sha256", "mask_sha256") if name in stored},
+    }
+    if "target" in stored:
+        columns["target"] = [tuple(numbers) for numbers in stored["target"]]
+    below = Path(table.path).parent
+    for stored_name, name in (("file_name", "path"), ("mask_file_name", "mask")):
+        if stored_name in stored:
+            columns[stored_name] = [(below / file).as_posix() for file in stored[stored_name]]
+            columns[name] = [str(copy.folder / file) for file in columns[stored_name]]
+    return pd.DataFrame(columns)
+
+
+def _add_unpacked(frame: pd.DataFrame, copy: Copy, preprocessing: Preprocessing) -> None:
+    """Unpack the images of shards, unless it was done before, and add their paths."""
+    shards = [copy.folder / table.path for table in preprocessing.tables]
+    columns = {name: digest for name, digest in _IMAGES.items() if digest in frame.columns}
+    folder = cache_folder(copy.cache_dir) / preprocessing.digest[:40]
+    once(folder, lambda empty: unpack_shards(shards, columns, empty))
+    for name, column in (("image", "path"), ("mask", "mask")):
+        if name in columns:
+            files = sorted((folder / name).rglob("*.*"), key=lambda path: path.stem)
+            if len(files) != len(frame):
+                raise HubError(
+                    f"'{folder / name}' holds {len(files)} of {len(frame)} images. Delete it, and try again."
+                )
+            frame[column] = [str(path) for path in files]

@@ -1,0 +1,229 @@
+"""Which commit of a repository a run trains on is settled once, here, and the same commit is found again later.
+
+A branch moves; a model that was trained on it yesterday must not go on with something else today. And a client library
+that cannot reach the Hub takes what it finds in its cache without a word; here that is said, or refused.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsidata.hub.errors import HubError, HubOfflineWarning, UnreachableError, explain_download
+from wsidata.hub.layout import JOURNAL_FOLDER, METADATA_FILE, PREPROCESSING_FILE, Preprocessing
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """A data set on a Hub, and how to ask for it.
+
+    Attributes:
+        repo_id: "owner/name".
+        revision: Branch, tag or commit. None: the main branch.
+        endpoint: Address of the Hub. None: HF_ENDPOINT, or huggingface.co.
+        token: None or True: the one that is stored, or in HF_TOKEN. False: none.
+        cache_dir: Where downloads are kept. None: the library's own place (HF_HOME).
+    """
+
+    repo_id: str
+    revision: str | None = None
+    endpoint: str | None = None
+    token: str | bool | None = None
+    cache_dir: Path | None = None
+
+    def newest_commit(self) -> str:
+        """The commit that `revision` means at this moment.
+
+        Raises:
+            UnreachableError: if the Hub does not answer.
+            HubError: if it refuses.
+        """
+        from huggingface_hub import HfApi
+
+        try:
+            info = HfApi(endpoint=self.endpoint, token=self.token).dataset_info(self.repo_id, revision=self.revision)
+        except Exception as error:
+            raise explain_download(error, f"'{self.repo_id}' cannot be opened", self.revision) from error
+        return str(info.sha)
+
+    def download(self, patterns: list[str] | None) -> Path:
+        """The folder of a snapshot, named by its commit; only files that fit the patterns, if there are any.
+
+        Raises:
+            HubError: saying why it cannot be had.
+        """
+        try:
+            return self._snapshot(patterns, cached=False)
+        except Exception as error:
+            raise explain_download(error, f"'{self.repo_id}' could not be downloaded", self.revision) from error
+
+    def cached(self, patterns: list[str] | None) -> Path | None:
+        """The same from the cache alone; None if it is not there, or not all of it."""
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            return self._snapshot(patterns, cached=True)
+        except LocalEntryNotFoundError:
+            return None
+
+    def _snapshot(self, patterns: list[str] | None, *, cached: bool) -> Path:
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            self.repo_id, repo_type="dataset", revision=self.revision, endpoint=self.endpoint, token=self.token,
+            cache_dir=self.cache_dir, allow_patterns=patterns, local_files_only=cached,
+        )  # fmt: skip
+        return Path(str(folder))
+
+    def fetch(self, path: str, commit: str, folder: Path) -> Path:
+        """Download one file of a commit into a folder.
+
+        Raises:
+            HubError: saying why it cannot be had.
+        """
+        from huggingface_hub import hf_hub_download
+
+        try:
+            file = hf_hub_download(
+                self.repo_id, path, repo_type="dataset", revision=commit, endpoint=self.endpoint, token=self.token,
+                local_dir=folder,
+            )  # fmt: skip
+        except Exception as error:
+            raise explain_download(error, f"'{path}' of '{self.repo_id}' could not be downloaded", commit) from error
+        return Path(str(file))
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Files of a data set on this disk.
+
+    Attributes:
+        folder: Where they are.
+        preprocessing: What was published with them; None in an ordinary data set.
+        address: Where they came from; None for a folder of one's own.
+        commit: The commit they are; None for a folder of one's own.
+        cache_dir: Where unpacked images are kept. None: in HF_HOME.
+    """
+
+    folder: Path
+    preprocessing: Preprocessing | None
+    address: HubAddress | None = None
+    commit: str | None = None
+    cache_dir: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.folder) if self.address is None else f"{self.address.repo_id}@{(self.commit or '')[:12]}"
+
+    @property
+    def pin(self) -> dict[str, str | None]:
+        """What a checkpoint remembers of it: `repo_id`, `commit`, and `digest` of what was published."""
+        repo_id = None if self.address is None else self.address.repo_id
+        digest = None if self.preprocessing is None else self.preprocessing.digest
+        return {"repo_id": repo_id, "commit": self.commit, "digest": digest}
+
+
+def open_folder(folder: Path, cache_dir: Path | None = None) -> Copy:
+    """An exported folder, or one that `datasets` can load.
+
+    Args:
+        folder: The folder.
+        cache_dir: Where images that are inside Parquet are unpacked.
+
+    Raises:
+        HubError: if there is no such folder.
+        ExportFormatError: if an export was not finished, or was changed.
+    """
+    if not folder.is_dir():
+        raise HubError(f"'{folder}' is no folder. Pass an exported folder, or the name of a data set: 'owner/name'.")
+    return Copy(folder.absolute(), _preprocessing(folder), cache_dir=cache_dir)
+
+
+def open_repository(address: HubAddress, *, tables_only: bool = False) -> Copy:
+    """A data set of a Hub: the commit that is asked for, downloaded where the cache lacks it.
+
+    A commit never changes, so for one that is cached whole nobody is asked.
+
+    Args:
+        address: Which.
+        tables_only: Leave images on the Hub.
+
+    Raises:
+        HubError: if it cannot be had.
+
+    Warns:
+        HubOfflineWarning: if the Hub cannot be reached, and the cache holds the commit it last saw.
+    """
+    patterns = [PREPROCESSING_FILE, f"*{METADATA_FILE}"] if tables_only else None
+    if address.revision is not None and _COMMIT.fullmatch(address.revision):
+        folder = address.cached(patterns) or address.download(patterns)
+        return Copy(folder, _preprocessing(folder), address, address.revision, address.cache_dir)
+    try:
+        commit = address.newest_commit()
+    except UnreachableError as error:
+        return _open_offline(address, patterns, error)
+    folder = address.download(patterns)
+    if folder.name != commit:  # the branch moved meanwhile, or the library fell back to its cache
+        raise HubError(
+            f"'{address.repo_id}' was at commit {commit} and then at {folder.name} while it was downloaded. Try again, "
+            f"or pass revision='{commit}'."
+        )
+    return Copy(folder, _preprocessing(folder), address, commit, address.cache_dir)
+
+
+def _open_offline(address: HubAddress, patterns: list[str] | None, error: UnreachableError) -> Copy:
+    """What the cache holds of the revision, with a warning; or the error."""
+    folder = address.cached(patterns)
+    if folder is None:
+        raise UnreachableError(
+            f"{error}, and the cache has no complete copy of it. Connect once, or pass an exported folder."
+        ) from error
+    warnings.warn(
+        f"{error}. The copy in the cache is used, commit {folder.name}, which may not be the newest. Pass "
+        f"revision='{folder.name}' to say that it is the one you want.",
+        HubOfflineWarning,
+        stacklevel=2,
+    )
+    return Copy(folder, _preprocessing(folder), address, folder.name, address.cache_dir)
+
+
+def _preprocessing(folder: Path) -> Preprocessing | None:
+    """What was published with a data set; None if it is an ordinary one.
+
+    Raises:
+        ExportFormatError: if an export was begun and not finished.
+    """
+    exported = (folder / PREPROCESSING_FILE).exists() or (folder / JOURNAL_FOLDER).exists()
+    return Preprocessing.load(folder) if exported else None
+
+
+def refuse_other_images(theirs: dict[str, str | None], copy: Copy) -> None:
+    """Refuse to go on training on other images than the checkpoint's.
+
+    Args:
+        theirs: The `pin` that the checkpoint remembers; empty if it remembers none.
+        copy: What would be trained on.
+
+    Raises:
+        HubError: if the commits differ; or, where one of the two is a folder, what was published.
+    """
+    ours = copy.pin
+    trained, here = theirs.get("commit"), ours["commit"]
+    if trained is not None and here is not None:
+        if trained != here:
+            raise HubError(
+                f"the checkpoint was trained on commit {trained} of '{theirs.get('repo_id')}', and this is {here} of "
+                f"'{ours['repo_id']}'. Pass revision='{trained}' to go on, or start a new run without ckpt_path."
+            )
+        return
+    published = theirs.get("digest"), ours["digest"]
+    if None not in published and published[0] != published[1]:
+        raise HubError(
+            f"the checkpoint was trained on other published images (digest {str(published[0])[:12]}) than those of "
+            f"'{copy.name}' ({str(published[1])[:12]}). Use the same export, or start a new run without ckpt_path."
+        )
