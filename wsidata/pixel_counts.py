@@ -96,12 +96,18 @@ def count_pixels(
     )
 
 
+def suits_count_array(pixels: NDArray[Any]) -> bool:
+    """Whether `count_array` adds it up: (height, width, bands) uint8, not empty, of no more bands than OpenCV sums."""
+    return pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.size > 0 and pixels.shape[2] <= 4
+
+
 def count_array(pixels: NDArray[np.uint8]) -> PixelSums:
     """As `count_pixels`, of an array in memory.
 
     Args:
-        pixels: (height, width, 3) uint8.
+        pixels: (height, width, bands) uint8, one that `suits_count_array`.
     """
+    pixels = np.ascontiguousarray(pixels)
     height, width, bands = pixels.shape
     rows = min(height, max(1, _PIECE_BYTES // (width * bands)))
     whole = height // rows * rows

@@ -10,34 +10,28 @@ workers share them, or on the machine. Only the last step, from fractions to flo
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
-import numpy as np
 import pyvips
-from numpy.typing import NDArray
 
 from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.errors import SlideError
-from wsidata.pixel_counts import Mask, PixelCountError, PixelSums, count_pixels
+from wsidata.pixel_counts import Mask, PixelSums
 from wsidata.slide import Slide
 from wsidata.slide_options import SlideOptions
 from wsidata.stats_file import ChannelStats, Reduction, StatsError, StatsWarning
+from wsidata.stats_job import Reader, Source, StatsJob
 from wsidata.table_files import describe_problems
-from wsidata.tissue import tissue_mask
 
 __all__ = ["ChannelStats", "StatsError", "StatsWarning", "channel_stats", "process_pool", "refuse_forks"]
-
-Source: TypeAlias = str | Path | Slide | pyvips.Image | NDArray[Any]
 
 
 def channel_stats(
@@ -52,6 +46,7 @@ def channel_stats(
     channels: Sequence[int | str] | int | str | None = None,
     scale_to_8bit: tuple[float, float] | None = None,
     apply_icc: bool = False,
+    read: Reader | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     progress: Callable[[int, int], None] | None = None,
     **resolution: Any,
@@ -74,6 +69,9 @@ def channel_stats(
         channels: Channels of all paths that are read, as for `Slide`. None: RGB.
         scale_to_8bit: Stored values that become 0 and 255, as for `Slide`.
         apply_icc: Whether colours are turned into sRGB first, as for `Slide`.
+        read: How paths become pixels, (H, W, C), if not as `Slide`s: a function of the path. For a process pool it must
+            be at the top of a module. `photos.decoding.read_photo` counts photos as they look, upright and in sRGB;
+            `functools.partial(read_photo, short_side_px=256)` at that size.
         on_error: What to do about images that cannot be read or have no pixel to count: "raise", or "skip" them with a
             warning that names them; they are listed in `ChannelStats.skipped`.
         progress: Called with (images done, images in all) as they are done.
@@ -100,12 +98,16 @@ def channel_stats(
         raise StatsError("tissue_only=True and mask= both say which pixels count. Pass one of them.")
     if tissue_only and crop is not None:
         raise StatsError("tissue_only=True leaves out all that crop= would, and more. Pass one of them.")
+    tissue_crop, options = as_crop(crop), SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
+    if read is not None and (resolution or crop is not None or options != SlideOptions()):
+        raise StatsError(
+            "read= reads paths its own way: leave out crop=, apply_icc= and whatever else says how slides are read."
+        )
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'skip'.")
     refuse_forks(executor)
-    tissue_crop, options = as_crop(crop), SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
     options.check_crop(tissue_crop)
-    job = _Job(tissue_only, mask, tissue_crop, dict(resolution), options)
+    job = StatsJob(tissue_only, mask, tissue_crop, dict(resolution), options, read)
     outcome = _run(job, sources, executor, progress)
     sums, skipped = _readable(outcome, sources, 1 if reduction == "pooled" else 2, skip=on_error == "skip")
     _refuse_mixtures(sources, sums)
@@ -134,45 +136,8 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=get_context("forkserver"))
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What is done with each image; sent to the workers."""
-
-    tissue_only: bool
-    mask: Mask | None
-    crop: TissueCrop | None
-    resolution: dict[str, Any]
-    options: SlideOptions
-
-    def __call__(self, source: Source) -> PixelSums:
-        if isinstance(source, np.ndarray):
-            source = pyvips.Image.new_from_array(source)
-        if isinstance(source, pyvips.Image):
-            if self.resolution or self.crop:
-                wish = f"read at {self.resolution}" if self.resolution else "cropped to tissue"
-                raise PixelCountError(f"a picture in memory cannot be {wish}. Pass its path.")
-            return self._count(source)
-        # A Slide is opened anew (a copy is not open yet), because one Slide is not for several threads at a time.
-        slide = copy.copy(source) if isinstance(source, Slide) else self.options.open(source)
-        with slide:
-            if self.crop is not None:  # only the tiles of the tissue are decoded
-                packing = self.crop.plan(slide, self.resolution)
-                picture = slide.image(**self.resolution, keep_tiles=True)
-                return self._count(packing.apply(picture, slide.background))
-            image = slide.image(**self.resolution)
-            if not self.tissue_only:
-                return self._count(image)
-            tissue = slide.tissue_mask()
-            down_x, down_y = slide.downsample_at(**self.resolution)
-            return count_pixels(image, tissue.pixels, (down_x / tissue.downsample_x, down_y / tissue.downsample_y))
-
-    def _count(self, image: pyvips.Image) -> PixelSums:
-        mask = tissue_mask if self.tissue_only else self.mask
-        return count_pixels(image, None if mask is None else np.asarray(mask(image)))
-
-
 def _run(
-    job: _Job,
+    job: StatsJob,
     sources: Sequence[Source],
     executor: Executor | None,
     progress: Callable[[int, int], None] | None,
@@ -219,7 +184,7 @@ def _readable(
     return sums, tuple(problems)
 
 
-def _here(job: _Job, sources: Sequence[Source]) -> Iterator[tuple[int, PixelSums | Exception]]:
+def _here(job: StatsJob, sources: Sequence[Source]) -> Iterator[tuple[int, PixelSums | Exception]]:
     for index, source in enumerate(sources):
         try:
             yield index, job(source)
@@ -228,7 +193,7 @@ def _here(job: _Job, sources: Sequence[Source]) -> Iterator[tuple[int, PixelSums
 
 
 def _spread(
-    job: _Job, sources: Sequence[Source], executor: Executor
+    job: StatsJob, sources: Sequence[Source], executor: Executor
 ) -> Iterator[tuple[int, PixelSums | BaseException]]:
     index_of: dict[Future[PixelSums], int] = {executor.submit(job, one): i for i, one in enumerate(sources)}
     for future in as_completed(index_of):

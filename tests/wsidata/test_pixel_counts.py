@@ -4,7 +4,14 @@ import pyvips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.pixel_counts import PixelCountError, count_pixels, stretch_mask
+from wsidata.pixel_counts import (
+    FLOAT_TERMS,
+    PixelCountError,
+    count_array,
+    count_pixels,
+    stretch_mask,
+    suits_count_array,
+)
 
 
 def picture(pixels):
@@ -26,6 +33,35 @@ def test_sums_are_those_of_whole_numbers(dtype, bands):
     assert found.sums == tuple(values.sum(axis=(0, 1)))
     assert found.squares == tuple((values**2).sum(axis=(0, 1)))
     assert found.max_value == np.iinfo(dtype).max
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (61, 47), (9000, 3), (3, 30_000), (2 * FLOAT_TERMS + 5, 22_000)])
+@pytest.mark.parametrize("brightest", [False, True])
+def test_arrays_are_added_up_exactly(size, bands, brightest):
+    """Also where all values are the largest, and one float could not hold their squares' sum."""
+    if np.prod(size) > 10**6 and not (brightest and bands == 3):
+        size = (FLOAT_TERMS + 3, 300)
+    pixels = np.full((*size, bands), 255, np.uint8) if brightest else random_pixels(*size, bands, np.uint8)
+    found = count_array(pixels)
+    values = pixels.reshape(-1, bands)
+    assert found.sums == tuple(values.sum(axis=0, dtype=np.int64))
+    assert found.squares == tuple(np.square(values, dtype=np.uint16).sum(axis=0, dtype=np.int64))
+    assert (found.count_px, found.max_value) == (len(values), 255)
+
+
+def test_arrays_in_any_memory_order_are_added_up():
+    pixels = random_pixels(30, 20, 3, np.uint8)
+    turned = pixels[::-1, :, ::-1].swapaxes(0, 1)
+    assert count_array(turned).squares == count_array(pixels).squares[::-1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((4, 5), np.uint8), ((4, 5, 5), np.uint8), ((0, 5, 3), np.uint8), ((4, 5, 3), np.uint16)]
+)
+def test_what_opencv_does_not_add_up_is_left_to_libvips(shape, dtype):
+    assert not suits_count_array(np.zeros(shape, dtype))
+    assert suits_count_array(np.zeros((4, 5, 3), np.uint8))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -131,5 +131,7 @@ class PhotoPyramid:
 def _plain_jpeg(path: Path) -> JpegHeader | None:
     """The header of a JPEG that libjpeg-turbo decodes in memory; None for ink and for enormous ones."""
     header = open_jpeg(path)
+    if header.bits != 8:
+        raise UnsupportedImageError(f"'{path}' is a JPEG of {header.bits} bits a sample. Save it with 8, or as PNG.")
     in_memory = header.height_px * header.width_px * 3 <= MAX_IN_MEMORY_BYTES
     return header if suits(header) and in_memory else None

@@ -16,13 +16,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
 from wsidata.formats import TIFF_SIGNATURES, Pyramid, open_pyramid
 from wsidata.formats.request import PixelRequest
 from wsidata.formats.segments import JPEG_START
+from wsidata.formats.tiff_levels import opening
 from wsidata.formats.vips import naming_errors
 from wsidata.photos.bmp import BMP_START, HEADER_BYTES, bmp_size, read_bmp
 from wsidata.photos.jpeg import MAX_DECODED_BYTES, decode_jpeg, jpeg_header, open_jpeg, shrink_for, suits
@@ -156,6 +156,7 @@ def _open(path: Path) -> Pyramid:
         is_tiff = file.read(4) in TIFF_SIGNATURES
     if not is_tiff:
         return open_pyramid(path, PixelRequest(scale_to_8bit=FULL_RANGE))
-    with tifffile.TiffFile(path) as tiff:
+    with opening(path) as tiff:
         is_deep = tiff.pages.first.dtype == np.uint16
+        tiff.close()
     return open_pyramid(path, PixelRequest(scale_to_8bit=FULL_RANGE) if is_deep else None)
