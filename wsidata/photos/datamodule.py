@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from wsidata.leaks import LeakKind
 from wsidata.loaders import EpochLoader, WorkerStart
 from wsidata.photos.datasets import Normalization, PhotoDataset
 from wsidata.photos.decoded_cache import DecodedCache
+from wsidata.photos.decoding import read_photo
 from wsidata.photos.headers import THREADS, PhotoSurvey
 from wsidata.photos.label_names import LabelNames, read_label_names
 from wsidata.photos.looks import photo_thumbnail
@@ -246,8 +248,9 @@ class ImageFolderDataModule(SplitDataModule):
                 "there are no training photos to take channel statistics of. Pass stats=, or load the checkpoint of "
                 "the training run, which remembers them."
             )
+        read = partial(read_photo, apply_icc=self.hparams["apply_icc"])  # also what is no slide: 16 bits, BMP
         with ThreadPoolExecutor(THREADS) as pool:
-            return channel_stats(self.tables["train"]["path"], apply_icc=self.hparams["apply_icc"], executor=pool)
+            return channel_stats(self.tables["train"]["path"], read=read, executor=pool)
 
     def make_dataset(self, part: Part) -> PhotoDataset:
         """Photos of one part; training photos are drawn anew each epoch."""
