@@ -161,10 +161,10 @@ def _photos(classes: int, per_class: int, side_px: int, seed: int) -> Iterator[t
 
 def _floor(height_px: int, width_px: int, rng: np.random.Generator) -> Pixels:
     """Leaves and moss: smooth noise of any hue between brown and green, and blades of any colour."""
-    coarse = rng.uniform(0, 1, (height_px // 12 + 2, width_px // 12 + 2, 3)).astype(np.float32)
-    smooth = cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_CUBIC)
+    coarse = rng.uniform(-0.5, 0.5, (height_px // 12 + 2, width_px // 12 + 2, 4)).astype(np.float32)
+    light, *tints = np.moveaxis(cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_CUBIC), 2, 0)
     base = np.array([rng.uniform(60, 130), rng.uniform(70, 130), rng.uniform(30, 70)])
-    floor = np.clip(base + (smooth - 0.5) * (80, 70, 60), 0, 255).astype(np.uint8)
+    floor = np.clip(base + 70 * light[..., None] + 25 * np.stack(tints, axis=-1), 0, 255).astype(np.uint8)
     for _ in range(14):
         start = rng.uniform(0, (width_px, height_px), 2)
         end = start + rng.normal(0, 0.12 * max(height_px, width_px), 2)

@@ -21,7 +21,7 @@ THREADS = 4
 """Photos opened, or counted, at once."""
 
 _JPEG, _PNG, _RIFF, _GIF = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8"
-_JPEG_END, _PNG_END, _GIF_END = b"\xff\xd9", b"IEND\xaeB`\x82", b";"
+_JPEG_END, _PNG_END, _GIF_END = b"\xff\xd9", b"IEND\xaeB`\x82", b"\0;"
 _FILL, _START_OF_SCAN = 0xFF, 0xDA
 
 
@@ -95,7 +95,7 @@ def is_cut_off(path: Path) -> bool:
         if data[:4] == _RIFF:
             return int.from_bytes(data[4:8], "little") + 8 > len(data)
         if data[:4] == _GIF:
-            return data.rfind(_GIF_END, len(data) - 1024) < 0
+            return data.rfind(_GIF_END, len(data) - 64) < 0
     return False
 
 
