@@ -1,52 +1,38 @@
-"""What every data module here does alike: loaders, facts about the classes, and a split that a checkpoint remembers.
+"""What every data module here does alike: loaders of every part, and a split that a checkpoint remembers.
 
-A concrete module only says where its table comes from (`read_labels`) and how a part of it becomes a dataset
-(`make_dataset`).
+A concrete module only says where its table comes from (`read_labels`, see `datamodule_tables`) and how a part of it
+becomes a dataset (`make_dataset`).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
 import torch
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
-from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from torch import Tensor
 
 from wsidata.batch_figures import draw_samples
-from wsidata.class_weights import class_weights
+from wsidata.datamodule_tables import OnError, SplitTables, check_choice
 from wsidata.epochs import EpochDataset
-from wsidata.fingerprints import slide_thumbnail
-from wsidata.leaks import LeakKind, LeakReport, check_leaks
+from wsidata.leaks import LeakKind
 from wsidata.loaders import EpochLoader, WorkerStart, check_worker_start, make_loader
 from wsidata.samplers import share_of_process
-from wsidata.skipping import SkipWarning, check_skipped, describe_skipped, skipped_rows, without_skipped
-from wsidata.split_base import PARTS, SPLITS, Part, SplitError, name_some
-from wsidata.split_files import save_splits, split_digest
+from wsidata.split_base import PARTS, Part, SplitError, name_some
 from wsidata.split_memory import check_remembered_classes, check_remembered_split, remember, remembered_stats
 from wsidata.stats import ChannelStats
-from wsidata.tables import LabelTable
 
 __all__ = ["LEAK_ACTIONS", "PARTS", "Leaks", "OnError", "Part", "Sampling", "SplitDataModule"]
 
 Sampling = Literal["shuffle", "balanced"]
 Leaks = Literal["off", "warn", "error"]
-OnError = Literal["raise", "skip"]
 LEAK_ACTIONS = ("off", "warn", "error")
-_THREADS = 4
 
 
-class SplitDataModule(LightningDataModule, ABC):
+class SplitDataModule(SplitTables):
     """Train, validation, test and predict loaders over one table that is split.
 
     Args:
@@ -76,135 +62,27 @@ class SplitDataModule(LightningDataModule, ABC):
         leak_checks: Sequence[LeakKind] | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        super().__init__()
+        super().__init__(predict_on=predict_on, stats=stats, leak_checks=leak_checks, on_error=on_error)
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size={batch_size} must be at least 1, and num_workers={num_workers} at least 0.")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self.predict_on = predict_on
-        for name, value, known in (
-            ("sampling", sampling, ("shuffle", "balanced")),
-            ("leaks", leaks, LEAK_ACTIONS),
-            ("on_error", on_error, ("raise", "skip")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+        check_choice("sampling", sampling, ("shuffle", "balanced"))
+        check_choice("leaks", leaks, LEAK_ACTIONS)
         self.worker_start = check_worker_start(worker_start) if num_workers else None
         self.sampling = sampling
-        self.leaks, self.leak_checks = leaks, leak_checks
-        self.on_error = on_error
-        if stats is not None:  # takes the place of the cached property
-            self.stats = stats if isinstance(stats, ChannelStats) else ChannelStats.load(stats)
+        self.leaks = leaks
         self.datasets: dict[str, EpochDataset] = {}
         self._run_seed = 0
-
-    @abstractmethod
-    def read_labels(self) -> LabelTable:
-        """Read the table, with its column `split` filled in; called once."""
 
     @abstractmethod
     def check(self) -> None:
         """Refuse what would fail during training; called once, by `setup`."""
 
-    def find_unreadable(self) -> Mapping[str, str]:
-        """Why rows cannot be read, by `image_id`, as far as it shows without decoding; asked if `on_error="skip"`."""
-        return {}
-
     @abstractmethod
     def make_dataset(self, part: Part) -> EpochDataset:
         """Dataset of one part."""
-
-    # -- the table -----------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def labels(self) -> LabelTable:
-        """The whole table, checked and split; read on first use, which needs no `setup`."""
-        return self.read_labels()
-
-    @cached_property
-    def skipped(self) -> pd.DataFrame:
-        """Rows that are in no part because they cannot be read; empty unless `on_error="skip"`.
-
-        Columns `image_id`, `split` (where they were), `label_name`, `path`, `reason`. Looked for on first use, by
-        opening every file's header.
-
-        Raises:
-            SplitError: if a part, or a class in a part, would be left without rows.
-
-        Warns:
-            SkipWarning: naming what is left out.
-        """
-        frame = self.labels.frame
-        skipped = skipped_rows(frame, self.find_unreadable() if self.on_error == "skip" else {})
-        check_skipped(frame, skipped)
-        if len(skipped):
-            rank_zero_warn(describe_skipped(frame, skipped), category=SkipWarning, stacklevel=4)
-        return skipped
-
-    @cached_property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """The rows of "train", "val", "test" and "predict", in the table's order (columns: `tables.COLUMNS`).
-
-        Without the rows that are `skipped`.
-        """
-        frame = without_skipped(self.labels.frame, self.skipped)
-        tables = {name: frame[frame["split"] == name].reset_index(drop=True) for name in SPLITS}
-        chosen = self.predict_on or ("test" if len(tables["test"]) else "all")
-        tables["predict"] = frame.copy() if chosen == "all" else tables[chosen].copy()
-        return tables
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Name of class 0, 1, ..."""
-        return self.labels.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def class_weights(self) -> Tensor:
-        """Weights of the classes, from the training rows, (K,) float32; see `class_weights.class_weights`."""
-        return class_weights(self.tables["train"], self.labels.target, self.class_names)
-
-    def check_leaks(self) -> LeakReport:
-        """Look for patients, files, looks and sites that are in more than one part; see `leaks.check_leaks`."""
-        frame = without_skipped(self.labels.frame, self.skipped)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return check_leaks(frame, checks=self.leak_checks, thumbnail=self.leak_thumbnail, executor=pool)
-
-    def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
-        """A row's file, squashed to 32 x 32 grey pixels, as it is compared with others."""
-        return slide_thumbnail(path)
-
-    @abstractmethod
-    def compute_stats(self) -> ChannelStats:
-        """Exact channel statistics of the training images as they are read, before any transform."""
-
-    @cached_property
-    def stats(self) -> ChannelStats:
-        """Exact channel statistics of the training slides as they are read, before any transform; pooled, all pixels.
-
-        Every training slide is read once, on first use. For other choices (tissue only, per image, an executor) call
-        `channel_stats(dm.tables["train"]["path"], ...)`.
-        """
-        return self.compute_stats()
-
-    @property
-    def split_digest(self) -> str:
-        """Fingerprint of the split."""
-        return split_digest(self.labels.frame)
-
-    def save_split(self, path: str | Path) -> str:
-        """Write the split as CSV, to be reused with `split=path`. Returns its digest.
-
-        Rows that are `skipped` stay in it, each with the reason in a column of that name.
-        """
-        reasons = dict(zip(self.skipped["image_id"], self.skipped["reason"], strict=True))
-        frame = self.labels.frame
-        return save_splits(frame.assign(skipped=[reasons.get(name, "") for name in frame["image_id"]]), path)
 
     # -- Lightning's hooks ---------------------------------------------------------------------------------------------
 

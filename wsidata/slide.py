@@ -1,30 +1,24 @@
 """`Slide`: one picture at many resolutions, whatever the file behind it.
 
-The class joins three things that know nothing of each other: a `Pyramid` (which levels a file has and how they are
-decoded, `wsidata.formats`), the choice of a level and a factor (`wsidata.spacing`), and the spacing somebody believes.
+The class joins things that know nothing of each other: an open file and what is believed of it (`slide_file`), the
+choice of a level and a factor (`wsidata.spacing`), and the resampling of a level (`wsidata.resampling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
 from wsidata.cropping import CropKind, TissueCrop, as_crop
-from wsidata.formats import Pyramid, exists, open_pyramid
-from wsidata.formats.associated import AssociatedImages
 from wsidata.formats.colour import apply_profile, is_rgb_profile
-from wsidata.formats.facts import checked_override, choose_spacing
-from wsidata.formats.request import PixelRequest
 from wsidata.formats.tile_source import kept_tiles
 from wsidata.formats.vips import naming_errors
 from wsidata.regions import Window, output_pixel
 from wsidata.resampling import resample, resampled_window
+from wsidata.slide_file import SlideFile
 from wsidata.spacing import (
     TOLERANCE,
     Level,
@@ -34,7 +28,6 @@ from wsidata.spacing import (
     plan_magnification,
     plan_max_side,
     plan_mpp,
-    with_spacing,
 )
 from wsidata.tissue import (
     MASK_MAX_SIDE_PX,
@@ -51,12 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Level", "Slide"]
 
-WHITE = 255
-UM_TIMES_POWER = 10.0
-"""Of the usual scanners: 0.25 um/px at 40x, 0.5 at 20x."""
 
-
-class Slide:
+class Slide(SlideFile):
     """A whole-slide image or a photo, opened for reading.
 
     Reads Aperio SVS (JPEG and JPEG 2000), Philips TIFF, Hamamatsu NDPI, Leica SCN, Ventana BIF (without overlaps),
@@ -86,121 +75,6 @@ class Slide:
         UnsupportedImageError: if it holds no 8-bit picture (16-bit, many channels, focal stacks) and nothing was said
             about how to read it.
     """
-
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        mpp_override: float | tuple[float, float] | None = None,
-        channels: Sequence[int | str] | int | str | None = None,
-        scale_to_8bit: tuple[float, float] | None = None,
-        derive_magnification: bool = False,
-        apply_icc: bool = False,
-    ) -> None:
-        self.path = Path(path)
-        self._override, self._request = self.check_arguments(mpp_override, channels, scale_to_8bit, apply_icc)
-        self._derive_magnification, self._apply_icc = derive_magnification, apply_icc
-        self._closed = False
-        self._opened: _Opened | None = None
-        self._open()
-
-    @staticmethod
-    def check_arguments(
-        mpp_override: float | tuple[float, float] | None = None,
-        channels: Sequence[int | str] | int | str | None = None,
-        scale_to_8bit: tuple[float, float] | None = None,
-        apply_icc: bool = False,
-    ) -> tuple[tuple[float, float] | None, PixelRequest]:
-        """The spacing to believe and the samples to hand out, as the arguments of `Slide` say.
-
-        Raises:
-            ValueError: if they make no sense.
-        """
-        if apply_icc and channels is not None:
-            raise ValueError(
-                "apply_icc=True is for RGB slides; chosen channels= have no colours. Leave one of them out."
-            )
-        return checked_override(mpp_override), PixelRequest.checked(channels, scale_to_8bit)
-
-    def _open(self) -> _Opened:
-        if self._closed:
-            raise ValueError(f"slide '{self.path}' is closed. Open it again with Slide(path).")
-        if self._opened is None:
-            if not exists(self.path):
-                raise FileNotFoundError(f"slide '{self.path}' does not exist, or is no file. Check the path.")
-            pyramid = open_pyramid(self.path, self._request)
-            self._opened = _Opened(pyramid, self._override, self.path.name, self._derive_magnification)
-        return self._opened
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """The pyramid, finest level first."""
-        return self._open().levels
-
-    @property
-    def level_count(self) -> int:
-        """Number of levels, at least 1."""
-        return len(self.levels)
-
-    @property
-    def width(self) -> int:
-        """Columns of level 0."""
-        return self.levels[0].width
-
-    @property
-    def height(self) -> int:
-        """Rows of level 0."""
-        return self.levels[0].height
-
-    @property
-    def mpp(self) -> tuple[float, float] | None:
-        """Spacing of level 0 in um per pixel, (x, y), or None if unknown."""
-        return self._open().mpp
-
-    @property
-    def mpp_source(self) -> str | None:
-        """Where `mpp` comes from, such as "Aperio description (MPP)"."""
-        return self._open().mpp_source
-
-    @property
-    def magnification(self) -> float | None:
-        """Objective power of level 0 as the metadata has it, or None; with `derive_magnification`, from the spacing."""
-        return self._open().magnification
-
-    @property
-    def channel_names(self) -> tuple[str, ...]:
-        """What the bands of this slide's images are: ("red", "green", "blue"), or the channels chosen."""
-        return self._open().pyramid.channel_names
-
-    @property
-    def background(self) -> int:
-        """Value of what lies outside the slide: 255, white; 0, no light, where channels were chosen."""
-        return WHITE if self._request.channels is None else 0
-
-    @property
-    def icc_profile(self) -> bytes | None:
-        """The colour profile in the file, or None. Applied only with `apply_icc=True`."""
-        return self._open().pyramid.facts.icc_profile
-
-    @property
-    def associated_images(self) -> AssociatedImages:
-        """Pictures beside the slide by name, such as "label" and "macro"; each is decoded when it is looked up."""
-        return AssociatedImages(self._open().pyramid.associated, self.path)
-
-    @property
-    def properties(self) -> dict[str, str]:
-        """Other metadata, as text."""
-        return dict(self._open().pyramid.facts.properties)
-
-    @property
-    def kind(self) -> str:
-        """Sort of file: "svs", "philips", "ome", "ome-zarr", "generic", "jpeg" ..."""
-        return self._open().pyramid.kind
-
-    @property
-    def reader(self) -> str:
-        """Who decodes the pixels: "libjpeg-turbo" for JPEG tiles, "tifffile" for others, "libvips" for photos ..."""
-        return self._open().pyramid.reader
 
     def image(
         self,
@@ -379,35 +253,11 @@ class Slide:
             out[inside.within(window)] = pixels
         return out
 
-    def close(self) -> None:
-        """Let go of the file. Images handed out before stay usable, and keep it open until they are dropped."""
-        if self._opened is not None:
-            self._opened.pyramid.close()
-        self._opened, self._closed = None, True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
-
     def _repr_html_(self) -> str:
         """Thumbnail, levels and spacing, in notebooks."""
         from wsidata.slide_info import slide_html
 
         return f"<code>{self!r}</code>" if self._closed else slide_html(self)
-
-    def __repr__(self) -> str:
-        if self._closed:
-            return f"Slide('{self.path}', closed)"
-        spacing = "spacing unknown" if self.mpp is None else f"{self.mpp[0]:.4g} um/px ({self.mpp_source})"
-        sizes = ", ".join(f"{level.width}x{level.height}" for level in self.levels)
-        return f"Slide('{self.path}', {self.kind}, levels {sizes}, {spacing})"
 
     def _window(self, plan: Resampling, window: Window) -> NDArray[Any]:
         """Pixels of a rectangle inside the output of a plan."""
@@ -454,22 +304,3 @@ class Slide:
         if max_side is not None:
             return plan_max_side(levels, max_side)
         return plan_level(levels, level or 0, name)
-
-
-class _Opened:
-    """What is known only while the file is open."""
-
-    def __init__(
-        self, pyramid: Pyramid, override: tuple[float, float] | None, name: str, derive_magnification: bool
-    ) -> None:
-        facts = pyramid.facts
-        self.pyramid = pyramid
-        self.mpp, self.mpp_source = choose_spacing(facts.spacings, override, name)
-        self.levels = with_spacing(pyramid.levels, self.mpp)
-        self.magnification = facts.magnification
-        if self.magnification is None and self.mpp is not None and derive_magnification:
-            self.magnification = UM_TIMES_POWER / (sum(self.mpp) / 2)
-        refused = [
-            f"{fact.source} says an implausible {fact.mpp[0]:.4g} x {fact.mpp[1]:.4g} um/px" for fact in facts.spacings
-        ]
-        self.checked = "; ".join([", ".join(facts.checked), *refused])

@@ -9,6 +9,7 @@ from typing import Any
 
 from wsidata.cropping import TissueCrop
 from wsidata.slide import Slide
+from wsidata.slide_file import check_arguments
 from wsidata.tissue import check_sees_colours
 
 
@@ -32,7 +33,7 @@ class SlideOptions:
     apply_icc: bool = False
 
     def __post_init__(self) -> None:
-        Slide.check_arguments(**self._arguments)
+        check_arguments(**self._arguments)
 
     def open(self, path: str | Path) -> Slide:
         """Open a slide."""

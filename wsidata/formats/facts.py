@@ -98,7 +98,7 @@ def choose_spacing(
                 f"slide '{name}': {chosen.source} says {_text(chosen.mpp)} um/px, {other.source} says "
                 f"{_text(other.mpp)}. {chosen.source} is used; pass mpp_override=... to decide otherwise.",
                 SpacingConflictWarning,
-                stacklevel=4,
+                stacklevel=5,  # whoever opened the slide
             )
     return chosen.mpp, chosen.source
 
