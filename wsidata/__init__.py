@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from wsidata.datamodules import WSIDataModule as WSIDataModule
     from wsidata.datasets import SlideDataset as SlideDataset
     from wsidata.hub.datamodule import HubDataModule as HubDataModule
+    from wsidata.hub.card import CardText as CardText
+    from wsidata.hub.export import export as export
+    from wsidata.hub.publish import publish as publish
     from wsidata.lazy import LazyImage as LazyImage
     from wsidata.leaks import check_leaks as check_leaks
     from wsidata.packing import Packing as Packing
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from wsidata.tissue import TissueMask as TissueMask
 
 _HOME = {
+    "CardText": "wsidata.hub.card",
     "ChannelStats": "wsidata.stats",
     "HubDataModule": "wsidata.hub.datamodule",
     "ImageFolderDataModule": "wsidata.photos.datamodule",
@@ -39,13 +43,16 @@ _HOME = {
     "WSIDataModule": "wsidata.datamodules",
     "channel_stats": "wsidata.stats",
     "check_leaks": "wsidata.leaks",
+    "export": "wsidata.hub.export",
     "load_splits": "wsidata.split_files",
     "make_splits": "wsidata.splits",
+    "publish": "wsidata.hub.publish",
     "read_table": "wsidata.tables",
     "save_splits": "wsidata.split_files",
 }
 
 __all__ = [
+    "CardText",
     "ChannelStats",
     "HubDataModule",
     "ImageFolderDataModule",
@@ -59,8 +66,10 @@ __all__ = [
     "__version__",
     "channel_stats",
     "check_leaks",
+    "export",
     "load_splits",
     "make_splits",
+    "publish",
     "read_table",
     "save_splits",
     "transforms",

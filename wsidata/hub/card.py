@@ -78,13 +78,12 @@ def write_card(folder: Path, preprocessing: Preprocessing, rows: pd.DataFrame, t
 def merged_card(present: str, preprocessing: Preprocessing, rows: pd.DataFrame, text: CardText) -> str:
     """The card, with the user's part of the present one."""
     front, body = split_card(present)
-    ours = _front_matter(preprocessing, rows, list(front))
+    ours = _front_matter(preprocessing, rows)
     tags = [*(front.get("tags") or ours["tags"]), *text.tags]
     given = {"license": text.license, "pretty_name": text.title}
     merged = {**ours, **{name: value for name, value in front.items() if name not in _OURS}}
     merged |= {"tags": list(dict.fromkeys(tags))} | {name: value for name, value in given.items() if value is not None}
-    written = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
-    return f"---\n{written}---\n{replace_ours(body, _body(preprocessing, rows, merged, text.description))}"
+    return f"---\n{_yaml(merged)}---\n{replace_ours(body, _body(preprocessing, rows, merged, text.description))}"
 
 
 def split_card(card: str, source: str = CARD_FILE) -> tuple[dict[str, Any], str]:
@@ -123,11 +122,11 @@ def users_part(card: str) -> tuple[dict[str, Any], str]:
     return theirs, replace_ours(body, "").strip()
 
 
-def _front_matter(preprocessing: Preprocessing, rows: pd.DataFrame, present: list[str]) -> dict[str, Any]:
-    """All that can be known without asking."""
+def _front_matter(preprocessing: Preprocessing, rows: pd.DataFrame) -> dict[str, Any]:
+    """All that can be known without asking, in an order that does not depend on what is there."""
     size = next((name for limit, name in _SIZES if len(rows) < limit), "n>1M")
-    front: dict[str, Any] = {} if "license" in present else {"license": "unknown"}
-    front |= {
+    front: dict[str, Any] = {
+        "license": "unknown",
         "task_categories": _TASKS[preprocessing.target],
         "size_categories": [size],
         "tags": [*_TAGS[preprocessing.kind], "image", "slidestream"],
@@ -272,3 +271,55 @@ def _privacy(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
         f"Files hold pixels and nothing else: no label or macro image, scanner description, EXIF or colour profile. "
         f"Columns published of the source: {columns}. {ids}"
     )
+
+
+def unfinished_card(present: str) -> str:
+    """A card for the time of an upload: the user's part, and a warning in place of ours."""
+    front, body = split_card(present)
+    theirs = {name: value for name, value in front.items() if name not in _OURS}
+    written = f"---\n{_yaml(theirs)}---\n" if theirs else ""
+    return written + replace_ours(body, "This data set is being uploaded, and is **not complete**.\n")
+
+
+def agreed_card(local: str, remote: str, base: str | None) -> str:
+    """A card that both a folder and a repository have, with the changes the user made in either.
+
+    Args:
+        local: The folder's, whose part of ours is right.
+        remote: The repository's; "" if it has none.
+        base: What both were when they were last the same; None if they never were.
+
+    Raises:
+        CardError: if the user changed the same in both.
+    """
+    if not remote:
+        return local
+    front, body = split_card(local)
+    (local_front, local_text), (remote_front, remote_text) = users_part(local), users_part(remote)
+    base_front, base_text = (local_front, "") if base is None else users_part(base)
+    text_of_remote = _changed_by("the text", local_text, remote_text, base_text)
+    merged: dict[str, Any] = {}
+    for name in [*front, *(name for name in remote_front if name not in front)]:
+        ours, theirs, was = (one.get(name) for one in (local_front, remote_front, base_front))
+        value = theirs if _changed_by(f"'{name}'", ours, theirs, was) else ours
+        value = front[name] if name in _OURS else value
+        merged |= {} if value is None else {name: value}
+    section = body.partition(BEGIN)[2].partition(END)[0].removeprefix("\n").removesuffix("\n")
+    chosen = split_card(remote)[1] if text_of_remote else body
+    return f"---\n{_yaml(merged)}---\n{replace_ours(chosen, section)}"
+
+
+def _changed_by(what: str, local: Any, remote: Any, base: Any) -> bool:
+    """Whether the repository's version holds; neither may undo what the other changed."""
+    if local == base or not local:
+        return True
+    if remote in (base, local) or not remote:
+        return False
+    raise CardError(
+        f"{what} of {CARD_FILE} was changed both in the folder and on the Hub. Make them the same in one of the two "
+        "places, and publish again."
+    )
+
+
+def _yaml(content: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))

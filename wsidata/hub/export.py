@@ -65,6 +65,8 @@ def export(
     executor: Executor | None = None,
     quiet: bool = False,
     say: Callable[[str], None] = print,
+    audience: str | None = None,
+    ready: Callable[[], object] | None = None,
 ) -> Preprocessing:
     """Write every image of every part of a data module, preprocessed but not augmented, to a folder.
 
@@ -88,6 +90,8 @@ def export(
         executor: Where to work: threads, `stats.process_pool(n)`, Dask's `client.get_executor()`. None: four threads.
         quiet: No progress bar.
         say: Told, before anything is done, what will be in the folder; and at the end, how large it is.
+        audience: Who will see it, for that first line. None: the folder.
+        ready: Called after that, before anything is done; may raise.
 
     Returns:
         The content of the folder's preprocessing.json.
@@ -103,7 +107,10 @@ def export(
     plan = plan_export(dm, image_format=image_format, quality=quality, opaque_ids=opaque_ids, keep_names=keep_names)
     if plan.rows.empty:
         raise ExportError("the data module's table has no rows.")
-    say(disclosure(plan.rows, f"In '{folder}'", opaque_ids=opaque_ids, class_names=plan.class_names))
+    audience = audience or f"In '{folder}'"
+    say(disclosure(plan.rows, audience, opaque_ids=opaque_ids, class_names=plan.class_names))
+    if ready is not None:
+        ready()
     journal = Journal(folder)
     _refuse_other_folders(folder, journal)
     dm.check()
@@ -167,13 +174,13 @@ def _earlier(folder: Path) -> Preprocessing | None:
 def _stats(dm: SplitDataModule, plan: ExportPlan, journal: Journal) -> ChannelStats:
     """The data module's statistics; computed once for the same training images."""
     if "stats" in dm.__dict__:
-        return dm.stats
+        return replace(dm.stats, skipped=())  # names of files
     train = plan.rows.loc[plan.rows["split"] == "train", "place"]
     key = hashlib.sha256("".join(journal.entries[place].key for place in train).encode()).hexdigest()
     noted = journal.noted(_STATS)
     if noted.get("key") == key:
         return ChannelStats.from_json(noted["stats"])
-    stats = dm.stats
+    stats = replace(dm.stats, skipped=())
     journal.note(_STATS, {"key": key, "stats": stats.to_json()})
     return stats
 

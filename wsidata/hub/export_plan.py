@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -33,6 +33,7 @@ from wsidata.hub.layout import (
 from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows, without_addresses
 from wsidata.masks import IGNORE
 from wsidata.photos.transforms import photo_eval_transform, photo_train_transform
+from wsidata.skipping import without_skipped
 from wsidata.transforms import Compose, CropOrPad, Transform, default_eval_transform, default_train_transform
 
 FILES_PER_FOLDER = 1000
@@ -126,7 +127,8 @@ def plan_export(
     arguments["image_size"] = None if size is None else list(size)
     lazy = bool(arguments["lazy"])
     encoding = choose_encoding(image_format, quality, lazy=lazy, photos=kind == "photos")
-    rows = published_rows(dm.labels, opaque_ids=opaque_ids, keep_names=keep_names)
+    labels = replace(dm.labels, frame=without_skipped(dm.labels.frame, dm.skipped))
+    rows = published_rows(labels, opaque_ids=opaque_ids, keep_names=keep_names)
     rows = rows.assign(place=_places(rows))
     datasets: dict[str, Any] = {"train": dm.make_dataset("train"), "val": dm.make_dataset("val")}
     arguments["dtype"] = datasets["train"].dtype
@@ -135,7 +137,7 @@ def plan_export(
     crops = {name: leading_crop(dataset.transform) for name, dataset in datasets.items()}
     train_crop = crops["train"] if repr(crops["train"]) == repr(crops["val"]) else None
     parts = tuple(
-        _part(dm, split, rows, train_crop if split == "train" else crops["val"])
+        _part(dm, labels.frame["image_id"], split, rows, train_crop if split == "train" else crops["val"])
         for split in dict.fromkeys(rows["split"])
     )
     applied = {"train": train_crop, "eval": crops["val"]}
@@ -165,12 +167,14 @@ def leading_crop(transform: Any) -> CropOrPad | None:
     return transform if isinstance(transform, CropOrPad) and transform.position == "centre" else None
 
 
-def _part(dm: SplitDataModule, split: str, rows: pd.DataFrame, crop: CropOrPad | None) -> PartPlan:
+def _part(
+    dm: SplitDataModule, image_ids: pd.Series[str], split: str, rows: pd.DataFrame, crop: CropOrPad | None
+) -> PartPlan:
     part = _DATASETS[split]
     ours = rows[rows["split"] == split]
     table = dm.tables[part]
     position = {name: index for index, name in enumerate(table["image_id"])}
-    ids = dm.labels.frame["image_id"].iloc[ours["row"]]
+    ids = image_ids.iloc[ours["row"]]
     if not set(ids) <= set(position):
         raise ExportError(
             f"{len(set(ids) - set(position))} rows have no split, and predict_on={dm.predict_on!r} leaves them out. "

@@ -29,7 +29,7 @@ Columns of metadata.parquet and of the shards; what is not said to be optional i
     target          list<float64>  target="multilabel" or "regression": one number per class name
     group           string     where the data module had groups: the group's own name, or an opaque one
     site            string     where it had sites; as group
-    row             int64      row in the data module's whole table (`dm.labels.frame`), to restore its order
+    row             int64      row in the data module's whole table (`dm.labels.frame` without `dm.skipped`)
     width, height   int64      of the image, pixels
     mpp_x, mpp_y    float64    um per pixel of the image; null where it is not known
     sha256          string     of the encoded image, hexadecimal
