@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from wsidata.cropping import TissueCrop as TissueCrop
     from wsidata.datamodules import WSIDataModule as WSIDataModule
     from wsidata.datasets import SlideDataset as SlideDataset
-    from wsidata.hub.datamodule import HubDataModule as HubDataModule
     from wsidata.hub.card import CardText as CardText
+    from wsidata.hub.datamodule import HubDataModule as HubDataModule
     from wsidata.hub.export import export as export
     from wsidata.hub.publish import publish as publish
     from wsidata.lazy import LazyImage as LazyImage
