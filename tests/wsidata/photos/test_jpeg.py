@@ -1,0 +1,88 @@
+"""JPEG photos decoded smaller, and none that is damaged decoded at all."""
+
+import numpy as np
+import pytest
+import pyvips
+import simplejpeg
+
+from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.photos.jpeg import MAX_DECODED_BYTES, check_decoded_bytes, decode_jpeg, jpeg_header, shrink_for, suits
+from wsidata.photos.jpeg_header import JpegHeader
+
+RNG = np.random.default_rng(0)
+
+
+def smooth(height, width):
+    """Without detail, so that every way of making it smaller gives nearly the same."""
+    rows, columns = np.indices((height, width)) / max(height, width)
+    return (np.dstack([rows, columns, rows * columns]) * 255).astype(np.uint8)
+
+
+def encode(pixels, **options):
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), **{"quality": 95, **options})
+
+
+def header_of(height, width, **facts):
+    return JpegHeader(height, width, **{"bits": 8, "components": 3, "progressive": False, **facts})
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", [(256, 256), (259, 507), (401, 600), (511, 293)])
+@pytest.mark.parametrize("subsampling", ["444", "422", "420"])
+def test_every_shrink_gives_its_size(tmp_path, size, shrink, subsampling):
+    data = encode(smooth(*size), colorsubsampling=subsampling)
+    pixels = decode_jpeg(data, tmp_path, jpeg_header(data, tmp_path), shrink)
+    assert pixels.shape == (-(-size[0] // shrink), -(-size[1] // shrink), 3)
+    whole = simplejpeg.decode_jpeg(data)
+    inside = whole[: size[0] // shrink * shrink, : size[1] // shrink * shrink].astype(float)
+    blocks = inside.reshape(size[0] // shrink, shrink, size[1] // shrink, shrink, 3).mean((1, 3))
+    assert np.abs(pixels[: len(blocks), : blocks.shape[1]] - blocks).mean() < 2
+
+
+@pytest.mark.parametrize(
+    ("short", "wanted", "shrink"), [(64, 8, 8), (64, 9, 4), (256, 128, 2), (256, 129, 1), (63, 1, 1), (5000, 100, 8)]
+)
+def test_the_largest_shrink_that_leaves_enough_is_taken(short, wanted, shrink):
+    assert shrink_for(header_of(short, short + 90), wanted) == shrink
+    assert shrink_for(header_of(short + 90, short), wanted) == shrink
+
+
+def test_grey_and_colour_suit_and_ink_and_deeper_samples_do_not():
+    assert suits(header_of(9, 9))
+    assert suits(header_of(9, 9, components=1))
+    assert not suits(header_of(9, 9, components=4))
+    assert not suits(header_of(9, 9, bits=12))
+
+
+@pytest.mark.parametrize("shrink", [1, 8])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_damage_is_refused_by_name_whatever_the_size(tmp_path, shrink, progressive):
+    path = tmp_path / "bad.jpg"
+    noise = RNG.integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    data = pyvips.Image.new_from_array(noise).write_to_buffer(".jpg", Q=90, interlace=progressive)
+    header = jpeg_header(data, path)
+    assert decode_jpeg(data, path, header, shrink).any()
+    half = len(data) // 2
+    for damaged in (data[:half], data[:-2], data[:half] + bytes(300) + data[half + 300 :]):
+        with pytest.raises(UnreadableImageError, match=r"bad\.jpg' could not be decoded: .*Copy it again"):
+            decode_jpeg(damaged, path, header, shrink)
+
+
+def test_a_header_that_breaks_off_is_refused_by_name(tmp_path):
+    with pytest.raises(UnreadableImageError, match=r"bad\.jpg' could not be decoded: it breaks off in its header"):
+        jpeg_header(encode(smooth(16, 16))[:30], tmp_path / "bad.jpg")
+
+
+def test_what_takes_too_much_memory_is_refused(tmp_path):
+    side = int((MAX_DECODED_BYTES / 3) ** 0.5)
+    check_decoded_bytes(tmp_path, header_of(side, side), side * side * 3)
+    with pytest.raises(UnsupportedImageError, match=r"a JPEG of \d+x\d+ pixels, which takes 4\.\d GB.*short_side_px="):
+        check_decoded_bytes(tmp_path, header_of(side, side + 9), side * (side + 9) * 3)
+    with pytest.raises(UnsupportedImageError, match="a progressive JPEG of"):  # its coefficients, however small
+        check_decoded_bytes(tmp_path, header_of(side, side, progressive=True), 1000)
+
+
+def test_pixels_of_another_size_than_the_header_says_are_refused(tmp_path):
+    data = encode(smooth(64, 80))
+    with pytest.raises(UnreadableImageError, match="100x64 pixels were asked for, and 80x64 came"):
+        decode_jpeg(data, tmp_path, header_of(64, 100))
