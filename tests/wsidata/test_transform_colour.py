@@ -6,9 +6,7 @@ from scipy.ndimage import correlate1d, gaussian_filter
 from wsidata.transform_base import TransformError
 from wsidata.transform_colour import Blur, GaussianBlur, ToneCurve, ToneJitter, gaussian_kernel
 
-
-def vips(pixels):
-    return pyvips.Image.new_from_array(pixels)
+vips = pyvips.Image.new_from_array
 
 
 def noise(dtype=np.uint8, shape=(60, 70, 3)):

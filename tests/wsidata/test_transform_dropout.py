@@ -5,9 +5,7 @@ import pyvips
 from wsidata.transform_base import Sample, TransformError
 from wsidata.transform_dropout import CoarseDropout, Holes
 
-
-def vips(pixels):
-    return pyvips.Image.new_from_array(pixels)
+vips = pyvips.Image.new_from_array
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -6,15 +6,13 @@ from scipy.ndimage import map_coordinates
 from wsidata.transform_base import Sample, TransformError
 from wsidata.transform_elastic import MAX_SHARE, Elastic, ElasticField
 
+vips = pyvips.Image.new_from_array
+
 WIDTH, HEIGHT = 211, 157
 FIELD = ElasticField(seed=5, alpha_px=10.0, cell_px=48, fill=None, mask_fill=7)
 
 FIRST_NODE = [0.945400, -2.053888]
 """Displacement at the first pixel's centre, as computed when this was written."""
-
-
-def vips(pixels):
-    return pyvips.Image.new_from_array(pixels)
 
 
 def noise(dtype=np.uint8, bands=3):

@@ -15,11 +15,9 @@ from wsidata.transform_geometry import (
     Window,
 )
 
+vips = pyvips.Image.new_from_array
+
 WIDTH, HEIGHT = 53, 37
-
-
-def vips(pixels):
-    return pyvips.Image.new_from_array(pixels)
 
 
 def noise(dtype=np.uint8, bands=3, seed=0):

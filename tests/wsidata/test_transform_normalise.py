@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import pyvips
 
-from wsidata.synthetic_tissue import paint
 from wsidata.transform_base import TransformError
 from wsidata.transform_fits import (
     BLOCK_PX,
@@ -17,14 +16,7 @@ from wsidata.transform_fits import (
 from wsidata.transform_normalise import MacenkoNormalise, ReinhardNormalise
 from wsidata.transform_stain import stain_map
 
-
-@pytest.fixture(scope="module")
-def tissue():
-    return paint(400, 300, tumor=True, mpp=0.5, rng=np.random.default_rng(0))
-
-
-def vips(pixels):
-    return pyvips.Image.new_from_array(pixels)
+vips = pyvips.Image.new_from_array
 
 
 def restained(tissue):

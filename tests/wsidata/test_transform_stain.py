@@ -3,19 +3,11 @@ import pytest
 import pyvips
 from skimage.color import rgb2hed, rgb_from_hed
 
-from wsidata.synthetic_tissue import paint
 from wsidata.transform_base import TransformError
 from wsidata.transform_density import DensityMap
 from wsidata.transform_stain import RGB_FROM_HED, StainJitter, stain_map
 
-
-@pytest.fixture(scope="module")
-def tissue():
-    return paint(320, 240, tumor=True, mpp=0.5, rng=np.random.default_rng(0))
-
-
-def vips(pixels):
-    return pyvips.Image.new_from_array(pixels)
+vips = pyvips.Image.new_from_array
 
 
 def wide(pixels):
