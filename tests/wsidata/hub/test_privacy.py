@@ -1,0 +1,103 @@
+import json
+
+import pandas as pd
+import pytest
+
+from wsidata.cropping import TissueCrop
+from wsidata.hub.privacy import (
+    PUBLISHED_ARGUMENTS,
+    PrivacyError,
+    disclosure,
+    published_arguments,
+    published_rows,
+    without_addresses,
+)
+from wsidata.tables import LabelTable
+
+
+def labels(**columns):
+    frame = pd.DataFrame(
+        {
+            "image_id": ["doe_1", "roe_1", "doe_2"],
+            "path": ["/secret/doe_1.tif", "/secret/roe_1.tif", "/secret/doe_2.tif"],
+            "label_name": ["a", "b", "a"],
+            "label": [0, 1, 0],
+            "group": ["Doe", "Roe", "Doe"],
+            "site": ["", "", ""],
+            "split": ["train", "val", "train"],
+            "diagnosed": ["1999", "2000", "2001"],
+        }
+        | columns
+    )
+    return LabelTable(frame, ("a", "b"), "table.csv")
+
+
+def test_only_listed_columns_are_published():
+    rows = published_rows(labels(), opaque_ids=False)
+    assert list(rows.columns) == ["image_id", "label", "label_name", "group", "row", "split"]
+    assert "secret" not in rows.to_json()
+    assert "1999" not in rows.to_json()
+    assert rows["split"].tolist() == ["train", "validation", "train"]
+
+
+def test_patients_are_numbers_unless_their_names_are_asked_for():
+    assert published_rows(labels(), opaque_ids=False)["group"].tolist() == ["group-0001", "group-0002", "group-0001"]
+    named = published_rows(labels(), opaque_ids=True, keep_names=["group"])
+    assert named["group"].tolist() == ["Doe", "Roe", "Doe"]
+    with pytest.raises(ValueError, match="diagnosed"):
+        published_rows(labels(), opaque_ids=False, keep_names=["diagnosed"])
+
+
+def test_opaque_ids_tell_nothing():
+    rows = published_rows(labels(), opaque_ids=True)
+    assert rows["image_id"].tolist() == ["image-0001", "image-0002", "image-0003"]
+    assert "doe" not in rows.to_json().lower()
+
+
+@pytest.mark.parametrize("name", ["/home/doe/x", "C:\\slides\\doe", "\\\\server\\doe"])
+def test_ids_that_are_whole_paths_are_refused(name):
+    table = labels(image_id=[name, "b", "c"])
+    with pytest.raises(PrivacyError, match="opaque_ids=True"):
+        published_rows(table, opaque_ids=False)
+    assert published_rows(table, opaque_ids=True)["image_id"][0] == "image-0001"
+
+
+def test_targets_are_lists_of_numbers():
+    table = labels(target=[(1.0, 0.0), (0.0, 1.0), (1, 1)])
+    rows = published_rows(LabelTable(table.frame, ("a", "b"), "t", "multilabel"), opaque_ids=False)
+    assert rows["target"].tolist() == [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+    assert "label" not in rows.columns
+
+
+def test_only_listed_arguments_are_published_as_plain_values():
+    hparams = {
+        "mpp": (0.5, 0.5),
+        "seed": 3,
+        "table": "/secret/doe.csv",
+        "test_ids": ["doe"],
+        "crop": TissueCrop("pack"),
+    }
+    found = published_arguments(hparams)
+    assert found == {"mpp": [0.5, 0.5], "seed": 3}
+    json.dumps(found)
+    private = {"table", "image_dir", "mask_dir", "split", "stats", "test_ids", "val_ids", "test_prefix", "val_prefix"}
+    assert not private & set(PUBLISHED_ARGUMENTS)
+
+
+def test_texts_lose_places_in_memory():
+    assert without_addresses("<function f at 0x7f00aaBB>") == "<function f>"
+
+
+def test_disclosure_is_one_line_that_says_who_sees_what():
+    line = disclosure(
+        published_rows(labels(), opaque_ids=False, keep_names=["group"]),
+        "PUBLIC",
+        opaque_ids=False,
+        class_names=("a", "b"),
+    )
+    assert "\n" not in line
+    assert line.startswith("PUBLIC: 3 images (2 train, 1 validation); labels (a, b); ids as they are (such as 'doe_1')")
+    assert "groups by name (such as 'Doe')" in line
+    hidden = disclosure(published_rows(labels(), opaque_ids=True), "X", opaque_ids=True, class_names=())
+    assert "no labels; numbers for ids; groups as numbers" in hidden
+    assert "doe" not in hidden.lower()
