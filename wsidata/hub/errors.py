@@ -66,11 +66,18 @@ def is_unreachable(error: BaseException) -> bool:
     """Whether there is no connection, or the Hub is down or busy."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    if status_of(error) is not None:
+        return is_busy(error)
+    known = isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError | TimeoutError)
+    return known or type(error).__module__.split(".")[0] in _CLIENTS
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether a Hub that is there could not answer now, or broke off: what is worth another attempt."""
     status = status_of(error)
     if status is not None:
         return status >= 500 or status in (408, 429)
-    known = isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError | TimeoutError)
-    return known or type(error).__module__.split(".")[0] in _CLIENTS
+    return type(error).__name__ in ("RemoteProtocolError", "ReadError", "ReadTimeout", "ChunkedEncodingError")
 
 
 def is_disk_full(error: BaseException) -> bool:

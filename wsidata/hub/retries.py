@@ -25,10 +25,12 @@ class Patience:
     Attributes:
         attempts: Times in all.
         wait_seconds: Before the second; twice as long before each further one.
+        repeat_on: Whether an error is worth another attempt. None: `worth_repeating`.
     """
 
     attempts: int = 6
     wait_seconds: float = 1.0
+    repeat_on: Callable[[BaseException], bool] | None = None
 
     def __call__(self, action: Callable[[], Result], say: Callable[[str], None] = print) -> Result:
         """Do it, again if that may help.
@@ -40,7 +42,7 @@ class Patience:
             try:
                 return action()
             except Exception as error:
-                if attempt == self.attempts or not worth_repeating(error):
+                if attempt == self.attempts or not (self.repeat_on or worth_repeating)(error):
                     raise
                 wait = self.wait_seconds * 2 ** (attempt - 1)
                 say(f"the Hub says: {_reason(error)}. Trying again in {wait:g} s ({attempt} of {self.attempts}).")

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from wsidata.hub.errors import HubError, HubOfflineWarning, UnreachableError, explain_download
-from wsidata.hub.layout import JOURNAL_FOLDER, METADATA_FILE, PREPROCESSING_FILE, Preprocessing
+from wsidata.hub.card import BEGIN
+from wsidata.hub.errors import HubError, HubOfflineWarning, UnreachableError, explain_download, is_busy
+from wsidata.hub.layout import CARD_FILE, JOURNAL_FOLDER, METADATA_FILE, PREPROCESSING_FILE, Preprocessing
+from wsidata.hub.retries import Patience
+
+PATIENCE = Patience(attempts=5, repeat_on=is_busy)
+"""With a Hub that answers, but is busy or breaks off; where there is no connection, the cache is looked at instead."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,11 @@ class HubAddress:
         """
         from huggingface_hub import HfApi
 
-        try:
-            info = HfApi(endpoint=self.endpoint, token=self.token).dataset_info(self.repo_id, revision=self.revision)
-        except Exception as error:
-            raise explain_download(error, f"'{self.repo_id}' cannot be opened", self.revision) from error
-        return str(info.sha)
+        api = HfApi(endpoint=self.endpoint, token=self.token)
+        return self._patiently(
+            lambda: str(api.dataset_info(self.repo_id, revision=self.revision).sha),
+            f"'{self.repo_id}' cannot be opened",
+        )
 
     def download(self, patterns: list[str] | None) -> Path:
         """The folder of a snapshot, named by its commit; only files that fit the patterns, if there are any.
@@ -56,10 +64,8 @@ class HubAddress:
         Raises:
             HubError: saying why it cannot be had.
         """
-        try:
-            return self._snapshot(patterns, cached=False)
-        except Exception as error:
-            raise explain_download(error, f"'{self.repo_id}' could not be downloaded", self.revision) from error
+        what = f"'{self.repo_id}' could not be downloaded"
+        return self._patiently(lambda: self._snapshot(patterns, cached=False), what)
 
     def cached(self, patterns: list[str] | None) -> Path | None:
         """The same from the cache alone; None if it is not there, or not all of it."""
@@ -87,14 +93,21 @@ class HubAddress:
         """
         from huggingface_hub import hf_hub_download
 
-        try:
+        def download() -> Path:
             file = hf_hub_download(
                 self.repo_id, path, repo_type="dataset", revision=commit, endpoint=self.endpoint, token=self.token,
                 local_dir=folder,
             )  # fmt: skip
+            return Path(str(file))
+
+        return self._patiently(download, f"'{path}' of '{self.repo_id}' could not be downloaded")
+
+    def _patiently(self, ask: Callable[[], _Answer], what: str) -> _Answer:
+        """The answer, also of a Hub that is busy for some seconds; client libraries repeat only some requests."""
+        try:
+            return PATIENCE(ask)
         except Exception as error:
-            raise explain_download(error, f"'{path}' of '{self.repo_id}' could not be downloaded", commit) from error
-        return Path(str(file))
+            raise explain_download(error, what, self.revision) from error
 
 
 @dataclass(frozen=True)
@@ -159,7 +172,7 @@ def open_repository(address: HubAddress, *, tables_only: bool = False) -> Copy:
     Warns:
         HubOfflineWarning: if the Hub cannot be reached, and the cache holds the commit it last saw.
     """
-    patterns = [PREPROCESSING_FILE, f"*{METADATA_FILE}"] if tables_only else None
+    patterns = [PREPROCESSING_FILE, CARD_FILE, f"*{METADATA_FILE}"] if tables_only else None
     if address.revision is not None and _COMMIT.fullmatch(address.revision):
         folder = address.cached(patterns) or address.download(patterns)
         return Copy(folder, _preprocessing(folder), address, address.revision, address.cache_dir)
@@ -197,9 +210,17 @@ def _preprocessing(folder: Path) -> Preprocessing | None:
 
     Raises:
         ExportFormatError: if an export was begun and not finished.
+        HubError: if publishing was.
     """
-    exported = (folder / PREPROCESSING_FILE).exists() or (folder / JOURNAL_FOLDER).exists()
-    return Preprocessing.load(folder) if exported else None
+    if (folder / PREPROCESSING_FILE).exists() or (folder / JOURNAL_FOLDER).exists():
+        return Preprocessing.load(folder)
+    card = folder / CARD_FILE
+    if card.exists() and BEGIN in card.read_text(encoding="utf-8"):
+        raise HubError(
+            f"'{folder}' is not complete: it is being published, or that was interrupted. Publish it again, wait, or "
+            "pass the revision= of an earlier commit."
+        )
+    return None
 
 
 def refuse_other_images(theirs: dict[str, str | None], copy: Copy) -> None:
