@@ -21,25 +21,19 @@ from wsidata.datamodule_base import Leaks, OnError, Part, Sampling, SplitDataMod
 from wsidata.leaks import LeakKind
 from wsidata.loaders import EpochLoader, WorkerStart
 from wsidata.photos.datasets import Normalization, PhotoDataset
-from wsidata.photos.decoded_cache import DecodedCache
 from wsidata.photos.decoding import read_photo
 from wsidata.photos.headers import THREADS, PhotoSurvey
 from wsidata.photos.label_names import LabelNames, read_label_names
 from wsidata.photos.looks import photo_thumbnail
+from wsidata.photos.options import Normalize, check_one_size, decoded_cache, length_of_side, pixel_type, plain
 from wsidata.photos.tables import Unlisted, match_ids, read_photo_table
-from wsidata.photos.transforms import auto_resize_px, photo_eval_transform, photo_train_transform
+from wsidata.photos.transforms import photo_eval_transform, photo_train_transform
 from wsidata.skipping import without_skipped
 from wsidata.splits import SmallClasses, SplitError
 from wsidata.stats import ChannelStats, channel_stats
 from wsidata.table_splits import split_table
-from wsidata.tables import LabelTable, TableError
-from wsidata.tensors import DType
+from wsidata.tables import LabelTable
 from wsidata.transforms import as_transform, check_size
-
-Normalize = Literal["stats", "imagenet"]
-
-CACHE_BYTES = 4 * 1000**3
-"""What `cache="memory"` keeps for each loader."""
 
 IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation that torchvision's pretrained networks were trained with."""
@@ -183,11 +177,11 @@ class ImageFolderDataModule(SplitDataModule):
             on_error=on_error,
         )
         self.image_size = None if image_size is None else check_size(image_size)
-        self.resize_px = _resize_px(resize_px, self.image_size, train_transform is None or eval_transform is None)
-        self.normalize, self.dtype = normalize, _dtype(dtype, normalize)
+        self.resize_px = length_of_side(resize_px, self.image_size, train_transform is None or eval_transform is None)
+        self.normalize, self.dtype = normalize, pixel_type(dtype, normalize)
         self._table, self._split, self._label_names = table, split, label_names
         self._survey = PhotoSurvey(self.resize_px, decode_check)
-        self._cache = _decoded_cache(cache, num_workers)
+        self._cache = decoded_cache(cache, num_workers)
         for name, value, known in (
             ("target", target, ("class", "multilabel", "regression")),
             ("unlisted", unlisted, ("off", "warn", "error")),
@@ -205,7 +199,7 @@ class ImageFolderDataModule(SplitDataModule):
         objects = {"table": table, "stats": stats, "label_names": label_names}
         left_out = [name for name, value in objects.items() if isinstance(value, (pd.DataFrame, ChannelStats))]
         table, stats, label_names, split, image_dir, cache = map(
-            _plain, (table, stats, label_names, split, image_dir, cache)
+            plain, (table, stats, label_names, split, image_dir, cache)
         )
         self.save_hyperparameters(ignore=["train_transform", "eval_transform", *left_out])
 
@@ -228,7 +222,7 @@ class ImageFolderDataModule(SplitDataModule):
         """Read the table, which looks at every photo's header, and compare sizes where they must be one."""
         frame = without_skipped(self.labels.frame, self.skipped)
         if self._sizes_follow_photos and self.batch_size > 1:
-            _check_one_size({name: self._survey.sizes[path] for name, path in frame[["image_id", "path"]].to_numpy()})
+            check_one_size({name: self._survey.sizes[path] for name, path in frame[["image_id", "path"]].to_numpy()})
 
     def find_unreadable(self) -> dict[str, str]:
         """Photos that cannot be read."""
@@ -276,69 +270,3 @@ class ImageFolderDataModule(SplitDataModule):
         if self.normalize is None:
             return None
         return IMAGENET if self.normalize == "imagenet" else (self.stats.mean, self.stats.std)
-
-
-def _resize_px(resize_px: int | Literal["auto"] | None, image_size: tuple[int, int] | None, crops: bool) -> int | None:
-    """The length photos' shorter side is brought to.
-
-    Raises:
-        ValueError: if it is no length, or each crop would be padded.
-    """
-    if resize_px == "auto":
-        return auto_resize_px(image_size)
-    if resize_px is not None and (not isinstance(resize_px, int) or resize_px < 1):
-        raise ValueError(f"resize_px={resize_px!r} is neither a number of pixels, nor 'auto', nor None.")
-    if resize_px is not None and image_size is not None and crops and resize_px < min(image_size):
-        raise ValueError(
-            f"resize_px={resize_px} makes photos smaller than image_size={image_size}: all would be padded. Pass at "
-            f"least {min(image_size)}, or resize_px='auto'."
-        )
-    return resize_px
-
-
-def _check_one_size(sizes: Mapping[str, tuple[int, int]]) -> None:
-    """Refuse batches of photos that differ in size.
-
-    Raises:
-        TableError: naming two.
-    """
-    first, *others = sizes.items()
-    for name, size in others:
-        if size != first[1]:
-            raise TableError(
-                f"photos differ in size ('{first[0]}' is {first[1][0]} x {first[1][1]} px, '{name}' {size[0]} x "
-                f"{size[1]}), and without image_size= they keep it. Pass image_size= (crops or pads), or batch_size=1."
-            )
-
-
-def _dtype(dtype: Literal["uint8", "float"] | None, normalize: str | None) -> DType:
-    """What pixels become.
-
-    Raises:
-        ValueError: for an unknown choice, or bytes that are to be normalised.
-    """
-    if normalize not in (None, "stats", "imagenet"):
-        raise ValueError(f"normalize={normalize!r} is neither 'stats' nor 'imagenet' nor None.")
-    if dtype not in (None, "uint8", "float"):
-        raise ValueError(f"dtype={dtype!r} is neither 'uint8' nor 'float'.")
-    if dtype == "uint8" and normalize is not None:
-        raise ValueError(f"normalize={normalize!r} gives floats. Leave out dtype='uint8'.")
-    return dtype or ("uint8" if normalize is None else "float")
-
-
-def _plain(value: Any) -> Any:
-    """What a checkpoint can hold of an argument."""
-    if isinstance(value, (pd.DataFrame, ChannelStats)):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): str(name) for key, name in value.items()}
-    return value if value is None or isinstance(value, int) else str(value)
-
-
-def _decoded_cache(cache: int | str | Path | None, num_workers: int) -> DecodedCache | None:
-    """Where decoded photos are kept; the memory is divided among the workers of a loader."""
-    if cache is None:
-        return None
-    if cache == "memory":
-        cache = CACHE_BYTES
-    return DecodedCache(max(1, cache // max(1, num_workers)) if isinstance(cache, int) else cache)
