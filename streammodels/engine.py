@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .handover import Handover, taken
 from .joining import join_rows, last_rows
 from .network import Network
 from .reductions import Parts, Reduction, present
@@ -124,7 +125,7 @@ class Engine:
         self,
         plan: RowPlan,
         strip: int,
-        image_rows: Tensor | None,
+        image_rows: Handover | None,
         carries: Carries,
         tensors: NodeTensors,
         seeds: dict[int, int],
@@ -177,30 +178,36 @@ class StripRun:
         self.activated: set[int] = set()
         self.result = Strip()
 
-    def through(self, image_rows: Tensor | None, carries: Carries) -> Strip:
+    def through(self, image_rows: Handover | None, carries: Carries) -> Strip:
         """Run all nodes; an error of torch says in which layer it arose."""
         awake = self.engine.awake(self.plan, self.strip)
         for index, node in enumerate(self.nodes):
             if index in self.skipped:
                 continue
             try:
-                if node.transparent:
-                    rows = self._pointwise(index) if awake[index] else None
-                    self.buffers[index] = rows
-                else:
-                    rows = self._new_rows(index, image_rows)
-                    self._join_carry(index, rows, carries.get(index))
+                self._run(index, image_rows, carries.get(index), awake[index])
             except RuntimeError as error:
                 new = self.plan.new(index, self.strip)
                 error.add_note(
                     f"in layer '{node.path}' of the streamed network, output rows {new.start}..{new.stop - 1}"
                 )
                 raise
-            if index in self.engine.network.boundary and rows is not None:
-                new = self.plan.new(index, self.strip)
-                self.result.emitted[index] = self._take(index, new) if node.transparent else rows
             self.release(index)
         return self.result
+
+    def _run(self, index: int, image_rows: Handover | None, carry: Tensor | None, awake: bool) -> None:
+        """Run one node. When it returns, only the buffers hold what it computed."""
+        at_boundary = index in self.engine.network.boundary
+        if self.nodes[index].transparent:
+            rows = self._pointwise(index) if awake else None
+            self.buffers[index] = rows
+            if at_boundary and rows is not None:
+                self.result.emitted[index] = self._take(index, self.plan.new(index, self.strip))
+            return
+        rows = self._new_rows(index, image_rows)
+        self._join_carry(index, rows, carry)
+        if at_boundary and rows is not None:
+            self.result.emitted[index] = rows
 
     def release(self, index: int) -> None:
         """Let go of the rows that nobody reads after node `index`, so that memory can be used again."""
@@ -208,11 +215,11 @@ class StripRun:
             if self.engine.last_reader[source] == index:
                 self.buffers[source] = None
 
-    def _new_rows(self, index: int, image_rows: Tensor | None) -> Tensor | None:
+    def _new_rows(self, index: int, image_rows: Handover | None) -> Tensor | None:
         """The new rows of a node that is not transparent: given, or computed now."""
         if self.given is not None and index in self.handed_over:
             return self.given.get(index)
-        rows = image_rows if index == 0 else self._emit(index)
+        rows = self._emit(index) if index > 0 else taken(image_rows)
         if index in self.handed_over and rows is not None:
             self.result.handed_over[index] = rows
         return rows

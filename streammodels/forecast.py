@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from .engine import NodeTensors, Shortcut, Strip
+from .handover import Handover
 from .keeping import Keeping
 from .memory import Choice, StepMemory
 from .rows import plan_rows
@@ -69,7 +70,8 @@ def _operations(memory: StepMemory, tensors: NodeTensors, shortcut: Shortcut | N
 
     def run(given: dict[int, Tensor] | None) -> tuple[Strip, int]:
         with FlopCounterMode(display=False) as counter, torch.enable_grad():
-            step = engine.step(plan, 0, image, {}, leaves, dict.fromkeys(range(len(leaves)), 0), shortcut, given)
+            seeds = dict.fromkeys(range(len(leaves)), 0)
+            step = engine.step(plan, 0, Handover(image), {}, leaves, seeds, shortcut, given)
         return step, int(counter.get_total_flops())
 
     step, forward = run(None)

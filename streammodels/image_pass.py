@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .engine import Carries, Engine, NodeTensors, Strip
+from .handover import Handover
 from .keeping import Keeping, Visit, visits
 from .reductions import Parts, Reduction, present
 from .rows import RowPlan
@@ -138,16 +139,19 @@ class Pass:
         if self.engine.network.has_random_nodes:
             self.surroundings.note_random_state(self.device)
 
-    def _step(self, strip: int, rows: Tensor | None, carries: Carries, given: Carries | None) -> Strip:
+    def _step(self, strip: int, rows: Handover | None, carries: Carries, given: Carries | None) -> Strip:
         seeds = self.surroundings.seeds
         return self.engine.step(self.plan, strip, rows, carries, self.tensors, seeds, self.shortcut, given)
 
-    def _graph(self, strip: int, rows: Tensor | None, carries: Carries, given: Carries | None) -> Graph:
+    def _graph(self, strip: int, rows: Handover | None, carries: Carries, given: Carries | None) -> Graph:
         """Compute a strip with autograd, its rows and carries as leaves."""
         entered = {i: c.detach().requires_grad_(self.needs[i]) for i, c in carries.items()}
-        rows = None if rows is None else rows.detach().requires_grad_(self.image_needs_grad)
+        image_rows = None
+        if rows is not None and self.image_needs_grad:
+            image_rows = rows.take().detach().requires_grad_()
+            rows = Handover(image_rows)
         with torch.enable_grad():
-            return Graph(rows, entered, self._step(strip, rows, entered, given))
+            return Graph(image_rows, entered, self._step(strip, rows, entered, given))
 
     def _yielded(self, index: int, maps: dict[int, Tensor]) -> list[Tensor]:
         """The map of a boundary node, or the partial results of all strips, each tensor of them stacked."""
@@ -203,7 +207,7 @@ class Pass:
             self._visit(order, strips, grads, take_image_grad)
 
     def _visit(
-        self, order: list[Visit], strips: Iterator[Tensor], grads: Sequence[Tensor], take_image_grad: TakeRows | None
+        self, order: list[Visit], strips: Iterator[Handover], grads: Sequence[Tensor], take_image_grad: TakeRows | None
     ) -> None:
         """The backward pass in a given order of the strips, whose rows come from `strips`."""
         carries: dict[int, Carries] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .engine import Engine, StripRun
+from .handover import Handover
 from .network import Network
 from .rows import RowPlan, plan_rows
 from .rules import Convolution
@@ -51,7 +52,7 @@ def value_shapes(network: Network, height: int, width: int, channels: int | None
     run.shapes = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
     try:
         with torch.no_grad():
-            run.through(image, {})
+            run.through(Handover(image), {})
     except RuntimeError as error:
         if channels is not None:
             raise

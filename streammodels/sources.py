@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import ImageReadError
+from .handover import Handover
 
 
 @runtime_checkable
@@ -238,28 +239,32 @@ class StripReader:
         self.dtype = dtype
         self._seen: dict[range, int] = {}
 
-    def strips(self, wanted: Sequence[range]) -> Generator[Tensor, None, None]:
+    def strips(self, wanted: Sequence[range]) -> Generator[Handover, None, None]:
         """The rows of each range in turn; the next is read in the background unless there is nothing to wait for.
 
         Raises:
             ImageReadError: If rows cannot be had, or are not the same when they are read once more.
         """
         if self.source.is_decoded and self.source.device == self.device:
-            return (scale_to_unit(self.source.read(rows.start, rows.stop), self.dtype) for rows in wanted)
+            return (Handover(scale_to_unit(self.source.read(rows.start, rows.stop), self.dtype)) for rows in wanted)
         return self._ahead(wanted)
 
-    def _ahead(self, wanted: Sequence[range]) -> Generator[Tensor, None, None]:
+    def _ahead(self, wanted: Sequence[range]) -> Generator[Handover, None, None]:
         if not wanted:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="rows") as thread:
             pending = [thread.submit(self._fetch, rows) for rows in wanted[:1]]
             for following in [*wanted[1:], None]:
-                rows = pending.pop().result()
+                fetched = Handover(pending.pop().result())
                 if following is not None:
                     pending.append(thread.submit(self._fetch, following))
-                # A copy from pinned memory runs beside the computation; torch keeps the memory until it has ended.
-                # The other way round nobody would wait for the copy to end.
-                yield scale_to_unit(rows.to(self.device, non_blocking=self.device.type == "cuda"), self.dtype)
+                yield Handover(self._scaled(fetched.take()))
+
+    def _scaled(self, pixels: Tensor) -> Tensor:
+        """Floats on the device that computes. They are made late: read ahead are bytes, a quarter of the memory."""
+        # A copy from pinned memory runs beside the computation; torch keeps the memory until it has ended.
+        # The other way round nobody would wait for the copy to end.
+        return scale_to_unit(pixels.to(self.device, non_blocking=self.device.type == "cuda"), self.dtype)
 
     def _fetch(self, rows: range) -> Tensor:
         """In the background thread."""
@@ -268,9 +273,7 @@ class StripReader:
             if not self.source.is_decoded:
                 pixels = pixels.clone()  # the image may decode the next rows into the same memory
                 self._check_unchanged(rows, pixels)
-            if self.device.type == "cuda" and pixels.device.type == "cpu":
-                return pixels.pin_memory()
-            return scale_to_unit(pixels, self.dtype) if self.device.type == "cpu" else pixels
+            return pixels.pin_memory() if self.device.type == "cuda" and pixels.device.type == "cpu" else pixels
 
     def _check_unchanged(self, rows: range, pixels: Tensor) -> None:
         """Gradients are only right if the backward pass sees the pixels that the forward pass saw."""

@@ -179,9 +179,8 @@ def test_what_is_no_image_is_refused(image: object, error: type[Exception], mess
 def test_next_strip_is_read_while_this_one_is_computed() -> None:
     image = Decoded(pixels(40, 20))
     strips = StripReader(as_image_rows(image), torch.device("cpu"), torch.float32).strips([range(8), range(8, 16)])
-    first = next(strips)
-    assert first.shape == (1, 3, 8, 20)
-    torch.testing.assert_close(next(strips), image.pixels[None, :, 8:16].float() / 255)
+    assert next(strips).take().shape == (1, 3, 8, 20)
+    torch.testing.assert_close(next(strips).take(), image.pixels[None, :, 8:16].float() / 255)
     assert len(image.reads) == 2
     assert list(strips) == []
 
