@@ -96,7 +96,10 @@ def test_checkpoint_of_a_fit_knows_the_names_of_the_classes(recipe: ModuleType, 
         folder / "evaluation" / "reference.csv", folder / "images", image_column="image", label_column="class",
         mpp=2.0, image_size=64, batch_size=2, num_workers=0,
     )  # fmt: skip
-    trainer = Trainer(max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu", num_sanity_val_steps=0)
+    trainer = Trainer(
+        max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu", num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
     trainer.fit(StreamingResNet("resnet18", tile_size=64, num_classes=2, weights=None), slides)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     _, names = recipe.load_model(tmp_path / "last.ckpt", None)
