@@ -119,7 +119,8 @@ def users_part(card: str) -> tuple[dict[str, Any], str]:
     """What of a card is the user's: front matter but for ours, and the text around our part."""
     front, body = split_card(card)
     theirs = {name: value for name, value in front.items() if name not in _OURS}
-    return theirs, replace_ours(body, "").strip()
+    before, _, rest = body.partition(BEGIN)
+    return theirs, (before + rest.partition(END)[2]).strip()
 
 
 def _front_matter(preprocessing: Preprocessing, rows: pd.DataFrame) -> dict[str, Any]:
@@ -287,7 +288,7 @@ def agreed_card(local: str, remote: str, base: str | None) -> str:
     Args:
         local: The folder's, whose part of ours is right.
         remote: The repository's; "" if it has none.
-        base: What both were when they were last the same; None if they never were.
+        base: What both were when they were last the same; None if they never were, and then the repository's holds.
 
     Raises:
         CardError: if the user changed the same in both.
@@ -296,7 +297,8 @@ def agreed_card(local: str, remote: str, base: str | None) -> str:
         return local
     front, body = split_card(local)
     (local_front, local_text), (remote_front, remote_text) = users_part(local), users_part(remote)
-    base_front, base_text = (local_front, "") if base is None else users_part(base)
+    never_same = {name: value for name, value in local_front.items() if name in remote_front}, ""
+    base_front, base_text = never_same if base is None else users_part(base)
     text_of_remote = _changed_by("the text", local_text, remote_text, base_text)
     merged: dict[str, Any] = {}
     for name in [*front, *(name for name in remote_front if name not in front)]:
@@ -311,9 +313,9 @@ def agreed_card(local: str, remote: str, base: str | None) -> str:
 
 def _changed_by(what: str, local: Any, remote: Any, base: Any) -> bool:
     """Whether the repository's version holds; neither may undo what the other changed."""
-    if local == base or not local:
+    if local == base:
         return True
-    if remote in (base, local) or not remote:
+    if remote in (base, local):
         return False
     raise CardError(
         f"{what} of {CARD_FILE} was changed both in the folder and on the Hub. Make them the same in one of the two "
