@@ -10,9 +10,9 @@ moment. Nothing is written, and no tile is decoded before it is asked for.
 
 It costs a copy of each tile (about a tenth of decoding a JPEG tile).
 
-One tile is decoded at a time. Decoding the next ones of a row ahead on other threads was tried: on two processors strips
-of 512 rows took as long (1.66 and 1.68 s for 8192 x 8192 pixels, the fastest of 6 runs each), for 6 % more processor
-time, since libvips' own threads work on pixels while one of them waits for a tile; and decoding is a third of it all.
+One tile is decoded at a time. Decoding the next ones of a row ahead on other threads was tried: on two processors
+strips of 512 rows took as long (1.66 and 1.68 s for 8192 x 8192 pixels, the fastest of 6 runs each), for 6 % more
+processor time. libvips' own threads work on pixels while one of them waits for a tile, and decoding is a third of all.
 """
 
 from __future__ import annotations
