@@ -39,5 +39,5 @@ def class_weights(rows: pd.DataFrame, target: Target, class_names: Sequence[str]
         raise SplitError(f"targets of kind '{target}' have no class weights; only one class or several labels have.")
     empty = [name for name, count in zip(class_names, counts.tolist(), strict=True) if count == 0]
     if empty:
-        raise SplitError(f"class {empty} has no training slide, so its weight is unknown. Take it out of class_names.")
+        raise SplitError(f"class {empty} has no training image, so its weight is unknown. Take it out of class_names.")
     return weights

@@ -193,7 +193,7 @@ class SplitDataModule(SplitTables):
             return None
         if self.labels.target != "class":
             raise SplitError(
-                f"sampling='balanced' needs one class a slide, not targets of kind '{self.labels.target}'."
+                f"sampling='balanced' needs one class an image, not targets of kind '{self.labels.target}'."
             )
         return [int(label) for label in self.tables["train"]["label"]]
 

@@ -28,7 +28,7 @@ _SHOWN = 10
 _SAYS = {
     "patient": "patient {what} is in",
     "content": "the same file ({what}) is in",
-    "thumbnail": "slides that look alike ({what}) are in",
+    "thumbnail": "images that look alike ({what}) are in",
     "site": "site {what} is in",
 }
 
@@ -81,7 +81,7 @@ class LeakReport:
     def __str__(self) -> str:
         looked = f"looked for: {', '.join(self.checked) or 'nothing'}"
         aside = (
-            f"\n{len(self.unread)} slides were not compared by look: {name_some(self.unread, 3)}" if self.unread else ""
+            f"\n{len(self.unread)} images were not compared by look: {name_some(self.unread, 3)}" if self.unread else ""
         )
         if not self.leaks:
             return f"no leak between parts ({looked}){aside}"

@@ -62,7 +62,7 @@ def share_of_process(trainer: Any, part: Part, rows: int) -> Share | None:
     twice = -rows % processes
     if twice and divided["rank"] == 0:
         warnings.warn(
-            f"{rows} {part} slides do not divide over {processes} processes: {twice} of them count twice in the "
+            f"{rows} {part} images do not divide over {processes} processes: {twice} of them count twice in the "
             "scores. For exact scores evaluate with Trainer(devices=1).",
             SplitWarning,
             stacklevel=3,

@@ -102,7 +102,7 @@ def check_same_skipped(saved: Sequence[str], skipped: pd.DataFrame) -> None:
     if before != now:
         lost, back = sorted(now - before), sorted(before - now)
         raise SplitError(
-            f"the checkpoint was trained on other slides: {len(lost)} of them cannot be read any more "
+            f"the checkpoint was trained on other images: {len(lost)} of them cannot be read any more "
             f"[{name_some(lost)}], {len(back)} that it had to leave out can be read now [{name_some(back)}]. Make the "
             "files what they were, or start a new run without ckpt_path."
         )

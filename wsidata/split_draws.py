@@ -73,7 +73,7 @@ def draw_slides(names: Sequence[str], classes: Integers, fraction: float, key: s
     found, counts = np.unique(classes, return_counts=True)
     size = max(int(len(names) * fraction + 0.5), len(found))
     if counts.min() < 2 or len(names) - size < len(found):
-        raise DrawError(f"{len(names)} slides of {len(found)} classes cannot give {size} and keep one of each class")
+        raise DrawError(f"{len(names)} images of {len(found)} classes cannot give {size} and keep one of each class")
     order = hashed_order(names, key)
     shares = zip(found, allocate(counts.tolist(), size), strict=True)
     return np.sort(np.concatenate([order[classes[order] == number][:share] for number, share in shares]))

@@ -109,7 +109,7 @@ def apply_splits(table: pd.DataFrame, saved: pd.DataFrame) -> pd.DataFrame:
     new, gone = sorted(set(ids) - set(of)), sorted(set(of) - set(ids))
     if new or gone:
         raise SplitError(
-            f"the saved split is of other slides: {len(new)} in the table are not in it [{name_some(new)}], "
+            f"the saved split is of other images: {len(new)} in the table are not in it [{name_some(new)}], "
             f"{len(gone)} in it are not in the table [{name_some(gone)}]. "
             "Use the table it was made from, or make a new split."
         )
@@ -133,7 +133,7 @@ def check_same_split(saved: Parts, current: Parts) -> None:
     gone, new = sorted(everyone[0] - everyone[1]), sorted(everyone[1] - everyone[0])
     if moved or gone or new:
         raise SplitError(
-            f"the checkpoint was trained on another split: {len(moved)} slides moved [{name_some(moved)}], "
+            f"the checkpoint was trained on another split: {len(moved)} images moved [{name_some(moved)}], "
             f"{len(gone)} are gone [{name_some(gone)}], {len(new)} are new [{name_some(new)}]. Resume with the "
             "split.csv that was saved beside that run (split='.../split.csv'), or start a new run without ckpt_path."
         )
@@ -148,6 +148,6 @@ def check_no_leak(saved: Parts, evaluated: list[str], part: str) -> None:
     leaked = sorted(set(saved["train"]) & set(evaluated))
     if leaked:
         raise SplitError(
-            f"{len(leaked)} {part} slides were in the checkpoint's training set [{name_some(leaked)}], so its scores "
+            f"{len(leaked)} {part} images were in the checkpoint's training set [{name_some(leaked)}], so its scores "
             "would be too good. Evaluate with the split.csv saved beside that run (split='.../split.csv')."
         )

@@ -126,7 +126,7 @@ class _Rows:
 
     @property
     def unit(self) -> str:
-        return "slide" if self.groups is None else "group"
+        return "image" if self.groups is None else "group"
 
 
 def _draw(rows: _Rows, free: pd.Series[bool], fraction: float, part: str, key: str) -> pd.Series[bool]:
@@ -153,7 +153,7 @@ def _fold(rows: _Rows, free: pd.Series[bool], k_fold: tuple[int, int], key: str)
     taking = _without_small_classes(rows, free, folds, f"in each of {folds} folds")
     names, classes, groups = _columns(rows, taking)
     if len(set(names if groups is None else groups)) < folds:
-        raise SplitError(f"{len(names)} slides cannot be divided into {folds} folds of whole {rows.unit}s. Lower k.")
+        raise SplitError(f"{len(names)} images cannot be divided into {folds} folds of whole {rows.unit}s. Lower k.")
     try:
         fold_of = (
             fold_slides(names, classes, folds, key) if groups is None else fold_groups(groups, classes, folds, key)
@@ -206,7 +206,7 @@ def _without_small_classes(rows: _Rows, free: pd.Series[bool], least: int, where
             leaving = taking & rows.groups.isin(rows.groups[leaving])
         taking &= ~leaving
     if left_out:
-        message = f"class {name_some(sorted(left_out))} is too small to be {where}; its slides stay in train."
+        message = f"class {name_some(sorted(left_out))} is too small to be {where}; its images stay in train."
         warnings.warn(message, SplitWarning, stacklevel=4)
     return taking
 
@@ -250,7 +250,7 @@ def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
     divided = sorted(str(group) for group in sides.index[sides > 1])
     if divided:
         raise SplitError(
-            f"group {name_some(divided)} is in more than one predefined split, so its slides would leak. "
+            f"group {name_some(divided)} is in more than one predefined split, so its images would leak. "
             "Correct the split or the group column."
         )
 
@@ -263,6 +263,6 @@ def warn_of_missing_classes(labels: pd.Series[Any], splits: pd.Series[Any]) -> N
     """
     everyone = set(labels)
     lacking = {part: sorted(everyone - set(labels[splits == part])) for part in SPLITS if (splits == part).any()}
-    said = [f"{part} has no slide of class {name_some(classes)}" for part, classes in lacking.items() if classes]
+    said = [f"{part} has no image of class {name_some(classes)}" for part, classes in lacking.items() if classes]
     if said:
         warnings.warn(f"{'; '.join(said)}. Its scores there mean nothing.", SplitWarning, stacklevel=3)

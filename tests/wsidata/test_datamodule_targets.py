@@ -42,7 +42,7 @@ def test_several_labels_and_numbers_are_float_targets(camelyon, table):
     assert targets.tolist() == [[float(value)] for value in dm.tables["val"]["label_name"][: len(targets)]]
     with pytest.raises(SplitError, match="kind 'regression' have no class weights"):
         _ = dm.class_weights
-    with pytest.raises(SplitError, match="sampling='balanced' needs one class a slide"):
+    with pytest.raises(SplitError, match="sampling='balanced' needs one class an image"):
         module(camelyon, table, label_column="age", target="regression", sampling="balanced").train_dataloader()
 
 

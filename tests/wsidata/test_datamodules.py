@@ -163,7 +163,7 @@ def test_other_split_is_neither_resumed_nor_tested(camelyon, tmp_path):
     run = trainer(tmp_path, max_epochs=1)
     run.fit(Mean(), datamodule=module(camelyon))
     run.save_checkpoint(tmp_path / "c.ckpt")
-    with pytest.raises(SplitError, match=r"trained on another split: .* slides moved.*split.csv"):
+    with pytest.raises(SplitError, match=r"trained on another split: .* images moved.*split.csv"):
         trainer(tmp_path).fit(Mean(), datamodule=module(camelyon, seed=1), ckpt_path=tmp_path / "c.ckpt")
     with pytest.raises(SplitError, match="were in the checkpoint's training set"):
         trainer(tmp_path).test(Mean(), module(camelyon, test_prefix="normal_"), ckpt_path=tmp_path / "c.ckpt")
@@ -241,7 +241,7 @@ def test_bad_slides_are_refused_before_training_starts(camelyon, tmp_path):
 
 
 def test_class_without_training_slide_has_no_weight(camelyon):
-    with pytest.raises(SplitError, match=r"class \['other'\] has no training slide"):
+    with pytest.raises(SplitError, match=r"class \['other'\] has no training image"):
         _ = module(camelyon, class_names=["normal", "tumor", "other"]).class_weights
 
 
@@ -328,7 +328,7 @@ def test_two_processes_see_together_what_one_sees(camelyon, tmp_path):
         6,
         6,
     ]  # 3 slides, 3 times: one of them counts twice, which is said
-    assert "3 val slides do not divide over 2 processes: 1 of them count twice" in said
+    assert "3 val images do not divide over 2 processes: 1 of them count twice" in said
 
 
 @pytest.mark.slow

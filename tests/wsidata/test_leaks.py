@@ -98,9 +98,9 @@ def test_unreadable_and_plain_slides_are_said_and_do_not_stop_the_rest(slides, t
         report = check_leaks(slides, executor=pool, progress=lambda done, total: calls.append((done, total)))
     assert [leak.kind for leak in report.leaks] == ["content"]
     assert [line.split(": ")[-1] for line in report.unread[1:]] == ["plain", "plain"]
-    assert "3 slides were not compared by look" in str(report)
+    assert "3 images were not compared by look" in str(report)
     assert calls[-1] == (13, 13)
-    with pytest.warns(LeakWarning, match="no leak between parts .*\n.*3 slides were not compared"):
+    with pytest.warns(LeakWarning, match="no leak between parts .*\n.*3 images were not compared"):
         LeakReport((), report.checked, report.unread).report("warn")
 
 

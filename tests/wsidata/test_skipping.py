@@ -134,7 +134,7 @@ def test_run_is_not_resumed_on_other_slides(damaged, camelyon, tmp_path):
     shutil.copy(camelyon / "images" / "test_003.tif", damaged / "images" / "test_003.tif")  # not trained on
     trainer(tmp_path).fit(Noting(), datamodule=module(damaged, on_error="skip"), ckpt_path=tmp_path / "c.ckpt")
     shutil.copy(camelyon / "images" / "normal_002.tif", damaged / "images" / "normal_002.tif")
-    with pytest.raises(SplitError, match=r"trained on other slides: 0 .*1 that it had to leave out.*'normal_002'"):
+    with pytest.raises(SplitError, match=r"trained on other images: 0 .*1 that it had to leave out.*'normal_002'"):
         trainer(tmp_path).fit(Noting(), datamodule=module(damaged, on_error="skip"), ckpt_path=tmp_path / "c.ckpt")
 
 

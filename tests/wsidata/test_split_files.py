@@ -84,7 +84,7 @@ def test_resuming_names_moved_gone_and_new_slides():
     saved = {"train": ["a", "b"], "val": ["c"], "test": []}
     check_same_split(saved, saved)
     with pytest.raises(
-        SplitError, match=r"1 slides moved \['b \(train -> val\)'\], 1 are gone \['c'\], 1 are new \['d'\]"
+        SplitError, match=r"1 images moved \['b \(train -> val\)'\], 1 are gone \['c'\], 1 are new \['d'\]"
     ):
         check_same_split(saved, {"train": ["a"], "val": ["b"], "test": ["d"]})
 
@@ -92,5 +92,5 @@ def test_resuming_names_moved_gone_and_new_slides():
 def test_evaluation_on_training_slides_is_refused(split):
     saved = split_parts(split)
     check_no_leak(saved, saved["test"], "test")
-    with pytest.raises(SplitError, match="1 test slides were in the checkpoint's training set"):
+    with pytest.raises(SplitError, match="1 test images were in the checkpoint's training set"):
         check_no_leak(saved, [*saved["test"], saved["train"][0]], "test")

@@ -143,8 +143,8 @@ def test_zero_fraction_draws_nothing():
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
-        ({"a": 9, "lonely": 1}, {}, r"class 'lonely' has only one slide.*stratify=False"),
-        ({"a": 2, "b": 2}, {"val_fraction": 0.7}, "val: 4 slides of 2 classes cannot give 3 and.*Change val_fraction"),
+        ({"a": 9, "lonely": 1}, {}, r"class 'lonely' has only one image.*stratify=False"),
+        ({"a": 2, "b": 2}, {"val_fraction": 0.7}, "val: 4 images of 2 classes cannot give 3 and.*Change val_fraction"),
         ({"a": 9}, {"val_fraction": 1.0}, "must be in"),
         ({"a": 9}, {"val_fraction": 0.5, "test_fraction": 0.5}, "leave rows to train on"),
         ({"a": 9}, {"test_ids": ["nope"]}, "test_ids 'nope' are not in the table. Ids look like '000'"),
@@ -164,7 +164,7 @@ def test_class_in_one_patient_is_refused():
 
 
 def test_one_member_is_enough_without_stratification():
-    with pytest.warns(SplitWarning, match="has no slide of class 'b'"):
+    with pytest.warns(SplitWarning, match="has no image of class 'b'"):
         result = make_splits(table({"a": 9, "b": 1}), stratify=False)
     assert set(result["split"]) == {"train", "val"}
 
@@ -233,7 +233,7 @@ def test_tiny_class_gets_a_validation_slide():
 def test_small_classes_can_stay_in_train_and_it_is_said():
     slides = table({"a": 20, "b": 20, "lonely": 1, "few": 4})
     with (
-        pytest.warns(SplitWarning, match="val has no slide of class 'lonely'"),
+        pytest.warns(SplitWarning, match="val has no image of class 'lonely'"),
         pytest.warns(SplitWarning, match=r"class 'lonely' is too small to be both in train and in val; .* in train"),
     ):
         result = make_splits(slides, small_classes="train")
@@ -242,7 +242,7 @@ def test_small_classes_can_stay_in_train_and_it_is_said():
     with pytest.warns(SplitWarning, match="class 'few', 'lonely' is too small to be in each of 5 folds"):
         folds = [make_splits(slides, small_classes="train", k_fold=(i, 5)) for i in range(5)]
     assert all(set(fold.loc[slides["label_name"].isin(["few", "lonely"]), "split"]) == {"train"} for fold in folds)
-    with pytest.raises(SplitError, match=r"class 'few', 'lonely' has only 4 slides, which cannot be in each of 5"):
+    with pytest.raises(SplitError, match=r"class 'few', 'lonely' has only 4 images, which cannot be in each of 5"):
         make_splits(slides, k_fold=(0, 5))
 
 
@@ -263,7 +263,7 @@ def test_predefined_validation_list_leaves_the_rest_for_training():
         "000": "test",
         "006": "test",
     }
-    with pytest.warns(SplitWarning, match="no slide of class 'a'"):
+    with pytest.warns(SplitWarning, match="no image of class 'a'"):
         assert (make_splits(slides, val_prefix="00", test_fraction=0.5)["split"] == "test").sum() == 1
 
 
@@ -271,7 +271,7 @@ def test_predefined_validation_list_leaves_the_rest_for_training():
     ("options", "message"),
     [
         ({"k_fold": (5, 5)}, r"k_fold=\(5, 5\) must be \(i, k\)"),
-        ({"k_fold": (0, 30), "stratify": False}, "20 slides cannot be divided into 30 folds"),
+        ({"k_fold": (0, 30), "stratify": False}, "20 images cannot be divided into 30 folds"),
         ({"k_fold": (0, 2), "val_ids": ["001"]}, "k_fold= draws the validation rows"),
         ({"val_ids": ["001"], "test_ids": ["001"]}, "val_ids puts '001' in val, but another argument says test"),
         ({"repeat": -1}, "repeat=-1"),
@@ -284,7 +284,7 @@ def test_impossible_folds_and_lists_are_refused(options, message):
 
 
 def test_predefined_part_without_a_class_is_said():
-    with pytest.warns(SplitWarning, match=r"^val has no slide of class 'b'"):
+    with pytest.warns(SplitWarning, match=r"^val has no image of class 'b'"):
         make_splits(table({"a": 6, "b": 6}), val_ids=["001"])
 
 
