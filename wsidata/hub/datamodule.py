@@ -55,7 +55,7 @@ class HubDataModule(SplitDataModule):
         verify: Compare the SHA-256 of every image on this disk with the published one, in `setup`.
         image_size: Height and width to crop or pad to, in pixels. None: as published.
         resize_px: For photos: length of the shorter side they are read at; "auto" as in `ImageFolderDataModule`, None
-            for their size, "published" as published.
+            for their size. "published": as they were published; of an ordinary data set "auto".
         train_transform: As for `WSIDataModule`. None: the default of the kind of images, for `image_size`.
         eval_transform: The same for validation, test and prediction.
         dtype: "uint8" or "float". None: as published.
@@ -225,7 +225,9 @@ class HubDataModule(SplitDataModule):
         return self._opened.reader.check_leaks()
 
     def compute_stats(self) -> ChannelStats:
-        """Of the training images, where none were published."""
+        """What was published; of the training images, where nothing was."""
+        if self.preprocessing is not None and self.preprocessing.stats is not None:
+            return self.preprocessing.stats
         if self.hparams["streaming"]:
             raise SplitError(
                 f"'{self.hparams['source']}' was published without channel statistics, and its images are not here. "

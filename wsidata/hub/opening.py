@@ -122,6 +122,8 @@ def _reader(
     for name in ("image_size", "dtype", "batch_size", "sampling", "lazy"):
         if options[name] is not None:
             chosen[name] = options[name]
+    if copy.preprocessing is not None and kind == "photos":
+        chosen["resize_px"] = None  # they were brought to it before they were published
     for name in ("resize_px", "normalize", "predict_on"):
         if options[name] != "published":
             chosen[name] = options[name]

@@ -102,6 +102,11 @@ def test_folder_gives_the_batches_tables_and_memory_of_the_data_module(camelyon,
     assert len(again.show_batch("val").axes) >= 2
 
 
+def test_published_statistics_are_there_before_anything_else_is_asked_for(published):
+    dm, folder = published
+    assert HubDataModule(folder).stats == dm.stats
+
+
 def test_arguments_given_here_come_before_the_published_ones(published):
     dm, folder = published
     mine = ChannelStats((0.5,) * 3, (0.5,) * 3, 1, 1, "pooled", False, 255)
