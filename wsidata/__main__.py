@@ -1,4 +1,4 @@
-"""`wsidata info | split | stats`: look at slides, keep a split, measure colours, without writing a script."""
+"""`wsidata info | split | stats | publish`: look at slides, split, measure, publish, without writing a script."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from wsidata import __version__
-from wsidata.commands import info, split, stats
+from wsidata.commands import info, publish, split, stats
 
-COMMANDS = {"info": info, "split": split, "stats": stats}
+COMMANDS = {"info": info, "split": split, "stats": stats, "publish": publish}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if a slide cannot be read or leaks; 2 if what was asked for cannot be done.
     """
-    parser = argparse.ArgumentParser(prog="wsidata", description="Whole-slide images: facts, splits and statistics.")
+    parser = argparse.ArgumentParser(
+        prog="wsidata", description="Whole-slide images: facts, splits, statistics, publishing."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():

@@ -26,9 +26,12 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def add_resolution_arguments(parser: argparse.ArgumentParser) -> None:
+RESOLUTIONS = ("level", "mpp", "magnification", "downsample", "max_side")
+
+
+def add_resolution_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """The five ways to say at which resolution slides are read."""
-    group = parser.add_mutually_exclusive_group(required=True)
+    group = parser.add_mutually_exclusive_group(required=required)
     group.add_argument("--level", type=int, help="pyramid level, 0 is the finest")
     group.add_argument("--mpp", type=float, help="um per pixel")
     group.add_argument("--magnification", type=float, help="objective power")
@@ -38,8 +41,7 @@ def add_resolution_arguments(parser: argparse.ArgumentParser) -> None:
 
 def resolution_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The one that was given."""
-    names = ("level", "mpp", "magnification", "downsample", "max_side")
-    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    return {name: value for name in RESOLUTIONS if (value := getattr(arguments, name)) is not None}
 
 
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:

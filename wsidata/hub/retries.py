@@ -45,26 +45,39 @@ class Patience:
                 if attempt == self.attempts or not (self.repeat_on or worth_repeating)(error):
                     raise
                 wait = self.wait_seconds * 2 ** (attempt - 1)
-                say(f"the Hub says: {_reason(error)}. Trying again in {wait:g} s ({attempt} of {self.attempts}).")
+                reason = _reason(telling_error(error))
+                say(f"the Hub says: {reason}. Trying again in {wait:g} s ({attempt} of {self.attempts}).")
                 time.sleep(wait)
         raise ValueError(f"attempts={self.attempts} must be at least 1.")
 
 
 def worth_repeating(error: BaseException) -> bool:
     """Whether the same request may succeed later: a busy or absent Hub, or a commit that came in between."""
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
-    if is_disk_full(error) or is_quota(error) or isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
+    telling = telling_error(error)
+    if is_disk_full(error) or is_quota(error) or isinstance(telling, OfflineModeIsEnabled):
         return False
-    status = status_of(error)
-    return status in _AGAIN if status is not None and status < 500 else is_unreachable(error)
+    status = status_of(telling)
+    return status in _AGAIN if status is not None and status < 500 else is_unreachable(telling)
+
+
+def telling_error(error: BaseException) -> BaseException:
+    """The error behind this one that knows what the Hub answered, or that it did not; uploads wrap it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if status_of(cause) is not None or is_unreachable(cause):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def is_quota(error: BaseException) -> bool:
     """Whether the account's storage is used up."""
-    words = str(error).lower()
-    said = status_of(error) == 403 and ("quota" in words or "storage limit" in words or "storage patterns" in words)
-    return status_of(error) in _QUOTA or said
+    telling = telling_error(error)
+    words = str(telling).lower()
+    said = status_of(telling) == 403 and any(word in words for word in ("quota", "storage limit", "storage patterns"))
+    return status_of(telling) in _QUOTA or said
 
 
 def explain_upload(error: Exception, what: str, repo_id: str) -> str:
@@ -77,9 +90,10 @@ def explain_upload(error: Exception, what: str, repo_id: str) -> str:
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    reason, status = _reason(error), status_of(error)
+    telling = telling_error(error)
+    reason, status = _reason(telling), status_of(telling)
     owner = repo_id.partition("/")[0]
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(telling, OfflineModeIsEnabled):
         return f"{what}: HF_HUB_OFFLINE is set. Unset it to publish."
     if is_disk_full(error):
         return f"{what}: no space is left on the disk ({reason}). Free some in TMPDIR and HF_HOME."
@@ -94,8 +108,8 @@ def explain_upload(error: Exception, what: str, repo_id: str) -> str:
             f"{what}: this token may not write there ({reason}). It needs permission to write to '{owner}' "
             "(https://huggingface.co/settings/tokens); check the name too."
         )
-    if is_unreachable(error):
-        return f"{what}: the Hub does not answer ({type(error).__name__}: {reason}). Try again later."
+    if is_unreachable(telling):
+        return f"{what}: the Hub does not answer ({type(telling).__name__}: {reason}). Try again later."
     return f"{what}: {type(error).__name__}: {reason}"
 
 

@@ -1,0 +1,157 @@
+"""`wsidata publish TABLE`: preprocess and split once, into a folder or the Hub, for anybody to train from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsidata.commands.options import (
+    RESOLUTIONS,
+    add_output_arguments,
+    add_resolution_arguments,
+    add_table_arguments,
+    print_json,
+    resolution_of,
+    table_options,
+)
+
+if TYPE_CHECKING:
+    from wsidata.datamodule_base import SplitDataModule
+
+HELP = "export a split to a folder, or publish it on the Hugging Face Hub"
+_FORMATS = ("png", "jpeg", "tiff", "tiff-jpeg", "original")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    where = parser.add_argument_group("where to (one of them at least)")
+    where.add_argument("--folder", help="write the export here (default with --repo: published/REPO)")
+    where.add_argument("--repo", metavar="NAME/DATA", help="publish to this data set; private unless --public")
+    where.add_argument("--public", action="store_true", help="to everybody")
+    where.add_argument("--revision", help="branch of the data set (default: main)")
+    where.add_argument("--create-pr", action="store_true", help="open a pull request")
+    add_table_arguments(parser)
+    parser.add_argument("--photos", action="store_true", help="the table is of photos, not of slides")
+    add_resolution_arguments(parser, required=False)
+    parser.add_argument("--image-size", type=int, help="crop or pad to squares of so many pixels (default: keep sizes)")
+    parser.add_argument("--mpp-override", type=float, help="spacing of level 0 to believe instead of the files'")
+    parser.add_argument("--crop", choices=("tissue", "pack"), help="crop slides to their tissue, or pack it")
+    parser.add_argument("--lazy", action="store_true", help="slides too large for memory, as pyramids")
+    split = parser.add_argument_group("split")
+    split.add_argument("--split", metavar="SPLIT.csv", help="a split made before, with `wsidata split`")
+    split.add_argument("--split-column", help="column that predefines train, val or test")
+    split.add_argument("--test-prefix", help="what the names of test images begin with")
+    split.add_argument("--val-fraction", type=float, default=0.2, help="share to validate on (default: %(default)s)")
+    split.add_argument("--test-fraction", type=float, default=0.0, help="share to test on (default: %(default)s)")
+    split.add_argument("--seed", type=int, default=42, help="seed of the draw (default: %(default)s)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--layout", choices=("files", "parquet"), help="image files, or shards (default: by size)")
+    how.add_argument("--format", choices=_FORMATS, help="of the images (default: one that loses nothing)")
+    how.add_argument("--quality", type=int, help="of JPEG (default: 90)")
+    how.add_argument("--opaque-ids", action="store_true", help="number images instead of naming them")
+    how.add_argument("--keep-names", nargs="+", default=[], choices=("group", "site"), help="not as numbers")
+    how.add_argument("--license", help="identifier of the Hub, such as cc-by-4.0")
+    how.add_argument("--title", help="name of the data set for people")
+    how.add_argument("--description", help="a paragraph for the card")
+    how.add_argument("--no-stats", action="store_true", help="do not measure channel statistics")
+    how.add_argument("--workers", type=int, default=0, help="worker processes (default: threads)")
+    add_output_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and upload if asked to."""
+    from contextlib import nullcontext
+
+    from wsidata.hub.card import CardText
+    from wsidata.hub.errors import HubError
+    from wsidata.stats import process_pool
+
+    if arguments.repo is None and arguments.folder is None:
+        raise ValueError("say where to: --folder FOLDER, or --repo NAME/DATA.")
+    card = CardText(arguments.license, arguments.title, arguments.description)
+    with process_pool(arguments.workers) if arguments.workers else nullcontext(None) as executor:
+        options = {
+            "layout": arguments.layout,
+            "image_format": arguments.format,
+            "quality": arguments.quality,
+            "opaque_ids": arguments.opaque_ids,
+            "keep_names": arguments.keep_names,
+            "card": card,
+            "stats": not arguments.no_stats,
+            "executor": executor,
+            "quiet": arguments.quiet,
+            "say": _say_aside if arguments.json else print,
+        }
+        try:
+            answer = _publish(data_module(arguments), arguments, options)
+        except HubError as error:
+            print(f"wsidata publish: {error}", file=sys.stderr)
+            return 2
+    if arguments.json:
+        print_json(answer)
+    return 0
+
+
+def _publish(dm: SplitDataModule, arguments: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    """What was done, as plain values."""
+    from wsidata.hub.export import export
+    from wsidata.hub.publish import publish
+
+    if arguments.repo is None:
+        found = export(dm, arguments.folder, **options)
+        return {
+            "folder": str(Path(arguments.folder)),
+            "digest": found.digest,
+            "images": found.image_count,
+            "bytes": found.image_bytes,
+            "layout": found.layout,
+        }
+    published = publish(
+        dm,
+        arguments.repo,
+        not arguments.public,
+        folder=arguments.folder,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        **options,
+    )
+    return asdict(published)
+
+
+def data_module(arguments: argparse.Namespace) -> SplitDataModule:
+    """The data module that the arguments describe.
+
+    Raises:
+        ValueError: for options of slides with photos, or slides without a resolution.
+    """
+    from wsidata.datamodules import WSIDataModule
+    from wsidata.photos.datamodule import ImageFolderDataModule
+
+    names = ("split", "split_column", "test_prefix", "val_fraction", "test_fraction", "seed", "image_size")
+    options = {**table_options(arguments), **{name: getattr(arguments, name) for name in names}, "batch_size": 1}
+    resolution = resolution_of(arguments)
+    if arguments.photos:
+        of_slides = [*resolution, *(name for name in ("crop", "lazy", "mpp_override") if getattr(arguments, name))]
+        if of_slides:
+            raise ValueError(f"--{of_slides[0].replace('_', '-')} is for slides; leave it out with --photos.")
+        return ImageFolderDataModule(arguments.table, options.pop("image_dir"), **options)
+    if not resolution:
+        wishes = ", ".join(f"--{name.replace('_', '-')}" for name in RESOLUTIONS)
+        raise ValueError(f"say at which resolution slides are read: {wishes}. For photos, pass --photos.")
+    return WSIDataModule(
+        arguments.table,
+        options.pop("image_dir"),
+        mpp_override=arguments.mpp_override,
+        crop=arguments.crop,
+        lazy=arguments.lazy,
+        **resolution,
+        **options,
+    )
+
+
+def _say_aside(line: str) -> None:
+    """Beside the JSON."""
+    print(line, file=sys.stderr)
