@@ -46,6 +46,7 @@ from wsidata.transform_geometry import (
 )
 from wsidata.transform_normalise import MacenkoNormalise, ReinhardNormalise
 from wsidata.transform_record import Record
+from wsidata.transform_resize import RandomResizedCrop
 from wsidata.transform_stain import StainJitter
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "RandomAffine",
     "RandomD4",
     "RandomHorizontalFlip",
+    "RandomResizedCrop",
     "RandomRotate90",
     "RandomVerticalFlip",
     "Record",
