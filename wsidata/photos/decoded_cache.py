@@ -13,17 +13,20 @@ import tempfile
 import warnings
 import zipfile
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import cv2
+import imagecodecs
 import numpy as np
+import pyvips
+import simplejpeg
+import torch
 from numpy.typing import NDArray
 
 from wsidata.photos.decoding import decode_photo
 
-DECODERS = ("simplejpeg", "pyvips-binary", "torch")
 FORMAT = 1
 """To be raised whenever decoding gives other pixels than before."""
 _DIGEST_BYTES = 20
@@ -137,7 +140,9 @@ def _key(data: bytes, short_side_px: int | None, apply_icc: bool) -> str:
 
 @cache
 def _made_by() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in DECODERS)
+    """Versions of whatever decodes and resizes."""
+    libvips = ".".join(str(pyvips.version(place)) for place in range(3))
+    return ", ".join([libvips, *(module.__version__ for module in (simplejpeg, imagecodecs, cv2, torch))])
 
 
 def _load(place: Path) -> NDArray[np.uint8] | None:
