@@ -44,9 +44,13 @@ class ToneCurve(Operation):
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Look up."""
         largest = require(image, "ToneCurve", bands=len(self.gamma))
+        return image.maplut(table(self.values(largest), largest))
+
+    def values(self, largest: int) -> NDArray[np.float64]:
+        """What each value becomes, (1, largest + 1, bands), whole numbers."""
         x = np.linspace(0.0, 1.0, largest + 1)[None, :, None]
         y = np.asarray(self.contrast) * (x ** np.asarray(self.gamma) - 0.5) + 0.5 + np.asarray(self.brightness)
-        return image.maplut(table(np.rint(np.clip(y, 0, 1) * largest), largest))
+        return np.asarray(np.rint(np.clip(y, 0, 1) * largest))
 
 
 @dataclass(frozen=True)

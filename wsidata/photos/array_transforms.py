@@ -1,7 +1,8 @@
 """A crop of a small decoded photo is a slice; a pipeline of libvips around it costs as much as decoding.
 
-So the transforms that only move whole pixels are done on arrays here, where all of a pipeline are of that kind. They
-draw from the sample's generator exactly as they do on libvips images, and give the same pixels.
+So crops, turns, mirrors and changes of tone are done on arrays here, where a whole pipeline is made of them. They draw
+from the sample's generator as they do on libvips images, and give the same pixels; but `RandomResizedCrop` resamples as
+photos are resized when they are read, which differs from libvips by rounding, and by how edges are continued.
 """
 
 from __future__ import annotations
@@ -12,20 +13,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from wsidata.photos.resizing import resize
 from wsidata.transform_base import Transform
+from wsidata.transform_colour import ToneCurve
 from wsidata.transform_geometry import Symmetry, Window
+from wsidata.transform_resize import ResizedWindow
 from wsidata.transforms import (
     Compose,
     CropOrPad,
     RandomD4,
     RandomHorizontalFlip,
+    RandomResizedCrop,
     RandomRotate90,
     RandomVerticalFlip,
+    ToneJitter,
 )
 
 Pixels = NDArray[np.uint8]
 
-MOVING = (CropOrPad, RandomD4, RandomHorizontalFlip, RandomRotate90, RandomVerticalFlip)
+KNOWN = (CropOrPad, RandomD4, RandomHorizontalFlip, RandomResizedCrop, RandomRotate90, RandomVerticalFlip, ToneJitter)
 _TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 _WHITE = 255
 
@@ -40,18 +46,18 @@ class _Facts:
     format: str = "uchar"
 
 
-def moves_only(transform: Transform) -> bool:
+def runs_on_arrays(transform: Transform) -> bool:
     """Whether a transform, and all that it is made of, can be done by `run_on_array`."""
     if type(transform) is Compose:
-        return all(moves_only(member) for member in transform.transforms)
-    return type(transform) in MOVING  # a subclass may draw anything
+        return all(runs_on_arrays(member) for member in transform.transforms)
+    return type(transform) in KNOWN  # a subclass may draw anything
 
 
 def run_on_array(transform: Transform, pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """What `transform.run` gives, as an array.
 
     Args:
-        transform: One that `moves_only`.
+        transform: One that `runs_on_arrays`.
         pixels: (height, width, 3); not changed.
         rng: Generator of the sample.
 
@@ -67,6 +73,12 @@ def run_on_array(transform: Transform, pixels: Pixels, rng: np.random.Generator)
     operation = transform.draw(_Facts(pixels.shape[1], pixels.shape[0]), rng)
     if isinstance(operation, Window):
         return _window(pixels, operation)
+    if isinstance(operation, ToneCurve):
+        return np.asarray(cv2.LUT(pixels, operation.values(_WHITE).astype(np.uint8)), dtype=np.uint8)
+    if isinstance(operation, ResizedWindow):
+        bottom, right = operation.top + operation.height, operation.left + operation.width
+        part = np.ascontiguousarray(pixels[operation.top : bottom, operation.left : right])
+        return resize(part, (operation.to_height, operation.to_width))
     return _symmetry(pixels, operation) if isinstance(operation, Symmetry) else pixels
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsidata.datasets import SampleError
 from wsidata.epochs import EpochDataset
-from wsidata.photos.array_transforms import moves_only, run_on_array
+from wsidata.photos.array_transforms import run_on_array, runs_on_arrays
 from wsidata.photos.decoded_cache import DecodedCache
 from wsidata.photos.decoding import read_photo
 from wsidata.targets import target_tensor
@@ -116,7 +116,7 @@ class PhotoDataset(EpochDataset):
 
     def _transformed(self, pixels: NDArray[np.uint8], generator: np.random.Generator) -> Any:
         """The transformed picture, in memory of its own where it was not decoded for this sample alone."""
-        if moves_only(self.transform):
+        if runs_on_arrays(self.transform):
             return np.ascontiguousarray(run_on_array(self.transform, pixels, generator))
         picture = pyvips.Image.new_from_array(pixels, interpretation="srgb")
         return self.transform.run(Sample(picture), generator).image

@@ -4,7 +4,7 @@ import pyvips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.photos.array_transforms import moves_only, run_on_array
+from wsidata.photos.array_transforms import run_on_array, runs_on_arrays
 from wsidata.transform_base import Sample
 from wsidata.transforms import (
     Compose,
@@ -12,9 +12,11 @@ from wsidata.transforms import (
     OneOf,
     RandomD4,
     RandomHorizontalFlip,
+    RandomResizedCrop,
     RandomRotate90,
     RandomVerticalFlip,
     StainJitter,
+    ToneJitter,
 )
 
 SIDES = st.integers(1, 40)
@@ -29,6 +31,7 @@ MOVES = st.one_of(
     st.builds(RandomVerticalFlip, st.sampled_from([0.5, 1.0])),
     st.just(RandomD4()),
     st.just(RandomRotate90()),
+    st.builds(ToneJitter, st.just(0.2), st.just(0.3), st.just(0.2), st.booleans(), st.sampled_from([0.5, 1.0])),
 )
 
 
@@ -40,9 +43,22 @@ def test_arrays_are_moved_as_libvips_moves_pictures(moves, height, width, seed):
     transform = Compose([Compose(moves), *moves])
     picture = pyvips.Image.new_from_array(pixels, interpretation="srgb")
     expected = transform.run(Sample(picture), np.random.default_rng([seed, 1])).image.numpy()
-    assert moves_only(transform)
+    assert runs_on_arrays(transform)
     np.testing.assert_array_equal(run_on_array(transform, pixels, np.random.default_rng([seed, 1])), expected)
     np.testing.assert_array_equal(pixels, before)
+
+
+def test_resized_crops_differ_from_those_of_libvips_by_rounding():
+    rows, columns = np.mgrid[:90, :120]
+    pixels = np.stack([2 * rows, 2 * columns, rows + columns], axis=-1).astype(np.uint8)
+    transform = Compose([RandomResizedCrop((50, 60), area=(0.2, 1.0)), RandomHorizontalFlip()])
+    assert runs_on_arrays(transform)
+    for seed in range(20):
+        picture = pyvips.Image.new_from_array(pixels, interpretation="srgb")
+        expected = transform.run(Sample(picture), np.random.default_rng(seed)).image.numpy()
+        found = run_on_array(transform, pixels, np.random.default_rng(seed))
+        assert found.shape == (50, 60, 3)
+        assert np.abs(found.astype(int) - expected)[3:-3, 3:-3].max() <= 2
 
 
 class MovesFurther(CropOrPad):
@@ -55,4 +71,4 @@ class MovesFurther(CropOrPad):
     "transform", [StainJitter(), OneOf([RandomD4()]), MovesFurther(4), Compose([RandomD4(), StainJitter()])]
 )
 def test_others_are_left_to_libvips(transform):
-    assert not moves_only(transform)
+    assert not runs_on_arrays(transform)
