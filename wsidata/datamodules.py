@@ -31,6 +31,7 @@ from wsidata.slide_checks import (
     check_batchable,
     check_one_kind,
     check_slides,
+    check_statistics,
     one_resolution,
     survey_slides,
 )
@@ -213,7 +214,10 @@ class WSIDataModule(SplitDataModule):
         self._mask_classes = None
         if target == "mask":
             if lazy:
-                raise ValueError("target='mask' cannot be had with lazy=True: masks are read whole.")
+                raise ValueError(
+                    "target='mask' cannot be had with lazy=True: masks are read whole, as no loss takes one in rows. "
+                    "Leave lazy=True out; if slides are too large for that, read them coarser, or with crop='pack'."
+                )
             self._mask_classes = mask_classes(len(class_names or ()), mask_values)
         # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
         left_out = ["train_transform", "eval_transform"]
@@ -260,6 +264,7 @@ class WSIDataModule(SplitDataModule):
             if "mask" in self.labels.frame.columns:
                 check_masks(self.labels.frame, self._options)
         check_one_kind(sizes, self.hparams["dtype"])
+        check_statistics(sizes, self.__dict__.get("stats"))  # if they are known
         if self._sizes_follow_slides:
             check_batchable(sizes, self.batch_size)
 

@@ -16,6 +16,7 @@ import pyvips
 from wsidata.datasets import Resolution
 from wsidata.errors import SlideError
 from wsidata.slide_options import AS_STORED, SlideOptions
+from wsidata.stats_file import ChannelStats
 from wsidata.table_files import describe_problems
 from wsidata.tensors import DType
 
@@ -123,6 +124,23 @@ def check_one_kind(sizes: pd.DataFrame, dtype: DType) -> None:
             f"65535), or scale them. {scale}"
         )
     _warn_of_other_names(sizes)
+
+
+def check_statistics(sizes: pd.DataFrame, stats: ChannelStats | None) -> None:
+    """Refuse channel statistics of another number of channels.
+
+    Args:
+        sizes: From `survey_slides`.
+        stats: The statistics; None if they are not known yet.
+
+    Raises:
+        SlideCheckError: with both numbers.
+    """
+    if stats is not None and not sizes.empty and len(stats.mean) != len(sizes.iloc[0]["channels"]):
+        raise SlideCheckError(
+            f"stats= are of {len(stats.mean)} channels, and slides are read with {len(sizes.iloc[0]['channels'])} "
+            f"({', '.join(sizes.iloc[0]['channels'])}). Leave stats= out, and they are computed."
+        )
 
 
 def _warn_of_other_names(sizes: pd.DataFrame) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import pyvips
 import tifffile
 import torch
 
@@ -82,6 +83,30 @@ def test_statistics_are_of_the_channels_that_are_read(panels):
     assert dm.stats.max_value == 65535
     np.testing.assert_allclose(dm.stats.mean, pixels.mean((0, 2, 3)), rtol=0, atol=1e-12)
     np.testing.assert_allclose(dm.stats.std, pixels.std((0, 2, 3)), rtol=0, atol=1e-12)
+
+
+def test_statistics_of_other_channels_are_refused(panels):
+    stats = module(panels, channels=["DAPI"]).stats
+    with pytest.raises(SlideCheckError, match=r"stats= are of 1 channels, and slides are read with 2 \(CD8, DAPI\)"):
+        module(panels, stats=stats).setup("fit")
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_colour_profiles_reach_samples_and_statistics(tmp_path, lazy):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    profile = bytes(pyvips.Image.profile_load("p3"))
+    for name in "abcd":
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, photometric="rgb", tile=(64, 64), iccprofile=profile)
+    with Slide(tmp_path / "a.tif", apply_icc=True) as slide:
+        expected = torch.from_numpy(slide.numpy(level=0)).permute(2, 0, 1)
+    table = pd.DataFrame({"image": list("abcd"), "class": ["x", "y"] * 2})
+    options = {"level": 0, "num_workers": 0, "leaks": "off", "val_fraction": 0.5, "lazy": lazy}
+    dm = WSIDataModule(table, tmp_path, apply_icc=True, **options)
+    dm.setup("fit")
+    image, _ = dm.datasets["val"][0]
+    assert torch.equal(image.rows(0, 64) if lazy else image, expected)
+    assert not torch.equal(expected, torch.from_numpy(pixels).permute(2, 0, 1))
+    np.testing.assert_allclose(dm.stats.mean, (expected.double() / 255).mean((1, 2)), rtol=0, atol=1e-12)
 
 
 def test_copies_are_found_by_the_look_of_their_channels(panels):

@@ -6,10 +6,12 @@ import warnings
 import pandas as pd
 import pytest
 import pyvips
+import tifffile
 import torch
 from lightning import LightningModule, Trainer
 
 from wsidata import WSIDataModule
+from wsidata.datasets import SampleError
 from wsidata.masks import MaskError
 from wsidata.skipping import SkipWarning, check_skipped, describe_skipped, skipped_rows
 from wsidata.slide import Slide
@@ -202,3 +204,21 @@ def test_processes_that_skip_other_slides_are_refused(damaged, tmp_path):
     run.strategy.broadcast = lambda ours, src=0: []
     with pytest.raises(SplitError, match=r"process 0 leaves out \[\], process 0 \['normal_002', 'test_003'\]"):
         dm.setup("fit")
+
+
+def test_damage_that_only_decoding_shows_ends_the_run_with_name_and_remedy(camelyon, tmp_path):
+    shutil.copytree(camelyon, tmp_path / "c")
+    path = tmp_path / "c" / "images" / "normal_002.tif"
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[1]
+        offset, count = page.dataoffsets[0], page.databytecounts[0]
+    data = bytearray(path.read_bytes())
+    rest = count // 3  # the last third of a tile is end marks, so that it begins and ends as it should
+    data[offset + count - 2 * (rest // 2) : offset + count] = b"\xff\xd9" * (rest // 2)
+    path.write_bytes(data)
+    dm = module(tmp_path / "c", on_error="skip", predict_on="all")
+    dm.setup("predict")
+    assert dm.skipped.empty
+    row = ids(dm, "predict").index("normal_002")
+    with pytest.raises(SampleError, match=r"slide 'normal_002' .*Unreadable.*Copy the file again from its source"):
+        dm.datasets["predict"].image(row)
