@@ -18,6 +18,7 @@ from wsidata.split_predefined import part_name
 from wsidata.table_files import TableError, TextTable, describe_problems
 
 _NEVER_IMAGES = {"thumbs.db", "desktop.ini", "readme.md", "readme.txt", "license", "license.txt"}
+_REMEDY = "Put each image into the folder of its class, take other files away, or write a table."
 _DOCUMENTS = {
     *(".csv", ".tsv", ".xlsx", ".parquet", ".json", ".yaml", ".yml", ".xml"),
     *(".txt", ".md", ".html", ".pdf", ".py", ".ipynb"),
@@ -35,11 +36,11 @@ def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = 
         is_image_name: Whether a file is an image by its name.
 
     Returns:
-        The table, sorted by path; places are the paths.
+        The table, sorted by path; places are the paths. Its problems name files that lie in no class folder or are no
+        images, class folders without images, and folders of parts beside folders of classes.
 
     Raises:
-        TableError: naming files that lie in no class folder or are no images, class folders without images, and folders
-            of parts beside folders of classes.
+        TableError: if there is no image in any class folder.
     """
     root = Path(root)
     folders = _folders(root)
@@ -61,11 +62,17 @@ def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = 
             split = part_name(part.name) if parts else ""
             rows += [(file.relative_to(root).as_posix(), folder.name, split) for file in files]
     problems += [f"{name}: no image file by its name" for name, _, _ in rows if not is_image_name(name)]
-    if problems or not rows:
-        remedy = "Put each image into the folder of its class, take other files away, or write a table."
-        raise TableError(describe_problems(str(root), problems or ["no class folders"], remedy))
+    rows = [row for row in rows if is_image_name(row[0])]
+    if not rows:
+        raise TableError(describe_problems(str(root), problems or ["no class folders"], _REMEDY))
     frame = pd.DataFrame(rows, columns=["image", "class", "split"], dtype=object)
-    return TextTable(frame if parts else frame.drop(columns="split"), str(root), tuple(name for name, _, _ in rows))
+    return TextTable(
+        frame if parts else frame.drop(columns="split"),
+        str(root),
+        tuple(name for name, _, _ in rows),
+        problems=tuple(problems),
+        remedy=_REMEDY,
+    )
 
 
 def _folders(folder: Path) -> list[Path]:

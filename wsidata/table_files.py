@@ -30,12 +30,16 @@ class TextTable:
         source: The file name, or "DataFrame", for error messages.
         places: For each row, where it is in the source, such as "line 12" or "row 7".
         numeric_columns: Columns that were numbers in the source; leading zeros may have been lost before we saw them.
+        problems: What is wrong with the source beyond its rows, one line each, to be reported with those.
+        remedy: What to do about problems.
     """
 
     frame: pd.DataFrame
     source: str
     places: tuple[str, ...]
     numeric_columns: frozenset[str] = frozenset()
+    problems: tuple[str, ...] = ()
+    remedy: str = "Correct the table, or remove these rows, or check image_dir, image_column and class_names."
 
 
 def read_text_table(table: str | Path | pd.DataFrame) -> TextTable:

@@ -103,17 +103,16 @@ def read_table(
     extra = {"group": group_column, "site": site_column, "split": split_column}
     _check_columns(text, [image_column, *label_columns, *(column for column in extra.values() if column is not None)])
     masks = folder if mask_dir is None else _folder(mask_dir, "mask_dir", folder_type)
-    problems: list[str] = []
+    problems = list(text.problems)
     paths = _find_images(text, image_column, folder, problems)
     targets = read_targets(text, target, label_columns, class_names, masks)
     problems += targets.problems
     for column in (group_column, site_column):
         problems += empty_cells(text, column) if column else []
-    if inspect is not None:
-        problems += inspect([path for path in paths if path is not None])
-    if problems:
-        remedy = "Correct the table, or remove these rows, or check image_dir, image_column and class_names."
-        raise TableError(describe_problems(text.source, problems, remedy))
+    unusable = [] if inspect is None else inspect([path for path in paths if path is not None])
+    if problems or unusable:
+        skip = " Files that cannot be read are left out with on_error='skip'." if unusable else ""
+        raise TableError(describe_problems(text.source, [*problems, *unusable], text.remedy + skip))
     columns = {
         "image_id": [folder.image_id(path) for path in paths if path is not None],
         "path": [str(path) for path in paths],

@@ -100,10 +100,12 @@ def test_odd_files_in_class_folders_are_all_named(tmp_path):
     (tmp_path / "amber" / "notes.txt").touch()
     (tmp_path / "amber" / "Thumbs.db").touch()
     (tmp_path / "stray.jpg").touch()
+    (tmp_path / "amber" / "empty.jpg").touch()
     with pytest.raises(TableError) as error:
-        read_photo_table(tmp_path)
+        read_photo_table(tmp_path, inspect=PhotoSurvey().look)
     told = str(error.value)
-    assert "has 3 problems" in told
+    assert "has 4 problems" in told
+    assert "empty.jpg: is empty (0 bytes)" in told
     assert "empty class: holds no image" in told
     assert "amber/notes.txt: no image file by its name" in told
     assert "stray.jpg: lies in no class folder" in told
