@@ -41,6 +41,7 @@ from wsidata.tissue import (
 
 if TYPE_CHECKING:
     from wsidata.lazy import LazyImage
+    from wsidata.tensors import DType
 
 __all__ = ["Level", "Slide"]
 
@@ -148,6 +149,7 @@ class Slide(SlideFile):
         crop: CropKind | TissueCrop | None = None,
         transform: Any = None,
         seed: int = 0,
+        dtype: DType = "uint8",
         **resolution: Any,
     ) -> LazyImage:
         """The slide as an image whose rows are decoded when they are asked for; stays usable when the slide is closed.
@@ -158,6 +160,7 @@ class Slide(SlideFile):
             transform: Applied to the picture, lazily: one of `wsidata.transforms`, an albumentationsxl pipeline, or a
                 callable on a pyvips image.
             seed: Of the transform's randomness.
+            dtype: "uint8" keeps bytes; "float" divides them by 255, and 16-bit channels (which need it) by 65535.
             **resolution: As for `image`; none means level 0.
 
         Raises:
@@ -166,7 +169,7 @@ class Slide(SlideFile):
         """
         from wsidata.lazy import slide_lazy
 
-        return slide_lazy(self, resolution, as_crop(crop), transform, np.random.default_rng(seed))
+        return slide_lazy(self, resolution, as_crop(crop), transform, np.random.default_rng(seed), dtype=dtype)
 
     def tissue_mask(self, method: TissueMethod = otsu_saturation, **resolution: Any) -> TissueMask:
         """Which parts of the slide are tissue.

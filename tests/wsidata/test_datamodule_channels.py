@@ -56,6 +56,17 @@ def test_samples_are_the_chosen_channels_on_black(panels, lazy):
         assert pixels[:, :10].max() == pixels[:, 90:].max() == 0
 
 
+def test_lazy_rows_of_16_bit_channels_are_floats_if_asked(panels):
+    with Slide(panels[0] / "s0.ome.tif", channels=["CD8", "DAPI"]) as slide:
+        with pytest.raises(
+            TransformError, match=r"ends in 'ushort' pixels.*dtype='float' divides 16-bit ones by 65535"
+        ):
+            slide.lazy()
+        image = slide.lazy(dtype="float")
+    assert image.dtype == torch.float32
+    torch.testing.assert_close(image.rows(3, 70), whole(panels, "s0")[:, 3:70] / 65535)
+
+
 def test_training_turns_channels_and_mixes_none(panels):
     dm = module(panels, image_size=80, batch_size=2)
     dm.setup("fit")
