@@ -97,6 +97,14 @@ def test_folders_of_parts_are_the_split(toadstool_folders):
     assert sorted(labels.tolist()) == [0] * 4 + [1] * 4 + [2] * 4
 
 
+def test_validation_photos_are_drawn_from_train_where_there_is_no_such_folder(toadstool_folders, tmp_path):
+    for part in ("train", "test"):
+        shutil.copytree(toadstool_folders / part, tmp_path / part)
+    dm = ImageFolderDataModule(tmp_path, val_fraction=0.25)
+    assert {name: len(dm.tables[name]) for name in ("train", "val", "test")} == {"train": 9, "val": 3, "test": 6}
+    assert all(dm.tables["val"]["image_id"].str.startswith("train/"))
+
+
 def test_class_folders_without_parts_are_split(toadstool_folders):
     dm = ImageFolderDataModule(toadstool_folders / "train", image_size=32, val_fraction=0.25, label_names={
         "amber": "A. caesarea", "olive": "A. phalloides", "scarlet": "A. muscaria"})  # fmt: skip
