@@ -85,7 +85,11 @@ class PhotoPyramid:
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """A rectangle inside the picture, (height, width, 3)."""
         if self._jpeg is not None:
-            return self._decoded_jpeg(self._jpeg)[y_px : y_px + height_px, x_px : x_px + width_px].copy()
+            pixels = self._decoded_jpeg(self._jpeg)
+            if self._image is None and (height_px, width_px) == pixels.shape[:2]:
+                self._pixels = None  # handed over instead of copied; decoded again if asked for again
+                return pixels
+            return pixels[y_px : y_px + height_px, x_px : x_px + width_px].copy()
         with naming_errors(self._path):
             part = self.image(level).crop(x_px, y_px, width_px, height_px)
             return np.asarray(part.numpy(), dtype=np.uint8)

@@ -129,6 +129,29 @@ def test_altered_png_is_refused(tmp_path):
         Slide(path).image()
 
 
+def test_pixels_of_a_jpeg_are_the_callers_own(tmp_path):
+    with Slide(save(tmp_path / "a.jpg", RGB)) as slide:
+        assert slide.reader == "libjpeg-turbo"
+        expected = slide.numpy().copy()
+        for read in (slide.numpy, lambda: slide.read_region(0, 0, 80, 60), lambda: slide.read_region(3, 4, 20, 10)):
+            read()[...] = 0
+            np.testing.assert_array_equal(slide.numpy(), expected)
+        image = slide.image()
+        slide.numpy()[...] = 0
+        np.testing.assert_array_equal(image.numpy(), expected)
+    np.testing.assert_array_equal(image.numpy(), expected)  # closed since
+
+
+def test_enormous_jpegs_are_left_to_libvips(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.jpg", RGB)
+    with Slide(path) as slide:
+        expected = slide.numpy()
+    monkeypatch.setattr("wsidata.formats.photo.MAX_IN_MEMORY_BYTES", RGB.nbytes - 1)
+    with Slide(path) as slide:
+        assert (slide.kind, slide.reader) == ("jpeg", "libvips")
+        np.testing.assert_array_equal(slide.numpy(), expected)
+
+
 def test_the_extension_is_not_believed(tmp_path):
     data = save(tmp_path / "a.png", RGB).read_bytes()
     (tmp_path / "a.tif").write_bytes(data)
