@@ -37,12 +37,12 @@ def remember(
 
 
 def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str]) -> None:
-    """Refuse classes that are not the checkpoint's, or in another order.
+    """Refuse classes that are not the checkpoint's, or in another order; a table without labels has none to compare.
 
     Raises:
         SplitError: with both.
     """
-    if memory["class_names"] != list(class_names):
+    if class_names and memory["class_names"] != list(class_names):
         raise SplitError(
             f"the checkpoint's classes are {memory['class_names']} and the table's {list(class_names)}. "
             "Pass class_names= in the checkpoint's order."

@@ -236,15 +236,20 @@ class ImageFolderDataModule(SplitDataModule):
         return photo_thumbnail(path)
 
     def compute_stats(self) -> ChannelStats:
-        """Pooled over all pixels of the training photos, at their full size."""
+        """Pooled over all pixels of the training photos, at the size they are read at."""
         if self.tables["train"].empty:
             raise SplitError(
                 "there are no training photos to take channel statistics of. Pass stats=, or load the checkpoint of "
                 "the training run, which remembers them."
             )
-        read = partial(read_photo, apply_icc=self.hparams["apply_icc"])  # also what is no slide: 16 bits, BMP
+        read = partial(self._read(), short_side_px=self.resize_px, apply_icc=self.hparams["apply_icc"])
         with ThreadPoolExecutor(THREADS) as pool:
             return channel_stats(self.tables["train"]["path"], read=read, executor=pool)
+
+    def _read(self) -> Callable[..., NDArray[np.uint8]]:
+        """What decodes photos in this process; memory would be filled here that only workers use."""
+        shared = self._cache is not None and (self._cache.folder is not None or self.num_workers == 0)
+        return self._cache.get if self._cache is not None and shared else read_photo
 
     def make_dataset(self, part: Part) -> PhotoDataset:
         """Photos of one part; training photos are drawn anew each epoch."""

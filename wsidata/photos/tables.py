@@ -5,12 +5,12 @@ Everything that is wrong is said at once: rows without photo, labels without mea
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from lightning.pytorch.utilities import rank_zero_warn
 
 from wsidata.photos.finding import NameIndex, PhotoFolder
 from wsidata.split_base import SplitError, name_some
@@ -78,10 +78,10 @@ def read_photo_table(
         **options,
     )
     if folder is not None and (unnamed := _unnamed(folder, [Path(path) for path in labels.frame["path"]])):
-        warnings.warn(
+        rank_zero_warn(
             f"{len(unnamed)} photos in '{root}' are in no row of '{labels.source}': {name_some(unnamed)}. They are "
             "left out. Add rows for them, or pass unlisted='off'.",
-            UnlistedWarning,
+            category=UnlistedWarning,
             stacklevel=2,
         )
     return labels

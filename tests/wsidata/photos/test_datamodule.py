@@ -1,6 +1,7 @@
 import pickle
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -8,6 +9,7 @@ from lightning import LightningModule, Trainer, seed_everything
 
 from wsidata import ImageFolderDataModule
 from wsidata.leaks import LeakError
+from wsidata.photos.decoding import read_photo
 from wsidata.skipping import SkipWarning
 from wsidata.splits import SplitError
 from wsidata.table_files import TableError
@@ -177,14 +179,23 @@ def test_normalised_batches(toadstools, normalize):
         assert dm.stats.image_count == len(dm.tables["train"])
 
 
+def test_statistics_are_of_photos_as_they_are_read(toadstools, tmp_path):
+    for options in ({"resize_px": 40}, {"resize_px": 40, "cache": tmp_path}, {"resize_px": None}):
+        dm = module(toadstools, **options)
+        pixels = [read_photo(path, short_side_px=options["resize_px"]) for path in dm.tables["train"]["path"]]
+        colours = np.concatenate([one.reshape(-1, 3) for one in pixels]) / 255
+        np.testing.assert_allclose(dm.stats.mean, colours.mean(0), rtol=1e-9)
+        np.testing.assert_allclose(dm.stats.std, colours.std(0), rtol=1e-9)
+    assert len(list(tmp_path.rglob("*.npz"))) == len(dm.tables["train"])
+
+
 def test_checkpoints_statistics_normalise_where_there_is_nothing_to_train_on(toadstools, tmp_path):
     dm = module(toadstools, normalize="stats", test_ids=["img_0", "img_1"])
     run = trainer(tmp_path, max_epochs=1)
     run.fit(Mean(), datamodule=dm)
     run.save_checkpoint(tmp_path / "c.ckpt")
     rows = pd.DataFrame({"image": ["img_0", "img_1"]})
-    later = module(toadstools, table=rows, image_dir=toadstools, label_column=None, normalize="stats", unlisted="off",
-                   class_names=["0", "1", "2"])  # fmt: skip
+    later = module(toadstools, table=rows, image_dir=toadstools, label_column=None, normalize="stats", unlisted="off")
     found = torch.cat(trainer(tmp_path).predict(Mean(), later, ckpt_path=tmp_path / "c.ckpt"))
     expected = torch.cat(trainer(tmp_path).predict(Mean(), dm, ckpt_path=tmp_path / "c.ckpt"))
     torch.testing.assert_close(found, expected)
