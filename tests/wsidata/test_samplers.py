@@ -1,10 +1,14 @@
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsidata.epochs import EpochDataset
-from wsidata.samplers import EpochSampler, Share, balanced_rows
+from wsidata.samplers import EpochSampler, Share, balanced_rows, share_of_process
+from wsidata.split_base import SplitWarning
 
 
 class Numbers(EpochDataset):
@@ -59,3 +63,22 @@ def test_balanced_sampler_changes_with_the_epoch_and_repeats_with_the_seed():
     first, again, other = (list(EpochSampler(Numbers(15, seed), balance=balance)) for seed in (1, 1, 2))
     assert first == again != other
     assert sum(balance[i % 15] for i in first) == pytest.approx(7.5, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("part", "processes", "expected"),
+    [("train", 3, Share(1, 3)), ("val", 3, None), ("predict", 3, None), ("train", 1, None), ("test", 1, None)],
+)
+def test_only_training_is_shared_out_here(part, processes, expected):
+    trainer = SimpleNamespace(distributed_sampler_kwargs={"rank": 1, "num_replicas": processes})
+    assert share_of_process(trainer, part, 9) == expected
+    assert share_of_process(None, part, 9) is None
+
+
+def test_images_that_count_twice_in_evaluation_are_warned_of_by_one_process():
+    ranks = [SimpleNamespace(distributed_sampler_kwargs={"rank": rank, "num_replicas": 4}) for rank in range(4)]
+    with pytest.warns(SplitWarning, match=r"9 val images do not divide over 4 processes: 3 of them count twice"):
+        assert share_of_process(ranks[0], "val", 9) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [share_of_process(trainer, "val", 9) for trainer in ranks[1:]] == [None] * 3

@@ -1,0 +1,52 @@
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from wsidata.skipping import skipped_rows
+from wsidata.split_base import SplitError
+from wsidata.split_memory import check_remembered_classes, check_remembered_split, remember, remembered_stats
+from wsidata.stats_file import ChannelStats
+
+TABLE = pd.DataFrame(
+    {"image_id": list("abcd"), "split": ["train", "train", "val", "test"], "label_name": "x", "path": list("abcd")}
+)
+NONE = skipped_rows(TABLE, {})
+STATS = ChannelStats((0.5,), (0.1,), 10, 2, "pooled", tissue_only=False, max_value=255)
+
+
+def test_memory_is_plain_and_accepts_what_it_remembers():
+    memory = json.loads(json.dumps(remember(TABLE, NONE, ["x", "y"], STATS)))
+    check_remembered_classes(memory, ["x", "y"])
+    check_remembered_split(memory, TABLE.sample(frac=1, random_state=0), NONE)
+    assert remembered_stats(memory, None) == STATS
+    assert remembered_stats(memory, STATS) == STATS
+
+
+def test_other_classes_splits_and_statistics_are_refused():
+    memory = remember(TABLE, NONE, ["x", "y"], STATS)
+    with pytest.raises(SplitError, match=r"classes are \['x', 'y'\] and the table's \['y', 'x'\]"):
+        check_remembered_classes(memory, ["y", "x"])
+    with pytest.raises(SplitError, match="1 images moved"):
+        check_remembered_split(memory, TABLE.assign(split=["train", "val", "val", "test"]), NONE)
+    with pytest.raises(SplitError, match="other channel statistics"):
+        remembered_stats(memory, replace(STATS, mean=(0.6,)))
+    assert remembered_stats(remember(TABLE, NONE, ["x"], None), STATS) is None
+
+
+def test_what_was_left_out_of_training_is_remembered_and_not_of_testing():
+    without_a = skipped_rows(TABLE, {"a": "bad", "d": "bad"})
+    memory = remember(TABLE, without_a, ["x"], None)
+    check_remembered_split(memory, TABLE, skipped_rows(TABLE, {"a": "bad"}))
+    with pytest.raises(SplitError, match=r"0 of them cannot be read any more \[\], 1 that it had to leave out"):
+        check_remembered_split(memory, TABLE, NONE)
+    del memory["skipped"]  # checkpoints of before
+    check_remembered_split(memory, TABLE, NONE)
+
+
+def test_slides_trained_on_are_not_tested_on():
+    memory = remember(TABLE, NONE, ["x"], None)
+    check_remembered_split(memory, TABLE, NONE, evaluated="test")
+    with pytest.raises(SplitError, match="were in the checkpoint's training set"):
+        check_remembered_split(memory, TABLE.assign(split=["test", "train", "val", "test"]), NONE, evaluated="test")
