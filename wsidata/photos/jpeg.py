@@ -57,6 +57,8 @@ def shrink_for(header: JpegHeader, short_side_px: float) -> int:
     short = min(header.height_px, header.width_px)
     if short < BLOCK_PX**2:  # nothing to gain, and rounding makes the sizes of neighbouring scales the same
         return 1
+    if header.lossless:  # libjpeg-turbo 3 crashes
+        return 1
     return next((shrink for shrink in SHRINKS if short >= shrink * short_side_px), 1)
 
 

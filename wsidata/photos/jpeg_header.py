@@ -17,6 +17,7 @@ from wsidata.formats.segments import JPEG_START
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 """Markers that begin a frame (SOF): of the 16, three mean other things."""
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 """Markers without a length (TEM, restarts, start of image)."""
 SCAN, END, EXIF, PROFILE = 0xDA, 0xD9, 0xE1, 0xE2
@@ -38,6 +39,7 @@ class JpegHeader:
         bits: Of a sample; 8 but for medical and lossless kinds.
         components: 1 (grey), 3 (colour) or 4 (ink).
         progressive: Whether its coefficients come in several passes, and all have to be held in memory.
+        lossless: Whether it is of the kind without a cosine transform, and so has one size only.
         orientation: EXIF orientation, 1 (upright) to 8; see `wsidata.photos.orientation`.
         icc_profile: The colour profile, or None.
     """
@@ -47,6 +49,7 @@ class JpegHeader:
     bits: int
     components: int
     progressive: bool
+    lossless: bool = False
     orientation: int = 1
     icc_profile: bytes | None = field(default=None, repr=False)
 
@@ -64,7 +67,7 @@ def read_jpeg_header(stream: BinaryIO) -> JpegHeader:
     """
     if stream.read(2) != JPEG_START:
         raise JpegHeaderError("it does not begin as a JPEG")
-    frame: tuple[int, int, int, int, bool] | None = None
+    frame: tuple[int, int, int, int, bool, bool] | None = None
     orientation, chunks = None, dict[int, bytes]()
     while True:
         marker = _next_marker(stream)
@@ -102,13 +105,13 @@ def _next_marker(stream: BinaryIO) -> int:
     raise JpegHeaderError("it breaks off in its header")
 
 
-def _frame(body: bytes, marker: int) -> tuple[int, int, int, int, bool]:
+def _frame(body: bytes, marker: int) -> tuple[int, int, int, int, bool, bool]:
     if len(body) < 6:
         raise JpegHeaderError("it breaks off in its header")
     bits, height, width, components = struct.unpack(">BHHB", body[:6])
     if not height or not width:
         raise JpegHeaderError(f"its header says it has {width}x{height} pixels")
-    return height, width, bits, components, marker in PROGRESSIVE
+    return height, width, bits, components, marker in PROGRESSIVE, marker in LOSSLESS
 
 
 def exif_orientation(exif: bytes) -> int:

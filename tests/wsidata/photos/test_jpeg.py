@@ -1,5 +1,6 @@
 """JPEG photos decoded smaller, and none that is damaged decoded at all."""
 
+import imagecodecs
 import numpy as np
 import pytest
 import pyvips
@@ -45,6 +46,15 @@ def test_every_shrink_gives_its_size(tmp_path, size, shrink, subsampling):
 def test_the_largest_shrink_that_leaves_enough_is_taken(short, wanted, shrink):
     assert shrink_for(header_of(short, short + 90), wanted) == shrink
     assert shrink_for(header_of(short + 90, short), wanted) == shrink
+
+
+def test_lossless_jpegs_are_decoded_at_their_only_size(tmp_path):
+    pixels = RNG.integers(0, 256, (160, 170, 3), dtype=np.uint8)
+    data = imagecodecs.jpeg8_encode(pixels, lossless=True)
+    header = jpeg_header(data, tmp_path)
+    assert header.lossless
+    assert shrink_for(header, 10) == 1
+    np.testing.assert_array_equal(decode_jpeg(data, tmp_path, header), pixels)
 
 
 def test_grey_and_colour_suit_and_ink_and_deeper_samples_do_not():
