@@ -136,6 +136,8 @@ class PhotoFolder(ImageFolder):
                 f"'{name}' fits {len(fitting)} files in '{self.root}': {shown}; write the whole path in the table, or "
                 "take copies away"
             )
+        if (self.root / name).is_file():  # in a hidden folder, or above this one
+            return self.root / name
         raise ImageLookupError(f"no file '{name}' in '{self.root}' or below{self._near(name)}")
 
     def image_id(self, path: Path) -> str:

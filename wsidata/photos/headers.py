@@ -47,7 +47,8 @@ class PhotoSurvey:
         Returns:
             The problems of these photos, in their order.
         """
-        new = [path for path in dict.fromkeys(paths) if str(path) not in self.sizes | self.problems]
+        known = self.sizes.keys() | self.problems.keys()
+        new = [path for path in dict.fromkeys(paths) if str(path) not in known]
         with ThreadPoolExecutor(THREADS) as pool:
             for path, found in zip(new, pool.map(self._inspect, new), strict=True):
                 if isinstance(found, str):

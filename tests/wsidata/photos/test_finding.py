@@ -103,6 +103,8 @@ def test_hidden_files_are_never_meant(folder, tmp_path):
     photos = folder("img.jpg", "._img.jpg", ".cache/img.jpg", "__MACOSX/img.jpg")
     assert photos.find("img") == tmp_path / "img.jpg"
     assert photos.photos == ("img.jpg",)
+    assert photos.find(".cache/img.jpg") == tmp_path / ".cache" / "img.jpg"
+    assert photos.image_id(tmp_path / ".cache" / "img.jpg") == ".cache/img"
 
 
 def test_ids_keep_the_suffix_only_where_photos_differ_by_nothing_else(folder, tmp_path):
