@@ -100,7 +100,7 @@ def write_shards(folder: Path, journal: Journal, part: SplitRows, class_names: S
     Raises:
         ExportError: if `datasets` is not installed, or a row is too large.
     """
-    shards = list(_cut([one.size_bytes for one in part.entries], SHARD_BYTES, len(part.entries)))
+    shards = list(_cut([one.size_bytes for one in part.entries]))
     schema = _schema(part, class_names)
     columns = part.columns()
     tables: list[TableFile] = []
@@ -108,13 +108,15 @@ def write_shards(folder: Path, journal: Journal, part: SplitRows, class_names: S
         path = folder / SHARD_FOLDER / f"{part.split}-{number:05d}-of-{len(shards):05d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.part")
-        sizes = [one.size_bytes for one in part.entries[start:stop]]
-        # Images are compressed already. A page index lets the Hub's viewer read single rows.
+        step = _rows_a_group([one.size_bytes for one in part.entries[start:stop]])
+        # Images are compressed already, and the least and greatest of them are no statistics. A page index lets the
+        # Hub's viewer read single rows.
         with pq.ParquetWriter(
-            unfinished, schema, compression="none", use_dictionary=False, write_page_index=True
-        ) as writer:
-            for low, high in _cut(sizes, ROW_GROUP_BYTES, ROW_GROUP_ROWS):
-                group = slice(start + low, start + high)
+            unfinished, schema, compression="none", use_dictionary=False, write_statistics=list(columns),
+            write_page_index=True,
+        ) as writer:  # fmt: skip
+            for low in range(start, stop, step):
+                group = slice(low, min(low + step, stop))
                 writer.write_table(_group(folder, journal, part.entries[group], columns, group, schema))
         unfinished.replace(path)
         tables.append(_table_file(folder, path, part.split, stop - start))
@@ -173,16 +175,28 @@ def _table_file(folder: Path, path: Path, split: str, rows: int) -> TableFile:
     return TableFile(split, path.relative_to(folder).as_posix(), rows, file_sha256(path) or "")
 
 
-def _cut(sizes: Sequence[int], most_bytes: int, most_rows: int) -> Iterator[tuple[int, int]]:
-    """Runs of rows, each at least one row, of at most so many rows, and bytes unless one row is more."""
+def _cut(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Runs of rows, each at least one row, of at most `SHARD_BYTES` unless one row is more."""
     start, total = 0, 0
     for index, size in enumerate(sizes):
-        if index > start and (total + size > most_bytes or index - start >= most_rows):
+        if index > start and total + size > SHARD_BYTES:
             yield start, index
             start, total = index, 0
         total += size
     if sizes:
         yield start, len(sizes)
+
+
+def _rows_a_group(sizes: Sequence[int]) -> int:
+    """Rows of every row group of a shard, so that none is too large.
+
+    All have as many, because `datasets` reads a file in batches of as many rows as its first group has: huge images
+    behind tiny ones would come in one batch, beyond Arrow's 2 GB.
+    """
+    rows = ROW_GROUP_ROWS
+    while rows > 1 and any(sum(sizes[low : low + rows]) > ROW_GROUP_BYTES for low in range(0, len(sizes), rows)):
+        rows //= 2
+    return rows
 
 
 def _schema(part: SplitRows, class_names: Sequence[str]) -> pa.Schema:

@@ -35,13 +35,24 @@ def journal_of(folder, sizes):
     return journal, rows
 
 
-@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 60), st.integers(1, 7))
-def test_runs_hold_every_row_once_and_stay_within_bounds(sizes, most_bytes, most_rows):
-    runs = list(export_tables._cut(sizes, most_bytes, most_rows))
+MB = 1000**2
+
+
+@given(st.lists(st.integers(0, 700 * MB), max_size=40))
+def test_shards_hold_every_row_once_and_are_never_empty(sizes):
+    runs = list(export_tables._cut(sizes))
     assert [index for start, stop in runs for index in range(start, stop)] == list(range(len(sizes)))
     for start, stop in runs:
-        assert 1 <= stop - start <= most_rows
-        assert stop - start == 1 or sum(sizes[start:stop]) <= most_bytes
+        assert stop - start == 1 or sum(sizes[start:stop]) <= export_tables.SHARD_BYTES
+        assert stop > start
+
+
+@given(st.lists(st.one_of(st.integers(0, MB), st.integers(0, 40 * MB)), min_size=1, max_size=250))
+def test_batches_of_as_many_rows_as_the_first_group_has_are_never_too_large(sizes):
+    rows = export_tables._rows_a_group(sizes)
+    assert 1 <= rows <= export_tables.ROW_GROUP_ROWS
+    groups = [sizes[low : low + rows] for low in range(0, len(sizes), rows)]
+    assert all(len(group) == 1 or sum(group) <= export_tables.ROW_GROUP_BYTES for group in groups)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +60,8 @@ def test_runs_hold_every_row_once_and_stay_within_bounds(sizes, most_bytes, most
     [
         ([900], 1, [1]),  # one huge row
         ([300] * 12, 6, [1] * 12),  # many large rows
-        ([300, *[1] * 60, 300, *[1] * 60], 2, [1, 20, 20, 20, 1, 20, 20, 20]),  # huge beside tiny
+        ([*[1] * 60, 300, *[1] * 60, 300], 2, [1] * 121 + [1]),  # huge beside tiny
+        ([1] * 45, 1, [20, 20, 5]),
         ([1], 1, [1]),
     ],
 )
