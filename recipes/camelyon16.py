@@ -2,6 +2,7 @@
 
 python recipes/camelyon16.py                                     the demo: synthetic slides, random weights, minutes
 python recipes/camelyon16.py --data camelyon16 --mpp 8 --unfreeze-at 10 --precision bf16-mixed
+python recipes/camelyon16.py --hub owner/camelyon16-8um          the same, from slides that somebody has published
 """
 
 import argparse
@@ -17,17 +18,16 @@ import pandas as pd
 import torch
 from camelyon16_data import read_reference
 from camelyon16_options import parse_arguments
-from camelyon16_report import closing_table, draw_confusion, draw_roc, scores
+from camelyon16_report import closing_table, draw_roc, scores
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from reporting import MEANT, draw_confusion, prediction_table
 
 from streammodels import StreamingResNet, WeightsUnavailableError
-from wsidata import WSIDataModule
+from wsidata import HubDataModule, WSIDataModule
+from wsidata.datamodule_base import SplitDataModule
 from wsidata.synthetic import write_camelyon16
-
-# What Lightning warns of although it is meant or its own: frozen batch normalisation, one folder for all results.
-MEANT = ("Found .* in eval mode", "Experiment logs directory", "Checkpoint directory", ".*treespec, LeafSpec")
 
 
 def make_model(options: argparse.Namespace, num_classes: int) -> StreamingResNet:
@@ -46,7 +46,28 @@ def make_model(options: argparse.Namespace, num_classes: int) -> StreamingResNet
         raise SystemExit(f"error: {error} On the command line: --weights PATH or --weights none.") from error
 
 
-def fit(trainer: Trainer, model: StreamingResNet, slides: WSIDataModule, unfreeze_at: int | None, epochs: int) -> None:
+def read_slides(options: argparse.Namespace, out: Path) -> SplitDataModule:
+    """The slides: published ones, those of a folder, or the demo's own."""
+    if options.hub is not None:
+        return HubDataModule(
+            options.hub, lazy=options.lazy or None, batch_size=options.batch_size, num_workers=options.num_workers
+        )
+    data = options.data or out / "slides"
+    if options.data is None and not data.exists():
+        print(f"Demo: writing synthetic slides to {data}.")
+        write_camelyon16(data, normal=20, tumor=20, test=10, size_px=(1024, 1024), seed=options.seed)
+    table = read_reference(data)
+    return WSIDataModule(
+        table, data / "images", image_column="image", label_column="class", seed=options.seed,
+        test_prefix="test_" if table["image"].str.startswith("test_").any() else None,
+        level=options.level, mpp=options.mpp if options.level is None else None, image_size=options.image_size or None,
+        lazy=options.lazy, crop=options.crop, batch_size=options.batch_size, num_workers=options.num_workers,
+    )  # fmt: skip
+
+
+def fit(
+    trainer: Trainer, model: StreamingResNet, slides: SplitDataModule, unfreeze_at: int | None, epochs: int
+) -> None:
     """Train, in two stages if asked to: a fit of its own for the second, as processes that share gradients need."""
     if unfreeze_at is not None:
         trainer.fit_loop.max_epochs = unfreeze_at
@@ -57,17 +78,14 @@ def fit(trainer: Trainer, model: StreamingResNet, slides: WSIDataModule, unfreez
     trainer.fit(model, slides)
 
 
-def predict(trainer: Trainer, model: StreamingResNet, slides: WSIDataModule) -> pd.DataFrame:
+def predict(trainer: Trainer, model: StreamingResNet, slides: SplitDataModule) -> pd.DataFrame:
     """Class probabilities of every validation and test slide, in the order of the table."""
     parts = []
     for split, loader in (("val", slides.val_dataloader), ("test", slides.test_dataloader)):
         rows = slides.tables[split]
         if len(rows):
             batches: Any = trainer.predict(model, loader())
-            chances = torch.cat(batches).numpy()
-            part = pd.DataFrame({"image": rows["image_id"], "split": split, "label": rows["label_name"]})
-            part["predicted"] = [slides.class_names[best] for best in chances.argmax(axis=1)]
-            parts.append(part.assign(**{f"probability_{c}": chances[:, i] for i, c in enumerate(slides.class_names)}))
+            parts.append(prediction_table(rows, batches, slides.class_names))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -80,19 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     started = os.environ.setdefault("CAMELYON16_STARTED", now)  # the processes of --devices 2 share one folder
     out = options.out or Path("runs", "camelyon16", started)
     out.mkdir(parents=True, exist_ok=True)
-    data = options.data or out / "slides"
-    if options.data is None and not data.exists():
-        print(f"Demo: writing synthetic slides to {data}.")
-        write_camelyon16(data, normal=20, tumor=20, test=10, size_px=(1024, 1024), seed=options.seed)
-
+    slides = read_slides(options, out)
     seed_everything(options.seed, workers=True)
-    table = read_reference(data)
-    slides = WSIDataModule(
-        table, data / "images", image_column="image", label_column="class", seed=options.seed,
-        test_prefix="test_" if table["image"].str.startswith("test_").any() else None,
-        level=options.level, mpp=options.mpp if options.level is None else None, image_size=options.image_size or None,
-        lazy=options.lazy, crop=options.crop, batch_size=options.batch_size, num_workers=options.num_workers,
-    )  # fmt: skip
     slides.setup()
     slides.show_batch("train", path=out / "batch.png")
     model = make_model(options, slides.num_classes)

@@ -28,6 +28,11 @@ def parse_arguments(description: str | None, arguments: list[str] | None = None)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, help="folder with images/ and evaluation/reference.csv (columns image and class or type)")
+    add(
+        "--hub",
+        metavar="REPO",
+        help="train on slides that were published: owner/name on the Hub, or an exported folder",
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--mpp", type=float, help=f"spacing to read at, um per pixel ({REAL['mpp']})")
     size.add_argument("--level", type=int, help="pyramid level to read, instead of --mpp")
@@ -51,14 +56,21 @@ def parse_arguments(description: str | None, arguments: list[str] | None = None)
     )
     add("--epochs", type=int, help=f"({REAL['epochs']})")
     add("--learning-rate", type=float, help=f"({REAL['learning_rate']})")
-    add("--batch-size", type=int, help=f"slides a step and process ({REAL['batch_size']})")
+    add("--batch-size", type=int, help=f"slides a step and process ({REAL['batch_size']}; with --hub as published)")
     add("--num-workers", type=int, default=2, help="processes that read slides (%(default)s)")
     add("--precision", default="32-true", help="as in Lightning, such as bf16-mixed (%(default)s)")
     add("--devices", default="auto", help="as in Lightning (%(default)s)")
     add("--seed", type=int, default=42, help="of the split and of everything random (%(default)s)")
     add("--out", type=Path, help="folder for the results (runs/camelyon16/<time>)")
-    demo = parser.parse_known_args(arguments)[0].data is None
-    parser.set_defaults(**(DEMO | {"train_streaming_layers": True} if demo else REAL))
+    given = parser.parse_known_args(arguments)[0]
+    if given.hub is not None:
+        fixed = {"--data": given.data, "--mpp": given.mpp, "--level": given.level, "--crop": given.crop}
+        useless = [name for name, value in (fixed | {"--image-size": given.image_size}).items() if value is not None]
+        if useless:
+            parser.error(f"--hub trains on what was published, which {', '.join(useless)} would not change")
+        parser.set_defaults(**{**REAL, "mpp": None, "image_size": None, "batch_size": None})  # as published
+    else:
+        parser.set_defaults(**(DEMO | {"train_streaming_layers": True} if given.data is None else REAL))
     options = parser.parse_args(arguments)
     if options.unfreeze_at is not None and not 0 < options.unfreeze_at < options.epochs:
         parser.error(f"--unfreeze-at {options.unfreeze_at} must lie between 0 and --epochs {options.epochs}")
