@@ -178,7 +178,7 @@ def conditions() -> str:
 def workers_table(title: str, photos: Sequence[Path], workers: int, epochs: int) -> str:
     """Through loaders with workers: CPU time of all processes, and photos per second by the clock."""
     rows = [f"\n| {title}, {workers} workers | CPU ms a photo | photos/s |", "|---|---|---|"]
-    copies = [path for _ in range(max(1, 64 // len(photos))) for path in photos]
+    copies = [path for _ in range(max(1, 32 // len(photos))) for path in photos]
     for name in list(READERS)[: -len(LIMITS)]:
         loader = make_loader(name, copies, workers)
         cpu_s, wall_s, count = [], [], 0
@@ -200,12 +200,12 @@ def make_loader(name: str, photos: Sequence[Path], workers: int) -> Any:
     from wsidata.loaders import make_loader as our_loader
 
     if name == "wsidata":
-        return our_loader(READERS[name](photos), batch_size=16, num_workers=workers)
+        return our_loader(READERS[name](photos), batch_size=8, num_workers=workers)
     data_set = READERS[name](photos)
     if len(data_set) < len(photos):  # ImageFolder lists its folder
         data_set = ConcatDataset([data_set] * (len(photos) // len(data_set)))
     start = "forkserver" if sys.platform != "win32" else "spawn"
-    return DataLoader(data_set, batch_size=16, num_workers=workers, persistent_workers=True,
+    return DataLoader(data_set, batch_size=8, num_workers=workers, persistent_workers=True,
                       multiprocessing_context=start)  # fmt: skip
 
 
