@@ -195,6 +195,7 @@ PIPELINES = {
 @pytest.mark.parametrize("order", [list, reversed])
 def test_a_pass_decodes_every_tile_once(pipeline, order, step, monkeypatch):
     monkeypatch.setattr("wsidata.lazy.BLOCK_PX", 32)  # small against the image, as in life
+    monkeypatch.setattr("wsidata.formats.tile_source.KEPT_TILES_PX", 8 * 32)
     monkeypatch.setattr("wsidata.formats.tile_source.KEPT_TILE_BYTES", 0)
     monkeypatch.setattr("wsidata.lazy.KEPT_BLOCK_BYTES", 0)
     image, decoded = counted(512, 448, 64, PIPELINES[pipeline])

@@ -39,12 +39,12 @@ MIN_IS_BLACK, RGB = 1, 2
 DECODED_AT_ONCE_BYTES = 256 * 1024**2
 """Levels up to this size are decoded whole, which is fastest; of larger ones libvips pipelines ask for single tiles."""
 
-KEPT_TILE_BYTES = 256 * 1024**2
-"""Decoded tiles kept for each image; more if `KEPT_TILE_ROWS` rows (or columns) of tiles are more than this."""
+KEPT_TILE_BYTES = 64 * 1024**2
+"""Decoded tiles kept for each image; more if those of `KEPT_TILES_PX` rows (or columns) are more than this."""
 
-KEPT_TILE_ROWS = 5
-"""Rows of tiles that two neighbouring blocks of `wsidata.lazy.BLOCK_PX` rows touch together, if they are resampled from
-a level up to four times as fine."""
+KEPT_TILES_PX = 1024
+"""Rows that two neighbouring blocks of `wsidata.lazy.BLOCK_PX` rows touch together, if they are resampled from a level
+up to four times as fine. Tiles that reach into them are kept."""
 
 
 class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no types
@@ -218,15 +218,16 @@ def kept_tiles(image: pyvips.Image, max_bytes: int | None = None) -> pyvips.Imag
 
     Args:
         image: A level as it was opened. One that is not decoded by tiles stays as it is: libvips keeps it whole.
-        max_bytes: Tiles kept, `KEPT_TILE_BYTES` if None; but always `KEPT_TILE_ROWS` rows, or columns, of them.
+        max_bytes: Tiles kept, `KEPT_TILE_BYTES` if None; but always those of `KEPT_TILES_PX` rows, or columns.
     """
     if not image.get_typeof("tile-width") or not image.get_typeof("tile-height"):
         return image
     width, height = image.get("tile-width"), image.get("tile-height")
-    abreast = max(math.ceil(image.width / width), math.ceil(image.height / height)) + 1
+    of_rows = (math.ceil(KEPT_TILES_PX / height) + 1) * (math.ceil(image.width / width) + 1)
+    of_columns = (math.ceil(KEPT_TILES_PX / width) + 1) * (math.ceil(image.height / height) + 1)
     pixel_bytes = image.bands * {"ushort": 2, "float": 4}.get(image.format, 1)
     fitting = (KEPT_TILE_BYTES if max_bytes is None else max_bytes) // (width * height * pixel_bytes)
     return image.tilecache(
-        tile_width=width, tile_height=height, max_tiles=max(KEPT_TILE_ROWS * abreast, fitting),
+        tile_width=width, tile_height=height, max_tiles=max(of_rows, of_columns, fitting),
         access="random", threaded=True, persistent=True,
     )  # fmt: skip
