@@ -7,6 +7,7 @@ it writes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def _write(
         cause = failure_behind(image)
         detail = " ".join(str(cause or error).split())
         if cause is None and ("write error" in detail or "No space left" in detail or "too large" in detail):
-            raise OSError(f"'{path}' could not be written ({detail}). Is the disk full?") from error
+            raise OSError(errno.ENOSPC, f"'{path}' could not be written ({detail[:200]})") from error
         raise UnreadableImageError(f"'{name}' could not be decoded whole: {detail}") from (cause or error)
     except BaseException:
         path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from wsidata.datamodule_base import SplitDataModule
 from wsidata.hub.card import CardText, write_card
-from wsidata.hub.export_images import keys_of, write_images
+from wsidata.hub.export_images import enough_room, keys_of, write_images
 from wsidata.hub.export_plan import ExportError, ExportPlan, plan_export
 from wsidata.hub.export_tables import (
     choose_layout,
@@ -114,13 +114,14 @@ def export(
     journal = Journal(folder)
     _refuse_other_folders(folder, journal)
     dm.check()
-    journal.begin()
-    write_images(plan, journal, _reusable(plan, folder, journal), executor, quiet=quiet)
-    found_stats = _stats(dm, plan, journal) if stats and len(dm.tables["train"]) else None
-    entries = [journal.entries[place] for place in plan.rows["place"]]
-    chosen = choose_layout(layout, entries, lazy=bool(plan.arguments["lazy"]))
-    finished = _finish(plan, folder, journal, chosen, found_stats)
-    write_card(folder, finished, plan.rows, card or CardText())
+    with enough_room(folder):
+        journal.begin()
+        write_images(plan, journal, _reusable(plan, folder, journal), executor, quiet=quiet)
+        found_stats = _stats(dm, plan, journal) if stats and len(dm.tables["train"]) else None
+        entries = [journal.entries[place] for place in plan.rows["place"]]
+        chosen = choose_layout(layout, entries, lazy=bool(plan.arguments["lazy"]))
+        finished = _finish(plan, folder, journal, chosen, found_stats)
+        write_card(folder, finished, plan.rows, card or CardText())
     say(f"'{folder}' holds {finished.image_count} images, {finished.image_bytes / 1e6:,.1f} MB, layout '{chosen}'.")
     return finished
 

@@ -6,7 +6,6 @@ pictures are in memory as there are threads, and of slides only some rows of eac
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -22,6 +21,7 @@ import pyvips
 from wsidata.datasets import SlideDataset
 from wsidata.epochs import EpochDataset
 from wsidata.hub.encoding import encode
+from wsidata.hub.errors import is_disk_full
 from wsidata.hub.export_plan import ExportError, ExportPlan, PartPlan, pixel_settings
 from wsidata.hub.journal import Entry, Journal, content_key
 from wsidata.hub.layout import Encoding
@@ -32,12 +32,14 @@ from wsidata.transform_base import Sample
 from wsidata.transforms import CropOrPad
 
 THREADS = 4
+LAZY_THREADS = 2
+"""Each lazy image keeps some hundreds of MB of decoded tiles, and libvips works on it with threads of its own."""
+
 _UNKNOWN_CLASS = 254
 _ROWS_A_JOB = 16
 """Rows that a process is handed at once, because a copy of the data set travels with them."""
 
 _JOBS_WAITING = 32
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Writer:
             try:
                 outcomes.append(self._write(task))
             except Exception as error:  # whatever a decoder raises is reported with the name of its file
-                if isinstance(error, OSError) and _is_disk(error):
+                if is_disk_full(error):
                     raise
                 outcomes.append(f"{task.source}: {type(error).__name__}: {' '.join(str(error).split())}")
         return outcomes
@@ -140,7 +142,8 @@ def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: E
         quiet: No progress bar.
 
     Raises:
-        ExportError: naming every image that cannot be read or encoded; the others are written. Or if the disk is full.
+        ExportError: naming every image that cannot be read or encoded; the others are written.
+        OSError: if the disk is full; see `enough_room`.
     """
     refuse_forks(executor)
     jobs = [(part, tasks(plan, part, done)) for part in plan.parts]
@@ -148,22 +151,15 @@ def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: E
     if not count:
         return
     problems: list[str] = []
-    try:
-        with _pool(executor) as pool, _bar(count, quiet=quiet) as bar:
-            at_once = 1 if isinstance(pool, ThreadPoolExecutor) else max(1, min(_ROWS_A_JOB, count // 8))
-            for outcome in _outcomes(plan, jobs, journal.staging, pool, at_once):
-                bar.update()
-                if isinstance(outcome, Entry):
-                    journal.add(outcome)
-                else:
-                    problems.append(outcome)
-    except OSError as error:
-        if not _is_disk(error):
-            raise
-        raise ExportError(
-            f"'{journal.root.parent}' cannot take more: {error}. Make room and run the export again; it goes on where "
-            "it stopped."
-        ) from error
+    threads = LAZY_THREADS if plan.arguments["lazy"] else THREADS
+    with _pool(executor, threads) as pool, _bar(count, quiet=quiet) as bar:
+        at_once = 1 if isinstance(pool, ThreadPoolExecutor) else max(1, min(_ROWS_A_JOB, count // 8))
+        for outcome in _outcomes(plan, jobs, journal.staging, pool, at_once):
+            bar.update()
+            if isinstance(outcome, Entry):
+                journal.add(outcome)
+            else:
+                problems.append(outcome)
     if problems:
         remedy = "Repair these, or take them out of the table, and run the export again; what is done is kept."
         raise ExportError(describe_problems("images", sorted(problems), remedy))
@@ -214,11 +210,28 @@ def _outcomes(
 
 
 @contextmanager
-def _pool(executor: Executor | None) -> Iterator[Executor]:
+def enough_room(folder: Path) -> Iterator[None]:
+    """Say what to do when the disk is full.
+
+    Raises:
+        ExportError: in place of the error of a disk that is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise ExportError(
+            f"'{folder}' cannot take more: {error}. Make room and run the export again; it goes on where it stopped."
+        ) from error
+
+
+@contextmanager
+def _pool(executor: Executor | None, threads: int) -> Iterator[Executor]:
     if executor is not None:
         yield executor
         return
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
         yield pool
 
 
@@ -249,8 +262,3 @@ def _refuse_unknown_classes(path: Path, source: str) -> None:
         raise MaskError(
             f"the mask of '{source}' holds values that are no class. Name them with class_names= and mask_values=."
         )
-
-
-def _is_disk(error: OSError) -> bool:
-    """Whether nothing more can be written, whatever the image."""
-    return error.errno in _DISK or "Is the disk full?" in str(error)

@@ -32,6 +32,7 @@ from wsidata.hub.layout import (
 )
 from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows, without_addresses
 from wsidata.masks import IGNORE
+from wsidata.photos.datamodule import ImageFolderDataModule
 from wsidata.photos.transforms import photo_eval_transform, photo_train_transform
 from wsidata.skipping import without_skipped
 from wsidata.transforms import Compose, CropOrPad, Transform, default_eval_transform, default_train_transform
@@ -121,6 +122,11 @@ def plan_export(
     Raises:
         PrivacyError, TableError, SplitError, ValueError: as they say.
     """
+    if not isinstance(dm, WSIDataModule | ImageFolderDataModule):
+        raise ExportError(
+            f"a {type(dm).__name__} cannot be exported: its images are encoded already. Publish the WSIDataModule or "
+            "ImageFolderDataModule it was made from, or copy the repository as it is."
+        )
     kind: Kind = "slides" if isinstance(dm, WSIDataModule) else "photos"
     arguments = {"lazy": False, **published_arguments(dm.hparams)}
     size: tuple[int, int] | None = getattr(dm, "image_size", None)

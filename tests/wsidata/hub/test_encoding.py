@@ -1,4 +1,5 @@
 import errno
+import resource
 
 import numpy as np
 import pytest
@@ -7,7 +8,6 @@ import tifffile
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.tile_source import TileSource
-from wsidata.hub import encoding as encoding_module
 from wsidata.hub.encoding import choose_encoding, encode
 from wsidata.hub.layout import Encoding
 from wsidata.slide import Slide
@@ -140,12 +140,14 @@ def test_damaged_slide_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_full_disk_is_told_from_a_damaged_picture(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise pyvips.Error("unable to write: write error\nsystem error: No space left on device")
-
-    monkeypatch.setattr(encoding_module, "_write_pyramid", full)
-    with pytest.raises(OSError, match="Is the disk full") as caught:
-        encode(picture(), tmp_path / "x", Encoding("tiff"), name="x")
-    assert caught.value.errno in (None, errno.ENOSPC)
+@pytest.mark.parametrize("kind", ["png", "jpeg", "tiff", "tiff-jpeg"])
+def test_full_disk_is_told_from_a_damaged_picture(tmp_path, kind):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="could not be written") as caught:
+            encode(picture(300, 300), tmp_path / "x", Encoding(kind, 90 if "jpeg" in kind else None), name="x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
