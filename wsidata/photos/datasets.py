@@ -41,6 +41,9 @@ class PhotoDataset(EpochDataset):
         with_labels: False gives images alone, for prediction.
         fresh_epochs: True draws anew in every epoch (training). False makes the same sample every time, also with a
             random transform.
+
+    Attributes:
+        normalization: Mean and standard deviation that samples, though not what `image` gives, are normalised with.
     """
 
     noun = "photo"
@@ -130,8 +133,10 @@ def normalized(image: Tensor, normalization: Normalization) -> Tensor:
     """(image - mean) / std per channel, in the image's memory layout.
 
     Args:
-        image: (C, H, W) float32 in 0..1.
+        image: (C, H, W), uint8 or float32 in 0..1.
         normalization: Mean and standard deviation, C each.
     """
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in normalization)
-    return (image - mean) / std
+    if not image.is_floating_point():
+        image = image.float().div_(255)
+    return (image - mean).div_(std)

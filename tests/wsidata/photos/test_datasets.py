@@ -92,7 +92,9 @@ def test_normalisation_is_per_channel_and_keeps_the_layout(table):
     torch.testing.assert_close(image.double(), expected, atol=1e-6, rtol=0)
     assert image.stride() == plain.stride()
     assert torch.equal(dataset.image(0), plain)
-    torch.testing.assert_close(normalized(plain, ((0.0,) * 3, (1.0,) * 3)), plain)
+    as_bytes = (plain * 255).round().to(torch.uint8)
+    for one in (plain, as_bytes):
+        torch.testing.assert_close(normalized(one, ((0.0,) * 3, (1.0,) * 3)), plain)
 
 
 def test_failing_sample_names_its_photo(table, tmp_path):
