@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+from reporting import NAMES, classes_of
+from sklearn.metrics import roc_auc_score, roc_curve
 
 LINES: dict[str, dict[str, Any]] = {
     "val": {"color": "#7aa6d8", "lw": 5},
     "test": {"color": "#b8434e", "lw": 1.8},
 }  # both seen where they coincide
-NAMES = {"val": "validation", "test": "test"}
 FILES = {
     "best.ckpt": "weights with the lowest validation loss",
     "metrics.csv": "every logged metric, by epoch",
@@ -57,28 +57,9 @@ def draw_roc(predictions: pd.DataFrame, path: Path) -> None:
         label = f"{name}: AUROC {roc_auc_score(positive, part.iloc[:, -1]):.3f}, {len(part)} slides"
         axes.plot(false_positive, true_positive, label=label, clip_on=False, **LINES[str(split)])
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.set_title(f"Slides with {_classes(predictions)[-1]}")
+    axes.set_title(f"Slides with {classes_of(predictions)[-1]}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
-    figure.savefig(path, dpi=150)
-
-
-def draw_confusion(predictions: pd.DataFrame, path: Path) -> None:
-    """Confusion matrix of every split, side by side: counts, shaded by the share of the true class."""
-    classes = _classes(predictions)
-    splits = list(predictions.groupby("split", sort=False))
-    figure = Figure(figsize=(3.6 * len(splits) + 0.6, 3.9), layout="constrained")
-    panels = figure.subplots(1, len(splits), squeeze=False)
-    for axes, (split, part) in zip(panels[0], splits, strict=True):
-        counts = confusion_matrix(part["label"], part["predicted"], labels=classes)
-        share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), count in np.ndenumerate(counts):
-            ink = "white" if share[row, column] > 0.5 else "#22303c"
-            axes.text(column, row, str(count), ha="center", va="center", fontsize=15, color=ink)
-        axes.set_xticks(range(len(classes)), classes)
-        axes.set_yticks(range(len(classes)), classes, rotation=90, va="center")
-        axes.set(xlabel="predicted", ylabel="true", title=NAMES[str(split)])
     figure.savefig(path, dpi=150)
 
 
@@ -93,9 +74,5 @@ def closing_table(table: pd.DataFrame, out: Path) -> str:
     return "\n".join(lines)
 
 
-def _classes(predictions: pd.DataFrame) -> list[str]:
-    return [name.removeprefix("probability_") for name in predictions.columns if name.startswith("probability_")]
-
-
 def _positive(part: pd.DataFrame) -> "pd.Series[bool]":
-    return part["label"] == _classes(part)[-1]
+    return part["label"] == classes_of(part)[-1]

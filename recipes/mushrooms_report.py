@@ -26,6 +26,7 @@ FILES = {
     "learning_rate.png": "loss at the learning rates that were tried",
 }
 _SHOWN = 12
+_COLUMNS = 4
 _SHOWN_PX = 240
 
 
@@ -62,8 +63,9 @@ def draw_mistakes(predictions: pd.DataFrame, paths: Mapping[str, str], path: Pat
     wrong = predictions[predictions["label"] != predictions["predicted"]]
     sure = wrong.filter(like="probability_").max(axis=1).sort_values(ascending=False)
     worst = wrong.loc[sure.index[:_SHOWN]]
-    figure = Figure(figsize=(10, 8.4), layout="constrained")
-    panels = figure.subplots(3, 4).ravel()
+    rows = max(1, -(-len(worst) // _COLUMNS))
+    figure = Figure(figsize=(2.5 * _COLUMNS, 2.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, _COLUMNS).ravel()
     for axes in panels:
         axes.axis("off")
     for axes, row in zip(panels, worst.to_dict("records"), strict=False):
