@@ -188,7 +188,7 @@ def workers_table(title: str, photos: Sequence[Path], workers: int, epochs: int)
             cpu_s.append(all_cpu_s() - cpu)
             wall_s.append(time.perf_counter() - wall)
         rows.append(f"| {name} | {1000 * statistics.median(cpu_s[1:]) / count:.1f} | "
-                    f"{count / statistics.median(wall_s[1:]):.0f} |")  # fmt: skip
+                    f"{count / statistics.median(wall_s[1:]):.1f} |")  # fmt: skip
         del loader
     return "\n".join([*rows, conditions()])
 

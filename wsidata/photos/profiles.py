@@ -44,12 +44,13 @@ def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None, path: Path) -> NDA
     """
     if profile is None:
         return pixels
-    is_grey = profile[16:20] == GREY
-    if not is_grey and not is_rgb_profile(profile):
-        return pixels
-    if is_grey and not (pixels == pixels[..., :1]).all():
-        return pixels
     try:
+        check_profile(profile)
+        is_grey = profile[16:20] == GREY
+        if not is_grey and not is_rgb_profile(profile):
+            return pixels
+        if is_grey and not (pixels == pixels[..., :1]).all():
+            return pixels
         return _applied(pixels, profile, is_grey) if _changes_colours(profile, is_grey) else pixels
     except (pyvips.Error, ProfileError) as error:
         raise UnsupportedImageError(
@@ -78,7 +79,6 @@ def check_profile(profile: bytes) -> None:
 
 @lru_cache(maxsize=256)
 def _changes_colours(profile: bytes, is_grey: bool) -> bool:
-    check_profile(profile)
     steps = np.linspace(0, 255, _GRID).round().astype(np.uint8)
     if is_grey:
         colours = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)

@@ -73,7 +73,7 @@ def test_a_damaged_profile_is_refused_by_name():
     ):
         to_srgb(COLOURS, P3[: len(P3) // 2], PATH)
     blanked = P3[:300] + bytes(len(P3) - 300)  # whole, but its tags are nothing
-    for profile in (P3[:16] + b"RGB " + bytes(200), P3[:140], P3[:-1], blanked):
+    for profile in (b"RGB", P3[:16] + b"RGB " + bytes(200), P3[:140], P3[:-1], blanked):
         with pytest.raises(UnsupportedImageError, match="cannot be applied"):
             to_srgb(COLOURS, profile, PATH)
 
