@@ -52,6 +52,13 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
     return rows.rename_axis("class").reset_index()
 
 
+def mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are wrong, those first that the network was surest of."""
+    wrong = predictions[predictions["label"] != predictions["predicted"]]
+    sure = wrong.filter(like="probability_").max(axis=1).sort_values(ascending=False, kind="stable")
+    return wrong.loc[sure.index]
+
+
 def draw_mistakes(predictions: pd.DataFrame, paths: Mapping[str, str], path: Path) -> None:
     """The wrong answers that the network was surest of, worst first.
 
@@ -60,9 +67,8 @@ def draw_mistakes(predictions: pd.DataFrame, paths: Mapping[str, str], path: Pat
         paths: File of every image.
         path: The picture to write.
     """
-    wrong = predictions[predictions["label"] != predictions["predicted"]]
-    sure = wrong.filter(like="probability_").max(axis=1).sort_values(ascending=False)
-    worst = wrong.loc[sure.index[:_SHOWN]]
+    wrong = mistakes(predictions)
+    worst = wrong.head(_SHOWN)
     rows = max(1, -(-len(worst) // _COLUMNS))
     figure = Figure(figsize=(2.5 * _COLUMNS, 2.8 * rows), layout="constrained")
     panels = figure.subplots(rows, _COLUMNS).ravel()
