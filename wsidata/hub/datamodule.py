@@ -142,9 +142,10 @@ class HubDataModule(SplitDataModule):
             leak_checks=leak_checks,
         )
         self._transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
-        self._token = token
-        # A checkpoint holds plain values only, and no secret.
-        left_out = ["train_transform", "eval_transform", "token"]
+        self.streaming, self._token = streaming, token
+        # A checkpoint holds plain values only, and no secret; and models that stream have a `streaming` of their own,
+        # with which loggers would refuse this one.
+        left_out = ["train_transform", "eval_transform", "token", "streaming"]
         if isinstance(stats, ChannelStats):
             left_out.append("stats")
         else:
@@ -166,7 +167,9 @@ class HubDataModule(SplitDataModule):
 
     @cached_property
     def _opened(self) -> Opened:
-        opened = open_published(self.hparams, self._token, self._transforms, self.leaks, self.leak_checks)
+        opened = open_published(
+            {**self.hparams, "streaming": self.streaming}, self._token, self._transforms, self.leaks, self.leak_checks
+        )
         published = opened.copy.preprocessing
         if published is not None and published.stats is not None and "stats" not in self.__dict__:
             self.stats = published.stats
@@ -203,7 +206,7 @@ class HubDataModule(SplitDataModule):
     def check(self) -> None:
         """Compare all images with what was published, then check them as their own data module does."""
         opened = self._opened
-        if self.hparams["streaming"]:
+        if self.streaming:
             self._check_unseen()
             return
         rank_zero = self.trainer is None or self.trainer.is_global_zero
@@ -228,7 +231,7 @@ class HubDataModule(SplitDataModule):
         """What was published; of the training images, where nothing was."""
         if self.preprocessing is not None and self.preprocessing.stats is not None:
             return self.preprocessing.stats
-        if self.hparams["streaming"]:
+        if self.streaming:
             raise SplitError(
                 f"'{self.hparams['source']}' was published without channel statistics, and its images are not here. "
                 "Pass stats=, or leave out streaming=True."
@@ -239,7 +242,7 @@ class HubDataModule(SplitDataModule):
         """Images of one part; training images are drawn anew each epoch."""
         opened = self._opened
         dataset = opened.reader.make_dataset(part)
-        if not self.hparams["streaming"]:
+        if not self.streaming:
             return dataset
         address, commit = opened.copy.address, opened.copy.commit
         assert opened.facts is not None and address is not None and commit is not None  # noqa: PT018
