@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from wsidata.datamodule_base import SplitDataModule
+from wsidata.hub.destination import Destination, ensure_repository
 from wsidata.hub.export import export
-from wsidata.hub.upload import Destination, Published, ensure_repository, upload
+from wsidata.hub.upload import Published, upload
 
 
 def publish(

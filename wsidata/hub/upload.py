@@ -11,16 +11,15 @@ Earlier versions stay in the repository's history: delete the repository to take
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from wsidata.hub.card import BEGIN, CardError, agreed_card, unfinished_card
-from wsidata.hub.errors import HubError
+from wsidata.hub.card import BEGIN, agreed_card, unfinished_card
+from wsidata.hub.destination import Destination, PublishError, ensure_repository, explained
 from wsidata.hub.journal import Journal, file_sha256
 from wsidata.hub.layout import (
     CARD_FILE,
@@ -29,16 +28,10 @@ from wsidata.hub.layout import (
     MASK_FOLDER,
     PREPROCESSING_FILE,
     SHARD_FOLDER,
-    ExportFormatError,
     Preprocessing,
 )
-from wsidata.hub.retries import Patience, explain_upload
 
 _OURS = tuple(f"{name}/" for name in (*HUB_SPLITS.values(), SHARD_FOLDER))
-
-
-class PublishError(HubError):
-    """Publishing was refused or failed; the message says why, what has been sent, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -58,87 +51,6 @@ class Published:
     commit: str
     private: bool
     digest: str
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where an export goes, and how patiently.
-
-    Attributes:
-        repo_id: "name/of-data-set".
-        private: Whether the repository must be private; a new one becomes so.
-        revision: Branch, made if there is none, or "refs/pr/N". None: main.
-        create_pr: Open a pull request instead of changing main.
-        token: Access token. None: HF_TOKEN, or who is logged in.
-        endpoint: Address of the Hub. None: HF_ENDPOINT, or huggingface.co.
-        patience: How often and how long to try.
-    """
-
-    repo_id: str
-    private: bool = True
-    revision: str | None = None
-    create_pr: bool = False
-    token: str | None = None
-    endpoint: str | None = None
-    patience: Patience = field(default_factory=Patience)
-
-    def __post_init__(self) -> None:
-        if self.create_pr and self.revision is not None:
-            raise ValueError("create_pr=True opens a pull request against main: leave out revision=.")
-
-    @property
-    def api(self) -> Any:
-        """The client.
-
-        Raises:
-            PublishError: if huggingface_hub is not installed, or there is no token.
-        """
-        try:
-            from huggingface_hub import HfApi, get_token
-        except ImportError as error:
-            raise PublishError("publishing needs huggingface_hub: pip install 'slidestream[hub]'.") from error
-        token = self.token or get_token()
-        if token is None:
-            raise PublishError(
-                "there is no access token, so nothing was sent. Run `hf auth login`, or set HF_TOKEN, or pass token=; "
-                "it needs permission to write (https://huggingface.co/settings/tokens)."
-            )
-        return HfApi(endpoint=self.endpoint, token=token)
-
-
-def ensure_repository(to: Destination, say: Callable[[str], None] = print) -> bool:
-    """Make the repository if there is none, and make sure that nobody sees it who should not.
-
-    Args:
-        to: Where.
-        say: Told what is unexpected.
-
-    Returns:
-        Whether it is private.
-
-    Raises:
-        PublishError: if it is public and `to.private`; or there is no token, permission or network.
-    """
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    api = to.api
-    with _explained(f"'{to.repo_id}' could not be prepared; nothing was sent", to):
-        try:
-            info = to.patience(lambda: api.repo_info(to.repo_id, repo_type="dataset"), say)
-        except RepositoryNotFoundError:
-            to.patience(
-                lambda: api.create_repo(to.repo_id, repo_type="dataset", private=to.private, exist_ok=True), say
-            )
-            info = to.patience(lambda: api.repo_info(to.repo_id, repo_type="dataset"), say)
-    if to.private and not info.private:
-        raise PublishError(
-            f"'{to.repo_id}' is public, and private=True was asked for; the Hub does not change a repository that "
-            "exists. Nothing was sent. Make it private in its settings, choose another name, or pass private=False to "
-            "publish to everybody."
-        )
-    if info.private and not to.private:
-        say(f"'{to.repo_id}' exists and is private; it stays so until you change its settings.")
-    return bool(info.private)
 
 
 def upload(
@@ -161,10 +73,10 @@ def upload(
     preprocessing = Preprocessing.load(folder)
     files = published_files(folder, preprocessing)
     private = ensure_repository(to, say)
-    with _explained(
+    with explained(
         f"'{to.repo_id}' was not published; what was sent is marked as not complete, and publishing again goes on", to
     ):
-        return _upload(folder, preprocessing, files, to, private, message, say)
+        return _Upload(folder, preprocessing, files, to, say).run(private, message)
 
 
 def published_files(folder: Path, preprocessing: Preprocessing) -> list[str]:
@@ -199,91 +111,107 @@ def published_files(folder: Path, preprocessing: Preprocessing) -> list[str]:
     return sorted(expected)
 
 
-def _upload(
-    folder: Path,
-    preprocessing: Preprocessing,
-    files: list[str],
-    to: Destination,
-    private: bool,
-    message: str | None,
-    say: Callable[[str], None],
-) -> Published:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+@dataclass(frozen=True)
+class _Upload:
+    """The steps of one upload."""
 
-    api = to.api
-    options: dict[str, Any] = {"repo_id": to.repo_id, "repo_type": "dataset"}
-    if to.revision not in (None, "main") and not str(to.revision).startswith("refs/pr/"):
-        to.patience(lambda: api.create_branch(**options, branch=to.revision, exist_ok=True), say)
-    remote = to.patience(lambda: _remote_files(api, to), say)
-    remote_card = to.patience(lambda: _remote_card(api, to), say) if CARD_FILE in remote else ""
-    stale = [path for path in remote if path.startswith(_OURS) and path not in files]
-    if stale and BEGIN not in remote_card and PREPROCESSING_FILE not in remote:
+    folder: Path
+    preprocessing: Preprocessing
+    files: list[str]
+    to: Destination
+    say: Callable[[str], None]
+
+    def run(self, private: bool, message: str | None) -> Published:
+        """All of them, as far as they are needed."""
+        api, to = self.to.api, self.to
+        repository = {"repo_id": to.repo_id, "repo_type": "dataset"}
+        if to.revision not in (None, "main") and not str(to.revision).startswith("refs/pr/"):
+            self._try(lambda: api.create_branch(**repository, branch=to.revision, exist_ok=True))
+        remote = self._try(lambda: _remote_files(api, to, to.revision))
+        card = self._try(lambda: _remote_card(api, to)) if CARD_FILE in remote else ""
+        stale = self._stale(remote)
+        _refuse_other_data(to, remote, stale, card)
+        _agree_on_card(self.folder, to, card)
+        everything = [*self.files, CARD_FILE, PREPROCESSING_FILE]
+        different = {path for path in everything if not _is_same(self.folder / path, remote.get(path))}
+        page, revision = f"{api.endpoint}/datasets/{to.repo_id}", to.revision
+        if not different and not stale:
+            info = self._try(lambda: api.repo_info(**repository, revision=to.revision))
+            self.say(f"'{to.repo_id}' has all of it already.")
+            return Published(to.repo_id, page, info.sha, private, self.preprocessing.digest)
+        opening = to.create_pr
+        if stale or different != {CARD_FILE}:
+            begun = self._try(lambda: self._begin(api, card))
+            if opening:
+                revision, page, opening = begun.pr_revision, begun.pr_url, False
+            if different - set(self._last_files()):
+                self._try(lambda: self._send(api, revision))
+        done = self._try(lambda: self._finish(api, revision, message, opening))
+        page = done.pr_url if opening else page
+        Journal(self.folder).note(_card_note(to), {"text": (self.folder / CARD_FILE).read_text(encoding="utf-8")})
+        self.say(f"published at {page} ({'private' if private else 'PUBLIC'}), commit {done.oid[:12]}.")
+        return Published(to.repo_id, page, done.oid, private, self.preprocessing.digest)
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        return self.to.patience(action, self.say)
+
+    def _begin(self, api: Any, card: str) -> Any:
+        """Say that it is not complete; what is there is looked up anew, because a lost answer may hide a success."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations: list[Any] = [CommitOperationAdd(CARD_FILE, unfinished_card(card).encode())]
+        if PREPROCESSING_FILE in _remote_files(api, self.to, self.to.revision):
+            operations.append(CommitOperationDelete(PREPROCESSING_FILE))
+        return api.create_commit(
+            self.to.repo_id, operations, commit_message="Begin to publish", repo_type="dataset",
+            revision=self.to.revision, create_pr=self.to.create_pr,
+        )  # fmt: skip
+
+    def _send(self, api: Any, revision: str | None) -> None:
+        """Images, or shards."""
+        patterns = [f"{SHARD_FOLDER}/*"]
+        if self.preprocessing.layout == "files":
+            folders = (IMAGE_FOLDER, MASK_FOLDER)
+            patterns = [f"{split}/{name}/*" for split in self.preprocessing.splits for name in folders]
+        api.upload_folder(
+            repo_id=self.to.repo_id, repo_type="dataset", revision=revision, folder_path=self.folder,
+            allow_patterns=patterns, commit_message="Add images",
+        )  # fmt: skip
+
+    def _finish(self, api: Any, revision: str | None, message: str | None, create_pr: bool) -> Any:
+        """What makes it complete, and what is left of earlier versions."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        stale = self._stale(_remote_files(api, self.to, revision))
+        operations: list[Any] = [CommitOperationDelete(path) for path in stale]
+        operations += [CommitOperationAdd(path, self.folder / path) for path in self._last_files()]
+        return api.create_commit(
+            self.to.repo_id, operations, commit_message=message or f"Publish {self.preprocessing.image_count} images",
+            repo_type="dataset", revision=revision, create_pr=create_pr,
+        )  # fmt: skip
+
+    def _last_files(self) -> list[str]:
+        """Files that make the others look complete."""
+        tables = [table.path for table in self.preprocessing.tables if self.preprocessing.layout == "files"]
+        return [*tables, CARD_FILE, PREPROCESSING_FILE]
+
+    def _stale(self, remote: dict[str, Any]) -> list[str]:
+        """Files of earlier versions."""
+        return sorted(path for path in remote if path.startswith(_OURS) and path not in set(self.files))
+
+
+def _refuse_other_data(to: Destination, remote: dict[str, Any], stale: list[str], card: str) -> None:
+    """Data that was not published from here is not ours to remove."""
+    if stale and BEGIN not in card and PREPROCESSING_FILE not in remote:
         raise PublishError(
             f"'{to.repo_id}' holds other data ({', '.join(stale[:3])}), which publishing would remove. Choose another "
             "repository, or delete these files there first."
         )
-    _agree_on_card(folder, to, remote_card)
-    everything = [*files, CARD_FILE, PREPROCESSING_FILE]
-    different = [path for path in everything if not _is_same(folder / path, remote.get(path))]
-    if not different and not stale:
-        info = to.patience(lambda: api.repo_info(**options, revision=to.revision), say)
-        say(f"'{to.repo_id}' has all of it already.")
-        return Published(to.repo_id, _page(api, to), info.sha, private, preprocessing.digest)
-    options |= {"revision": to.revision}
-    url = _page(api, to)
-    final = [path for path in (CARD_FILE, PREPROCESSING_FILE, *files) if _is_last(path, preprocessing)]
-    if set(different) - {CARD_FILE} or stale:
-        first: list[Any] = [CommitOperationAdd(CARD_FILE, unfinished_card(remote_card).encode())]
-        first += [CommitOperationDelete(PREPROCESSING_FILE)] if PREPROCESSING_FILE in remote else []
-        begun = to.patience(
-            lambda: api.create_commit(
-                **options, operations=list(first), commit_message="Begin to publish", create_pr=to.create_pr
-            ),
-            say,
-        )
-        if to.create_pr:
-            options["revision"], url = begun.pr_revision, begun.pr_url
-        if set(different) - set(final):
-            to.patience(
-                lambda: api.upload_folder(
-                    **options, folder_path=folder, allow_patterns=_patterns(preprocessing), commit_message="Add images"
-                ),
-                say,
-            )
-    last: list[Any] = [CommitOperationDelete(path) for path in stale]
-    last += [CommitOperationAdd(path, folder / path) for path in final]
-    opened = to.create_pr and options["revision"] is None
-    done = to.patience(
-        lambda: api.create_commit(
-            **options,
-            operations=list(last),
-            commit_message=message or f"Publish {preprocessing.image_count} images",
-            create_pr=opened,
-        ),
-        say,
-    )
-    url = done.pr_url if opened else url
-    Journal(folder).note(_card_note(to), {"text": (folder / CARD_FILE).read_text(encoding="utf-8")})
-    say(f"published at {url} ({'private' if private else 'PUBLIC'}), commit {done.oid[:12]}.")
-    return Published(to.repo_id, url, done.oid, private, preprocessing.digest)
 
 
-def _is_last(path: str, preprocessing: Preprocessing) -> bool:
-    """Whether a file makes the rest look complete."""
-    tables = {table.path for table in preprocessing.tables} if preprocessing.layout == "files" else set()
-    return path in (CARD_FILE, PREPROCESSING_FILE) or path in tables
-
-
-def _patterns(preprocessing: Preprocessing) -> list[str]:
-    """What is uploaded before."""
-    if preprocessing.layout == "parquet":
-        return [f"{SHARD_FOLDER}/*"]
-    return [f"{split}/{name}/*" for split in preprocessing.splits for name in (IMAGE_FOLDER, MASK_FOLDER)]
-
-
-def _remote_files(api: Any, to: Destination) -> dict[str, Any]:
-    """Files of the revision by path."""
-    tree = api.list_repo_tree(to.repo_id, repo_type="dataset", revision=to.revision, recursive=True)
+def _remote_files(api: Any, to: Destination, revision: str | None) -> dict[str, Any]:
+    """Files of a revision by path."""
+    tree = api.list_repo_tree(to.repo_id, repo_type="dataset", revision=revision, recursive=True)
     return {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
 
 
@@ -313,20 +241,5 @@ def _agree_on_card(folder: Path, to: Destination, remote: str) -> None:
 
 def _card_note(to: Destination) -> str:
     """Name of the note of the card that was last published there."""
-    place = f"{to.endpoint} {to.repo_id} {to.revision}"
+    place = f"{to.endpoint} {to.repo_id} {to.revision} {to.create_pr}"
     return f"card-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
-
-
-def _page(api: Any, to: Destination) -> str:
-    return f"{api.endpoint}/datasets/{to.repo_id}"
-
-
-@contextmanager
-def _explained(what: str, to: Destination) -> Iterator[None]:
-    """Errors of the client libraries as ours."""
-    try:
-        yield
-    except (PublishError, CardError, ExportFormatError):
-        raise
-    except Exception as error:
-        raise PublishError(explain_upload(error, what, to.repo_id)) from error
