@@ -7,6 +7,7 @@ to log in, or to free some disk.
 from __future__ import annotations
 
 import errno
+from importlib.util import find_spec
 
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
 """Libraries whose own errors mean that there is no connection; which is used depends on huggingface_hub's age."""
@@ -29,6 +30,16 @@ class HubOfflineWarning(UserWarning):
 
 class HubWarning(UserWarning):
     """What is loaded is not in every way what was published; the message says how it differs."""
+
+
+def check_installed(library: str, what: str) -> None:
+    """Refuse what needs a library that is not installed.
+
+    Raises:
+        HubError: saying how to install it.
+    """
+    if find_spec(library) is None:
+        raise HubError(f"{what} needs the library {library}: pip install 'slidestream[hub]'.")
 
 
 def explain_download(error: Exception, what: str, revision: str | None = None) -> HubError:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from wsidata.datamodule_base import Leaks
-from wsidata.hub.errors import HubError, HubWarning
+from wsidata.hub.errors import HubError, HubWarning, check_installed
 from wsidata.hub.layout import Kind, Preprocessing
 from wsidata.hub.ordinary import OrdinaryColumns, read_ordinary
 from wsidata.hub.published import PublishedPhotos, PublishedSlides
@@ -97,6 +97,7 @@ def _find(options: Mapping[str, Any], token: str | bool | None) -> Copy:
         if useless:
             raise HubError(f"'{source}' is a folder on this disk: leave out {'=, '.join(useless)}=.")
         return open_folder(folder, cache_dir=_path(options["cache_dir"]))
+    check_installed("huggingface_hub", f"'{source}' is downloaded from the Hub, which")
     address = HubAddress(source, options["revision"], options["endpoint"], token, _path(options["cache_dir"]))
     copy = open_repository(address, tables_only=streaming)
     if streaming and (copy.preprocessing is None or copy.preprocessing.layout != "files"):

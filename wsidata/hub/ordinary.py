@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsidata.hub.errors import HubError
+from wsidata.hub.errors import HubError, check_installed
 from wsidata.hub.source import Copy
 from wsidata.hub.unpacking import cache_folder, once, write_image
 from wsidata.labels import class_map
@@ -68,6 +68,7 @@ def read_ordinary(
         HubError: if `datasets` cannot load it, or has not the columns.
         SplitError: if its splits are called by names that mean nothing here.
     """
+    check_installed("datasets", f"'{copy.name}' was not published by this package: reading it")
     folder = once(_folder(copy, columns), lambda empty: _unpack(copy, columns, empty))
     frame = pd.read_parquet(folder / _INDEX).assign(split=lambda rows: rows["split"].map(_part))
     frame["path"] = [name if Path(name).is_absolute() else str(folder / name) for name in frame["path"]]
