@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 HEADER = (
-    "| height x width | strips | step, s | of a processor, s | reading rows, s | peak above baseline, GB | forecast, GB | resident, GB |\n"
+    "| height x width | strips | step, s | of a processor, s | reading rows, s | peak above baseline, GB | "
+    "forecast, GB | resident, GB |\n"
     "|---|---|---|---|---|---|---|---|"
 )
 BLOCK_ROWS = 64
@@ -119,7 +120,8 @@ def measure(options: argparse.Namespace, height: int) -> dict[str, Any]:
     gradient = sum(float(p.grad.double().norm()) for p in network.parameters() if p.grad is not None)
     return {
         "height": height, "width": options.width, "strips": forecast.strips if forecast else None,
-        "strip_rows": forecast.strip_rows if forecast else None, "step_s": step_s, "cpu_s": cpu_s, "read_s": image.read_s,
+        "strip_rows": forecast.strip_rows if forecast else None,
+        "step_s": step_s, "cpu_s": cpu_s, "read_s": image.read_s,
         "peak_above_baseline_bytes": peak - baseline, "resident_bytes": peak,
         "forecast_bytes": forecast.memory_bytes if forecast else None, "gradient": gradient,
     }  # fmt: skip
@@ -140,7 +142,8 @@ def row(record: dict[str, Any]) -> str:
     forecast = record["forecast_bytes"]
     cells = [
         f"{record['height']} x {record['width']}", f"{record['strips']} of {record['strip_rows']}",
-        f"{record['step_s']:.0f}", f"{record['cpu_s']:.0f}", f"{record['read_s']:.0f}", f"{record['peak_above_baseline_bytes'] / 1e9:.2f}",
+        f"{record['step_s']:.0f}", f"{record['cpu_s']:.0f}", f"{record['read_s']:.0f}",
+        f"{record['peak_above_baseline_bytes'] / 1e9:.2f}",
         f"{forecast / 1e9:.2f}" if forecast else "-", f"{record['resident_bytes'] / 1e9:.2f}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"

@@ -54,7 +54,7 @@ def test_opaque_ids_tell_nothing():
     assert "doe" not in rows.to_json().lower()
 
 
-@pytest.mark.parametrize("name", ["/home/doe/x", "C:\\slides\\doe", "\\\\server\\doe"])
+@pytest.mark.parametrize("name", ["/slides/doe/x", "C:\\slides\\doe", "\\\\server\\doe"])
 def test_ids_that_are_whole_paths_are_refused(name):
     table = labels(image_id=[name, "b", "c"])
     with pytest.raises(PrivacyError, match="opaque_ids=True"):
