@@ -82,7 +82,7 @@ def find_learning_rate(model: PhotoClassifier, photos: SplitDataModule, options:
     """Set the learning rate to the one at which the loss falls fastest."""
     trainer = Trainer(
         devices=1, accelerator=options.accelerator, precision=options.precision, default_root_dir=out, logger=False,
-        enable_checkpointing=False, enable_model_summary=False,
+        max_epochs=-1, enable_checkpointing=False, enable_model_summary=False,
     )  # fmt: skip
     finder = Tuner(trainer).lr_find(model, photos, attr_name="learning_rate", min_lr=1e-5, max_lr=0.1)
     if finder is None or finder.suggestion() is None:

@@ -5,6 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
+from mushrooms_options import VAL_FRACTION
 
 from wsidata import HubDataModule, ImageFolderDataModule
 from wsidata.datamodule_base import SplitDataModule
@@ -49,13 +50,13 @@ def make_photos(
         "resize_px": None if options.stream else "auto",
     }
     if options.hub:
-        return HubDataModule(options.hub, val_fraction=options.val_fraction, small_classes="train", **shared)
+        return HubDataModule(options.hub, val_fraction=options.val_fraction, **shared)
     table = groups if groups is not None else options.labels or options.data
     labels = {"label_column": "label", "label_names": options.names} if options.labels else {}
     if groups is not None:
         labels = {"label_column": "label", "group_column": "group"}
     return ImageFolderDataModule(
-        table, options.data, val_fraction=options.val_fraction, test_fraction=options.test_fraction,
+        table, options.data, val_fraction=options.val_fraction or VAL_FRACTION, test_fraction=options.test_fraction,
         k_fold=None if fold is None else (fold, options.k_fold), small_classes="train", seed=options.seed,
         **labels, **shared,
     )  # fmt: skip

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 REAL = {"image_size": 224, "weights": "DEFAULT", "model": "resnet18", "epochs": 60, "learning_rate": 3e-4}
+VAL_FRACTION = 0.25
 DEMO = {"image_size": 64, "weights": "none", "model": "resnet9", "epochs": 25, "learning_rate": 1e-3}
 
 
@@ -19,7 +20,7 @@ def parse_arguments(description: str | None, arguments: list[str] | None = None)
     add("--image-size", type=int, help=f"side of the square the network sees, pixels ({REAL['image_size']})")
     add("--stream", action="store_true", help="whole photos at full resolution instead, streamed one after the other")
     add("--tile-size", type=int, default=1024, help="with --stream: side of a square of pixels in flight (%(default)s)")
-    add("--val-fraction", type=float, default=0.25, help="share to validate on, stratified (%(default)s)")
+    add("--val-fraction", type=float, help=f"share to validate on, stratified ({VAL_FRACTION})")
     add("--test-fraction", type=float, default=0.0, help="share to test on, which chooses no epoch (%(default)s)")
     add("--k-fold", type=int, metavar="K", help="train K times, each on all but one of K parts: mean and spread")
     add("--num-workers", type=int, default=2, help="processes that read photos (%(default)s)")
@@ -60,6 +61,8 @@ def _problems(options: argparse.Namespace) -> list[str]:
         problems.append("--hub brings photos, labels and names: leave out --data, --labels and --names")
     if options.hub and options.k_fold:
         problems.append("--hub has a split of its own, which --k-fold would replace: use one of them")
+    if options.hub and options.test_fraction:
+        problems.append("--hub has a split of its own, of which --test-fraction would be no part: leave it out")
     if options.labels and not options.data:
         problems.append("--labels needs --data, the folder of the photos")
     if options.names and not options.labels:

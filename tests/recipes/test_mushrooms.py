@@ -199,6 +199,7 @@ def test_no_mistakes_make_a_figure_too(tmp_path: Path) -> None:
     [
         (["--hub", "a/b", "--data", "c"], "leave out --data"),
         (["--hub", "a/b", "--k-fold", "3"], "--k-fold would replace"),
+        (["--hub", "a/b", "--test-fraction", "0.2"], "would be no part"),
         (["--labels", "a.csv"], "--labels needs --data"),
         (["--data", "a", "--names", "b.csv"], "--names needs --labels"),
         (["--k-fold", "1"], "at least 2"),
@@ -216,7 +217,7 @@ def test_options_that_do_not_go_together_are_refused(
 def test_real_photos_have_other_defaults_than_the_demo(recipe: ModuleType) -> None:
     demo, real = recipe.parse_arguments(None, []), recipe.parse_arguments(None, ["--data", "somewhere"])
     assert (demo.model, demo.weights) == ("resnet9", "none")
-    assert (real.model, real.weights, real.batch_size, real.val_fraction) == ("resnet18", "DEFAULT", 32, 0.25)
+    assert (real.model, real.weights, real.batch_size) == ("resnet18", "DEFAULT", 32)
 
 
 @pytest.mark.skipif(not REAL_PHOTOS.is_dir(), reason="the real photos are not here")
