@@ -13,7 +13,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.cropping import CropKind, TissueCrop, as_crop
-from wsidata.formats.colour import apply_profile, is_rgb_profile
+from wsidata.formats.colour import by_profile
 from wsidata.formats.tile_source import kept_tiles
 from wsidata.formats.vips import naming_errors
 from wsidata.regions import Window, output_pixel
@@ -274,7 +274,7 @@ class Slide(SlideFile):
 
     def _coloured(self, image: pyvips.Image) -> pyvips.Image:
         profile = self._open().pyramid.facts.icc_profile if self._apply_icc else None
-        return image if profile is None or not is_rgb_profile(profile) else apply_profile(image, profile)
+        return image if profile is None else by_profile(image, profile, self.path.name)
 
     def _plan_of(self, resolution: dict[str, Any]) -> Resampling:
         names = ("level", "mpp", "magnification", "downsample", "max_side")

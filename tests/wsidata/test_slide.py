@@ -309,6 +309,20 @@ def test_a_colour_profile_in_a_slide_is_exposed_and_applied_on_request(tmp_path)
         assert slide.thumbnail(50).bands == 3
 
 
+def test_a_damaged_profile_is_refused_when_it_is_to_be_applied(tmp_path):
+    profile = bytes(pyvips.Image.profile_load("p3"))[:200]
+    tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb", tile=(64, 64), iccprofile=profile)
+    with Slide(tmp_path / "a.tif") as slide:
+        np.testing.assert_array_equal(slide.numpy(), picture())
+    with Slide(tmp_path / "a.tif", apply_icc=True) as slide:
+        with pytest.raises(
+            UnsupportedImageError, match=r"'a.tif' has a colour profile .* cut off after 200 bytes.*apply_icc"
+        ):
+            slide.numpy()
+        with pytest.raises(UnsupportedImageError, match="colour profile"):
+            slide.read_region(3, 4, 10, 10)
+
+
 def test_a_profile_of_ink_is_not_applied_to_rgb(tmp_path):
     profile = bytes(pyvips.Image.profile_load("cmyk"))
     tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb", tile=(64, 64), iccprofile=profile)

@@ -14,17 +14,12 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.colour import apply_profile, is_rgb_profile
+from wsidata.formats.colour import ProfileError, apply_profile, check_profile, is_rgb_profile
 
 GREY = b"GRAY"
 UNCHANGED = 2
 """Of 255: profiles that change no colour by more are sRGB. (Those that are, by 1; Display P3, by 112.)"""
 _GRID = 17
-_HEADER_BYTES = 128
-
-
-class ProfileError(ValueError):
-    """The bytes are no whole ICC profile."""
 
 
 def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None, path: Path) -> NDArray[np.uint8]:
@@ -57,24 +52,6 @@ def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None, path: Path) -> NDA
             f"'{path}' has a colour profile that cannot be applied ({' '.join(str(error).split())}), so its colours "
             "are not known. Save it without the profile, or take the stored values for sRGB with apply_icc=False."
         ) from error
-
-
-def check_profile(profile: bytes) -> None:
-    """Refuse a profile that LittleCMS would not open; libvips then takes the pixels for sRGB without an error.
-
-    Raises:
-        ProfileError: if its header or table of tags is not whole (ICC.1:2022, 7.2 and 7.3).
-    """
-    if len(profile) < _HEADER_BYTES + 4 or profile[36:40] != b"acsp":
-        raise ProfileError("it is no ICC profile")
-    size_bytes, tag_count = int.from_bytes(profile[:4]), int.from_bytes(profile[_HEADER_BYTES : _HEADER_BYTES + 4])
-    table = profile[_HEADER_BYTES + 4 :][: 12 * tag_count]
-    ends = [
-        int.from_bytes(table[at + 4 : at + 8]) + int.from_bytes(table[at + 8 : at + 12])
-        for at in range(0, len(table), 12)
-    ]
-    if len(profile) < max([size_bytes, *ends]) or len(table) < 12 * tag_count:
-        raise ProfileError(f"it is cut off after {len(profile)} bytes")
 
 
 @lru_cache(maxsize=256)
