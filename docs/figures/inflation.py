@@ -77,6 +77,7 @@ def draw(found: dict[str, pd.DataFrame], path: Path) -> None:
         epochs = metrics.index + 1
         axes.plot(epochs, metrics["train_accuracy"], ls="--", lw=1.2, color=colour)
         axes.plot(epochs, metrics["val_accuracy"], lw=2.4, color=colour, label=name)
+    axes.set_xticks(range(1, EPOCHS + 1))
     axes.plot([], [], ls="--", lw=1.2, color="#708090", label="on training copies")
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02), title="Validation accuracy of tenfold augmented photos")
     axes.spines[["top", "right"]].set_visible(False)

@@ -55,11 +55,18 @@ def test_everything_that_is_named_is_written(
     assert all((tmp_path / name).stat().st_size > 0 for name in (*FILES, "stats.json"))
     assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in PICTURES)
     assert all(name in printed for name in (*FILES, *PICTURES, "stats.json", "RANDOM weights", "per image"))
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    assert {name for name in metrics if name.startswith("val_")} == {"val_loss", "val_accuracy"}
     predictions, split = pd.read_csv(tmp_path / "predictions.csv"), pd.read_csv(tmp_path / "split.csv")
     assert predictions.set_index("image")["split"].to_dict() == split.set_index("image_id")["split"].to_dict()
     assert split["split"].value_counts().to_dict() == {"train": 12, "val": 6, "test": 6}
     np.testing.assert_allclose(predictions.filter(like="probability_").sum(axis=1), 1, atol=1e-5)
     assert set(predictions["label"]) == {"scarlet", "amber", "olive"}
+    validated = predictions.query("split == 'val'")
+    reached = (
+        validated["label"] == validated["predicted"]
+    ).mean()  # the checkpoint is one of the epochs that were logged
+    assert any(abs(metrics["val_accuracy"].dropna() - reached) < 1e-6)
     assert pd.read_csv(tmp_path / "per_class.csv")["photos"].tolist() == [2, 2, 2]  # of the test photos
 
 
