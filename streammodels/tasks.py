@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 from torchmetrics.classification import (
     BinaryAccuracy,
-    BinaryAUROC,
     MulticlassAccuracy,
-    MulticlassAUROC,
     MultilabelAccuracy,
-    MultilabelAUROC,
 )
+
+from .roc_area import BinaryROCArea, MulticlassROCArea, MultilabelROCArea
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -97,9 +96,9 @@ class Multiclass(Task):
         return nn.CrossEntropyLoss()
 
     def default_metrics(self) -> MetricCollection:
-        """Accuracy (share of images classified right) and the area under the ROC curve (mean over classes)."""
+        """Accuracy (share of images classified right) and the area under the ROC curve (see `roc_area`)."""
         accuracy = MulticlassAccuracy(num_classes=self.outputs, average="micro")
-        return MetricCollection({"accuracy": accuracy, "auroc": MulticlassAUROC(num_classes=self.outputs)})
+        return MetricCollection({"accuracy": accuracy, "auroc": MulticlassROCArea(num_classes=self.outputs)})
 
     def target(self, label: Tensor, outputs: Tensor) -> Tensor:
         """(B,) int64."""
@@ -134,11 +133,11 @@ class Multilabel(Task):
         return nn.BCEWithLogitsLoss()
 
     def default_metrics(self) -> MetricCollection:
-        """Accuracy (share of questions answered right) and the area under the ROC curve (mean over questions)."""
+        """Accuracy (share of questions answered right) and the area under the ROC curve (see `roc_area`)."""
         if self.outputs == 1:
-            return MetricCollection({"accuracy": BinaryAccuracy(), "auroc": BinaryAUROC()})
+            return MetricCollection({"accuracy": BinaryAccuracy(), "auroc": BinaryROCArea()})
         accuracy = MultilabelAccuracy(num_labels=self.outputs, average="micro")
-        return MetricCollection({"accuracy": accuracy, "auroc": MultilabelAUROC(num_labels=self.outputs)})
+        return MetricCollection({"accuracy": accuracy, "auroc": MultilabelROCArea(num_labels=self.outputs)})
 
     def target(self, label: Tensor, outputs: Tensor) -> Tensor:
         """(B, outputs) of 0 and 1, floats."""
