@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyvips
@@ -75,7 +76,12 @@ def trained(dm: SplitDataModule) -> str:
         "logger": False,
         "enable_checkpointing": False,
     }
-    Trainer(max_epochs=2, accelerator="cpu", num_sanity_val_steps=0, limit_val_batches=0, **quiet).fit(model, dm)
+    with TemporaryDirectory() as folder:
+        trainer = Trainer(
+            max_epochs=2, accelerator="cpu", num_sanity_val_steps=0, limit_val_batches=0, default_root_dir=folder,
+            **quiet,
+        )  # fmt: skip
+        trainer.fit(model, dm)
     weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
     return hashlib.sha256(weights).hexdigest()
 

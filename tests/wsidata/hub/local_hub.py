@@ -100,6 +100,7 @@ class LocalHub:
         return subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
             env=self.environment(home, token, **more),
+            cwd=self.folder,
             capture_output=True,
             text=True,
             timeout=timeout,
