@@ -23,8 +23,6 @@ from mushrooms_data import describe_duplicates, find_duplicates, keep_together, 
 from mushrooms_options import parse_arguments
 from mushrooms_report import closing_table, spread, write_report
 from reporting import MEANT, prediction_table
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from streammodels import StreamingResNet, WeightsUnavailableError
 from wsidata.datamodule_base import SplitDataModule
@@ -60,8 +58,6 @@ def make_model(options: argparse.Namespace, photos: SplitDataModule) -> PhotoCla
             weights=None if random else options.weights, train_streaming_layers=True,
             mean=photos.stats.mean if random else None, std=photos.stats.std if random else None,
             loss_fn=torch.nn.CrossEntropyLoss(weight=weight),
-            # No AUROC: of a class without validation photos, as folds have them, it counts as 0.
-            metrics=MetricCollection({"accuracy": MulticlassAccuracy(photos.num_classes, average="micro")}),
             streaming=options.stream, frozen_batch_norm=options.stream,
         )  # fmt: skip
     except WeightsUnavailableError as error:

@@ -56,7 +56,7 @@ def test_everything_that_is_named_is_written(
     assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in PICTURES)
     assert all(name in printed for name in (*FILES, *PICTURES, "stats.json", "RANDOM weights", "per image"))
     metrics = pd.read_csv(tmp_path / "metrics.csv")
-    assert {name for name in metrics if name.startswith("val_")} == {"val_loss", "val_accuracy"}
+    assert {name for name in metrics if name.startswith("val_")} == {"val_loss", "val_accuracy", "val_auroc"}
     predictions, split = pd.read_csv(tmp_path / "predictions.csv"), pd.read_csv(tmp_path / "split.csv")
     assert predictions.set_index("image")["split"].to_dict() == split.set_index("image_id")["split"].to_dict()
     assert split["split"].value_counts().to_dict() == {"train": 12, "val": 6, "test": 6}
