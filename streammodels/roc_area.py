@@ -52,9 +52,6 @@ class MultilabelROCArea(MultilabelAUROC):
 class BinaryROCArea(BinaryAUROC):
     """Area of a single label."""
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def compute(self) -> Tensor:  # type: ignore[override]  # as torchmetrics itself narrows it
         """A number in 0..1, or nan."""
         target = dim_zero_cat(self.target)

@@ -36,6 +36,7 @@ from wsidata.slide_checks import (
     survey_slides,
 )
 from wsidata.slide_options import SlideOptions
+from wsidata.split_memory import plain
 from wsidata.splits import SmallClasses
 from wsidata.stats import ChannelStats, channel_stats
 from wsidata.table_splits import split_table
@@ -220,22 +221,13 @@ class WSIDataModule(SplitDataModule):
                 )
             self._mask_classes = mask_classes(len(class_names or ()), mask_values)
         # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
-        left_out = ["train_transform", "eval_transform"]
-        if isinstance(crop, TissueCrop):
-            left_out.append("crop")
-        if isinstance(table, pd.DataFrame):
-            left_out.append("table")
-        else:
-            table = str(table)
-        if isinstance(stats, ChannelStats):
-            left_out.append("stats")
-        else:
-            stats = None if stats is None else str(stats)
-        split = None if split is None or isinstance(split, pd.DataFrame) else str(split)
-        image_dir = None if image_dir is None else str(image_dir)
-        mask_dir = None if mask_dir is None else str(mask_dir)
+        objects = {"table": table, "stats": stats, "crop": crop}
+        left_out = [
+            name for name, value in objects.items() if isinstance(value, (pd.DataFrame, ChannelStats, TissueCrop))
+        ]
+        table, stats, split, image_dir, mask_dir = map(plain, (table, stats, split, image_dir, mask_dir))
         test_ids, val_ids = _without_suffix(test_ids), _without_suffix(val_ids)
-        self.save_hyperparameters(ignore=left_out)
+        self.save_hyperparameters(ignore=["train_transform", "eval_transform", *left_out])
 
     def read_labels(self) -> LabelTable:
         """Read the table and split it."""

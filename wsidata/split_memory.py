@@ -5,7 +5,7 @@ The memory is plain values only: a checkpoint can then be loaded with `weights_o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -90,3 +90,12 @@ def remembered_stats(memory: dict[str, Any], ours: ChannelStats | None) -> Chann
             "Leave stats= out, and those of the checkpoint are taken."
         )
     return saved
+
+
+def plain(value: Any) -> Any:
+    """What a checkpoint can hold of an argument."""
+    if isinstance(value, (pd.DataFrame, ChannelStats)):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): str(name) for key, name in value.items()}
+    return value if value is None or isinstance(value, int) else str(value)

@@ -1,7 +1,9 @@
-"""Fixtures shared by the tests of wsidata."""
+"""Fixtures shared by the tests of wsidata; the helpers in this folder can be imported by its tests."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from wsidata.synthetic_tissue import paint
+
+sys.path.insert(0, str(Path(__file__).parent))  # where `mean_colour` is
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ import albumentationsxl as A
 import pandas as pd
 import pytest
 import torch
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import seed_everything
+from mean_colour import Mean, equal, trainer
 
 from wsidata import WSIDataModule
 from wsidata.slide_checks import SlideCheckError
@@ -21,48 +22,11 @@ def module(folder, **options):
     return WSIDataModule(options.pop("table", folder / "evaluation" / "reference.csv"), **{"num_workers": 0} | options)
 
 
-class Mean(LightningModule):
-    """A linear classifier on the mean colour, which notes what it was given."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = torch.nn.Linear(3, 2)
-        self.seen = []
-
-    def training_step(self, batch, _):
-        images, labels = batch
-        self.seen.append((self.current_epoch, images.clone(), labels.tolist()))
-        means = images.float().mean((2, 3)) / (255 if images.dtype == torch.uint8 else 1)
-        return torch.nn.functional.cross_entropy(self.head(means), labels)
-
-    def validation_step(self, batch, _):
-        self.log("val_mean", batch[0].float().mean())
-
-    test_step = validation_step
-
-    def predict_step(self, batch, _):
-        return batch.float().mean((2, 3))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def trainer(folder, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    return Trainer(default_root_dir=folder, **{"max_epochs": 2, "num_sanity_val_steps": 0} | quiet | options)
-
-
 def seen(folder, out, **options):
     seed_everything(3, workers=True)
     model = Mean()
     trainer(out).fit(model, datamodule=module(folder, **options))
     return model.seen
-
-
-def equal(first, second):
-    return len(first) == len(second) and all(
-        e == f and torch.equal(a, b) and x == y for (e, a, x), (f, b, y) in zip(first, second, strict=True)
-    )
 
 
 def test_camelyon_is_split_and_counted_before_setup(camelyon):
@@ -324,10 +288,7 @@ def test_two_processes_see_together_what_one_sees(camelyon, tmp_path):
     assert whole <= trained[0] | trained[1]
     validated = [[tuple(sample) for sample in rank["validated"]] for rank in ranks]
     assert {*validated[0], *validated[1]} == {tuple(sample) for sample in alone["validated"]}
-    assert [len(samples) for samples in validated] == [
-        6,
-        6,
-    ]  # 3 slides, 3 times: one of them counts twice, which is said
+    assert [len(samples) for samples in validated] == [6, 6]  # 3 slides, 3 times: one counts twice, which is said
     assert "3 val images do not divide over 2 processes: 1 of them count twice" in said
 
 

@@ -26,6 +26,7 @@ from wsidata.leaks import LeakKind, LeakReport
 from wsidata.loaders import EpochLoader, WorkerStart
 from wsidata.slide_checks import check_batchable
 from wsidata.split_base import SplitError
+from wsidata.split_memory import plain
 from wsidata.splits import SmallClasses
 from wsidata.stats import ChannelStats
 from wsidata.tables import LabelTable
@@ -146,11 +147,8 @@ class HubDataModule(SplitDataModule):
         # A checkpoint holds plain values only, and no secret; and models that stream have a `streaming` of their own,
         # with which loggers would refuse this one.
         left_out = ["train_transform", "eval_transform", "token", "streaming"]
-        if isinstance(stats, ChannelStats):
-            left_out.append("stats")
-        else:
-            stats = None if stats is None else str(stats)
-        source, cache_dir = str(source), None if cache_dir is None else str(cache_dir)
+        left_out += ["stats"] if isinstance(stats, ChannelStats) else []
+        source, cache_dir, stats = map(plain, (source, cache_dir, stats))
         self.save_hyperparameters(ignore=left_out)
 
     # -- what was published --------------------------------------------------------------------------------------------
@@ -245,16 +243,18 @@ class HubDataModule(SplitDataModule):
         if not self.streaming:
             return dataset
         address, commit = opened.copy.address, opened.copy.commit
-        assert opened.facts is not None and address is not None and commit is not None  # noqa: PT018
+        assert opened.facts is not None
+        assert address is not None
+        assert commit is not None
         rows = opened.facts.set_index(opened.labels.frame["image_id"])
         return StreamedDataset(dataset, rows.loc[self.tables[part]["image_id"]], address, commit)
 
     def _loader(self, part: Part) -> EpochLoader:
         dataset = self.datasets.get(part)
         if dataset is not None and len(dataset):
-            plain = dataset.dataset if isinstance(dataset, StreamedDataset) else dataset
+            local = dataset.dataset if isinstance(dataset, StreamedDataset) else dataset
             reader = self._opened.reader
-            reader.finish(plain, self.stats if getattr(reader, "normalize", None) == "stats" else None)
+            reader.finish(local, self.stats if getattr(reader, "normalize", None) == "stats" else None)
         return super()._loader(part)
 
     # -- the checkpoint ------------------------------------------------------------------------------------------------

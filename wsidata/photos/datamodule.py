@@ -25,10 +25,11 @@ from wsidata.photos.decoding import read_photo
 from wsidata.photos.headers import THREADS, PhotoSurvey
 from wsidata.photos.label_names import LabelNames, read_label_names
 from wsidata.photos.looks import photo_thumbnail
-from wsidata.photos.options import Normalize, check_one_size, decoded_cache, length_of_side, pixel_type, plain
+from wsidata.photos.options import Normalize, check_one_size, decoded_cache, length_of_side, pixel_type
 from wsidata.photos.tables import Unlisted, match_ids, read_photo_table
 from wsidata.photos.transforms import photo_eval_transform, photo_train_transform
 from wsidata.skipping import without_skipped
+from wsidata.split_memory import plain
 from wsidata.splits import SmallClasses, SplitError
 from wsidata.stats import ChannelStats, channel_stats
 from wsidata.table_splits import split_table

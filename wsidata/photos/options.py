@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-import pandas as pd
+from typing import Literal
 
 from wsidata.photos.decoded_cache import DecodedCache
 from wsidata.photos.transforms import auto_resize_px
-from wsidata.stats import ChannelStats
 from wsidata.tables import TableError
 from wsidata.tensors import DType
 
@@ -68,15 +65,6 @@ def pixel_type(dtype: Literal["uint8", "float"] | None, normalize: str | None) -
     if dtype == "uint8" and normalize is not None:
         raise ValueError(f"normalize={normalize!r} gives floats. Leave out dtype='uint8'.")
     return dtype or ("uint8" if normalize is None else "float")
-
-
-def plain(value: Any) -> Any:
-    """What a checkpoint can hold of an argument."""
-    if isinstance(value, (pd.DataFrame, ChannelStats)):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): str(name) for key, name in value.items()}
-    return value if value is None or isinstance(value, int) else str(value)
 
 
 def decoded_cache(cache: int | str | Path | None, num_workers: int) -> DecodedCache | None:

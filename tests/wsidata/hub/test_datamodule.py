@@ -3,7 +3,8 @@ import warnings
 import pandas as pd
 import pytest
 import torch
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import LightningModule, seed_everything
+from mean_colour import trainer
 
 from wsidata import HubDataModule, LazyImage, WSIDataModule
 from wsidata.hub.card import unfinished_card
@@ -65,11 +66,6 @@ class Mean(LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def trainer(folder, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    return Trainer(default_root_dir=folder, **{"max_epochs": 2, "num_sanity_val_steps": 0} | quiet | options)
 
 
 # -- the same as was published -----------------------------------------------------------------------------------------

@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import seed_everything
+from mean_colour import Mean, equal, trainer
 
 from wsidata import ImageFolderDataModule
 from wsidata.leaks import LeakError
@@ -22,48 +23,11 @@ def module(folder, **options):
     return ImageFolderDataModule(**{"batch_size": 6, "leaks": "off"} | options)
 
 
-class Mean(LightningModule):
-    """A linear classifier on the mean colour, which notes what it was given."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = torch.nn.Linear(3, 3)
-        self.seen = []
-
-    def training_step(self, batch, _):
-        images, labels = batch
-        self.seen.append((self.current_epoch, images.clone(), labels.tolist()))
-        means = images.float().mean((2, 3)) / (255 if images.dtype == torch.uint8 else 1)
-        return torch.nn.functional.cross_entropy(self.head(means), labels)
-
-    def validation_step(self, batch, _):
-        self.log("val_mean", batch[0].float().mean())
-
-    test_step = validation_step
-
-    def predict_step(self, batch, _):
-        return batch.float().mean((2, 3))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def trainer(folder, **options):
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    return Trainer(default_root_dir=folder, **{"max_epochs": 2, "num_sanity_val_steps": 0} | quiet | options)
-
-
 def seen(folder, out, **options):
     seed_everything(3, workers=True)
     model = Mean()
     trainer(out).fit(model, datamodule=module(folder, **options))
     return model.seen
-
-
-def equal(first, second):
-    return len(first) == len(second) and all(
-        e == f and torch.equal(a, b) and x == y for (e, a, x), (f, b, y) in zip(first, second, strict=True)
-    )
 
 
 def test_table_is_split_and_named_before_setup(toadstools):
