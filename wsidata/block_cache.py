@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from threading import Lock
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 Block = NDArray[Any]
@@ -27,6 +26,7 @@ class BlockCache:
         self.min_blocks = min_blocks
         self._lock = Lock()
         self._blocks: OrderedDict[Hashable, Future[Block]] = OrderedDict()
+        self._bytes = 0
 
     def get(self, key: Hashable, make: Callable[[], Block]) -> Block:
         """The block of that key. Nobody may write to it.
@@ -47,32 +47,31 @@ class BlockCache:
             pixels = make()
         except BaseException as error:
             with self._lock:
-                self._blocks.pop(key, None)
+                if self._blocks.get(key) is block:
+                    del self._blocks[key]
             block.set_exception(error)
             raise
-        block.set_result(pixels)
-        self._forget_oldest()
+        with self._lock:
+            block.set_result(pixels)
+            if self._blocks.get(key) is block:  # not cleared meanwhile
+                self._bytes += pixels.nbytes
+                self._forget_oldest()
         return pixels
 
     @property
     def nbytes(self) -> int:
         """Bytes of the blocks that are kept."""
-        with self._lock:
-            return sum(_nbytes(block) for block in self._blocks.values())
+        return self._bytes
 
     def clear(self) -> None:
-        """Forget all blocks."""
+        """Forget all blocks. What is being made is handed to those who wait for it, and not kept."""
         with self._lock:
             self._blocks.clear()
+            self._bytes = 0
 
     def _forget_oldest(self) -> None:
-        with self._lock:
-            kept = sum(_nbytes(block) for block in self._blocks.values())
-            for key in [key for key, block in self._blocks.items() if block.done()]:
-                if kept <= self.max_bytes or len(self._blocks) <= self.min_blocks:
-                    return
-                kept -= _nbytes(self._blocks.pop(key))
-
-
-def _nbytes(block: Future[Block]) -> int:
-    return int(np.asarray(block.result()).nbytes) if block.done() and block.exception() is None else 0
+        while self._bytes > self.max_bytes and len(self._blocks) > self.min_blocks:
+            oldest = next((key for key, block in self._blocks.items() if block.done()), None)
+            if oldest is None:
+                return
+            self._bytes -= self._blocks.pop(oldest).result().nbytes

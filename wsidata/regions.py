@@ -13,7 +13,11 @@ comes back as the output pixel it was computed from.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
 
 from wsidata.spacing import Level, Resampling
 
@@ -21,6 +25,9 @@ KERNEL_RADIUS = 3
 """Of Lanczos-3, in output pixels when shrinking, in input pixels when enlarging."""
 MARGIN_PX = 8
 """More than what libvips' rounding of origins and sizes can shift its grid by, in input pixels, at factors near 1."""
+
+ReadRectangle = Callable[[int, int, int, int], NDArray[Any]]
+"""From (x, y, width, height) in pixels, a rectangle inside an image, to its pixels: (height, width, bands)."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,21 @@ class Window:
 
     def inside(self, width: int, height: int) -> Window | None:
         """The part of it that lies inside an image of this size; None where none does."""
-        left, right = max(self.x, 0), min(self.x + self.width, width)
-        top, bottom = max(self.y, 0), min(self.y + self.height, height)
+        return self.inside_of(Window(0, 0, width, height))
+
+    def inside_of(self, other: Window) -> Window | None:
+        """The part of it that lies inside another window; None where none does."""
+        left, right = max(self.x, other.x), min(self.x + self.width, other.x + other.width)
+        top, bottom = max(self.y, other.y), min(self.y + self.height, other.y + other.height)
         return Window(left, top, right - left, bottom - top) if left < right and top < bottom else None
+
+    def grown(self, rim: int) -> Window:
+        """With so many pixels more on each side."""
+        return Window(self.x - rim, self.y - rim, self.width + 2 * rim, self.height + 2 * rim)
+
+    def moved(self, x: int, y: int) -> Window:
+        """Shifted to the right and down."""
+        return Window(self.x + x, self.y + y, self.width, self.height)
 
     def within(self, other: Window) -> tuple[slice, slice]:
         """Rows and columns of an array of `other` that this window is."""
@@ -97,8 +116,25 @@ def source_window(plan: Resampling, level: Level, window: Window) -> Window:
     return Window(left, top, width, height)
 
 
+def shared_px(plan: Resampling, rim_px: int = 0) -> tuple[int, int]:
+    """Columns and rows of the level that windows side by side, and one below the other, both need.
+
+    Args:
+        plan: How the slide is read.
+        rim_px: Pixels of the output that windows take more on each side, for what is done to them afterwards.
+    """
+    if plan.is_identity:
+        return 2 * rim_px, 2 * rim_px
+    x, y = (2 * (_margin(factor) + math.ceil(rim_px * factor)) for factor in (plan.factor_x, plan.factor_y))
+    return x, y
+
+
+def _margin(factor: float) -> int:
+    return math.ceil((KERNEL_RADIUS + 1) * max(factor, 1.0)) + MARGIN_PX
+
+
 def _reach(start: int, count: int, factor: float, side: int) -> tuple[int, int]:
-    margin = math.ceil((KERNEL_RADIUS + 1) * max(factor, 1.0)) + MARGIN_PX
+    margin = _margin(factor)
     first = min(max(0, math.floor(start * factor) - margin), side - 1)
     last = min(side, math.ceil((start + count) * factor) + margin)
     return first, last - first

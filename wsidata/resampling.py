@@ -10,8 +10,7 @@ import math
 
 import pyvips
 
-from wsidata.formats import Pyramid
-from wsidata.regions import Window, source_window
+from wsidata.regions import ReadRectangle, Window, source_window
 from wsidata.spacing import Level, Resampling
 
 
@@ -33,17 +32,17 @@ def resample(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
     return image.resize(1 / plan.factor_x, vscale=1 / plan.factor_y, kernel="lanczos3")
 
 
-def resampled_window(pyramid: Pyramid, level: Level, plan: Resampling, window: Window) -> pyvips.Image:
+def resampled_window(read: ReadRectangle, level: Level, plan: Resampling, window: Window) -> pyvips.Image:
     """A rectangle of `resample`'s result, of which only the part of the level it needs is decoded.
 
     Args:
-        pyramid: The open file.
+        read: Reads rectangles of the level.
         level: The level the plan decodes.
         plan: What to make of it.
         window: A rectangle inside the result.
     """
     source = window if plan.is_identity else source_window(plan, level, window)
-    part = pyvips.Image.new_from_array(pyramid.region(level.index, source.x, source.y, source.width, source.height))
+    part = pyvips.Image.new_from_array(read(source.x, source.y, source.width, source.height))
     if plan.is_identity:
         return part
     canvas = pyvips.Image.black(level.width, level.height, bands=part.bands).cast(part.format)

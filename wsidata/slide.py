@@ -6,6 +6,8 @@ choice of a level and a factor (`wsidata.spacing`), and the resampling of a leve
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +18,8 @@ from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.formats.colour import by_profile
 from wsidata.formats.tile_source import kept_tiles
 from wsidata.formats.vips import naming_errors
-from wsidata.regions import Window, output_pixel
-from wsidata.resampling import resample, resampled_window
+from wsidata.regions import Window, output_pixel, shared_px
+from wsidata.resampling import resample
 from wsidata.slide_file import SlideFile
 from wsidata.spacing import (
     TOLERANCE,
@@ -38,6 +40,7 @@ from wsidata.tissue import (
     check_sees_colours,
     otsu_saturation,
 )
+from wsidata.windows import PlannedWindows, ReadWindow
 
 if TYPE_CHECKING:
     from wsidata.lazy import LazyImage
@@ -116,10 +119,11 @@ class Slide(SlideFile):
             UnreadableImageError: if the level's tiles are damaged.
         """
         plan = self._plan(level, mpp, magnification, downsample, max_side, tolerance)
-        pyramid = self._open().pyramid
+        pyramid, coloured = self._open().pyramid, self._coloured()
         with naming_errors(self.path):
             decoded = kept_tiles(pyramid.lazy_image(plan.level)) if keep_tiles else pyramid.image(plan.level)
-            return self._coloured(resample(decoded, plan))
+            image = resample(decoded, plan)
+            return image if coloured is None else coloured(image)
 
     def numpy(self, **resolution: Any) -> NDArray[Any]:
         """The whole slide at one resolution, decoded.
@@ -256,6 +260,24 @@ class Slide(SlideFile):
             out[inside.within(window)] = pixels
         return out
 
+    def windows(self, rim_px: int = 0, **resolution: Any) -> ReadWindow | None:
+        """Reads rectangles of `image` at a resolution, on several threads; stays usable when the slide is closed.
+
+        Tiles that a rectangle cuts are kept for its neighbours. For several threads at a time.
+
+        Args:
+            rim_px: How much more than its own pixels a rectangle will ask for, on each side.
+            **resolution: As for `image`.
+
+        Returns:
+            None for formats that are not decoded tile by tile: read them through `image`.
+        """
+        plan = self._plan_of(resolution)
+        read = self._open().pyramid.lazy_regions(plan.level, shared_px(plan, rim_px))
+        if read is None:
+            return None
+        return PlannedWindows(read, self.levels[plan.level], plan, self._coloured(), str(self.path))
+
     def _repr_html_(self) -> str:
         """Thumbnail, levels and spacing, in notebooks."""
         from wsidata.slide_info import slide_html
@@ -264,17 +286,13 @@ class Slide(SlideFile):
 
     def _window(self, plan: Resampling, window: Window) -> NDArray[Any]:
         """Pixels of a rectangle inside the output of a plan."""
-        pyramid = self._open().pyramid
-        if plan.is_identity and not self._apply_icc:  # the common case of patches: nothing between decoder and caller
-            return pyramid.region(plan.level, window.x, window.y, window.width, window.height)
-        with naming_errors(self.path):
-            image = resampled_window(pyramid, self.levels[plan.level], plan, window)
-            shown = self._coloured(image).numpy()
-        return np.asarray(shown).reshape(window.height, window.width, -1)
+        region = partial(self._open().pyramid.region, plan.level)
+        return PlannedWindows(region, self.levels[plan.level], plan, self._coloured(), str(self.path))(window)
 
-    def _coloured(self, image: pyvips.Image) -> pyvips.Image:
+    def _coloured(self) -> Callable[[pyvips.Image], pyvips.Image] | None:
+        """What turns stored colours into those wanted; None if they are."""
         profile = self._open().pyramid.facts.icc_profile if self._apply_icc else None
-        return image if profile is None else by_profile(image, profile, self.path.name)
+        return None if profile is None else partial(by_profile, profile=profile, name=self.path.name)
 
     def _plan_of(self, resolution: dict[str, Any]) -> Resampling:
         names = ("level", "mpp", "magnification", "downsample", "max_side")

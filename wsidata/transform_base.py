@@ -21,6 +21,8 @@ import pyvips
 import torch
 from numpy.typing import NDArray
 
+from wsidata.regions import Window
+
 Picture: TypeAlias = Any
 """A `pyvips.Image` (lazy), an (H, W, C) `numpy.ndarray`, or a (C, H, W) `torch.Tensor`.
 
@@ -70,6 +72,13 @@ class Operation(ABC):
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
         """Do it to points of a picture of this size. Operations on colours leave points alone."""
         return points
+
+    def source_window(self, window: Window, width_px: int, height_px: int) -> Window | None:
+        """What of a picture of this size a rectangle of the result is made of; it may reach beyond the picture.
+
+        With it, rectangles of a large picture are read without a pipeline (see `wsidata.windows`). None: not known.
+        """
+        return None
 
     def plain(self) -> dict[str, Any]:
         """Name and values, ready for JSON."""

@@ -13,6 +13,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.regions import Window
 from wsidata.transform_base import (
     Operation,
     Transform,
@@ -46,6 +47,10 @@ class ToneCurve(Operation):
         largest = require(image, "ToneCurve", bands=len(self.gamma))
         return image.maplut(table(self.values(largest), largest))
 
+    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+        """The same: every pixel stands for itself."""
+        return window
+
     def values(self, largest: int) -> NDArray[np.float64]:
         """What each value becomes, (1, largest + 1, bands), whole numbers."""
         x = np.linspace(0.0, 1.0, largest + 1)[None, :, None]
@@ -78,6 +83,10 @@ class GaussianBlur(Operation):
             return image
         mask = pyvips.Image.new_from_array([kernel.tolist()], scale=total, offset=0)
         return image.convsep(mask, precision="integer")
+
+    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+        """With a rim as wide as half the kernel."""
+        return window.grown(math.ceil(3 * self.sigma_px))
 
 
 class ToneJitter(Transform):

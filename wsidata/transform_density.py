@@ -15,6 +15,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.regions import Window
 from wsidata.transform_base import Operation, require
 
 Vector: TypeAlias = tuple[float, float, float]
@@ -63,6 +64,10 @@ class DensityMap(Operation):
         centres = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
         back = np.rint(np.clip((largest + 1) * np.exp(-centres) - 1, 0, largest)).astype(np.uint8)
         return steps.maplut(pyvips.Image.new_from_array(back[None])).copy(interpretation="srgb")
+
+    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+        """The same: every pixel stands for itself."""
+        return window
 
 
 def tissue_weight(density: pyvips.Image) -> pyvips.Image:

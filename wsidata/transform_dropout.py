@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pyvips
 
+from wsidata.regions import Window
 from wsidata.transform_base import Operation, Transform, TransformError, check_probability
 from wsidata.transform_geometry import white_of
 
@@ -34,6 +35,10 @@ class Holes(Operation):
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
         """Fill, or not."""
         return mask if self.mask_fill is None else self._fill(mask, self.mask_fill)
+
+    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+        """The same: every pixel stands for itself."""
+        return window
 
     def _fill(self, image: pyvips.Image, fill: float) -> pyvips.Image:
         for left, top, width, height in self.boxes:

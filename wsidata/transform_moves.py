@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pyvips
 
+from wsidata.regions import Window as Region
 from wsidata.transform_base import Operation, Points, TransformError
 
 _WHITE = {"uchar": 255.0, "ushort": 65535.0, "float": 1.0, "double": 1.0}
@@ -52,6 +53,10 @@ class Window(Operation):
         """Shift."""
         return points - [self.left, self.top]
 
+    def source_window(self, window: Region, width_px: int, height_px: int) -> Region:
+        """The same, shifted."""
+        return window.moved(self.left, self.top)
+
     def _embed(self, image: pyvips.Image, fill: float) -> pyvips.Image:
         background = [fill] * image.bands
         return image.embed(
@@ -90,6 +95,17 @@ class Symmetry(Operation):
             x, y = y, width_px - x
             width_px, height_px = height_px, width_px
         return np.stack([width_px - x if self.mirrored else x, y], axis=1)
+
+    def source_window(self, window: Region, width_px: int, height_px: int) -> Region:
+        """Turned back."""
+        sides = (width_px, height_px) if self.turns % 2 == 0 else (height_px, width_px)
+        x, y, width, height = window.x, window.y, window.width, window.height
+        if self.mirrored:
+            x = sides[0] - x - width
+        for _ in range(self.turns):  # clockwise: what was on top comes to the right
+            x, y, width, height = sides[1] - y - height, x, height, width
+            sides = sides[::-1]
+        return Region(x, y, width, height)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.regions import Window
 from wsidata.transform_base import Operation, Transform, TransformError, require
 from wsidata.transform_density import (
     DensityMap,
@@ -62,6 +63,10 @@ class ReinhardMap(Operation):
         mapped = lms.recomb(_vips(np.linalg.inv(LMS_FROM_RGB)))
         shown = "srgb" if largest == 255 else "rgb16"
         return (mapped * (largest + 1) - 1).rint().cast(image.format).copy(interpretation=shown)
+
+    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+        """The same: every pixel stands for itself."""
+        return window
 
 
 class MacenkoNormalise(Transform):

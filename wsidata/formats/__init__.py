@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from wsidata.formats.associated import Loaders
     from wsidata.formats.facts import SlideFacts
+    from wsidata.regions import ReadRectangle
     from wsidata.spacing import Level
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -56,6 +57,16 @@ class Pyramid(Protocol):
 
     def lazy_image(self, level: int) -> pyvips.Image:
         """As `image`, but never decoded ahead where the decoder can do without."""
+
+    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle | None:
+        """Reads rectangles of a level like `region`, also after the pyramid is closed, for several threads at a time.
+
+        None where that is no faster than `lazy_image`: decoders that do not read tile by tile.
+
+        Args:
+            level: The level.
+            shared_px: Columns and rows that neighbouring rectangles will share: see `Segments.kept_between`.
+        """
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
         """A rectangle of a level, wholly inside it, in that level's pixels: (height, width, bands)."""

@@ -109,6 +109,9 @@ class ZarrPyramid:
         )
         return source.image() if self._request.channels is None else channels_image(source.image())
 
+    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> None:
+        """None: a chunk that two rectangles cut would be decoded for both."""
+
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
         """A rectangle inside a level, (height, width, bands)."""
         pixels = self._shown(level, x_px, y_px, width_px, height_px).numpy()

@@ -127,6 +127,9 @@ class OpenSlidePyramid:
         """The same: `image` is lazy."""
         return self.image(level)
 
+    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> None:
+        """None: OpenSlide has a cache of its own, and is slow on large rectangles."""
+
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """A rectangle inside a level, (height, width, 3), on white."""
         import openslide

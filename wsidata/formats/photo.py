@@ -82,6 +82,9 @@ class PhotoPyramid:
         """The same: these formats are decoded whole."""
         return self.image(level)
 
+    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> None:
+        """None: these formats are decoded whole."""
+
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """A rectangle inside the picture, (height, width, 3)."""
         if self._jpeg is not None:

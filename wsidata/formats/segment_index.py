@@ -149,7 +149,7 @@ class SegmentIndex:
         if size_px == (self.grid.height_px, self.grid.width_px):
             return
         _, left, top = self.origin(index)
-        seen = min(self.grid.height_px, self.height_px - top), min(self.grid.width_px, self.width_px - left)
+        seen = self.seen_size(left, top)[::-1]
         most = self.grid.height_px, self.grid.width_px
         if any(not low <= side <= high for low, side, high in zip(seen, size_px, most, strict=True)):
             raise self.undecodable(index, f"{size_px[1]}x{size_px[0]} pixels where {most[1]}x{most[0]} belong")
@@ -166,6 +166,10 @@ class SegmentIndex:
         plane, place = divmod(index, self.grid.columns * self.grid.rows)
         row, column = divmod(place, self.grid.columns)
         return plane, column * self.grid.width_px, row * self.grid.height_px
+
+    def seen_size(self, left_px: int, top_px: int) -> tuple[int, int]:
+        """(width, height) of what is seen of the segment that begins there: it may reach beyond the level."""
+        return min(self.grid.width_px, self.width_px - left_px), min(self.grid.height_px, self.height_px - top_px)
 
     @cached_property
     def _is_streams(self) -> bool:

@@ -7,21 +7,41 @@ whole, is in `segment_index`.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsidata.block_cache import BlockCache
 from wsidata.formats.sample_colours import MINISBLACK, PALETTE, SEPARATED, natural_colours
 from wsidata.formats.segment_index import JPEG_COMPRESSION, JPEG_END, JPEG_START, Grid, SegmentIndex
 
 __all__ = ["JPEG_COMPRESSION", "JPEG_END", "JPEG_START", "Grid", "Segments"]
 
 MIN_SEGMENTS_FOR_THREADS = 32
+
+KEPT_SEGMENT_BYTES = 64 * 1024**2
+"""Decoded segments that are kept at least, where they are kept at all."""
+
+
+@dataclass(frozen=True)
+class KeptSegments:
+    """Decoded segments that are kept for neighbouring rectangles.
+
+    Attributes:
+        shared_px: Columns that rectangles side by side share, and rows that one below the other do.
+        cache: The segments by number.
+    """
+
+    shared_px: tuple[int, int]
+    cache: BlockCache
 
 
 class Segments(SegmentIndex):
@@ -42,6 +62,18 @@ class Segments(SegmentIndex):
         twin._descriptor = os.dup(self.page.parent.filehandle.fileno())
         weakref.finalize(twin, os.close, twin._descriptor)
         return twin
+
+    def kept_between(self, shared_px: tuple[int, int]) -> KeptSegments:
+        """Room for the segments that neighbouring rectangles, of full width or of full height, both need.
+
+        Args:
+            shared_px: Columns that rectangles side by side share, and rows that one below the other do.
+        """
+        # A rectangle cuts segments at both of its ends; the next one may lie on either side, and decode its far end
+        # first.
+        beside = (math.ceil(shared_px[0] / self.grid.width_px) + 3) * self.grid.rows
+        below = (math.ceil(shared_px[1] / self.grid.height_px) + 3) * self.grid.columns
+        return KeptSegments(shared_px, BlockCache(KEPT_SEGMENT_BYTES, max(beside, below) * self.grid.planes))
 
     def samples(self) -> list[int]:
         """A few segments to try a decoder on: the fullest, which shows most, then three spread over the level."""
@@ -69,6 +101,7 @@ class Segments(SegmentIndex):
         *,
         decode: Callable[[int], NDArray[Any]] | None = None,
         threads: int = 1,
+        kept: KeptSegments | None = None,
     ) -> NDArray[Any]:
         """Decode a rectangle, each segment once; segments never written are `blank`. Safe to call from several threads.
 
@@ -79,6 +112,7 @@ class Segments(SegmentIndex):
             height_px: Rows.
             decode: Gives the pixels of a segment by its index; None is `decode`, by tifffile.
             threads: Segments that are decoded at a time, where there are at least `MIN_SEGMENTS_FOR_THREADS`.
+            kept: Where decoded segments stay that the rectangle beside this one needs too. None keeps none.
 
         Returns:
             (height, width, samples) in the file's own type; grey has 0 as black, palettes are looked up, CMYK stays
@@ -87,7 +121,7 @@ class Segments(SegmentIndex):
         Raises:
             UnreadableImageError: if a segment cannot be decoded.
         """
-        decode = self.decode if decode is None else decode
+        decoded = self.decode if decode is None else decode
         bands = 3 if self.page.photometric == PALETTE else self.page.samplesperpixel
         out = np.empty((height_px, width_px, bands), dtype=self.dtype)
         empty = self.is_empty
@@ -100,8 +134,12 @@ class Segments(SegmentIndex):
             target = out[y_from - y_px : y_to - y_px, x_from - x_px : x_to - x_px, bands_here]
             if empty[index]:
                 target[...] = self.blank
+                return
+            if kept is not None and self._is_shared((left, top), (x_px, y_px, width_px, height_px), kept.shared_px):
+                pixels = kept.cache.get(index, partial(decoded, index))
             else:
-                target[...] = decode(index)[y_from - top : y_to - top, x_from - left : x_to - left]
+                pixels = decoded(index)
+            target[...] = pixels[y_from - top : y_to - top, x_from - left : x_to - left]
 
         indices = self.indices_in(x_px, y_px, width_px, height_px).tolist()
         if threads > 1 and len(indices) >= MIN_SEGMENTS_FOR_THREADS:
@@ -132,6 +170,18 @@ class Segments(SegmentIndex):
             raise self.undecodable(index, error) from error
         self.check_size(index, (decoded.shape[1], decoded.shape[2]))
         return natural_colours(self.page, data, decoded[0])
+
+    def _is_shared(
+        self, place_px: tuple[int, int], rectangle: tuple[int, int, int, int], shared_px: tuple[int, int]
+    ) -> bool:
+        """Whether a segment reaches so far towards an edge of the rectangle that what lies beyond it needs it too."""
+        ends = zip(place_px, self.seen_size(*place_px), rectangle[:2], rectangle[2:], strict=True)
+        return any(
+            (start > 0 and place < start + shared) or (start + count < side and place + seen > start + count - shared)
+            for (place, seen, start, count), shared, side in zip(
+                ends, shared_px, (self.width_px, self.height_px), strict=True
+            )
+        )
 
     @property
     def blank(self) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyvips
@@ -30,6 +31,7 @@ from wsidata.formats.tiff_checks import interpretation_of, picture_pages
 from wsidata.formats.tiff_levels import find_layout, opening
 from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
 from wsidata.formats.vips import thread_count
+from wsidata.regions import ReadRectangle
 
 
 class TiffPyramid:
@@ -83,14 +85,14 @@ class TiffPyramid:
     def lazy_image(self, level: int) -> pyvips.Image:
         """A level whose tiles are decoded when a pipeline asks for them, also after the slide is closed."""
         self._segments[level].check_streams()
-        size, segments = self.levels[level].size, self._segments[level].detached()
-        decode = JpegTiles(segments).decode if self.reader == "libjpeg-turbo" else segments.decode
+        grid = self._segments[level].grid
+        tile = source_tile(grid.width_px, grid.height_px)
+        return TileSource(*self.levels[level].size, *tile, self._rectangles(level)).image()
 
-        def rectangle(x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
-            return self._as_rgb(segments, segments.read(x_px, y_px, width_px, height_px, decode=decode))
-
-        tile = source_tile(segments.grid.width_px, segments.grid.height_px)
-        return TileSource(*size, *tile, rectangle).image()
+    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle:
+        """Reads rectangles of a level on as many threads as libvips has; tiles that a rectangle cuts are kept."""
+        kept = self._segments[level].kept_between(shared_px)
+        return self._rectangles(level, threads=thread_count(), kept=kept)
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
         """A rectangle inside a level, (height, width, 3). Safe to call from several threads."""
@@ -105,6 +107,16 @@ class TiffPyramid:
         segments = self._segments[level]
         decode = self._jpeg_tiles[level].decode if self.reader == "libjpeg-turbo" else segments.decode
         return segments.read(x_px, y_px, width_px, height_px, decode=decode, threads=thread_count())
+
+    def _rectangles(self, level: int, **how: Any) -> ReadRectangle:
+        """Reads rectangles of a level on a file handle of its own; `how` is said to `Segments.read`."""
+        segments, as_rgb = self._segments[level].detached(), self._as_rgb
+        decode = JpegTiles(segments).decode if self.reader == "libjpeg-turbo" else segments.decode
+
+        def rectangle(x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
+            return as_rgb(segments, segments.read(x_px, y_px, width_px, height_px, decode=decode, **how))
+
+        return rectangle
 
     def _as_rgb(self, segments: Segments, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if segments.page.photometric in (RGB, YCBCR) and pixels.shape[2] == 3:

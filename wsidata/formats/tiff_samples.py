@@ -20,10 +20,12 @@ from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.layout import TiffLayout
 from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers
 from wsidata.formats.sample_colours import MINISWHITE, PALETTE, RGB, YCBCR
-from wsidata.formats.segments import Segments
+from wsidata.formats.segments import KeptSegments, Segments
 from wsidata.formats.tiff_checks import check_colours, check_upright, interpretation_of, picture_pages
 from wsidata.formats.tiff_levels import find_layout, opening
 from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
+from wsidata.formats.vips import thread_count
+from wsidata.regions import ReadRectangle
 
 
 class TiffSamples:
@@ -93,37 +95,58 @@ class TiffSamples:
         """A level whose tiles are decoded when a pipeline asks for them, also after the slide is closed."""
         for one in self._segments[level]:
             one.check_streams()
-        segments = [one.detached() for one in self._segments[level]]
-        grid, stored = segments[0].grid, segments[0].dtype
+        grid, stored = self._segments[level][0].grid, self._segments[level][0].dtype
         in_8_bits = self._request.scale_to_8bit is not None
-
-        def rectangle(x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.generic]:
-            pixels = self._shown(segments, x_px, y_px, width_px, height_px).numpy()
-            return np.asarray(pixels).reshape(height_px, width_px, -1)
-
         source = TileSource(
             *self.levels[level].size,
             *source_tile(grid.width_px, grid.height_px),
-            rectangle,
+            self._rectangles(level),
             bands=len(self.channel_names),
             dtype=np.uint8 if in_8_bits else stored,
         )
         return source.image() if self._request.channels is None else channels_image(source.image())
 
+    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle:
+        """Reads rectangles of a level on as many threads as libvips has; tiles that a rectangle cuts are kept."""
+        return self._rectangles(level, shared_px)
+
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.generic]:
         """A rectangle inside a level, (height, width, channels)."""
-        pixels = self._shown(self._segments[level], x_px, y_px, width_px, height_px).numpy()
-        return np.asarray(pixels).reshape(height_px, width_px, -1)
+        image = self._shown(self._segments[level], x_px, y_px, width_px, height_px)
+        return np.asarray(image.numpy()).reshape(height_px, width_px, -1)
 
     def close(self) -> None:
         """Close the file."""
         self._tiff.close()
 
-    def _shown(self, segments: Sequence[Segments], x_px: int, y_px: int, width_px: int, height_px: int) -> pyvips.Image:
+    def _rectangles(self, level: int, shared_px: tuple[int, int] | None = None) -> ReadRectangle:
+        """Reads rectangles of a level on a file handle of its own; for what neighbours share, see `lazy_regions`."""
+        segments = [one.detached() for one in self._segments[level]]
+        kept = None if shared_px is None else [one.kept_between(shared_px) for one in segments]
+        threads = 1 if kept is None else thread_count()
+
+        def rectangle(x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.generic]:
+            image = self._shown(segments, x_px, y_px, width_px, height_px, kept, threads)
+            return np.asarray(image.numpy()).reshape(height_px, width_px, -1)
+
+        return rectangle
+
+    def _shown(
+        self,
+        segments: Sequence[Segments],
+        x_px: int,
+        y_px: int,
+        width_px: int,
+        height_px: int,
+        kept: Sequence[KeptSegments] | None = None,
+        threads: int = 1,
+    ) -> pyvips.Image:
         per_page = int(segments[0].page.samplesperpixel)
         read: dict[int, NDArray[np.generic]] = {}
         for number in sorted({number // per_page for number in self._chosen}):
-            read[number] = segments[number].read(x_px, y_px, width_px, height_px)
+            read[number] = segments[number].read(
+                x_px, y_px, width_px, height_px, threads=threads, kept=None if kept is None else kept[number]
+            )
         pixels = np.stack([read[number // per_page][..., number % per_page] for number in self._chosen], axis=-1)
         image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
         if self._request.scale_to_8bit is not None and pixels.dtype != np.uint8:

@@ -19,16 +19,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyvips
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
-DecodeTile = Callable[[int, int, int, int], NDArray[Any]]
-"""From (x, y, width, height) in pixels, a rectangle inside the image, to its pixels: (height, width, bands)."""
+from wsidata.regions import ReadRectangle
 
 TILE_MULTIPLE_PX = 16  # libtiff asks for it
 MAX_SOURCE_TILE_PX = 2048
@@ -66,7 +64,7 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
         height_px: int,
         tile_width_px: int,
         tile_height_px: int,
-        decode: DecodeTile,
+        decode: ReadRectangle,
         *,
         bands: int = 3,
         dtype: DTypeLike = np.uint8,
@@ -94,7 +92,12 @@ class _PretendedFile:
     """The file that libvips believes to read: a header, and tiles that are decoded when somebody reads there."""
 
     def __init__(
-        self, size_px: tuple[int, int], tile_px: tuple[int, int], decode: DecodeTile, bands: int, dtype: np.dtype[Any]
+        self,
+        size_px: tuple[int, int],
+        tile_px: tuple[int, int],
+        decode: ReadRectangle,
+        bands: int,
+        dtype: np.dtype[Any],
     ) -> None:
         tile_width_px, tile_height_px = tile_px
         if tile_width_px % TILE_MULTIPLE_PX or tile_height_px % TILE_MULTIPLE_PX:
