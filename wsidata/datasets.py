@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.epochs import EpochDataset
-from wsidata.lazy import LazyImage, slide_lazy
+from wsidata.lazy import LazyImage, lazy_picture, slide_lazy
 from wsidata.masks import IGNORE, mask_tensor, read_mask
 from wsidata.packing import Packing
 from wsidata.slide import Slide
@@ -134,6 +134,9 @@ class SlideDataset(EpochDataset):
                         slide, self.resolution, None, self.transform, generator, packing=packing, dtype=self.dtype
                     )
                     return lazy, None
+                if not with_mask and self._is_read_in_parts(slide, packing):
+                    made = lazy_picture(slide, self.resolution, packing, self.transform, generator)
+                    return to_tensor(made.whole(), self.dtype), None
                 picture = self._picture(slide, packing)
                 masks = (self._mask(row, slide, packing),) if with_mask else ()
                 sample = self.transform.run(Sample(picture, masks=masks), generator)
@@ -149,6 +152,10 @@ class SlideDataset(EpochDataset):
         """What of the slide is read; of a crop, and of what is read lazily, only the tiles that are needed."""
         picture = slide.image(**self.resolution, keep_tiles=self.lazy or packing is not None)
         return picture if packing is None else packing.apply(picture, slide.background)
+
+    def _is_read_in_parts(self, slide: Slide, packing: Packing | None) -> bool:
+        """Whether less than the whole level may be enough, or the level is so large that it is not decoded ahead."""
+        return packing is not None or not slide.is_decoded_ahead(**self.resolution)
 
     def _mask(self, row: int, slide: Slide, packing: Packing | None) -> Any:
         """The mask as an image on the grid of the slide's, cropped or packed like it."""

@@ -69,12 +69,16 @@ class LazyPicture:
     """What a `LazyImage` reads from.
 
     Attributes:
-        image: The pipeline.
+        image: The pipeline; anything but a pyvips image where it ends in something that has no rows.
         read: Reads rectangles of it otherwise, and faster; None: through the pipeline.
     """
 
-    image: pyvips.Image
+    image: Any
     read: ReadWindow | None = None
+
+    def whole(self) -> Any:
+        """All of it: pixels, or the pipeline that makes them."""
+        return self.image if self.read is None else self.read(Window(0, 0, self.image.width, self.image.height))
 
 
 class LazyImage:
@@ -274,16 +278,36 @@ class SlidePipeline:
     def __call__(self) -> LazyPicture:
         """Open the slide and build the pipeline. Nothing is decoded."""
         with copy.copy(self.slide) as slide:
-            picture = slide.image(**self.resolution, keep_tiles=True)
-            read = slide.windows(0 if self.transform is None else RIM_PX, **self.resolution)
-        if self.packing is not None:
-            read = read and packed(read, self.packing, self.slide.background, picture)
-            picture = self.packing.apply(picture, self.slide.background)
-        if self.transform is None:
-            return LazyPicture(picture, read)
-        sample = self.transform.run(Sample(picture), copy.deepcopy(self.generator))
-        read = read and transformed(read, sample.operations, picture, str(self.slide.path))
-        return LazyPicture(sample.image, read)
+            generator = copy.deepcopy(self.generator)
+            return lazy_picture(slide, self.resolution, self.packing, self.transform, generator)
+
+
+def lazy_picture(
+    slide: Slide,
+    resolution: dict[str, Any],
+    packing: Packing | None = None,
+    transform: Transform | None = None,
+    generator: np.random.Generator | None = None,
+) -> LazyPicture:
+    """The pipeline of a slide, and its rectangles without it; stays usable when the slide is closed. Decodes nothing.
+
+    Args:
+        slide: An open slide.
+        resolution: As `Slide.image` takes it.
+        packing: Tissue pieces to take, at that resolution; None for the whole slide.
+        transform: What is applied to the picture; None leaves it.
+        generator: Random state of the transform, which is advanced.
+    """
+    picture = slide.image(**resolution, keep_tiles=True)
+    read = slide.windows(0 if transform is None else RIM_PX, **resolution)
+    if packing is not None:
+        read = read and packed(read, packing, slide.background, picture)
+        picture = packing.apply(picture, slide.background)
+    if transform is None:
+        return LazyPicture(picture, read)
+    sample = transform.run(Sample(picture), generator)
+    read = read and transformed(read, sample.operations, picture, str(slide.path))
+    return LazyPicture(sample.image, read)
 
 
 def _pixels(picture: LazyPicture, window: Window) -> NDArray[Any]:

@@ -22,6 +22,8 @@ MAX_VALUES = {"uchar": 255, "ushort": 65535}
 FLOAT_TERMS = 2**24 // 255**2
 """Squares of bytes that float32 adds up without rounding: it holds whole numbers up to 2^24."""
 _PIECE_BYTES = 2**16
+MAX_ARRAY_BANDS = 4
+"""Bands that OpenCV sums at a time."""
 
 Mask = Callable[[pyvips.Image], NDArray[np.bool_]]
 """Which pixels count. Gets the picture, lazily, and returns (rows, columns) booleans that span the same area; usually
@@ -47,6 +49,15 @@ class PixelSums:
     sums: tuple[int, ...]
     squares: tuple[int, ...]
     max_value: int
+
+    def __add__(self, other: PixelSums) -> PixelSums:
+        """Of both, which have as many channels and the same number format."""
+        return PixelSums(
+            self.count_px + other.count_px,
+            tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
+            tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
+            self.max_value,
+        )
 
 
 def count_pixels(
@@ -98,7 +109,7 @@ def count_pixels(
 
 def suits_count_array(pixels: NDArray[Any]) -> bool:
     """Whether `count_array` adds it up: (height, width, bands) uint8, not empty, of no more bands than OpenCV sums."""
-    return pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.size > 0 and pixels.shape[2] <= 4
+    return pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.size > 0 and pixels.shape[2] <= MAX_ARRAY_BANDS
 
 
 def count_array(pixels: NDArray[np.uint8]) -> PixelSums:

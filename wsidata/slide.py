@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.formats.colour import by_profile
-from wsidata.formats.tile_source import kept_tiles
+from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, kept_tiles
 from wsidata.formats.vips import naming_errors
 from wsidata.regions import Window, output_pixel, shared_px
 from wsidata.resampling import resample
@@ -259,6 +259,11 @@ class Slide(SlideFile):
         if inside is not None:
             out[inside.within(window)] = pixels
         return out
+
+    def is_decoded_ahead(self, **resolution: Any) -> bool:
+        """Whether `image` decodes the level for a resolution whole, at once: it is small."""
+        level = self.levels[self._plan_of(resolution).level]
+        return level.width * level.height * len(self.channel_names) <= DECODED_AT_ONCE_BYTES
 
     def windows(self, rim_px: int = 0, **resolution: Any) -> ReadWindow | None:
         """Reads rectangles of `image` at a resolution, on several threads; stays usable when the slide is closed.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,11 +15,23 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.cropping import TissueCrop
-from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES
-from wsidata.pixel_counts import Mask, PixelCountError, PixelSums, count_array, count_pixels, suits_count_array
+from wsidata.lazy import LazyPicture, lazy_picture
+from wsidata.pixel_counts import (
+    MAX_ARRAY_BANDS,
+    Mask,
+    PixelCountError,
+    PixelSums,
+    count_array,
+    count_pixels,
+    suits_count_array,
+)
+from wsidata.regions import Window
 from wsidata.slide import Slide
 from wsidata.slide_options import SlideOptions
 from wsidata.tissue import tissue_mask
+
+STRIP_BYTES = 64 * 1024**2
+"""Pixels that are in memory at a time, of slides that are counted strip by strip."""
 
 Source: TypeAlias = str | Path | Slide | pyvips.Image | NDArray[Any]
 Reader: TypeAlias = Callable[[str | Path], NDArray[Any]]
@@ -65,18 +79,27 @@ class StatsJob:
     def _count_slide(self, slide: Slide) -> PixelSums:
         if self.crop is not None:  # only the tiles of the tissue are decoded
             packing = self.crop.plan(slide, self.resolution)
-            picture = slide.image(**self.resolution, keep_tiles=True)
-            return self._count(packing.apply(picture, slide.background))
+            return self._count_picture(lazy_picture(slide, self.resolution, packing))
         if self.tissue_only:
             tissue = slide.tissue_mask()
             down_x, down_y = slide.downsample_at(**self.resolution)
             scale = down_x / tissue.downsample_x, down_y / tissue.downsample_y
             return count_pixels(slide.image(**self.resolution), tissue.pixels, scale)
-        width, height = slide.size_at(**self.resolution)
-        is_small = width * height * len(slide.channel_names) <= DECODED_AT_ONCE_BYTES
-        if self.mask is None and set(self.resolution) <= {"level"} and is_small:
-            return self._count(slide.numpy(**self.resolution))  # straight from the decoder
-        return self._count(slide.image(**self.resolution))
+        if self.mask is not None:
+            return self._count(slide.image(**self.resolution))
+        picture = lazy_picture(slide, self.resolution)
+        if picture.read is None and set(self.resolution) <= {"level"} and slide.is_decoded_ahead(**self.resolution):
+            return self._count(slide.numpy(**self.resolution))  # a photo
+        return self._count_picture(picture)
+
+    def _count_picture(self, picture: LazyPicture) -> PixelSums:
+        """Strip by strip, straight from the decoder, where that can be."""
+        image, read = picture.image, picture.read
+        if read is None or self.mask is not None or image.format != "uchar" or image.bands > MAX_ARRAY_BANDS:
+            return self._count(image)
+        rows = max(1, STRIP_BYTES // (image.width * image.bands))
+        strips = (Window(0, top, image.width, min(rows, image.height - top)) for top in range(0, image.height, rows))
+        return reduce(add, (count_array(read(strip)) for strip in strips))
 
     def _count(self, picture: pyvips.Image | NDArray[Any]) -> PixelSums:
         mask = tissue_mask if self.tissue_only else self.mask

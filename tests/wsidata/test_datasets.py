@@ -7,7 +7,7 @@ import torch
 
 from wsidata.datasets import SampleError, SlideDataset
 from wsidata.synthetic import write_slide
-from wsidata.transforms import CropOrPad, RandomD4
+from wsidata.transforms import CropOrPad, Elastic, RandomD4, he_train_transform
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +18,10 @@ def table(camelyon):
 
 def identity(image):
     return image
+
+
+def arrays_at_the_end(image):
+    return image.numpy()
 
 
 def test_sample_is_the_slides_pixels_and_its_label(table):
@@ -41,6 +45,18 @@ def test_smaller_slides_are_padded_white(table):
     image, _ = SlideDataset(table, {"level": 1}, CropOrPad(600))[0]
     assert image.shape == (3, 600, 600)
     assert (image[:, 0, :] == 255).all()
+
+
+@pytest.mark.parametrize("resolution", [{"level": 0}, {"downsample": 1.7}])
+@pytest.mark.parametrize("crop", [None, "tissue", "pack"])
+@pytest.mark.parametrize("transform", [CropOrPad(200), he_train_transform(200), Elastic(), arrays_at_the_end])
+def test_what_is_not_decoded_ahead_has_the_same_pixels(table, resolution, crop, transform, monkeypatch):
+    expected = samples(SlideDataset(table[:2], resolution, transform, crop=crop))
+    monkeypatch.setattr("wsidata.slide.DECODED_AT_ONCE_BYTES", 0)
+    monkeypatch.setattr("wsidata.formats.tiff.DECODED_AT_ONCE_BYTES", 0)
+    assert samples(SlideDataset(table[:2], resolution, transform, crop=crop)) == expected
+    monkeypatch.setattr("wsidata.slide.Slide.windows", lambda *_, **__: None)
+    assert samples(SlideDataset(table[:2], resolution, transform, crop=crop)) == expected
 
 
 def samples(dataset):

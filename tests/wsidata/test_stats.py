@@ -71,6 +71,22 @@ def test_slides_are_read_at_the_resolution_asked_for(slides, resolution):
     assert stats.resolution == resolution
 
 
+def test_slides_counted_in_strips_have_the_sums_of_the_whole(slides, monkeypatch):
+    monkeypatch.setattr("wsidata.stats_job.STRIP_BYTES", 40_000)
+    for options in ({"level": 0}, {"downsample": 1.7}, {"level": 1, "crop": "pack"}):
+        stats = channel_stats(slides, **options)
+        resolution = {name: value for name, value in options.items() if name != "crop"}
+        pixels = []
+        for path in slides:
+            with Slide(path) as slide:
+                crop = options.get("crop")
+                whole = slide.lazy(crop=crop, **resolution) if crop else None
+                read = slide.numpy(**resolution) if whole is None else whole.rows(0, whole.shape[1]).permute(1, 2, 0)
+                pixels.append(np.asarray(read).reshape(-1, 3) / 255)
+        assert_pooled(stats, np.concatenate(pixels))
+        assert stats.count_px == sum(len(one) for one in pixels)
+
+
 def test_spacing_can_be_overridden(slides):
     doubled = channel_stats(slides[:1], mpp=2.0, mpp_override=1.0)
     assert doubled == ChannelStats(**{**vars(channel_stats(slides[:1], downsample=2.0)), "resolution": {"mpp": 2.0}})
