@@ -100,9 +100,10 @@ class ZarrPyramid:
         """A level whose tiles are read when a pipeline asks for them, also after the slide is closed."""
         array, in_8_bits = self._arrays[level], self._request.scale_to_8bit is not None
         height_px, width_px = array.chunks[-2:]
+        size = self.levels[level].size
         source = TileSource(
-            *self.levels[level].size,
-            *source_tile(width_px, height_px),
+            *size,
+            *source_tile((width_px, height_px), size),
             partial(self.region, level),
             bands=len(self.channel_names),
             dtype=np.uint8 if in_8_bits else array.dtype,

@@ -21,7 +21,7 @@ from wsidata.errors import ForeignFormatError, UnreadableImageError, Unsupported
 from wsidata.formats.associated import Loaders
 from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
 from wsidata.formats.request import RGB_NAMES, PixelRequest
-from wsidata.formats.tile_source import TileSource
+from wsidata.formats.tile_source import TileSource, source_tile
 from wsidata.spacing import Level
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ class OpenSlidePyramid:
 
     def image(self, level: int) -> pyvips.Image:
         """A whole level as RGB, lazily, also after the pyramid is closed."""
-        size, twin = self.levels[level], copy.copy(self)
-        return TileSource(size.width, size.height, TILE_PX, TILE_PX, partial(twin.region, level)).image()
+        size, twin = self.levels[level].size, copy.copy(self)
+        return TileSource(*size, *source_tile((TILE_PX, TILE_PX), size), partial(twin.region, level)).image()
 
     def lazy_image(self, level: int) -> pyvips.Image:
         """The same: `image` is lazy."""

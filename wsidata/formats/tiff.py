@@ -85,9 +85,9 @@ class TiffPyramid:
     def lazy_image(self, level: int) -> pyvips.Image:
         """A level whose tiles are decoded when a pipeline asks for them, also after the slide is closed."""
         self._segments[level].check_streams()
-        grid = self._segments[level].grid
-        tile = source_tile(grid.width_px, grid.height_px)
-        return TileSource(*self.levels[level].size, *tile, self._rectangles(level)).image()
+        size, grid = self.levels[level].size, self._segments[level].grid
+        tile = source_tile((grid.width_px, grid.height_px), size)
+        return TileSource(*size, *tile, self._rectangles(level)).image()
 
     def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle:
         """Reads rectangles of a level on as many threads as libvips has; tiles that a rectangle cuts are kept."""

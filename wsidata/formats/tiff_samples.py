@@ -97,9 +97,10 @@ class TiffSamples:
             one.check_streams()
         grid, stored = self._segments[level][0].grid, self._segments[level][0].dtype
         in_8_bits = self._request.scale_to_8bit is not None
+        size = self.levels[level].size
         source = TileSource(
-            *self.levels[level].size,
-            *source_tile(grid.width_px, grid.height_px),
+            *size,
+            *source_tile((grid.width_px, grid.height_px), size),
             self._rectangles(level),
             bands=len(self.channel_names),
             dtype=np.uint8 if in_8_bits else stored,

@@ -192,17 +192,18 @@ class _PretendedFile:
         return self._latest[1]
 
 
-def source_tile(width_px: int, height_px: int) -> tuple[int, int]:
+def source_tile(tile_px: tuple[int, int], level_px: tuple[int, int]) -> tuple[int, int]:
     """Width and height in which a pipeline asks for a level: multiples of 16, and of whole stored tiles if possible.
 
     Args:
-        width_px: Columns of a stored tile or chunk; of a strip, all of them.
-        height_px: Rows of it.
+        tile_px: (width, height) of a stored tile or chunk; the width of a strip is the level's.
+        level_px: (width, height) of the level. libvips refuses tiles that are much larger.
     """
     sides = []
-    for side in (width_px, height_px):
+    for side, length in zip(tile_px, level_px, strict=True):
         whole = math.lcm(side, TILE_MULTIPLE_PX)
-        sides.append(whole if whole <= MAX_SOURCE_TILE_PX else -(-side // TILE_MULTIPLE_PX) * TILE_MULTIPLE_PX)
+        nearest = -(-min(side, length) // TILE_MULTIPLE_PX) * TILE_MULTIPLE_PX
+        sides.append(whole if whole <= min(MAX_SOURCE_TILE_PX, length) else nearest)
     return sides[0], sides[1]
 
 

@@ -103,6 +103,14 @@ def test_levels_facts_and_pixels_are_openslides(pyramid):
     np.testing.assert_array_equal(pyramid.region(1, 30, 40, 50, 60), pyramid.image(1).numpy()[40:100, 30:80])
 
 
+def test_levels_much_smaller_than_what_is_read_at_a_time(tmp_path):
+    path = write_pixels(tmp_path / "a.svs", RGB, vendor="aperio", tile=64, levels=4, compression="none", mpp=0.5)
+    pyramid = OpenSlidePyramid(path)
+    assert pyramid.levels[3].size == (33, 25)
+    np.testing.assert_array_equal(pyramid.image(3).numpy(), pyramid.region(3, 0, 0, 33, 25))
+    pyramid.close()
+
+
 def test_lazy_images_outlive_the_slide_and_then_let_go_of_it(tmp_path):
     trestle(tmp_path / "a.tif")
 

@@ -4,8 +4,10 @@ import weakref
 import numpy as np
 import pytest
 import pyvips
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from wsidata.formats.tile_source import TileSource, failure_behind
+from wsidata.formats.tile_source import TILE_MULTIPLE_PX, TileSource, failure_behind, source_tile
 
 
 @pytest.fixture
@@ -36,6 +38,22 @@ def test_image_is_what_the_decoder_gives(pixels, tile):
     assert (image.bands, image.format, image.interpretation) == (3, "uchar", "srgb")
     np.testing.assert_array_equal(image.numpy(), pixels)
     np.testing.assert_array_equal(image.rot90().numpy(), np.rot90(pixels, -1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(*[st.tuples(st.integers(1, 700), st.integers(1, 700))] * 2)
+def test_tiles_of_any_size_make_a_file_that_libvips_reads(stored, level):
+    tile = source_tile(stored, level)
+    assert all(side % TILE_MULTIPLE_PX == 0 for side in tile)
+    pixels = np.random.default_rng(0).integers(1, 256, (level[1], level[0], 3), dtype=np.uint8)
+    np.testing.assert_array_equal(TileSource(*level, *tile, cut(pixels)).image().numpy(), pixels)
+
+
+def test_tiles_are_whole_stored_ones_where_that_is_possible():
+    assert source_tile((240, 512), (5000, 5000)) == (240, 512)
+    assert source_tile((100, 90), (5000, 5000)) == (400, 720)
+    assert source_tile((501, 9), (5000, 5000)) == (512, 144)  # 8016 columns would be too many
+    assert source_tile((90, 70), (90, 70)) == (96, 80)
 
 
 def test_only_tiles_that_are_needed_are_decoded_and_only_inside_the_image(pixels):
