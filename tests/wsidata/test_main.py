@@ -3,8 +3,10 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from wsidata.__main__ import main
 from wsidata.slide import Slide
@@ -94,6 +96,29 @@ def test_stats_of_a_part_of_a_split(camelyon, tmp_path, capsys):
     capsys.readouterr()
     assert main([*arguments, "--json", "--quiet"]) == 0
     assert ChannelStats.from_json(capsys.readouterr().out).image_count == 2
+
+
+def test_stats_of_channels_crops_and_what_can_be_read(camelyon, tmp_path, capsys):
+    stack = np.random.default_rng(0).integers(0, 4000, (3, 70, 90), dtype=np.uint16)
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", stack, metadata={"axes": "CYX", "Channel": {"Name": ["DAPI", "FITC", "Cy5"]}}
+    )
+    channels = ["--channels", "Cy5, 0", "--scale-to-8bit", "0", "4000"]
+    assert main(["stats", str(tmp_path / "a.ome.tif"), "--level", "0", *channels, "--json", "--quiet"]) == 0
+    stats = ChannelStats.from_json(capsys.readouterr().out)
+    scaled = np.rint(stack[[2, 0]] * (255 / 4000)).reshape(2, -1) / 255
+    assert stats.mean == pytest.approx(scaled.mean(axis=1).tolist(), abs=1e-4)
+    assert stats.max_value == 255
+    (tmp_path / "broken.tif").write_bytes(b"II*\0")
+    arguments = ["stats", *slides(camelyon), str(tmp_path / "broken.tif"), "--level", "2", "--crop", "tissue", "--json"]
+    assert main(arguments) == 2
+    assert "broken.tif" in capsys.readouterr().err
+    assert main([*arguments, "--on-error", "skip", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert "broken.tif" in said.err
+    kept = ChannelStats.from_json(said.out)
+    assert kept.mean == channel_stats(slides(camelyon), level=2, crop="tissue").mean
+    assert [name for name, _ in kept.skipped] == [str(tmp_path / "broken.tif")]
 
 
 @pytest.mark.parametrize(

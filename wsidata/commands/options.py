@@ -44,6 +44,36 @@ def resolution_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in RESOLUTIONS if (value := getattr(arguments, name)) is not None}
 
 
+CHANNELS_HELP = "numbers or names of channels, with commas, for slides of many channels"
+
+
+def add_pixel_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the stored samples of slides become pixels."""
+    parser.add_argument("--mpp-override", type=float, help="spacing of level 0 to believe instead of the files'")
+    parser.add_argument("--channels", type=channel_list, help=CHANNELS_HELP)
+    parser.add_argument(
+        "--scale-to-8bit", nargs=2, type=float, metavar=("LOW", "HIGH"), help="stored values that become 0 and 255"
+    )
+    parser.add_argument("--apply-icc", action="store_true", help="turn colours into sRGB by the slides' own profiles")
+
+
+def pixel_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments for `Slide`, of `add_pixel_arguments`."""
+    scale = arguments.scale_to_8bit
+    return {
+        "mpp_override": arguments.mpp_override,
+        "channels": arguments.channels,
+        "scale_to_8bit": None if scale is None else tuple(scale),
+        "apply_icc": arguments.apply_icc,
+    }
+
+
+def channel_list(text: str) -> list[int | str]:
+    """Channels as they are given on a command line: `DAPI,3`."""
+    names = [name.strip() for name in text.split(",")]
+    return [int(name) if name.isdecimal() else name for name in names]
+
+
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments for `tables.read_table`."""
     names = ("image_dir", "image_column", "label_column", "group_column", "site_column")

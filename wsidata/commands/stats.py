@@ -7,7 +7,9 @@ from pathlib import Path
 
 from wsidata.commands.options import (
     add_output_arguments,
+    add_pixel_arguments,
     add_resolution_arguments,
+    pixel_options,
     progress_bar,
     resolution_of,
 )
@@ -24,9 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--part", default="train", choices=("train", "val", "test"), help="its part (default: train)")
     parser.add_argument("--image-dir", help="folder of the split's slides (default: the split file's own)")
     add_resolution_arguments(parser)
-    parser.add_argument("--mpp-override", type=float, help="spacing of level 0 to believe instead of the files'")
-    parser.add_argument("--tissue-only", action="store_true", help="count only tissue")
+    add_pixel_arguments(parser)
+    counted = parser.add_mutually_exclusive_group()
+    counted.add_argument("--tissue-only", action="store_true", help="count only tissue")
+    counted.add_argument("--crop", choices=("tissue", "pack"), help="count what a data module reads with this crop")
     parser.add_argument("--reduction", choices=("pooled", "per_image"), default="pooled", help="see the documentation")
+    parser.add_argument(
+        "--on-error", choices=("raise", "skip"), default="raise", help="skip slides that cannot be read, and name them"
+    )
     parser.add_argument("--workers", type=int, default=0, help="worker processes (default: none)")
     parser.add_argument("-o", "--output", help="JSON file to write, for WSIDataModule(stats=...)")
     add_output_arguments(parser)
@@ -44,9 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
             _slides(arguments),
             reduction=arguments.reduction,
             tissue_only=arguments.tissue_only,
-            mpp_override=arguments.mpp_override,
+            crop=arguments.crop,
+            on_error=arguments.on_error,
             executor=executor,
             progress=progress,
+            **pixel_options(arguments),
             **resolution_of(arguments),
         )
     if arguments.output:
