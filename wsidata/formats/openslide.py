@@ -70,7 +70,7 @@ def open_foreign(path: Path, request: PixelRequest, refusal: ForeignFormatError)
     Raises:
         ForeignFormatError: if OpenSlide is not installed, or does not know the format either.
         UnsupportedImageError: if channels were asked for.
-        UnreadableImageError: if OpenSlide finds it damaged.
+        UnreadableImageError: if OpenSlide finds it damaged, or the files it consists of are not there.
     """
     if find_spec("openslide") is None:
         raise ForeignFormatError(f"{refusal} {INSTALL}") from refusal
@@ -80,6 +80,12 @@ def open_foreign(path: Path, request: PixelRequest, refusal: ForeignFormatError)
         raise ForeignFormatError(f"{refusal} OpenSlide does not start here ({error}). {INSTALL}") from error
 
     if openslide.OpenSlide.detect_format(str(path)) is None:
+        if path.suffix.lower() == ".mrxs" and not (path.with_suffix("") / "Slidedat.ini").is_file():
+            raise UnreadableImageError(
+                f"'{path}' is only the cover of a 3DHISTECH MRXS slide. The slide itself lies in the folder "
+                f"'{path.stem}' beside it (Slidedat.ini, Index.dat, Data*.dat), which is missing or incomplete: copy it "
+                "too, under this name."
+            )
         raise ForeignFormatError(f"{refusal} (OpenSlide {openslide.__library_version__} does not know it either.)")
     if request.channels is not None:
         raise UnsupportedImageError(f"'{path}' is read through OpenSlide, as RGB only. Leave channels= out.")

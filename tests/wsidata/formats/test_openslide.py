@@ -24,7 +24,7 @@ def test_the_jpeg_that_stands_for_an_mrxs_is_not_the_slide(tmp_path):
     path = tmp_path / "a.mrxs"
     pyvips.Image.new_from_array(RGB).write_to_file(str(tmp_path / "a.jpg"))
     (tmp_path / "a.jpg").rename(path)
-    with pytest.raises(ForeignFormatError, match=r"a\.mrxs' is a 3DHISTECH MRXS slide.*does not know it either"):
+    with pytest.raises(UnreadableImageError, match=r"a\.mrxs' is only the cover.*the folder 'a' beside it.*missing"):
         Slide(path)
 
 
