@@ -83,8 +83,8 @@ def open_foreign(path: Path, request: PixelRequest, refusal: ForeignFormatError)
         if path.suffix.lower() == ".mrxs" and not (path.with_suffix("") / "Slidedat.ini").is_file():
             raise UnreadableImageError(
                 f"'{path}' is only the cover of a 3DHISTECH MRXS slide. The slide itself lies in the folder "
-                f"'{path.stem}' beside it (Slidedat.ini, Index.dat, Data*.dat), which is missing or incomplete: copy it "
-                "too, under this name."
+                f"'{path.stem}' beside it (Slidedat.ini, Index.dat, Data*.dat), which is missing or incomplete: copy "
+                "it too, under this name."
             )
         raise ForeignFormatError(f"{refusal} (OpenSlide {openslide.__library_version__} does not know it either.)")
     if request.channels is not None:
