@@ -58,11 +58,17 @@ def scaled_to_8bit(image: pyvips.Image, low_high: tuple[float, float]) -> pyvips
     """Stored values to 0..255: `low` becomes 0, `high` 255, rounded; beyond is clipped.
 
     Args:
-        image: Any real samples.
+        image: Any real samples; an alpha that libvips knows as such is scaled by its own range.
         low_high: The two stored values.
     """
     low, high = low_high
     step = 255 / (high - low)
+    if image.hasalpha():
+        colours, alpha = image.extract_band(0, n=image.bands - 1), image.extract_band(image.bands - 1)
+        opaque = {"uchar": 255, "ushort": 65535, "uint": 2**32 - 1}.get(image.format, 1.0)
+        return scaled_to_8bit(colours.copy(interpretation="multiband"), low_high).bandjoin(
+            scaled_to_8bit(alpha.copy(interpretation="multiband"), (0, opaque))
+        )
     return image.cast("double").linear(step, -low * step).rint().cast("uchar")
 
 

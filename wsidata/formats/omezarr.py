@@ -26,7 +26,7 @@ from wsidata.formats import ZARR_METADATA
 from wsidata.formats.associated import Loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
-from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, vips_samples
 from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
 from wsidata.spacing import Level
 
@@ -106,7 +106,7 @@ class ZarrPyramid:
             *source_tile((width_px, height_px), size),
             partial(self.region, level),
             bands=len(self.channel_names),
-            dtype=np.uint8 if in_8_bits else array.dtype,
+            dtype=np.uint8 if in_8_bits else array.dtype.newbyteorder("="),
         )
         return source.image() if self._request.channels is None else channels_image(source.image())
 
@@ -176,7 +176,7 @@ class ZarrPyramid:
                 "red, green and blue. Choose by number or name: channels=[0], or channels=[0, 1, 2] for an RGB slide."
             )
         fits = PLAIN_TYPES if self._request.channels is not None else ("uint8",)
-        if self._request.scale_to_8bit is None and str(array.dtype) not in fits:
+        if self._request.scale_to_8bit is None and array.dtype.name not in fits:
             raise UnsupportedImageError(
                 f"'{self._path}' holds {array.dtype} samples. There is no one right way to show them in 8 bits: say "
                 "which stored values are black and white, scale_to_8bit=(low, high)."
@@ -196,7 +196,7 @@ class ZarrPyramid:
                 raise UnreadableImageError(
                     f"'{self._path}': level {level} could not be decoded ({error}). Copy it again from its source."
                 ) from error
-        image = pyvips.Image.new_from_array(np.stack(planes, axis=-1))
+        image = pyvips.Image.new_from_array(vips_samples(np.stack(planes, axis=-1))).copy(interpretation="multiband")
         if self._request.scale_to_8bit is not None and image.format != "uchar":
             image = scaled_to_8bit(image, self._request.scale_to_8bit)
         if self._request.channels is not None:

@@ -118,7 +118,8 @@ class PhotoPyramid:
                 "OME-TIFF, Philips TIFF, JPEG, PNG and WebP."
             ) from error
         profile = bytes(header.get(ICC_FIELD)) if ICC_FIELD in header.get_fields() else None
-        return str(header.get("vips-loader")).removesuffix("load"), header.width, header.height, profile
+        loader = str(header.get("vips-loader")) if header.get_typeof("vips-loader") else "vips"  # libvips' own format
+        return loader.removesuffix("load"), header.width, header.height, profile
 
     def _decoded_by_vips(self) -> pyvips.Image:
         with naming_errors(self._path):

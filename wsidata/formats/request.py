@@ -5,12 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
 
 RGB_NAMES = ("red", "green", "blue")
 PLAIN_TYPES = ("uint8", "uint16", "float32")
 """Samples handed out as they are stored."""
+
+VIPS_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+"""What libvips has a type for, apart from complex numbers."""
+
+
+def vips_samples(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Samples that libvips takes: in the machine's byte order, and float64 for what it has no type for."""
+    native = pixels.dtype.newbyteorder("=")
+    return pixels.astype(native if native.name in VIPS_TYPES else np.float64, copy=False)
 
 
 @dataclass(frozen=True)

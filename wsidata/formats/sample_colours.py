@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 """Values of the tag PhotometricInterpretation."""
 APERIO_YCBCR_COMPRESSION = 33003
+FEW_BITS = (1, 2, 4)
+"""Bits a sample, below 8, of grey and of palettes."""
 
 
 def natural_colours(page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
@@ -24,26 +26,37 @@ def natural_colours(page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any]) 
     Returns:
         The same size, black as 0; RGB where there was a palette or YCbCr.
     """
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    if page.bitspersample in FEW_BITS:
+        pixels = pixels.astype(np.uint8)  # bool, or 0 and 1 where the codec is one of fax
+        if page.photometric != PALETTE:
+            pixels = pixels * np.uint8(255 // (2**page.bitspersample - 1))
     if page.photometric == MINISWHITE:
-        pixels = 255 - pixels
+        pixels = np.concatenate([255 - pixels[..., :1], pixels[..., 1:]], axis=-1)  # alpha stays
     if page.photometric == PALETTE:
-        pixels = (page.colormap >> 8).astype(np.uint8).T[pixels[..., 0]]
+        pixels = _eight_bit_palette(page.colormap)[pixels[..., 0]]
     return ycbcr_to_rgb(pixels) if _is_bare_ycbcr(page, data) else pixels
+
+
+def _eight_bit_palette(colormap: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """(colours, 3). Some writers fill the 16 bits of an entry with 0..255; libtiff takes them for what they mean."""
+    is_scaled = colormap.max() > 255
+    return np.asarray((colormap >> 8 if is_scaled else colormap).astype(np.uint8).T)
 
 
 def _is_bare_ycbcr(page: tifffile.TiffPage, data: bytes) -> bool:
     """Whether a JPEG 2000 tile of Aperio's YCbCr kind comes back from its decoder as YCbCr.
 
     The stream does not say its colours; OpenJPEG converts where the chroma are stored smaller (so they must be
-    chroma), and leaves the rest to us. Sizes: the SIZ segment, ISO 15444-1, A.5.1.
+    chroma) or the stream was transformed by JPEG 2000's own rule, and leaves the rest to us. Other writers use Aperio's
+    number for RGB (Bio-Formats), so the directory has to say YCbCr, or be Aperio's. Sizes: the SIZ segment, the
+    transform: COD, ISO 15444-1, A.5.1 and A.6.1.
     """
-    if page.compression != APERIO_YCBCR_COMPRESSION:
+    if page.compression != APERIO_YCBCR_COMPRESSION or not (page.photometric == YCBCR or page.parent.is_svs):
         return False
-    siz = data.find(b"\xff\x51")
+    siz, cod = data.find(b"\xff\x51"), data.find(b"\xff\x52")
     steps = data[siz + 41 : siz + 49 : 3], data[siz + 42 : siz + 49 : 3]
-    return siz >= 0 and set(steps[0] + steps[1]) == {1}
+    is_transformed = cod >= 0 and data[cod + 8 : cod + 9] == b"\1"
+    return siz >= 0 and set(steps[0] + steps[1]) == {1} and not is_transformed
 
 
 def ycbcr_to_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -25,7 +25,7 @@ from wsidata.formats.sample_colours import RGB
 
 JPEG_COMPRESSION = 7
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-JPEG_TRAILER_BYTES = 16  # writers pad tiles to even or 4-byte lengths after the end marker
+JPEG_TRAILER_BYTES = 16  # what a writer may leave behind the end marker; zeros may be more, up to a block of a disk
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class SegmentIndex:
         if len(self.offsets) != expected or len(self.byte_counts) != len(self.offsets):
             raise UnreadableImageError(
                 f"'{self.path}' is damaged: TIFF directory {self.page.index} lists {len(self.offsets)} of {expected} "
-                "tiles or strips. Copy it again from its source."
+                "tiles or strips"
+                f" ({len(self.byte_counts)} with a length). Copy it again from its source."
             )
         ends = np.where(self.is_empty, 0, self.offsets + self.byte_counts)
         beyond = int((ends > file_bytes).sum())
@@ -121,6 +122,8 @@ class SegmentIndex:
             offset, count = int(self.offsets[index]), int(self.byte_counts[index])
             tail_bytes = min(JPEG_TRAILER_BYTES, count)
             head, tail = self._bytes(offset, 2), self._bytes(offset + count - tail_bytes, tail_bytes)
+            if not any(tail):  # padded
+                tail = self._bytes(offset, count).rstrip(b"\0")[-JPEG_TRAILER_BYTES:]
             if head != JPEG_START or JPEG_END not in tail:
                 raise self._no_stream(index)
             self._checked[index] = True
@@ -132,8 +135,11 @@ class SegmentIndex:
             UnreadableImageError: if they are not there, or are no whole JPEG stream where they should be one.
         """
         data = self._bytes(int(self.offsets[index]), int(self.byte_counts[index]))
-        if self._is_streams and not (data.startswith(JPEG_START) and JPEG_END in data[-JPEG_TRAILER_BYTES:]):
-            raise self._no_stream(index)
+        if self._is_streams:
+            tail = data[-JPEG_TRAILER_BYTES:]
+            tail = tail if any(tail) else data.rstrip(b"\0")[-JPEG_TRAILER_BYTES:]
+            if not data.startswith(JPEG_START) or JPEG_END not in tail:
+                raise self._no_stream(index)
         return data
 
     def check_size(self, index: int, size_px: tuple[int, int]) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsidata.block_cache import BlockCache
-from wsidata.formats.sample_colours import MINISBLACK, PALETTE, SEPARATED, natural_colours
+from wsidata.formats.sample_colours import FEW_BITS, PALETTE, SEPARATED, natural_colours
 from wsidata.formats.segment_index import JPEG_COMPRESSION, JPEG_END, JPEG_START, Grid, SegmentIndex
 
 __all__ = ["JPEG_COMPRESSION", "JPEG_END", "JPEG_START", "Grid", "Segments"]
@@ -102,6 +102,7 @@ class Segments(SegmentIndex):
         decode: Callable[[int], NDArray[Any]] | None = None,
         threads: int = 1,
         kept: KeptSegments | None = None,
+        blank: float | None = None,
     ) -> NDArray[Any]:
         """Decode a rectangle, each segment once; segments never written are `blank`. Safe to call from several threads.
 
@@ -113,6 +114,7 @@ class Segments(SegmentIndex):
             decode: Gives the pixels of a segment by its index; None is `decode`, by tifffile.
             threads: Segments that are decoded at a time, where there are at least `MIN_SEGMENTS_FOR_THREADS`.
             kept: Where decoded segments stay that the rectangle beside this one needs too. None keeps none.
+            blank: Value of segments never written. None: white paper, or no ink.
 
         Returns:
             (height, width, samples) in the file's own type; grey has 0 as black, palettes are looked up, CMYK stays
@@ -133,7 +135,7 @@ class Segments(SegmentIndex):
             y_from, y_to = max(top, y_px), min(top + self.grid.height_px, y_px + height_px)
             target = out[y_from - y_px : y_to - y_px, x_from - x_px : x_to - x_px, bands_here]
             if empty[index]:
-                target[...] = self.blank
+                target[...] = self.blank if blank is None else blank
                 return
             if kept is not None and self._is_shared((left, top), (x_px, y_px, width_px, height_px), kept.shared_px):
                 pixels = kept.cache.get(index, partial(decoded, index))
@@ -166,10 +168,11 @@ class Segments(SegmentIndex):
             decoded, _, _ = self.page.decode(
                 data, index, jpegtables=self.page.jpegtables, jpegheader=self.page.jpegheader
             )
+            pixels = natural_colours(self.page, data, decoded[0])
         except Exception as error:  # codecs raise exceptions of their own, without a common base
             raise self.undecodable(index, error) from error
-        self.check_size(index, (decoded.shape[1], decoded.shape[2]))
-        return natural_colours(self.page, data, decoded[0])
+        self.check_size(index, (pixels.shape[0], pixels.shape[1]))
+        return pixels
 
     def _is_shared(
         self, place_px: tuple[int, int], rectangle: tuple[int, int, int, int], shared_px: tuple[int, int]
@@ -185,14 +188,13 @@ class Segments(SegmentIndex):
 
     @property
     def blank(self) -> int:
-        """What a pixel never written is shown as: white paper, no ink, or no light in data of more than 8 bits."""
-        is_light = self.page.photometric == MINISBLACK and self.dtype != np.uint8
-        if self.page.photometric == SEPARATED or is_light:
+        """What a pixel of a picture that was never written is shown as: white paper, or no ink."""
+        if self.page.photometric == SEPARATED:
             return 0
         return int(np.iinfo(self.dtype).max) if self.dtype.kind in "iu" else 1
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the pixels: the file's own, and uint8 for bits and colours of a palette."""
-        is_bytes = self.page.dtype == np.bool_ or self.page.photometric == PALETTE
+        is_bytes = self.page.bitspersample in FEW_BITS or self.page.photometric == PALETTE
         return np.dtype(np.uint8 if is_bytes else self.page.dtype)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import tifffile
 
 from wsidata.errors import UnsupportedImageError
 from wsidata.formats.layout import TiffLayout
 from wsidata.formats.sample_colours import (
     APERIO_YCBCR_COMPRESSION,
+    FEW_BITS,
     MINISBLACK,
     MINISWHITE,
     PALETTE,
@@ -56,13 +58,20 @@ def check_picture(page: tifffile.TiffPage, path: Path) -> None:
     Raises:
         UnsupportedImageError: naming the directory, what it holds, and what to do.
     """
-    what = f"TIFF directory {page.index} of '{path}'"
-    if page.bitspersample not in (1, 8) or page.sampleformat not in (1, None):
+    if not is_eight_bit(page):
         raise UnsupportedImageError(
-            f"{what} holds {page.bitspersample}-bit {page.dtype} samples, not 8-bit ones. There is no one right way to "
-            f"show them in 8 bits: say which stored values are black and white{_scaling_hint(page)}."
+            f"TIFF directory {page.index} of '{path}' holds {page.bitspersample}-bit {page.dtype} samples, not 8-bit "
+            "ones from 0 to 255. There is no one right way to show them in 8 bits: say which stored values are "
+            f"black and white{_scaling_hint(page)}."
         )
     check_colours(page, path)
+
+
+def is_eight_bit(page: tifffile.TiffPage) -> bool:
+    """Whether the samples are 0..255, or fewer bits of grey or of a palette, which need no rule to become so."""
+    is_grey_or_palette = page.photometric in (MINISWHITE, MINISBLACK, PALETTE) and page.samplesperpixel == 1
+    fits = page.bitspersample == 8 or (page.bitspersample in FEW_BITS and is_grey_or_palette)
+    return fits and page.sampleformat in (1, None)
 
 
 def check_colours(page: tifffile.TiffPage, path: Path) -> None:
@@ -89,6 +98,9 @@ def check_colours(page: tifffile.TiffPage, path: Path) -> None:
         raise UnsupportedImageError(
             f"{what} has one more channel, {meaning}, which is not read here. Save it without, or with plain alpha."
         )
+    if page.photometric == PALETTE and (alpha or page.colormap is None):
+        lacks = "has transparency besides" if alpha else "lacks its table of colours"
+        raise UnsupportedImageError(f"{what} is of palette colours and {lacks}, which is not read. Save it as RGB.")
     if page.photometric == YCBCR and page.compression not in (JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION):
         raise UnsupportedImageError(f"{what} is YCbCr without JPEG, which is not read here. Save it as RGB.")
     if page.bitspersample > 8 and page.photometric in (MINISWHITE, PALETTE):
@@ -116,5 +128,5 @@ def interpretation_of(page: tifffile.TiffPage) -> str:
 def _scaling_hint(page: tifffile.TiffPage) -> str:
     if page.dtype is None or page.dtype.kind not in "iuf" or page.dtype == "uint8":
         return ""
-    high = "1.0" if page.dtype.kind == "f" else f"{2 ** (8 * page.dtype.itemsize) - 1}"
+    high = "1.0" if page.dtype.kind == "f" else f"{np.iinfo(page.dtype).max}"
     return f", scale_to_8bit=(0, {high})"

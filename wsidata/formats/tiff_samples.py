@@ -18,10 +18,10 @@ from wsidata.errors import UnsupportedImageError
 from wsidata.formats.associated import Loaders, tiff_loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.layout import TiffLayout
-from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers
-from wsidata.formats.sample_colours import MINISWHITE, PALETTE, RGB, YCBCR
+from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, vips_samples
+from wsidata.formats.sample_colours import MINISWHITE, PALETTE, RGB, SEPARATED, YCBCR
 from wsidata.formats.segments import KeptSegments, Segments
-from wsidata.formats.tiff_checks import check_colours, check_upright, interpretation_of, picture_pages
+from wsidata.formats.tiff_checks import check_colours, check_upright, interpretation_of, is_eight_bit, picture_pages
 from wsidata.formats.tiff_levels import find_layout, opening
 from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
 from wsidata.formats.vips import thread_count
@@ -146,15 +146,31 @@ class TiffSamples:
         read: dict[int, NDArray[np.generic]] = {}
         for number in sorted({number // per_page for number in self._chosen}):
             read[number] = segments[number].read(
-                x_px, y_px, width_px, height_px, threads=threads, kept=None if kept is None else kept[number]
+                x_px,
+                y_px,
+                width_px,
+                height_px,
+                threads=threads,
+                kept=None if kept is None else kept[number],
+                blank=self._blank(segments[number]),
             )
         pixels = np.stack([read[number // per_page][..., number % per_page] for number in self._chosen], axis=-1)
-        image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
+        image = pyvips.Image.new_from_array(np.ascontiguousarray(vips_samples(pixels)))
+        is_picture = self._request.channels is None
+        meaning = interpretation_of(segments[0].page) if is_picture else "multiband"
+        image = image.copy(interpretation=meaning)
         if self._request.scale_to_8bit is not None and pixels.dtype != np.uint8:
-            image = scaled_to_8bit(image, self._request.scale_to_8bit)
+            image = scaled_to_8bit(image, self._request.scale_to_8bit).copy(interpretation=meaning)
+        return to_rgb(image, self._path.name) if is_picture else channels_image(image)
+
+    def _blank(self, segments: Segments) -> float | None:
+        """Value of what was never written: no light in channels, white (no ink) in a picture."""
         if self._request.channels is not None:
-            return channels_image(image)
-        return to_rgb(image.copy(interpretation=interpretation_of(segments[0].page)), self._path.name)
+            return 0
+        if self._request.scale_to_8bit is None or segments.dtype == np.uint8 or segments.page.photometric == SEPARATED:
+            return None
+        high = self._request.scale_to_8bit[1]
+        return min(high, np.iinfo(segments.dtype).max) if segments.dtype.kind in "iu" else high
 
 
 def is_picture(path: Path) -> bool:
@@ -162,7 +178,7 @@ def is_picture(path: Path) -> bool:
     with opening(path) as tiff:
         layout = find_layout(tiff, path)
         tiff.close()
-    return len(layout.pages[0]) == 1 and layout.pages[0][0].dtype in (np.uint8, np.bool_)
+    return len(layout.pages[0]) == 1 and is_eight_bit(layout.pages[0][0])
 
 
 def _names(layout: TiffLayout) -> tuple[str, ...]:

@@ -163,6 +163,18 @@ def test_a_warning_that_every_tile_draws_is_the_writers_habit(path):
     np.testing.assert_array_equal(pixels[:64, :64], simplejpeg.decode_jpeg(streams[0], strict=False))
 
 
+@pytest.mark.parametrize("padding", [3, 500, 4096])
+def test_tiles_padded_with_zeros_are_whole(path, padding):
+    streams = [encode(tile) for tile in tiles()]
+    write(path, [stream + bytes(padding) for stream in streams], "ycbcr")
+    reader, pixels = read(path)
+    assert reader == "libjpeg-turbo"
+    np.testing.assert_array_equal(pixels[64:, 128:], simplejpeg.decode_jpeg(streams[5]))
+    write(path, [*streams[:5], streams[5][:-2] + bytes(padding)], "ycbcr")
+    with Slide(path) as slide, pytest.raises(UnreadableImageError, match="tile or strip 5 .* no whole JPEG stream"):
+        slide.lazy(level=0)
+
+
 def test_tables_fitted_to_each_tile_do_not_pile_up(path, monkeypatch):
     monkeypatch.setattr("wsidata.formats.jpeg_tiles.MAX_KNOWN_HEADERS", 2)
     streams = [encode(tile)[:-2] for tile in tiles()]

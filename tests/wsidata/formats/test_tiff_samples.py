@@ -196,3 +196,34 @@ def test_a_real_stack():
         for level in range(2):
             expected = tiff.series[0].levels[level].asarray()[[2, 0]]
             np.testing.assert_array_equal(slide.numpy(level=level), np.moveaxis(expected, 0, 2))
+
+
+def never_written(path, index=0):
+    """The first tile of every directory loses its place."""
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        for page in tiff.pages:
+            for name in ("TileOffsets", "TileByteCounts"):
+                tag = page.aspage().tags[name]
+                tag.overwrite([0 if number == index else value for number, value in enumerate(tag.value)])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_tiles_of_channels_never_written_have_no_light(tmp_path, dtype):
+    path = tmp_path / "a.ome.tif"
+    stack = (STACK[:2] // 300).astype(dtype)
+    tifffile.imwrite(path, stack, tile=(64, 64), photometric="minisblack", metadata={"axes": "CYX"})
+    never_written(path)
+    with Slide(path, channels=[1]) as slide:
+        assert (slide.numpy()[:64, :64] == 0).all()
+        np.testing.assert_array_equal(slide.numpy()[64:, 64:, 0], stack[1, 64:, 64:])
+
+
+@pytest.mark.parametrize(("dtype", "high"), [("uint16", 20_000), ("uint16", 70_000), ("float32", 0.5)])
+def test_tiles_of_deep_pictures_never_written_are_white(tmp_path, dtype, high):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((150, 201, 3), dtype), tile=(64, 64), photometric="rgb", metadata=None)
+    never_written(path)
+    with Slide(path, scale_to_8bit=(0, high)) as slide:
+        blank = slide.numpy()[:64, :64]
+        assert (blank == round(min(high, np.iinfo(dtype).max if dtype == "uint16" else high) / high * 255)).all()
+        assert (slide.numpy()[64:, 64:] == 0).all()
