@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -35,6 +36,20 @@ class TiffLayout:
     def channel_count(self) -> int:
         """Planes of a level: its directories times the samples of each."""
         return len(self.pages[0]) * int(self.pages[0][0].samplesperpixel)
+
+
+def is_like(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:
+    """Whether a directory may be a smaller version of another: the same kind of samples, and the same shape."""
+    same = all(getattr(page, name) == getattr(base, name) for name in ("samplesperpixel", "dtype", "is_tiled"))
+    return same and page.imagewidth < base.imagewidth and unlike_px(page, base) <= 1
+
+
+def unlike_px(page: tifffile.TiffPage, base: tifffile.TiffPage) -> float:
+    """By how many pixels of its own a directory is of another shape than another one."""
+    if 0 in (page.imagewidth, page.imagelength):
+        return math.inf
+    steps = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
+    return float(abs(steps[0] / steps[1] - 1) * min(page.imagewidth, page.imagelength))
 
 
 def measured(pages: Sequence[tifffile.TiffPage]) -> tuple[Level, ...]:

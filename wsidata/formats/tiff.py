@@ -13,6 +13,7 @@ of damaged JPEG and deflate tiles. Pipelines of libvips get their pixels from th
 
 from __future__ import annotations
 
+import weakref
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ class TiffPyramid:
         self._path = path
         with opening(path) as self._tiff:
             self._open()
+        # tifffile's objects refer to each other; the file of a slide that is dropped unclosed would stay open.
+        weakref.finalize(self, self._tiff.close)
 
     def _open(self) -> None:
         layout = find_layout(self._tiff, self._path)

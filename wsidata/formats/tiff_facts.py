@@ -4,7 +4,7 @@ Sources, most trustworthy first. A vendor's own text is written by the scanner; 
 or filled with 72 dpi, by whatever program saved the file last.
 
 1. OME-XML: PhysicalSizeX/Y with its unit.
-2. Aperio ImageDescription: MPP, AppMag.
+2. Aperio's description: see `svs`.
 3. Philips XML: DICOM_PIXEL_SPACING, in mm, (row, column).
 4. XResolution / YResolution with ResolutionUnit. An absent unit means inch (TIFF 6.0, page 38); NONE means no length.
 """
@@ -35,16 +35,13 @@ def read_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> S
         page: The directory of level 0.
         kind: tifffile's name for the dialect: "svs", "philips", "ome", "ndpi", "generic" ...
     """
-    aperio = aperio_entries(page.description) if kind == "svs" else {}
     spacings = [
-        *_ome_spacing(tiff),
-        *_aperio_spacing(aperio),
+        *_ome_spacing(tiff, page),
         *(_philips_spacing_fact(tiff) if tiff.is_philips else ()),
         *resolution_tags(page),
     ]
     properties = {"tiff.kind": kind, "tiff.description": page.description}
-    properties |= {f"aperio.{key}": value for key, value in aperio.items()}
-    power = positive_number(aperio.get("AppMag")) or (_ndpi_lens(page) if kind == "ndpi" else None) or _ome_power(tiff)
+    power = (_ndpi_lens(page) if kind == "ndpi" else None) or _ome_power(tiff, page)
     return SlideFacts(tuple(spacings), power, CHECKED, properties, icc_profile(page))
 
 
@@ -64,17 +61,6 @@ def philips_spacings(tiff: tifffile.TiffFile) -> list[tuple[float, float]]:
         rows_mm, columns_mm = (float(part) for part in (element.text or "").replace('"', "").split())
         spacings.append((columns_mm * 1e3, rows_mm * 1e3))
     return spacings
-
-
-def aperio_entries(description: str) -> dict[str, str]:
-    """The `key = value` entries of an Aperio description, as text."""
-    pairs = (item.split("=", maxsplit=1) for item in description.split("|")[1:] if "=" in item)
-    return {key.strip(): value.strip() for key, value in pairs}
-
-
-def _aperio_spacing(entries: dict[str, str]) -> list[SpacingFact]:
-    mpp = positive_number(entries.get("MPP"))
-    return [] if mpp is None else [SpacingFact("Aperio description (MPP)", (mpp, mpp))]
 
 
 def _philips_spacing_fact(tiff: tifffile.TiffFile) -> list[SpacingFact]:
@@ -103,8 +89,9 @@ def _rational(page: tifffile.TiffPage, name: str) -> float | None:
     return numerator / denominator if numerator > 0 and denominator > 0 else None
 
 
-def _ome_spacing(tiff: tifffile.TiffFile) -> list[SpacingFact]:
-    pixels = _ome_element(tiff, "Pixels")
+def _ome_spacing(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> list[SpacingFact]:
+    image = _ome_image(tiff, page)
+    pixels = None if image is None else image.find("{*}Pixels")
     if pixels is None:
         return []
     sizes = []
@@ -117,24 +104,42 @@ def _ome_spacing(tiff: tifffile.TiffFile) -> list[SpacingFact]:
     return [SpacingFact("OME-XML (PhysicalSizeX)", (sizes[0], sizes[1]))]
 
 
-def ome_channel_names(tiff: tifffile.TiffFile) -> tuple[str, ...]:
-    """Names of the channels of the first image; a channel without one goes by its number."""
-    pixels = _ome_element(tiff, "Pixels")
-    channels = [] if pixels is None else pixels.findall("{*}Channel")
+def ome_channel_names(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[str, ...]:
+    """Names of the channels of a directory's image; a channel without one goes by its number."""
+    image = _ome_image(tiff, page)
+    channels = [] if image is None else image.findall("{*}Pixels/{*}Channel")
     if any(int(channel.get("SamplesPerPixel", "1")) > 1 for channel in channels):  # RGB
         return ()
     return tuple(channel.get("Name") or str(number) for number, channel in enumerate(channels))
 
 
-def _ome_power(tiff: tifffile.TiffFile) -> float | None:
-    objective = _ome_element(tiff, "Objective")
-    return None if objective is None else positive_number(objective.get("NominalMagnification"))
+def _ome_power(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
+    """Of the objective that the image names, or of the first one."""
+    image, root = _ome_image(tiff, page), _xml(tiff.ome_metadata)
+    if image is None or root is None:
+        return None
+    settings = image.find("{*}ObjectiveSettings")
+    named = None if settings is None else settings.get("ID")
+    objectives = [one for one in root.findall(".//{*}Objective") if named is None or one.get("ID") == named]
+    return positive_number(objectives[0].get("NominalMagnification")) if objectives else None
 
 
-def _ome_element(tiff: tifffile.TiffFile, name: str) -> ElementTree.Element | None:
-    """The first element of that name, whatever the version of the schema (which is its XML namespace)."""
+def _ome_image(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> ElementTree.Element | None:
+    """The image that a directory belongs to, whatever the version of the schema (which is its XML namespace).
+
+    The XML may list images of other files of a set, and others of this one: it is the first of this file of this size.
+    """
     root = _xml(tiff.ome_metadata)
-    return None if root is None else root.find(f".//{{*}}{name}")
+    for image in () if root is None else root.findall("{*}Image"):
+        pixels = image.find("{*}Pixels")
+        if pixels is None:
+            continue
+        files = {element.text for element in pixels.findall("{*}TiffData/{*}UUID")}
+        size = str(page.imagewidth), str(page.imagelength)
+        is_here = not files or root is None or root.get("UUID") is None or root.get("UUID") in files
+        if is_here and (pixels.get("SizeX"), pixels.get("SizeY")) == size:
+            return image
+    return None
 
 
 def _ndpi_lens(page: tifffile.TiffPage) -> float | None:

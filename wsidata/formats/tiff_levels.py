@@ -1,8 +1,9 @@
 """Which directories of a TIFF are the slide, at which scale, and which are pictures beside it.
 
 A TIFF page is not a level. Every maker mixes levels, channels, a thumbnail, the label and a photo of the glass in an
-order of its own; some pad levels, some put them into SubIFDs. tifffile knows most of these dialects. Leica's, Roche's
-and Akoya's, which need more than the order of the pages, have files of their own (`scn`, `bif`, `qptiff`).
+order of its own; some pad levels, some put them into SubIFDs. tifffile knows most of these dialects. Aperio's, Leica's,
+Roche's and Akoya's, which need more than the order of the pages, have files of their own (`svs`, `scn`, `bif`,
+`qptiff`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import tifffile
 
 from wsidata.errors import ForeignFormatError, SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.bif import bif_layout, is_bif
-from wsidata.formats.layout import TiffLayout, measured
+from wsidata.formats.layout import TiffLayout, is_like, measured, unlike_px
 from wsidata.formats.qptiff import qptiff_layout
 from wsidata.formats.scn import scn_layout
 from wsidata.formats.structure import check_structure
+from wsidata.formats.svs import svs_layout
 from wsidata.formats.tiff_facts import ome_channel_names, philips_spacings, read_facts
 from wsidata.spacing import Level
 
@@ -27,6 +29,10 @@ KINDS = ("svs", "philips", "ome", "ndpi", "generic", "uniform", "shaped", "image
 """tifffile's names of the dialects whose first series is the slide, in levels."""
 NAMING_KINDS = ("svs", "philips", "ndpi")
 """Those that say which of their directories are label, macro or thumbnail."""
+SEARCHED_KINDS = ("generic", "shaped", "uniform")
+"""Those in which tifffile finds only some of the levels."""
+MAX_UNLIKE_PX = 2.0
+"""Sides of a level that were rounded differently, up and down, are of another shape by so many of its pixels."""
 
 CHANNEL_AXES = "CIQ"
 """tifffile's letters for a stack that may be of channels: channels, pages in a row, and unknown."""
@@ -84,13 +90,15 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
             f"'{path}' is a TIFF of the kind '{kind}', which is not read here. Convert it to a "
             "pyramidal TIFF (bfconvert, or vips with OpenSlide: vips tiffsave --tile --pyramid --compression jpeg)."
         )
+    if kind == "svs":
+        return svs_layout(tiff, _level_pages(series[0].levels[0], tiff, path))
     if kind not in NAMING_KINDS:
         _refuse_rivals(series, path)
-    pages = [_level_pages(level, path) for level in series[0].levels]
-    if kind == "generic":
+    pages = [_level_pages(level, tiff, path) for level in series[0].levels]
+    if kind in SEARCHED_KINDS:
         pages = _with_uneven_steps(pages, series[1:])
-    if kind == "svs":
-        pages = _with_tiled_second_page(tiff, pages)
+    if kind not in NAMING_KINDS:
+        pages = _in_order(pages, path)
     if tiff.is_philips and kind != "philips" and len(tiff.pages) > 1:
         raise UnsupportedImageError(
             f"'{path}' is a Philips TIFF whose XML does not state the spacing of each level. Its levels are "
@@ -102,7 +110,7 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         kind,
         levels,
         tuple(pages),
-        channel_names=ome_channel_names(tiff),
+        channel_names=ome_channel_names(tiff, pages[0][0]),
         associated=_associated(series[1:], {page.offset for level in pages for page in level}),
         facts=read_facts(tiff, pages[0][0], kind),
     )
@@ -146,7 +154,7 @@ def _philips_levels(pages: Sequence[tifffile.TiffPage], stated: Sequence[tuple[f
     )
 
 
-def _level_pages(level: tifffile.TiffPageSeries, path: Path) -> tuple[tifffile.TiffPage, ...]:
+def _level_pages(level: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, path: Path) -> tuple[tifffile.TiffPage, ...]:
     """The directories a level consists of: one, or one per channel."""
     pages = level.pages
     stacked = {axis: size for axis, size in zip(level.axes, level.shape, strict=True) if axis not in "YXS" and size > 1}
@@ -155,9 +163,10 @@ def _level_pages(level: tifffile.TiffPageSeries, path: Path) -> tuple[tifffile.T
             f"'{path}' holds a stack of {len(pages)} planes (axes {level.axes}: focal planes, time or missing planes), "
             "not one picture. Export the plane, or an RGB rendering, as a TIFF of its own."
         )
-    if any(page.parent.filehandle.path != pages[0].parent.filehandle.path for page in pages):
+    if any(page.parent is not tiff for page in pages):  # tifffile opened what the OME-XML names
         raise UnsupportedImageError(
-            f"'{path}' is spread over several files, one for each of its planes or so. Save it as one (bfconvert)."
+            f"'{path}' is spread over several files, one for each of its pictures, planes or so; its first picture "
+            "lies in another one. Save it as one file (bfconvert)."
         )
     if level.is_truncated:  # ImageJ's above 4 GB, and tifffile's on request: the others follow without a directory
         raise UnsupportedImageError(
@@ -172,25 +181,28 @@ def _with_uneven_steps(
 ) -> list[tuple[tifffile.TiffPage, ...]]:
     """Levels of a generic pyramid are what is flagged as reduced; tifffile drops those of another step (1, 4, 32)."""
     base = pages[0][0]
-    for one in others:
-        page = one.keyframe
-        like = all(getattr(page, name) == getattr(base, name) for name in ("samplesperpixel", "dtype", "is_tiled"))
-        if len(one.pages) != 1 or len(pages[0]) != 1 or not like or not (page.is_reduced or page.is_subifd):
-            continue
-        steps = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
-        off_by = abs(steps[0] / steps[1] - 1) * min(page.imagewidth, page.imagelength)
-        if min(steps) > 1 and off_by <= 1:  # the same shape, to a pixel
+    known = {(level[0].imagewidth, level[0].imagelength) for level in pages}
+    for page in (page.aspage() if page.is_frame else page for one in others for page in one.pages if page is not None):
+        is_new = (page.imagewidth, page.imagelength) not in known  # some writers store a level twice
+        if len(pages[0]) == 1 and is_new and is_like(page, base) and (page.is_reduced or page.is_subifd):
+            known.add((page.imagewidth, page.imagelength))
             pages = [*pages, (page,)]
     return sorted(pages, key=lambda level: -level[0].imagewidth)
 
 
-def _with_tiled_second_page(
-    tiff: tifffile.TiffFile, pages: list[tuple[tifffile.TiffPage, ...]]
-) -> list[tuple[tifffile.TiffPage, ...]]:
-    """Levels of an SVS are its tiled directories. tifffile takes page 1 for a thumbnail, which converters may omit."""
-    if len(tiff.pages) < 2 or not tiff.pages[1].is_tiled or tiff.pages[1].subfiletype not in (0, None):
-        return pages
-    return sorted([*pages, (tiff.pages[1],)], key=lambda level: -level[0].imagewidth)
+def _in_order(pages: list[tuple[tifffile.TiffPage, ...]], path: Path) -> list[tuple[tifffile.TiffPage, ...]]:
+    """Finest first; all of them the same picture, as far as their sizes tell."""
+    base = pages[0][0]
+    ordered = sorted(pages, key=lambda level: -level[0].imagewidth)
+    for level in ordered:
+        page = level[0]
+        if page is not base and (unlike_px(page, base) > MAX_UNLIKE_PX or page.imagewidth >= base.imagewidth):
+            raise UnsupportedImageError(
+                f"'{path}': a picture of {page.imagewidth}x{page.imagelength} px is stored as a smaller version of one "
+                f"of {base.imagewidth}x{base.imagelength} px, which it cannot be. Look which of them is meant, and "
+                "save the slide again (bfconvert, or vips tiffsave --tile --pyramid)."
+            )
+    return ordered
 
 
 def _associated(series: Sequence[tifffile.TiffPageSeries], level_offsets: set[int]) -> Mapping[str, tifffile.TiffPage]:

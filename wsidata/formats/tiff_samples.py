@@ -6,6 +6,7 @@ Nothing is guessed here: which channels are wanted, and which stored values are 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class TiffSamples:
         self._path, self._request = path, request
         with opening(path) as self._tiff:
             self._open(find_layout(self._tiff, path))
+        weakref.finalize(self, self._tiff.close)
 
     def _open(self, layout: TiffLayout) -> None:
         self.kind, self.levels, self.facts = layout.kind, layout.levels, layout.facts

@@ -171,7 +171,7 @@ def test_tiles_padded_with_zeros_are_whole(path, padding):
     assert reader == "libjpeg-turbo"
     np.testing.assert_array_equal(pixels[64:, 128:], simplejpeg.decode_jpeg(streams[5]))
     write(path, [*streams[:5], streams[5][:-2] + bytes(padding)], "ycbcr")
-    with Slide(path) as slide, pytest.raises(UnreadableImageError, match="tile or strip 5 .* no whole JPEG stream"):
+    with Slide(path) as slide, pytest.raises(UnreadableImageError, match=r"tile or strip 5 .* no whole JPEG stream"):
         slide.lazy(level=0)
 
 

@@ -134,3 +134,67 @@ def test_rgb_in_planes_with_levels_in_subifds(tmp_path):
         assert [level.size for level in slide.levels] == [(420, 300), (210, 150)]
         np.testing.assert_array_equal(slide.numpy(level=0), RGB)
         np.testing.assert_array_equal(slide.numpy(level=1), RGB[::2, ::2])
+
+
+def test_levels_of_an_ome_tiff_that_cannot_be_the_same_picture_are_refused(tmp_path):
+    for name, smaller in (("shape", RGB[:100, :50]), ("larger", np.tile(RGB, (2, 2, 1)))):
+        path = tmp_path / f"{name}.ome.tif"
+        with tifffile.TiffWriter(path, ome=True) as tiff:
+            tiff.write(RGB, subifds=2, photometric="rgb", tile=(64, 64), metadata={"axes": "YXS"})
+            tiff.write(RGB[::2, ::2], subfiletype=1, **TILED)
+            tiff.write(smaller, subfiletype=1, **TILED)
+        with pytest.raises(UnsupportedImageError, match=r"is stored as a smaller version of one of 420x300 px, which"):
+            Slide(path)
+
+
+def test_levels_of_an_ome_tiff_come_finest_first(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(RGB, subifds=2, photometric="rgb", tile=(64, 64), metadata={"axes": "YXS"})
+        tiff.write(RGB[::4, ::4], subfiletype=1, **TILED)
+        tiff.write(RGB[::2, ::2], subfiletype=1, **TILED)
+    with Slide(path) as slide:
+        assert [level.size for level in slide.levels] == [(420, 300), (210, 150), (105, 75)]
+        np.testing.assert_array_equal(slide.numpy(level=1), RGB[::2, ::2])
+
+
+@pytest.mark.parametrize("metadata", [None, {}])
+@pytest.mark.parametrize("steps", [(8,), (4, 32), (2, 2, 4), (2, 4, 4)])
+def test_levels_at_any_step_and_once_each_however_tifffile_was_told_to_write_them(tmp_path, steps, metadata):
+    options = {**TILED, "metadata": metadata}
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(RGB, **options)
+        for step in steps:
+            tiff.write(RGB[: 300 // step, : 420 // step], subfiletype=1, **options)
+    with Slide(tmp_path / "a.tif") as slide:
+        assert [level.size for level in slide.levels] == [(420 // step, 300 // step) for step in (1, *sorted({*steps}))]
+
+
+OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+
+
+def ome_set(me):
+    """The XML that each file of a set carries: picture 0 is in a.ome.tif, picture 1, coarser, in b.ome.tif."""
+    images = "".join(
+        f'<Image ID="Image:{number}"><Pixels ID="Pixels:{number}" DimensionOrder="XYCZT" Type="uint8" SizeX="{width}" '
+        f'SizeY="{height}" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="{mpp}" PhysicalSizeY="{mpp}">'
+        f'<Channel ID="Channel:{number}:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1">'
+        f'<UUID FileName="{name}.ome.tif">urn:uuid:{name}</UUID></TiffData></Pixels></Image>'
+        for number, (name, height, width, mpp) in enumerate([("a", 300, 420, 0.25), ("b", 150, 210, 0.5)])
+    )
+    return f'<?xml version="1.0" encoding="UTF-8"?><OME xmlns="{OME}" UUID="urn:uuid:{me}">{images}</OME>'
+
+
+def test_a_file_of_an_ome_set_is_not_another_one_of_the_set(tmp_path):
+    options = {"photometric": "rgb", "tile": (64, 64), "metadata": None}
+    tifffile.imwrite(tmp_path / "a.ome.tif", RGB, description=ome_set("a"), **options)
+    tifffile.imwrite(tmp_path / "b.ome.tif", RGB[::2, ::2], description=ome_set("b"), **options)
+    with Slide(tmp_path / "a.ome.tif") as slide:
+        assert slide.mpp == (0.25, 0.25)
+        np.testing.assert_array_equal(slide.numpy(), RGB)
+    with pytest.raises(UnsupportedImageError, match=r"b\.ome\.tif' is spread over several files.*lies in another one"):
+        Slide(tmp_path / "b.ome.tif")
+    (tmp_path / "a.ome.tif").unlink()
+    with Slide(tmp_path / "b.ome.tif") as slide:
+        assert slide.mpp == (0.5, 0.5)
+        np.testing.assert_array_equal(slide.numpy(), RGB[::2, ::2])
