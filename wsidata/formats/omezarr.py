@@ -3,14 +3,11 @@
 The attributes of a group name the levels (`multiscales`), their axes with units, and each level's scale; `omero` may
 name the channels and their colours. https://ngff.openmicroscopy.org/0.4/ and /0.5/.
 
-A chunk that is not there means "filled with the fill value", which writers use to save space. A copy that lost its
-chunks looks the same, as zeros, without an error: a level without any chunk is refused, one with some missing warns.
+What is missing from a copy, or cut off, is noticed by `zarr_chunks`.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,13 +18,13 @@ import pyvips
 import zarr
 from numpy.typing import NDArray
 
-from wsidata.errors import MissingChunksWarning, UnreadableImageError, UnsupportedImageError
-from wsidata.formats import ZARR_METADATA
+from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.associated import Loaders
 from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
 from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, vips_samples
 from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
+from wsidata.formats.zarr_chunks import StoredChunks
 from wsidata.spacing import Level
 
 UM_PER_UNIT = {
@@ -80,12 +77,16 @@ class ZarrPyramid:
         self._check_starts(steps, starts)
         self.levels = tuple(self._level(index, steps) for index in range(len(self._arrays)))
         self._choose_channels(attributes)
-        self.facts = SlideFacts(_spacing(multiscale["axes"], steps[0]), None, ("OME-Zarr scale and unit",), {
+        spacing = _spacing(multiscale["axes"], steps[0]) if _is_scaled(multiscale) else ()
+        self.facts = SlideFacts(spacing, None, ("OME-Zarr scale and unit",), {
             "ome-zarr.version": str(attributes.get("version") or multiscale.get("version")),
             "ome-zarr.name": str(multiscale.get("name", "")),
             "zarr.format": str(group.metadata.zarr_format),
         })  # fmt: skip
         self.associated: Loaders = {name: partial(_whole_image, self._path / name) for name in others}
+        self._chunks = [
+            StoredChunks(array, self._path / array.path, level, self._path) for level, array in enumerate(self._arrays)
+        ]
         self._looked_at: set[int] = set()
 
     def image(self, level: int) -> pyvips.Image:
@@ -144,6 +145,11 @@ class ZarrPyramid:
     def _level(self, index: int, steps: tuple[Any, ...]) -> Level:
         """By the stated scale, which has to agree with the sizes to a pixel; before 0.4 there are only the sizes."""
         (base_height, base_width), (height, width) = (self._arrays[at].shape[-2:] for at in (0, index))
+        if index and (height, width) >= self._arrays[index - 1].shape[-2:]:
+            raise UnsupportedImageError(
+                f"'{self._path}': level {index} ({width}x{height}) is no smaller than the one before. OME-Zarr lists "
+                "levels from the largest to the smallest: write the pyramid's metadata again."
+            )
         downs = tuple(steps[index][axis] / steps[0][axis] for axis in (-1, -2))
         if all(step == steps[0] for step in steps):
             return Level(index, width, height, base_width / width, base_height / height)
@@ -183,13 +189,16 @@ class ZarrPyramid:
             )
 
     def _shown(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> pyvips.Image:
-        self._look_for_chunks(level)
-        array = self._arrays[level]
+        array, chunks = self._arrays[level], self._chunks[level]
+        if level not in self._looked_at:
+            chunks.check_there({self._axes.index("c"): self._chosen} if "c" in self._axes else {})
+            self._looked_at.add(level)
         place: list[Any] = [0] * (len(self._axes) - 2) + [slice(y_px, y_px + height_px), slice(x_px, x_px + width_px)]
         planes = []
         for channel in self._chosen:
             if "c" in self._axes:
                 place[self._axes.index("c")] = channel
+            chunks.check_whole(place)
             try:
                 planes.append(np.asarray(array[tuple(place)]))
             except Exception as error:  # codecs raise exceptions of their own, without a common base
@@ -202,28 +211,6 @@ class ZarrPyramid:
         if self._request.channels is not None:
             return channels_image(image)
         return to_rgb(image.copy(interpretation="srgb" if image.bands == 3 else "b-w"), self._path.name)
-
-    def _look_for_chunks(self, level: int) -> None:
-        """Once a level: are its chunks there?"""
-        if level in self._looked_at:
-            return
-        array = self._arrays[level]
-        stored = array.shards or array.chunks
-        whole = math.prod(-(-side // step) for side, step in zip(array.shape, stored, strict=True))
-        files = (file for file in (self._path / array.path).rglob("*") if file.is_file())
-        there = sum(not file.name.startswith(".") and file.name not in ZARR_METADATA for file in files)
-        if there == 0:
-            raise UnreadableImageError(
-                f"'{self._path}': level {level} has metadata but not one of its {whole} chunks. Copy it again, whole."
-            )
-        if there < whole and self._request.channels is None:
-            warnings.warn(
-                f"'{self._path}': {whole - there} of {whole} chunks of level {level} are not there, and are shown as "
-                f"the fill value {array.fill_value}. If they were lost in copying, copy the slide again.",
-                MissingChunksWarning,
-                stacklevel=2,
-            )
-        self._looked_at.add(level)
 
 
 def _image_group(root: zarr.Group, path: Path) -> tuple[zarr.Group, tuple[str, ...]]:
@@ -266,6 +253,12 @@ def _transform(multiscale: Mapping[str, Any], index: int, axes: int) -> tuple[tu
         elif one["type"] == "translation":
             shift = shift + np.asarray(one["translation"])
     return tuple(scale.tolist()), tuple(shift.tolist())
+
+
+def _is_scaled(multiscale: Mapping[str, Any]) -> bool:
+    """Whether a scale is stated at all; 0.4 and 0.5 demand it, older versions had none."""
+    places = (multiscale["datasets"][0], multiscale)
+    return any(one["type"] == "scale" for place in places for one in place.get("coordinateTransformations", []))
 
 
 def _spacing(axes: list[Any], scale: tuple[float, ...]) -> tuple[SpacingFact, ...]:

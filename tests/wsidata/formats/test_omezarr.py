@@ -3,6 +3,7 @@
 import shutil
 import warnings
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -15,7 +16,7 @@ COLOURS = [{"label": name, "color": colour} for name, colour in zip("RGB", ("FF0
 
 
 def write_zarr(path, levels, *, version="0.5", axes="tczyx", sharded=False, mpp=0.25, unit="micrometer",
-               omero=COLOURS, steps=None, shifts=None, given=None):  # fmt: skip
+               omero=COLOURS, steps=None, shifts=None, given=None, scaled=True, **storage):  # fmt: skip
     """Levels as (c, y, x) or (y, x), or what `given` says."""
     root = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
     datasets = []
@@ -26,7 +27,7 @@ def write_zarr(path, levels, *, version="0.5", axes="tczyx", sharded=False, mpp=
         options = {"shards": (*chunks[:-2], 128, 128)} if sharded else {}
         if version == "0.4":
             options["chunk_key_encoding"] = {"name": "v2", "separator": "/"}
-        array = root.create_array(str(index), shape=shape, chunks=chunks, dtype=pixels.dtype, **options)
+        array = root.create_array(str(index), shape=shape, chunks=chunks, dtype=pixels.dtype, **options, **storage)
         array[...] = pixels.reshape(shape)
         step = (
             steps[index] if steps else (levels[0].shape[-1] / pixels.shape[-1], levels[0].shape[-2] / pixels.shape[-2])
@@ -35,7 +36,7 @@ def write_zarr(path, levels, *, version="0.5", axes="tczyx", sharded=False, mpp=
         transforms = [{"type": "scale", "scale": scale}]
         if shifts:
             transforms.append({"type": "translation", "translation": [0.0] * (len(shape) - 2) + [shifts[index]] * 2})
-        datasets.append({"path": str(index), "coordinateTransformations": transforms})
+        datasets.append({"path": str(index)} | ({"coordinateTransformations": transforms} if scaled else {}))
     kinds = {"t": "time", "c": "channel"}
     named = [{"name": axis, "type": kinds.get(axis, "space")} for axis in axes]
     for axis in named[-2:]:
@@ -82,6 +83,35 @@ def test_a_scale_without_a_unit_is_no_spacing(tmp_path):
         assert slide.mpp is None
         with pytest.raises(SpacingUnknownError, match=r"a\.zarr.*OME-Zarr scale and unit"):
             slide.image(mpp=1.0)
+
+
+def test_no_scale_is_no_spacing_of_one(tmp_path):
+    with Slide(write_zarr(tmp_path / "a.zarr", pyramid(RGB), scaled=False)) as slide:
+        assert slide.mpp is None
+        assert [level.size for level in slide.levels] == [(301, 205), (151, 103), (76, 52)]
+
+
+def test_levels_that_are_not_listed_from_the_largest_are_refused(tmp_path):
+    with pytest.raises(UnsupportedImageError, match=r"level 1 \(151x103\) is no smaller than the one before"):
+        Slide(write_zarr(tmp_path / "a.zarr", pyramid(RGB)[::-1]))
+
+
+@pytest.mark.parametrize("dtype", [">u2", ">f4", "<u2", "u1"])
+def test_samples_in_another_byte_order(tmp_path, dtype):
+    path = write_zarr(tmp_path / "a.zarr", pyramid(RGB.astype(dtype)), version="0.4")
+    with Slide(path, channels=[0, 2]) as slide:
+        pixels = slide.numpy(level=1)
+        assert pixels.dtype.isnative
+        np.testing.assert_array_equal(pixels, np.moveaxis(RGB[[0, 2], ::2, ::2], 0, 2))
+        rows = slide.image(level=0, keep_tiles=True).crop(0, 30, 301, 9).numpy()
+        np.testing.assert_array_equal(rows.reshape(9, 301, 2), np.moveaxis(RGB[[0, 2], 30:39], 0, 2))
+
+
+@pytest.mark.parametrize("dtype", ["u8", "i8", "f2", "i2"])
+def test_every_type_can_be_scaled(tmp_path, dtype):
+    path = write_zarr(tmp_path / "a.zarr", [(RGB // 2).astype(dtype)], version="0.4")
+    with Slide(path, channels=[1], scale_to_8bit=(0, 127)) as slide:
+        np.testing.assert_array_equal(slide.numpy()[..., 0], np.rint(RGB[1] // 2 * (255 / 127)))
 
 
 def test_channels_by_name_keep_their_type(tmp_path):
@@ -145,6 +175,45 @@ def test_lost_chunks_warn(tmp_path, sharded):
         pytest.warns(MissingChunksWarning, match=r"chunks of level 0 are not there.*fill value 0"),
     ):
         slide.numpy()
+
+
+@pytest.mark.parametrize("channels", [None, [1], [0, 1, 2]])
+def test_lost_chunks_of_what_is_read_warn_whatever_lies_beside_them(tmp_path, channels):
+    path = write_zarr(tmp_path / "a.zarr", [RGB], version="0.4", axes="cyx")
+    (path / "0" / "1" / "0" / "0").unlink()
+    (path / "0" / "notes.txt").write_text("no chunk")
+    said = r"1 of \d+ chunks of level 0"
+    with Slide(path, channels=channels) as slide, pytest.warns(MissingChunksWarning, match=said):
+        slide.numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Slide(path, channels=[2, 0]) as slide:
+            np.testing.assert_array_equal(slide.numpy(), np.moveaxis(RGB[[2, 0]], 0, 2))
+
+
+BLOSC = {"0.4": numcodecs.Blosc(), "0.5": zarr.codecs.BloscCodec()}
+
+
+@pytest.mark.parametrize("kind", ["real", "noise"])
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_chunk_of_blosc_that_was_cut_off_is_refused_and_its_neighbours_are_not(tmp_path, version, kind):
+    """c-blosc reads beyond the end: the pixels would be whatever lies there in memory."""
+    pixels = RGB if kind == "noise" else np.broadcast_to(np.arange(301, dtype=np.uint8), RGB.shape)
+    path = write_zarr(tmp_path / "a.zarr", [pixels], version=version, axes="cyx", compressors=BLOSC[version])
+    chunk = path / "0" / ("0/0/0" if version == "0.4" else "c/0/0/0")
+    whole = chunk.read_bytes()
+    for length in sorted({0, 7, 15, 16, 20, len(whole) // 2, len(whole) - 1}):
+        chunk.write_bytes(whole[:length])
+        with Slide(path) as slide:
+            with pytest.raises(UnreadableImageError, match=rf"'.*0/0/0' of level 0 is cut off .*\({length} bytes"):
+                slide.read_region(10, 10, 5, 5)
+            np.testing.assert_array_equal(slide.read_region(70, 0, 20, 20), np.moveaxis(pixels, 0, 2)[:20, 70:90])
+    chunk.write_bytes(whole[:4] + b"\xff\xff\xff\x7f" + whole[8:])
+    with Slide(path) as slide, pytest.raises(UnreadableImageError, match="is cut off or damaged"):
+        slide.numpy()
+    chunk.write_bytes(whole)
+    with Slide(path) as slide:
+        np.testing.assert_array_equal(slide.numpy(), np.moveaxis(pixels, 0, 2))
 
 
 def test_a_damaged_chunk_is_refused(tmp_path):
