@@ -31,6 +31,8 @@ ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 HABITS = ("extraneous bytes before marker", "JFIF", "Adobe")
 """Warnings that a careless writer causes in every tile, without harm. Damage causes them in single tiles."""
 MAX_KNOWN_HEADERS = 1024
+MAX_ROUNDING = 3.0
+"""Mean difference, of 255, between two decoders that agree what a tile means."""
 
 
 class JpegTiles:
@@ -103,15 +105,22 @@ class JpegTiles:
         prefix = JPEG_START + self._tables
         height, width, colours, sampling = simplejpeg.decode_jpeg_header(prefix + data[len(JPEG_START) :])
         has_marker = b"JFIF\0" in header or b"Adobe" in prefix + header
+        if self.segments.page.photometric == YCBCR and colours == "RGB":
+            raise self._contradiction("are YCbCr", "say by an Adobe marker that they are RGB")
         if self.segments.page.photometric == RGB and colours != "RGB" and not has_marker:
             if sampling != "444":
-                raise UnsupportedImageError(
-                    f"'{self.segments.path}': TIFF directory {self.segments.page.index} says its tiles are RGB, but "
-                    f"they store colour at a lower resolution ({sampling}), as only YCbCr does. Which it is cannot be "
-                    "told. Correct the tag PhotometricInterpretation (6 is YCbCr), or convert the slide anew."
+                raise self._contradiction(
+                    "are RGB", f"store colour at a lower resolution ({sampling}), as only YCbCr does"
                 )
             prefix = JPEG_START + ADOBE_RGB + self._tables
         return prefix, (height, width)
+
+    def _contradiction(self, says: str, but: str) -> UnsupportedImageError:
+        return UnsupportedImageError(
+            f"'{self.segments.path}': TIFF directory {self.segments.page.index} says its tiles {says}, but they {but}. "
+            "Which it is cannot be told. Correct the tag PhotometricInterpretation (2 is RGB, 6 YCbCr), or convert the "
+            "slide anew."
+        )
 
 
 def are_faithful(levels: Sequence[JpegTiles]) -> bool:
@@ -125,7 +134,7 @@ def are_faithful(levels: Sequence[JpegTiles]) -> bool:
 
     Raises:
         UnreadableImageError: if none of the tiles tried can be decoded.
-        UnsupportedImageError: if the colours cannot be told.
+        UnsupportedImageError: if the colours cannot be told: what tiles say of themselves contradicts their directory.
     """
     failures, successes = [], 0
     for tiles in levels:
@@ -135,7 +144,13 @@ def are_faithful(levels: Sequence[JpegTiles]) -> bool:
             except UnreadableImageError as error:
                 failures.append(error)
                 continue
-            if not np.array_equal(ours, tiles.segments.decode(index)):
+            theirs = tiles.segments.decode(index)
+            if np.abs(ours.astype(np.int16) - theirs).mean() > MAX_ROUNDING:
+                raise tiles._contradiction(
+                    f"have the colours {int(tiles.segments.page.photometric)}",
+                    "have others by their own markers, or not all the same ones",
+                )
+            if not np.array_equal(ours, theirs):
                 return False
             successes += 1
             break  # one sound tile speaks for its level

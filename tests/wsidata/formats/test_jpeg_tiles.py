@@ -97,6 +97,27 @@ def test_rgb_that_stores_colour_at_half_resolution_is_refused(path):
         read(path)
 
 
+def with_adobe(stream, transform):
+    """With an Adobe marker in place of the JFIF header."""
+    return stream[:2] + ADOBE_RGB[:-1] + bytes([transform]) + stream[20:]
+
+
+@pytest.mark.parametrize(("photometric", "transform"), [("rgb", 1), ("ycbcr", 0)])
+def test_markers_that_contradict_the_directory_are_refused(path, photometric, transform):
+    """Shown either way it could be false colours; readers differ."""
+    write(path, [with_adobe(encode(tile, colorsubsampling="444"), transform) for tile in tiles()], photometric)
+    with pytest.raises(UnsupportedImageError, match=r"a\.tif.*says its tiles .*cannot be told"):
+        read(path)
+
+
+def test_tiles_that_differ_in_what_they_say_are_refused(path):
+    streams = [encode(tile, colorsubsampling="444") for tile in tiles()]
+    mixed = [streams[0], *(without_marker(stream) for stream in streams[1:5]), streams[5] + bytes(2)]
+    write(path, [mixed[1], mixed[0], *mixed[2:]], "rgb")
+    with pytest.raises(UnsupportedImageError, match=r"a\.tif.*not all the same ones"):
+        read(path)
+
+
 def test_grey(path):
     tifffile.imwrite(path, PICTURE[..., 0], photometric="minisblack", compression="jpeg", **TILE)
     reader, pixels = read(path)
