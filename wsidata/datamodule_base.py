@@ -22,6 +22,7 @@ from wsidata.leaks import LeakKind
 from wsidata.loaders import EpochLoader, WorkerStart, check_worker_start, make_loader
 from wsidata.samplers import share_of_process
 from wsidata.split_base import PARTS, Part, SplitError, name_some
+from wsidata.split_files import save_splits_beside
 from wsidata.split_memory import check_remembered_classes, check_remembered_split, remember, remembered_stats
 from wsidata.stats import ChannelStats
 
@@ -220,4 +221,4 @@ class SplitDataModule(SplitTables):
             return
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # log_dir is a collective: every rank asks
         if self.trainer.is_global_zero:
-            self.save_split(Path(folder) / "split.csv")
+            save_splits_beside(self.split_frame(), folder)

@@ -149,9 +149,13 @@ class SplitTables(LightningDataModule, ABC):
 
         Rows that are `skipped` stay in it, each with the reason in a column of that name.
         """
+        return save_splits(self.split_frame(), path)
+
+    def split_frame(self) -> pd.DataFrame:
+        """What `save_split` writes: the whole table, and in the column `skipped` why a row is left out."""
         reasons = dict(zip(self.skipped["image_id"], self.skipped["reason"], strict=True))
         frame = self.labels.frame
-        return save_splits(frame.assign(skipped=[reasons.get(name, "") for name in frame["image_id"]]), path)
+        return frame.assign(skipped=[reasons.get(name, "") for name in frame["image_id"]])
 
 
 def check_choice(name: str, value: str, known: Sequence[str]) -> None:

@@ -41,7 +41,7 @@ from wsidata.splits import SmallClasses
 from wsidata.stats import ChannelStats, channel_stats
 from wsidata.table_splits import split_table
 from wsidata.tables import LabelTable, read_table
-from wsidata.targets import Target
+from wsidata.targets import Target, mask_class_names
 from wsidata.transforms import as_transform, check_size, default_eval_transform, default_train_transform
 
 
@@ -219,7 +219,7 @@ class WSIDataModule(SplitDataModule):
                     "target='mask' cannot be had with lazy=True: masks are read whole, as no loss takes one in rows. "
                     "Leave lazy=True out; if slides are too large for that, read them coarser, or with crop='pack'."
                 )
-            self._mask_classes = mask_classes(len(class_names or ()), mask_values)
+            self._mask_classes = mask_classes(len(mask_class_names(class_names or ("?",))), mask_values)
         # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
         objects = {"table": table, "stats": stats, "crop": crop}
         left_out = [

@@ -6,6 +6,7 @@ A name resolves to exactly one file or not at all: never to "the first that fits
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 SLIDE_SUFFIXES = (
@@ -95,11 +96,12 @@ class ImageFolder:
 
     def image_id(self, path: Path) -> str:
         """Name of a slide that does not depend on where the folder lies: the path below `root` without slide suffix."""
-        try:
-            relative = path.relative_to(self.root)
-        except ValueError:
-            relative = path
-        return split_suffix(relative.as_posix())[0]
+        # Names may lead out of the folder and in again, and the folder be a link: a slide has one name all the same.
+        for plain, root in ((os.path.abspath, os.path.abspath), (os.path.realpath, os.path.realpath)):
+            relative = os.path.relpath(plain(path), root(self.root))
+            if not relative.startswith(os.pardir):
+                return split_suffix(Path(relative).as_posix())[0]
+        return split_suffix(Path(os.path.abspath(path)).as_posix())[0]
 
     def _list(self, folder: Path) -> list[str]:
         if folder not in self._listings:

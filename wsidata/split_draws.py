@@ -1,8 +1,8 @@
 """Chance without a generator: slides are ordered by a hash of the seed and their own name.
 
 So a draw cannot depend on row order, process, platform or the release of a library, and a slide that is added to a
-table moves few others. Everything here is arithmetic on names, class numbers and groups; which rows take part, and what
-they become, is decided in `splits.py`.
+table moves few others. (Folds of whole groups are the exception: scikit-learn makes them.) Everything here is
+arithmetic on names, class numbers and groups; which rows take part, and what they become, is decided in `splits.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 Integers = NDArray[np.int64]
 
-_ATTEMPTS = 20
+_ATTEMPTS = 200
 
 
 class DrawError(ValueError):
@@ -91,8 +91,9 @@ def fold_slides(names: Sequence[str], classes: Integers, folds: int, key: str) -
 def draw_groups(groups: Sequence[str], classes: Integers, fraction: float, key: str) -> Integers:
     """Positions of whole groups that hold about `fraction` of the rows of every class, each on both sides.
 
-    First one group of each class, rarest first; then groups in hashed order, whenever one brings the rows drawn nearer
-    to the share of each class, and never the last group of a class.
+    First one group of each class, rarest first: the first in hashed order that is no larger than what is to be drawn,
+    or the smallest, if none is. Then groups in hashed order, whenever one brings the rows drawn nearer to the share of
+    each class, and never the last group of a class.
 
     Raises:
         DrawError: if no choice was found that has every class on both sides.
@@ -116,8 +117,9 @@ def draw_groups(groups: Sequence[str], classes: Integers, fraction: float, key: 
         if not rows[drawn, number].any():
             able = [group for group in order if rows[group, number] and may_take(group)]
             if not able:
-                raise DrawError(f"{len(names)} groups do not allow every class on both sides")
-            drawn[able[0]] = True
+                raise DrawError(f"no choice of {len(names)} groups was found that has every class on both sides")
+            fitting = [group for group in able if rows[group].sum() <= max(1, fraction * rows.sum())]
+            drawn[fitting[0] if fitting else min(able, key=lambda group: int(rows[group].sum()))] = True
     for group in order:
         choice = drawn.copy()
         choice[group] = True
@@ -138,7 +140,9 @@ def fold_groups(groups: Sequence[str], classes: Integers, folds: int, key: str) 
             fold_of = _grouped_folds(groups, classes, folds, f"{key}|{attempt}")
             if all(len(np.unique(classes[fold_of == fold])) == class_count for fold in range(folds)):
                 return fold_of
-    raise DrawError(f"{len(set(groups))} groups do not allow every class in each of {folds} folds")
+    raise DrawError(
+        f"no arrangement of {len(set(groups))} groups was found that has every class in each of {folds} folds"
+    )
 
 
 def _grouped_folds(groups: Sequence[str], classes: Integers, folds: int, key: str) -> Integers:

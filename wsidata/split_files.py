@@ -33,6 +33,12 @@ def split_digest(table: pd.DataFrame) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def parts_digest(parts: Parts) -> str:
+    """The same of the ids of every part."""
+    rows = [(name, image_id) for name, ids in parts.items() for image_id in ids]
+    return split_digest(pd.DataFrame(rows, columns=["split", "image_id"]))
+
+
 def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     """Write `image_id, label_name, group, split, skipped` (those that `table` has) and the digest as CSV.
 
@@ -52,11 +58,40 @@ def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     return digest
 
 
-def load_splits(path: str | Path, *, expected_digest: str | None = None) -> pd.DataFrame:
-    """Read a split file.
+def save_splits_beside(table: pd.DataFrame, folder: str | Path) -> Path:
+    """Write `split.csv` into a folder, or `split_DIGEST.csv` where there is another split of that name already.
+
+    Runs share a folder when they are repeated, or are the folds of one experiment; the split of an earlier one is never
+    lost.
 
     Args:
-        path: CSV or Parquet with at least the columns `image_id` and `split`. A column `split_digest` must be right.
+        table: What `make_splits` returned.
+        folder: Is made if it is not there.
+
+    Returns:
+        The file.
+    """
+    path = Path(folder) / "split.csv"
+    digest = split_digest(table)
+    if path.exists() and not _holds(path, digest):
+        path = path.with_name(f"split_{digest[:8]}.csv")
+    save_splits(table, path)
+    return path
+
+
+def _holds(path: Path, digest: str) -> bool:
+    try:
+        return split_digest(load_splits(path)) == digest
+    except SplitError:  # edited, or no split: not ours to replace
+        return False
+
+
+def load_splits(path: str | Path | pd.DataFrame, *, expected_digest: str | None = None) -> pd.DataFrame:
+    """Read a split file, or check a split that was read or made elsewhere.
+
+    Args:
+        path: CSV, Parquet or DataFrame with at least the columns `image_id` and `split`. A column `split_digest` must
+            be right.
         expected_digest: Digest (or its first digits) that the split must have.
 
     Returns:
@@ -65,27 +100,28 @@ def load_splits(path: str | Path, *, expected_digest: str | None = None) -> pd.D
     Raises:
         SplitError: if columns are absent, a split name is unknown, an id is repeated, or the digest differs.
     """
+    name = "the split" if isinstance(path, pd.DataFrame) else f"split file '{path}'"
     try:
         frame = read_text_table(path).frame
     except TableError as error:
-        raise SplitError(f"cannot read split file: {error}") from error
+        raise SplitError(f"cannot read {name}: {error}") from error
     absent = [name for name in ("image_id", "split") if name not in frame.columns]
     if absent:
-        raise SplitError(f"split file '{path}' has no column {absent}; its columns are {list(frame.columns)}.")
+        raise SplitError(f"{name} has no column {absent}; its columns are {list(frame.columns)}.")
     unknown = sorted(set(frame["split"]) - set(SPLITS))
     repeated = sorted(frame.loc[frame["image_id"].duplicated(), "image_id"].unique())
     if unknown or repeated:
         raise SplitError(
-            f"split file '{path}' has unknown splits [{name_some(unknown)}] and repeated ids [{name_some(repeated)}]. "
+            f"{name} has unknown splits [{name_some(unknown)}] and repeated ids [{name_some(repeated)}]. "
             "Every slide must be there once, with train, val or test."
         )
     digest = split_digest(frame)
     if expected_digest is not None and not digest.startswith(expected_digest.removeprefix(_PREFIX)):
-        raise SplitError(f"split file '{path}' has digest {digest[:12]}, not {expected_digest[:12]}: it was changed.")
+        raise SplitError(f"{name} has digest {digest[:12]}, not {expected_digest[:12]}: it was changed.")
     if DIGEST_COLUMN in frame.columns and set(frame[DIGEST_COLUMN]) != {_PREFIX + digest[:_DIGITS]}:
         raise SplitError(
-            f"split file '{path}' was changed since it was saved: its rows have digest {_PREFIX}{digest[:_DIGITS]} and "
-            f"its column {DIGEST_COLUMN} says {name_some(sorted(set(frame[DIGEST_COLUMN])))}. Use the file as it was "
+            f"{name} was changed since it was saved: its rows have digest {_PREFIX}{digest[:_DIGITS]} and its "
+            f"column {DIGEST_COLUMN} says {name_some(sorted(set(frame[DIGEST_COLUMN])))}. Use the file as it was "
             "saved; if the change is meant, delete that column."
         )
     return frame.drop(columns=DIGEST_COLUMN, errors="ignore")
@@ -135,7 +171,8 @@ def check_same_split(saved: Parts, current: Parts) -> None:
         raise SplitError(
             f"the checkpoint was trained on another split: {len(moved)} images moved [{name_some(moved)}], "
             f"{len(gone)} are gone [{name_some(gone)}], {len(new)} are new [{name_some(new)}]. Resume with the "
-            "split.csv that was saved beside that run (split='.../split.csv'), or start a new run without ckpt_path."
+            f"split saved beside that run (split='.../split.csv', or '.../split_{parts_digest(saved)[:8]}.csv'), "
+            "or start a new run without ckpt_path."
         )
 
 

@@ -44,8 +44,9 @@ def make_splits(
 ) -> pd.DataFrame:
     """Divide slides into train, val and test.
 
-    Rows that are predefined (by column, list or prefix) stay where they are put. If none of them is `val`, validation
-    rows are drawn from the rest; fractions are of the rows that are not predefined.
+    Rows that are predefined (by column, list or prefix) stay where they are put, but for one thing: if none of them is
+    `val`, validation rows are drawn from train, and from the rows that are in no part yet. Test rows are drawn from the
+    latter, if there are any. Fractions are of the rows that are drawn from.
 
     Without groups every class is divided in proportion, to within one slide, and each class has at least one slide in
     every part that is drawn. With groups (patients) no group is divided, and the classes are in proportion as far as
@@ -99,7 +100,9 @@ def make_splits(
         check_predefined_val(splits, ordered[id_column], split_column, k_fold, val_ids, val_prefix)
     free = splits.isin(["", "train"])
     if test_fraction:
-        splits[_draw(rows, free, test_fraction, "test", f"{seed}|test")] = "test"
+        # Where some rows are left to be drawn, those that were put in train are no test rows.
+        able = splits == "" if (splits == "").any() else free
+        splits[_draw(rows, able, test_fraction, "test", f"{seed}|test")] = "test"
         free &= splits != "test"
     if not (splits == "val").any():
         key = f"{seed}|val|{repeat}"
@@ -218,6 +221,13 @@ def _check_arguments(table: pd.DataFrame, val: float, test: float, columns: tupl
     absent = [column for column in columns if column is not None and column not in table.columns]
     if absent:
         raise SplitError(f"the table has no column {absent}; its columns are {list(table.columns)}.")
+    for column in columns:
+        missing = 0 if column is None or column == columns[2] else int(table[column].isna().sum())
+        if missing:
+            raise SplitError(
+                f"column '{column}' is empty in {missing} of {len(table)} rows. Fill it in, or take these rows out: "
+                "whose they are cannot be guessed."
+            )
     ids = table[columns[0]].astype(str)
     repeated = sorted(ids[ids.duplicated()].unique())
     if repeated:
@@ -228,7 +238,10 @@ def _check_arguments(table: pd.DataFrame, val: float, test: float, columns: tupl
 
 def _check_fold(k_fold: tuple[int, int] | None, repeat: int, small_classes: str) -> None:
     """Refuse folds that do not exist."""
-    if k_fold is not None and not (len(k_fold) == 2 and k_fold[1] >= 2 and 0 <= k_fold[0] < k_fold[1]):
+    is_pair = isinstance(k_fold, (tuple, list)) and len(k_fold) == 2
+    if k_fold is not None and not (
+        is_pair and all(isinstance(one, (int, np.integer)) for one in k_fold) and 0 <= k_fold[0] < k_fold[1] >= 2
+    ):
         raise SplitError(f"k_fold={k_fold} must be (i, k) with k at least 2 and i one of 0, 1, ..., k-1.")
     if repeat < 0:
         raise SplitError(f"repeat={repeat} must be 0 or more.")

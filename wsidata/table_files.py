@@ -7,14 +7,22 @@ it. No meaning is given to any column; that is `tables.py`.
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 _DELIMITERS = ",;\t|"
 _TEXT_SUFFIXES = {".csv", ".tsv", ".txt"}
 _PARQUET_SUFFIXES = {".parquet", ".pq"}
+_LISTS = (list, tuple, set, np.ndarray)
+
+NO_LABEL = "none"
+"""What a cell of several labels says where there is none of them."""
 
 
 class TableError(ValueError):
@@ -30,6 +38,8 @@ class TextTable:
         source: The file name, or "DataFrame", for error messages.
         places: For each row, where it is in the source, such as "line 12" or "row 7".
         numeric_columns: Columns that were numbers in the source; leading zeros may have been lost before we saw them.
+        list_columns: Columns of lists in the source (as Parquet may have them), which are text like `a; b` here, and
+            `none` where they were empty.
         problems: What is wrong with the source beyond its rows, one line each, to be reported with those.
         remedy: What to do about problems.
     """
@@ -38,6 +48,7 @@ class TextTable:
     source: str
     places: tuple[str, ...]
     numeric_columns: frozenset[str] = frozenset()
+    list_columns: frozenset[str] = frozenset()
     problems: tuple[str, ...] = ()
     remedy: str = "Correct the table, or remove these rows, or check image_dir, image_column and class_names."
 
@@ -67,7 +78,11 @@ def read_text_table(table: str | Path | pd.DataFrame) -> TextTable:
     if not path.is_file():
         raise TableError(f"table '{path}' does not exist (looked in '{Path.cwd()}'). Check the path.")
     if suffix in _PARQUET_SUFFIXES:
-        return _from_frame(pd.read_parquet(path), path.name, index_places=False)
+        try:
+            frame = pd.read_parquet(path)
+        except Exception as error:  # pyarrow raises exceptions of many kinds
+            raise TableError(f"table '{path}' could not be read as Parquet: {error} Write it again.") from error
+        return _from_frame(frame, path.name, index_places=False)
     return _from_delimited(path)
 
 
@@ -75,15 +90,30 @@ def _from_frame(frame: pd.DataFrame, source: str, *, index_places: bool) -> Text
     """Turn a typed frame into text."""
     names = [str(column).strip() for column in frame.columns]
     _refuse_repeated_columns(names, source)
-    text = pd.DataFrame(
-        {name: [_as_text(value) for value in frame.iloc[:, i].tolist()] for i, name in enumerate(names)},
-        columns=names,
-        dtype=object,
-    )
-    numeric = frozenset(n for i, n in enumerate(names) if pd.api.types.is_numeric_dtype(frame.dtypes.iloc[i]))
     labels = frame.index.tolist() if index_places else range(1, len(frame) + 1)
+    places = tuple(f"row {label}" for label in labels)
+    columns: dict[str, list[str]] = {}
+    problems: list[str] = []
+    for i, name in enumerate(names):
+        columns[name] = []
+        for place, value in zip(places, frame.iloc[:, i].tolist(), strict=True):
+            if isinstance(value, _LISTS):
+                problems += _unlistable(value, f"{place}: column '{name}'")
+                value = "; ".join(map(str, value)) if len(value) else NO_LABEL
+            columns[name].append(_as_text(value))
+    if problems:
+        raise TableError(describe_problems(source, problems, "Write several labels as text, such as 'a; b'."))
+    text = pd.DataFrame(columns, columns=names, dtype=object)
+    numeric = frozenset(n for i, n in enumerate(names) if pd.api.types.is_numeric_dtype(frame.dtypes.iloc[i]))
     _refuse_empty(text, source)
-    return TextTable(text, source, tuple(f"row {label}" for label in labels), numeric)
+    lists = frozenset(n for i, n in enumerate(names) if any(isinstance(v, _LISTS) for v in frame.iloc[:, i].tolist()))
+    return TextTable(text, source, places, numeric, list_columns=lists)
+
+
+def _unlistable(values: Any, where: str) -> list[str]:
+    """What is wrong with a cell that holds several values."""
+    odd = [value for value in values if not isinstance(value, str) or not value.strip() or set(value) & set(";|")]
+    return [f"{where} lists {odd[0]!r}, which is no label"] if odd else []
 
 
 def _as_text(value: object) -> str:
@@ -98,18 +128,18 @@ def _as_text(value: object) -> str:
 def _from_delimited(path: Path) -> TextTable:
     """Read delimited text with the standard library's reader, which keeps cells as they are and knows line numbers."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise TableError(
             f"table '{path}' is not UTF-8 text (byte {error.start}). Save it as 'CSV UTF-8' in your spreadsheet."
         ) from error
-    delimiter = max(_DELIMITERS, key=lambda mark: lines[0].count(mark)) if lines else ","
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    first_line = content.splitlines()[0] if content else ""
+    delimiter = max(_DELIMITERS, key=first_line.count)
     header: list[str] = []
     rows: list[list[str]] = []
     places: list[str] = []
     problems: list[str] = []
-    for raw in reader:
+    for place, raw in _records(content, delimiter, path):
         cells = [cell.strip() for cell in raw]
         if not any(cells):
             continue
@@ -120,16 +150,31 @@ def _from_delimited(path: Path) -> TextTable:
             continue
         extra = any(cells[len(header) :])
         if extra or len(cells) < len(header):
-            problems.append(f"line {reader.line_num} has {len(cells)} cells where the header has {len(header)}")
+            problems.append(f"{place} has {len(cells)} cells where the header has {len(header)}")
             continue
         rows.append(cells[: len(header)])
-        places.append(f"line {reader.line_num}")
+        places.append(place)
     if problems:
         raise TableError(describe_problems(path.name, problems, "Quote cells that contain the separator."))
     _refuse_repeated_columns(header, path.name)
     frame = pd.DataFrame(rows, columns=header, dtype=object)
     _refuse_empty(frame, path.name)
     return TextTable(frame, path.name, tuple(places))
+
+
+def _records(content: str, delimiter: str, path: Path) -> Iterator[tuple[str, list[str]]]:
+    """The cells of each row, and the line it begins at. A quoted cell may hold line breaks, if its quote ends."""
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    line = 1
+    try:
+        for raw in reader:
+            yield f"line {line}", raw
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise TableError(
+            f"table '{path}': the row that begins at line {line} cannot be read ({error}). A quote that is opened and "
+            "not closed would swallow the rows after it: close it, or write two quotes for one that is meant."
+        ) from error
 
 
 def _refuse_repeated_columns(names: list[str], source: str) -> None:

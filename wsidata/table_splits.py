@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from wsidata.split_files import apply_splits, load_splits
-from wsidata.splits import check_groups, make_splits
+from wsidata.splits import check_groups, make_splits, warn_of_missing_classes
 from wsidata.tables import LabelTable
 
 _DRAWN = ("val_fraction", "test_fraction", "seed", "k_fold", "repeat", "small_classes")
@@ -37,10 +37,12 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
         SplitError: see `splits.make_splits` and `split_files.apply_splits`.
     """
     if split is not None:
-        saved = split if isinstance(split, pd.DataFrame) else load_splits(split)
-        frame = apply_splits(labels.frame, saved)
+        frame = apply_splits(labels.frame, load_splits(split))
         if options["group_column"]:
             check_groups(frame["group"], frame["split"])
+        if labels.target == "class" and options["label_column"] is not None:
+            warn_of_missing_classes(frame["label_name"], frame["split"])
+        _warn_of_missing_labels(labels, frame)
         return replace(labels, frame=frame)
     if options["label_column"] is None:
         return labels
@@ -52,4 +54,19 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
         group_column="group" if options["group_column"] else None,
         label_column="label_name" if labels.target == "class" else None,
     )
+    _warn_of_missing_labels(labels, frame)
     return replace(labels, frame=frame)
+
+
+def _warn_of_missing_labels(labels: LabelTable, frame: pd.DataFrame) -> None:
+    """Of several labels an image, say which ones no image of a part has."""
+    if labels.target != "multilabel" or "target" not in frame.columns:
+        return
+    pairs = [
+        (name, part)
+        for target, part in zip(frame["target"], frame["split"], strict=True)
+        for name, has in zip(labels.class_names, target, strict=True)
+        if has
+    ]
+    there = pd.DataFrame(pairs, columns=["label", "split"], dtype=object)
+    warn_of_missing_classes(there["label"], there["split"])

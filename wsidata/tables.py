@@ -6,6 +6,7 @@ the rest of the package relies on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,11 +187,11 @@ def _find_images(text: TextTable, column: str, folder: ImageFolder, problems: li
             except ImageLookupError as error:
                 problems.append(f"{place}: {error}{hint}")
         if path is not None:
-            image_id = folder.image_id(path)
-            if image_id in seen:
-                problems.append(
-                    f"{place}: {folder.noun} '{image_id}' ({path.name}) was already named in {seen[image_id]}"
-                )
+            image_id, file = folder.image_id(path), os.path.realpath(path)
+            before = seen.get(image_id) or seen.get(file)
+            if before is not None:
+                problems.append(f"{place}: {folder.noun} '{image_id}' ({path.name}) was already named in {before}")
             seen.setdefault(image_id, place)
+            seen.setdefault(file, place)
         paths.append(path)
     return paths

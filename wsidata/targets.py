@@ -17,13 +17,10 @@ from torch import Tensor
 
 from wsidata.image_paths import ImageFolder, ImageLookupError
 from wsidata.labels import ClassMap, ClassNames, class_map
-from wsidata.table_files import TextTable
+from wsidata.table_files import NO_LABEL, TextTable
 
 Target = Literal["class", "multilabel", "regression", "mask"]
 TARGETS: tuple[Target, ...] = ("class", "multilabel", "regression", "mask")
-
-NO_LABEL = "none"
-"""What a cell of several labels says where there is none of them."""
 
 _YES, _NO = {"1", "true", "yes"}, {"0", "false", "no"}
 
@@ -101,6 +98,10 @@ def _cells(text: TextTable, column: str) -> list[tuple[str, str]]:
 
 
 def _classes(text: TextTable, column: str, class_names: ClassNames | None) -> Targets:
+    if column in text.list_columns:
+        raise ValueError(
+            f"column '{column}' holds lists. Pass target='multilabel' for several labels an image, or take one of each."
+        )
     classes = class_map(text.frame[column].tolist(), class_names)
     names = [classes.renames.get(cell, "") for _, cell in _cells(text, column)]
     numbers = [classes.class_names.index(name) if name else -1 for name in names]
@@ -171,10 +172,12 @@ def _numbers(text: TextTable, columns: Sequence[str], class_names: ClassNames | 
 
 
 def _number(cell: str) -> float:
+    """Nan for what is none, or too large for the 32 bits that targets have."""
     try:
-        return float(cell)
+        number = float(cell.replace("_", "?"))  # Python's own digit groups are no notation of tables
     except ValueError:
         return math.nan
+    return number if abs(number) <= torch.finfo(torch.float32).max else math.inf
 
 
 def _masks(text: TextTable, column: str, class_names: ClassNames | None, folder: ImageFolder) -> Targets:
@@ -188,11 +191,25 @@ def _masks(text: TextTable, column: str, class_names: ClassNames | None, folder:
             paths[-1] = str(folder.find(cell)) if cell else ""
         except ImageLookupError as error:
             problems.append(f"{place}: mask: {error}")
-    names = class_map([], class_names).class_names
+    names = mask_class_names(class_names)
     count = len(paths)
     return Targets(
         names, {"label_name": [""] * count, "label": [-1] * count, "mask": paths}, empty_cells(text, column) + problems
     )
+
+
+def mask_class_names(class_names: ClassNames) -> tuple[str, ...]:
+    """Names of the classes of masks, one for each pixel value.
+
+    Raises:
+        ValueError: if they are a mapping that merges: which pixel values it means cannot be told.
+    """
+    names = class_map([], class_names).class_names
+    if len(names) != len(class_names):
+        raise ValueError(
+            f"class_names={class_names!r} merges classes, which masks do not. Name each pixel value, in their order."
+        )
+    return names
 
 
 def _column_names(columns: Sequence[str], class_names: ClassNames | None) -> tuple[str, ...]:

@@ -151,3 +151,13 @@ def test_statistics_go_with_the_checkpoint(camelyon, table, tmp_path):
     other = channel_stats(first.tables["train"]["path"][:2], level=2)
     with pytest.raises(SplitError, match="trained with other channel statistics"):
         module(camelyon, table, stats=other).load_state_dict(first.state_dict())
+
+
+def test_labels_that_a_part_lacks_are_warned_of(camelyon):
+    table = pd.read_csv(camelyon / "evaluation" / "reference.csv", dtype=str)
+    table["labels"] = ["a"] * (len(table) - 1) + ["a; rare"]
+    dm = WSIDataModule(
+        table, camelyon / "images", label_column="labels", target="multilabel", level=1, num_workers=0, leaks="off"
+    )
+    with pytest.warns(SplitWarning, match=r"(val|train) has no image of class 'rare'"):
+        assert dm.class_names == ("a", "rare")

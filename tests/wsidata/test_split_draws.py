@@ -36,7 +36,7 @@ def test_grouped_draw_meets_the_fraction_of_every_class_when_groups_are_small():
 def test_what_cannot_be_divided_is_refused():
     with pytest.raises(DrawError, match="cannot give"):
         draw_slides(["a", "b"], np.array([0, 1]), 0.5, "1")
-    with pytest.raises(DrawError, match="1 groups do not allow"):
+    with pytest.raises(DrawError, match="no choice of 1 groups"):
         draw_groups(["p", "p"], np.array([0, 0]), 0.5, "1")
-    with pytest.raises(DrawError, match="2 groups do not allow every class in each of 3 folds"):
+    with pytest.raises(DrawError, match="no arrangement of 2 groups was found that has every class in each of 3 folds"):
         fold_groups(["p", "q", "q"], np.array([0, 0, 0]), 3, "1")

@@ -7,6 +7,7 @@ from wsidata.split_files import (
     check_same_split,
     load_splits,
     save_splits,
+    save_splits_beside,
     split_digest,
     split_parts,
 )
@@ -94,3 +95,41 @@ def test_evaluation_on_training_slides_is_refused(split):
     check_no_leak(saved, saved["test"], "test")
     with pytest.raises(SplitError, match="1 test images were in the checkpoint's training set"):
         check_no_leak(saved, [*saved["test"], saved["train"][0]], "test")
+
+
+def saved_frame():
+    return pd.DataFrame({"image_id": ["a", "b", "c", "d"], "split": ["train", "train", "val", "test"]})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda frame: frame.replace("val", "validation"), r"unknown splits \['validation'\]"),
+        (lambda frame: frame.assign(split=frame["split"].str.title()), "unknown splits"),
+        (lambda frame: frame.assign(split=frame["split"].where(frame.index > 0)), r"unknown splits \[''\]"),
+        (lambda frame: pd.concat([frame, frame.head(1).assign(split="test")]), r"repeated ids \['a'\]"),
+        (lambda frame: frame.assign(split_digest="sha256:0000000000000000"), "was changed since it was saved"),
+        (lambda frame: frame.drop(columns="split"), r"the split has no column \['split'\]"),
+    ],
+)
+def test_a_split_in_memory_is_checked_like_a_file(change, words):
+    assert load_splits(saved_frame())["split"].tolist() == ["train", "train", "val", "test"]
+    with pytest.raises(SplitError, match=words):
+        load_splits(change(saved_frame()))
+
+
+def test_a_split_beside_a_run_never_replaces_another_one(tmp_path):
+    frame = saved_frame()
+    other = frame.assign(split=["val", "train", "train", "test"])
+    assert save_splits_beside(frame, tmp_path).name == "split.csv"
+    second = save_splits_beside(other, tmp_path)
+    assert second.name == f"split_{split_digest(other)[:8]}.csv"
+    assert save_splits_beside(frame, tmp_path).name == "split.csv"
+    assert save_splits_beside(other, tmp_path) == second
+    assert split_digest(load_splits(tmp_path / "split.csv")) == split_digest(frame)
+    assert split_digest(load_splits(second)) == split_digest(other)
+    (tmp_path / "split.csv").write_text("image_id,split\na,somewhere\n")
+    assert save_splits_beside(frame, tmp_path).name == f"split_{split_digest(frame)[:8]}.csv"
+    assert (tmp_path / "split.csv").read_text().endswith("somewhere\n")
+    with pytest.raises(SplitError, match=rf"split_{split_digest(frame)[:8]}\.csv"):
+        check_same_split(split_parts(frame), split_parts(other))

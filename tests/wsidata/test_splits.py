@@ -294,3 +294,33 @@ def test_a_split_is_for_ever():
     assert "".join(result["split"].str[0]) == "vvtttttvtvvtttv"
     grouped = make_splits(table({"a": 10, "b": 6}, patient=[f"p{i // 2}" for i in range(16)]), group_column="patient")
     assert "".join(grouped["split"].str[0]) == "vvttttttttttttvv"
+
+
+def test_a_large_group_is_not_drawn_where_small_ones_would_do():
+    slides = pd.DataFrame({"image_id": [f"s{i}" for i in range(60)], "label_name": ["a", "b"] * 30})
+    slides["patient"] = ["big"] * 50 + [f"q{i}" for i in range(10)]
+    for seed in range(40):
+        shares = (make_splits(slides, group_column="patient", seed=seed)["split"] == "val").mean()
+        assert shares <= 0.2
+
+
+@pytest.mark.parametrize("column", ["label_name", "patient", "image_id"])
+def test_rows_without_a_patient_or_a_label_are_refused(column):
+    slides = table({"a": 8, "b": 8}).assign(patient=[f"p{i}" for i in range(16)])
+    slides.loc[[0, 3], column] = None
+    with pytest.raises(SplitError, match=rf"column '{column}' is empty in 2 of 16 rows"):
+        make_splits(slides, group_column="patient")
+
+
+@pytest.mark.parametrize("fold", [3, (0.5, 5), (0, 1), (5, 5), ("0", "5"), (0, 1, 2)])
+def test_folds_that_do_not_exist_are_refused(fold):
+    with pytest.raises(SplitError, match=r"k_fold=.* must be \(i, k\)"):
+        make_splits(table({"a": 10, "b": 10}), k_fold=fold)
+
+
+def test_test_rows_are_drawn_from_those_that_are_in_no_part_yet():
+    slides = table({"a": 20, "b": 20})
+    slides["set"] = ["train" if i < 20 else "" for i in range(40)]
+    result = make_splits(slides, split_column="set", test_fraction=0.5, val_fraction=0.1)
+    assert set(result["split"][:20]) <= {"train", "val"}
+    assert (result["split"] == "test").sum() == 10

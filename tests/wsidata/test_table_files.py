@@ -85,3 +85,43 @@ def test_long_lists_of_problems_are_cut():
         "  ... and 27 more",
         "Do this.",
     ]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['a,x,"5 mm', "b,y,", "c,z,"],
+        ['a,"x,', "b,y,", "c,z,"],
+        ['a,x,"5 mm" wide', "b,y,"],
+    ],
+)
+def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path, lines):
+    (tmp_path / "t.csv").write_text("\n".join(["image,class,note", "first,w,", *lines]) + "\n")
+    with pytest.raises(TableError, match=r"t\.csv': the row that begins at line 3 cannot be read.*A quote"):
+        read_text_table(tmp_path / "t.csv")
+
+
+def test_quoted_cells_may_hold_separators_quotes_and_line_breaks(tmp_path):
+    (tmp_path / "t.csv").write_text('image,note\r\na,"5, ""big""\nand more"\r\nb,plain\u2028text\r\n', newline="")
+    table = read_text_table(tmp_path / "t.csv")
+    assert table.frame.to_numpy().tolist() == [["a", '5, "big"\nand more'], ["b", "plain\u2028text"]]
+    assert table.places == ("line 2", "line 4")
+
+
+def test_cells_that_are_lists_become_text_that_means_the_same(tmp_path):
+    frame = pd.DataFrame({"image": ["a", "b", "c"], "labels": [["x", "y"], [], np.array(["z"], dtype=object)]})
+    for table in (frame, tmp_path / "t.parquet"):
+        if table is not frame:
+            frame.to_parquet(table)
+        read = read_text_table(table)
+        assert read.frame["labels"].tolist() == ["x; y", "none", "z"]
+        assert read.list_columns == {"labels"}
+    for odd in (["x", 3], ["x;y"], [""]):
+        with pytest.raises(TableError, match=r"row 0: column 'labels' lists .*, which is no label"):
+            read_text_table(pd.DataFrame({"labels": [odd]}))
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1" + bytes(40))
+    with pytest.raises(TableError, match=r"t\.parquet' could not be read as Parquet"):
+        read_text_table(tmp_path / "t.parquet")

@@ -88,3 +88,26 @@ def test_labels_can_be_merged(images):
     table = read_table(path, images, class_names={"negative": "normal", "itc": "tumor", "macro": "tumor"})
     assert table.frame["label_name"].tolist() == ["tumor", "normal", "tumor"]
     assert table.frame["label"].tolist() == [1, 0, 1]
+
+
+def test_one_slide_under_two_names_is_found_whatever_leads_to_it(tmp_path):
+    images = tmp_path / "images"
+    (images / "sub").mkdir(parents=True)
+    (images / "a.tif").touch()
+    (images / "b.tif").symlink_to(images / "a.tif")
+    (tmp_path / "link").symlink_to(images)
+    for second in ("sub/../a", str(images / "a.tif"), str(tmp_path / "link" / "a.tif"), "b"):
+        table = pd.DataFrame({"image": ["a", second], "class": ["x", "y"]})
+        for folder in (images, tmp_path / "link", images / "sub" / ".."):
+            with pytest.raises(TableError, match=r"row 1: slide '.*' \([ab]\.tif\) was already named in row 0"):
+                read_table(table, folder)
+
+
+def test_ids_do_not_depend_on_how_a_folder_is_named(tmp_path):
+    images = tmp_path / "images"
+    (images / "sub").mkdir(parents=True)
+    (images / "sub" / "a.tif").touch()
+    (tmp_path / "link").symlink_to(images)
+    table = pd.DataFrame({"image": [str(images / "sub" / "a.tif")], "class": ["x"]})
+    for folder in (images, tmp_path / "link", images / "sub" / ".."):
+        assert read_table(table, folder).frame["image_id"].tolist() == ["sub/a"]

@@ -2,8 +2,9 @@ import pandas as pd
 import pytest
 import torch
 
+from wsidata.table_files import read_text_table
 from wsidata.tables import TableError, read_table
-from wsidata.targets import target_tensor
+from wsidata.targets import mask_class_names, read_targets, target_tensor
 
 
 @pytest.fixture
@@ -80,3 +81,25 @@ def test_arguments_that_do_not_go_together_are_refused(folder):
         table(folder, columns, label_column=["y", "z"], target="regression", class_names=["one"])
     with pytest.raises(ValueError, match="target='boxes' is not one of"):
         table(folder, columns, label_column="y", target="boxes")
+
+
+def test_lists_are_several_labels_and_no_class():
+    text = read_text_table(pd.DataFrame({"labels": [["a", "b"], [], ["b"]]}))
+    targets = read_targets(text, "multilabel", ["labels"], None)
+    assert targets.class_names == ("a", "b")
+    assert targets.columns["target"] == [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0)]
+    with pytest.raises(ValueError, match=r"column 'labels' holds lists.*target='multilabel'"):
+        read_targets(text, "class", ["labels"], None)
+
+
+@pytest.mark.parametrize("cell", ["1e39", "1_000", "inf", "1,5"])
+def test_numbers_that_targets_cannot_hold_or_tables_do_not_write_are_refused(cell):
+    text = read_text_table(pd.DataFrame({"age": ["3.5", cell]}))
+    problems = read_targets(text, "regression", ["age"], None).problems
+    assert [problem.split(",")[0] for problem in problems] == [f"row 1: column 'age' says '{cell}'".split(",")[0]]
+
+
+def test_classes_of_masks_are_not_merged():
+    with pytest.raises(ValueError, match="merges classes, which masks do not"):
+        mask_class_names({"bg": "bg", "tumor": "t", "stroma": "t"})
+    assert mask_class_names({"bg": "background", "tumor": "t"}) == ("background", "t")
