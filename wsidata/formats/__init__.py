@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from wsidata.spacing import Level
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+GZIP_SIGNATURE = b"\x1f\x8b\x08"
 ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup")
 
 
@@ -100,6 +101,8 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
         head = file.read(132)
     if not head:
         raise UnreadableImageError(f"'{path}' is empty (0 bytes). Copy it again from its source.")
+    if head.startswith(GZIP_SIGNATURE):
+        raise UnreadableImageError(f"'{path}' is compressed by gzip. Unpack it first: gunzip '{path.name}'.")
     from wsidata.formats.openslide import foreign_format, open_foreign
 
     foreign = foreign_format(path, head)

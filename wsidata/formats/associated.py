@@ -13,9 +13,8 @@ import pyvips
 import tifffile
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.colour import to_rgb
 from wsidata.formats.segments import Segments
-from wsidata.formats.tiff_checks import check_picture, interpretation_of
+from wsidata.formats.tiff_checks import check_picture, shown
 
 Loaders = Mapping[str, Callable[[], pyvips.Image]]
 """For each associated picture, what decodes it to RGB."""
@@ -71,7 +70,6 @@ def _read_page(page: tifffile.TiffPage, path: Path) -> pyvips.Image:
     segments.check_extent(path.stat().st_size)
     pixels = segments.read(0, 0, page.imagewidth, page.imagelength)
     try:
-        image = pyvips.Image.new_from_array(pixels).copy(interpretation=interpretation_of(page))
-        return to_rgb(image, path.name).copy_memory()
+        return shown(page, pixels, path.name).copy_memory()
     except pyvips.Error as error:
         raise UnreadableImageError(f"TIFF directory {page.index} of '{path}' could not be shown: {error}.") from error

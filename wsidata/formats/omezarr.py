@@ -59,12 +59,21 @@ class ZarrPyramid:
         except (UnsupportedImageError, UnreadableImageError):
             raise
         except Exception as error:  # zarr and its codecs raise exceptions of many kinds
+            if "codec not available" in str(error):
+                raise UnsupportedImageError(
+                    f"'{path}' is compressed in a way that is not read here ({error}). Write it with Blosc or ZSTD."
+                ) from error
             raise UnreadableImageError(f"'{path}' could not be read as OME-Zarr: {error}. Copy it again.") from error
 
     def _open(self) -> None:
         group, others = _image_group(zarr.open_group(self._path, mode="r"), self._path)
         attributes = _ome_attributes(group)
         multiscale = attributes["multiscales"][0]
+        if "axes" not in multiscale:
+            raise UnsupportedImageError(
+                f"'{self._path}' is OME-Zarr {multiscale.get('version', '')} without named axes, as it was before 0.4. "
+                "Write it again as 0.4 or 0.5 (ome-zarr-py, or bioformats2raw)."
+            )
         self._axes = tuple(axis["name"] if isinstance(axis, Mapping) else str(axis) for axis in multiscale["axes"])
         if self._axes[-2:] != ("y", "x"):
             raise UnsupportedImageError(
@@ -104,7 +113,7 @@ class ZarrPyramid:
         size = self.levels[level].size
         source = TileSource(
             *size,
-            *source_tile((width_px, height_px), size),
+            *source_tile((width_px, height_px), size, len(self.channel_names) * array.dtype.itemsize),
             partial(self.region, level),
             bands=len(self.channel_names),
             dtype=np.uint8 if in_8_bits else array.dtype.newbyteorder("="),
@@ -221,7 +230,11 @@ def _image_group(root: zarr.Group, path: Path) -> tuple[zarr.Group, tuple[str, .
     if "plate" in attributes or "well" in attributes:
         raise UnsupportedImageError(f"'{path}' is a plate of many images. Open one of them: the folder of its field.")
     names = sorted((name for name, _ in root.groups() if name.isdigit()), key=int)
-    if "bioformats2raw.layout" not in attributes or not names:
+    if "bioformats2raw.layout" in attributes and not names:
+        raise UnreadableImageError(
+            f"'{path}' has the metadata of bioformats2raw, but none of its images. Copy it again."
+        )
+    if not names:
         raise UnreadableImageError(f"'{path}' is a Zarr store without OME-Zarr metadata (no 'multiscales').")
     slide = root[names[0]]
     if not isinstance(slide, zarr.Group):
@@ -237,6 +250,8 @@ def _ome_attributes(group: zarr.Group) -> Mapping[str, Any]:
 
 
 def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
+    if name not in group:
+        raise UnreadableImageError(f"'{path}': level '{name}' is named in the metadata, but not there. Copy it again.")
     found = group[name]
     if not isinstance(found, zarr.Array):
         raise UnreadableImageError(f"'{path}': level '{name}' is no array. Copy it again from its source.")

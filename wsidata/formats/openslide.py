@@ -8,6 +8,7 @@ are composited on white and cut to the bounds it states.
 from __future__ import annotations
 
 import copy
+import re
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +39,8 @@ FOREIGN_SUFFIXES = {
 DICOM_AT, DICOM_SIGNATURE = 128, b"DICM"
 CZI_SIGNATURE = b"ZISRAWFILE"
 INSTALL = "Install OpenSlide to read it: pip install 'slidestream[openslide]'."
+CONVERT = "Convert it to OME-TIFF (bfconvert); of DICOM, only whole-slide images are read."
+UNSUPPORTED = re.compile("unsupported (?!or missing)|not supported|unrecogni[sz]ed|concatenation", re.IGNORECASE)
 TILE_PX = 512
 SEARCHED_BYTES = 16 * 1024**2
 """How much of a DICOM file is looked through for its first frame, which lies right after the metadata."""
@@ -86,7 +89,9 @@ def open_foreign(path: Path, request: PixelRequest, refusal: ForeignFormatError)
                 f"'{path.stem}' beside it (Slidedat.ini, Index.dat, Data*.dat), which is missing or incomplete: copy "
                 "it too, under this name."
             )
-        raise ForeignFormatError(f"{refusal} (OpenSlide {openslide.__library_version__} does not know it either.)")
+        raise ForeignFormatError(
+            f"{refusal} (OpenSlide {openslide.__library_version__} does not know it either.) {CONVERT}"
+        )
     if request.channels is not None:
         raise UnsupportedImageError(f"'{path}' is read through OpenSlide, as RGB only. Leave channels= out.")
     return OpenSlidePyramid(path)
@@ -113,7 +118,13 @@ class OpenSlidePyramid:
         try:
             self._slide: OpenSlide = openslide.OpenSlide(str(path))
         except openslide.OpenSlideError as error:
-            raise UnreadableImageError(f"'{path}' could not be opened by OpenSlide: {error}.") from error
+            if UNSUPPORTED.search(str(error)):
+                raise UnsupportedImageError(
+                    f"'{path}' is of a kind that OpenSlide does not read: {error}. {CONVERT}"
+                ) from error
+            raise UnreadableImageError(
+                f"'{path}' could not be opened by OpenSlide: {error}. Copy it again from its source, or: {CONVERT}"
+            ) from error
         properties = dict(self._slide.properties)
         self.kind = properties["openslide.vendor"]
         if self.kind == "dicom":
@@ -201,10 +212,16 @@ def _facts(properties: dict[str, str], slide: OpenSlide) -> SlideFacts:
     x, y = (positive_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     spacings = () if x is None or y is None else (SpacingFact("OpenSlide (openslide.mpp-x)", (x, y)),)
     power = positive_number(properties.get("openslide.objective-power"))
-    profile: Any = getattr(slide, "color_profile", None)
-    return SlideFacts(
-        spacings, power, ("OpenSlide",), properties, None if profile is None else bytes(profile.tobytes())
-    )
+    return SlideFacts(spacings, power, ("OpenSlide",), properties, _icc_profile(slide))
+
+
+def _icc_profile(slide: OpenSlide) -> bytes | None:
+    """The colour profile; nothing at all, but not None, where there is one that cannot be read: it is not applied."""
+    try:
+        profile: Any = slide.color_profile
+    except Exception:  # Pillow's, of LittleCMS
+        return b""
+    return None if profile is None else bytes(profile.tobytes())
 
 
 def _refuse_mislabelled_dicom(path: Path, properties: dict[str, str]) -> None:

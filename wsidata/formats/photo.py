@@ -117,7 +117,9 @@ class PhotoPyramid:
                 f"'{self._path}' is no image that can be read here ({detail}). Readable are SVS, pyramidal TIFF, "
                 "OME-TIFF, Philips TIFF, JPEG, PNG and WebP."
             ) from error
-        profile = bytes(header.get(ICC_FIELD)) if ICC_FIELD in header.get_fields() else None
+        profile = bytes(header.get(ICC_FIELD)) if header.get_typeof(ICC_FIELD) else None
+        if self._request.scale_to_8bit is None and header.format != "uchar":
+            to_rgb(header, self._path.name)  # refuses
         loader = str(header.get("vips-loader")) if header.get_typeof("vips-loader") else "vips"  # libvips' own format
         return loader.removesuffix("load"), header.width, header.height, profile
 
@@ -133,7 +135,9 @@ class PhotoPyramid:
     def _load(self, access: str) -> pyvips.Image:
         """Open with the strictest setting that sound files pass: many sound PNGs carry warnings, JPEGs do not."""
         fail_on = "warning" if self._is_jpeg else "error"
-        return pyvips.Image.new_from_file(str(self._path), access=access, fail_on=fail_on).autorot()
+        name = str(self._path)
+        name += "[]" if name.endswith("]") else ""  # libvips takes what stands in brackets for options
+        return pyvips.Image.new_from_file(name, access=access, fail_on=fail_on).autorot()
 
 
 def _plain_jpeg(path: Path) -> JpegHeader | None:

@@ -13,19 +13,22 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import pyvips
 from numpy.typing import NDArray
 
 from wsidata.block_cache import BlockCache
 from wsidata.formats.sample_colours import FEW_BITS, PALETTE, SEPARATED, natural_colours
 from wsidata.formats.segment_index import JPEG_COMPRESSION, JPEG_END, JPEG_START, Grid, SegmentIndex
+from wsidata.formats.vips import naming_errors
 
 __all__ = ["JPEG_COMPRESSION", "JPEG_END", "JPEG_START", "Grid", "Segments"]
 
 MIN_SEGMENTS_FOR_THREADS = 32
+FAX_COMPRESSIONS = (2, 3, 4)
 
 KEPT_SEGMENT_BYTES = 64 * 1024**2
 """Decoded segments that are kept at least, where they are kept at all."""
@@ -58,6 +61,8 @@ class Segments(SegmentIndex):
         """The same segments on a file handle of their own: it outlives the slide, and is closed with its last user."""
         # Read from the file when first asked for:
         _ = self.page.jpegheader, self.is_mislabelled_jpeg, self.page.is_jfif
+        if self.page.compression in FAX_COMPRESSIONS:
+            _ = self._fax
         twin = copy.copy(self)
         twin._descriptor = os.dup(self.page.parent.filehandle.fileno())
         weakref.finalize(twin, os.close, twin._descriptor)
@@ -162,6 +167,9 @@ class Segments(SegmentIndex):
         Raises:
             UnreadableImageError: if it cannot be decoded, or is not of the size of a segment.
         """
+        if self.page.compression in FAX_COMPRESSIONS:
+            _, left, top = self.origin(index)
+            return self._fax[top : top + self.grid.height_px, left : left + self.grid.width_px]
         _ = self.is_mislabelled_jpeg  # tells tifffile, if so
         data = self.data(index)
         try:
@@ -173,6 +181,14 @@ class Segments(SegmentIndex):
             raise self.undecodable(index, error) from error
         self.check_size(index, (pixels.shape[0], pixels.shape[1]))
         return pixels
+
+    @cached_property
+    def _fax(self) -> NDArray[np.uint8]:
+        """The whole directory, decoded by libvips (libtiff): imagecodecs' fax decoders give up without an error."""
+        with naming_errors(self.path):
+            image = pyvips.Image.tiffload(str(self.path), page=self.page.index, fail_on="warning")
+            pixels = np.asarray(image.numpy(), dtype=np.uint8).reshape(image.height, image.width, image.bands)
+        return pixels[..., :1]
 
     def _is_shared(
         self, place_px: tuple[int, int], rectangle: tuple[int, int, int, int], shared_px: tuple[int, int]

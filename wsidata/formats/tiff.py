@@ -23,14 +23,13 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.formats.associated import Loaders, tiff_loaders
-from wsidata.formats.colour import to_rgb
 from wsidata.formats.jpeg_tiles import JpegTiles, are_faithful
 from wsidata.formats.request import RGB_NAMES
 from wsidata.formats.sample_colours import RGB, YCBCR
 from wsidata.formats.segments import Segments
-from wsidata.formats.tiff_checks import interpretation_of, picture_pages
+from wsidata.formats.tiff_checks import picture_pages, shown
 from wsidata.formats.tiff_levels import find_layout, opening
-from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
+from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, is_cut_up, source_tile
 from wsidata.formats.vips import thread_count
 from wsidata.regions import ReadRectangle
 
@@ -83,14 +82,16 @@ class TiffPyramid:
         size, segments = self.levels[level], self._segments[level]
         if size.width * size.height * segments.page.samplesperpixel > DECODED_AT_ONCE_BYTES:
             return self.lazy_image(level)
-        return self._to_rgb(segments, self._pixels(level, 0, 0, *size.size))
+        return shown(segments.page, self._pixels(level, 0, 0, *size.size), self._path.name)
 
     def lazy_image(self, level: int) -> pyvips.Image:
         """A level whose tiles are decoded when a pipeline asks for them, also after the slide is closed."""
         self._segments[level].check_streams()
         size, grid = self.levels[level].size, self._segments[level].grid
-        tile = source_tile((grid.width_px, grid.height_px), size)
-        return TileSource(*size, *tile, self._rectangles(level)).image()
+        stored = grid.width_px, grid.height_px
+        tile = source_tile(stored, size)
+        kept = self._segments[level].kept_between((0, 0)) if is_cut_up(stored, tile) else None
+        return TileSource(*size, *tile, self._rectangles(level, kept=kept)).image()
 
     def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle:
         """Reads rectangles of a level on as many threads as libvips has; tiles that a rectangle cuts are kept."""
@@ -124,8 +125,4 @@ class TiffPyramid:
     def _as_rgb(self, segments: Segments, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if segments.page.photometric in (RGB, YCBCR) and pixels.shape[2] == 3:
             return pixels
-        return np.asarray(self._to_rgb(segments, pixels).numpy(), dtype=np.uint8)
-
-    def _to_rgb(self, segments: Segments, pixels: NDArray[np.uint8]) -> pyvips.Image:
-        image = pyvips.Image.new_from_array(pixels)
-        return to_rgb(image.copy(interpretation=interpretation_of(segments.page)), self._path.name)
+        return np.asarray(shown(segments.page, pixels, self._path.name).numpy(), dtype=np.uint8)

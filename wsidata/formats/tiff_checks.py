@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyvips
 import tifffile
+from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
+from wsidata.formats.colour import to_rgb
 from wsidata.formats.layout import TiffLayout
 from wsidata.formats.sample_colours import (
     APERIO_YCBCR_COMPRESSION,
@@ -19,9 +22,10 @@ from wsidata.formats.sample_colours import (
     SEPARATED,
     YCBCR,
 )
-from wsidata.formats.segments import JPEG_COMPRESSION
+from wsidata.formats.segments import FAX_COMPRESSIONS, JPEG_COMPRESSION
 
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
+OLD_JPEG_COMPRESSION = 6
 
 
 def picture_pages(layout: TiffLayout, path: Path) -> list[tifffile.TiffPage]:
@@ -93,8 +97,9 @@ def check_colours(page: tifffile.TiffPage, path: Path) -> None:
             f"{what} has {page.samplesperpixel} channels (photometric {int(page.photometric)}), which are no grey, RGB "
             "or CMYK picture. Choose some of them by number or name, such as channels=[0], or export it as RGB."
         )
-    if alpha and page.extrasamples[0] != UNASSOCIATED_ALPHA:
-        meaning = "a premultiplied alpha" if page.extrasamples[0] == ASSOCIATED_ALPHA else "of no stated meaning"
+    if alpha and not (page.extrasamples[0] == UNASSOCIATED_ALPHA or is_premultiplied(page)):
+        deep = page.extrasamples[0] == ASSOCIATED_ALPHA
+        meaning = "a premultiplied alpha of more than 8 bits or of ink" if deep else "of no stated meaning"
         raise UnsupportedImageError(
             f"{what} has one more channel, {meaning}, which is not read here. Save it without, or with plain alpha."
         )
@@ -102,12 +107,53 @@ def check_colours(page: tifffile.TiffPage, path: Path) -> None:
         lacks = "has transparency besides" if alpha else "lacks its table of colours"
         raise UnsupportedImageError(f"{what} is of palette colours and {lacks}, which is not read. Save it as RGB.")
     if page.photometric == YCBCR and page.compression not in (JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION):
-        raise UnsupportedImageError(f"{what} is YCbCr without JPEG, which is not read here. Save it as RGB.")
+        old = " (or with JPEG of TIFF 6.0, compression 6)" if page.compression == OLD_JPEG_COMPRESSION else ""
+        raise UnsupportedImageError(f"{what} is YCbCr without JPEG{old}, which is not read here. Save it as RGB.")
     if page.bitspersample > 8 and page.photometric in (MINISWHITE, PALETTE):
         raise UnsupportedImageError(
             f"{what} has {page.bitspersample}-bit samples of a kind not read here. Save it as RGB."
         )
+    check_codec(page, path)
     check_upright(page, path)
+
+
+def check_codec(page: tifffile.TiffPage, path: Path) -> None:
+    """Refuse what nothing here decodes, when the slide is opened and not at its first pixel."""
+    what = f"TIFF directory {page.index} of '{path}'"
+    try:
+        _ = tifffile.TIFF.DECOMPRESSORS[page.compression]
+    except KeyError as error:
+        raise UnsupportedImageError(
+            f"{what} is compressed in a way that is not known here ({int(page.compression)}). Save the slide with "
+            "JPEG, JPEG 2000, deflate, LZW or ZSTD."
+        ) from error
+    if page.compression == OLD_JPEG_COMPRESSION:
+        raise UnsupportedImageError(
+            f"{what} holds JPEG of TIFF 6.0 (compression 6), which was given up in 1995 and is not read here. Save it "
+            "with JPEG as of today (compression 7)."
+        )
+    if page.compression in FAX_COMPRESSIONS and page.is_subifd:
+        raise UnsupportedImageError(f"{what} is a SubIFD in fax compression, which is not read here. Save it with LZW.")
+
+
+def shown(page: tifffile.TiffPage, pixels: NDArray[np.uint8], name: str) -> pyvips.Image:
+    """8-bit samples of a directory, as `Segments.read` returns them, as an RGB picture on white.
+
+    Args:
+        page: The directory.
+        pixels: (height, width, samples).
+        name: The file name, for errors.
+    """
+    if is_premultiplied(page):  # on white already, but for what is missing of it
+        pixels = np.minimum(pixels[..., :-1].astype(np.uint16) + (255 - pixels[..., -1:]), 255).astype(np.uint8)
+    image = pyvips.Image.new_from_array(pixels)
+    return to_rgb(image.copy(interpretation=interpretation_of(page)), name)
+
+
+def is_premultiplied(page: tifffile.TiffPage) -> bool:
+    """Whether the colours, grey or RGB of 8 bits, were multiplied by an alpha beside them."""
+    has_alpha = len(page.extrasamples) == 1 and page.extrasamples[0] == ASSOCIATED_ALPHA
+    return has_alpha and page.photometric in (MINISBLACK, RGB) and page.bitspersample == 8
 
 
 def check_upright(page: tifffile.TiffPage, path: Path) -> None:
@@ -128,5 +174,6 @@ def interpretation_of(page: tifffile.TiffPage) -> str:
 def _scaling_hint(page: tifffile.TiffPage) -> str:
     if page.dtype is None or page.dtype.kind not in "iuf" or page.dtype == "uint8":
         return ""
-    high = "1.0" if page.dtype.kind == "f" else f"{np.iinfo(page.dtype).max}"
+    bits = page.bitspersample - (page.dtype.kind == "i")
+    high = "1.0" if page.dtype.kind == "f" else f"{2**bits - 1}"
     return f", scale_to_8bit=(0, {high})"

@@ -8,6 +8,7 @@ Roche's and Akoya's, which need more than the order of the pages, have files of 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from wsidata.formats.structure import check_structure
 from wsidata.formats.svs import svs_layout
 from wsidata.formats.tiff_facts import ome_channel_names, philips_spacings, read_facts
 from wsidata.spacing import Level
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters of its remarks is an error here
 
 KINDS = ("svs", "philips", "ome", "ndpi", "generic", "uniform", "shaped", "imagej")
 """tifffile's names of the dialects whose first series is the slide, in levels."""

@@ -22,9 +22,16 @@ from wsidata.formats.layout import TiffLayout
 from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, vips_samples
 from wsidata.formats.sample_colours import MINISWHITE, PALETTE, RGB, SEPARATED, YCBCR
 from wsidata.formats.segments import KeptSegments, Segments
-from wsidata.formats.tiff_checks import check_colours, check_upright, interpretation_of, is_eight_bit, picture_pages
+from wsidata.formats.tiff_checks import (
+    check_codec,
+    check_colours,
+    check_upright,
+    interpretation_of,
+    is_eight_bit,
+    picture_pages,
+)
 from wsidata.formats.tiff_levels import find_layout, opening
-from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
+from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, is_cut_up, source_tile
 from wsidata.formats.vips import thread_count
 from wsidata.regions import ReadRectangle
 
@@ -62,6 +69,7 @@ class TiffSamples:
             self._chosen = channel_numbers(self._request.channels, names, self._path)
             self.channel_names = tuple(names[number] for number in self._chosen)
             for one in (page for pages in layout.pages for page in pages):
+                check_codec(one, self._path)
                 check_upright(one, self._path)
                 if one.photometric in (MINISWHITE, PALETTE):
                     raise UnsupportedImageError(
@@ -99,11 +107,12 @@ class TiffSamples:
             one.check_streams()
         grid, stored = self._segments[level][0].grid, self._segments[level][0].dtype
         in_8_bits = self._request.scale_to_8bit is not None
-        size = self.levels[level].size
+        size, stored_tile = self.levels[level].size, (grid.width_px, grid.height_px)
+        tile = source_tile(stored_tile, size, len(self.channel_names) * stored.itemsize)
         source = TileSource(
             *size,
-            *source_tile((grid.width_px, grid.height_px), size),
-            self._rectangles(level),
+            *tile,
+            self._rectangles(level, (0, 0) if is_cut_up(stored_tile, tile) else None),
             bands=len(self.channel_names),
             dtype=np.uint8 if in_8_bits else stored,
         )

@@ -30,6 +30,7 @@ from wsidata.regions import ReadRectangle
 
 TILE_MULTIPLE_PX = 16  # libtiff asks for it
 MAX_SOURCE_TILE_PX = 2048
+MAX_SOURCE_TILE_BYTES = 32 * 1024**2
 SHORT, LONG, LONG8 = 3, 4, 16
 UNSIGNED, FLOAT = 1, 3
 MIN_IS_BLACK, RGB = 1, 2
@@ -192,19 +193,28 @@ class _PretendedFile:
         return self._latest[1]
 
 
-def source_tile(tile_px: tuple[int, int], level_px: tuple[int, int]) -> tuple[int, int]:
+def source_tile(tile_px: tuple[int, int], level_px: tuple[int, int], pixel_bytes: int = 3) -> tuple[int, int]:
     """Width and height in which a pipeline asks for a level: multiples of 16, and of whole stored tiles if possible.
 
     Args:
         tile_px: (width, height) of a stored tile or chunk; the width of a strip is the level's.
-        level_px: (width, height) of the level. libvips refuses tiles that are much larger.
+        level_px: (width, height) of the level. libvips refuses tiles that are much larger, wider than 8192 pixels, or
+            of more than 50 MiB.
+        pixel_bytes: Bytes of a pixel.
     """
     sides = []
     for side, length in zip(tile_px, level_px, strict=True):
         whole = math.lcm(side, TILE_MULTIPLE_PX)
-        nearest = -(-min(side, length) // TILE_MULTIPLE_PX) * TILE_MULTIPLE_PX
+        nearest = -(-min(side, length, MAX_SOURCE_TILE_PX) // TILE_MULTIPLE_PX) * TILE_MULTIPLE_PX
         sides.append(whole if whole <= min(MAX_SOURCE_TILE_PX, length) else nearest)
+    while sides[0] * sides[1] * pixel_bytes > MAX_SOURCE_TILE_BYTES:
+        sides[1] = -(-sides[1] // 2 // TILE_MULTIPLE_PX) * TILE_MULTIPLE_PX
     return sides[0], sides[1]
+
+
+def is_cut_up(tile_px: tuple[int, int], source_px: tuple[int, int]) -> bool:
+    """Whether stored tiles are larger than what a pipeline asks for, so that each is asked for several times."""
+    return tile_px[0] > source_px[0] or tile_px[1] > source_px[1]
 
 
 def failure_behind(image: pyvips.Image) -> Exception | None:

@@ -266,3 +266,19 @@ def test_senseless_metadata_is_refused_by_name(tmp_path, attributes):
 def test_a_folder_that_is_no_store_is_no_slide(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist, or is no file"):
         Slide(tmp_path)
+
+
+def test_metadata_that_names_what_is_not_there_or_is_too_old_says_so(tmp_path):
+    path = write_zarr(tmp_path / "lost.zarr", pyramid(RGB), version="0.4")
+    shutil.rmtree(path / "1")
+    with pytest.raises(UnreadableImageError, match="level '1' is named in the metadata, but not there"):
+        Slide(path)
+    old = write_zarr(tmp_path / "old.zarr", [RGB], version="0.4")
+    group = zarr.open_group(old)
+    group.attrs["multiscales"] = [{"version": "0.1", "datasets": [{"path": "0"}]}]
+    with pytest.raises(UnsupportedImageError, match=r"is OME-Zarr 0\.1 without named axes.*Write it again"):
+        Slide(old)
+    empty = zarr.open_group(tmp_path / "b2r.zarr", mode="w", zarr_format=2)
+    empty.attrs["bioformats2raw.layout"] = 3
+    with pytest.raises(UnreadableImageError, match="has the metadata of bioformats2raw, but none of its images"):
+        Slide(tmp_path / "b2r.zarr")

@@ -162,3 +162,37 @@ def test_an_empty_canvas_is_cut_to_the_bounds():
     }
     assert _bounds(stated, (100, 200)) == (5, 6, 70, 194)
     assert _bounds({}, (100, 200)) == (0, 0, 100, 200)
+
+
+def test_a_profile_that_cannot_be_read_is_no_reason_not_to_open_a_slide(pyramid, monkeypatch, tmp_path):
+    def broken(slide):
+        raise OSError("cannot open profile from string")  # as Pillow's PyCMSError
+
+    monkeypatch.setattr(openslide.OpenSlide, "color_profile", property(broken))
+    trestle(tmp_path / "a.tif")
+    with Slide(tmp_path / "a.tif") as slide:
+        assert slide.icc_profile == b""
+        assert slide.read_region(0, 0, 5, 5).shape == (5, 5, 3)
+    with (
+        Slide(tmp_path / "a.tif", apply_icc=True) as slide,
+        pytest.raises(UnsupportedImageError, match=r"a colour profile that cannot be applied.*Leave out apply_icc"),
+    ):
+        slide.numpy()
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("Unsupported photometric interpretation YBR_FULL", UnsupportedImageError),
+        ('Unrecognized subblock dimension "B"', UnsupportedImageError),
+        ("Found associated image as a concatenation member", UnsupportedImageError),
+        ("Cannot read directory", UnreadableImageError),
+    ],
+)
+def test_limits_of_openslide_are_not_called_damage(tmp_path, monkeypatch, said, kind):
+    def refuse(*_):
+        raise openslide.OpenSlideError(said)
+
+    monkeypatch.setattr(openslide, "OpenSlide", refuse)
+    with pytest.raises(kind, match=rf"a\.czi' .*{said}.*Convert it to OME-TIFF"):
+        OpenSlidePyramid(tmp_path / "a.czi")

@@ -1,8 +1,12 @@
 """Plain images: colours, orientation, damage."""
 
+import gzip
+
 import numpy as np
+import PIL.Image
 import pytest
 import pyvips
+from PIL.PngImagePlugin import PngInfo
 
 from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError, UnreadableImageError, UnsupportedImageError
 from wsidata.slide import Slide
@@ -60,8 +64,8 @@ def test_ink_of_a_cmyk_jpeg_is_not_dropped(tmp_path):
 
 def test_sixteen_bits_are_refused(tmp_path):
     path = save(tmp_path / "a.png", RGB.astype(np.uint16) * 257)
-    with Slide(path) as slide, pytest.raises(UnsupportedImageError, match=r"'a\.png' holds ushort samples"):
-        slide.image()
+    with pytest.raises(UnsupportedImageError, match=r"'a\.png' holds ushort samples"):
+        Slide(path)
 
 
 def test_sixteen_bits_are_scaled_as_asked(tmp_path):
@@ -158,3 +162,18 @@ def test_the_extension_is_not_believed(tmp_path):
     with Slide(tmp_path / "a.tif") as slide:
         assert slide.kind == "png"
         np.testing.assert_array_equal(slide.numpy(), RGB)
+
+
+def test_names_that_libvips_takes_for_options_and_keywords_that_are_no_utf8(tmp_path):
+    info = PngInfo()
+    info.add_text("Größe", "x")
+    for name in ("slide [1]", "slide [1].png", "a]"):
+        PIL.Image.fromarray(RGB).save(tmp_path / name, format="PNG", pnginfo=info)
+        with Slide(tmp_path / name) as slide:
+            np.testing.assert_array_equal(slide.numpy(), RGB)
+
+
+def test_gzip_is_told_by_name(tmp_path):
+    (tmp_path / "a.svs").write_bytes(gzip.compress(b"II*\0" + bytes(100)))
+    with pytest.raises(UnreadableImageError, match=r"a\.svs' is compressed by gzip. Unpack it first"):
+        Slide(tmp_path / "a.svs")

@@ -2,8 +2,11 @@
 
 import gc
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import imagecodecs
 import numpy as np
 import pytest
 import pyvips
@@ -79,11 +82,20 @@ def test_transparency_is_composited_on_white(path, compression):
     assert np.abs(pixels[48:64] - mixed).max() <= 1
 
 
-def test_premultiplied_transparency_is_refused(path):
-    rgba = np.concatenate([RGB, RGB[..., :1]], axis=2)
+def test_premultiplied_transparency_lies_on_white(path):
+    alpha = RGB.max(axis=2, keepdims=True)
+    tifffile.imwrite(path, np.dstack([RGB, alpha]), photometric="rgb", extrasamples=["assocalpha"], **TILE)
+    np.testing.assert_array_equal(shown(path), RGB + (255 - alpha))
+    tifffile.imwrite(path, np.dstack([RGB[..., 0], alpha]), photometric="minisblack", planarconfig="contig",
+                     extrasamples=["assocalpha"], **TILE)  # fmt: skip
+    np.testing.assert_array_equal(shown(path)[..., 1], RGB[..., 0] + (255 - alpha[..., 0]))
+
+
+def test_premultiplied_transparency_of_deep_pictures_is_refused(path):
+    rgba = np.concatenate([RGB, RGB[..., :1]], axis=2).astype(np.uint16)
     tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=["assocalpha"], **TILE)
     with pytest.raises(UnsupportedImageError, match=r"a\.tif' .*premultiplied"):
-        Slide(path)
+        Slide(path, scale_to_8bit=(0, 255))
 
 
 def test_a_fourth_channel_of_no_stated_meaning_is_refused(path):
@@ -205,3 +217,61 @@ def test_many_threads_read_what_one_does(path, monkeypatch, compression):
 def test_private_tags_do_no_harm(path):
     tifffile.imwrite(path, RGB, photometric="rgb", compression="deflate", extratags=[(65420, 3, 1, 5)], **TILE)
     np.testing.assert_array_equal(shown(path), RGB)
+
+
+@pytest.mark.parametrize("options", [{"rowsperstrip": 16, "compression": "lzw"}, {}])
+def test_strips_wider_than_libvips_reads_are_read_lazily_and_decoded_once(path, options, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 8300, 3), dtype=np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb", metadata=None, **options)
+    decoded, decode = [], Segments.decode
+
+    def counted(segments, index):
+        decoded.append(index)
+        return decode(segments, index)
+
+    monkeypatch.setattr(Segments, "decode", counted)
+    with Slide(path) as slide:
+        image = slide.image(level=0, keep_tiles=True)
+        np.testing.assert_array_equal(image.numpy(), pixels)
+        assert len(decoded) == len(set(decoded))
+        np.testing.assert_array_equal(slide.lazy(level=0).rows(40, 90).permute(1, 2, 0).numpy(), pixels[40:90])
+        assert slide.lazy(downsample=2).rows(0, 20).shape == (3, 20, 4150)
+
+
+def test_a_codec_that_is_not_known_is_refused_when_the_slide_is_opened(path):
+    tifffile.imwrite(path, RGB, photometric="rgb", metadata=None)
+    for compression, words in ((52479, r"a way that is not known here \(52479\)"), (6, "JPEG of TIFF 6.0")):
+        with tifffile.TiffFile(path, mode="r+") as tiff:
+            tiff.pages[0].tags["Compression"].overwrite(compression)
+        for options in ({}, {"channels": [0]}):
+            with pytest.raises(UnsupportedImageError, match=words):
+                Slide(path, **options)
+
+
+def test_the_hint_of_how_to_scale_fits_the_bits_there_are(path):
+    tifffile.imwrite(path, RGB[..., 0].astype(np.uint16), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags["BitsPerSample"].overwrite(12)
+    with pytest.raises(UnsupportedImageError, match=r"scale_to_8bit=\(0, 4095\)"):
+        Slide(path)
+
+
+def test_fax_is_not_left_to_decoders_that_give_up_in_silence(path, monkeypatch):
+    """imagecodecs' stops in the middle of some sound pages, such as libtiff's testfax4.tiff."""
+    page = np.random.default_rng(0).integers(0, 2, (64, 64), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1) * 255
+    image = pyvips.Image.new_from_array(page).copy(interpretation="b-w")
+    image.tiffsave(str(path), compression="ccittfax4", bitdepth=1, tile=True, tile_width=256, tile_height=256)
+    monkeypatch.setattr(imagecodecs, "ccittfax4_decode", None)
+    with Slide(path) as slide:
+        lazy = slide.lazy(level=0)
+        np.testing.assert_array_equal(slide.numpy()[..., 0], page)
+        np.testing.assert_array_equal(slide.read_region(250, 10, 20, 30)[..., 1], page[10:40, 250:270])
+    path.unlink()
+    np.testing.assert_array_equal(lazy.rows(200, 300)[0].numpy(), page[200:300])
+
+
+def test_remarks_of_tifffile_do_not_reach_the_terminal(path):
+    tifffile.imwrite(path, RGB, photometric="rgb", metadata=None, extratags=[(42113, 2, 4, "xyz", True)])
+    code = f"from wsidata import Slide; print(Slide({str(path)!r}).numpy().shape)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == ""

@@ -7,7 +7,7 @@ import pyvips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.formats.tile_source import TILE_MULTIPLE_PX, TileSource, failure_behind, source_tile
+from wsidata.formats.tile_source import TILE_MULTIPLE_PX, TileSource, failure_behind, is_cut_up, source_tile
 
 
 @pytest.fixture
@@ -115,3 +115,17 @@ def test_any_number_of_channels_of_any_plain_type(bands, dtype, caplog):
     assert (image.bands, image.format) == (bands, {"uint8": "uchar", "uint16": "ushort", "float32": "float"}[dtype])
     np.testing.assert_array_equal(image.numpy().reshape(pixels.shape), pixels)
     assert not caplog.records, "libtiff has nothing to remark on"
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(3, np.uint8), (5, np.float32)])
+@pytest.mark.parametrize("stored", [(30_000, 16), (16, 30_000), (9000, 9000), (4400, 4000)])
+def test_no_tile_is_larger_than_libvips_reads(stored, bands, dtype):
+    pixel_bytes = bands * np.dtype(dtype).itemsize
+    width, height = tile = source_tile(stored, stored, pixel_bytes)
+    assert is_cut_up(stored, tile)
+    source = TileSource(
+        *stored, *tile, lambda x, y, w, h: np.full((h, w, bands), y // height, dtype), bands=bands, dtype=dtype
+    )
+    part = source.image().crop(stored[0] - 9, stored[1] - 9, 9, 9).numpy()
+    assert (part == (stored[1] - 9) // height).all() or (part == (stored[1] - 1) // height).any()
+    assert width * height * pixel_bytes < 50 * 1024**2
