@@ -6,6 +6,7 @@ becomes a dataset (`make_dataset`).
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,13 @@ from wsidata.loaders import EpochLoader, WorkerStart, check_worker_start, make_l
 from wsidata.samplers import share_of_process
 from wsidata.split_base import PARTS, Part, SplitError, name_some
 from wsidata.split_files import save_splits_beside
-from wsidata.split_memory import check_remembered_classes, check_remembered_split, remember, remembered_stats
+from wsidata.split_memory import (
+    check_remembered_classes,
+    check_remembered_split,
+    plain_values,
+    remember,
+    remembered_stats,
+)
 from wsidata.stats import ChannelStats
 
 __all__ = ["LEAK_ACTIONS", "PARTS", "Leaks", "OnError", "Part", "Sampling", "SplitDataModule"]
@@ -81,6 +88,9 @@ class SplitDataModule(SplitTables):
     def check(self) -> None:
         """Refuse what would fail during training; called once, by `setup`."""
 
+    def check_stats(self, stats: ChannelStats) -> None:  # not abstract: most have nothing to compare
+        """Refuse channel statistics of images that were read otherwise; asked before training goes on with them."""
+
     @abstractmethod
     def make_dataset(self, part: Part) -> EpochDataset:
         """Dataset of one part."""
@@ -121,6 +131,11 @@ class SplitDataModule(SplitTables):
         """Batches of images in the order of `tables["predict"]`."""
         return self._loader("predict")
 
+    def keep_arguments(self, left_out: Sequence[str]) -> None:
+        """Keep the arguments of `__init__`, which calls this, for the checkpoint: plain values only."""
+        self.save_hyperparameters(ignore=list(left_out), frame=inspect.currentframe().f_back)  # type: ignore[union-attr]
+        self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})
+
     def state_dict(self) -> dict[str, Any]:
         """The split, the classes, and the statistics if they are known, for the checkpoint."""
         return remember(self.labels.frame, self.skipped, self.class_names, self.__dict__.get("stats"))
@@ -133,10 +148,12 @@ class SplitDataModule(SplitTables):
                 that the checkpoint was trained on would be used to validate or test it.
         """
         stats = remembered_stats(state_dict, self.__dict__.get("stats"))
+        stage = None if self.trainer is None else self.trainer.state.fn
         if stats is not None:
+            if stage in (None, TrainerFn.FITTING):
+                self.check_stats(stats)
             self.stats = stats
         check_remembered_classes(state_dict, self.class_names)
-        stage = None if self.trainer is None else self.trainer.state.fn
         if stage in (None, TrainerFn.FITTING):
             check_remembered_split(state_dict, self.labels.frame, self.skipped)
         elif stage in (TrainerFn.VALIDATING, TrainerFn.TESTING):

@@ -52,6 +52,8 @@ class SplitTables(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_choice("on_error", on_error, ("raise", "skip"))
+        if predict_on is not None:
+            check_choice("predict_on", predict_on, (*SPLITS, "all"))
         self.predict_on, self.leak_checks, self.on_error = predict_on, leak_checks, on_error
         if stats is not None:  # takes the place of the cached property
             self.stats = stats if isinstance(stats, ChannelStats) else ChannelStats.load(stats)

@@ -21,10 +21,11 @@ from wsidata.cropping import TissueCrop, as_crop
 from wsidata.datamodule_base import Leaks, OnError, Part, Sampling, SplitDataModule
 from wsidata.datasets import SlideDataset
 from wsidata.fingerprints import slide_thumbnail
+from wsidata.formats.request import RGB_NAMES
 from wsidata.image_paths import split_suffix
 from wsidata.leaks import LeakKind
 from wsidata.loaders import WorkerStart
-from wsidata.masks import IGNORE, check_masks, mask_classes, mask_problems
+from wsidata.masks import check_masks, mask_classes, mask_problems
 from wsidata.skipping import without_skipped
 from wsidata.slide_checks import (
     SlideSurvey,
@@ -209,9 +210,8 @@ class WSIDataModule(SplitDataModule):
                 f"batch_size={batch_size} needs images of one size, and cropped to their tissue slides differ. Pass "
                 "image_size= (crops or pads in white), lazy=True (batches are lists), or batch_size=1."
             )
-        fill = None if channels is None else 0
-        self._train_transform = as_transform(train_transform or default_train_transform(self.image_size, IGNORE, fill))
-        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size, IGNORE, fill))
+        self._train_transform = as_transform(train_transform or default_train_transform(self.image_size))
+        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         self._mask_classes = None
         if target == "mask":
             if lazy:
@@ -227,7 +227,7 @@ class WSIDataModule(SplitDataModule):
         ]
         table, stats, split, image_dir, mask_dir = map(plain, (table, stats, split, image_dir, mask_dir))
         test_ids, val_ids = _without_suffix(test_ids), _without_suffix(val_ids)
-        self.save_hyperparameters(ignore=["train_transform", "eval_transform", *left_out])
+        self.keep_arguments(["train_transform", "eval_transform", *left_out])
 
     def read_labels(self) -> LabelTable:
         """Read the table and split it."""
@@ -256,9 +256,17 @@ class WSIDataModule(SplitDataModule):
             if "mask" in self.labels.frame.columns:
                 check_masks(self.labels.frame, self._options)
         check_one_kind(sizes, self.hparams["dtype"])
-        check_statistics(sizes, self.__dict__.get("stats"))  # if they are known
+        if "stats" in self.__dict__:  # they are known
+            self.check_stats(self.stats)
         if self._sizes_follow_slides:
             check_batchable(sizes, self.batch_size)
+
+    def check_stats(self, stats: ChannelStats) -> None:
+        """Refuse statistics of slides that were read otherwise."""
+        crop = None if self._crop is None else self._crop.kind
+        channels = self._options.channels
+        given = (channels,) if isinstance(channels, (str, int)) else channels
+        check_statistics(stats, self.resolution, crop, RGB_NAMES if given is None else [str(one) for one in given])
 
     def find_unreadable(self) -> dict[str, str]:
         """Slides, and masks, that cannot be read as asked."""

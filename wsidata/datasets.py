@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.epochs import EpochDataset
-from wsidata.lazy import LazyImage, lazy_picture, slide_lazy
+from wsidata.lazy import LazyImage, lazy_picture, outside_of, slide_lazy
 from wsidata.masks import IGNORE, mask_tensor, read_mask
 from wsidata.packing import Packing
 from wsidata.slide import Slide
@@ -139,7 +139,8 @@ class SlideDataset(EpochDataset):
                     return to_tensor(made.whole(), self.dtype), None
                 picture = self._picture(slide, packing)
                 masks = (self._mask(row, slide, packing),) if with_mask else ()
-                sample = self.transform.run(Sample(picture, masks=masks), generator)
+                start = Sample(picture, masks=masks, fill=outside_of(slide), mask_fill=IGNORE)
+                sample = self.transform.run(start, generator)
                 image = to_tensor(sample.image, self.dtype)
                 return image, self._mask_tensor(row, sample, image) if with_mask else None
         except Exception as error:

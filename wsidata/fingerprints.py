@@ -38,8 +38,8 @@ CORRELATION = 0.8
 
 
 def same_bytes(paths: Iterable[str]) -> list[list[str]]:
-    """Groups of files with the same content; a folder (Zarr) counts as one file."""
-    groups = [list(dict.fromkeys(paths))]
+    """Groups of files with the same content; a folder (Zarr) counts as one file, what is not there as none."""
+    groups = [[path for path in dict.fromkeys(paths) if Path(path).exists()]]
     for key in (_size, sample_digest, _digest):
         groups = [same for group in groups for same in _divide(group, key)]
     return groups

@@ -33,12 +33,13 @@ from wsidata.cropping import TissueCrop
 from wsidata.errors import SlideError, UnreadableImageError
 from wsidata.formats.tile_source import failure_behind
 from wsidata.formats.vips import naming_errors
-from wsidata.packing import Packing
+from wsidata.packing import WHITE, Packing
 from wsidata.regions import Window
+from wsidata.resampling import ReadWindow
 from wsidata.tensors import DType, to_tensor
 from wsidata.transform_adapters import as_transform
 from wsidata.transform_base import Sample, Transform, TransformError
-from wsidata.windows import RIM_PX, ReadWindow, packed, transformed
+from wsidata.windows import RIM_PX, packed, transformed
 
 if TYPE_CHECKING:
     from wsidata.slide import Slide
@@ -305,9 +306,14 @@ def lazy_picture(
         picture = packing.apply(picture, slide.background)
     if transform is None:
         return LazyPicture(picture, read)
-    sample = transform.run(Sample(picture), generator)
+    sample = transform.run(Sample(picture, fill=outside_of(slide)), generator)
     read = read and transformed(read, sample.operations, picture, str(slide.path))
     return LazyPicture(sample.image, read)
+
+
+def outside_of(slide: Slide) -> float | None:
+    """What transforms fill with around a slide, if they were not told: no light for channels; None for white."""
+    return None if slide.background == WHITE else slide.background
 
 
 def _pixels(picture: LazyPicture, window: Window) -> NDArray[Any]:

@@ -173,6 +173,11 @@ def mask_tensor(mask: pyvips.Image, name: str, classes: Mapping[int, int]) -> Te
     Raises:
         MaskError: if a pixel held a value that is no class.
     """
+    if not isinstance(mask, pyvips.Image):
+        raise MaskError(
+            f"mask '{name}' came out of the transforms as a {type(mask).__name__}: leave out ToTensor, tensors are "
+            "made here."
+        )
     pixels = torch.from_numpy(np.array(mask.numpy(), dtype=np.uint8).reshape(mask.height, mask.width))
     if bool((pixels == _UNKNOWN).any()):
         share = float((pixels == _UNKNOWN).float().mean())

@@ -7,11 +7,48 @@ the surroundings of the window are painted. So it has the same pixels: there is 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyvips
+from numpy.typing import NDArray
 
+from wsidata.formats.vips import naming_errors
 from wsidata.regions import ReadRectangle, Window, source_window
 from wsidata.spacing import Level, Resampling
+
+ReadWindow = Callable[[Window], NDArray[Any]]
+"""From a rectangle inside a picture to its pixels: (height, width, bands), memory of its own."""
+
+
+@dataclass(frozen=True)
+class PlannedWindows:
+    """Rectangles of a slide at one resolution.
+
+    Attributes:
+        read: Reads rectangles of the level.
+        level: The level the plan decodes.
+        plan: How it is resampled.
+        coloured: Turns the stored colours into those wanted; None leaves them.
+        name: The slide, for errors.
+    """
+
+    read: ReadRectangle
+    level: Level
+    plan: Resampling
+    coloured: Callable[[pyvips.Image], pyvips.Image] | None
+    name: str
+
+    def __call__(self, window: Window) -> NDArray[Any]:
+        """Decode what the rectangle needs, and no more."""
+        if self.plan.is_identity and self.coloured is None:  # nothing between decoder and caller
+            return self.read(window.x, window.y, window.width, window.height)
+        with naming_errors(self.name):
+            image = resampled_window(self.read, self.level, self.plan, window)
+            shown = image if self.coloured is None else self.coloured(image)
+            return window_pixels(shown, window)
 
 
 def resample(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
@@ -54,3 +91,8 @@ def _spanned(output_px: int, factor: float) -> int:
     """Input pixels that so many output pixels stand for, in whole blocks of libvips' first, box-shrinking step."""
     block = max(1, math.floor(factor / 2))
     return max(1, round(output_px * factor / block)) * block
+
+
+def window_pixels(image: pyvips.Image, window: Window) -> NDArray[Any]:
+    """The pixels of an image of a window's size: (height, width, bands)."""
+    return np.asarray(image.numpy()).reshape(window.height, window.width, image.bands)

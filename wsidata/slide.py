@@ -19,7 +19,7 @@ from wsidata.formats.colour import by_profile
 from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, kept_tiles
 from wsidata.formats.vips import naming_errors
 from wsidata.regions import Window, output_pixel, shared_px
-from wsidata.resampling import resample
+from wsidata.resampling import PlannedWindows, ReadWindow, resample
 from wsidata.slide_file import SlideFile
 from wsidata.spacing import (
     TOLERANCE,
@@ -40,7 +40,6 @@ from wsidata.tissue import (
     check_sees_colours,
     otsu_saturation,
 )
-from wsidata.windows import PlannedWindows, ReadWindow
 
 if TYPE_CHECKING:
     from wsidata.lazy import LazyImage

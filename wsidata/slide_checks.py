@@ -6,13 +6,17 @@ a level is decoded. Slides that can be read must also be of one kind: the same c
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyvips
 
+from wsidata.cropping import CropKind
 from wsidata.datasets import Resolution
 from wsidata.errors import SlideError
 from wsidata.slide_options import AS_STORED, SlideOptions
@@ -55,6 +59,9 @@ def one_resolution(**given: float | None) -> dict[str, Any]:
     if len(resolution) != 1:
         got = ", ".join(f"{name}={value}" for name, value in resolution.items()) or "none"
         raise ValueError(f"pass exactly one of {', '.join(f'{name}=' for name in RESOLUTION_NAMES)} (got {got}).")
+    level = resolution.get("level", 0)
+    if isinstance(level, bool) or not isinstance(level, (int, np.integer)):
+        raise ValueError(f"level={level!r} must be a whole number: 0 is the finest level.")
     return resolution
 
 
@@ -126,20 +133,31 @@ def check_one_kind(sizes: pd.DataFrame, dtype: DType) -> None:
     _warn_of_other_names(sizes)
 
 
-def check_statistics(sizes: pd.DataFrame, stats: ChannelStats | None) -> None:
-    """Refuse channel statistics of another number of channels.
+def check_statistics(
+    stats: ChannelStats, resolution: Resolution, crop: CropKind | None, channels: Sequence[str]
+) -> None:
+    """Refuse channel statistics of another number of channels, resolution or crop.
 
     Args:
-        sizes: From `survey_slides`.
-        stats: The statistics; None if they are not known yet.
+        stats: The statistics. Without a resolution they are somebody's own, of anything.
+        resolution: At which slides are read.
+        crop: What of them is read.
+        channels: Channels that are read.
 
     Raises:
-        SlideCheckError: with both numbers.
+        SlideCheckError: with both.
     """
-    if stats is not None and not sizes.empty and len(stats.mean) != len(sizes.iloc[0]["channels"]):
+    if len(stats.mean) != len(channels):
         raise SlideCheckError(
-            f"stats= are of {len(stats.mean)} channels, and slides are read with {len(sizes.iloc[0]['channels'])} "
-            f"({', '.join(sizes.iloc[0]['channels'])}). Leave stats= out, and they are computed."
+            f"stats= are of {len(stats.mean)} channels, and slides are read with {len(channels)} "
+            f"({', '.join(channels)}). Leave stats= out, and they are computed."
+        )
+    ours = json.loads(json.dumps(dict(resolution))), crop
+    if stats.resolution and (stats.resolution, stats.crop) != ours:
+        raise SlideCheckError(
+            f"stats= are of slides read at {stats.resolution} with crop={stats.crop!r}, and here they are read at "
+            f"{ours[0]} with crop={crop!r}: other pixels. Leave stats= out, and they are computed; if they are meant "
+            "all the same, pass dataclasses.replace(stats, resolution={})."
         )
 
 

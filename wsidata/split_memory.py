@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from wsidata.skipping import check_same_skipped, trained_without
@@ -99,3 +100,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): str(name) for key, name in value.items()}
     return value if value is None or isinstance(value, int) else str(value)
+
+
+def plain_values(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's, at any depth: `weights_only=True` loads no others."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, (pd.Index, pd.Series, pd.api.extensions.ExtensionArray)):
+        return list(value)
+    if isinstance(value, Mapping):
+        return {plain_values(key): plain_values(one) for key, one in value.items()}
+    return type(value)(map(plain_values, value)) if type(value) in (list, tuple) else value

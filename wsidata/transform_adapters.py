@@ -173,6 +173,12 @@ class AlbumentationsXL(Foreign):
         masks = []
         for mask in sample.masks:
             masks.append(self._run(operation.seed, image=sample.image, mask=mask)["mask"])
+        if (
+            masks and sample.mask_fill and isinstance(masks[0], pyvips.Image)
+        ):  # members pad masks with 0, which may be a class
+            whole = (sample.masks[0].extract_band(0) * 0 + 255).cast("uchar")
+            inside = self._run(operation.seed, image=sample.image, mask=whole)["mask"]
+            masks = [(inside == 0).ifthenelse(sample.mask_fill, mask).cast(mask.format) for mask in masks]
         image = self._run(operation.seed, image=sample.image)["image"]
         _warn_if_materialised(self.name, sample.image, image)
         return sample.with_image(image, operation, masks=tuple(masks))
@@ -189,6 +195,8 @@ def as_transform(transform: Any) -> Transform:
     Raises:
         TransformError: if it is none of these, or a refused member of albumentationsxl.
     """
+    if isinstance(transform, type):
+        raise TransformError(f"{transform.__name__} is a class. Make one of it: {transform.__name__}(...).")
     return transform if isinstance(transform, Transform) else as_foreign(transform)
 
 

@@ -80,6 +80,10 @@ class Operation(ABC):
         """
         return None
 
+    def filled(self, fill: float | None, mask_fill: float) -> Operation:
+        """The same operation with the values of what comes from outside, where it has none of its own."""
+        return self
+
     def plain(self) -> dict[str, Any]:
         """Name and values, ready for JSON."""
         return {"operation": type(self).__name__, **asdict(self)}
@@ -112,6 +116,8 @@ class Sample:
         points: (N, 2) points, or None.
         operations: What was done to it, in order.
         start: Width, height, bands and number format of the picture before the first operation; None: as it is now.
+        fill: Value of what comes from outside the picture, for transforms that were not given one; None: white.
+        mask_fill: The same in masks.
     """
 
     image: Picture
@@ -119,6 +125,8 @@ class Sample:
     points: Points | None = None
     operations: tuple[Operation, ...] = ()
     start: tuple[int, int, int, str] | None = None
+    fill: float | None = None
+    mask_fill: float = 0.0
 
     def after(self, operation: Operation) -> Sample:
         """This sample, with an operation done to all of it.
@@ -127,6 +135,7 @@ class Sample:
             GigapixelWarning: if that is costly for a picture of this size.
         """
         warn_if_costly(type(operation).__name__, operation.cost, self.image)
+        operation = operation.filled(self.fill, self.mask_fill)
         points = self.points
         if points is not None:
             points = operation.points(points, self.image.width, self.image.height)
@@ -185,6 +194,11 @@ class Transform(ABC):
                     f"a mask is {mask.width} x {mask.height} pixels and its picture {size[0]} x {size[1]}. "
                     "Read both at the same resolution."
                 )
+        points = sample.points
+        if points is not None and not (isinstance(points, np.ndarray) and points.ndim == 2 and points.shape[1] == 2):
+            raise TransformError(
+                f"points must be an (N, 2) array of x and y, not {getattr(points, 'shape', type(points).__name__)}."
+            )
         if rng is None:
             rng = np.random.default_rng(int(torch.randint(2**62, ()).item()))
         return self.step(sample, rng)

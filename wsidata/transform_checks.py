@@ -63,6 +63,11 @@ def check_pipeline(pipeline: Any) -> None:
             reason, replacement = REFUSED[name]
             raise TransformError(f"albumentationsxl.{name} {reason} (release 0.1.2). Use {replacement} instead.")
         _check_arguments(member, names)
+        if "Normalize" in names and not is_float:
+            raise TransformError(
+                "albumentationsxl.Normalize before ToDtype('float') takes pixels of 0..255 for 0..1. Put "
+                "A.ToDtype('float', scale=True) before it, or leave it out if the model normalises."
+            )
         for name in names & _ONLY_BEFORE_FLOAT.keys():
             if is_float:
                 raise TransformError(
@@ -132,11 +137,22 @@ def _check_arguments(member: Any, names: set[str]) -> None:
             "albumentationsxl.GaussianBlur with min_amplitude below 0.2 changes the brightness of the picture. "
             "Use wsidata.transforms.Blur(sigma_px=...), which is exact."
         )
+    if "HueSaturationValue" in names and any(_limits(member, "hue_shift_limit")):
+        raise TransformError(
+            "albumentationsxl.HueSaturationValue clips the hue at red, just where eosin is, instead of going on to "
+            "violet (release 0.1.2). Pass hue_shift_limit=0, or use wsidata.transforms.StainJitter() or "
+            "ToneJitter(per_band=True)."
+        )
     if "RandomBrightnessContrast" in names and not getattr(member, "brightness_by_max", True):
         raise TransformError(
             "albumentationsxl.RandomBrightnessContrast(brightness_by_max=False) decodes the whole picture once more to "
             "average it, and is off by a factor. Leave brightness_by_max=True, or use wsidata.transforms.ToneJitter()."
         )
+
+
+def _limits(member: Any, name: str) -> tuple[float, ...]:
+    value = getattr(member, name, 0)
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
 def members_of(pipeline: Any) -> Iterator[Any]:

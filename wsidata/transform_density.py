@@ -3,7 +3,8 @@
 Everything done to stains here is one affine map of optical density, whoever chose it: jitter (`transform_stain`) or
 normalisation (`transform_normalise`). Done with tables where pixels have few values, it costs about eight decodings.
 
-    density = -ln((value + 1) / (largest + 1)), per band, so that white has density 0 exactly, and black a finite one.
+    density = -ln((value + step) / (largest + step)), per band, so that white has density 0 exactly, and black a finite
+    one. The step is 1 in 8 bits, and 257 in 16: as many of them as one of 8, so that both give the same densities.
 """
 
 from __future__ import annotations
@@ -53,13 +54,16 @@ class DensityMap(Operation):
         """Map, for 3 bands of 8 or 16 bits."""
         largest = require(image, "DensityMap", bands=3)
         values = np.arange(largest + 1)
-        density = image.maplut(float_table(-np.log((values + 1) / (largest + 1))))
+        step = step_of(largest)
+        density = image.maplut(float_table(-np.log((values + step) / (largest + step))))
         change = density.recomb(pyvips.Image.new_from_array((np.asarray(self.matrix) - np.eye(3)).tolist()))
         if any(self.offset):
             change += list(self.offset)
         mapped = density + change * (tissue_weight(density) / 255)
         if largest > 255:
-            return ((mapped * -1).exp() * (largest + 1) - 1).rint().cast(image.format).copy(interpretation="rgb16")
+            return (
+                ((mapped * -1).exp() * (largest + step) - step).rint().cast(image.format).copy(interpretation="rgb16")
+            )
         steps = (mapped * _STEPS_PER_DENSITY).cast("ushort")
         centres = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
         back = np.rint(np.clip((largest + 1) * np.exp(-centres) - 1, 0, largest)).astype(np.uint8)
@@ -76,10 +80,16 @@ def tissue_weight(density: pyvips.Image) -> pyvips.Image:
     return mean.linear(255 / RAMP, -255 * GLASS_DENSITY / RAMP, uchar=True)  # cuts at both ends
 
 
+def step_of(largest: int) -> int:
+    """One step of 8 bits, in values up to `largest`."""
+    return largest // 255
+
+
 def density_of(pixels: NDArray[np.integer]) -> NDArray[np.float64]:
     """Optical density of 8- or 16-bit pixels."""
     largest = np.iinfo(pixels.dtype).max
-    return np.asarray(-np.log((pixels.astype(np.float64) + 1) / (largest + 1)))
+    step = step_of(largest)
+    return np.asarray(-np.log((pixels.astype(np.float64) + step) / (largest + step)))
 
 
 def as_matrix(values: NDArray[np.float64]) -> Matrix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -39,6 +39,10 @@ class Holes(Operation):
     def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
         """The same: every pixel stands for itself."""
         return window
+
+    def filled(self, fill: float | None, mask_fill: float) -> Operation:
+        """With a value for the holes in the picture; masks are left alone unless a value was given."""
+        return replace(self, fill=fill if self.fill is None else self.fill)
 
     def _fill(self, image: pyvips.Image, fill: float) -> pyvips.Image:
         for left, top, width, height in self.boxes:

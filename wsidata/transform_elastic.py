@@ -8,7 +8,7 @@ p + d(p) does not fold and has an inverse, which iteration finds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -34,7 +34,7 @@ class ElasticField(Operation):
         alpha_px: Largest displacement along each axis.
         cell_px: Spacing of the control points, a multiple of 8.
         fill: Value of what comes from outside. None: white in the picture's number format.
-        mask_fill: The same in masks.
+        mask_fill: The same in masks. None: 0, or no class where a data module reads masks.
     """
 
     cost: ClassVar[float] = 10.0
@@ -42,7 +42,7 @@ class ElasticField(Operation):
     alpha_px: float
     cell_px: int
     fill: float | None
-    mask_fill: float
+    mask_fill: float | None
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Resample, bilinear."""
@@ -59,7 +59,15 @@ class ElasticField(Operation):
             self._sources(mask.width, mask.height) + 0.5,  # "nearest" takes the whole part
             interpolate=pyvips.Interpolate.new("nearest"),
             extend="background",
-            background=[self.mask_fill] * mask.bands,
+            background=[self.mask_fill or 0] * mask.bands,
+        )
+
+    def filled(self, fill: float | None, mask_fill: float) -> Operation:
+        """With a value for the picture's outside, and for the masks'."""
+        return replace(
+            self,
+            fill=fill if self.fill is None else self.fill,
+            mask_fill=mask_fill if self.mask_fill is None else self.mask_fill,
         )
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
@@ -110,7 +118,7 @@ class Elastic(Transform):
         alpha_px: Largest displacement along each axis, in pixels; at most a quarter of `cell_px`, or tissue would fold.
         cell_px: Spacing of the random displacements: the size of the waves. A multiple of 8.
         fill: Value of what comes from outside. None: white in the picture's number format.
-        mask_fill: The same in masks.
+        mask_fill: The same in masks. None: 0, or no class where a data module reads masks.
         p: Probability.
 
     Raises:
@@ -122,7 +130,7 @@ class Elastic(Transform):
         alpha_px: float = 16.0,
         cell_px: int = 128,
         fill: float | None = None,
-        mask_fill: float = 0,
+        mask_fill: float | None = None,
         p: float = 1.0,
     ) -> None:
         if cell_px < _NODES_PER_CELL or cell_px % _NODES_PER_CELL:

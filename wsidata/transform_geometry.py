@@ -39,8 +39,9 @@ class CropOrPad(Transform):
 
     Args:
         size: Height and width in pixels, or one number for both.
-        fill: Value of the padding in all bands. None: white in the picture's number format (255, 65535 or 1.0).
-        mask_fill: Value of the padding in masks.
+        fill: Value of the padding in all bands. None: white in the picture's number format (255, 65535
+            or 1.0), or no light where a data module reads channels.
+        mask_fill: Value of the padding in masks. None: 0, or no class where a data module reads masks.
         position: "centre" crops and pads around the centre; "random" crops anywhere, and pads around the centre.
     """
 
@@ -48,7 +49,7 @@ class CropOrPad(Transform):
         self,
         size: int | tuple[int, int],
         fill: float | None = None,
-        mask_fill: float = 0,
+        mask_fill: float | None = None,
         position: Position = "centre",
     ) -> None:
         if position not in ("centre", "random"):
@@ -131,7 +132,7 @@ class RandomAffine(Transform):
         shear_degrees: Shear is drawn from -shear_degrees..shear_degrees.
         shift: Shift along each axis as a share of the side, drawn from -shift..shift.
         fill: Value of what comes from outside. None: white in the picture's number format.
-        mask_fill: The same in masks.
+        mask_fill: The same in masks. None: 0, or no class where a data module reads masks.
         p: Probability.
     """
 
@@ -142,7 +143,7 @@ class RandomAffine(Transform):
         shear_degrees: float = 0.0,
         shift: float = 0.0,
         fill: float | None = None,
-        mask_fill: float = 0,
+        mask_fill: float | None = None,
         p: float = 1.0,
     ) -> None:
         self.degrees = check_limit("degrees", degrees)

@@ -5,7 +5,7 @@ All are lazy: libvips decodes only what the result shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -27,7 +27,7 @@ class Window(Operation):
         width: Columns.
         height: Rows.
         fill: Value outside the picture. None: white in its number format.
-        mask_fill: Value outside the masks.
+        mask_fill: Value outside the masks. None: 0.
     """
 
     cost: ClassVar[float] = 0.3
@@ -36,7 +36,7 @@ class Window(Operation):
     width: int
     height: int
     fill: float | None
-    mask_fill: float
+    mask_fill: float | None
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Cut out, and fill."""
@@ -47,7 +47,7 @@ class Window(Operation):
 
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
         """Cut out, and fill."""
-        return self._embed(mask, self.mask_fill)
+        return self._embed(mask, self.mask_fill or 0)
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
         """Shift."""
@@ -56,6 +56,14 @@ class Window(Operation):
     def source_window(self, window: Region, width_px: int, height_px: int) -> Region:
         """The same, shifted."""
         return window.moved(self.left, self.top)
+
+    def filled(self, fill: float | None, mask_fill: float) -> Operation:
+        """With a value for the picture's outside, and for the masks'."""
+        return replace(
+            self,
+            fill=fill if self.fill is None else self.fill,
+            mask_fill=mask_fill if self.mask_fill is None else self.mask_fill,
+        )
 
     def _embed(self, image: pyvips.Image, fill: float) -> pyvips.Image:
         background = [fill] * image.bands
@@ -116,14 +124,14 @@ class AffineMap(Operation):
         matrix: ((a, b), (c, d)).
         offset: (x, y) in pixels.
         fill: Value of what comes from outside. None: white in the picture's number format.
-        mask_fill: The same in masks.
+        mask_fill: The same in masks. None: 0.
     """
 
     cost: ClassVar[float] = 4.0
     matrix: tuple[tuple[float, float], tuple[float, float]]
     offset: tuple[float, float]
     fill: float | None
-    mask_fill: float
+    mask_fill: float | None
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Resample, bilinear."""
@@ -134,11 +142,19 @@ class AffineMap(Operation):
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
         """Take the mask's pixel that holds the place."""
         # "nearest" takes the whole part of a coordinate, so here the place itself is wanted, not the pixel centre.
-        return self._resample(mask, "nearest", np.asarray(self.offset) - 0.5, self.mask_fill)
+        return self._resample(mask, "nearest", np.asarray(self.offset) - 0.5, self.mask_fill or 0)
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
         """Map."""
         return np.asarray(points @ np.asarray(self.matrix).T + self.offset)
+
+    def filled(self, fill: float | None, mask_fill: float) -> Operation:
+        """With a value for the picture's outside, and for the masks'."""
+        return replace(
+            self,
+            fill=fill if self.fill is None else self.fill,
+            mask_fill=mask_fill if self.mask_fill is None else self.mask_fill,
+        )
 
     def _resample(
         self, image: pyvips.Image, interpolate: str, shift: np.ndarray[tuple[int], np.dtype[np.float64]], fill: float

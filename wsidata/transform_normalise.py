@@ -21,6 +21,7 @@ from wsidata.transform_density import (
     as_matrix,
     as_vector,
     float_table,
+    step_of,
     tissue_weight,
 )
 from wsidata.transform_fits import (
@@ -53,7 +54,8 @@ class ReinhardMap(Operation):
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Map, for 3 bands of 8 or 16 bits."""
         largest = require(image, "ReinhardMap", bands=3)
-        values = (np.arange(largest + 1) + 1) / (largest + 1)
+        step = step_of(largest)
+        values = (np.arange(largest + 1) + step) / (largest + step)
         light = image.maplut(float_table(values))
         density = image.maplut(float_table(-np.log(values)))
         weight = tissue_weight(density) / 255
@@ -62,7 +64,7 @@ class ReinhardMap(Operation):
         lms = (logs + change * weight).exp()
         mapped = lms.recomb(_vips(np.linalg.inv(LMS_FROM_RGB)))
         shown = "srgb" if largest == 255 else "rgb16"
-        return (mapped * (largest + 1) - 1).rint().cast(image.format).copy(interpretation=shown)
+        return (mapped * (largest + step) - step).rint().cast(image.format).copy(interpretation=shown)
 
     def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
         """The same: every pixel stands for itself."""

@@ -135,7 +135,7 @@ class OneOf(Transform):
 
 
 def default_train_transform(
-    image_size: int | tuple[int, int] | None, mask_fill: float = 0, fill: float | None = None
+    image_size: int | tuple[int, int] | None, mask_fill: float | None = None, fill: float | None = None
 ) -> Transform:
     """`CropOrPad` to `image_size` (left out if None) and `RandomD4`.
 
@@ -144,8 +144,8 @@ def default_train_transform(
 
     Args:
         image_size: Height and width in pixels, or one number for both.
-        mask_fill: Value of the padding in masks.
-        fill: Value of the padding in pictures; None: white.
+        mask_fill: Value of the padding in masks; see `CropOrPad`.
+        fill: Value of the padding in pictures; see `CropOrPad`.
     """
     if image_size is None:
         return RandomD4()
@@ -170,7 +170,7 @@ def he_train_transform(image_size: int | tuple[int, int] | None) -> Transform:
 
 
 def default_eval_transform(
-    image_size: int | tuple[int, int] | None, mask_fill: float = 0, fill: float | None = None
+    image_size: int | tuple[int, int] | None, mask_fill: float | None = None, fill: float | None = None
 ) -> Transform:
     """`CropOrPad` to `image_size`, or nothing if it is None; arguments as in `default_train_transform`."""
     return Compose([] if image_size is None else [CropOrPad(image_size, fill, mask_fill)])

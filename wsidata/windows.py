@@ -14,7 +14,7 @@ fields and functions of others, has no windows, and is read through its pipeline
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,44 +24,12 @@ from numpy.typing import NDArray
 
 from wsidata.formats.vips import naming_errors
 from wsidata.packing import Packing
-from wsidata.regions import ReadRectangle, Window
-from wsidata.resampling import resampled_window
-from wsidata.spacing import Level, Resampling
+from wsidata.regions import Window
+from wsidata.resampling import ReadWindow, window_pixels
 from wsidata.transform_base import Operation
 
 RIM_PX = 64
 """Rim around a rectangle that operations may ask for, for which decoded tiles are kept: blurs reach 48 pixels."""
-
-ReadWindow = Callable[[Window], NDArray[Any]]
-"""From a rectangle inside a picture to its pixels: (height, width, bands), memory of its own."""
-
-
-@dataclass(frozen=True)
-class PlannedWindows:
-    """Rectangles of a slide at one resolution.
-
-    Attributes:
-        read: Reads rectangles of the level.
-        level: The level the plan decodes.
-        plan: How it is resampled.
-        coloured: Turns the stored colours into those wanted; None leaves them.
-        name: The slide, for errors.
-    """
-
-    read: ReadRectangle
-    level: Level
-    plan: Resampling
-    coloured: Callable[[pyvips.Image], pyvips.Image] | None
-    name: str
-
-    def __call__(self, window: Window) -> NDArray[Any]:
-        """Decode what the rectangle needs, and no more."""
-        if self.plan.is_identity and self.coloured is None:  # nothing between decoder and caller
-            return self.read(window.x, window.y, window.width, window.height)
-        with naming_errors(self.name):
-            image = resampled_window(self.read, self.level, self.plan, window)
-            shown = image if self.coloured is None else self.coloured(image)
-            return _pixels(shown, window)
 
 
 @dataclass(frozen=True)
@@ -131,7 +99,7 @@ class TransformedWindows:
         for operation in self.operations:
             canvas = operation.image(canvas)
         with naming_errors(self.name):
-            return _pixels(canvas.crop(window.x, window.y, window.width, window.height), window)
+            return window_pixels(canvas.crop(window.x, window.y, window.width, window.height), window)
 
 
 def packed(read: ReadWindow, packing: Packing, fill: float, picture: pyvips.Image) -> ReadWindow:
@@ -172,7 +140,3 @@ def transformed(
 def _blank(picture: pyvips.Image) -> pyvips.Image:
     empty = pyvips.Image.black(picture.width, picture.height, bands=picture.bands).cast(picture.format)
     return empty.copy(interpretation=picture.interpretation)
-
-
-def _pixels(image: pyvips.Image, window: Window) -> NDArray[Any]:
-    return np.asarray(image.numpy()).reshape(window.height, window.width, image.bands)

@@ -12,7 +12,7 @@ from wsidata.leaks import LeakWarning
 from wsidata.slide import Slide
 from wsidata.slide_checks import ChannelNamesWarning, SlideCheckError
 from wsidata.transform_base import TransformError
-from wsidata.transforms import StainJitter
+from wsidata.transforms import CropOrPad, StainJitter
 
 NAMES = ["DAPI", "CD3", "CD8", "CD20"]
 
@@ -192,3 +192,11 @@ def test_show_batch_draws_the_bands_it_is_told(panels):
     name = dm.tables["val"]["image_id"][0]
     np.testing.assert_allclose(shown, whole(panels, name)[1] / 65535, atol=1e-6)
     assert dm.show_batch("val", bands=[0, 1, 0]).axes[0].images[0].get_array().shape == (80, 96, 3)
+
+
+def test_a_transform_of_ones_own_pads_channels_with_no_light(panels):
+    dm = module(panels, train_transform=CropOrPad(700))
+    dm.setup("fit")
+    image = next(iter(dm.train_dataloader()))[0]
+    assert image.shape[-2:] == (700, 700)
+    assert (image[..., 0, :] == 0).all()

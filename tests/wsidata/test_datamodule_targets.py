@@ -1,7 +1,9 @@
 """The data module beyond one class a slide: other targets, folds, balanced epochs, leaks, statistics."""
 
+import dataclasses
 import shutil
 
+import albumentationsxl as A
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,11 +11,15 @@ import pyvips
 import torch
 
 from wsidata import WSIDataModule
+from wsidata.datasets import SampleError
 from wsidata.leaks import LeakError, LeakWarning
 from wsidata.masks import MaskError
 from wsidata.slide import Slide
+from wsidata.slide_checks import SlideCheckError
 from wsidata.splits import SplitError, SplitWarning
 from wsidata.stats import channel_stats
+from wsidata.synthetic import write_slide
+from wsidata.transforms import Compose, CropOrPad, Elastic, RandomAffine, RandomD4, he_train_transform
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +154,7 @@ def test_statistics_go_with_the_checkpoint(camelyon, table, tmp_path):
     assert second.__dict__["stats"] == stats
     stats.save(tmp_path / "stats.json")
     module(camelyon, table, stats=tmp_path / "stats.json").load_state_dict(first.state_dict())
-    other = channel_stats(first.tables["train"]["path"][:2], level=2)
+    other = channel_stats(first.tables["train"]["path"][:2], level=1)
     with pytest.raises(SplitError, match="trained with other channel statistics"):
         module(camelyon, table, stats=other).load_state_dict(first.state_dict())
 
@@ -161,3 +167,74 @@ def test_labels_that_a_part_lacks_are_warned_of(camelyon):
     )
     with pytest.warns(SplitWarning, match=r"(val|train) has no image of class 'rare'"):
         assert dm.class_names == ("a", "rare")
+
+
+@pytest.fixture
+def one_class(tmp_path):
+    """Four slides of 300 x 300 px, all of class 1."""
+    for i in range(4):
+        write_slide(tmp_path / f"s{i}.tif", width=300, height=300, tile=64, seed=i)
+        pyvips.Image.new_from_array(np.ones((300, 300), np.uint8)).pngsave(str(tmp_path / f"s{i}_m.png"))
+    table = pd.DataFrame({"image": [f"s{i}" for i in range(4)], "mask": [f"s{i}_m" for i in range(4)]})
+
+    def make(**options):
+        dm = WSIDataModule(
+            table, tmp_path, label_column="mask", target="mask", level=0, num_workers=0, leaks="off",
+            **{"class_names": ["tumor", "stroma"]} | options,
+        )  # fmt: skip
+        dm.setup("fit")
+        return dm
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_size": 400},
+        {"train_transform": he_train_transform(400)},
+        {"train_transform": CropOrPad(400)},
+        {"train_transform": A.Compose([A.CropOrPad(400, 400)])},
+        {"train_transform": Compose([A.Compose([A.HorizontalFlip(p=1), A.CropOrPad(400, 400)]), RandomD4()])},
+    ],
+)
+def test_padding_is_of_no_class_whatever_pads(one_class, options):
+    mask = next(iter(one_class(**options).train_dataloader()))[1]
+    assert mask.shape == (1, 400, 400)
+    assert {value: int((mask == value).sum()) for value in mask.unique().tolist()} == {-100: 70_000, 1: 90_000}
+
+
+@pytest.mark.parametrize("transform", [RandomAffine(degrees=30), Elastic(alpha_px=30, cell_px=128)])
+def test_what_comes_from_outside_is_of_no_class(one_class, transform):
+    mask = next(iter(one_class(train_transform=transform).train_dataloader()))[1]
+    assert set(mask.unique().tolist()) == {-100, 1}
+
+
+def test_a_value_that_was_asked_for_stands_for_padding(one_class):
+    mask = next(iter(one_class(train_transform=CropOrPad(400, mask_fill=0)).train_dataloader()))[1]
+    assert set(mask.unique().tolist()) == {0, 1}
+
+
+def test_masks_that_become_tensors_are_refused(one_class):
+    dm = one_class(train_transform=A.Compose([A.CropOrPad(400, 400), A.ToTensor()]))
+    with pytest.raises(SampleError, match="leave out ToTensor"):
+        next(iter(dm.train_dataloader()))
+
+
+def test_merged_classes_of_masks_are_refused(one_class):
+    with pytest.raises(ValueError, match="merges classes, which masks do not"):
+        one_class(class_names={"bg": "bg", "tumor": "t", "stroma": "t"})
+
+
+@pytest.mark.parametrize("options", [{"level": 2}, {"level": 1, "crop": "tissue"}])
+def test_statistics_of_other_pixels_are_refused_given_or_remembered(camelyon, table, options):
+    first = module(camelyon, table)
+    _ = first.stats
+    other = WSIDataModule(table, camelyon / "images", num_workers=0, leaks="off", stats=first.stats, **options)
+    with pytest.raises(SlideCheckError, match=r"stats= are of slides read at {'level': 1} with crop=None.*stats= out"):
+        other.setup("fit")
+    again = WSIDataModule(table, camelyon / "images", num_workers=0, leaks="off", **options)
+    with pytest.raises(SlideCheckError, match="other pixels"):
+        again.load_state_dict(first.state_dict())
+    own = dataclasses.replace(first.stats, resolution={})
+    WSIDataModule(table, camelyon / "images", num_workers=0, leaks="off", stats=own, **options).setup("fit")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import albumentationsxl as A
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -315,3 +316,27 @@ def test_command_line_builds_it(camelyon, tmp_path):
     assert cli.datamodule.class_names == ("tumor", "normal")
     assert len(cli.model.seen) == 10
     assert (tmp_path / "lightning_logs" / "version_0" / "split.csv").exists()
+
+
+def test_arguments_that_are_no_python_numbers_are_kept_as_such(camelyon, tmp_path):
+    names = pd.Series(["normal", "tumor"]).unique()
+    dm = module(camelyon, seed=np.int64(3), val_fraction=np.float64(0.25), class_names=names, level=np.int64(1))
+    assert dm.class_names == ("normal", "tumor")
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(Mean(), datamodule=dm)
+    saved = torch.load(run.checkpoint_callback.best_model_path, weights_only=True)["datamodule_hyper_parameters"]
+    assert (saved["seed"], saved["val_fraction"], saved["class_names"], saved["level"]) == (3, 0.25, list(names), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"predict_on": "vall"}, "predict_on='vall' is not one of train, val, test, all"),
+        ({"level": 1.0}, r"level=1\.0 must be a whole number"),
+        ({"level": True}, "level=True must be a whole number"),
+        ({"k_fold": 3}, r"k_fold=3 must be \(i, k\)"),
+    ],
+)
+def test_senseless_arguments_are_named(camelyon, options, words):
+    with pytest.raises(ValueError, match=words):
+        _ = module(camelyon, **options).tables

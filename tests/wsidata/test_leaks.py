@@ -8,6 +8,7 @@ import pyvips
 
 from wsidata.leaks import LeakError, LeakReport, LeakWarning, check_leaks
 from wsidata.splits import SplitError
+from wsidata.synthetic import write_slide
 
 SPLIT = ["train"] * 5 + ["val"] * 4 + ["test"] * 4
 
@@ -118,3 +119,15 @@ def test_checks_that_cannot_be_made_are_refused(slides):
         check_leaks(slides, checks=["patient"])
     with pytest.raises(SplitError, match=r"\['name'\] are not known"):
         check_leaks(slides, checks=["name"])
+
+
+def test_files_that_are_gone_are_not_read_and_named(tmp_path):
+    for name in "abc":
+        write_slide(tmp_path / f"{name}.tif", width=200, height=150, tile=64, seed=ord(name))
+    paths = [str(tmp_path / f"{name}.tif") for name in "abc"]
+    frame = pd.DataFrame({"image_id": list("abc"), "path": paths, "split": ["train", "val", "test"]})
+    (tmp_path / "b.tif").unlink()
+    report = check_leaks(frame)
+    assert not report
+    assert len(report.unread) == 1
+    assert "b.tif" in report.unread[0]

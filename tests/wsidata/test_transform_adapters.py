@@ -107,7 +107,7 @@ def test_arguments_that_go_wrong_are_refused(member, message):
         check_pipeline(A.Compose([A.Flip(), member]))
 
 
-@pytest.mark.parametrize("member", [A.HueSaturationValue(), A.HEDShift(), A.Sharpen(), A.CropOrPad(9, 9), A.Affine()])
+@pytest.mark.parametrize("member", [A.HueSaturationValue(0), A.HEDShift(), A.Sharpen(), A.CropOrPad(9, 9), A.Affine()])
 def test_members_that_need_bytes_are_refused_after_floats(member):
     check_pipeline(A.Compose([member, A.ToDtype("float", scale=True)]))
     with pytest.raises(TransformError, match=r"after ToDtype\('float'\). Put it before ToDtype"):
@@ -192,3 +192,22 @@ def test_costly_members_say_so_on_very_large_pictures():
     huge = pyvips.Image.black(side, side, bands=3).copy(interpretation="srgb")
     with pytest.warns(GigapixelWarning, match=r"albumentationsxl.MedianBlur on \d+ x \d+ pixels costs about 25 times"):
         as_transform(A.Compose([A.Flip(), A.MedianBlur(p=1)]))(huge)
+
+
+def test_normalize_before_floats_is_refused():
+    normalize = A.Normalize(mean=[0.5] * 3, std=[0.25] * 3)
+    with pytest.raises(TransformError, match=r"Normalize before ToDtype.*A\.ToDtype"):
+        as_transform(A.Compose([A.CropOrPad(9, 9), normalize]))
+    as_transform(A.Compose([A.CropOrPad(9, 9), A.ToDtype("float", scale=True), normalize]))
+
+
+def test_hue_that_stops_at_red_is_refused_and_saturation_is_not():
+    for limit in (10, (5, 15), 20):
+        with pytest.raises(TransformError, match=r"clips the hue at red.*hue_shift_limit=0"):
+            as_transform(A.HueSaturationValue(hue_shift_limit=limit))
+    as_transform(A.HueSaturationValue(hue_shift_limit=0, sat_shift_limit=10))
+
+
+def test_a_class_is_no_transform():
+    with pytest.raises(TransformError, match=r"HorizontalFlip is a class. Make one of it: HorizontalFlip\(...\)"):
+        as_transform(A.HorizontalFlip)

@@ -94,3 +94,9 @@ def test_ranges_are_checked():
     for value in ((2, 1), -1, (0, float("nan")), float("inf")):
         with pytest.raises(TransformError, match="must be a range"):
             check_range("x", value, 0)
+
+
+@pytest.mark.parametrize("points", [np.zeros((4, 3)), np.zeros(2), [[1.0, 2.0]]])
+def test_points_of_another_shape_are_refused(points):
+    with pytest.raises(TransformError, match=r"points must be an \(N, 2\) array"):
+        RandomD4().run(Sample(pyvips.Image.black(9, 9, bands=3), points=points), np.random.default_rng(0))

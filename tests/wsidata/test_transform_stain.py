@@ -106,3 +106,13 @@ def test_floats_are_refused():
 def test_factors_that_turn_stains_negative_are_refused():
     with pytest.raises(TransformError, match="alpha=1 must be below 1"):
         StainJitter(alpha=1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sixteen_bits_are_jittered_like_eight_also_where_a_channel_is_black(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    pixels[:20, :, 0] = 0
+    shallow = StainJitter()(pyvips.Image.new_from_array(pixels), np.random.default_rng(seed)).numpy()
+    deep = pyvips.Image.new_from_array(pixels.astype(np.uint16) * 257).copy(interpretation="rgb16")
+    jittered = StainJitter()(deep, np.random.default_rng(seed)).numpy() / 257
+    assert np.abs(jittered - shallow).max() <= 1

@@ -154,7 +154,7 @@ def test_transforms_are_lazy():
 
 
 def test_repr_says_what_it_does():
-    expected = "Compose(transforms=[CropOrPad(height_px=4, width_px=4, fill=None, mask_fill=0, position='centre')])"
+    expected = "Compose(transforms=[CropOrPad(height_px=4, width_px=4, fill=None, mask_fill=None, position='centre')])"
     assert repr(Compose([CropOrPad(4)])) == expected
 
 

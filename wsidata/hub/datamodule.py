@@ -149,7 +149,7 @@ class HubDataModule(SplitDataModule):
         left_out = ["train_transform", "eval_transform", "token", "streaming"]
         left_out += ["stats"] if isinstance(stats, ChannelStats) else []
         source, cache_dir, stats = map(plain, (source, cache_dir, stats))
-        self.save_hyperparameters(ignore=left_out)
+        self.keep_arguments(left_out)
 
     # -- what was published --------------------------------------------------------------------------------------------
 

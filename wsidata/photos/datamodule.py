@@ -202,7 +202,7 @@ class ImageFolderDataModule(SplitDataModule):
         table, stats, label_names, split, image_dir, cache = map(
             plain, (table, stats, label_names, split, image_dir, cache)
         )
-        self.save_hyperparameters(ignore=["train_transform", "eval_transform", *left_out])
+        self.keep_arguments(["train_transform", "eval_transform", *left_out])
 
     def read_labels(self) -> LabelTable:
         """Read the table, look at every photo's header, and split."""
