@@ -231,7 +231,12 @@ class SplitDataModule(SplitTables):
         trainer = self.trainer
         if trainer is None or (trainer.state.fn, trainer.state.status) != (TrainerFn.FITTING, TrainerStatus.RUNNING):
             return None
-        return self._run_seed, trainer.current_epoch
+        # With a checkpoint of the end of an epoch, that epoch still is the present one when loaders are begun, and they
+        # are not begun again for the next.
+        loop = trainer.fit_loop
+        is_over = loop.restarting and loop.epoch_loop.batch_progress.is_last_batch
+        processed: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # by Lightning's annotation
+        return self._run_seed, max(trainer.current_epoch + int(is_over), processed)
 
     def _save_split_beside_run(self) -> None:
         if self.trainer is None or getattr(self.trainer, "fast_dev_run", False):

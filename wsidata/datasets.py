@@ -119,7 +119,7 @@ class SlideDataset(EpochDataset):
             with self._open(row) as slide:
                 packing = self.packing(row, slide)
                 masks = () if self.masks is None else (self._mask(row, slide, packing),)
-                return Sample(self._picture(slide, packing), masks=masks)
+                return self._sample(slide, self._picture(slide, packing), masks)
         except Exception as error:
             raise self._named(row, error) from error
 
@@ -139,12 +139,16 @@ class SlideDataset(EpochDataset):
                     return to_tensor(made.whole(), self.dtype), None
                 picture = self._picture(slide, packing)
                 masks = (self._mask(row, slide, packing),) if with_mask else ()
-                start = Sample(picture, masks=masks, fill=outside_of(slide), mask_fill=IGNORE)
-                sample = self.transform.run(start, generator)
+                sample = self.transform.run(self._sample(slide, picture, masks), generator)
                 image = to_tensor(sample.image, self.dtype)
                 return image, self._mask_tensor(row, sample, image) if with_mask else None
         except Exception as error:
             raise self._named(row, error) from error
+
+    @staticmethod
+    def _sample(slide: Slide, picture: pyvips.Image, masks: tuple[Any, ...]) -> Sample:
+        """What transforms start from. What they bring in from outside is no light for channels, no class for masks."""
+        return Sample(picture, masks=masks, fill=outside_of(slide), mask_fill=IGNORE)
 
     def _named(self, row: int, error: Exception) -> SampleError:
         return SampleError(f"slide '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
@@ -25,14 +25,37 @@ _PRELOADED = ["__main__", "wsidata.loaders", "lightning.fabric.utilities.seed"]
 
 
 class EpochLoader(DataLoader[Any]):
-    """A `DataLoader` that announces each epoch to its `EpochDataset`."""
+    """A `DataLoader` that announces each epoch to its `EpochDataset`, and goes on in the middle of one.
+
+    Lightning keeps its state in checkpoints. A run that is resumed in the middle of an epoch then sees the rest of that
+    epoch, and not its beginning again.
+    """
 
     dataset: EpochDataset
+    _given = 0
+    _resumed: tuple[int, int] | None = None
 
     def __iter__(self) -> Any:
-        """Begin an epoch."""
+        """Begin an epoch, or go on with the one that a checkpoint was saved in."""
         self.dataset.begin_epoch()
-        return super().__iter__()
+        seed, given = self._resumed or (None, 0)
+        self._given = given if seed == self.dataset.epoch_seed else 0  # another epoch begins at its beginning
+        if isinstance(self.sampler, EpochSampler):
+            self.sampler.skipped = self._given * (self.batch_size or 1)
+        return self._counted(super().__iter__())
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Which epoch it is, and how many of its batches were given out."""
+        return {"epoch_seed": self.dataset.epoch_seed, "batches": self._given}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on behind these batches, when the same epoch is begun again."""
+        self._resumed = state_dict["epoch_seed"], state_dict["batches"]
 
 
 def make_loader(

@@ -80,6 +80,9 @@ class EpochSampler(DistributedSampler[Any]):
         shuffle: Random order, a new one each epoch; False keeps the dataset's.
         balance: Class of each row: every class is then drawn equally often (see `balanced_rows`).
         share: This process's part.
+
+    Attributes:
+        skipped: Samples at the beginning of an epoch that were drawn already, before a run was interrupted.
     """
 
     def __init__(
@@ -94,11 +97,12 @@ class EpochSampler(DistributedSampler[Any]):
         self.epoch_dataset = dataset
         self.balance = None if balance is None else np.asarray(balance, dtype=np.int64)
         self.share = share
+        self.skipped = 0
 
     def __iter__(self) -> Iterator[int]:
         order = self._order()
         order += [index + len(self.epoch_dataset) for index in self._repeated(order)]
-        yield from order[self.share.index :: self.share.count]
+        yield from order[self.share.index :: self.share.count][self.skipped :]
 
     def __len__(self) -> int:
         return -(-len(self.epoch_dataset) // self.share.count)

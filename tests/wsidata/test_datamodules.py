@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning import seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from mean_colour import Mean, equal, trainer
 
 from wsidata import WSIDataModule
@@ -340,3 +341,27 @@ def test_arguments_that_are_no_python_numbers_are_kept_as_such(camelyon, tmp_pat
 def test_senseless_arguments_are_named(camelyon, options, words):
     with pytest.raises(ValueError, match=words):
         _ = module(camelyon, **options).tables
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("limits", [{}, {"limit_train_batches": 3, "limit_val_batches": 0}])
+def test_a_resumed_run_goes_on_as_the_uninterrupted_one_wherever_it_stopped(camelyon, tmp_path, limits, workers):
+    def run(folder, checkpoint=None):
+        seed_everything(3, workers=True)
+        model = Mean()
+        saving = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        ends = ModelCheckpoint(tmp_path / folder, every_n_epochs=1, save_top_k=-1, filename="end{epoch}")
+        options = {"batch_size": 2, "image_size": 64, "num_workers": workers}
+        dm = module(camelyon, test_prefix="test_", level=1, leaks="off", **options)
+        trainer(tmp_path / folder, max_epochs=3, callbacks=[saving, ends], **limits).fit(
+            model, datamodule=dm, ckpt_path=checkpoint
+        )
+        return model.seen
+
+    whole, batches = run("whole"), limits.get("limit_train_batches", 5)
+    assert [epoch for epoch, _, _ in whole] == [epoch for epoch in range(3) for _ in range(batches)]
+    for at in (2, batches, batches + 2, 2 * batches):
+        assert equal(run(f"step{at}", tmp_path / "whole" / f"step={at}.ckpt"), whole[at:])
+    for epoch in (0, 1):
+        rest = run(f"epoch{epoch}", tmp_path / "whole" / f"endepoch={epoch}.ckpt")
+        assert equal(rest, whole[(epoch + 1) * batches :])

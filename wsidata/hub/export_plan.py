@@ -31,7 +31,6 @@ from wsidata.hub.layout import (
     Transforms,
 )
 from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows, without_addresses
-from wsidata.masks import IGNORE
 from wsidata.photos.datamodule import ImageFolderDataModule
 from wsidata.photos.transforms import photo_eval_transform, photo_train_transform
 from wsidata.skipping import without_skipped
@@ -225,7 +224,7 @@ def _default(kind: Kind, part: str, size: tuple[int, int] | None) -> Transform:
     """What the data module does unless it is told otherwise."""
     if kind == "photos":
         return photo_train_transform(size) if part == "train" else photo_eval_transform(size)
-    return default_train_transform(size, IGNORE) if part == "train" else default_eval_transform(size, IGNORE)
+    return default_train_transform(size) if part == "train" else default_eval_transform(size)
 
 
 def _described(transform: Any, default: Any, applied: CropOrPad | None) -> Transforms:
