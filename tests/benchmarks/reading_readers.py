@@ -34,6 +34,22 @@ class Wsidata:
         return self.slide.read_region(round(x * scale), round(y * scale), width, height, level)
 
 
+class WsidataLazily(Wsidata):
+    """`wsidata.LazyImage`: rows of a level; regions as `Wsidata`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.lazy: dict[int, Any] = {}
+
+    def region(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        if (x, width) != (0, self.sizes[level][0]):
+            return super().region(level, x, y, width, height)
+        if level not in self.lazy:
+            self.lazy[level] = self.slide.lazy(level=level)
+        rows: Pixels = self.lazy[level].rows(y, y + height).permute(1, 2, 0).numpy()
+        return rows
+
+
 class Limit:
     """No reader: the bytes of the tiles through libjpeg-turbo, the pixels thrown away. What cannot be beaten."""
 
@@ -149,7 +165,9 @@ class Tiffslide(Openslide):
 
 
 class Cucim:
-    """cuCIM on the CPU."""
+    """cuCIM on the CPU. Beside PyTorch it does not come to an end, so it is measured without."""
+
+    beside_torch = False
 
     def __init__(self, path: Path) -> None:
         from cucim import CuImage
@@ -170,6 +188,7 @@ READERS: dict[str, type[Any]] = {
     "limit": Limit,
     "limit-imagecodecs": LimitImagecodecs,
     "wsidata": Wsidata,
+    "wsidata-lazily": WsidataLazily,
     "libvips": Vips,
     "tifffile": Tifffile,
     "openslide": Openslide,
