@@ -87,10 +87,10 @@ class StatsJob:
             return count_pixels(slide.image(**self.resolution), tissue.pixels, scale)
         if self.mask is not None:
             return self._count(slide.image(**self.resolution))
-        picture = lazy_picture(slide, self.resolution)
-        if picture.read is None and set(self.resolution) <= {"level"} and slide.is_decoded_ahead(**self.resolution):
-            return self._count(slide.numpy(**self.resolution))  # a photo
-        return self._count_picture(picture)
+        is_small_level = set(self.resolution) <= {"level"} and slide.is_decoded_ahead(**self.resolution)
+        if is_small_level and slide.windows(**self.resolution) is None:
+            return self._count(slide.numpy(**self.resolution))  # a photo: nothing between decoder and sums
+        return self._count_picture(lazy_picture(slide, self.resolution))
 
     def _count_picture(self, picture: LazyPicture) -> PixelSums:
         """Strip by strip, straight from the decoder, where that can be."""
