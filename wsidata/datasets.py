@@ -16,11 +16,12 @@ from torch import Tensor
 
 from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.epochs import EpochDataset
-from wsidata.lazy import LazyImage, lazy_picture, outside_of, slide_lazy
+from wsidata.lazy import LazyImage
 from wsidata.masks import IGNORE, mask_tensor, read_mask
 from wsidata.packing import Packing
 from wsidata.slide import Slide
 from wsidata.slide_options import AS_STORED, SlideOptions
+from wsidata.slide_pipeline import lazy_picture, outside_of, slide_lazy
 from wsidata.targets import target_tensor
 from wsidata.tensors import DType, to_tensor
 from wsidata.transform_adapters import as_transform

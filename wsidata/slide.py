@@ -170,7 +170,7 @@ class Slide(SlideFile):
             NoTissueError: if `crop` finds no tissue.
             TransformError: if the transform makes no picture that rows can be read from.
         """
-        from wsidata.lazy import slide_lazy
+        from wsidata.slide_pipeline import slide_lazy
 
         return slide_lazy(self, resolution, as_crop(crop), transform, np.random.default_rng(seed), dtype=dtype)
 

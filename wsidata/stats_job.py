@@ -15,7 +15,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.cropping import TissueCrop
-from wsidata.lazy import LazyPicture, lazy_picture
+from wsidata.lazy import LazyPicture
 from wsidata.pixel_counts import (
     MAX_ARRAY_BANDS,
     Mask,
@@ -28,6 +28,7 @@ from wsidata.pixel_counts import (
 from wsidata.regions import Window
 from wsidata.slide import Slide
 from wsidata.slide_options import SlideOptions
+from wsidata.slide_pipeline import lazy_picture
 from wsidata.tissue import tissue_mask
 
 STRIP_BYTES = 64 * 1024**2

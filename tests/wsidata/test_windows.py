@@ -11,9 +11,9 @@ from PIL import ImageCms
 
 from wsidata import Slide
 from wsidata.formats.jpeg_tiles import JpegTiles
-from wsidata.lazy import SlidePipeline
 from wsidata.packing import PIECES_AT_ONCE, Packing, Piece
 from wsidata.regions import Window
+from wsidata.slide_pipeline import SlidePipeline
 from wsidata.synthetic import write_pixels, write_slide
 from wsidata.transform_base import Operation
 from wsidata.transform_colour import GaussianBlur, ToneCurve
@@ -187,7 +187,7 @@ def test_a_pass_decodes_every_tile_once(slide, resolution, transform, axis, step
     monkeypatch.setattr("wsidata.lazy.BLOCK_PX", 16)
     monkeypatch.setattr("wsidata.lazy.KEPT_BLOCK_BYTES", 0)
     monkeypatch.setattr("wsidata.formats.segments.KEPT_SEGMENT_BYTES", 0)
-    monkeypatch.setattr("wsidata.lazy.RIM_PX", 2)
+    monkeypatch.setattr("wsidata.slide_pipeline.RIM_PX", 2)
     image = slide.lazy(transform=transform, **resolution)
     length = image.shape[1] if axis == "rows" else image.shape[2]
     decoded.clear()
