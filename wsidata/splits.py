@@ -46,7 +46,7 @@ def make_splits(
 
     Rows that are predefined (by column, list or prefix) stay where they are put, but for one thing: if none of them is
     `val`, validation rows are drawn from train, and from the rows that are in no part yet. Test rows are drawn from the
-    latter, if there are any. Fractions are of the rows that are drawn from.
+    latter, if there are any. Fractions are of the rows that could be drawn.
 
     Without groups every class is divided in proportion, to within one slide, and each class has at least one slide in
     every part that is drawn. With groups (patients) no group is divided, and the classes are in proportion as far as
@@ -99,17 +99,20 @@ def make_splits(
     if (splits == "val").any():
         check_predefined_val(splits, ordered[id_column], split_column, k_fold, val_ids, val_prefix)
     free = splits.isin(["", "train"])
+    left = 1.0 - test_fraction
     if test_fraction:
         # Where some rows are left to be drawn, those that were put in train are no test rows.
         able = splits == "" if (splits == "").any() else free
+        before = int(free.sum())
         splits[_draw(rows, able, test_fraction, "test", f"{seed}|test")] = "test"
         free &= splits != "test"
+        left = left if able.sum() == before else int(free.sum()) / before
     if not (splits == "val").any():
         key = f"{seed}|val|{repeat}"
         if k_fold is not None:
             splits[_fold(rows, free, k_fold, key)] = "val"
         elif val_fraction:
-            splits[_draw(rows, free, val_fraction / (1.0 - test_fraction), "val", key)] = "val"
+            splits[_draw(rows, free, val_fraction / left, "val", key)] = "val"
     splits[splits == ""] = "train"
     if rows.groups is not None:
         check_groups(rows.groups, splits)

@@ -173,9 +173,8 @@ class AlbumentationsXL(Foreign):
         masks = []
         for mask in sample.masks:
             masks.append(self._run(operation.seed, image=sample.image, mask=mask)["mask"])
-        if (
-            masks and sample.mask_fill and isinstance(masks[0], pyvips.Image)
-        ):  # members pad masks with 0, which may be a class
+        if masks and sample.mask_fill and isinstance(masks[0], pyvips.Image):
+            # Members pad masks with 0, which may be a class.
             whole = (sample.masks[0].extract_band(0) * 0 + 255).cast("uchar")
             inside = self._run(operation.seed, image=sample.image, mask=whole)["mask"]
             masks = [(inside == 0).ifthenelse(sample.mask_fill, mask).cast(mask.format) for mask in masks]

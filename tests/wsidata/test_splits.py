@@ -324,3 +324,4 @@ def test_test_rows_are_drawn_from_those_that_are_in_no_part_yet():
     result = make_splits(slides, split_column="set", test_fraction=0.5, val_fraction=0.1)
     assert set(result["split"][:20]) <= {"train", "val"}
     assert (result["split"] == "test").sum() == 10
+    assert (result["split"] == "val").sum() == 4  # a tenth of all 40
