@@ -9,6 +9,8 @@ import pytest
 
 from wsidata import WSIDataModule, export
 
+pytest.importorskip("datasets", reason="publishing needs slidestream[hub]")
+
 
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:

@@ -97,6 +97,7 @@ def test_whole_photos_are_streamed_at_full_resolution(recipe: ModuleType, folder
 
 @pytest.mark.slow
 def test_published_photos_are_trained_on(recipe: ModuleType, folders: Path, tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="publishing needs slidestream[hub]")
     from wsidata import export
 
     photos = ImageFolderDataModule(folders, image_size=32, val_fraction=0.25, num_workers=0)

@@ -9,6 +9,8 @@ import pytest
 from wsidata.hub.layout import Preprocessing
 from wsidata.synthetic_photos import write_photo_folders
 
+pytest.importorskip("datasets", reason="publishing needs slidestream[hub]")
+
 MUSHROOMS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
 SAME = ("statistics are the same: True", "validation batches are the same to the last bit: True")
 

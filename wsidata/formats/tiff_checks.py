@@ -121,7 +121,7 @@ def check_codec(page: tifffile.TiffPage, path: Path) -> None:
     """Refuse what nothing here decodes, when the slide is opened and not at its first pixel."""
     what = f"TIFF directory {page.index} of '{path}'"
     try:
-        _ = tifffile.TIFF.DECOMPRESSORS[page.compression]
+        _ = page.compression in FAX_COMPRESSIONS or tifffile.TIFF.DECOMPRESSORS[page.compression]
     except KeyError as error:
         raise UnsupportedImageError(
             f"{what} is compressed in a way that is not known here ({int(page.compression)}). Save the slide with "

@@ -8,6 +8,8 @@ from PIL import Image
 from wsidata.__main__ import main
 from wsidata.hub.layout import Preprocessing
 
+pytest.importorskip("datasets", reason="publishing needs slidestream[hub]")
+
 
 def table(camelyon):
     return [str(camelyon / "evaluation" / "reference.csv"), "--image-dir", str(camelyon / "images"), "--quiet"]

@@ -261,7 +261,7 @@ def test_fax_is_not_left_to_decoders_that_give_up_in_silence(path, monkeypatch):
     page = np.random.default_rng(0).integers(0, 2, (64, 64), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1) * 255
     image = pyvips.Image.new_from_array(page).copy(interpretation="b-w")
     image.tiffsave(str(path), compression="ccittfax4", bitdepth=1, tile=True, tile_width=256, tile_height=256)
-    monkeypatch.setattr(imagecodecs, "ccittfax4_decode", None)
+    monkeypatch.setattr(imagecodecs, "ccittfax4_decode", None, raising=False)
     with Slide(path) as slide:
         lazy = slide.lazy(level=0)
         np.testing.assert_array_equal(slide.numpy()[..., 0], page)
