@@ -25,6 +25,8 @@ KERNEL_RADIUS = 3
 """Of Lanczos-3, in output pixels when shrinking, in input pixels when enlarging."""
 MARGIN_PX = 8
 """More than what libvips' rounding of origins and sizes can shift its grid by, in input pixels, at factors near 1."""
+_ROUNDING_PX = 1e-9
+"""How far below a whole output pixel a quotient may lie that is meant to be that pixel: (544 + 0.5) / 1.1 is 495."""
 
 ReadRectangle = Callable[[int, int, int, int], NDArray[Any]]
 """From (x, y, width, height) in pixels, a rectangle inside an image, to its pixels: (height, width, bands)."""
@@ -80,8 +82,8 @@ def output_pixel(plan: Resampling, level: Level, x_lv0: float, y_lv0: float) -> 
         y_lv0: Row, in pixels of level 0.
     """
     return (
-        math.floor((x_lv0 + 0.5) / (level.downsample_x * plan.factor_x)),
-        math.floor((y_lv0 + 0.5) / (level.downsample_y * plan.factor_y)),
+        math.floor((x_lv0 + 0.5) / (level.downsample_x * plan.factor_x) + _ROUNDING_PX),
+        math.floor((y_lv0 + 0.5) / (level.downsample_y * plan.factor_y) + _ROUNDING_PX),
     )
 
 

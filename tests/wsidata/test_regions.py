@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from wsidata.regions import Window, level_zero_place, output_pixel, source_window
@@ -46,6 +46,7 @@ def test_a_region_is_that_region_of_the_whole_resampled_slide(slide, down, x, y,
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(down=st.floats(1.0, 12), size=st.integers(20, 120))
+@example(down=1.1, size=99)  # 495 * 1.1 is 544.5, and (544 + 0.5) / 1.1 a little less than 495
 def test_neighbouring_regions_join_without_a_seam(slide, down, size):
     """Places rounded to whole level-0 pixels, as a user computes them."""
     whole = slide.numpy(downsample=down)
