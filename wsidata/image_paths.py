@@ -97,8 +97,8 @@ class ImageFolder:
     def image_id(self, path: Path) -> str:
         """Name of a slide that does not depend on where the folder lies: the path below `root` without slide suffix."""
         # Names may lead out of the folder and in again, and the folder be a link: a slide has one name all the same.
-        for plain, root in ((os.path.abspath, os.path.abspath), (os.path.realpath, os.path.realpath)):
-            relative = os.path.relpath(plain(path), root(self.root))
+        for resolved in (os.path.abspath, os.path.realpath):
+            relative = os.path.relpath(resolved(path), resolved(self.root))
             if not relative.startswith(os.pardir):
                 return split_suffix(Path(relative).as_posix())[0]
         return split_suffix(Path(os.path.abspath(path)).as_posix())[0]

@@ -94,10 +94,12 @@ def _from_frame(frame: pd.DataFrame, source: str, *, index_places: bool) -> Text
     places = tuple(f"row {label}" for label in labels)
     columns: dict[str, list[str]] = {}
     problems: list[str] = []
+    lists: set[str] = set()
     for i, name in enumerate(names):
         columns[name] = []
         for place, value in zip(places, frame.iloc[:, i].tolist(), strict=True):
             if isinstance(value, _LISTS):
+                lists.add(name)
                 problems += _unlistable(value, f"{place}: column '{name}'")
                 value = "; ".join(map(str, value)) if len(value) else NO_LABEL
             columns[name].append(_as_text(value))
@@ -106,8 +108,7 @@ def _from_frame(frame: pd.DataFrame, source: str, *, index_places: bool) -> Text
     text = pd.DataFrame(columns, columns=names, dtype=object)
     numeric = frozenset(n for i, n in enumerate(names) if pd.api.types.is_numeric_dtype(frame.dtypes.iloc[i]))
     _refuse_empty(text, source)
-    lists = frozenset(n for i, n in enumerate(names) if any(isinstance(v, _LISTS) for v in frame.iloc[:, i].tolist()))
-    return TextTable(text, source, places, numeric, list_columns=lists)
+    return TextTable(text, source, places, numeric, list_columns=frozenset(lists))
 
 
 def _unlistable(values: Any, where: str) -> list[str]:

@@ -80,9 +80,11 @@ class Operation(ABC):
         """
         return None
 
-    def filled(self, fill: float | None, mask_fill: float) -> Operation:
-        """The same operation with the values of what comes from outside, where it has none of its own."""
-        return self
+    def filled(self, fill: float | None, mask_fill: float | None) -> Operation:
+        """The same operation with the values of what comes from outside, where its `fill` and `mask_fill` are None."""
+        values: dict[str, Any] = {"fill": fill, "mask_fill": mask_fill}
+        lacking = [field.name for field in fields(self) if field.name in values and getattr(self, field.name) is None]
+        return replace(self, **{name: values[name] for name in lacking}) if lacking else self
 
     def plain(self) -> dict[str, Any]:
         """Name and values, ready for JSON."""

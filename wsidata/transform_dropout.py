@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -40,9 +40,9 @@ class Holes(Operation):
         """The same: every pixel stands for itself."""
         return window
 
-    def filled(self, fill: float | None, mask_fill: float) -> Operation:
+    def filled(self, fill: float | None, mask_fill: float | None) -> Operation:
         """With a value for the holes in the picture; masks are left alone unless a value was given."""
-        return replace(self, fill=fill if self.fill is None else self.fill)
+        return super().filled(fill, None)
 
     def _fill(self, image: pyvips.Image, fill: float) -> pyvips.Image:
         for left, top, width, height in self.boxes:

@@ -8,7 +8,7 @@ p + d(p) does not fold and has an inverse, which iteration finds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -60,14 +60,6 @@ class ElasticField(Operation):
             interpolate=pyvips.Interpolate.new("nearest"),
             extend="background",
             background=[self.mask_fill or 0] * mask.bands,
-        )
-
-    def filled(self, fill: float | None, mask_fill: float) -> Operation:
-        """With a value for the picture's outside, and for the masks'."""
-        return replace(
-            self,
-            fill=fill if self.fill is None else self.fill,
-            mask_fill=mask_fill if self.mask_fill is None else self.mask_fill,
         )
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:

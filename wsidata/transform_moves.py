@@ -5,7 +5,7 @@ All are lazy: libvips decodes only what the result shows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -56,14 +56,6 @@ class Window(Operation):
     def source_window(self, window: Region, width_px: int, height_px: int) -> Region:
         """The same, shifted."""
         return window.moved(self.left, self.top)
-
-    def filled(self, fill: float | None, mask_fill: float) -> Operation:
-        """With a value for the picture's outside, and for the masks'."""
-        return replace(
-            self,
-            fill=fill if self.fill is None else self.fill,
-            mask_fill=mask_fill if self.mask_fill is None else self.mask_fill,
-        )
 
     def _embed(self, image: pyvips.Image, fill: float) -> pyvips.Image:
         background = [fill] * image.bands
@@ -147,14 +139,6 @@ class AffineMap(Operation):
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
         """Map."""
         return np.asarray(points @ np.asarray(self.matrix).T + self.offset)
-
-    def filled(self, fill: float | None, mask_fill: float) -> Operation:
-        """With a value for the picture's outside, and for the masks'."""
-        return replace(
-            self,
-            fill=fill if self.fill is None else self.fill,
-            mask_fill=mask_fill if self.mask_fill is None else self.mask_fill,
-        )
 
     def _resample(
         self, image: pyvips.Image, interpolate: str, shift: np.ndarray[tuple[int], np.dtype[np.float64]], fill: float

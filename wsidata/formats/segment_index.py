@@ -123,8 +123,8 @@ class SegmentIndex:
             tail_bytes = min(JPEG_TRAILER_BYTES, count)
             head, tail = self._bytes(offset, 2), self._bytes(offset + count - tail_bytes, tail_bytes)
             if not any(tail):  # padded
-                tail = self._bytes(offset, count).rstrip(b"\0")[-JPEG_TRAILER_BYTES:]
-            if head != JPEG_START or JPEG_END not in tail:
+                self.data(index)
+            elif head != JPEG_START or JPEG_END not in tail:
                 raise self._no_stream(index)
             self._checked[index] = True
 

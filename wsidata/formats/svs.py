@@ -84,11 +84,8 @@ def _name(page: tifffile.TiffPage) -> str:
 
 def _facts(base: tifffile.TiffPage) -> SlideFacts:
     entries = aperio_entries(base.description)
-    mpp, power, source = (
-        positive_number(entries.get("MPP")),
-        positive_number(entries.get("AppMag")),
-        "Aperio description",
-    )
+    mpp, power = positive_number(entries.get("MPP")), positive_number(entries.get("AppMag"))
+    source = "Aperio description"
     stated = SIZE.match(_second_line(base))
     size = f"{base.imagewidth}x{base.imagelength}"
     if stated is not None and f"{stated[1]}x{stated[2]}" != size:  # saved again, smaller or cut
