@@ -26,8 +26,8 @@ from reporting import MEANT, draw_confusion, prediction_table
 
 from streammodels import StreamingResNet, WeightsUnavailableError
 from wsidata import HubDataModule, WSIDataModule
-from wsidata.datamodule_base import SplitDataModule
-from wsidata.synthetic import write_camelyon16
+from wsidata.datamodules.base import SplitDataModule
+from wsidata.synthetic.slides import write_camelyon16
 
 
 def make_model(options: argparse.Namespace, num_classes: int) -> StreamingResNet:

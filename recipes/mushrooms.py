@@ -25,9 +25,9 @@ from mushrooms_report import closing_table, spread, write_report
 from reporting import MEANT, prediction_table
 
 from streammodels import StreamingResNet, WeightsUnavailableError
-from wsidata.datamodule_base import SplitDataModule
-from wsidata.photos.decoding import read_photo
-from wsidata.stats import channel_stats
+from wsidata.datamodules.base import SplitDataModule
+from wsidata.photos.read import read_photo
+from wsidata.stats.compute import channel_stats
 
 PARTS = {"train", "training", "val", "valid", "validation", "test"}
 

@@ -8,10 +8,9 @@ import pandas as pd
 from mushrooms_options import VAL_FRACTION
 
 from wsidata import HubDataModule, ImageFolderDataModule
-from wsidata.datamodule_base import SplitDataModule
-from wsidata.fingerprints import alike, look_of, same_bytes
-from wsidata.photos.looks import photo_thumbnail
-from wsidata.synthetic_photos import write_photos
+from wsidata.datamodules.base import SplitDataModule
+from wsidata.splits.fingerprints import alike, look_of, photo_thumbnail, same_bytes
+from wsidata.synthetic.photos import write_photos
 from wsidata.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ToneJitter, Transform
 
 

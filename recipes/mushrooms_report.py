@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from reporting import NAMES, classes_of, draw_confusion
 from sklearn.metrics import classification_report, recall_score
 
-from wsidata.photos.decoding import read_photo
+from wsidata.photos.read import read_photo
 
 FILES = {
     "best.ckpt": "weights with the lowest validation loss",

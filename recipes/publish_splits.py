@@ -12,8 +12,8 @@ import torch
 from camelyon16_data import read_reference
 
 from wsidata import CardText, HubDataModule, ImageFolderDataModule, WSIDataModule, export, publish
-from wsidata.datamodule_base import SplitDataModule
-from wsidata.synthetic import write_camelyon16
+from wsidata.datamodules.base import SplitDataModule
+from wsidata.synthetic.slides import write_camelyon16
 
 
 def make_slides(options: argparse.Namespace) -> WSIDataModule:

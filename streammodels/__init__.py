@@ -6,46 +6,56 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attention import attention_map
-    from .class_maps import class_activation_map
-    from .classifier import StreamingClassifier
-    from .errors import ImageReadError, UnsupportedLayerError
-    from .heatmap import Heatmap
-    from .heatmap_files import write_overlay, write_pyramid
-    from .input_gradient import saliency
-    from .keeping import Keeping
-    from .normalize import Normalize
-    from .pooling import GatedAttention, GeM, GlobalAvgPool, GlobalMaxPool, GlobalPool, LogSumExp, PerClassLinear
-    from .resnet import WeightsUnavailableError, freeze_batch_norm
-    from .sources import LazyRows
-    from .streaming import StreamedModule, stream
-    from .streaming_resnet import StreamingResNet
+    from streammodels.backprop.checkpointing import Keeping
+    from streammodels.core.image_rows import LazyRows
+    from streammodels.core.reductions import Reduction
+    from streammodels.errors import ImageReadError, UnsupportedLayerError
+    from streammodels.explain.attention import attention_map
+    from streammodels.explain.cam import class_activation_map
+    from streammodels.explain.gradient import saliency
+    from streammodels.explain.heatmap import Heatmap
+    from streammodels.explain.heatmap_files import write_overlay, write_pyramid
+    from streammodels.models.normalize import Normalize
+    from streammodels.models.pooling import (
+        GatedAttention,
+        GeM,
+        GlobalAvgPool,
+        GlobalMaxPool,
+        GlobalPool,
+        LogSumExp,
+        PerClassLinear,
+    )
+    from streammodels.models.resnet import WeightsUnavailableError, freeze_batch_norm
+    from streammodels.streaming import StreamedModule, stream
+    from streammodels.training.classifier import StreamingClassifier
+    from streammodels.training.streaming_resnet import StreamingResNet
 
 _HOMES = {
+    "Reduction": "core.reductions",
     "ImageReadError": "errors",
-    "Heatmap": "heatmap",
-    "Keeping": "keeping",
-    "LazyRows": "sources",
-    "GatedAttention": "pooling",
-    "GeM": "pooling",
-    "GlobalAvgPool": "pooling",
-    "GlobalMaxPool": "pooling",
-    "GlobalPool": "pooling",
-    "LogSumExp": "pooling",
-    "Normalize": "normalize",
-    "PerClassLinear": "pooling",
+    "Heatmap": "explain.heatmap",
+    "Keeping": "backprop.checkpointing",
+    "LazyRows": "core.image_rows",
+    "GatedAttention": "models.pooling",
+    "GeM": "models.pooling",
+    "GlobalAvgPool": "models.pooling",
+    "GlobalMaxPool": "models.pooling",
+    "GlobalPool": "models.pooling",
+    "LogSumExp": "models.pooling",
+    "Normalize": "models.normalize",
+    "PerClassLinear": "models.pooling",
     "StreamedModule": "streaming",
-    "StreamingClassifier": "classifier",
-    "StreamingResNet": "streaming_resnet",
+    "StreamingClassifier": "training.classifier",
+    "StreamingResNet": "training.streaming_resnet",
     "UnsupportedLayerError": "errors",
-    "WeightsUnavailableError": "resnet",
-    "attention_map": "attention",
-    "class_activation_map": "class_maps",
-    "freeze_batch_norm": "resnet",
-    "saliency": "input_gradient",
+    "WeightsUnavailableError": "models.resnet",
+    "attention_map": "explain.attention",
+    "class_activation_map": "explain.cam",
+    "freeze_batch_norm": "models.resnet",
+    "saliency": "explain.gradient",
     "stream": "streaming",
-    "write_overlay": "heatmap_files",
-    "write_pyramid": "heatmap_files",
+    "write_overlay": "explain.heatmap_files",
+    "write_pyramid": "explain.heatmap_files",
 }
 
 __all__ = [
@@ -61,6 +71,7 @@ __all__ = [
     "LogSumExp",
     "Normalize",
     "PerClassLinear",
+    "Reduction",
     "StreamedModule",
     "StreamingClassifier",
     "StreamingResNet",

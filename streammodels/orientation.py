@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .engine import Engine
-from .memory import Choice
-from .network import Network
-from .reductions import Reduction
-from .rows import RowNode, RowPlan, RowsError, plan_rows
+from streammodels.backprop.checkpointing import Choice
+from streammodels.core.engine import Engine
+from streammodels.core.network import Network
+from streammodels.core.reductions import Reduction
+from streammodels.core.row_plan import RowNode, RowPlan, RowsError, plan_rows
 
 _CACHED = 64
 

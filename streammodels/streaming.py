@@ -14,20 +14,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .choosing import Sizes
-from .differentiable import Streamed, leaves, present
-from .engine import NodeTensors
-from .forecast import Forecast, make_forecast
-from .image_lists import put_together, with_batch
-from .image_pass import Pass, TakeRows
-from .keeping import Keeping
-from .memory import Choice, StepMemory
-from .routes import Route, Traced, remember, settings
-from .rows import RowPlan
-from .sources import Image, ImageRows, StripReader, as_image_rows
-from .summary import layer_table
-from .surroundings import Surroundings
-from .tracing import refuse_hooks, trace
+from streammodels.backprop.autograd import Streamed, leaves, present
+from streammodels.backprop.bptt import Pass, TakeRows
+from streammodels.backprop.checkpointing import Choice, Keeping
+from streammodels.backprop.rng_state import Surroundings
+from streammodels.core.engine import NodeTensors
+from streammodels.core.image_rows import Image, ImageRows, StripReader, as_image_rows
+from streammodels.core.row_plan import RowPlan
+from streammodels.memory.budget import Sizes
+from streammodels.memory.estimate import StepMemory
+from streammodels.memory.forecast import Forecast, make_forecast
+from streammodels.memory.summary import layer_table
+from streammodels.orientation import Route, Traced, remember, settings
+from streammodels.tracing.trace import refuse_hooks, trace
+
+
+def with_batch(image: Image) -> Image:
+    """An image of a list: a (C, H, W) tensor counts as a batch of one."""
+    return image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
+
+
+def put_together(results: list[Tensor]) -> Tensor:
+    """The results of several images, one behind the other.
+
+    Raises:
+        ValueError: If they differ in shape.
+    """
+    shapes = [tuple(result.shape[1:]) for result in results]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"the images of the list give results of different shapes, {sorted(set(shapes))}, which cannot be stacked. "
+            "End the module in a global pool, or call it on one image after the other."
+        )
+    return torch.cat(results)
+
 
 _CACHED_TRACES = 4
 

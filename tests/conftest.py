@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wsidata.synthetic import write_camelyon16
+from wsidata.synthetic.slides import write_camelyon16
 
 
 @pytest.fixture(scope="session")

@@ -1,95 +1,66 @@
-"""Lightning data modules for whole-slide images: a pyramid on disk becomes labelled, split, augmented samples.
+"""Lightning DataModules for whole-slide images and folders of photos: labeled, split, augmented samples.
 
 Names are imported when they are first used, so that `import wsidata` costs next to nothing.
 """
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsidata.utils.public_names import lazy_names
 
 if TYPE_CHECKING:
     from wsidata import transforms as transforms
-    from wsidata.cropping import TissueCrop as TissueCrop
-    from wsidata.datamodules import WSIDataModule as WSIDataModule
-    from wsidata.datasets import SlideDataset as SlideDataset
+    from wsidata.datamodules.base import SplitDataModule as SplitDataModule
+    from wsidata.datamodules.image_folder import ImageFolderDataModule as ImageFolderDataModule
+    from wsidata.datamodules.wsi import WSIDataModule as WSIDataModule
+    from wsidata.datasets.slides import SlideDataset as SlideDataset
     from wsidata.hub.card import CardText as CardText
     from wsidata.hub.datamodule import HubDataModule as HubDataModule
-    from wsidata.hub.export import export as export
+    from wsidata.hub.export.writer import export as export
     from wsidata.hub.publish import publish as publish
-    from wsidata.lazy import LazyImage as LazyImage
-    from wsidata.leaks import check_leaks as check_leaks
-    from wsidata.packing import Packing as Packing
-    from wsidata.photos.datamodule import ImageFolderDataModule as ImageFolderDataModule
-    from wsidata.slide import Slide as Slide
-    from wsidata.split_files import load_splits as load_splits
-    from wsidata.split_files import save_splits as save_splits
-    from wsidata.splits import make_splits as make_splits
-    from wsidata.stats import ChannelStats as ChannelStats
-    from wsidata.stats import channel_stats as channel_stats
-    from wsidata.tables import read_table as read_table
-    from wsidata.tissue import TissueMask as TissueMask
+    from wsidata.photos.read import read_photo as read_photo
+    from wsidata.slides.lazy_image import LazyImage as LazyImage
+    from wsidata.slides.slide import Slide as Slide
+    from wsidata.slides.tissue.crop import TissueCrop as TissueCrop
+    from wsidata.slides.tissue.mask import TissueMask as TissueMask
+    from wsidata.slides.tissue.packing import Packing as Packing
+    from wsidata.splits.leaks import check_leaks as check_leaks
+    from wsidata.splits.make import make_splits as make_splits
+    from wsidata.splits.split_file import load_splits as load_splits
+    from wsidata.splits.split_file import save_splits as save_splits
+    from wsidata.stats.compute import channel_stats as channel_stats
+    from wsidata.stats.result import ChannelStats as ChannelStats
+    from wsidata.tables.label_table import read_table as read_table
 
-_HOME = {
-    "CardText": "wsidata.hub.card",
-    "ChannelStats": "wsidata.stats",
-    "HubDataModule": "wsidata.hub.datamodule",
-    "ImageFolderDataModule": "wsidata.photos.datamodule",
-    "LazyImage": "wsidata.lazy",
-    "Packing": "wsidata.packing",
-    "Slide": "wsidata.slide",
-    "SlideDataset": "wsidata.datasets",
-    "TissueCrop": "wsidata.cropping",
-    "TissueMask": "wsidata.tissue",
-    "WSIDataModule": "wsidata.datamodules",
-    "channel_stats": "wsidata.stats",
-    "check_leaks": "wsidata.leaks",
-    "export": "wsidata.hub.export",
-    "load_splits": "wsidata.split_files",
-    "make_splits": "wsidata.splits",
-    "publish": "wsidata.hub.publish",
-    "read_table": "wsidata.tables",
-    "save_splits": "wsidata.split_files",
-}
-
-__all__ = [
-    "CardText",
-    "ChannelStats",
-    "HubDataModule",
-    "ImageFolderDataModule",
-    "LazyImage",
-    "Packing",
-    "Slide",
-    "SlideDataset",
-    "TissueCrop",
-    "TissueMask",
-    "WSIDataModule",
-    "__version__",
-    "channel_stats",
-    "check_leaks",
-    "export",
-    "load_splits",
-    "make_splits",
-    "publish",
-    "read_table",
-    "save_splits",
-    "transforms",
-]
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "": ["transforms"],
+        "datamodules.base": ["SplitDataModule"],
+        "datamodules.image_folder": ["ImageFolderDataModule"],
+        "datamodules.wsi": ["WSIDataModule"],
+        "datasets.slides": ["SlideDataset"],
+        "hub.card": ["CardText"],
+        "hub.datamodule": ["HubDataModule"],
+        "hub.export.writer": ["export"],
+        "hub.publish": ["publish"],
+        "photos.read": ["read_photo"],
+        "slides.lazy_image": ["LazyImage"],
+        "slides.slide": ["Slide"],
+        "slides.tissue.crop": ["TissueCrop"],
+        "slides.tissue.mask": ["TissueMask"],
+        "slides.tissue.packing": ["Packing"],
+        "splits.leaks": ["check_leaks"],
+        "splits.make": ["make_splits"],
+        "splits.split_file": ["load_splits", "save_splits"],
+        "stats.compute": ["channel_stats"],
+        "stats.result": ["ChannelStats"],
+        "tables.label_table": ["read_table"],
+    },
+)
+__all__ = [*__all__, "__version__"]
 
 try:
     __version__ = version("slidestream")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
-
-
-def __getattr__(name: str) -> Any:
-    if name == "transforms":
-        return import_module("wsidata.transforms")
-    if name not in _HOME:
-        raise AttributeError(f"module 'wsidata' has no attribute '{name}'. It offers {', '.join(__all__)}.")
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from wsidata import __version__
-from wsidata.commands import info, publish, split, stats
+from wsidata.cli import info, publish, split, stats
 
 COMMANDS = {"info": info, "split": split, "stats": stats, "publish": publish}
 

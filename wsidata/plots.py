@@ -17,9 +17,9 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsidata.labels import class_map
-from wsidata.slide_info import SlideInfo
-from wsidata.split_base import SPLITS
+from wsidata.slides.info import SlideInfo
+from wsidata.tables.class_names import class_map
+from wsidata.tables.parts import SPLITS
 
 _PART_COLOURS = {"train": "C0", "val": "C1", "test": "C2"}
 _SHOWN_SIDE_PX = 384

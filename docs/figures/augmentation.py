@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyvips
 
-from wsidata.synthetic_tissue import paint
+from wsidata.synthetic.tissue import paint
 from wsidata.transforms import (
     Blur,
     CoarseDropout,

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from streammodels import StreamingResNet
 from wsidata import ImageFolderDataModule
-from wsidata.photos.decoding import read_photo
+from wsidata.photos.read import read_photo
 from wsidata.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ToneJitter
 
 COPIES = 10

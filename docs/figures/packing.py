@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from wsidata import Slide, TissueCrop
-from wsidata.synthetic import write_pixels
-from wsidata.synthetic_tissue import paint
+from wsidata.synthetic.slides import write_pixels
+from wsidata.synthetic.tissue import paint
 
 INK = "#22303c"
 COLOURS = ("#2f5f97", "#2f7d5b", "#a8741a", "#b8434e", "#6b4fa0", "#3d8a99", "#8a97a3")

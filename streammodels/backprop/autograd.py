@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .engine import NodeTensors
-from .image_pass import Pass
+from streammodels.backprop.bptt import Pass
+from streammodels.core.engine import NodeTensors
 
 
 class Streamed(torch.autograd.Function):

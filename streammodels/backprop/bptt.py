@@ -21,14 +21,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .engine import Carries, Engine, NodeTensors, Strip
-from .handover import Handover
-from .keeping import Keeping, Visit, visits
-from .reductions import Parts, Reduction, present
-from .rows import RowPlan
-from .shelf import Shelf
-from .sources import StripReader
-from .surroundings import Surroundings
+from streammodels.backprop.arena import Shelf
+from streammodels.backprop.checkpointing import Keeping, Visit, visits
+from streammodels.backprop.rng_state import Surroundings
+from streammodels.core.engine import Carries, Engine, NodeTensors, Strip
+from streammodels.core.image_rows import Handover, StripReader
+from streammodels.core.reductions import Parts, Reduction, present
+from streammodels.core.row_plan import RowPlan
 
 TakeRows = Callable[[range, Tensor], None]
 """Receives the gradient of some rows of the image, (B, C, rows, W), from the last rows to the first."""

@@ -78,3 +78,11 @@ def visits(strips: int, every: int, graphs: int) -> list[Visit]:
         result += [Visit(strip, backward=False, reads=True) for strip in recomputed[:-1]]
         result += [Visit(strip, backward=True, reads=strip < strips - graphs) for strip in reversed(range(start, stop))]
     return result
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How an image is computed: the height of its strips, and what is kept."""
+
+    strip_rows: int
+    keeping: Keeping

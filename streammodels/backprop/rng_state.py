@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .network import Network
-from .rules import ChannelDropout
+from streammodels.core.network import Network
+from streammodels.core.operations import ChannelDropout
 
 
 @dataclass

@@ -13,14 +13,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .handover import Handover, taken
-from .joining import join_rows, last_rows
-from .network import Network
-from .reductions import Parts, Reduction, present
-from .rows import RowPlan
-from .rules import AveragePool, ChannelDropout, Convolution, FrozenBatchNorm, Join, MaxPool, Pointwise
+from streammodels.core.carry import join_rows, last_rows
+from streammodels.core.frozen_prefix import Shortcut
+from streammodels.core.image_rows import Handover, taken
+from streammodels.core.network import Network
+from streammodels.core.operations import (
+    AveragePool,
+    ChannelDropout,
+    Convolution,
+    FrozenBatchNorm,
+    Join,
+    MaxPool,
+    Pointwise,
+)
+from streammodels.core.reductions import Parts, Reduction, present
+from streammodels.core.row_plan import RowPlan
 
 Carries = dict[int, Tensor]
+
+
 NodeTensors = Sequence[Sequence[Tensor | None]]
 
 
@@ -41,21 +52,6 @@ class Strip:
     carries: Carries = field(default_factory=dict)
     reduced_from: dict[int, tuple[int, torch.dtype]] = field(default_factory=dict)
     handed_over: Carries = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Shortcut:
-    """How a strip is computed again without the layers in front of everything trained.
-
-    Attributes:
-        skipped: Nodes that are left out.
-        handed_over: Nodes whose new rows are given instead; they still keep their carries.
-        reads_image: Whether a node that runs reads the image.
-    """
-
-    skipped: frozenset[int]
-    handed_over: frozenset[int]
-    reads_image: bool
 
 
 class Engine:

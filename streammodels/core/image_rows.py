@@ -16,8 +16,29 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from .errors import ImageReadError
-from .handover import Handover
+from streammodels.errors import ImageReadError
+
+
+class Handover:
+    """A tensor that can be taken once.
+
+    Args:
+        rows: The tensor; the caller had better keep no other reference.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows: Tensor | None = rows
+
+    def take(self) -> Tensor:
+        """The tensor, which is forgotten here."""
+        rows, self._rows = self._rows, None
+        assert rows is not None, "the rows were taken before"
+        return rows
+
+
+def taken(handover: Handover | None) -> Tensor | None:
+    """The tensor handed over, if any is."""
+    return None if handover is None else handover.take()
 
 
 @runtime_checkable

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .reductions import Reduction
-from .rows import Window
+from streammodels.core.reductions import Reduction
+from streammodels.core.row_plan import Window
 
 Pair = tuple[int, int]
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .pooling import GatedAttention
-from .reductions import sum_dtype
-from .sources import scale_to_unit
-from .streaming import StreamedModule
-from .tracing import trace
+from streammodels.core.image_rows import scale_to_unit
+from streammodels.core.reductions import sum_dtype
+from streammodels.models.pooling import GatedAttention
+from streammodels.streaming import StreamedModule
+from streammodels.tracing.trace import trace
 
 
 @torch.no_grad()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import attention_map
-from .explained import ClassIndex, Explained, choose, differentiable, score_of
-from .heatmap import Heatmap, Method
-from .pooled_map import PooledMap, is_affine
-from .shapes import ValueShape, value_shapes
-from .sources import Image, as_image_rows
-from .streaming import StreamedModule
+from streammodels.core.image_rows import Image, as_image_rows
+from streammodels.explain.attention import attention_map
+from streammodels.explain.feature_map import PooledMap, is_affine
+from streammodels.explain.heatmap import Heatmap, Method
+from streammodels.explain.target import ClassIndex, Explained, choose, differentiable, score_of
+from streammodels.memory.shapes import ValueShape, value_shapes
+from streammodels.streaming import StreamedModule
 
 _MAPS_AT_ONCE = 16  # up to so many classes all their maps are cheaper than a pass that finds the class beforehand
 

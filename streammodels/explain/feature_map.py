@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from .map_grid import MapGrid, map_grid
-from .network import Network
-from .pooling import GatedAttention
-from .reductions import GlobalAverage, Reduction
+from streammodels.core.network import Network
+from streammodels.core.reductions import GlobalAverage, Reduction
+from streammodels.explain.heatmap import MapGrid, map_grid
+from streammodels.models.pooling import GatedAttention
 
 _REMEDY = "A class activation map needs a network that ends in global pooling of its last map, such as a ResNet."
 _RESHAPING = frozenset({torch.flatten, torch.squeeze, "flatten", "squeeze", "view", "reshape", "size"})

@@ -18,8 +18,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .heatmap import Heatmap
-from .map_grid import MapAxis
+from streammodels.explain.heatmap import Heatmap, MapAxis
 
 Values = NDArray[np.float32]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .sources import Image
-from .streaming import StreamedModule
+from streammodels.core.image_rows import Image
+from streammodels.streaming import StreamedModule
 
 ClassIndex = int | Sequence[int] | Tensor | None
 

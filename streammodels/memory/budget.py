@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .keeping import Keeping
-from .memory import Choice, StepMemory
+from streammodels.backprop.checkpointing import Choice, Keeping
+from streammodels.memory.estimate import StepMemory
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _ROWS_LOST = 1  # a strip takes the time of about so many further rows: carries joined, weights read once more

@@ -15,26 +15,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from .engine import Engine
-from .keeping import Keeping
-from .reductions import Reduction
-from .rows import RowsError, plan_rows
-from .rules import Join, MaxPool
-from .shapes import ValueShape, boundary_bytes, value_shapes
+from streammodels.backprop.checkpointing import Choice
+from streammodels.core.engine import Engine
+from streammodels.core.operations import Join, MaxPool
+from streammodels.core.reductions import Reduction
+from streammodels.core.row_plan import RowsError, plan_rows
+from streammodels.memory.shapes import ValueShape, boundary_bytes, value_shapes
 
 _INDEX_BYTES = 8  # a maximum pool saves an int64 index for every output pixel
+
+
 _WEIGHT_COPIES = 4  # folded weights, their gradients, the parameters' gradients, and one reordered by the kernels
+
+
 _WORKING_COPIES = 3  # gradient of the largest value, a re-ordered copy of it, and one of its input
+
+
 _SLACK = 1.1  # blocks that the allocator has taken back and not given away again: see docs/benchmarks.md
+
+
 _SAMPLED_STRIPS = 96  # carries repeat from strip to strip; so many show their mean
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How an image is computed: the height of its strips, and what is kept."""
-
-    strip_rows: int
-    keeping: Keeping
 
 
 @dataclass(frozen=True, eq=False)

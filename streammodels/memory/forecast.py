@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from .engine import NodeTensors, Shortcut, Strip
-from .handover import Handover
-from .keeping import Keeping
-from .memory import Choice, StepMemory
-from .rows import plan_rows
+from streammodels.backprop.checkpointing import Choice, Keeping
+from streammodels.core.engine import NodeTensors, Strip
+from streammodels.core.frozen_prefix import Shortcut
+from streammodels.core.image_rows import Handover
+from streammodels.core.row_plan import plan_rows
+from streammodels.memory.estimate import StepMemory
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .engine import Engine, StripRun
-from .handover import Handover
-from .network import Network
-from .rows import RowPlan, plan_rows
-from .rules import Convolution
+from streammodels.core.engine import Engine, StripRun
+from streammodels.core.image_rows import Handover
+from streammodels.core.network import Network
+from streammodels.core.operations import Convolution
+from streammodels.core.row_plan import RowPlan, plan_rows
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil, prod
 
-from .network import Network
-from .rows import RowPlan, Window
-from .shapes import ValueShape, boundary_bytes, value_shapes
+from streammodels.core.network import Network
+from streammodels.core.row_plan import RowPlan, Window
+from streammodels.memory.shapes import ValueShape, boundary_bytes, value_shapes
 
 _MEGABYTE = 1e6
 

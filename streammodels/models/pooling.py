@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .reductions import (
+from streammodels.core.reductions import (
     Attention,
     GeneralizedMean,
     GlobalAverage,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from .resnet9 import ResNet9
+from streammodels.models.resnet9 import ResNet9
 
 _LOGGER = logging.getLogger(__name__)
 

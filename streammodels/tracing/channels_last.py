@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from . import layers
-from .errors import UnsupportedLayerError
-from .rows import Window
-from .rules import ChannelLinear, Pointwise, Rule
+from streammodels.core.operations import ChannelLinear, Pointwise, Rule
+from streammodels.core.row_plan import Window
+from streammodels.errors import UnsupportedLayerError
+from streammodels.tracing import modules as layers
 
 _TO_LAST, _TO_FIRST, _UNCHANGED = (0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 2, 3)
 _PERMUTATIONS: frozenset[Any] = frozenset(

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from . import layers
-from .channels_last import with_constants
-from .errors import UnsupportedLayerError
-from .reductions import GlobalAverage
-from .rules import Pointwise, Rule
+from streammodels.core.operations import Pointwise, Rule
+from streammodels.core.reductions import GlobalAverage
+from streammodels.errors import UnsupportedLayerError
+from streammodels.tracing import modules as layers
+from streammodels.tracing.channels_last import with_constants
 
 SPLITS: frozenset[Any] = frozenset({torch.split, torch.chunk, "split", "chunk"})
 """Operations that give a tuple of maps, of some channels each."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from .errors import UnsupportedLayerError
+from streammodels.errors import UnsupportedLayerError
 
 
 class _Value(fx.Proxy):

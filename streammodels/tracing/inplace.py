@@ -14,8 +14,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from . import layers
-from .functions import is_stochastic_depth
+from streammodels.tracing import modules as layers
+from streammodels.tracing.functions import is_stochastic_depth
 
 _ALIASING: frozenset[Any] = frozenset(
     {

@@ -14,10 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .errors import UnsupportedLayerError
-from .reductions import GlobalAverage, GlobalMaximum
-from .rows import Window
-from .rules import (
+from streammodels.core.operations import (
     AveragePool,
     ChannelDropout,
     Convolution,
@@ -28,6 +25,9 @@ from .rules import (
     Rule,
     StochasticDepth,
 )
+from streammodels.core.reductions import GlobalAverage, GlobalMaximum
+from streammodels.core.row_plan import Window
+from streammodels.errors import UnsupportedLayerError
 
 
 def _in_place(function: Callable[..., Any], **options: Any) -> Callable[[Tensor], Tensor]:

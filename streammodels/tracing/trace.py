@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from . import channels_last, functions, layers
-from .aliasing import read_after_writing, writes_in_place
-from .errors import UnsupportedLayerError
-from .graphs import is_leaf, write_down
-from .network import Network, Node, Tensors, fold_batch_norms, no_tensors
-from .reductions import Reduction
-from .rules import Join, Pointwise
+from streammodels.core.network import Network, Node, Tensors, no_tensors
+from streammodels.core.operations import Join, Pointwise
+from streammodels.core.reductions import Reduction
+from streammodels.errors import UnsupportedLayerError
+from streammodels.tracing import channels_last, functions
+from streammodels.tracing import modules as layers
+from streammodels.tracing.fold_batch_norm import fold_batch_norms
+from streammodels.tracing.fx_graph import is_leaf, write_down
+from streammodels.tracing.inplace import read_after_writing, writes_in_place
 
 
 def trace(module: nn.Module) -> Network:

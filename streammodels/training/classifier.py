@@ -16,18 +16,26 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from .attention import attention_map
-from .block_map import Reduce
-from .class_maps import class_activation_map
-from .explained import ClassIndex
-from .heatmap import Heatmap
-from .image_lists import compute_whole
-from .input_gradient import saliency
-from .labelled_steps import LabelledSteps, OptimizerFactory, SchedulerFactory
-from .pooling import GlobalPool
-from .resnet import freeze_batch_norm
-from .sources import Image, as_image_rows
-from .streaming import StreamedModule, stream
+from streammodels.core.image_rows import Image, as_image_rows, scale_to_unit
+from streammodels.explain.attention import attention_map
+from streammodels.explain.cam import class_activation_map
+from streammodels.explain.gradient import Reduce, saliency
+from streammodels.explain.heatmap import Heatmap
+from streammodels.explain.target import ClassIndex
+from streammodels.models.pooling import GlobalPool
+from streammodels.models.resnet import freeze_batch_norm
+from streammodels.streaming import StreamedModule, put_together, stream, with_batch
+from streammodels.training.steps import LabelledSteps, OptimizerFactory, SchedulerFactory
+
+
+def compute_whole(module: nn.Module, images: Sequence[Image]) -> Tensor:
+    """A plain module on each image, whole; an image read by rows is read at once."""
+    parameter, results = next(module.parameters()), []
+    for index, image in enumerate(images):
+        source = as_image_rows(with_batch(image), f"image {index}")
+        pixels = source.read(0, source.shape[2]).to(parameter.device)
+        results.append(module(scale_to_unit(pixels, parameter.dtype)))
+    return put_together(results)
 
 
 class StreamingClassifier(LabelledSteps):

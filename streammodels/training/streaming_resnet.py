@@ -12,11 +12,11 @@ from pathlib import Path
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from .classifier import StreamingClassifier
-from .labelled_steps import OptimizerFactory, SchedulerFactory
-from .normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from .pooling import make_pool
-from .resnet import build_resnet
+from streammodels.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from streammodels.models.pooling import make_pool
+from streammodels.models.resnet import build_resnet
+from streammodels.training.classifier import StreamingClassifier
+from streammodels.training.steps import OptimizerFactory, SchedulerFactory
 
 _IMAGENET_GREY = (0.449, 0.226)  # mean and std over ImageNet's three channels, for images with other channels
 
@@ -28,8 +28,9 @@ class StreamingResNet(StreamingClassifier):
     under torchvision's names (``model.layer4``, ``model.fc``).
 
     Args:
-        model_name: One of `streammodels.resnet.RESNETS`: "resnet9" (no pretrained weights: give ``weights=None``),
-            "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", and their wide and ResNeXt variants.
+        model_name: One of `streammodels.models.resnet.RESNETS`: "resnet9" (no pretrained weights: give
+            ``weights=None``), "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", and their wide and ResNeXt
+            variants.
         tile_size: A budget of ``tile_size**2`` pixels of each image in flight.
         num_classes: Number of classes. If the weights have a classifier of another size, a new one takes its place.
         train_streaming_layers: False freezes the trunk (all but the pool and ``fc``).

@@ -20,7 +20,7 @@ from torchmetrics.classification import (
     MultilabelAccuracy,
 )
 
-from .roc_area import BinaryROCArea, MulticlassROCArea, MultilabelROCArea
+from streammodels.training.metrics import BinaryROCArea, MulticlassROCArea, MultilabelROCArea
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

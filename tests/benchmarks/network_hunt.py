@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from streammodels import StreamedModule, UnsupportedLayerError
-from streammodels.keeping import Keeping
+from streammodels.backprop.checkpointing import Keeping
 
 TESTS = Path(__file__).resolve().parents[1] / "streammodels"
 EXAMPLES_PER_ROUND = 40

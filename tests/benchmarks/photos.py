@@ -197,7 +197,7 @@ def make_loader(name: str, photos: Sequence[Path], workers: int) -> Any:
     """The reader's data set in a loader: ours in ours, others in torch's own."""
     from torch.utils.data import ConcatDataset, DataLoader
 
-    from wsidata.loaders import make_loader as our_loader
+    from wsidata.datasets.loader import make_loader as our_loader
 
     if name == "wsidata":
         return our_loader(READERS[name](photos), batch_size=8, num_workers=workers)

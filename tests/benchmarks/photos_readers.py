@@ -22,8 +22,8 @@ def wsidata(paths: Sequence[Path]) -> Any:
     """The data set of `ImageFolderDataModule`, as it validates."""
     import pandas as pd
 
-    from wsidata.photos.datasets import PhotoDataset
-    from wsidata.photos.transforms import photo_eval_transform
+    from wsidata.datasets.photos import PhotoDataset
+    from wsidata.transforms.compose import photo_eval_transform
 
     table = pd.DataFrame({"image_id": [path.stem for path in paths], "path": [str(path) for path in paths], "label": 0})
     return PhotoDataset(table, photo_eval_transform((CROP_PX, CROP_PX)), resize_px=SHORT_SIDE_PX)
@@ -129,8 +129,8 @@ def stats_of_notebook(paths: Sequence[Path]) -> Any:
 
 def stats_of_wsidata(paths: Sequence[Path], how: str) -> Any:
     """`channel_stats`: of the stored pixels ("slide"), or of photos as they are read ("photo"); any reduction."""
-    from wsidata.photos.decoding import read_photo
-    from wsidata.stats import channel_stats
+    from wsidata.photos.read import read_photo
+    from wsidata.stats.compute import channel_stats
 
     stats = channel_stats(paths, reduction="per_image", **({"read": read_photo} if how == "photo" else {}))
     return np.array(stats.mean), np.array(stats.std)

@@ -77,7 +77,7 @@ def paint_slides(folder: Path, images: int, side: int) -> Path:
     import numpy as np
     import pyvips
 
-    from wsidata.synthetic_tissue import paint
+    from wsidata.synthetic.tissue import paint
 
     folder.mkdir(parents=True, exist_ok=True)
     painted = paint(side, side, tumor=True, mpp=0.5, rng=np.random.default_rng(0)).astype(np.float32)

@@ -68,7 +68,7 @@ def make_slide(folder: Path, width: int) -> Path:
         return path
     import pyvips
 
-    from wsidata.synthetic_tissue import paint
+    from wsidata.synthetic.tissue import paint
 
     folder.mkdir(parents=True, exist_ok=True)
     side = min(width, 4096)

@@ -47,7 +47,9 @@ def main() -> None:
 def rows_of(path: Path, repeats: int) -> list[str]:
     """A line of the table for each pipeline."""
     from wsidata import Slide
-    from wsidata.transforms import Compose, CropOrPad, RandomD4, he_train_transform
+    from wsidata.transforms.compose import Compose, he_train_transform
+    from wsidata.transforms.geometry.affine import RandomD4
+    from wsidata.transforms.geometry.crop import CropOrPad
 
     path.read_bytes()  # into the page cache
     variants: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ class Wsidata:
     """`wsidata.Slide`."""
 
     def __init__(self, path: Path) -> None:
-        from wsidata.slide import Slide
+        from wsidata.slides.slide import Slide
 
         self.slide = Slide(path)
         self.sizes = [level.size for level in self.slide.levels]

@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace, height: int) -> dict[str, Any]:
     from streaming_worker import resident_bytes, settle_memory
 
     from streammodels import Keeping, stream
-    from streammodels.resnet import build_resnet
+    from streammodels.models.resnet import build_resnet
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

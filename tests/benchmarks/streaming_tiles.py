@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from streammodels.summary import layer_facts
-from streammodels.tracing import trace
+from streammodels.memory.summary import layer_facts
+from streammodels.tracing.trace import trace
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from wsidata.synthetic import write_camelyon16
+    from wsidata.synthetic.slides import write_camelyon16
 
     folder = tmp_path_factory.mktemp("camelyon16")
     return write_camelyon16(folder, normal=4, tumor=4, test=4, size_px=(256, 256), tile=64)
@@ -135,7 +135,7 @@ def test_real_slides_have_other_defaults_than_the_demo(recipe: ModuleType) -> No
 @pytest.mark.skipif(not REAL_SLIDES.is_dir(), reason="the real slides are not here")
 def test_slides_cut_from_real_ones(recipe: ModuleType, tmp_path: Path) -> None:
     from wsidata import Slide
-    from wsidata.synthetic import write_pixels
+    from wsidata.synthetic.slides import write_pixels
 
     rows, side = [], 700
     with Slide(REAL_SLIDES / "CMU-1-Small-Region.svs") as slide:

@@ -12,7 +12,7 @@ from lightning import Trainer
 
 from streammodels import StreamingResNet
 from wsidata import WSIDataModule
-from wsidata.synthetic import write_camelyon16, write_slide
+from wsidata.synthetic.slides import write_camelyon16, write_slide
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from wsidata import ImageFolderDataModule
-from wsidata.synthetic_photos import write_photo_folders, write_photos
+from wsidata.synthetic.photos import write_photo_folders, write_photos
 
 REAL_PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
 SMALL = ["--model", "resnet9", "--image-size", "32", "--epochs", "2", "--num-workers", "0", "--accelerator", "cpu"]

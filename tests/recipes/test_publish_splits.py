@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from wsidata.hub.layout import Preprocessing
-from wsidata.synthetic_photos import write_photo_folders
+from wsidata.hub.manifest import Preprocessing
+from wsidata.synthetic.photos import write_photo_folders
 
 pytest.importorskip("datasets", reason="publishing needs slidestream[hub]")
 

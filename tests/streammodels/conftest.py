@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from streammodels import StreamedModule, shelf, stream
+from streammodels import StreamedModule, stream
+from streammodels.backprop import arena as shelf
 
 Compare = Callable[..., float]
 RELATIVE_TOLERANCE = 1e-12

@@ -15,8 +15,8 @@ import pyvips
 import tifffile
 
 from wsidata.errors import SlideError
-from wsidata.slide import Slide
-from wsidata.synthetic import write_pixels
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
 
 SIZE_PX, TILE_PX = (200, 150), 64
 MEMORY_BYTES = 6 * 1024**3

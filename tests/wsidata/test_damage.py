@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from wsidata.errors import SlideError, UnreadableImageError
-from wsidata.slide import Slide
-from wsidata.synthetic import write_pixels
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
 
 KINDS = [
     "generic-jpeg", "aperio-jpeg", "philips-jpeg", "vips-jpeg", "subifds-jpeg", "aperio-jpeg2000", "generic-deflate",

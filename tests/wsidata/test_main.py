@@ -9,9 +9,10 @@ import pytest
 import tifffile
 
 from wsidata.__main__ import main
-from wsidata.slide import Slide
-from wsidata.split_files import load_splits
-from wsidata.stats import ChannelStats, channel_stats
+from wsidata.slides.slide import Slide
+from wsidata.splits.split_file import load_splits
+from wsidata.stats.compute import channel_stats
+from wsidata.stats.result import ChannelStats
 
 
 def slides(camelyon, count=3):

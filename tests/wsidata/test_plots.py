@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from wsidata.formats.levels import Level
 from wsidata.plots import displayable, overlay_masks, plot_images, plot_spacing, plot_split, spread_over_classes
-from wsidata.slide_info import SlideInfo
-from wsidata.spacing import Level
+from wsidata.slides.info import SlideInfo
 
 
 def test_classes_are_shown_in_turn():

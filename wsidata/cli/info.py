@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wsidata.commands.options import CHANNELS_HELP, add_output_arguments, channel_list, print_json, progress_bar
+from wsidata.cli.arguments import CHANNELS_HELP, add_output_arguments, channel_list, print_json, progress_bar
 
 HELP = "levels, spacing and reader of slides"
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the facts of every slide; 1 if one of them cannot be read."""
-    from wsidata.slide_info import slide_info
+    from wsidata.slides.slide import slide_info
 
     infos = []
     with progress_bar("slides", quiet=arguments.quiet or len(arguments.slides) < 3) as progress:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsidata.commands.options import (
+from wsidata.cli.arguments import (
     RESOLUTIONS,
     add_output_arguments,
     add_resolution_arguments,
@@ -19,7 +19,7 @@ from wsidata.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from wsidata.datamodule_base import SplitDataModule
+    from wsidata.datamodules.base import SplitDataModule
 
 HELP = "export a split to a folder, or publish it on the Hugging Face Hub"
 _FORMATS = ("png", "jpeg", "tiff", "tiff-jpeg", "original")
@@ -66,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
     from wsidata.hub.card import CardText
-    from wsidata.hub.errors import HubError
-    from wsidata.stats import process_pool
+    from wsidata.hub.client import HubError
+    from wsidata.stats.compute import process_pool
 
     if arguments.repo is None and arguments.folder is None:
         raise ValueError("say where to: --folder FOLDER, or --repo NAME/DATA.")
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _publish(dm: SplitDataModule, arguments: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     """What was done, as plain values."""
-    from wsidata.hub.export import export
+    from wsidata.hub.export.writer import export
     from wsidata.hub.publish import publish
 
     if arguments.repo is None:
@@ -127,8 +127,8 @@ def data_module(arguments: argparse.Namespace) -> SplitDataModule:
     Raises:
         ValueError: for options of slides with photos, or slides without a resolution.
     """
-    from wsidata.datamodules import WSIDataModule
-    from wsidata.photos.datamodule import ImageFolderDataModule
+    from wsidata.datamodules.image_folder import ImageFolderDataModule
+    from wsidata.datamodules.wsi import WSIDataModule
 
     names = ("split", "split_column", "test_prefix", "val_fraction", "test_fraction", "seed", "image_size")
     options = {**table_options(arguments), **{name: getattr(arguments, name) for name in names}, "batch_size": 1}

@@ -8,13 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsidata.commands.options import (
-    add_output_arguments,
-    add_table_arguments,
-    print_json,
-    progress_bar,
-    table_options,
-)
+from wsidata.cli.arguments import add_output_arguments, add_table_arguments, print_json, progress_bar, table_options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the split or splits; 1 if slides leak and that is an error."""
     from wsidata.plots import plot_split
-    from wsidata.split_files import save_splits
-    from wsidata.tables import read_table
+    from wsidata.splits.split_file import save_splits
+    from wsidata.tables.label_table import read_table
 
     labels = read_table(arguments.table, **table_options(arguments), split_column=arguments.split_column)
     answers: list[dict[str, Any]] = []
@@ -86,7 +80,7 @@ def _files(arguments: argparse.Namespace) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _split(frame: pd.DataFrame, arguments: argparse.Namespace, options: dict[str, Any]) -> pd.DataFrame:
-    from wsidata.splits import make_splits
+    from wsidata.splits.make import make_splits
 
     return make_splits(
         frame,
@@ -106,7 +100,7 @@ def _split(frame: pd.DataFrame, arguments: argparse.Namespace, options: dict[str
 def _leaks(frame: pd.DataFrame, arguments: argparse.Namespace) -> Any:
     if arguments.leaks == "off":
         return None
-    from wsidata.leaks import check_leaks
+    from wsidata.splits.leaks import check_leaks
 
     with progress_bar("looking for leaks", quiet=arguments.quiet) as progress:
         return check_leaks(frame, progress=progress)

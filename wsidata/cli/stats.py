@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from wsidata.commands.options import (
+from wsidata.cli.arguments import (
     add_output_arguments,
     add_pixel_arguments,
     add_resolution_arguments,
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print, and perhaps save, the statistics."""
     from contextlib import nullcontext
 
-    from wsidata.stats import channel_stats, process_pool
+    from wsidata.stats.compute import channel_stats, process_pool
 
     pool = process_pool(arguments.workers) if arguments.workers else nullcontext(None)
     with pool as executor, progress_bar("reading slides", quiet=arguments.quiet) as progress:
@@ -75,8 +75,8 @@ def _slides(arguments: argparse.Namespace) -> list[str]:
         raise ValueError("name slides, or pass --split=SPLIT.csv; one of the two.")
     if not arguments.split:
         return list(arguments.slides)
-    from wsidata.image_paths import ImageFolder
-    from wsidata.split_files import load_splits
+    from wsidata.splits.split_file import load_splits
+    from wsidata.tables.find_slides import ImageFolder
 
     saved = load_splits(arguments.split)
     folder = ImageFolder(Path(arguments.image_dir or Path(arguments.split).parent).absolute())

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsidata.skipping import check_same_skipped, trained_without
-from wsidata.split_base import Part, SplitError
-from wsidata.split_files import check_no_leak, check_same_split, split_digest, split_parts
-from wsidata.stats_file import ChannelStats
+from wsidata.splits.split_file import check_no_leak, check_same_split, split_digest, split_parts
+from wsidata.splits.unreadable import check_same_skipped, trained_without
+from wsidata.stats.result import ChannelStats
+from wsidata.tables.parts import Part, SplitError
 
 
 def remember(

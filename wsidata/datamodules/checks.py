@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 import pyvips
 
-from wsidata.cropping import CropKind
-from wsidata.datasets import Resolution
+from wsidata.datasets.slides import Resolution
 from wsidata.errors import SlideError
-from wsidata.slide_options import AS_STORED, SlideOptions
-from wsidata.stats_file import ChannelStats
-from wsidata.table_files import describe_problems
-from wsidata.tensors import DType
+from wsidata.slides.options import AS_STORED, SlideOptions
+from wsidata.slides.tissue.crop import CropKind
+from wsidata.stats.result import ChannelStats
+from wsidata.transforms.to_tensor import DType
+from wsidata.utils.messages import describe_problems
 
 RESOLUTION_NAMES = ("level", "mpp", "magnification", "downsample", "max_side")
 

@@ -17,24 +17,100 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from wsidata.datamodule_base import Leaks, OnError, Part, Sampling, SplitDataModule
-from wsidata.leaks import LeakKind
-from wsidata.loaders import EpochLoader, WorkerStart
-from wsidata.photos.datasets import Normalization, PhotoDataset
-from wsidata.photos.decoding import read_photo
-from wsidata.photos.headers import THREADS, PhotoSurvey
-from wsidata.photos.label_names import LabelNames, read_label_names
-from wsidata.photos.looks import photo_thumbnail
-from wsidata.photos.options import Normalize, check_one_size, decoded_cache, length_of_side, pixel_type
-from wsidata.photos.tables import Unlisted, match_ids, read_photo_table
-from wsidata.photos.transforms import photo_eval_transform, photo_train_transform
-from wsidata.skipping import without_skipped
-from wsidata.split_memory import plain
-from wsidata.splits import SmallClasses, SplitError
-from wsidata.stats import ChannelStats, channel_stats
-from wsidata.table_splits import split_table
-from wsidata.tables import LabelTable
-from wsidata.transforms import as_transform, check_size
+from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule
+from wsidata.datamodules.checkpoint import plain
+from wsidata.datasets.loader import EpochLoader, WorkerStart
+from wsidata.datasets.photos import Normalization, PhotoDataset
+from wsidata.photos.cache import DecodedCache
+from wsidata.photos.read import read_photo
+from wsidata.photos.survey import THREADS, PhotoSurvey
+from wsidata.splits.fingerprints import photo_thumbnail
+from wsidata.splits.leaks import LeakKind
+from wsidata.splits.make import SmallClasses
+from wsidata.splits.split_table import split_table
+from wsidata.splits.unreadable import without_skipped
+from wsidata.stats.compute import channel_stats
+from wsidata.stats.result import ChannelStats
+from wsidata.tables.class_names import LabelNames, read_label_names
+from wsidata.tables.label_table import LabelTable
+from wsidata.tables.parts import Part, SplitError
+from wsidata.tables.photo_table import Unlisted, match_ids, read_photo_table
+from wsidata.tables.text_table import TableError
+from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.compose import auto_resize_px, photo_eval_transform, photo_train_transform
+from wsidata.transforms.geometry.crop import check_size
+from wsidata.transforms.to_tensor import DType
+
+Normalize = Literal["stats", "imagenet"]
+
+CACHE_BYTES = 4 * 1000**3
+"""What `cache="memory"` keeps for each loader."""
+
+
+def length_of_side(
+    resize_px: int | Literal["auto"] | None, image_size: tuple[int, int] | None, crops: bool
+) -> int | None:
+    """The length photos' shorter side is brought to.
+
+    Raises:
+        ValueError: if it is no length, or each crop would be padded.
+    """
+    if resize_px == "auto":
+        return auto_resize_px(image_size)
+    if resize_px is not None and (not isinstance(resize_px, int) or resize_px < 1):
+        raise ValueError(f"resize_px={resize_px!r} is neither a number of pixels, nor 'auto', nor None.")
+    if resize_px is not None and image_size is not None and crops and resize_px < min(image_size):
+        raise ValueError(
+            f"resize_px={resize_px} makes photos smaller than image_size={image_size}: all would be padded. Pass at "
+            f"least {min(image_size)}, or resize_px='auto'."
+        )
+    return resize_px
+
+
+def check_one_size(sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse batches of photos that differ in size.
+
+    Raises:
+        TableError: naming two.
+    """
+    first, *others = sizes.items()
+    for name, size in others:
+        if size != first[1]:
+            raise TableError(
+                f"photos differ in size ('{first[0]}' is {first[1][0]} x {first[1][1]} px, '{name}' {size[0]} x "
+                f"{size[1]}), and without image_size= they keep it. Pass image_size= (crops or pads), or batch_size=1."
+            )
+
+
+def pixel_type(dtype: Literal["uint8", "float"] | None, normalize: str | None) -> DType:
+    """What pixels become.
+
+    Raises:
+        ValueError: for an unknown choice, or bytes that are to be normalised.
+    """
+    if normalize not in (None, "stats", "imagenet"):
+        raise ValueError(f"normalize={normalize!r} is neither 'stats' nor 'imagenet' nor None.")
+    if dtype not in (None, "uint8", "float"):
+        raise ValueError(f"dtype={dtype!r} is neither 'uint8' nor 'float'.")
+    if dtype == "uint8" and normalize is not None:
+        raise ValueError(f"normalize={normalize!r} gives floats. Leave out dtype='uint8'.")
+    return dtype or ("uint8" if normalize is None else "float")
+
+
+def decoded_cache(cache: int | str | Path | None, num_workers: int) -> DecodedCache | None:
+    """Where decoded photos are kept; the memory is divided among the workers of a loader.
+
+    Raises:
+        ValueError: for no memory.
+    """
+    if cache is None:
+        return None
+    if isinstance(cache, int) and cache < 1:
+        raise ValueError(f"cache={cache} is neither a number of bytes, nor 'memory', nor a folder, nor None.")
+    if cache == "memory":
+        cache = CACHE_BYTES
+    return DecodedCache(max(1, cache // max(1, num_workers)) if isinstance(cache, int) else cache)
+
 
 IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation that torchvision's pretrained networks were trained with."""

@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from wsidata.epochs import EpochDataset
-from wsidata.lazy import as_tensor
+from wsidata.datasets.epochs import EpochDataset
 from wsidata.plots import overlay_masks, plot_images, spread_over_classes
-from wsidata.split_base import Part, SplitError
+from wsidata.slides.lazy_image import as_tensor
+from wsidata.tables.parts import Part, SplitError
 
 
 def draw_samples(

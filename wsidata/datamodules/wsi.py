@@ -17,17 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from wsidata.cropping import TissueCrop, as_crop
-from wsidata.datamodule_base import Leaks, OnError, Part, Sampling, SplitDataModule
-from wsidata.datasets import SlideDataset
-from wsidata.fingerprints import slide_thumbnail
-from wsidata.formats.request import RGB_NAMES
-from wsidata.image_paths import split_suffix
-from wsidata.leaks import LeakKind
-from wsidata.loaders import WorkerStart
-from wsidata.masks import check_masks, mask_classes, mask_problems
-from wsidata.skipping import without_skipped
-from wsidata.slide_checks import (
+from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule
+from wsidata.datamodules.checkpoint import plain
+from wsidata.datamodules.checks import (
     SlideSurvey,
     check_batchable,
     check_one_kind,
@@ -36,14 +28,26 @@ from wsidata.slide_checks import (
     one_resolution,
     survey_slides,
 )
-from wsidata.slide_options import SlideOptions
-from wsidata.split_memory import plain
-from wsidata.splits import SmallClasses
-from wsidata.stats import ChannelStats, channel_stats
-from wsidata.table_splits import split_table
-from wsidata.tables import LabelTable, read_table
-from wsidata.targets import Target, mask_class_names
-from wsidata.transforms import as_transform, check_size, default_eval_transform, default_train_transform
+from wsidata.datasets.loader import WorkerStart
+from wsidata.datasets.slides import SlideDataset
+from wsidata.formats.channels import RGB_NAMES
+from wsidata.slides.masks import check_masks, mask_classes, mask_problems
+from wsidata.slides.options import SlideOptions
+from wsidata.slides.tissue.crop import TissueCrop, as_crop
+from wsidata.splits.fingerprints import slide_thumbnail
+from wsidata.splits.leaks import LeakKind
+from wsidata.splits.make import SmallClasses
+from wsidata.splits.split_table import split_table
+from wsidata.splits.unreadable import without_skipped
+from wsidata.stats.compute import channel_stats
+from wsidata.stats.result import ChannelStats
+from wsidata.tables.find_slides import split_suffix
+from wsidata.tables.label_table import LabelTable, read_table
+from wsidata.tables.parts import Part
+from wsidata.tables.targets import Target, mask_class_names
+from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.compose import default_eval_transform, default_train_transform
+from wsidata.transforms.geometry.crop import check_size
 
 
 class WSIDataModule(SplitDataModule):

@@ -11,17 +11,64 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
-from torch.utils.data import DataLoader
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
-from wsidata.epochs import EpochDataset
-from wsidata.samplers import EpochSampler, Share
-from wsidata.tensors import collate
-from wsidata.transform_base import TransformError
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.sampler import EpochSampler, Share
+from wsidata.transforms.base import TransformError
+
+
+class BatchError(ValueError):
+    """Samples do not fit into one batch."""
+
+
+def stack_images(images: Sequence[Tensor]) -> Tensor:
+    """Stack (C, H, W) tensors to (B, C, H, W) in channels-last memory.
+
+    In a loader's worker the batch is built in shared memory (torch's own collate does that), so that it is copied once.
+
+    Raises:
+        BatchError: if the sizes differ.
+    """
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise BatchError(
+            f"images of different sizes (C, H, W) cannot be one batch: {', '.join(map(str, shapes))}. "
+            "Pass image_size= (crops or pads), end your transform with CropOrPad, or use batch_size=1."
+        )
+    rows: Tensor = default_collate([image.permute(1, 2, 0) for image in images])
+    return rows.permute(0, 3, 1, 2)
+
+
+def batch_images(images: Sequence[Any]) -> Any:
+    """Tensors are stacked; lazy images stay a list, and may differ in size."""
+    return stack_images(images) if isinstance(images[0], Tensor) else list(images)
+
+
+def collate(samples: Sequence[Any]) -> Any:
+    """Make a batch of samples.
+
+    Args:
+        samples: `(image, target)` pairs, or images alone.
+
+    Returns:
+        `(images, targets)` with images (B, C, H, W), channels-last, or a list of lazy images; and class numbers (B,)
+        int64, targets (B, K) float32, or masks (B, H, W) int64. Or the images alone.
+    """
+    if not isinstance(samples[0], tuple):
+        return batch_images(samples)
+    images, targets = zip(*samples, strict=True)
+    if isinstance(targets[0], Tensor):
+        return batch_images(images), default_collate(list(targets))
+    return batch_images(images), torch.tensor(targets, dtype=torch.int64)
+
 
 WorkerStart = Literal["forkserver", "spawn"]
 
 # Lightning seeds workers with a function of its own, for which every worker would import Lightning.
-_PRELOADED = ["__main__", "wsidata.loaders", "lightning.fabric.utilities.seed"]
+_PRELOADED = ["__main__", "wsidata.datasets.loader", "lightning.fabric.utilities.seed"]
 
 
 class EpochLoader(DataLoader[Any]):

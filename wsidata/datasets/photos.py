@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsidata.datasets import SampleError
-from wsidata.epochs import EpochDataset
-from wsidata.photos.array_transforms import run_on_array, runs_on_arrays
-from wsidata.photos.decoded_cache import DecodedCache
-from wsidata.photos.decoding import read_photo
-from wsidata.targets import target_tensor
-from wsidata.tensors import DType, to_tensor
-from wsidata.transform_adapters import as_transform
-from wsidata.transform_base import Sample
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.slides import SampleError
+from wsidata.photos.cache import DecodedCache
+from wsidata.photos.read import read_photo
+from wsidata.tables.targets import target_tensor
+from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.arrays import run_on_array, runs_on_arrays
+from wsidata.transforms.base import Sample
+from wsidata.transforms.to_tensor import DType, to_tensor
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, on the scale 0..1."""

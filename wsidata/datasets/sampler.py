@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
-from wsidata.epochs import EpochDataset
-from wsidata.split_base import Part, SplitWarning
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.tables.parts import Part, SplitWarning
 
 
 @dataclass(frozen=True)

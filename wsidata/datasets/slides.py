@@ -14,18 +14,18 @@ import pandas as pd
 import pyvips
 from torch import Tensor
 
-from wsidata.cropping import CropKind, TissueCrop, as_crop
-from wsidata.epochs import EpochDataset
-from wsidata.lazy import LazyImage
-from wsidata.masks import IGNORE, mask_tensor, read_mask
-from wsidata.packing import Packing
-from wsidata.slide import Slide
-from wsidata.slide_options import AS_STORED, SlideOptions
-from wsidata.slide_pipeline import lazy_picture, outside_of, slide_lazy
-from wsidata.targets import target_tensor
-from wsidata.tensors import DType, to_tensor
-from wsidata.transform_adapters import as_transform
-from wsidata.transform_base import Sample
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.slides.lazy_image import LazyImage
+from wsidata.slides.masks import IGNORE, mask_tensor, read_mask
+from wsidata.slides.options import AS_STORED, SlideOptions
+from wsidata.slides.pipeline import lazy_picture, outside_of, slide_lazy
+from wsidata.slides.slide import Slide
+from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
+from wsidata.slides.tissue.packing import Packing
+from wsidata.tables.targets import target_tensor
+from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.base import Sample
+from wsidata.transforms.to_tensor import DType, to_tensor
 
 Resolution = Mapping[str, Any]
 """Exactly one of `level`, `mpp`, `magnification`, `downsample`, `max_side`, as `Slide.image` takes it."""

@@ -12,16 +12,13 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.associated import Loaders
-from wsidata.formats.colour import ICC_FIELD, eight_bit_name, scaled_to_8bit, to_rgb
-from wsidata.formats.facts import SlideFacts
-from wsidata.formats.request import RGB_NAMES, PixelRequest
-from wsidata.formats.segments import JPEG_START
+from wsidata.formats.channels import RGB_NAMES, PixelRequest
+from wsidata.formats.codecs.color import eight_bit_name, scaled_to_8bit, to_rgb
+from wsidata.formats.codecs.icc import ICC_FIELD
+from wsidata.formats.codecs.jpeg import JPEG_START, JpegHeader, decode_jpeg, open_jpeg, suits, upright, upright_size
+from wsidata.formats.levels import Level
+from wsidata.formats.metadata import Loaders, SlideFacts
 from wsidata.formats.vips import naming_errors
-from wsidata.photos.jpeg import decode_jpeg, open_jpeg, suits
-from wsidata.photos.jpeg_header import JpegHeader
-from wsidata.photos.orientation import upright, upright_size
-from wsidata.spacing import Level
 
 MAX_IN_MEMORY_BYTES = 100_000_000
 """Larger pictures are decoded by libvips, into a temporary file."""

@@ -4,15 +4,54 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyvips
 
 from wsidata.errors import SpacingConflictWarning
+
+Loaders = Mapping[str, Callable[[], pyvips.Image]]
+"""For each associated picture, what decodes it to RGB."""
+
+
+class AssociatedImages(Mapping[str, pyvips.Image]):
+    """Names of the pictures, and the pictures, each decoded when it is looked up.
+
+    Args:
+        loaders: What decodes each.
+        path: The slide, for errors.
+    """
+
+    def __init__(self, loaders: Loaders, path: Path) -> None:
+        self._loaders, self._path = loaders, path
+
+    def __getitem__(self, name: str) -> pyvips.Image:
+        if name not in self._loaders:
+            listing = ", ".join(f"'{one}'" for one in self._loaders) or "none"
+            raise KeyError(f"slide '{self._path.name}' has no associated image '{name}' (it has: {listing}).")
+        return self._loaders[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaders)
+
+    def __len__(self) -> int:
+        return len(self._loaders)
+
+    def __contains__(self, name: object) -> bool:  # Mapping's own would decode the picture
+        return name in self._loaders
+
+    def __repr__(self) -> str:
+        return f"AssociatedImages({', '.join(self._loaders) or 'none'})"
+
 
 PLAUSIBLE_MPP_UM = (0.01, 40.0)
 """Spacings outside are print densities or mistakes: 72 dpi is 352.8 um/px, 600 dpi is 42.3 um/px."""
 
 MAX_ANISOTROPY = 1.1
+
+
 MAX_DISAGREEMENT = 0.05
 
 

@@ -19,13 +19,12 @@ import zarr
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.associated import Loaders
-from wsidata.formats.colour import channels_image, scaled_to_8bit, to_rgb
-from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
-from wsidata.formats.request import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, vips_samples
-from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, TileSource, source_tile
-from wsidata.formats.zarr_chunks import StoredChunks
-from wsidata.spacing import Level
+from wsidata.formats.channels import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, vips_samples
+from wsidata.formats.codecs.color import channels_image, scaled_to_8bit, to_rgb
+from wsidata.formats.levels import Level
+from wsidata.formats.metadata import Loaders, SlideFacts, SpacingFact, positive_number
+from wsidata.formats.omezarr_chunks import StoredChunks
+from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, source_tile
 
 UM_PER_UNIT = {
     "micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3, "nanometre": 1e-3, "millimeter": 1e3, "millimetre": 1e3,

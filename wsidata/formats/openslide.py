@@ -19,11 +19,10 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
-from wsidata.formats.associated import Loaders
-from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
-from wsidata.formats.request import RGB_NAMES, PixelRequest
-from wsidata.formats.tile_source import TileSource, source_tile
-from wsidata.spacing import Level
+from wsidata.formats.channels import RGB_NAMES, PixelRequest
+from wsidata.formats.levels import Level
+from wsidata.formats.metadata import Loaders, SlideFacts, SpacingFact, positive_number
+from wsidata.formats.vips import TileSource, source_tile
 
 if TYPE_CHECKING:
     from openslide import OpenSlide

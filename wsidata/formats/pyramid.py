@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError
-from wsidata.formats.request import PixelRequest
+from wsidata.formats.channels import PixelRequest
 
 if TYPE_CHECKING:
     import pyvips
     from numpy.typing import NDArray
 
-    from wsidata.formats.associated import Loaders
-    from wsidata.formats.facts import SlideFacts
-    from wsidata.regions import ReadRectangle
-    from wsidata.spacing import Level
+    from wsidata.formats.levels import Level
+    from wsidata.formats.metadata import Loaders, SlideFacts
+    from wsidata.utils.rectangle import ReadRectangle
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 GZIP_SIGNATURE = b"\x1f\x8b\x08"
@@ -113,16 +112,16 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
             return _open_tiff(path, request)
         except ForeignFormatError as refusal:
             return open_foreign(path, request, refusal)
-    from wsidata.formats.photo import PhotoPyramid
+    from wsidata.formats.image import PhotoPyramid
 
     return PhotoPyramid(path, request)
 
 
 def _open_tiff(path: Path, request: PixelRequest) -> Pyramid:
-    from wsidata.formats.tiff_samples import TiffSamples, is_picture
+    from wsidata.formats.tiff.reader import TiffSamples, is_picture
 
     if request.channels is not None or (request.scale_to_8bit is not None and not is_picture(path)):
         return TiffSamples(path, request)
-    from wsidata.formats.tiff import TiffPyramid
+    from wsidata.formats.tiff.reader import TiffPyramid
 
     return TiffPyramid(path)

@@ -1,4 +1,31 @@
-"""A split that was preprocessed once, as a folder or a Hub repository that anybody trains from.
+"""Preprocessed data sets as folders and Hugging Face Hub repositories: export, publish and load.
 
-`layout` says what such a folder looks like, `export` writes it, `publish` uploads it.
+`manifest` defines the layout of such a folder, `export/` writes it, `publish` uploads it, `load/` reads it back.
 """
+
+from typing import TYPE_CHECKING
+
+from wsidata.utils.public_names import lazy_names
+
+if TYPE_CHECKING:
+    from wsidata.hub.card import CardText as CardText
+    from wsidata.hub.datamodule import HubDataModule as HubDataModule
+    from wsidata.hub.destination import Destination as Destination
+    from wsidata.hub.destination import PublishError as PublishError
+    from wsidata.hub.manifest import Encoding as Encoding
+    from wsidata.hub.manifest import ExportFormatError as ExportFormatError
+    from wsidata.hub.manifest import Preprocessing as Preprocessing
+    from wsidata.hub.manifest import TableFile as TableFile
+    from wsidata.hub.manifest import Transforms as Transforms
+    from wsidata.hub.upload import Published as Published
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "card": ["CardText"],
+        "datamodule": ["HubDataModule"],
+        "destination": ["Destination", "PublishError"],
+        "manifest": ["Encoding", "ExportFormatError", "Preprocessing", "TableFile", "Transforms"],
+        "upload": ["Published"],
+    },
+)

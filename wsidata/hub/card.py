@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from wsidata.hub.layout import CARD_FILE, PREPROCESSING_FILE, Preprocessing
+from wsidata.hub.manifest import CARD_FILE, PREPROCESSING_FILE, Preprocessing
 
 BEGIN = "<!-- written by slidestream: text between these two lines is replaced when the data set is published again -->"
 END = "<!-- end of what slidestream writes: text below is yours, and stays -->"

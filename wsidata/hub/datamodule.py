@@ -14,22 +14,22 @@ from typing import Any, Literal
 
 from lightning.pytorch.trainer.states import TrainerFn
 
-from wsidata.datamodule_base import Leaks, Part, Sampling, SplitDataModule
-from wsidata.epochs import EpochDataset
-from wsidata.hub.errors import HubError
-from wsidata.hub.layout import Preprocessing
-from wsidata.hub.opening import Opened, open_published
-from wsidata.hub.reading import check_images
-from wsidata.hub.source import refuse_other_images
-from wsidata.hub.streamed import StreamedDataset
-from wsidata.leaks import LeakKind, LeakReport
-from wsidata.loaders import EpochLoader, WorkerStart
-from wsidata.slide_checks import check_batchable
-from wsidata.split_base import SplitError
-from wsidata.split_memory import plain
-from wsidata.splits import SmallClasses
-from wsidata.stats import ChannelStats
-from wsidata.tables import LabelTable
+from wsidata.datamodules.base import Leaks, Sampling, SplitDataModule
+from wsidata.datamodules.checkpoint import plain
+from wsidata.datamodules.checks import check_batchable
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.loader import EpochLoader, WorkerStart
+from wsidata.hub.client import HubError
+from wsidata.hub.load.download import refuse_other_images
+from wsidata.hub.load.open import Opened, open_published
+from wsidata.hub.load.streamed import StreamedDataset
+from wsidata.hub.load.tables import check_images
+from wsidata.hub.manifest import Preprocessing
+from wsidata.splits.leaks import LeakKind, LeakReport
+from wsidata.splits.make import SmallClasses
+from wsidata.stats.result import ChannelStats
+from wsidata.tables.label_table import LabelTable
+from wsidata.tables.parts import Part, SplitError
 
 _THREADS = 4
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wsidata.hub.card import CardError
-from wsidata.hub.errors import HubError
-from wsidata.hub.layout import ExportFormatError
-from wsidata.hub.retries import Patience, explain_upload
+from wsidata.hub.client import HubError, Patience, explain_upload
+from wsidata.hub.manifest import ExportFormatError
 
 
 class PublishError(HubError):

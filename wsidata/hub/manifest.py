@@ -54,7 +54,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from wsidata.stats_file import ChannelStats
+from wsidata.stats.result import ChannelStats
 
 FORMAT_VERSION = 1
 """Raised when an older reader would misread what a newer writer wrote."""

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from wsidata.hub.layout import HUB_SPLITS
-from wsidata.tables import LabelTable
+from wsidata.hub.manifest import HUB_SPLITS
+from wsidata.tables.label_table import LabelTable
 
 NAMED_COLUMNS = ("group", "site")
 """Columns whose own values are published only if asked for; otherwise rows that share one share a number."""

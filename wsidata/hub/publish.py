@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsidata.datamodule_base import SplitDataModule
+from wsidata.datamodules.base import SplitDataModule
 from wsidata.hub.destination import Destination, ensure_repository
-from wsidata.hub.export import export
+from wsidata.hub.export.writer import export
 from wsidata.hub.upload import Published, upload
 
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from wsidata.hub.card import BEGIN, agreed_card, unfinished_card
 from wsidata.hub.destination import Destination, PublishError, ensure_repository, explained
-from wsidata.hub.journal import Journal, file_sha256
-from wsidata.hub.layout import (
+from wsidata.hub.export.journal import Journal
+from wsidata.hub.manifest import (
     CARD_FILE,
     HUB_SPLITS,
     IMAGE_FOLDER,
@@ -30,6 +30,7 @@ from wsidata.hub.layout import (
     SHARD_FOLDER,
     Preprocessing,
 )
+from wsidata.utils.files import file_sha256
 
 _OURS = tuple(f"{name}/" for name in (*HUB_SPLITS.values(), SHARD_FOLDER))
 

@@ -1,4 +1,23 @@
-"""Folders of photos: finding, checking, decoding and batching what cameras and phones write.
+"""Photos: decoding, caching, resizing, and a survey of their headers.
 
-Slides are few and enormous, photos many and small: what is slow there is reading, and here it is everything around it.
+Slides are few and enormous, photos many and small: what is slow there is reading, and here everything around it.
 """
+
+from typing import TYPE_CHECKING
+
+from wsidata.utils.public_names import lazy_names
+
+if TYPE_CHECKING:
+    from wsidata.photos.cache import DecodedCache as DecodedCache
+    from wsidata.photos.read import photo_size as photo_size
+    from wsidata.photos.read import read_photo as read_photo
+    from wsidata.photos.survey import PhotoSurvey as PhotoSurvey
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "cache": ["DecodedCache"],
+        "read": ["photo_size", "read_photo"],
+        "survey": ["PhotoSurvey"],
+    },
+)

@@ -25,7 +25,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 
-from wsidata.photos.decoding import decode_photo
+from wsidata.photos.read import decode_photo
 
 FORMAT = 1
 """To be raised whenever decoding gives other pixels than before."""

@@ -19,16 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats import TIFF_SIGNATURES, Pyramid, open_pyramid
-from wsidata.formats.request import PixelRequest
-from wsidata.formats.segments import JPEG_START
-from wsidata.formats.tiff_levels import opening
+from wsidata.formats.channels import PixelRequest
+from wsidata.formats.codecs.bmp import BMP_START, HEADER_BYTES, bmp_size, read_bmp
+from wsidata.formats.codecs.icc import to_srgb
+from wsidata.formats.codecs.jpeg import (
+    JPEG_START,
+    MAX_DECODED_BYTES,
+    decode_jpeg,
+    jpeg_header,
+    open_jpeg,
+    shrink_for,
+    suits,
+    upright,
+    upright_size,
+)
+from wsidata.formats.pyramid import TIFF_SIGNATURES, Pyramid, open_pyramid
+from wsidata.formats.tiff.levels import opening
 from wsidata.formats.vips import naming_errors
-from wsidata.photos.bmp import BMP_START, HEADER_BYTES, bmp_size, read_bmp
-from wsidata.photos.jpeg import MAX_DECODED_BYTES, decode_jpeg, jpeg_header, open_jpeg, shrink_for, suits
-from wsidata.photos.orientation import upright, upright_size
-from wsidata.photos.profiles import to_srgb
-from wsidata.photos.resizing import resize, size_with_short_side
+from wsidata.photos.resize import resize, size_with_short_side
 
 SHRINK_MARGIN = 2
 """A JPEG is decoded smaller only to at least this many times the size wanted, and resized from there.

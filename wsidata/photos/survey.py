@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsidata.photos.decoding import photo_size, read_photo
-from wsidata.photos.jpeg import MAX_DECODED_BYTES
-from wsidata.photos.resizing import size_with_short_side
+from wsidata.formats.codecs.jpeg import MAX_DECODED_BYTES
+from wsidata.photos.read import photo_size, read_photo
+from wsidata.photos.resize import size_with_short_side
 
 THREADS = 4
 """Photos opened, or counted, at once."""

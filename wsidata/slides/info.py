@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import html
-import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from wsidata.slide import Slide
-from wsidata.spacing import Level
+import pyvips
+
+from wsidata.formats.levels import Level
+from wsidata.slides.slide_file import SlideFile
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,8 @@ class SlideInfo:
         return f"{_pair(*self.mpp)} um/px, from {self.mpp_source}{power}"
 
 
-def slide_info(path: str | Path, **options: Any) -> SlideInfo:
-    """Open a slide and note what it says; never raises for a bad file.
-
-    Args:
-        path: The file.
-        **options: As for `Slide`, such as `channels=` or `mpp_override=`.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            with Slide(path, **options) as slide:
-                return _facts(slide, [str(warning.message) for warning in caught])
-        except Exception as error:  # whatever a reader raises is what is to be shown
-            return SlideInfo(str(path), error=f"{type(error).__name__}: {error}")
-
-
-def _facts(slide: Slide, said: Iterable[str]) -> SlideInfo:
+def slide_facts(slide: SlideFile, said: Iterable[str]) -> SlideInfo:
+    """What an open slide says of itself, and what was warned of when it was opened."""
     return SlideInfo(
         path=str(slide.path),
         kind=slide.kind,
@@ -111,10 +96,9 @@ def _pair(x: float, y: float) -> str:
     return f"{x:.4g}" if f"{x:.4g}" == f"{y:.4g}" else f"{x:.4g} x {y:.4g}"
 
 
-def slide_html(slide: Slide, side_px: int = 256) -> str:
+def slide_html(slide: SlideFile, thumbnail: pyvips.Image) -> str:
     """A slide as HTML for a notebook: thumbnail, levels and spacing."""
-    info = _facts(slide, ())
-    thumbnail = slide.thumbnail(side_px)
+    info = slide_facts(slide, ())
     if thumbnail.bands not in (1, 3) or thumbnail.format != "uchar":
         thumbnail = (
             thumbnail[0].scaleimage().copy(interpretation="b-w")

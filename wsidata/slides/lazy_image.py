@@ -27,14 +27,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsidata.block_cache import BlockCache
 from wsidata.errors import SlideError, UnreadableImageError
-from wsidata.formats.tile_source import failure_behind
-from wsidata.formats.vips import naming_errors
-from wsidata.regions import Window
-from wsidata.resampling import ReadWindow
-from wsidata.tensors import DType, to_tensor
-from wsidata.transform_base import TransformError
+from wsidata.formats.vips import failure_behind, naming_errors
+from wsidata.slides.resample import ReadWindow
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.to_tensor import DType, to_tensor
+from wsidata.utils.cache import BlockCache
+from wsidata.utils.rectangle import Window
 
 BLOCK_PX = 128
 """Rows (or columns) that are made at a time, where they are not too many bytes and fewer are asked for."""

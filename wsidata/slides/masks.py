@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from wsidata.errors import SlideError
-from wsidata.slide import Slide
-from wsidata.slide_options import AS_STORED, SlideOptions
-from wsidata.spacing import Level
-from wsidata.table_files import describe_problems
+from wsidata.formats.levels import Level
+from wsidata.slides.options import AS_STORED, SlideOptions
+from wsidata.slides.slide import Slide
+from wsidata.utils.messages import describe_problems
 
 IGNORE = 255
 """Class number, in masks as images, of pixels that belong to no class: what transforms pad with (`mask_fill=255`)."""

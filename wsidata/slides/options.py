@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsidata.cropping import TissueCrop
-from wsidata.slide import Slide
-from wsidata.slide_file import check_arguments
-from wsidata.tissue import check_sees_colours
+from wsidata.slides.slide import Slide
+from wsidata.slides.slide_file import check_arguments
+from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.slides.tissue.mask import check_sees_colours
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,139 @@ What the recipe makes is read as rows (`lazy.LazyImage`), or all at once where l
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyvips
+from numpy.typing import NDArray
 
-from wsidata.cropping import TissueCrop
-from wsidata.lazy import LazyImage, LazyPicture
-from wsidata.packing import WHITE, Packing
-from wsidata.tensors import DType
-from wsidata.transform_adapters import as_transform
-from wsidata.transform_base import Sample, Transform
-from wsidata.windows import RIM_PX, packed, transformed
+from wsidata.formats.vips import naming_errors
+from wsidata.slides.lazy_image import LazyImage, LazyPicture
+from wsidata.slides.resample import ReadWindow, window_pixels
+from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.slides.tissue.packing import WHITE, Packing
+from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.base import Operation, Sample, Transform
+from wsidata.transforms.to_tensor import DType
+from wsidata.utils.rectangle import Window
 
 if TYPE_CHECKING:
-    from wsidata.slide import Slide
+    from wsidata.slides.protocol import OpenSlide
+
+RIM_PX = 64
+"""Rim around a rectangle that operations may ask for, for which decoded tiles are kept: blurs reach 48 pixels."""
+
+
+@dataclass(frozen=True)
+class PackedWindows:
+    """Rectangles of a canvas on which pieces of a picture lie.
+
+    Attributes:
+        read: Reads rectangles of the picture.
+        packing: What lies where.
+        fill: Value between the pieces.
+        blank: An empty picture, for its bands and number format.
+    """
+
+    read: ReadWindow
+    packing: Packing
+    fill: float
+    blank: pyvips.Image
+
+    def __call__(self, window: Window) -> NDArray[Any]:
+        """Read the parts of the pieces that lie in the rectangle."""
+        out: NDArray[Any] | None = None
+        for piece in self.packing.pieces:
+            placed = Window(piece.canvas_x, piece.canvas_y, piece.width, piece.height)
+            seen = placed.inside_of(window)
+            if seen is None:
+                continue
+            pixels = self.read(seen.moved(piece.x - piece.canvas_x, piece.y - piece.canvas_y))
+            if seen == window:
+                return pixels
+            out = self._empty(window) if out is None else out
+            out[seen.within(window)] = pixels
+        return self._empty(window) if out is None else out
+
+    def _empty(self, window: Window) -> NDArray[Any]:
+        like = self.blank.crop(0, 0, 1, 1).numpy()
+        return np.full((window.height, window.width, self.blank.bands), self.fill, dtype=like.dtype)
+
+
+@dataclass(frozen=True)
+class TransformedWindows:
+    """Rectangles of a picture to which something was done.
+
+    Attributes:
+        read: Reads rectangles of the picture.
+        operations: What is done, in order; each must know what it needs.
+        blank: An empty picture of the same size and kind.
+        sizes: (width, height) of the picture before each operation.
+        name: The slide, for errors.
+    """
+
+    read: ReadWindow
+    operations: tuple[Operation, ...]
+    blank: pyvips.Image
+    sizes: tuple[tuple[int, int], ...]
+    name: str
+
+    def __call__(self, window: Window) -> NDArray[Any]:
+        """Read what the rectangle is made of, paint it on an empty canvas, and do the same to that."""
+        wanted: Window | None = window
+        for operation, size in zip(reversed(self.operations), reversed(self.sizes), strict=True):
+            needed = None if wanted is None else operation.source_window(wanted, *size)
+            wanted = None if needed is None else needed.inside(*size)
+        canvas = self.blank
+        if wanted is not None:  # else it lies in the padding
+            part = pyvips.Image.new_from_array(self.read(wanted)).copy(interpretation=canvas.interpretation)
+            canvas = canvas.insert(part, wanted.x, wanted.y)
+        for operation in self.operations:
+            canvas = operation.image(canvas)
+        with naming_errors(self.name):
+            return window_pixels(canvas.crop(window.x, window.y, window.width, window.height), window)
+
+
+def packed(read: ReadWindow, packing: Packing, fill: float, picture: pyvips.Image) -> ReadWindow:
+    """Rectangles of the canvas that `packing.apply(picture, fill)` makes.
+
+    Args:
+        read: Reads rectangles of the picture.
+        packing: What lies where.
+        fill: Value between the pieces.
+        picture: The picture, for its bands and number format.
+    """
+    return PackedWindows(read, packing, fill, _blank(picture))
+
+
+def transformed(
+    read: ReadWindow, operations: Sequence[Operation], picture: pyvips.Image, name: str
+) -> ReadWindow | None:
+    """Rectangles of a picture to which operations are done; None if one of them does not know what it needs.
+
+    Args:
+        read: Reads rectangles of the picture.
+        operations: What is done, in order.
+        picture: The picture, for its size and kind.
+        name: The slide, for errors.
+    """
+    if not operations:
+        return read
+    blank = canvas = _blank(picture)
+    sizes = []
+    for operation in operations:
+        if operation.source_window(Window(0, 0, 1, 1), canvas.width, canvas.height) is None:
+            return None
+        sizes.append((canvas.width, canvas.height))
+        canvas = operation.image(canvas)
+    return TransformedWindows(read, tuple(operations), blank, tuple(sizes), name)
+
+
+def _blank(picture: pyvips.Image) -> pyvips.Image:
+    empty = pyvips.Image.black(picture.width, picture.height, bands=picture.bands).cast(picture.format)
+    return empty.copy(interpretation=picture.interpretation)
 
 
 @dataclass(frozen=True)
@@ -35,7 +153,7 @@ class SlidePipeline:
         generator: Random state of the transform, never advanced.
     """
 
-    slide: Slide
+    slide: OpenSlide
     resolution: dict[str, Any]
     packing: Packing | None = None
     transform: Transform | None = None
@@ -49,7 +167,7 @@ class SlidePipeline:
 
 
 def lazy_picture(
-    slide: Slide,
+    slide: OpenSlide,
     resolution: dict[str, Any],
     packing: Packing | None = None,
     transform: Transform | None = None,
@@ -76,13 +194,13 @@ def lazy_picture(
     return LazyPicture(sample.image, read)
 
 
-def outside_of(slide: Slide) -> float | None:
+def outside_of(slide: OpenSlide) -> float | None:
     """What transforms fill with around a slide, if they were not told: no light for channels; None for white."""
     return None if slide.background == WHITE else slide.background
 
 
 def slide_lazy(
-    slide: Slide,
+    slide: OpenSlide,
     resolution: dict[str, Any],
     crop: TissueCrop | None = None,
     transform: Any = None,

@@ -1,29 +1,24 @@
 """`Slide`: one picture at many resolutions, whatever the file behind it.
 
 The class joins things that know nothing of each other: an open file and what is believed of it (`slide_file`), the
-choice of a level and a factor (`wsidata.spacing`), and the resampling of a level (`wsidata.resampling`).
+choice of a level and a factor (`wsidata.formats.levels`), and the resampling of a level (`wsidata.slides.resample`).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.cropping import CropKind, TissueCrop, as_crop
-from wsidata.formats.colour import by_profile
-from wsidata.formats.tile_source import DECODED_AT_ONCE_BYTES, kept_tiles
-from wsidata.formats.vips import naming_errors
-from wsidata.regions import Window, output_pixel, shared_px
-from wsidata.resampling import PlannedWindows, ReadWindow, resample
-from wsidata.slide_file import SlideFile
-from wsidata.spacing import (
+from wsidata.formats.codecs.icc import by_profile
+from wsidata.formats.levels import (
     TOLERANCE,
-    Level,
     Resampling,
     plan_downsample,
     plan_level,
@@ -31,7 +26,12 @@ from wsidata.spacing import (
     plan_max_side,
     plan_mpp,
 )
-from wsidata.tissue import (
+from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, kept_tiles, naming_errors
+from wsidata.slides.info import SlideInfo, slide_facts, slide_html
+from wsidata.slides.resample import PlannedWindows, ReadWindow, output_pixel, resample, shared_px
+from wsidata.slides.slide_file import SlideFile
+from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
+from wsidata.slides.tissue.mask import (
     MASK_MAX_SIDE_PX,
     MASK_MPP,
     TissueMask,
@@ -40,12 +40,11 @@ from wsidata.tissue import (
     check_sees_colours,
     otsu_saturation,
 )
+from wsidata.utils.rectangle import Window
 
 if TYPE_CHECKING:
-    from wsidata.lazy import LazyImage
-    from wsidata.tensors import DType
-
-__all__ = ["Level", "Slide"]
+    from wsidata.slides.lazy_image import LazyImage
+    from wsidata.transforms.to_tensor import DType
 
 
 class Slide(SlideFile):
@@ -94,7 +93,7 @@ class Slide(SlideFile):
 
         Give at most one of the five; none of them means level 0. Other than with `level`, the coarsest level that is
         still fine enough is decoded and resampled (Lanczos) to exactly the spacing asked for. Sizes are rounded: see
-        `wsidata.spacing`.
+        `wsidata.formats.levels`.
 
         Args:
             level: A pyramid level, untouched.
@@ -170,7 +169,7 @@ class Slide(SlideFile):
             NoTissueError: if `crop` finds no tissue.
             TransformError: if the transform makes no picture that rows can be read from.
         """
-        from wsidata.slide_pipeline import slide_lazy
+        from wsidata.slides.pipeline import slide_lazy
 
         return slide_lazy(self, resolution, as_crop(crop), transform, np.random.default_rng(seed), dtype=dtype)
 
@@ -179,7 +178,7 @@ class Slide(SlideFile):
 
         Args:
             method: From (height, width, 3) uint8 RGB (or the chosen channels) to booleans (height, width); see
-                `wsidata.tissue`.
+                `wsidata.slides.tissue.mask`.
             **resolution: At which to look, as for `image`. None: 8 um per pixel, or a longer side of 2048 pixels where
                 the spacing is unknown or coarser.
 
@@ -284,9 +283,7 @@ class Slide(SlideFile):
 
     def _repr_html_(self) -> str:
         """Thumbnail, levels and spacing, in notebooks."""
-        from wsidata.slide_info import slide_html
-
-        return f"<code>{self!r}</code>" if self._closed else slide_html(self)
+        return f"<code>{self!r}</code>" if self._closed else slide_html(self, self.thumbnail(256))
 
     def _window(self, plan: Resampling, window: Window) -> NDArray[Any]:
         """Pixels of a rectangle inside the output of a plan."""
@@ -329,3 +326,19 @@ class Slide(SlideFile):
         if max_side is not None:
             return plan_max_side(levels, max_side)
         return plan_level(levels, level or 0, name)
+
+
+def slide_info(path: str | Path, **options: Any) -> SlideInfo:
+    """Open a slide and note what it says; never raises for a bad file.
+
+    Args:
+        path: The file.
+        **options: As for `Slide`, such as `channels=` or `mpp_override=`.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            with Slide(path, **options) as slide:
+                return slide_facts(slide, [str(warning.message) for warning in caught])
+        except Exception as error:  # whatever a reader raises is what is to be shown
+            return SlideInfo(str(path), error=f"{type(error).__name__}: {error}")

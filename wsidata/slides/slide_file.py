@@ -1,7 +1,7 @@
 """A slide as an open file: opened at once, opened again where it was pickled to, and what is believed of its metadata.
 
-Which levels a file has and how they are decoded is a matter of its format (`wsidata.formats`); which spacing holds, of
-its metadata and of whoever knows better.
+Which levels a file has and how they are decoded is a matter of its format (`wsidata.formats`); which resolution
+holds, of its metadata and of whoever knows better.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wsidata.formats import Pyramid, exists, open_pyramid
-from wsidata.formats.associated import AssociatedImages
-from wsidata.formats.facts import checked_override, choose_spacing
-from wsidata.formats.request import PixelRequest
-from wsidata.spacing import Level, with_spacing
+from wsidata.formats.channels import PixelRequest
+from wsidata.formats.levels import Level, with_spacing
+from wsidata.formats.metadata import AssociatedImages, checked_override, choose_spacing
+from wsidata.formats.pyramid import Pyramid, exists, open_pyramid
 
 WHITE = 255
 UM_TIMES_POWER = 10.0

@@ -14,16 +14,20 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsidata.slide_options import AS_STORED, SlideOptions
+from wsidata.photos.read import read_photo
+from wsidata.slides.options import AS_STORED, SlideOptions
+from wsidata.utils.files import files_of, sample_digest
 
-_SAMPLE_BYTES = 1 << 20
 SIDE_PX = 32
 """Side of the thumbnails that are compared."""
 
 _FREQUENCIES = 12
+
+
 _PLAIN_STD = 0.01
 """A thumbnail that varies less than this (as a fraction of its brightest value) has no look to speak of."""
 
@@ -53,25 +57,8 @@ def _divide(paths: list[str], key: Callable[[Path], Hashable]) -> list[list[str]
     return [group for group in of.values() if len(group) > 1]
 
 
-def files_of(path: Path) -> list[Path]:
-    """A file alone, or all files of a folder, sorted."""
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-
-
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files_of(path))
-
-
-def sample_digest(path: Path) -> str:
-    """SHA-256 of the ends and the middle of each file."""
-    digest = hashlib.sha256()
-    for file in files_of(path):
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
-                stream.seek(start)
-                digest.update(stream.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
 
 
 def _digest(path: Path) -> str:
@@ -146,3 +133,9 @@ def alike(first: list[Look], second: list[Look]) -> list[tuple[int, int, float]]
             if correlation >= CORRELATION:
                 pairs.append((int(i), j, correlation))
     return pairs
+
+
+def photo_thumbnail(path: str) -> NDArray[np.float64]:
+    """A photo, squashed to 32 x 32 grey pixels, (32, 32)."""
+    small = read_photo(path, short_side_px=2 * SIDE_PX)
+    return np.asarray(cv2.resize(small, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA).mean(axis=2))

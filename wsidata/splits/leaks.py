@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from wsidata.fingerprints import Look, alike, look_of, same_bytes, slide_thumbnail
-from wsidata.split_base import SPLITS, SplitError, name_some
+from wsidata.splits.fingerprints import Look, alike, look_of, same_bytes, slide_thumbnail
+from wsidata.tables.parts import SPLITS, SplitError
+from wsidata.utils.messages import name_some
 
 LeakKind = Literal["patient", "content", "thumbnail", "site"]
 LEAK_KINDS: tuple[LeakKind, ...] = ("patient", "content", "thumbnail", "site")

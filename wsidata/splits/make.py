@@ -14,11 +14,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from wsidata.split_base import SPLITS, SplitError, SplitWarning, name_some
-from wsidata.split_draws import DrawError, Integers, draw_groups, draw_slides, fold_groups, fold_slides
-from wsidata.split_predefined import check_predefined_val, predefined_by_column, put_in
-
-__all__ = ["SPLITS", "SmallClasses", "SplitError", "SplitWarning", "check_groups", "make_splits"]
+from wsidata.splits.draw import DrawError, Integers, draw_groups, draw_slides, fold_groups, fold_slides
+from wsidata.splits.predefined import check_predefined_val, predefined_by_column, put_in
+from wsidata.tables.parts import SPLITS, SplitError, SplitWarning
+from wsidata.utils.messages import name_some
 
 SmallClasses = Literal["raise", "train"]
 

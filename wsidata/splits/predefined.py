@@ -10,13 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from wsidata.split_base import SplitError, name_some
-
-_ALIASES = {
-    **dict.fromkeys(("train", "training", "tr"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "tune"), "val"),
-    **dict.fromkeys(("test", "testing", "holdout"), "test"),
-}
+from wsidata.tables.parts import _ALIASES, SplitError, part_name
+from wsidata.utils.messages import name_some
 
 
 def predefined_by_column(table: pd.DataFrame, name: str | None) -> pd.Series[Any]:
@@ -92,8 +87,3 @@ def check_predefined_val(
             f"column '{column}' predefines val rows but leaves {int(free.sum())} rows empty "
             f"({', '.join(ids[free].head(3))}, ...). Fill them in, or predefine only test rows and let val be drawn."
         )
-
-
-def part_name(name: str) -> str:
-    """The part `train`, `val` or `test` for a name that means one of them, such as "Validation"; else ""."""
-    return _ALIASES.get(name.strip().lower(), "")

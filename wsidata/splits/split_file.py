@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsidata.split_base import SPLITS, SplitError, name_some
-from wsidata.table_files import TableError, read_text_table
+from wsidata.tables.parts import SPLITS, SplitError
+from wsidata.tables.text_table import TableError, read_text_table
+from wsidata.utils.messages import name_some
 
 DIGEST_COLUMN = "split_digest"
 _DIGITS = 16

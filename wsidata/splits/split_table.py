@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from wsidata.split_files import apply_splits, load_splits
-from wsidata.splits import check_groups, make_splits, warn_of_missing_classes
-from wsidata.tables import LabelTable
+from wsidata.splits.make import check_groups, make_splits, warn_of_missing_classes
+from wsidata.splits.split_file import apply_splits, load_splits
+from wsidata.tables.label_table import LabelTable
 
 _DRAWN = ("val_fraction", "test_fraction", "seed", "k_fold", "repeat", "small_classes")
 _LISTED = ("test_ids", "test_prefix", "val_ids", "val_prefix")

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from wsidata.split_base import SPLITS, SplitError, name_some
+from wsidata.tables.parts import SPLITS, SplitError
+from wsidata.utils.messages import name_some
 
 SKIPPED_COLUMNS = ("image_id", "split", "label_name", "path", "reason")
 _SHOWN = 20

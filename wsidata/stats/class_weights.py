@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from wsidata.split_base import SplitError
-from wsidata.targets import Target
+from wsidata.tables.parts import SplitError
+from wsidata.tables.targets import Target
 
 
 def class_weights(rows: pd.DataFrame, target: Target, class_names: Sequence[str]) -> Tensor:

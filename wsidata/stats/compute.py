@@ -22,16 +22,13 @@ from typing import Any, Literal
 
 import pyvips
 
-from wsidata.cropping import CropKind, TissueCrop, as_crop
 from wsidata.errors import SlideError
-from wsidata.pixel_counts import Mask, PixelSums
-from wsidata.slide import Slide
-from wsidata.slide_options import SlideOptions
-from wsidata.stats_file import ChannelStats, Reduction, StatsError, StatsWarning
-from wsidata.stats_job import Reader, Source, StatsJob
-from wsidata.table_files import describe_problems
-
-__all__ = ["ChannelStats", "StatsError", "StatsWarning", "channel_stats", "process_pool", "refuse_forks"]
+from wsidata.slides.options import SlideOptions
+from wsidata.slides.slide import Slide
+from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
+from wsidata.stats.pixel_sums import Mask, PixelSums, Reader, Source, StatsJob
+from wsidata.stats.result import ChannelStats, Reduction, StatsError, StatsWarning
+from wsidata.utils.messages import describe_problems
 
 
 def channel_stats(
@@ -207,7 +204,7 @@ def refuse_forks(executor: Executor | None) -> None:
     if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
         raise StatsError(
             "this ProcessPoolExecutor forks, and libvips hangs in forked processes. Pass "
-            "wsidata.stats.process_pool(workers), or ProcessPoolExecutor(workers, "
+            "wsidata.stats.compute.process_pool(workers), or ProcessPoolExecutor(workers, "
             "mp_context=multiprocessing.get_context('forkserver'))."
         )
 

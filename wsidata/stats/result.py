@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from wsidata.cropping import CropKind
 from wsidata.errors import SlideError
+from wsidata.slides.tissue.crop import CropKind
 
 Reduction = Literal["pooled", "per_image"]
 

@@ -1,7 +1,7 @@
 """Small artificial slides, for the demo and the tests: real files with real tiles, whose truth is known.
 
-They stand in for data nobody may hand out. What is painted is described in `wsidata.synthetic_tissue`, how scanners'
-files are imitated in `wsidata.synthetic_tiff`.
+They stand in for data nobody may hand out. What is painted is described in `wsidata.synthetic.tissue`, how scanners'
+files are imitated in `wsidata.synthetic.tiff`.
 
     write_slide("tumor.svs", tumor=True, seed=1, vendor="aperio")
     write_camelyon16("camelyon16", normal=8, tumor=8, test=6)
@@ -16,10 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wsidata.synthetic_tiff import Vendor, pyramid, write_aperio, write_generic, write_philips
-from wsidata.synthetic_tissue import paint
-
-__all__ = ["write_camelyon16", "write_pixels", "write_slide"]
+from wsidata.synthetic.tiff import Vendor, pyramid, write_aperio, write_generic, write_philips
+from wsidata.synthetic.tissue import paint
 
 Compression = Literal["jpeg", "jpeg2000", "deflate", "lzw", "zstd", "none"]
 CENTRES: tuple[tuple[Vendor, float], ...] = (("philips", 0.5), ("generic", 0.46))

@@ -1,4 +1,4 @@
-"""Paints tissue: the picture of `wsidata.synthetic`, without any file.
+"""Paints tissue: the picture of `wsidata.synthetic.slides`, without any file.
 
 Two maps of optical density are painted, one for haematoxylin (nuclei, blue-violet) and one for eosin (the rest, pink),
 and turned into light as in a microscope, by the law of Beer and Lambert with the stain vectors of Ruifrok and Johnston

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsidata.image_paths import ImageFolder
-from wsidata.split_predefined import part_name
-from wsidata.table_files import TableError, TextTable, describe_problems
+from wsidata.tables.find_slides import ImageFolder
+from wsidata.tables.parts import part_name
+from wsidata.tables.text_table import TableError, TextTable
+from wsidata.utils.messages import describe_problems
 
 _NEVER_IMAGES = {"thumbs.db", "desktop.ini", "readme.md", "readme.txt", "license", "license.txt"}
 _REMEDY = "Put each image into the folder of its class, take other files away, or write a table."

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from wsidata.image_paths import ImageFolder, ImageLookupError
+from wsidata.tables.find_slides import ImageFolder, ImageLookupError
 
 PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".avif"),

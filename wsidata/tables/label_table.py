@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from wsidata.class_folders import read_class_folders
-from wsidata.image_paths import ImageFolder, ImageLookupError
-from wsidata.labels import ClassNames
-from wsidata.table_files import TableError, TextTable, describe_problems, read_text_table
-from wsidata.targets import TARGETS, Target, empty_cells, read_targets
-
-__all__ = ["COLUMNS", "LabelTable", "TableError", "image_root", "read_table"]
+from wsidata.tables.class_folders import read_class_folders
+from wsidata.tables.class_names import ClassNames
+from wsidata.tables.find_slides import ImageFolder, ImageLookupError
+from wsidata.tables.targets import TARGETS, Target, empty_cells, read_targets
+from wsidata.tables.text_table import TableError, TextTable, read_text_table
+from wsidata.utils.messages import describe_problems
 
 COLUMNS = ("image_id", "path", "label_name", "label", "group", "site", "split")
 """Columns of `LabelTable.frame`, always all of them and in this order; `target` or `mask` may follow."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Literal
 
 Part = Literal["train", "val", "test", "predict"]
+
+
 SPLITS = ("train", "val", "test")
+
+
 PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
 
 
@@ -18,7 +21,13 @@ class SplitWarning(UserWarning):
     """The split was made, and a class is missing from a part of it."""
 
 
-def name_some(names: Collection[str], limit: int = 5) -> str:
-    """A few of many names, for a message."""
-    shown = ", ".join(repr(str(name)) for name in list(names)[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
+_ALIASES = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "tune"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+}
+
+
+def part_name(name: str) -> str:
+    """The part `train`, `val` or `test` for a name that means one of them, such as "Validation"; else ""."""
+    return _ALIASES.get(name.strip().lower(), "")

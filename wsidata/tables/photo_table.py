@@ -12,10 +12,11 @@ from typing import Any, Literal
 import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
-from wsidata.photos.finding import NameIndex, PhotoFolder
-from wsidata.split_base import SplitError, name_some
-from wsidata.table_files import TableError
-from wsidata.tables import LabelTable, image_root, read_table
+from wsidata.tables.find_photos import NameIndex, PhotoFolder
+from wsidata.tables.label_table import LabelTable, image_root, read_table
+from wsidata.tables.parts import SplitError
+from wsidata.tables.text_table import TableError
+from wsidata.utils.messages import name_some
 
 Unlisted = Literal["off", "warn", "error"]
 

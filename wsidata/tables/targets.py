@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from wsidata.image_paths import ImageFolder, ImageLookupError
-from wsidata.labels import ClassMap, ClassNames, class_map
-from wsidata.table_files import NO_LABEL, TextTable
+from wsidata.tables.class_names import ClassMap, ClassNames, class_map
+from wsidata.tables.find_slides import ImageFolder, ImageLookupError
+from wsidata.tables.text_table import NO_LABEL, TextTable
 
 Target = Literal["class", "multilabel", "regression", "mask"]
 TARGETS: tuple[Target, ...] = ("class", "multilabel", "regression", "mask")

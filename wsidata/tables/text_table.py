@@ -16,9 +16,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsidata.utils.messages import describe_problems
+
 _DELIMITERS = ",;\t|"
+
+
 _TEXT_SUFFIXES = {".csv", ".tsv", ".txt"}
+
+
 _PARQUET_SUFFIXES = {".parquet", ".pq"}
+
+
 _LISTS = (list, tuple, set, np.ndarray)
 
 NO_LABEL = "none"
@@ -187,11 +195,3 @@ def _refuse_repeated_columns(names: list[str], source: str) -> None:
 def _refuse_empty(frame: pd.DataFrame, source: str) -> None:
     if frame.empty:
         raise TableError(f"table '{source}' has no rows. It needs a header line and one line per slide.")
-
-
-def describe_problems(source: str, problems: list[str], remedy: str, limit: int = 20) -> str:
-    """One message for many problems: the count, the first `limit` of them a line each, and the remedy."""
-    noun = "problem" if len(problems) == 1 else "problems"
-    shown = "".join(f"\n  - {problem}" for problem in problems[:limit])
-    more = f"\n  ... and {len(problems) - limit} more" if len(problems) > limit else ""
-    return f"'{source}' has {len(problems)} {noun}:{shown}{more}\n{remedy}"

@@ -13,21 +13,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from wsidata.photos.resizing import resize
-from wsidata.transform_base import Transform
-from wsidata.transform_colour import ToneCurve
-from wsidata.transform_geometry import Symmetry, Window
-from wsidata.transform_resize import ResizedWindow
-from wsidata.transforms import (
-    Compose,
-    CropOrPad,
+from wsidata.photos.resize import resize
+from wsidata.transforms.base import Transform
+from wsidata.transforms.color.tone import ToneCurve, ToneJitter
+from wsidata.transforms.compose import Compose
+from wsidata.transforms.geometry.affine import (
     RandomD4,
     RandomHorizontalFlip,
-    RandomResizedCrop,
     RandomRotate90,
     RandomVerticalFlip,
-    ToneJitter,
+    Symmetry,
 )
+from wsidata.transforms.geometry.crop import CropOrPad, RandomResizedCrop, ResizedWindow, Window
 
 Pixels = NDArray[np.uint8]
 

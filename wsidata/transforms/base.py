@@ -21,7 +21,7 @@ import pyvips
 import torch
 from numpy.typing import NDArray
 
-from wsidata.regions import Window
+from wsidata.utils.rectangle import Window
 
 Picture: TypeAlias = Any
 """A `pyvips.Image` (lazy), an (H, W, C) `numpy.ndarray`, or a (C, H, W) `torch.Tensor`.
@@ -76,7 +76,7 @@ class Operation(ABC):
     def source_window(self, window: Window, width_px: int, height_px: int) -> Window | None:
         """What of a picture of this size a rectangle of the result is made of; it may reach beyond the picture.
 
-        With it, rectangles of a large picture are read without a pipeline (see `wsidata.windows`). None: not known.
+        With it, rectangles of a large picture are read without a pipeline (see `slides.pipeline`). None: not known.
         """
         return None
 

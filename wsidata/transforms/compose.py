@@ -21,72 +21,15 @@ from typing import Any
 import numpy as np
 import pyvips
 
-from wsidata.transform_adapters import AlbumentationsXL, FunctionTransform, as_transform
-from wsidata.transform_base import GigapixelWarning, Operation, Sample, Transform, TransformError, check_probability
-from wsidata.transform_colour import Blur, ToneJitter
-from wsidata.transform_dropout import CoarseDropout
-from wsidata.transform_elastic import Elastic
-from wsidata.transform_fits import (
-    MACENKO_REFERENCE,
-    BlankPictureError,
-    ColourFit,
-    StainFit,
-    fit_macenko,
-    fit_reinhard,
-)
-from wsidata.transform_geometry import (
-    CropOrPad,
-    RandomAffine,
+from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.base import Sample, Transform, TransformError, check_probability
+from wsidata.transforms.color.stain import StainJitter
+from wsidata.transforms.color.tone import Blur, ToneJitter
+from wsidata.transforms.geometry.affine import (
     RandomD4,
     RandomHorizontalFlip,
-    RandomRotate90,
-    RandomVerticalFlip,
-    check_size,
-    rot90,
 )
-from wsidata.transform_normalise import MacenkoNormalise, ReinhardNormalise
-from wsidata.transform_record import Record
-from wsidata.transform_resize import RandomResizedCrop
-from wsidata.transform_stain import StainJitter
-
-__all__ = [
-    "MACENKO_REFERENCE",
-    "AlbumentationsXL",
-    "BlankPictureError",
-    "Blur",
-    "CoarseDropout",
-    "ColourFit",
-    "Compose",
-    "CropOrPad",
-    "Elastic",
-    "FunctionTransform",
-    "GigapixelWarning",
-    "MacenkoNormalise",
-    "OneOf",
-    "Operation",
-    "RandomAffine",
-    "RandomD4",
-    "RandomHorizontalFlip",
-    "RandomResizedCrop",
-    "RandomRotate90",
-    "RandomVerticalFlip",
-    "Record",
-    "ReinhardNormalise",
-    "Sample",
-    "StainFit",
-    "StainJitter",
-    "ToneJitter",
-    "Transform",
-    "TransformError",
-    "as_transform",
-    "check_size",
-    "default_eval_transform",
-    "default_train_transform",
-    "fit_macenko",
-    "fit_reinhard",
-    "he_train_transform",
-    "rot90",
-]
+from wsidata.transforms.geometry.crop import CropOrPad, check_size
 
 
 class Compose(Transform):
@@ -174,3 +117,22 @@ def default_eval_transform(
 ) -> Transform:
     """`CropOrPad` to `image_size`, or nothing if it is None; arguments as in `default_train_transform`."""
     return Compose([] if image_size is None else [CropOrPad(image_size, fill, mask_fill)])
+
+
+def photo_train_transform(image_size: tuple[int, int] | None) -> Transform:
+    """A crop of `image_size` anywhere in the photo (left out if None), and left and right mirrored every other time.
+
+    Photos that are smaller are padded in white.
+    """
+    crop = [] if image_size is None else [CropOrPad(image_size, position="random")]
+    return Compose([*crop, RandomHorizontalFlip()])
+
+
+def photo_eval_transform(image_size: tuple[int, int] | None) -> Transform:
+    """The centre of the photo, of `image_size`, or all of it if that is None. Smaller photos are padded in white."""
+    return Compose([] if image_size is None else [CropOrPad(image_size)])
+
+
+def auto_resize_px(image_size: tuple[int, int] | None) -> int | None:
+    """Shorter side of which a crop of `image_size` shows most: 8/7 of it, as 256 for 224. None for None."""
+    return None if image_size is None else -(-8 * max(image_size) // 7)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wsidata.transform_adapters import ForeignCall, as_foreign
-from wsidata.transform_base import Operation, Sample, TransformError, describe
+from wsidata.transforms.adapters.functions import ForeignCall, as_foreign
+from wsidata.transforms.base import Operation, Sample, TransformError, describe
 
 VERSION = 1
 

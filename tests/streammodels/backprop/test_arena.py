@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from streammodels import shelf
-from streammodels.shelf import Shelf
+from streammodels.backprop import arena as shelf
+from streammodels.backprop.arena import Shelf
 
 
 def test_copies_keep_values_types_and_shapes(monkeypatch: pytest.MonkeyPatch) -> None:

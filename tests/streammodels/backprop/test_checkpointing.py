@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from streammodels import stream
-from streammodels.keeping import Keeping, Visit, visits
+from streammodels.backprop.checkpointing import Keeping, Visit, visits
 
 KEPT = [
     Keeping(),

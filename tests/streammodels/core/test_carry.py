@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from streammodels.joining import join_rows, last_rows
+from streammodels.core.carry import join_rows, last_rows
 
 
 def reference(carry: Tensor, rows: Tensor, keep: int, relu: bool) -> tuple[Tensor, Tensor | None]:

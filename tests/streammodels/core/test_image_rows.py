@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from streammodels import GatedAttention, GeM, GlobalMaxPool, ImageReadError, Keeping, LogSumExp, stream
-from streammodels.sources import StripReader, as_image_rows
+from streammodels.core.image_rows import StripReader, as_image_rows
 
 
 @dataclass

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from streammodels import stream
-from streammodels.rows import RowNode, RowsError, Window, plan_rows
+from streammodels.core.row_plan import RowNode, RowsError, Window, plan_rows
 
 CASES = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

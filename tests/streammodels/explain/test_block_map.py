@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from streammodels.block_map import BlockMap, Reduce
+from streammodels.explain.gradient import BlockMap, Reduce
 
 
 def _expected(gradient: Tensor, side: int, reduce: Reduce) -> np.ndarray:

@@ -10,15 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from streammodels import (
-    GatedAttention,
-    GeM,
-    LogSumExp,
-    PerClassLinear,
-    StreamingResNet,
-    class_activation_map,
-    stream,
-)
+from streammodels import GatedAttention, GeM, LogSumExp, PerClassLinear, StreamingResNet, class_activation_map, stream
 
 Randomize = Callable[[nn.Module], nn.Module]
 CHANNELS = 12

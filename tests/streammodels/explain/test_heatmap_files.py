@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from streammodels import stream
-from streammodels.class_maps import class_activation_map
-from streammodels.heatmap import Heatmap, Method
-from streammodels.heatmap_files import _cells, _colours, write_overlay, write_pyramid
-from streammodels.map_grid import MapAxis, MapGrid, block_grid
+from streammodels.explain.cam import class_activation_map
+from streammodels.explain.heatmap import Heatmap, MapAxis, MapGrid, Method, block_grid
+from streammodels.explain.heatmap_files import _cells, _colours, write_overlay, write_pyramid
 
 RESNET = MapGrid(MapAxis(32, 0.0), MapAxis(32, 0.0))
 

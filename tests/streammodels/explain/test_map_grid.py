@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18, vgg11
 
-from streammodels.map_grid import MapAxis, MapGrid, block_grid, map_grid
-from streammodels.tracing import trace
+from streammodels.explain.heatmap import MapAxis, MapGrid, block_grid, map_grid
+from streammodels.tracing.trace import trace
 
 
 class Sum(nn.Module):

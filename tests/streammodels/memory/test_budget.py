@@ -6,10 +6,11 @@ import pytest
 from torch import nn
 
 from streammodels import Keeping
-from streammodels.choosing import fastest_within
-from streammodels.memory import Choice, StepMemory
-from streammodels.routes import Route
-from streammodels.tracing import trace
+from streammodels.backprop.checkpointing import Choice
+from streammodels.memory.budget import fastest_within
+from streammodels.memory.estimate import StepMemory
+from streammodels.orientation import Route
+from streammodels.tracing.trace import trace
 
 
 @pytest.mark.parametrize("height", [256, 301, 347, 499])

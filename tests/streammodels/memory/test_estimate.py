@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from streammodels import stream
-from streammodels.choosing import default_keeping, fastest_within, parse_bytes
-from streammodels.keeping import Keeping
-from streammodels.memory import Choice, StepMemory
-from streammodels.routes import Route
-from streammodels.tracing import trace
+from streammodels.backprop.checkpointing import Choice, Keeping
+from streammodels.memory.budget import default_keeping, fastest_within, parse_bytes
+from streammodels.memory.estimate import StepMemory
+from streammodels.orientation import Route
+from streammodels.tracing.trace import trace
 
 
 def network() -> nn.Sequential:

@@ -7,8 +7,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 from streammodels import stream
-from streammodels.summary import layer_facts
-from streammodels.tracing import trace
+from streammodels.memory.summary import layer_facts
+from streammodels.tracing.trace import trace
 
 # Rows at the top and bottom border that plain tiling would lose (published for tiles of a ResNet-18).
 PUBLISHED = {

@@ -25,7 +25,7 @@ from streammodels import (
     UnsupportedLayerError,
     stream,
 )
-from streammodels.reductions import GlobalAverage, Reduction
+from streammodels.core.reductions import GlobalAverage, Reduction
 
 Compare = Callable[..., float]
 

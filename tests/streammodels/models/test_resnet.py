@@ -13,7 +13,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from streammodels import freeze_batch_norm
-from streammodels.resnet import RESNETS, WeightsUnavailableError, build_resnet
+from streammodels.models.resnet import RESNETS, WeightsUnavailableError, build_resnet
 
 
 @pytest.fixture

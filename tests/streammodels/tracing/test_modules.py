@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 from torchvision import models
 
-from streammodels import UnsupportedLayerError, layers, stream
+from streammodels import UnsupportedLayerError, stream
+from streammodels.tracing import modules as layers
 
 Assert = Callable[..., float]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streammodels import UnsupportedLayerError, stream
-from streammodels.tracing import trace
+from streammodels.tracing.trace import trace
 
 
 class Calls(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from streammodels.roc_area import BinaryROCArea, MulticlassROCArea, MultilabelROCArea
+from streammodels.training.metrics import BinaryROCArea, MulticlassROCArea, MultilabelROCArea
 
 
 def test_all_classes_there_is_the_usual_mean() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from streammodels.tasks import Multiclass, Multilabel, Regression, make_task
+from streammodels.training.tasks import Multiclass, Multilabel, Regression, make_task
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from wsidata.__main__ import main
-from wsidata.hub.layout import Preprocessing
+from wsidata.hub.manifest import Preprocessing
 
 pytest.importorskip("datasets", reason="publishing needs slidestream[hub]")
 

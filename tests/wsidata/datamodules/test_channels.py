@@ -8,11 +8,12 @@ import tifffile
 import torch
 
 from wsidata import TissueCrop, WSIDataModule
-from wsidata.leaks import LeakWarning
-from wsidata.slide import Slide
-from wsidata.slide_checks import ChannelNamesWarning, SlideCheckError
-from wsidata.transform_base import TransformError
-from wsidata.transforms import CropOrPad, StainJitter
+from wsidata.datamodules.checks import ChannelNamesWarning, SlideCheckError
+from wsidata.slides.slide import Slide
+from wsidata.splits.leaks import LeakWarning
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.color.stain import StainJitter
+from wsidata.transforms.geometry.crop import CropOrPad
 
 NAMES = ["DAPI", "CD3", "CD8", "CD20"]
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from wsidata.skipping import skipped_rows
-from wsidata.split_base import SplitError
-from wsidata.split_memory import check_remembered_classes, check_remembered_split, remember, remembered_stats
-from wsidata.stats_file import ChannelStats
+from wsidata.datamodules.checkpoint import check_remembered_classes, check_remembered_split, remember, remembered_stats
+from wsidata.splits.unreadable import skipped_rows
+from wsidata.stats.result import ChannelStats
+from wsidata.tables.parts import SplitError
 
 TABLE = pd.DataFrame(
     {"image_id": list("abcd"), "split": ["train", "train", "val", "test"], "label_name": "x", "path": list("abcd")}

@@ -1,9 +1,9 @@
 import pandas as pd
 import pytest
 
-from wsidata.slide_checks import SlideCheckError, check_batchable, check_slides, one_resolution
-from wsidata.slide_options import SlideOptions
-from wsidata.synthetic import write_slide
+from wsidata.datamodules.checks import SlideCheckError, check_batchable, check_slides, one_resolution
+from wsidata.slides.options import SlideOptions
+from wsidata.synthetic.slides import write_slide
 
 
 def table(*paths):

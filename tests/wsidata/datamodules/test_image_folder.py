@@ -9,13 +9,13 @@ from lightning import seed_everything
 from mean_colour import Mean, equal, trainer
 
 from wsidata import ImageFolderDataModule
-from wsidata.leaks import LeakError
-from wsidata.photos.decoding import read_photo
-from wsidata.skipping import SkipWarning
-from wsidata.splits import SplitError
-from wsidata.table_files import TableError
-from wsidata.transform_base import TransformError
-from wsidata.transforms import CropOrPad
+from wsidata.photos.read import read_photo
+from wsidata.splits.leaks import LeakError
+from wsidata.splits.unreadable import SkipWarning
+from wsidata.tables.parts import SplitError
+from wsidata.tables.text_table import TableError
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.geometry.crop import CropOrPad
 
 
 def module(folder, **options):
@@ -313,8 +313,8 @@ def test_show_batch_says_what_is_shown(toadstools, tmp_path):
 
 def test_two_modules_share_their_base():
     """What both data modules do is written once: neither overrides what the other needs, too."""
-    from wsidata.datamodule_base import SplitDataModule
-    from wsidata.datamodules import WSIDataModule
+    from wsidata.datamodules.base import SplitDataModule
+    from wsidata.datamodules.wsi import WSIDataModule
 
     hooks = {"setup", "state_dict", "load_state_dict", "train_dataloader", "val_dataloader", "tables", "show_batch"}
     for kind in (ImageFolderDataModule, WSIDataModule):

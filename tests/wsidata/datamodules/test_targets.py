@@ -11,15 +11,18 @@ import pyvips
 import torch
 
 from wsidata import WSIDataModule
-from wsidata.datasets import SampleError
-from wsidata.leaks import LeakError, LeakWarning
-from wsidata.masks import MaskError
-from wsidata.slide import Slide
-from wsidata.slide_checks import SlideCheckError
-from wsidata.splits import SplitError, SplitWarning
-from wsidata.stats import channel_stats
-from wsidata.synthetic import write_slide
-from wsidata.transforms import Compose, CropOrPad, Elastic, RandomAffine, RandomD4, he_train_transform
+from wsidata.datamodules.checks import SlideCheckError
+from wsidata.datasets.slides import SampleError
+from wsidata.slides.masks import MaskError
+from wsidata.slides.slide import Slide
+from wsidata.splits.leaks import LeakError, LeakWarning
+from wsidata.stats.compute import channel_stats
+from wsidata.synthetic.slides import write_slide
+from wsidata.tables.parts import SplitError, SplitWarning
+from wsidata.transforms.compose import Compose, he_train_transform
+from wsidata.transforms.geometry.affine import RandomAffine, RandomD4
+from wsidata.transforms.geometry.crop import CropOrPad
+from wsidata.transforms.geometry.elastic import Elastic
 
 
 @pytest.fixture(scope="module")

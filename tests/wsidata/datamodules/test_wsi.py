@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mean_colour import Mean, equal, trainer
 
 from wsidata import WSIDataModule
-from wsidata.slide_checks import SlideCheckError
-from wsidata.splits import SplitError
-from wsidata.table_files import TableError
-from wsidata.transform_base import TransformError
+from wsidata.datamodules.checks import SlideCheckError
+from wsidata.tables.parts import SplitError
+from wsidata.tables.text_table import TableError
+from wsidata.transforms.base import TransformError
 
 
 def module(folder, **options):

@@ -5,8 +5,8 @@ import torch
 from lightning import LightningModule, Trainer, seed_everything
 
 from wsidata import LazyImage, TissueCrop, WSIDataModule
-from wsidata.datasets import SampleError
-from wsidata.transform_base import TransformError
+from wsidata.datasets.slides import SampleError
+from wsidata.transforms.base import TransformError
 
 
 def module(folder, **options):

@@ -3,10 +3,12 @@ import pytest
 import pyvips
 import torch
 
-from wsidata.datasets import SlideDataset
-from wsidata.loaders import make_loader
-from wsidata.transform_base import TransformError
-from wsidata.transforms import Compose, CropOrPad, RandomD4
+from wsidata.datasets.loader import make_loader
+from wsidata.datasets.slides import SlideDataset
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.compose import Compose
+from wsidata.transforms.geometry.affine import RandomD4
+from wsidata.transforms.geometry.crop import CropOrPad
 
 
 @pytest.fixture

@@ -5,12 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
-from wsidata.datasets import SampleError
-from wsidata.photos.datasets import PhotoDataset, normalized
-from wsidata.photos.decoded_cache import DecodedCache
-from wsidata.photos.decoding import read_photo
-from wsidata.photos.transforms import auto_resize_px, photo_eval_transform, photo_train_transform
-from wsidata.transforms import Compose, CropOrPad, RandomHorizontalFlip, StainJitter
+from wsidata.datasets.photos import PhotoDataset, normalized
+from wsidata.datasets.slides import SampleError
+from wsidata.photos.cache import DecodedCache
+from wsidata.photos.read import read_photo
+from wsidata.transforms.color.stain import StainJitter
+from wsidata.transforms.compose import Compose, auto_resize_px, photo_eval_transform, photo_train_transform
+from wsidata.transforms.geometry.affine import RandomHorizontalFlip
+from wsidata.transforms.geometry.crop import CropOrPad
 
 
 @pytest.fixture(scope="module")

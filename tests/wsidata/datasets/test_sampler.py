@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.epochs import EpochDataset
-from wsidata.samplers import EpochSampler, Share, balanced_rows, share_of_process
-from wsidata.split_base import SplitWarning
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.sampler import EpochSampler, Share, balanced_rows, share_of_process
+from wsidata.tables.parts import SplitWarning
 
 
 class Numbers(EpochDataset):

@@ -5,9 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from wsidata.datasets import SampleError, SlideDataset
-from wsidata.synthetic import write_slide
-from wsidata.transforms import CropOrPad, Elastic, RandomD4, he_train_transform
+from wsidata.datasets.slides import SampleError, SlideDataset
+from wsidata.synthetic.slides import write_slide
+from wsidata.transforms.compose import he_train_transform
+from wsidata.transforms.geometry.affine import RandomD4
+from wsidata.transforms.geometry.crop import CropOrPad
+from wsidata.transforms.geometry.elastic import Elastic
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def arrays_at_the_end(image):
 
 
 def test_sample_is_the_slides_pixels_and_its_label(table):
-    from wsidata.slide import Slide
+    from wsidata.slides.slide import Slide
 
     image, label = SlideDataset(table, {"level": 1}, identity)[2]
     assert label == 2
@@ -52,10 +55,10 @@ def test_smaller_slides_are_padded_white(table):
 @pytest.mark.parametrize("transform", [CropOrPad(200), he_train_transform(200), Elastic(), arrays_at_the_end])
 def test_what_is_not_decoded_ahead_has_the_same_pixels(table, resolution, crop, transform, monkeypatch):
     expected = samples(SlideDataset(table[:2], resolution, transform, crop=crop))
-    monkeypatch.setattr("wsidata.slide.DECODED_AT_ONCE_BYTES", 0)
-    monkeypatch.setattr("wsidata.formats.tiff.DECODED_AT_ONCE_BYTES", 0)
+    monkeypatch.setattr("wsidata.slides.slide.DECODED_AT_ONCE_BYTES", 0)
+    monkeypatch.setattr("wsidata.formats.tiff.reader.DECODED_AT_ONCE_BYTES", 0)
     assert samples(SlideDataset(table[:2], resolution, transform, crop=crop)) == expected
-    monkeypatch.setattr("wsidata.slide.Slide.windows", lambda *_, **__: None)
+    monkeypatch.setattr("wsidata.slides.slide.Slide.windows", lambda *_, **__: None)
     assert samples(SlideDataset(table[:2], resolution, transform, crop=crop)) == expected
 
 

@@ -11,9 +11,11 @@ import pytest
 import pyvips
 import torch
 
-from wsidata.datasets import SlideDataset
-from wsidata.loaders import check_worker_start, make_loader
-from wsidata.transforms import Compose, CropOrPad, RandomD4
+from wsidata.datasets.loader import check_worker_start, make_loader
+from wsidata.datasets.slides import SlideDataset
+from wsidata.transforms.compose import Compose
+from wsidata.transforms.geometry.affine import RandomD4
+from wsidata.transforms.geometry.crop import CropOrPad
 
 pytestmark = pytest.mark.slow
 LINUX = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted in /proc")

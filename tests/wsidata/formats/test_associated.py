@@ -5,9 +5,9 @@ import pytest
 import tifffile
 
 from wsidata.errors import UnreadableImageError
-from wsidata.formats.segments import Segments
-from wsidata.slide import Slide
-from wsidata.synthetic import write_pixels
+from wsidata.formats.tiff.tiles import Segments
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
 
 PIXELS = np.random.default_rng(2).integers(0, 255, (300, 400, 3), dtype=np.uint8)
 

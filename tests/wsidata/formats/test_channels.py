@@ -3,7 +3,7 @@
 import pytest
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.request import PixelRequest, channel_numbers
+from wsidata.formats.channels import PixelRequest, channel_numbers
 
 NAMES = ("DAPI", "CD3", "DAPI")
 

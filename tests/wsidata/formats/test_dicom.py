@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.slide import Slide
+from wsidata.slides.slide import Slide
 
 pytest.importorskip("openslide")
 

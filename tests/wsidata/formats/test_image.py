@@ -9,7 +9,7 @@ import pyvips
 from PIL.PngImagePlugin import PngInfo
 
 from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError, UnreadableImageError, UnsupportedImageError
-from wsidata.slide import Slide
+from wsidata.slides.slide import Slide
 
 RGB = np.random.default_rng(6).integers(0, 255, (60, 80, 3), dtype=np.uint8)
 
@@ -150,7 +150,7 @@ def test_enormous_jpegs_are_left_to_libvips(tmp_path, monkeypatch):
     path = save(tmp_path / "a.jpg", RGB)
     with Slide(path) as slide:
         expected = slide.numpy()
-    monkeypatch.setattr("wsidata.formats.photo.MAX_IN_MEMORY_BYTES", RGB.nbytes - 1)
+    monkeypatch.setattr("wsidata.formats.image.MAX_IN_MEMORY_BYTES", RGB.nbytes - 1)
     with Slide(path) as slide:
         assert (slide.kind, slide.reader) == ("jpeg", "libvips")
         np.testing.assert_array_equal(slide.numpy(), expected)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError, UnknownLevelError
-from wsidata.spacing import (
+from wsidata.formats.levels import (
     Level,
     check_level,
     coarsest_level_for,

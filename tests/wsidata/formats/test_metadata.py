@@ -7,9 +7,9 @@ import pytest
 import tifffile
 
 from wsidata.errors import SpacingConflictWarning
-from wsidata.formats.facts import SpacingFact, choose_spacing
-from wsidata.slide import Slide
-from wsidata.synthetic import write_pixels
+from wsidata.formats.metadata import SpacingFact, choose_spacing
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
 
 PIXELS = np.random.default_rng(5).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 

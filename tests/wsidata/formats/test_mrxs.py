@@ -5,7 +5,7 @@ import pytest
 from mirax import write_mrxs
 
 from wsidata.errors import UnreadableImageError
-from wsidata.slide import Slide
+from wsidata.slides.slide import Slide
 
 pytest.importorskip("openslide")
 

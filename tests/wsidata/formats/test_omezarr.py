@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from wsidata.errors import MissingChunksWarning, SpacingUnknownError, UnreadableImageError, UnsupportedImageError
-from wsidata.slide import Slide
+from wsidata.slides.slide import Slide
 
 RGB = np.random.default_rng(8).integers(0, 256, (3, 205, 301), dtype=np.uint8)
 COLOURS = [{"label": name, "color": colour} for name, colour in zip("RGB", ("FF0000", "00FF00", "0000FF"), strict=True)]

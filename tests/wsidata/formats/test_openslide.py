@@ -11,8 +11,8 @@ import tifffile
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.openslide import OpenSlidePyramid, _bounds, on_white
-from wsidata.slide import Slide
-from wsidata.synthetic import write_pixels
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
 
 openslide = pytest.importorskip("openslide")
 

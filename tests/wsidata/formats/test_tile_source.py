@@ -7,7 +7,7 @@ import pyvips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.formats.tile_source import TILE_MULTIPLE_PX, TileSource, failure_behind, is_cut_up, source_tile
+from wsidata.formats.vips import TILE_MULTIPLE_PX, TileSource, failure_behind, is_cut_up, source_tile
 
 
 @pytest.fixture

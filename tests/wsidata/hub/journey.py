@@ -18,7 +18,7 @@ import torch
 from lightning import LightningModule, Trainer, seed_everything
 
 from wsidata import HubDataModule, ImageFolderDataModule, WSIDataModule, publish
-from wsidata.datamodule_base import SplitDataModule
+from wsidata.datamodules.base import SplitDataModule
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "png": ({}, {"layout": "files", "image_format": "png"}),

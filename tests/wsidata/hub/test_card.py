@@ -16,8 +16,8 @@ from wsidata.hub.card import (
     users_part,
     write_card,
 )
-from wsidata.hub.layout import Encoding, Preprocessing, TableFile, Transforms
-from wsidata.stats_file import ChannelStats
+from wsidata.hub.manifest import Encoding, Preprocessing, TableFile, Transforms
+from wsidata.stats.result import ChannelStats
 
 STATS = ChannelStats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 100, 2, "pooled", False, 255, {"mpp": 2.0})
 ROWS = pd.DataFrame(

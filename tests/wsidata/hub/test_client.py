@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from wsidata.hub.retries import Patience, explain_upload, is_quota, worth_repeating
+from wsidata.hub.client import Patience, explain_upload, is_quota, worth_repeating
 
 
 class AnswerError(Exception):

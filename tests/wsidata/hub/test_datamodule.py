@@ -8,11 +8,10 @@ from mean_colour import trainer
 
 from wsidata import HubDataModule, LazyImage, WSIDataModule
 from wsidata.hub.card import unfinished_card
-from wsidata.hub.errors import HubError, HubOfflineWarning, HubWarning, UnreachableError, is_busy
-from wsidata.hub.export import export
-from wsidata.hub.layout import PREPROCESSING_FILE, ExportFormatError
-from wsidata.hub.retries import Patience
-from wsidata.stats import ChannelStats
+from wsidata.hub.client import HubError, HubOfflineWarning, HubWarning, Patience, UnreachableError, is_busy
+from wsidata.hub.export.writer import export
+from wsidata.hub.manifest import PREPROCESSING_FILE, ExportFormatError
+from wsidata.stats.result import ChannelStats
 
 
 def module(folder, **options):
@@ -116,7 +115,7 @@ def test_arguments_given_here_come_before_the_published_ones(published):
 
 
 def test_transform_that_cannot_travel_is_named(camelyon, tmp_path):
-    from wsidata.transforms import CropOrPad
+    from wsidata.transforms.geometry.crop import CropOrPad
 
     folder = exported(module(camelyon, train_transform=CropOrPad(64)), tmp_path / "out")
     with pytest.warns(HubWarning, match=r"a train transform of its own.*CropOrPad.*Pass train_transform="):
@@ -316,7 +315,7 @@ def test_what_cannot_be_had_is_explained(hub, address, published, repo_id, optio
 
 
 def test_servers_that_are_down_are_not_taken_for_missing_data(hub, address, published, monkeypatch):
-    monkeypatch.setattr("wsidata.hub.source.PATIENCE", Patience(3, 0.01, is_busy))
+    monkeypatch.setattr("wsidata.hub.load.download.PATIENCE", Patience(3, 0.01, is_busy))
     hub.put("tester/slides", published[1])
     hub.fail("GET", "/api/datasets/", times=2, status=503)
     HubDataModule("tester/slides", **address).prepare_data()

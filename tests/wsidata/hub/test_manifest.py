@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from wsidata.hub.layout import (
+from wsidata.hub.manifest import (
     HUB_SPLITS,
     PARTS,
     PREPROCESSING_FILE,
@@ -13,7 +13,7 @@ from wsidata.hub.layout import (
     TableFile,
     Transforms,
 )
-from wsidata.stats_file import ChannelStats
+from wsidata.stats.result import ChannelStats
 
 STATS = ChannelStats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 100, 2, "pooled", False, 255, {"mpp": 2.0}, "pack")
 

@@ -3,7 +3,6 @@ import json
 import pandas as pd
 import pytest
 
-from wsidata.cropping import TissueCrop
 from wsidata.hub.privacy import (
     PUBLISHED_ARGUMENTS,
     PrivacyError,
@@ -12,7 +11,8 @@ from wsidata.hub.privacy import (
     published_rows,
     without_addresses,
 )
-from wsidata.tables import LabelTable
+from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.tables.label_table import LabelTable
 
 
 def labels(**columns):

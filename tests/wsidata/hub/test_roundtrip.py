@@ -9,7 +9,7 @@ import pytest
 from journey import VARIANTS
 from local_hub import LocalHub
 
-from wsidata.synthetic_photos import write_photos
+from wsidata.synthetic.photos import write_photos
 
 pytestmark = pytest.mark.slow
 

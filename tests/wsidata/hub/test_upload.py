@@ -7,8 +7,8 @@ import pytest
 
 from wsidata import WSIDataModule
 from wsidata.hub.destination import Destination, PublishError
-from wsidata.hub.export import export
-from wsidata.hub.layout import PREPROCESSING_FILE, Preprocessing
+from wsidata.hub.export.writer import export
+from wsidata.hub.manifest import PREPROCESSING_FILE, Preprocessing
 from wsidata.hub.upload import published_files, upload
 
 REPO = "tester/split"

@@ -13,9 +13,9 @@ import simplejpeg
 from PIL import Image
 
 from wsidata.errors import UnreadableImageError
-from wsidata.photos import decoded_cache
-from wsidata.photos.decoded_cache import DecodedCache
-from wsidata.photos.decoding import decode_photo, read_photo
+from wsidata.photos import cache as decoded_cache
+from wsidata.photos.cache import DecodedCache
+from wsidata.photos.read import decode_photo, read_photo
 
 RNG = np.random.default_rng(0)
 

@@ -12,9 +12,9 @@ import simplejpeg
 from PIL import Image
 
 from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
-from wsidata.photos import decoding
-from wsidata.photos.decoding import SHRINK_MARGIN, decode_photo, photo_size, read_photo
-from wsidata.photos.resizing import resize, size_with_short_side
+from wsidata.photos import read as decoding
+from wsidata.photos.read import SHRINK_MARGIN, decode_photo, photo_size, read_photo
+from wsidata.photos.resize import resize, size_with_short_side
 
 PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "mushrooms"
 real_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsidata.photos.resizing import resize, size_with_short_side
+from wsidata.photos.resize import resize, size_with_short_side
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 131, 3), dtype=np.uint8)
 

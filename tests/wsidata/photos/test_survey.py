@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import pyvips
 
-from wsidata.photos import headers
-from wsidata.photos.headers import PhotoSurvey, is_cut_off
-from wsidata.synthetic_photos import encode_photo
+from wsidata.photos import survey as headers
+from wsidata.photos.survey import PhotoSurvey, is_cut_off
+from wsidata.synthetic.photos import encode_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 

@@ -3,8 +3,7 @@ import re
 
 import pyvips
 
-from wsidata.slide import Slide
-from wsidata.slide_info import slide_info
+from wsidata.slides.slide import Slide, slide_info
 
 
 def test_slide_shows_itself_in_a_notebook(camelyon):

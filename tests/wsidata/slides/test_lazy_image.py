@@ -14,11 +14,13 @@ from lightning.fabric.utilities import move_data_to_device
 
 from wsidata import LazyImage, Slide, TissueCrop
 from wsidata.errors import NoTissueError, UnreadableImageError
-from wsidata.formats.tile_source import TileSource, kept_tiles
-from wsidata.lazy import as_tensor
-from wsidata.synthetic import write_pixels, write_slide
-from wsidata.transform_base import TransformError
-from wsidata.transforms import Compose, CropOrPad, RandomD4
+from wsidata.formats.vips import TileSource, kept_tiles
+from wsidata.slides.lazy_image import as_tensor
+from wsidata.synthetic.slides import write_pixels, write_slide
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.compose import Compose
+from wsidata.transforms.geometry.affine import RandomD4
+from wsidata.transforms.geometry.crop import CropOrPad
 
 STRIP_PX = 37
 SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
@@ -194,10 +196,10 @@ PIPELINES = {
 @pytest.mark.parametrize("pipeline", PIPELINES)
 @pytest.mark.parametrize("order", [list, reversed])
 def test_a_pass_decodes_every_tile_once(pipeline, order, step, monkeypatch):
-    monkeypatch.setattr("wsidata.lazy.BLOCK_PX", 32)  # small against the image, as in life
-    monkeypatch.setattr("wsidata.formats.tile_source.KEPT_TILES_PX", 8 * 32)
-    monkeypatch.setattr("wsidata.formats.tile_source.KEPT_TILE_BYTES", 0)
-    monkeypatch.setattr("wsidata.lazy.KEPT_BLOCK_BYTES", 0)
+    monkeypatch.setattr("wsidata.slides.lazy_image.BLOCK_PX", 32)  # small against the image, as in life
+    monkeypatch.setattr("wsidata.formats.vips.KEPT_TILES_PX", 8 * 32)
+    monkeypatch.setattr("wsidata.formats.vips.KEPT_TILE_BYTES", 0)
+    monkeypatch.setattr("wsidata.slides.lazy_image.KEPT_BLOCK_BYTES", 0)
     image, decoded = counted(512, 448, 64, PIPELINES[pipeline])
     for start, stop in order(strips(image.shape[1], step)):
         image.rows(start, stop)
@@ -207,8 +209,8 @@ def test_a_pass_decodes_every_tile_once(pipeline, order, step, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(monkeypatch):
-    monkeypatch.setattr("wsidata.formats.tile_source.KEPT_TILE_BYTES", 2**25)
-    monkeypatch.setattr("wsidata.lazy.KEPT_BLOCK_BYTES", 2**25)
+    monkeypatch.setattr("wsidata.formats.vips.KEPT_TILE_BYTES", 2**25)
+    monkeypatch.setattr("wsidata.slides.lazy_image.KEPT_BLOCK_BYTES", 2**25)
 
     def peak(height):
         image, decoded = counted(height, 16_384, 256)

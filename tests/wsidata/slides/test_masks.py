@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import pyvips
 
-from wsidata.masks import MaskError, mask_classes, mask_tensor, read_mask
-from wsidata.slide import Slide
+from wsidata.slides.masks import MaskError, mask_classes, mask_tensor, read_mask
+from wsidata.slides.slide import Slide
 
 HEIGHT, WIDTH = 371, 530
 TILES = {"tile": True, "tile_width": 64, "tile_height": 64, "compression": "deflate"}

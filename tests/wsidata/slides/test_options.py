@@ -2,9 +2,9 @@ import pickle
 
 import pytest
 
-from wsidata.cropping import TissueCrop
-from wsidata.slide_options import AS_STORED, SlideOptions
-from wsidata.synthetic import write_slide
+from wsidata.slides.options import AS_STORED, SlideOptions
+from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.synthetic.slides import write_slide
 
 
 def test_slides_are_opened_as_the_options_say(tmp_path):

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from wsidata.regions import Window, level_zero_place, output_pixel, source_window
-from wsidata.slide import Slide
-from wsidata.spacing import Level, plan_downsample
-from wsidata.synthetic import write_pixels
+from wsidata.formats.levels import Level, plan_downsample
+from wsidata.slides.resample import level_zero_place, output_pixel, source_window
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
+from wsidata.utils.rectangle import Window
 
 WIDTH, HEIGHT = 701, 499
 

@@ -19,8 +19,8 @@ from wsidata.errors import (
     UnreadableImageError,
     UnsupportedImageError,
 )
-from wsidata.slide import Slide
-from wsidata.synthetic import write_pixels, write_slide
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels, write_slide
 
 SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 

@@ -10,28 +10,22 @@ from hypothesis import strategies as st
 from PIL import ImageCms
 
 from wsidata import Slide
-from wsidata.formats.jpeg_tiles import JpegTiles
-from wsidata.packing import PIECES_AT_ONCE, Packing, Piece
-from wsidata.regions import Window
-from wsidata.slide_pipeline import SlidePipeline
-from wsidata.synthetic import write_pixels, write_slide
-from wsidata.transform_base import Operation
-from wsidata.transform_colour import GaussianBlur, ToneCurve
-from wsidata.transform_density import DensityMap
-from wsidata.transform_dropout import Holes
-from wsidata.transform_moves import AffineMap, Symmetry
-from wsidata.transform_moves import Window as CutOut
-from wsidata.transform_normalise import ReinhardMap
-from wsidata.transforms import (
-    Compose,
-    CropOrPad,
-    Elastic,
-    FunctionTransform,
-    RandomAffine,
-    RandomD4,
-    he_train_transform,
-)
-from wsidata.windows import transformed
+from wsidata.formats.tiff.jpeg_tiles import JpegTiles
+from wsidata.slides.pipeline import SlidePipeline, transformed
+from wsidata.slides.tissue.packing import PIECES_AT_ONCE, Packing, Piece
+from wsidata.synthetic.slides import write_pixels, write_slide
+from wsidata.transforms.adapters.functions import FunctionTransform
+from wsidata.transforms.base import Operation
+from wsidata.transforms.color.stain import DensityMap
+from wsidata.transforms.color.stain_normalize import ReinhardMap
+from wsidata.transforms.color.tone import GaussianBlur, ToneCurve
+from wsidata.transforms.compose import Compose, he_train_transform
+from wsidata.transforms.geometry.affine import AffineMap, RandomAffine, RandomD4, Symmetry
+from wsidata.transforms.geometry.crop import CropOrPad
+from wsidata.transforms.geometry.crop import Window as CutOut
+from wsidata.transforms.geometry.dropout import Holes
+from wsidata.transforms.geometry.elastic import Elastic
+from wsidata.utils.rectangle import Window
 
 WIDTH, HEIGHT, TILE = 500, 380, 64
 MIX = ((0.9, 0.1, 0.0), (0.05, 1.1, -0.1), (0.0, 0.2, 0.8))
@@ -112,7 +106,7 @@ def test_every_operation_says_what_it_needs_or_that_it_does_not_know():
 @pytest.mark.parametrize("transform", [None, Compose([he_train_transform((150, 170))])])
 def test_slides_are_read_without_their_pipeline(slide, resolution, crop, transform, monkeypatch):
     expected = slide.lazy(crop=crop, transform=transform, seed=3, **resolution)
-    monkeypatch.setattr("wsidata.slide.Slide.windows", lambda *_, **__: None)
+    monkeypatch.setattr("wsidata.slides.slide.Slide.windows", lambda *_, **__: None)
     by_pipeline = slide.lazy(crop=crop, transform=transform, seed=3, **resolution)
     monkeypatch.undo()
     assert expected._picture().read is not None
@@ -184,10 +178,10 @@ TILES = 8 * 6
 @pytest.mark.parametrize("transform", [None, RandomD4()])
 @pytest.mark.parametrize("resolution", [{"level": 0}, {"downsample": 1.3}])
 def test_a_pass_decodes_every_tile_once(slide, resolution, transform, axis, step, order, decoded, monkeypatch):
-    monkeypatch.setattr("wsidata.lazy.BLOCK_PX", 16)
-    monkeypatch.setattr("wsidata.lazy.KEPT_BLOCK_BYTES", 0)
-    monkeypatch.setattr("wsidata.formats.segments.KEPT_SEGMENT_BYTES", 0)
-    monkeypatch.setattr("wsidata.slide_pipeline.RIM_PX", 2)
+    monkeypatch.setattr("wsidata.slides.lazy_image.BLOCK_PX", 16)
+    monkeypatch.setattr("wsidata.slides.lazy_image.KEPT_BLOCK_BYTES", 0)
+    monkeypatch.setattr("wsidata.formats.tiff.tiles.KEPT_SEGMENT_BYTES", 0)
+    monkeypatch.setattr("wsidata.slides.pipeline.RIM_PX", 2)
     image = slide.lazy(transform=transform, **resolution)
     length = image.shape[1] if axis == "rows" else image.shape[2]
     decoded.clear()

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.split_draws import DrawError, allocate, draw_groups, draw_slides, fold_groups, hashed_order
+from wsidata.splits.draw import DrawError, allocate, draw_groups, draw_slides, fold_groups, hashed_order
 
 
 def test_order_depends_on_key_and_names_and_not_on_where_they_stand():

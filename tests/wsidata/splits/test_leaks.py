@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 import pyvips
 
-from wsidata.leaks import LeakError, LeakReport, LeakWarning, check_leaks
-from wsidata.splits import SplitError
-from wsidata.synthetic import write_slide
+from wsidata.splits.leaks import LeakError, LeakReport, LeakWarning, check_leaks
+from wsidata.synthetic.slides import write_slide
+from wsidata.tables.parts import SplitError
 
 SPLIT = ["train"] * 5 + ["val"] * 4 + ["test"] * 4
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.splits import SplitError, SplitWarning, make_splits
+from wsidata.splits.make import make_splits
+from wsidata.tables.parts import SplitError, SplitWarning
 
 
 def table(counts, **columns):

@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from wsidata.split_files import (
+from wsidata.splits.make import make_splits
+from wsidata.splits.split_file import (
     apply_splits,
     check_no_leak,
     check_same_split,
@@ -11,7 +12,7 @@ from wsidata.split_files import (
     split_digest,
     split_parts,
 )
-from wsidata.splits import SplitError, make_splits
+from wsidata.tables.parts import SplitError
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import torch
 from lightning import LightningModule, Trainer
 
 from wsidata import WSIDataModule
-from wsidata.datasets import SampleError
-from wsidata.masks import MaskError
-from wsidata.skipping import SkipWarning, check_skipped, describe_skipped, skipped_rows
-from wsidata.slide import Slide
-from wsidata.slide_checks import SlideCheckError
-from wsidata.split_base import SplitError
+from wsidata.datamodules.checks import SlideCheckError
+from wsidata.datasets.slides import SampleError
+from wsidata.slides.masks import MaskError
+from wsidata.slides.slide import Slide
+from wsidata.splits.unreadable import SkipWarning, check_skipped, describe_skipped, skipped_rows
+from wsidata.tables.parts import SplitError
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_nothing_is_skipped_where_all_can_be_read(camelyon):
     }
 
 
-@pytest.mark.filterwarnings("ignore::wsidata.skipping.SkipWarning")
+@pytest.mark.filterwarnings("ignore::wsidata.splits.unreadable.SkipWarning")
 def test_samples_and_predictions_follow_the_rows_that_are_left(damaged, camelyon):
     dm, whole = module(damaged, on_error="skip", predict_on="all"), module(camelyon, predict_on="all")
     for one in (dm, whole):
@@ -113,7 +113,7 @@ def test_samples_and_predictions_follow_the_rows_that_are_left(damaged, camelyon
         assert torch.equal(image, expected[name])
 
 
-@pytest.mark.filterwarnings("ignore::wsidata.skipping.SkipWarning")
+@pytest.mark.filterwarnings("ignore::wsidata.splits.unreadable.SkipWarning")
 def test_saved_split_says_what_was_left_out_and_can_be_used_again(damaged, tmp_path):
     dm = module(damaged, on_error="skip")
     dm.save_split(tmp_path / "split.csv")
@@ -125,7 +125,7 @@ def test_saved_split_says_what_was_left_out_and_can_be_used_again(damaged, tmp_p
     assert ids(again, "train") == ids(dm, "train")
 
 
-@pytest.mark.filterwarnings("ignore::wsidata.skipping.SkipWarning")
+@pytest.mark.filterwarnings("ignore::wsidata.splits.unreadable.SkipWarning")
 def test_run_is_not_resumed_on_other_slides(damaged, camelyon, tmp_path):
     run = trainer(tmp_path)
     run.fit(Noting(), datamodule=module(damaged, on_error="skip"))
@@ -196,7 +196,7 @@ def test_masks_that_do_not_fit_are_skipped_with_their_slides(camelyon, tmp_path)
     assert dm.skipped["image_id"].tolist() == ["normal_001"]
 
 
-@pytest.mark.filterwarnings("ignore::wsidata.skipping.SkipWarning")
+@pytest.mark.filterwarnings("ignore::wsidata.splits.unreadable.SkipWarning")
 def test_processes_that_skip_other_slides_are_refused(damaged, tmp_path):
     dm = module(damaged, on_error="skip")
     run = trainer(tmp_path)

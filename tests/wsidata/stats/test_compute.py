@@ -7,10 +7,11 @@ import pytest
 import pyvips
 import torch
 
-from wsidata.datamodules import WSIDataModule
-from wsidata.slide import Slide
-from wsidata.stats import ChannelStats, StatsError, StatsWarning, channel_stats, process_pool
-from wsidata.tissue import tissue_mask
+from wsidata.datamodules.wsi import WSIDataModule
+from wsidata.slides.slide import Slide
+from wsidata.slides.tissue.mask import tissue_mask
+from wsidata.stats.compute import channel_stats, process_pool
+from wsidata.stats.result import ChannelStats, StatsError, StatsWarning
 
 SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
@@ -72,7 +73,7 @@ def test_slides_are_read_at_the_resolution_asked_for(slides, resolution):
 
 
 def test_slides_counted_in_strips_have_the_sums_of_the_whole(slides, monkeypatch):
-    monkeypatch.setattr("wsidata.stats_job.STRIP_BYTES", 40_000)
+    monkeypatch.setattr("wsidata.stats.pixel_sums.STRIP_BYTES", 40_000)
     for options in ({"level": 0}, {"downsample": 1.7}, {"level": 1, "crop": "pack"}):
         stats = channel_stats(slides, **options)
         resolution = {name: value for name, value in options.items() if name != "crop"}

@@ -12,9 +12,10 @@ import pyvips
 import torch
 from PIL import Image
 
-from wsidata.photos.decoding import read_photo
-from wsidata.slide import Slide
-from wsidata.stats import StatsError, channel_stats, process_pool
+from wsidata.photos.read import read_photo
+from wsidata.slides.slide import Slide
+from wsidata.stats.compute import channel_stats, process_pool
+from wsidata.stats.result import StatsError
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
 RNG = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import pyvips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.pixel_counts import (
+from wsidata.stats.pixel_sums import (
     FLOAT_TERMS,
     PixelCountError,
     count_array,
@@ -100,7 +100,7 @@ def test_mask_cells_are_those_that_hold_the_pixels_centres(columns, rows, width,
 
 def test_counts_that_ran_over_are_noticed(monkeypatch):
     wrapped = [[2**32 - 1] + [0] * 255]
-    monkeypatch.setattr("wsidata.pixel_counts._histograms", lambda image: wrapped)
+    monkeypatch.setattr("wsidata.stats.pixel_sums._histograms", lambda image: wrapped)
     with pytest.raises(PixelCountError, match=f"counted {2**32 - 1} of 36 pixels. Install a newer pyvips-binary"):
         count_pixels(picture(np.zeros((6, 6), np.uint8)))
 

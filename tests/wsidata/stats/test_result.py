@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from wsidata.stats_file import ChannelStats, StatsError
+from wsidata.stats.result import ChannelStats, StatsError
 
 STATS = ChannelStats(
     mean=(0.1 + 0.2, 1 / 3, 0.7),

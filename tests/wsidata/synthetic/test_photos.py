@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from wsidata.photos.decoding import read_photo
-from wsidata.synthetic_photos import kind_name, write_photo_folders, write_photos
+from wsidata.photos.read import read_photo
+from wsidata.synthetic.photos import kind_name, write_photo_folders, write_photos
 
 
 def digests(folder):

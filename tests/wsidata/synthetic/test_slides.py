@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsidata.slide import Slide
-from wsidata.synthetic import write_camelyon16, write_pixels, write_slide
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_camelyon16, write_pixels, write_slide
 
 SMALL = {"width": 512, "height": 480, "tile": 64, "levels": 3}
 

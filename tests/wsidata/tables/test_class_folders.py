@@ -1,7 +1,7 @@
 import pytest
 
-from wsidata.table_files import TableError
-from wsidata.tables import read_table
+from wsidata.tables.label_table import read_table
+from wsidata.tables.text_table import TableError
 
 
 def make(root, *names):

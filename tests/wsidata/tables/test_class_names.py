@@ -1,6 +1,6 @@
 import pytest
 
-from wsidata.labels import class_map
+from wsidata.tables.class_names import class_map
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ import unicodedata
 
 import pytest
 
-from wsidata.image_paths import ImageLookupError
-from wsidata.photos.finding import NameIndex, PhotoFolder, photo_stem
+from wsidata.tables.find_photos import NameIndex, PhotoFolder, photo_stem
+from wsidata.tables.find_slides import ImageLookupError
 
 
 @pytest.fixture

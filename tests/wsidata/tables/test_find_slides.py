@@ -1,6 +1,6 @@
 import pytest
 
-from wsidata.image_paths import ImageFolder, ImageLookupError, split_suffix
+from wsidata.tables.find_slides import ImageFolder, ImageLookupError, split_suffix
 
 
 @pytest.fixture

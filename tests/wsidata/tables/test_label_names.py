@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from wsidata.photos.label_names import read_label_names
-from wsidata.table_files import TableError
+from wsidata.tables.class_names import read_label_names
+from wsidata.tables.text_table import TableError
 
 
 def test_names_come_in_the_labels_order(tmp_path):

@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from wsidata.tables import COLUMNS, TableError, read_table
+from wsidata.tables.label_table import COLUMNS, read_table
+from wsidata.tables.text_table import TableError
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@ import shutil
 import pandas as pd
 import pytest
 
-from wsidata.photos.headers import PhotoSurvey
-from wsidata.photos.tables import UnlistedWarning, match_ids, read_photo_table
-from wsidata.split_base import SplitError
-from wsidata.synthetic_photos import write_photo_folders
-from wsidata.table_files import TableError
+from wsidata.photos.survey import PhotoSurvey
+from wsidata.synthetic.photos import write_photo_folders
+from wsidata.tables.parts import SplitError
+from wsidata.tables.photo_table import UnlistedWarning, match_ids, read_photo_table
+from wsidata.tables.text_table import TableError
 
 
 @pytest.fixture

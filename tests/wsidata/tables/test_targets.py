@@ -2,9 +2,9 @@ import pandas as pd
 import pytest
 import torch
 
-from wsidata.table_files import read_text_table
-from wsidata.tables import TableError, read_table
-from wsidata.targets import mask_class_names, read_targets, target_tensor
+from wsidata.tables.label_table import read_table
+from wsidata.tables.targets import mask_class_names, read_targets, target_tensor
+from wsidata.tables.text_table import TableError, read_text_table
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsidata.table_files import TableError, describe_problems, read_text_table
+from wsidata.tables.text_table import TableError, read_text_table
+from wsidata.utils.messages import describe_problems
 
 
 def write(folder, text, name="table.csv", encoding="utf-8"):

@@ -4,20 +4,13 @@ import pyvips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.photos.array_transforms import run_on_array, runs_on_arrays
-from wsidata.transform_base import Sample
-from wsidata.transforms import (
-    Compose,
-    CropOrPad,
-    OneOf,
-    RandomD4,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    RandomRotate90,
-    RandomVerticalFlip,
-    StainJitter,
-    ToneJitter,
-)
+from wsidata.transforms.arrays import run_on_array, runs_on_arrays
+from wsidata.transforms.base import Sample
+from wsidata.transforms.color.stain import StainJitter
+from wsidata.transforms.color.tone import ToneJitter
+from wsidata.transforms.compose import Compose, OneOf
+from wsidata.transforms.geometry.affine import RandomD4, RandomHorizontalFlip, RandomRotate90, RandomVerticalFlip
+from wsidata.transforms.geometry.crop import CropOrPad, RandomResizedCrop
 
 SIDES = st.integers(1, 40)
 MOVES = st.one_of(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import pyvips
 
-from wsidata.transform_base import (
+from wsidata.transforms.adapters.functions import FunctionTransform
+from wsidata.transforms.base import (
     COSTLY,
     GIGAPIXEL_PX,
     GigapixelWarning,
@@ -14,18 +15,12 @@ from wsidata.transform_base import (
     check_limit,
     check_range,
 )
-from wsidata.transforms import (
-    Blur,
-    Compose,
-    CropOrPad,
-    Elastic,
-    FunctionTransform,
-    RandomD4,
-    StainJitter,
-    ToneJitter,
-    default_train_transform,
-    he_train_transform,
-)
+from wsidata.transforms.color.stain import StainJitter
+from wsidata.transforms.color.tone import Blur, ToneJitter
+from wsidata.transforms.compose import Compose, default_train_transform, he_train_transform
+from wsidata.transforms.geometry.affine import RandomD4
+from wsidata.transforms.geometry.crop import CropOrPad
+from wsidata.transforms.geometry.elastic import Elastic
 
 
 def black(side):

@@ -4,22 +4,18 @@ import pytest
 import pyvips
 import torch
 
-from wsidata.datasets import SlideDataset
-from wsidata.loaders import make_loader
-from wsidata.transforms import (
+from wsidata.datasets.loader import make_loader
+from wsidata.datasets.slides import SlideDataset
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.compose import (
     Compose,
-    CropOrPad,
     OneOf,
-    RandomD4,
-    RandomHorizontalFlip,
-    RandomRotate90,
-    RandomVerticalFlip,
-    TransformError,
     default_eval_transform,
     default_train_transform,
     he_train_transform,
-    rot90,
 )
+from wsidata.transforms.geometry.affine import RandomD4, RandomHorizontalFlip, RandomRotate90, RandomVerticalFlip, rot90
+from wsidata.transforms.geometry.crop import CropOrPad
 
 
 def picture(height=5, width=7, dtype=np.uint8):

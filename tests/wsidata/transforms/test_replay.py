@@ -6,27 +6,18 @@ import numpy as np
 import pytest
 import pyvips
 
-from wsidata.synthetic_tissue import paint
-from wsidata.transforms import (
-    Blur,
-    CoarseDropout,
-    ColourFit,
-    Compose,
-    CropOrPad,
-    Elastic,
-    FunctionTransform,
-    MacenkoNormalise,
-    OneOf,
-    RandomAffine,
-    RandomD4,
-    RandomHorizontalFlip,
-    Record,
-    ReinhardNormalise,
-    Sample,
-    StainJitter,
-    ToneJitter,
-    TransformError,
-)
+from wsidata.synthetic.tissue import paint
+from wsidata.transforms.adapters.functions import FunctionTransform
+from wsidata.transforms.base import Sample, TransformError
+from wsidata.transforms.color.stain import StainJitter
+from wsidata.transforms.color.stain_normalize import ColourFit, MacenkoNormalise, ReinhardNormalise
+from wsidata.transforms.color.tone import Blur, ToneJitter
+from wsidata.transforms.compose import Compose, OneOf
+from wsidata.transforms.geometry.affine import RandomAffine, RandomD4, RandomHorizontalFlip
+from wsidata.transforms.geometry.crop import CropOrPad
+from wsidata.transforms.geometry.dropout import CoarseDropout
+from wsidata.transforms.geometry.elastic import Elastic
+from wsidata.transforms.replay import Record
 
 EVERYTHING = Compose(
     [

@@ -3,8 +3,9 @@ import pytest
 import pyvips
 import torch
 
-from wsidata.tensors import BatchError, collate, stack_images, to_tensor
-from wsidata.transform_base import TransformError
+from wsidata.datasets.loader import BatchError, collate, stack_images
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.to_tensor import to_tensor
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 EXPECTED = torch.tensor(PIXELS).permute(2, 0, 1)

@@ -4,7 +4,7 @@ from threading import Barrier, Event
 import numpy as np
 import pytest
 
-from wsidata.block_cache import BlockCache
+from wsidata.utils.cache import BlockCache
 
 
 def kilobyte(value):

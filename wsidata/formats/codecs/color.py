@@ -11,12 +11,6 @@ import pyvips
 from wsidata.errors import UnsupportedImageError
 
 WHITE = (255, 255, 255)
-ICC_FIELD = "icc-profile-data"
-_ICC_HEADER_BYTES = 128
-
-
-class ProfileError(ValueError):
-    """The bytes are no whole ICC profile."""
 
 
 def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
@@ -81,65 +75,3 @@ def channels_image(image: pyvips.Image) -> pyvips.Image:
     """Name what libvips is to take the bands for: three are shown as RGB, one as grey, others as what they are."""
     names = {("uchar", 1): "b-w", ("uchar", 3): "srgb", ("ushort", 1): "grey16", ("ushort", 3): "rgb16"}
     return image.copy(interpretation=names.get((image.format, image.bands), "multiband"))
-
-
-def is_rgb_profile(profile: bytes) -> bool:
-    """Whether a profile describes RGB: one of grey or ink says nothing about the RGB made of those (ICC.1, 7.2.8)."""
-    return profile[16:20] == b"RGB "
-
-
-def check_profile(profile: bytes) -> None:
-    """Refuse a profile that LittleCMS would not open; libvips then takes the pixels for sRGB without an error.
-
-    Raises:
-        ProfileError: if its header or table of tags is not whole (ICC.1:2022, 7.2 and 7.3).
-    """
-    if len(profile) < _ICC_HEADER_BYTES + 4 or profile[36:40] != b"acsp":
-        raise ProfileError("it is no ICC profile")
-    size_bytes, tag_count = (
-        int.from_bytes(profile[:4]),
-        int.from_bytes(profile[_ICC_HEADER_BYTES : _ICC_HEADER_BYTES + 4]),
-    )
-    table = profile[_ICC_HEADER_BYTES + 4 :][: 12 * tag_count]
-    ends = [
-        int.from_bytes(table[at + 4 : at + 8]) + int.from_bytes(table[at + 8 : at + 12])
-        for at in range(0, len(table), 12)
-    ]
-    if len(profile) < max([size_bytes, *ends]) or len(table) < 12 * tag_count:
-        raise ProfileError(f"it is cut off after {len(profile)} bytes")
-
-
-def apply_profile(image: pyvips.Image, profile: bytes) -> pyvips.Image:
-    """Turn the scanner's colours into sRGB (relative colorimetric, as libvips does it by LittleCMS).
-
-    Args:
-        image: uchar, 3 bands, in the scanner's colours.
-        profile: Its ICC profile.
-    """
-    tagged = image.copy()
-    tagged.set_type(pyvips.GValue.blob_type, ICC_FIELD, profile)
-    shown = tagged.icc_transform("srgb", embedded=True, intent="relative", pcs="lab", black_point_compensation=False)
-    plain = shown.copy(interpretation="srgb")
-    plain.remove(ICC_FIELD)
-    return plain
-
-
-def by_profile(image: pyvips.Image, profile: bytes, name: str) -> pyvips.Image:
-    """The stored colours of a slide as sRGB, if its profile is one of RGB; lazily.
-
-    Args:
-        image: RGB.
-        profile: The ICC profile in the file.
-        name: The slide, for errors.
-
-    Raises:
-        UnsupportedImageError: if the profile is damaged.
-    """
-    try:
-        check_profile(profile)
-    except ProfileError as error:
-        raise UnsupportedImageError(
-            f"slide '{name}' has a colour profile that cannot be applied: {error}. Leave out apply_icc=True to read "
-            "the stored values."
-        ) from error
-    return apply_profile(image, profile) if is_rgb_profile(profile) else image

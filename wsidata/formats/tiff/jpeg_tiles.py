@@ -21,8 +21,10 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.sample_colours import MINISBLACK, RGB, YCBCR
-from wsidata.formats.segments import JPEG_COMPRESSION, JPEG_END, JPEG_START, Segments
+from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START
+from wsidata.formats.tiff.photometric import MINISBLACK, RGB, YCBCR
+from wsidata.formats.tiff.tile_index import JPEG_COMPRESSION
+from wsidata.formats.tiff.tiles import Segments
 
 START_OF_SCAN = b"\xff\xda"
 ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"

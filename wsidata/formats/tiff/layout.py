@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import tifffile
 
-from wsidata.formats.facts import SlideFacts
-from wsidata.spacing import Level
+from wsidata.formats.levels import Level
+from wsidata.formats.metadata import SlideFacts
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from pathlib import Path
 import tifffile
 
 from wsidata.errors import ForeignFormatError, SlideError, UnreadableImageError, UnsupportedImageError
-from wsidata.formats.bif import bif_layout, is_bif
-from wsidata.formats.layout import TiffLayout, is_like, measured, unlike_px
-from wsidata.formats.qptiff import qptiff_layout
-from wsidata.formats.scn import scn_layout
-from wsidata.formats.structure import check_structure
-from wsidata.formats.svs import svs_layout
-from wsidata.formats.tiff_facts import ome_channel_names, philips_spacings, read_facts
-from wsidata.spacing import Level
+from wsidata.formats.levels import Level
+from wsidata.formats.tiff.integrity import check_structure
+from wsidata.formats.tiff.layout import TiffLayout, is_like, measured, unlike_px
+from wsidata.formats.tiff.metadata import ome_channel_names, philips_spacings, read_facts
+from wsidata.formats.tiff.vendors.bif import bif_layout, is_bif
+from wsidata.formats.tiff.vendors.qptiff import qptiff_layout
+from wsidata.formats.tiff.vendors.scn import scn_layout
+from wsidata.formats.tiff.vendors.svs import svs_layout
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters of its remarks is an error here
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.metadata import SlideFacts, SpacingFact, positive_number
 
 CHECKED = ("OME-XML", "Aperio description", "Philips XML", "TIFF resolution")
 UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}

@@ -10,9 +10,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.colour import to_rgb
-from wsidata.formats.layout import TiffLayout
-from wsidata.formats.sample_colours import (
+from wsidata.formats.codecs.color import to_rgb
+from wsidata.formats.tiff.layout import TiffLayout
+from wsidata.formats.tiff.photometric import (
     APERIO_YCBCR_COMPRESSION,
     FEW_BITS,
     MINISBLACK,
@@ -22,7 +22,8 @@ from wsidata.formats.sample_colours import (
     SEPARATED,
     YCBCR,
 )
-from wsidata.formats.segments import FAX_COMPRESSIONS, JPEG_COMPRESSION
+from wsidata.formats.tiff.tile_index import JPEG_COMPRESSION
+from wsidata.formats.tiff.tiles import FAX_COMPRESSIONS
 
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 OLD_JPEG_COMPRESSION = 6

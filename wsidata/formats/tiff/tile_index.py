@@ -21,10 +21,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError
-from wsidata.formats.sample_colours import RGB
+from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START
+from wsidata.formats.tiff.photometric import RGB
 
 JPEG_COMPRESSION = 7
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+
+
 JPEG_TRAILER_BYTES = 16  # what a writer may leave behind the end marker; zeros may be more, up to a block of a disk
 
 

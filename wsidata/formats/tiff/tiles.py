@@ -20,12 +20,10 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.block_cache import BlockCache
-from wsidata.formats.sample_colours import FEW_BITS, PALETTE, SEPARATED, natural_colours
-from wsidata.formats.segment_index import JPEG_COMPRESSION, JPEG_END, JPEG_START, Grid, SegmentIndex
+from wsidata.formats.tiff.photometric import FEW_BITS, PALETTE, SEPARATED, natural_colours
+from wsidata.formats.tiff.tile_index import SegmentIndex
 from wsidata.formats.vips import naming_errors
-
-__all__ = ["JPEG_COMPRESSION", "JPEG_END", "JPEG_START", "Grid", "Segments"]
+from wsidata.utils.cache import BlockCache
 
 MIN_SEGMENTS_FOR_THREADS = 32
 FAX_COMPRESSIONS = (2, 3, 4)

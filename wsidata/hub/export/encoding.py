@@ -17,9 +17,9 @@ import numpy as np
 import pyvips
 
 from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
-from wsidata.formats.tile_source import failure_behind
-from wsidata.hub.jpeg_strip import stripped_jpeg
-from wsidata.hub.layout import IMAGE_FORMATS, Encoding, ImageFormat
+from wsidata.formats.codecs.jpeg_strip import stripped_jpeg
+from wsidata.formats.vips import failure_behind
+from wsidata.hub.manifest import IMAGE_FORMATS, Encoding, ImageFormat
 
 JPEG_MAX_PX = 65_500
 """Longest side of a JPEG (libjpeg), and of what is written as PNG here: beyond, a picture belongs in a pyramid."""
@@ -180,7 +180,7 @@ def _write_pyramid(image: pyvips.Image, path: Path, quality: int | None, mpp: tu
 
 def _same_pixels(encoded: bytes, image: pyvips.Image, name: str) -> bool:
     """Whether a JPEG is read as exactly this picture: not if it was turned, resized or in other colours than sRGB."""
-    from wsidata.photos.decoding import decode_photo
+    from wsidata.photos.read import decode_photo
 
     try:
         return bool(np.array_equal(decode_photo(encoded, Path(name)), image.numpy()))

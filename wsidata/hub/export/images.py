@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 import pyvips
 
-from wsidata.datasets import SlideDataset
-from wsidata.epochs import EpochDataset
-from wsidata.hub.encoding import encode
-from wsidata.hub.errors import is_disk_full
-from wsidata.hub.export_plan import ExportError, ExportPlan, PartPlan, pixel_settings
-from wsidata.hub.journal import Entry, Journal, content_key
-from wsidata.hub.layout import Encoding
-from wsidata.masks import MaskError
-from wsidata.stats import refuse_forks
-from wsidata.table_files import describe_problems
-from wsidata.transform_base import Sample
-from wsidata.transforms import CropOrPad
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.slides import SlideDataset
+from wsidata.hub.client import is_disk_full
+from wsidata.hub.export.encoding import encode
+from wsidata.hub.export.journal import Entry, Journal, content_key
+from wsidata.hub.export.plan import ExportError, ExportPlan, PartPlan, pixel_settings
+from wsidata.hub.manifest import Encoding
+from wsidata.slides.masks import MaskError
+from wsidata.stats.compute import refuse_forks
+from wsidata.transforms.base import Sample
+from wsidata.transforms.geometry.crop import CropOrPad
+from wsidata.utils.messages import describe_problems
 
 THREADS = 4
 LAZY_THREADS = 2

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wsidata.fingerprints import files_of, sample_digest
-from wsidata.hub.layout import JOURNAL_FOLDER
+from wsidata.hub.manifest import JOURNAL_FOLDER
+from wsidata.utils.files import files_of, sample_digest
 
 STAGING = "files"
 
@@ -131,12 +131,3 @@ def content_key(paths: list[Path], settings: Mapping[str, Any]) -> str:
     ]
     content = [files, [sample_digest(path) for path in paths], settings]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str | None:
-    """SHA-256 of a file; None if there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
-        return None

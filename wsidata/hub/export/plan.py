@@ -16,25 +16,25 @@ from typing import Any
 import pandas as pd
 import pyvips
 
-from wsidata.cropping import TissueCrop
-from wsidata.datamodule_base import Part, SplitDataModule
-from wsidata.datamodules import WSIDataModule
-from wsidata.epochs import EpochDataset
-from wsidata.hub.encoding import choose_encoding
-from wsidata.hub.layout import (
-    HUB_SPLITS,
-    IMAGE_FOLDER,
-    MASK_FOLDER,
-    Encoding,
-    ImageFormat,
-    Kind,
-    Transforms,
-)
+from wsidata.datamodules.base import SplitDataModule
+from wsidata.datamodules.image_folder import ImageFolderDataModule
+from wsidata.datamodules.wsi import WSIDataModule
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.hub.export.encoding import choose_encoding
+from wsidata.hub.manifest import HUB_SPLITS, IMAGE_FOLDER, MASK_FOLDER, Encoding, ImageFormat, Kind, Transforms
 from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows, without_addresses
-from wsidata.photos.datamodule import ImageFolderDataModule
-from wsidata.photos.transforms import photo_eval_transform, photo_train_transform
-from wsidata.skipping import without_skipped
-from wsidata.transforms import Compose, CropOrPad, Transform, default_eval_transform, default_train_transform
+from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.splits.unreadable import without_skipped
+from wsidata.tables.parts import Part
+from wsidata.transforms.base import Transform
+from wsidata.transforms.compose import (
+    Compose,
+    default_eval_transform,
+    default_train_transform,
+    photo_eval_transform,
+    photo_train_transform,
+)
+from wsidata.transforms.geometry.crop import CropOrPad
 
 FILES_PER_FOLDER = 1000
 """The Hub asks for at most 10,000 entries a folder; file browsers for fewer."""

@@ -16,9 +16,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wsidata.hub.export_plan import ExportError
-from wsidata.hub.journal import Entry, Journal, file_sha256
-from wsidata.hub.layout import METADATA_FILE, SHARD_FOLDER, Layout, TableFile
+from wsidata.hub.export.journal import Entry, Journal
+from wsidata.hub.export.plan import ExportError
+from wsidata.hub.manifest import METADATA_FILE, SHARD_FOLDER, Layout, TableFile
+from wsidata.utils.files import file_sha256
 
 SHARD_BYTES = 500 * 1000**2
 ROW_GROUP_BYTES = 32 * 1000**2

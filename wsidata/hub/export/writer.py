@@ -16,11 +16,12 @@ from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from wsidata.datamodule_base import SplitDataModule
+from wsidata.datamodules.base import SplitDataModule
 from wsidata.hub.card import CardText, write_card
-from wsidata.hub.export_images import enough_room, keys_of, write_images
-from wsidata.hub.export_plan import ExportError, ExportPlan, plan_export
-from wsidata.hub.export_tables import (
+from wsidata.hub.export.images import enough_room, keys_of, write_images
+from wsidata.hub.export.journal import Entry, Journal
+from wsidata.hub.export.plan import ExportError, ExportPlan, plan_export
+from wsidata.hub.export.tables import (
     choose_layout,
     is_intact,
     located,
@@ -30,8 +31,7 @@ from wsidata.hub.export_tables import (
     write_metadata,
     write_shards,
 )
-from wsidata.hub.journal import Entry, Journal, file_sha256
-from wsidata.hub.layout import (
+from wsidata.hub.manifest import (
     CARD_FILE,
     HUB_SPLITS,
     LAYOUTS,
@@ -44,8 +44,9 @@ from wsidata.hub.layout import (
     Preprocessing,
 )
 from wsidata.hub.privacy import disclosure
-from wsidata.split_files import split_digest
-from wsidata.stats_file import ChannelStats
+from wsidata.splits.split_file import split_digest
+from wsidata.stats.result import ChannelStats
+from wsidata.utils.files import file_sha256
 
 _FINISHED, _STATS = "finished", "stats"
 _OURS = (*HUB_SPLITS.values(), SHARD_FOLDER)

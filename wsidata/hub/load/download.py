@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from wsidata.hub.card import BEGIN
-from wsidata.hub.errors import HubError, HubOfflineWarning, UnreachableError, explain_download, is_busy
-from wsidata.hub.layout import CARD_FILE, JOURNAL_FOLDER, METADATA_FILE, PREPROCESSING_FILE, Preprocessing
-from wsidata.hub.retries import Patience
+from wsidata.hub.client import HubError, HubOfflineWarning, Patience, UnreachableError, explain_download, is_busy
+from wsidata.hub.manifest import CARD_FILE, JOURNAL_FOLDER, METADATA_FILE, PREPROCESSING_FILE, Preprocessing
 
 PATIENCE = Patience(attempts=5, repeat_on=is_busy)
 """With a Hub that answers, but is busy or breaks off; where there is no connection, the cache is looked at instead."""

@@ -15,14 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from wsidata.hub.errors import HubError, check_installed
-from wsidata.hub.source import Copy
-from wsidata.hub.unpacking import cache_folder, once, write_image
-from wsidata.labels import class_map
-from wsidata.split_base import SplitError
-from wsidata.split_predefined import part_name
-from wsidata.splits import SmallClasses, make_splits
-from wsidata.tables import COLUMNS, LabelTable
+from wsidata.hub.client import HubError, check_installed
+from wsidata.hub.load.download import Copy
+from wsidata.hub.load.unpack import cache_folder, once, write_image
+from wsidata.splits.make import SmallClasses, make_splits
+from wsidata.tables.class_names import class_map
+from wsidata.tables.label_table import COLUMNS, LabelTable
+from wsidata.tables.parts import SplitError, part_name
 
 _INDEX = "index.parquet"
 _CLASSES = "classes.json"

@@ -13,15 +13,15 @@ from typing import Any
 
 import pandas as pd
 
-from wsidata.datamodule_base import Leaks
-from wsidata.hub.errors import HubError, HubWarning, check_installed
-from wsidata.hub.layout import Kind, Preprocessing
-from wsidata.hub.ordinary import OrdinaryColumns, read_ordinary
-from wsidata.hub.published import PublishedPhotos, PublishedSlides
-from wsidata.hub.reading import read_export
-from wsidata.hub.source import Copy, HubAddress, open_folder, open_repository
-from wsidata.leaks import LeakKind
-from wsidata.tables import LabelTable
+from wsidata.datamodules.base import Leaks
+from wsidata.hub.client import HubError, HubWarning, check_installed
+from wsidata.hub.load.download import Copy, HubAddress, open_folder, open_repository
+from wsidata.hub.load.image_dataset import OrdinaryColumns, read_ordinary
+from wsidata.hub.load.readers import PublishedPhotos, PublishedSlides
+from wsidata.hub.load.tables import read_export
+from wsidata.hub.manifest import Kind, Preprocessing
+from wsidata.splits.leaks import LeakKind
+from wsidata.tables.label_table import LabelTable
 
 _DEFAULTS: dict[Kind, dict[str, Any]] = {
     "slides": {"batch_size": 1, "dtype": "uint8", "image_size": None, "lazy": False},

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from wsidata.datamodule_base import Part
-from wsidata.datamodules import WSIDataModule
-from wsidata.datasets import SlideDataset
-from wsidata.epochs import EpochDataset
-from wsidata.hub.errors import HubError
-from wsidata.hub.layout import MASK_NO_CLASS
-from wsidata.masks import IGNORE
-from wsidata.photos.datamodule import ImageFolderDataModule
-from wsidata.photos.datasets import PhotoDataset
-from wsidata.stats import ChannelStats
-from wsidata.table_files import describe_problems
-from wsidata.tables import LabelTable
+from wsidata.datamodules.image_folder import ImageFolderDataModule
+from wsidata.datamodules.wsi import WSIDataModule
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.photos import PhotoDataset
+from wsidata.datasets.slides import SlideDataset
+from wsidata.hub.client import HubError
+from wsidata.hub.manifest import MASK_NO_CLASS
+from wsidata.slides.masks import IGNORE
+from wsidata.stats.result import ChannelStats
+from wsidata.tables.label_table import LabelTable
+from wsidata.tables.parts import Part
+from wsidata.utils.messages import describe_problems
 
 
 class PublishedSlides(WSIDataModule):

@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from wsidata.datasets import SlideDataset
-from wsidata.epochs import EpochDataset
-from wsidata.hub.errors import HubError
-from wsidata.hub.source import HubAddress
-from wsidata.photos.datasets import PhotoDataset
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.photos import PhotoDataset
+from wsidata.datasets.slides import SlideDataset
+from wsidata.hub.client import HubError
+from wsidata.hub.load.download import HubAddress
 
 
 class StreamedDataset(EpochDataset):

@@ -14,14 +14,14 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from wsidata.hub.errors import HubError
-from wsidata.hub.layout import PARTS, ExportFormatError, Preprocessing, TableFile
-from wsidata.hub.source import Copy
-from wsidata.hub.unpacking import cache_folder, once, unpack_shards
-from wsidata.split_files import split_digest
-from wsidata.table_files import describe_problems
-from wsidata.tables import COLUMNS, LabelTable
-from wsidata.targets import TARGETS, Target
+from wsidata.hub.client import HubError
+from wsidata.hub.load.download import Copy
+from wsidata.hub.load.unpack import cache_folder, once, unpack_shards
+from wsidata.hub.manifest import PARTS, ExportFormatError, Preprocessing, TableFile
+from wsidata.splits.split_file import split_digest
+from wsidata.tables.label_table import COLUMNS, LabelTable
+from wsidata.tables.targets import TARGETS, Target
+from wsidata.utils.messages import describe_problems
 
 _IMAGES = {"image": "sha256", "mask": "mask_sha256"}
 FACTS = ("sha256", "mask_sha256", "width", "height", "file_name", "mask_file_name")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from wsidata.hub.errors import HubError, is_disk_full
+from wsidata.hub.client import HubError, is_disk_full
 
 FILES_PER_FOLDER = 10_000
 _MAGIC = {

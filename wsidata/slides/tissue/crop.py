@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from wsidata.errors import NoTissueError
-from wsidata.packing import MARGIN_PX, Packing, crop_to_tissue, pack_tissue, whole
-from wsidata.tissue import TissueMethod, otsu_saturation
+from wsidata.slides.tissue.mask import TissueMethod, otsu_saturation
+from wsidata.slides.tissue.packing import MARGIN_PX, Packing, crop_to_tissue, pack_tissue, whole
 
 if TYPE_CHECKING:
-    from wsidata.slide import Slide
+    from wsidata.slides.protocol import OpenSlide
 
 CropKind = Literal["tissue", "pack"]
 
@@ -44,7 +44,7 @@ class TissueCrop:
         if self.on_empty not in ("raise", "whole"):
             raise ValueError(f"on_empty={self.on_empty!r} is neither 'raise' nor 'whole'.")
 
-    def plan(self, slide: Slide, resolution: dict[str, Any]) -> Packing:
+    def plan(self, slide: OpenSlide, resolution: dict[str, Any]) -> Packing:
         """Find the tissue of a slide, and what to read of it.
 
         Args:

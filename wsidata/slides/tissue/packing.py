@@ -27,8 +27,8 @@ import numpy as np
 import pyvips
 from numpy.typing import ArrayLike, NDArray
 
-from wsidata.rectangles import place, unite_overlapping
-from wsidata.tissue import TissueMask
+from wsidata.slides.tissue.bin_packing import place, unite_overlapping
+from wsidata.slides.tissue.mask import TissueMask
 
 WHITE = 255
 PIECES_AT_ONCE = 16

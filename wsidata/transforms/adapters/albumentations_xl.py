@@ -11,7 +11,7 @@ from typing import Any
 
 import pyvips
 
-from wsidata.transform_base import TransformError
+from wsidata.transforms.base import TransformError
 
 _PACKAGE = "albumentationsxl"
 

@@ -21,7 +21,13 @@ import numpy as np
 import pyvips
 import torch
 
-from wsidata.transform_base import (
+from wsidata.transforms.adapters.albumentations_xl import (
+    check_picture,
+    check_pipeline,
+    names_of,
+    slowest_member,
+)
+from wsidata.transforms.base import (
     GIGAPIXEL_PX,
     GigapixelWarning,
     Operation,
@@ -32,18 +38,6 @@ from wsidata.transform_base import (
     describe,
     warn_if_costly,
 )
-from wsidata.transform_checks import REFUSED, check_picture, check_pipeline, names_of, slowest_member
-
-__all__ = [
-    "REFUSED",
-    "AlbumentationsXL",
-    "ForeignCall",
-    "FunctionTransform",
-    "as_foreign",
-    "as_transform",
-    "check_pipeline",
-    "seeded_globals",
-]
 
 # Affine and Rotate hold an interpolator, which pickle does not know and loader workers need.
 copyreg.pickle(pyvips.Interpolate, lambda kernel: (pyvips.Interpolate.new, (kernel.get("nickname"),)))

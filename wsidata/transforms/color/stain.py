@@ -8,11 +8,107 @@ by color deconvolution", Analytical and Quantitative Cytology and Histology 23, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
 import numpy as np
 import pyvips
+from numpy.typing import NDArray
 
-from wsidata.transform_base import Transform, TransformError, check_limit, check_probability, require
-from wsidata.transform_density import DensityMap, as_matrix, as_vector
+from wsidata.transforms.base import Operation, Transform, TransformError, check_limit, check_probability, require
+from wsidata.utils.rectangle import Window
+
+Vector: TypeAlias = tuple[float, float, float]
+
+
+Matrix: TypeAlias = tuple[Vector, Vector, Vector]
+
+TISSUE_DENSITY = 0.15
+"""Density above which a pixel counts as stained (Macenko's threshold beta)."""
+
+GLASS_DENSITY = 0.05
+"""Mean density of the bands up to which a pixel is glass: grey of 243 in 8 bits."""
+
+RAMP = 0.15
+"""Further density over which glass passes into tissue."""
+
+_STEPS_PER_DENSITY = 2000
+"""8-bit results are looked up in steps this fine, a quarter of a percent of a grey level's own step at most."""
+
+
+@dataclass(frozen=True)
+class DensityMap(Operation):
+    """density' = density + weight * (matrix @ density + offset - density).
+
+    The weight, (mean density - 0.05) / 0.15 cut to 0..1, keeps the background: glass stays as it is, and white white.
+
+    Attributes:
+        matrix: 3 x 3, row by row; from and to densities of red, green and blue.
+        offset: Added to these densities.
+    """
+
+    cost: ClassVar[float] = 8.0
+    matrix: Matrix
+    offset: Vector
+
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Map, for 3 bands of 8 or 16 bits."""
+        largest = require(image, "DensityMap", bands=3)
+        values = np.arange(largest + 1)
+        step = step_of(largest)
+        density = image.maplut(float_table(-np.log((values + step) / (largest + step))))
+        change = density.recomb(pyvips.Image.new_from_array((np.asarray(self.matrix) - np.eye(3)).tolist()))
+        if any(self.offset):
+            change += list(self.offset)
+        mapped = density + change * (tissue_weight(density) / 255)
+        if largest > 255:
+            return (
+                ((mapped * -1).exp() * (largest + step) - step).rint().cast(image.format).copy(interpretation="rgb16")
+            )
+        steps = (mapped * _STEPS_PER_DENSITY).cast("ushort")
+        centres = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
+        back = np.rint(np.clip((largest + 1) * np.exp(-centres) - 1, 0, largest)).astype(np.uint8)
+        return steps.maplut(pyvips.Image.new_from_array(back[None])).copy(interpretation="srgb")
+
+    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+        """The same: every pixel stands for itself."""
+        return window
+
+
+def tissue_weight(density: pyvips.Image) -> pyvips.Image:
+    """How much of a pixel is tissue, 0 to 255, of its 3 densities: 0 for glass, 255 for what is surely stained."""
+    mean = density.recomb(pyvips.Image.new_from_array([[1 / 3] * 3]))
+    return mean.linear(255 / RAMP, -255 * GLASS_DENSITY / RAMP, uchar=True)  # cuts at both ends
+
+
+def step_of(largest: int) -> int:
+    """One step of 8 bits, in values up to `largest`."""
+    return largest // 255
+
+
+def density_of(pixels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Optical density of 8- or 16-bit pixels."""
+    largest = np.iinfo(pixels.dtype).max
+    step = step_of(largest)
+    return np.asarray(-np.log((pixels.astype(np.float64) + step) / (largest + step)))
+
+
+def as_matrix(values: NDArray[np.float64]) -> Matrix:
+    """A 3 x 3 array as plain numbers."""
+    a, b, c = (as_vector(row) for row in values)
+    return a, b, c
+
+
+def as_vector(values: NDArray[np.float64]) -> Vector:
+    """Three values as plain numbers."""
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def float_table(values: NDArray[np.float64]) -> pyvips.Image:
+    """A look-up table of floats, the same for all bands."""
+    return pyvips.Image.new_from_array(values.astype(np.float32)[None])
+
 
 RGB_FROM_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Rows: densities in red, green and blue of one unit of haematoxylin, eosin and DAB (Ruifrok; as in scikit-image)."""

@@ -13,8 +13,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.regions import Window
-from wsidata.transform_base import (
+from wsidata.transforms.base import (
     Operation,
     Transform,
     TransformError,
@@ -23,6 +22,7 @@ from wsidata.transform_base import (
     check_range,
     require,
 )
+from wsidata.utils.rectangle import Window
 
 MAX_SIGMA_PX = 16.0
 

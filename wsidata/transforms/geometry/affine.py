@@ -6,71 +6,119 @@ What is done with a draw is in `transform_moves`.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyvips
 
-from wsidata.transform_base import Transform, TransformError, check_limit, check_probability, check_range
-from wsidata.transform_moves import AffineMap, Symmetry, Window, rot90, white_of
-
-__all__ = [
-    "AffineMap",
-    "CropOrPad",
-    "RandomAffine",
-    "RandomD4",
-    "RandomHorizontalFlip",
-    "RandomRotate90",
-    "RandomVerticalFlip",
-    "Symmetry",
-    "Window",
-    "check_size",
-    "rot90",
-    "white_of",
-]
-
-Position = Literal["centre", "random"]
+from wsidata.transforms.base import (
+    Operation,
+    Points,
+    Transform,
+    TransformError,
+    check_limit,
+    check_probability,
+    check_range,
+)
+from wsidata.transforms.geometry.crop import white_of
+from wsidata.utils.rectangle import Window as Region
 
 
-class CropOrPad(Transform):
-    """Bring a picture to a fixed size: crop what is too large, pad what is too small.
+@dataclass(frozen=True)
+class Symmetry(Operation):
+    """Quarter turns counter-clockwise, as `numpy.rot90`, and then perhaps a mirror, left to right.
 
-    Where the difference is odd, the extra row or column goes to the bottom or right.
-
-    Args:
-        size: Height and width in pixels, or one number for both.
-        fill: Value of the padding in all bands. None: white in the picture's number format (255, 65535
-            or 1.0), or no light where a data module reads channels.
-        mask_fill: Value of the padding in masks. None: 0, or no class where a data module reads masks.
-        position: "centre" crops and pads around the centre; "random" crops anywhere, and pads around the centre.
+    Attributes:
+        turns: 0 to 3.
+        mirrored: Whether to mirror.
     """
 
-    def __init__(
-        self,
-        size: int | tuple[int, int],
-        fill: float | None = None,
-        mask_fill: float | None = None,
-        position: Position = "centre",
-    ) -> None:
-        if position not in ("centre", "random"):
-            raise TransformError(f"position={position!r} is not known. Pass 'centre' or 'random'.")
-        self.height_px, self.width_px = check_size(size)
-        self.fill = fill
-        self.mask_fill = mask_fill
-        self.position = position
+    cost: ClassVar[float] = 0.3
+    turns: int
+    mirrored: bool
 
-    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Window | None:
-        """Place the window."""
-        if (image.height, image.width) == (self.height_px, self.width_px):
-            return None
-        left, top = self._start(image.width - self.width_px, rng), self._start(image.height - self.height_px, rng)
-        white_of(image, self.fill)  # refuses early
-        return Window(left, top, self.width_px, self.height_px, self.fill, self.mask_fill)
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Turn and mirror."""
+        if self.mirrored and self.turns == 2:
+            return image.flipver()
+        turned = rot90(image, self.turns)
+        return turned.fliphor() if self.mirrored else turned
 
-    def _start(self, spare_px: int, rng: np.random.Generator) -> int:
-        if self.position == "random" and spare_px > 0:
-            return int(rng.integers(spare_px + 1))
-        return -(-spare_px // 2) if spare_px < 0 else spare_px // 2
+    def mask(self, mask: pyvips.Image) -> pyvips.Image:
+        """Turn and mirror."""
+        return self.image(mask)
+
+    def points(self, points: Points, width_px: int, height_px: int) -> Points:
+        """Turn and mirror."""
+        x, y = points[:, 0], points[:, 1]
+        for _ in range(self.turns):
+            x, y = y, width_px - x
+            width_px, height_px = height_px, width_px
+        return np.stack([width_px - x if self.mirrored else x, y], axis=1)
+
+    def source_window(self, window: Region, width_px: int, height_px: int) -> Region:
+        """Turned back."""
+        sides = (width_px, height_px) if self.turns % 2 == 0 else (height_px, width_px)
+        x, y, width, height = window.x, window.y, window.width, window.height
+        if self.mirrored:
+            x = sides[0] - x - width
+        for _ in range(self.turns):  # clockwise: what was on top comes to the right
+            x, y, width, height = sides[1] - y - height, x, height, width
+            sides = sides[::-1]
+        return Region(x, y, width, height)
+
+
+@dataclass(frozen=True)
+class AffineMap(Operation):
+    """new point = matrix @ point + offset, on a canvas of the same size; pictures bilinear, masks nearest neighbour.
+
+    Attributes:
+        matrix: ((a, b), (c, d)).
+        offset: (x, y) in pixels.
+        fill: Value of what comes from outside. None: white in the picture's number format.
+        mask_fill: The same in masks. None: 0.
+    """
+
+    cost: ClassVar[float] = 4.0
+    matrix: tuple[tuple[float, float], tuple[float, float]]
+    offset: tuple[float, float]
+    fill: float | None
+    mask_fill: float | None
+
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Resample, bilinear."""
+        # libvips counts from pixel centres: the point (0.5, 0.5) is its (0, 0).
+        shift = np.asarray(self.matrix) @ (0.5, 0.5) + self.offset - 0.5
+        return self._resample(image, "bilinear", shift, white_of(image, self.fill))
+
+    def mask(self, mask: pyvips.Image) -> pyvips.Image:
+        """Take the mask's pixel that holds the place."""
+        # "nearest" takes the whole part of a coordinate, so here the place itself is wanted, not the pixel centre.
+        return self._resample(mask, "nearest", np.asarray(self.offset) - 0.5, self.mask_fill or 0)
+
+    def points(self, points: Points, width_px: int, height_px: int) -> Points:
+        """Map."""
+        return np.asarray(points @ np.asarray(self.matrix).T + self.offset)
+
+    def _resample(
+        self, image: pyvips.Image, interpolate: str, shift: np.ndarray[tuple[int], np.dtype[np.float64]], fill: float
+    ) -> pyvips.Image:
+        return image.affine(
+            [value for row in self.matrix for value in row],
+            oarea=[0, 0, image.width, image.height],
+            odx=float(shift[0]),
+            ody=float(shift[1]),
+            interpolate=pyvips.Interpolate.new(interpolate),
+            extend="background",
+            background=[fill] * image.bands,
+        )
+
+
+def rot90(image: pyvips.Image, turns: int) -> pyvips.Image:
+    """Turn counter-clockwise by `turns` right angles, as `numpy.rot90` does."""
+    turns %= 4
+    return [image.copy, image.rot270, image.rot180, image.rot90][turns]()
 
 
 class RandomHorizontalFlip(Transform):
@@ -169,19 +217,3 @@ class RandomAffine(Transform):
         (a, b), (c, d) = matrix.tolist()
         white_of(image, self.fill)
         return AffineMap(((a, b), (c, d)), (float(offset[0]), float(offset[1])), self.fill, self.mask_fill)
-
-
-def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size given as one number or two.
-
-    Raises:
-        TransformError: if it is neither, or not positive.
-    """
-    sides = (size, size) if isinstance(size, int) else size
-    if (
-        not isinstance(sides, (tuple, list))
-        or len(sides) != 2
-        or not all(isinstance(side, int) and side > 0 for side in sides)
-    ):
-        raise TransformError(f"image size {size!r} must be one whole number of pixels above 0, or (height, width).")
-    return sides[0], sides[1]

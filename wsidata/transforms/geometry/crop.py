@@ -7,15 +7,147 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyvips
 
-from wsidata.transform_base import Operation, Points, Transform, TransformError, check_probability, check_range
-from wsidata.transform_geometry import check_size
+from wsidata.transforms.base import (
+    Operation,
+    Points,
+    Transform,
+    TransformError,
+    check_probability,
+    check_range,
+)
+from wsidata.utils.rectangle import Window as Region
+
+Position = Literal["centre", "random"]
+
+
+class CropOrPad(Transform):
+    """Bring a picture to a fixed size: crop what is too large, pad what is too small.
+
+    Where the difference is odd, the extra row or column goes to the bottom or right.
+
+    Args:
+        size: Height and width in pixels, or one number for both.
+        fill: Value of the padding in all bands. None: white in the picture's number format (255, 65535
+            or 1.0), or no light where a data module reads channels.
+        mask_fill: Value of the padding in masks. None: 0, or no class where a data module reads masks.
+        position: "centre" crops and pads around the centre; "random" crops anywhere, and pads around the centre.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        fill: float | None = None,
+        mask_fill: float | None = None,
+        position: Position = "centre",
+    ) -> None:
+        if position not in ("centre", "random"):
+            raise TransformError(f"position={position!r} is not known. Pass 'centre' or 'random'.")
+        self.height_px, self.width_px = check_size(size)
+        self.fill = fill
+        self.mask_fill = mask_fill
+        self.position = position
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Window | None:
+        """Place the window."""
+        if (image.height, image.width) == (self.height_px, self.width_px):
+            return None
+        left, top = self._start(image.width - self.width_px, rng), self._start(image.height - self.height_px, rng)
+        white_of(image, self.fill)  # refuses early
+        return Window(left, top, self.width_px, self.height_px, self.fill, self.mask_fill)
+
+    def _start(self, spare_px: int, rng: np.random.Generator) -> int:
+        if self.position == "random" and spare_px > 0:
+            return int(rng.integers(spare_px + 1))
+        return -(-spare_px // 2) if spare_px < 0 else spare_px // 2
+
+
+def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size given as one number or two.
+
+    Raises:
+        TransformError: if it is neither, or not positive.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    if (
+        not isinstance(sides, (tuple, list))
+        or len(sides) != 2
+        or not all(isinstance(side, int) and side > 0 for side in sides)
+    ):
+        raise TransformError(f"image size {size!r} must be one whole number of pixels above 0, or (height, width).")
+    return sides[0], sides[1]
+
+
+_WHITE = {"uchar": 255.0, "ushort": 65535.0, "float": 1.0, "double": 1.0}
+
+
+@dataclass(frozen=True)
+class Window(Operation):
+    """A rectangle of the picture, which may reach beyond its edges.
+
+    Attributes:
+        left: First column; negative to begin outside.
+        top: First row.
+        width: Columns.
+        height: Rows.
+        fill: Value outside the picture. None: white in its number format.
+        mask_fill: Value outside the masks. None: 0.
+    """
+
+    cost: ClassVar[float] = 0.3
+    left: int
+    top: int
+    width: int
+    height: int
+    fill: float | None
+    mask_fill: float | None
+
+    def image(self, image: pyvips.Image) -> pyvips.Image:
+        """Cut out, and fill."""
+        right, bottom = self.left + self.width, self.top + self.height
+        if self.left >= 0 and self.top >= 0 and right <= image.width and bottom <= image.height:
+            return image.crop(self.left, self.top, self.width, self.height)
+        return self._embed(image, white_of(image, self.fill))
+
+    def mask(self, mask: pyvips.Image) -> pyvips.Image:
+        """Cut out, and fill."""
+        return self._embed(mask, self.mask_fill or 0)
+
+    def points(self, points: Points, width_px: int, height_px: int) -> Points:
+        """Shift."""
+        return points - [self.left, self.top]
+
+    def source_window(self, window: Region, width_px: int, height_px: int) -> Region:
+        """The same, shifted."""
+        return window.moved(self.left, self.top)
+
+    def _embed(self, image: pyvips.Image, fill: float) -> pyvips.Image:
+        background = [fill] * image.bands
+        return image.embed(
+            -self.left, -self.top, self.width, self.height, extend="background", background=background
+        )  # fmt: skip
+
+
+def white_of(image: pyvips.Image, fill: float | None) -> float:
+    """`fill`, or white in the picture's number format.
+
+    Raises:
+        TransformError: if the format has no white that everybody agrees on.
+    """
+    if fill is not None:
+        return fill
+    if image.format not in _WHITE:
+        raise TransformError(f"white is not known for a '{image.format}' picture. Pass fill=.")
+    return _WHITE[image.format]
+
 
 _ATTEMPTS = 10
+
+
 _CENTRE = 0.5 + 1e-7  # of a pixel; a centre on the border of two pixels takes the second, whatever is rounded
 
 

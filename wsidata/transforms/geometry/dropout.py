@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 import pyvips
 
-from wsidata.regions import Window
-from wsidata.transform_base import Operation, Transform, TransformError, check_probability
-from wsidata.transform_geometry import white_of
+from wsidata.transforms.base import Operation, Transform, TransformError, check_probability
+from wsidata.transforms.geometry.crop import white_of
+from wsidata.utils.rectangle import Window
 
 
 @dataclass(frozen=True)

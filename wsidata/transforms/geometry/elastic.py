@@ -15,8 +15,8 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.transform_base import Operation, Points, Transform, TransformError, check_probability
-from wsidata.transform_geometry import white_of
+from wsidata.transforms.base import Operation, Points, Transform, TransformError, check_probability
+from wsidata.transforms.geometry.crop import white_of
 
 MAX_SHARE = 0.25
 """Largest displacement, as a share of the spacing of control points."""

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from wsidata.errors import UnreadableImageError
-from wsidata.photos.bmp import bmp_size, read_bmp
+from wsidata.formats.codecs.bmp import bmp_size, read_bmp
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 10, 3), dtype=np.uint8)
 

@@ -5,7 +5,8 @@ import pytest
 import pyvips
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.colour import apply_profile, channels_image, scaled_to_8bit, to_rgb
+from wsidata.formats.codecs.color import channels_image, scaled_to_8bit, to_rgb
+from wsidata.formats.codecs.icc import apply_profile
 
 RGB = np.random.default_rng(7).integers(0, 255, (20, 30, 3), dtype=np.uint8)
 

@@ -7,9 +7,8 @@ import pytest
 import pyvips
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.colour import check_profile
-from wsidata.photos.jpeg_header import read_jpeg_header
-from wsidata.photos.profiles import to_srgb
+from wsidata.formats.codecs.icc import check_profile, to_srgb
+from wsidata.formats.codecs.jpeg import read_jpeg_header
 
 PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "mushrooms"
 PATH = Path("folder/a.jpg")

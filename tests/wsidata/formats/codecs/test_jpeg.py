@@ -7,8 +7,15 @@ import pyvips
 import simplejpeg
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.photos.jpeg import MAX_DECODED_BYTES, check_decoded_bytes, decode_jpeg, jpeg_header, shrink_for, suits
-from wsidata.photos.jpeg_header import JpegHeader
+from wsidata.formats.codecs.jpeg import (
+    MAX_DECODED_BYTES,
+    JpegHeader,
+    check_decoded_bytes,
+    decode_jpeg,
+    jpeg_header,
+    shrink_for,
+    suits,
+)
 
 RNG = np.random.default_rng(0)
 

@@ -9,7 +9,7 @@ import pytest
 import pyvips
 import simplejpeg
 
-from wsidata.photos.jpeg_header import JpegHeaderError, exif_orientation, read_jpeg_header
+from wsidata.formats.codecs.jpeg import JpegHeaderError, exif_orientation, read_jpeg_header
 
 PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "mushrooms"
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsidata.hub.jpeg_strip import stripped_jpeg
-from wsidata.photos.decoding import read_photo
+from wsidata.formats.codecs.jpeg_strip import stripped_jpeg
+from wsidata.photos.read import read_photo
 
 SECRETS = (b"Jane Doe", b"my comment", b"profile", b"trailing")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from wsidata.errors import SlideError, UnreadableImageError
-from wsidata.formats.structure import check_structure
-from wsidata.slide import Slide
-from wsidata.synthetic import write_pixels
+from wsidata.formats.tiff.integrity import check_structure
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
 
 
 def picture(width=200, height=150):

@@ -6,8 +6,8 @@ import simplejpeg
 import tifffile
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.jpeg_tiles import ADOBE_RGB
-from wsidata.slide import Slide
+from wsidata.formats.tiff.jpeg_tiles import ADOBE_RGB
+from wsidata.slides.slide import Slide
 
 SMOOTH = np.moveaxis(np.indices((128, 192)), 0, 2)
 PICTURE = np.dstack([SMOOTH, 200 - SMOOTH.sum(2) // 2]).astype(np.uint8)
@@ -197,7 +197,7 @@ def test_tiles_padded_with_zeros_are_whole(path, padding):
 
 
 def test_tables_fitted_to_each_tile_do_not_pile_up(path, monkeypatch):
-    monkeypatch.setattr("wsidata.formats.jpeg_tiles.MAX_KNOWN_HEADERS", 2)
+    monkeypatch.setattr("wsidata.formats.tiff.jpeg_tiles.MAX_KNOWN_HEADERS", 2)
     streams = [encode(tile)[:-2] for tile in tiles()]
     commented = [s[:2] + b"\xff\xfe\x00\x03" + bytes([65 + n]) + s[2:] + b"\xff\xd9" for n, s in enumerate(streams)]
     write(path, commented, "ycbcr")

@@ -5,8 +5,8 @@ import pytest
 import tifffile
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.slide import Slide
-from wsidata.synthetic import write_pixels
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
 
 openslide = pytest.importorskip("openslide")
 

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.slide import Slide
+from wsidata.slides.slide import Slide
 
 GREY = np.random.default_rng(5).integers(0, 256, (90, 110), dtype=np.uint8)
 RGB = np.random.default_rng(6).integers(0, 256, (90, 110, 3), dtype=np.uint8)

@@ -13,9 +13,9 @@ import pyvips
 import tifffile
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.jpeg_tiles import JpegTiles
-from wsidata.formats.segments import Segments
-from wsidata.slide import Slide
+from wsidata.formats.tiff.jpeg_tiles import JpegTiles
+from wsidata.formats.tiff.tiles import Segments
+from wsidata.slides.slide import Slide
 
 RGB = np.random.default_rng(3).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -166,7 +166,7 @@ def test_ome_pyramids_in_subifds(tmp_path):
 def test_a_large_level_is_decoded_tile_by_tile_even_after_the_slide_is_closed(path, monkeypatch, layout):
     tifffile.imwrite(path, RGB, photometric="rgb", **layout)
     expected = tifffile.imread(path)
-    monkeypatch.setattr("wsidata.formats.tiff.DECODED_AT_ONCE_BYTES", 1000)
+    monkeypatch.setattr("wsidata.formats.tiff.reader.DECODED_AT_ONCE_BYTES", 1000)
     decoded = []
     monkeypatch.setattr(Segments, "decode", _counting(Segments.decode, decoded))
     monkeypatch.setattr(JpegTiles, "decode", _counting(JpegTiles.decode, decoded))
@@ -181,7 +181,7 @@ def test_a_large_level_is_decoded_tile_by_tile_even_after_the_slide_is_closed(pa
 
 def test_handles_of_lazy_levels_are_closed_with_the_image(path, monkeypatch):
     tifffile.imwrite(path, RGB, photometric="rgb", compression="zstd", **TILE)
-    monkeypatch.setattr("wsidata.formats.tiff.DECODED_AT_ONCE_BYTES", 1000)
+    monkeypatch.setattr("wsidata.formats.tiff.reader.DECODED_AT_ONCE_BYTES", 1000)
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):

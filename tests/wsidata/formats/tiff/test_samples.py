@@ -7,8 +7,8 @@ import pytest
 import tifffile
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.segments import Segments
-from wsidata.slide import Slide
+from wsidata.formats.tiff.tiles import Segments
+from wsidata.slides.slide import Slide
 
 SLIDES = Path(__file__).resolve().parents[4] / "shared" / "data" / "slides"
 STACK = np.random.default_rng(11).integers(0, 60_000, (4, 150, 201), dtype=np.uint16)
@@ -180,7 +180,7 @@ def test_tiles_of_channels_are_decoded_when_they_are_used(tmp_path, options, mon
 
 
 def test_large_levels_of_channels_are_lazy(tmp_path, monkeypatch):
-    monkeypatch.setattr("wsidata.formats.tiff_samples.DECODED_AT_ONCE_BYTES", 1000)
+    monkeypatch.setattr("wsidata.formats.tiff.reader.DECODED_AT_ONCE_BYTES", 1000)
     with Slide(write_ome(tmp_path / "a.ome.tif"), channels=[0, 1]) as slide:
         assert slide.image(level=0).get_typeof("tile-width")
         np.testing.assert_array_equal(slide.image(level=0).numpy(), slide.numpy(level=0))

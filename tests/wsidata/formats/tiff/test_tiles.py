@@ -7,8 +7,8 @@ import pytest
 import tifffile
 
 from wsidata.errors import UnreadableImageError
-from wsidata.slide import Slide
-from wsidata.synthetic import write_pixels
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
 
 PICTURE = np.random.default_rng(2).integers(0, 200, (192, 256, 3), dtype=np.uint8)
 

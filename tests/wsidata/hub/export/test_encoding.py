@@ -7,10 +7,10 @@ import pyvips
 import tifffile
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.tile_source import TileSource
-from wsidata.hub.encoding import choose_encoding, encode
-from wsidata.hub.layout import Encoding
-from wsidata.slide import Slide
+from wsidata.formats.vips import TileSource
+from wsidata.hub.export.encoding import choose_encoding, encode
+from wsidata.hub.manifest import Encoding
+from wsidata.slides.slide import Slide
 
 
 def picture(width=90, height=70, bands=3, dtype=np.uint8):

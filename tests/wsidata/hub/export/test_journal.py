@@ -1,6 +1,7 @@
 import os
 
-from wsidata.hub.journal import Entry, Journal, content_key, file_sha256
+from wsidata.hub.export.journal import Entry, Journal, content_key
+from wsidata.utils.files import file_sha256
 
 
 def entry(place="train/images/00000/a", **changes):

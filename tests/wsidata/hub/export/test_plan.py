@@ -4,11 +4,14 @@ import pandas as pd
 import pytest
 
 from wsidata import WSIDataModule
-from wsidata.cropping import TissueCrop
-from wsidata.hub.export_plan import leading_crop, pixel_settings, plan_export
-from wsidata.hub.journal import content_key
-from wsidata.tissue import otsu_saturation
-from wsidata.transforms import Compose, CropOrPad, OneOf, RandomD4, as_transform
+from wsidata.hub.export.journal import content_key
+from wsidata.hub.export.plan import leading_crop, pixel_settings, plan_export
+from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.slides.tissue.mask import otsu_saturation
+from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.compose import Compose, OneOf
+from wsidata.transforms.geometry.affine import RandomD4
+from wsidata.transforms.geometry.crop import CropOrPad
 
 
 def module(folder, **options):
@@ -36,7 +39,7 @@ def test_only_a_crop_that_draws_nothing_and_comes_first_is_certain(transform, fo
 def test_places_are_safe_and_distinct_and_folders_small(camelyon):
     plan = plan_export(module(camelyon))
     assert plan.rows["place"].str.fullmatch(r"[a-z]+/images/\d{5}/[A-Za-z0-9_-]+").all()
-    from wsidata.hub import export_plan
+    from wsidata.hub.export import plan as export_plan
 
     names = ["a b/c", "a_b_c", "A_B_C", "ä", "ö", "", "x" * 300]
     rows = pd.DataFrame({"image_id": names, "split": "train"})

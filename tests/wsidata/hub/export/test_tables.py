@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsidata.hub import export_tables
-from wsidata.hub.export_plan import ExportError
-from wsidata.hub.export_tables import choose_layout, packed_digests, split_rows, unpack_shards, write_shards
-from wsidata.hub.journal import Entry, Journal, file_sha256
+from wsidata.hub.export import tables as export_tables
+from wsidata.hub.export.journal import Entry, Journal
+from wsidata.hub.export.plan import ExportError
+from wsidata.hub.export.tables import choose_layout, packed_digests, split_rows, unpack_shards, write_shards
+from wsidata.utils.files import file_sha256
 
 
 def journal_of(folder, sizes):

@@ -11,13 +11,13 @@ import tifffile
 from PIL import Image
 
 from wsidata import ImageFolderDataModule, Slide, WSIDataModule
-from wsidata.hub import export as export_module
-from wsidata.hub import export_images
-from wsidata.hub.export import export
-from wsidata.hub.export_plan import ExportError
-from wsidata.hub.journal import file_sha256
-from wsidata.hub.layout import PREPROCESSING_FILE, ExportFormatError, Preprocessing
-from wsidata.stats import process_pool
+from wsidata.hub.export import images as export_images
+from wsidata.hub.export import writer as export_module
+from wsidata.hub.export.plan import ExportError
+from wsidata.hub.export.writer import export
+from wsidata.hub.manifest import PREPROCESSING_FILE, ExportFormatError, Preprocessing
+from wsidata.stats.compute import process_pool
+from wsidata.utils.files import file_sha256
 
 SPLITS = ("train", "validation", "test")
 
@@ -361,7 +361,10 @@ def test_rows_without_labels_are_a_split_of_their_own(camelyon, tmp_path):
 
 
 def test_user_transform_is_applied_only_as_far_as_it_is_certain(camelyon, tmp_path):
-    from wsidata.transforms import Compose, CropOrPad, RandomD4, StainJitter
+    from wsidata.transforms.color.stain import StainJitter
+    from wsidata.transforms.compose import Compose
+    from wsidata.transforms.geometry.affine import RandomD4
+    from wsidata.transforms.geometry.crop import CropOrPad
 
     mine = Compose([CropOrPad(80), RandomD4(), StainJitter()])
     dm = module(camelyon, image_size=None, train_transform=mine, eval_transform=CropOrPad(80))

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import pyvips
 
-from wsidata.hub import export_tables
-from wsidata.hub.errors import HubError
-from wsidata.hub.export_tables import SplitRows, write_shards
-from wsidata.hub.journal import Entry, Journal
-from wsidata.hub.unpacking import unpack_shards
+from wsidata.hub.client import HubError
+from wsidata.hub.export import tables as export_tables
+from wsidata.hub.export.journal import Entry, Journal
+from wsidata.hub.export.tables import SplitRows, write_shards
+from wsidata.hub.load.unpack import unpack_shards
 
 pytestmark = pytest.mark.slow
 MB = 1000**2 // 100

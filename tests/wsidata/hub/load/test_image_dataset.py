@@ -9,8 +9,8 @@ import torch
 from PIL import Image as Picture
 
 from wsidata import HubDataModule
-from wsidata.hub.errors import HubError
-from wsidata.split_base import SplitError
+from wsidata.hub.client import HubError
+from wsidata.tables.parts import SplitError
 
 
 def encoded(number, suffix="png"):

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsidata.rectangles import place, unite_overlapping
+from wsidata.slides.tissue.bin_packing import place, unite_overlapping
 
 sizes = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=25)
 

@@ -6,8 +6,8 @@ import pytest
 import pyvips
 
 from wsidata import Slide
-from wsidata.synthetic import write_slide
-from wsidata.tissue import TissueMask, apply_method, otsu_saturation, tissue_mask
+from wsidata.slides.tissue.mask import TissueMask, apply_method, otsu_saturation, tissue_mask
+from wsidata.synthetic.slides import write_slide
 
 SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 

@@ -4,14 +4,8 @@ import pyvips
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsidata.packing import (
-    Packing,
-    Piece,
-    crop_to_tissue,
-    pack_tissue,
-    whole,
-)
-from wsidata.tissue import TissueMask
+from wsidata.slides.tissue.mask import TissueMask
+from wsidata.slides.tissue.packing import Packing, Piece, crop_to_tissue, pack_tissue, whole
 
 
 @st.composite
@@ -111,7 +105,7 @@ def test_canvas_of_many_pieces_is_the_slides_too(monkeypatch):
     image = pyvips.Image.new_from_array(np.random.default_rng(0).integers(0, 255, (720, 720, 3), dtype=np.uint8))
     canvas = packing.apply(image)
     assert (canvas.width, canvas.height, canvas.interpretation) == (packing.width, packing.height, "srgb")
-    monkeypatch.setattr("wsidata.packing.PIECES_AT_ONCE", 10**6)
+    monkeypatch.setattr("wsidata.slides.tissue.packing.PIECES_AT_ONCE", 10**6)
     np.testing.assert_array_equal(canvas.numpy(), packing.apply(image).numpy())
 
 

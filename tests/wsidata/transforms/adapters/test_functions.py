@@ -7,16 +7,11 @@ import pytest
 import pyvips
 import torch
 
-from wsidata.transform_adapters import (
-    REFUSED,
-    AlbumentationsXL,
-    FunctionTransform,
-    as_transform,
-    check_pipeline,
-    seeded_globals,
-)
-from wsidata.transform_base import GIGAPIXEL_PX, GigapixelWarning, Sample, TransformError
-from wsidata.transforms import Compose, RandomRotate90
+from wsidata.transforms.adapters.albumentations_xl import REFUSED, check_pipeline
+from wsidata.transforms.adapters.functions import AlbumentationsXL, FunctionTransform, as_transform, seeded_globals
+from wsidata.transforms.base import GIGAPIXEL_PX, GigapixelWarning, Sample, TransformError
+from wsidata.transforms.compose import Compose
+from wsidata.transforms.geometry.affine import RandomRotate90
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@ import pytest
 import pyvips
 from skimage.color import rgb2hed, rgb_from_hed
 
-from wsidata.transform_base import TransformError
-from wsidata.transform_density import DensityMap
-from wsidata.transform_stain import RGB_FROM_HED, StainJitter, stain_map
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.color.stain import RGB_FROM_HED, DensityMap, StainJitter, stain_map
 
 vips = pyvips.Image.new_from_array
 

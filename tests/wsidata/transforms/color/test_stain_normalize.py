@@ -2,19 +2,20 @@ import numpy as np
 import pytest
 import pyvips
 
-from wsidata.transform_base import TransformError
-from wsidata.transform_fits import (
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.color.stain import stain_map
+from wsidata.transforms.color.stain_normalize import (
     BLOCK_PX,
     MACENKO_REFERENCE,
     BlankPictureError,
     ColourFit,
+    MacenkoNormalise,
+    ReinhardNormalise,
     StainFit,
     fit_macenko,
     fit_reinhard,
     sample_pixels,
 )
-from wsidata.transform_normalise import MacenkoNormalise, ReinhardNormalise
-from wsidata.transform_stain import stain_map
 
 vips = pyvips.Image.new_from_array
 

@@ -3,8 +3,8 @@ import pytest
 import pyvips
 from scipy.ndimage import correlate1d, gaussian_filter
 
-from wsidata.transform_base import TransformError
-from wsidata.transform_colour import Blur, GaussianBlur, ToneCurve, ToneJitter, gaussian_kernel
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.color.tone import Blur, GaussianBlur, ToneCurve, ToneJitter, gaussian_kernel
 
 vips = pyvips.Image.new_from_array
 

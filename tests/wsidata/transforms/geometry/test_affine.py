@@ -5,15 +5,9 @@ import pytest
 import pyvips
 from scipy.ndimage import map_coordinates
 
-from wsidata.transform_base import Sample, TransformError
-from wsidata.transform_geometry import (
-    AffineMap,
-    CropOrPad,
-    RandomAffine,
-    RandomD4,
-    Symmetry,
-    Window,
-)
+from wsidata.transforms.base import Sample, TransformError
+from wsidata.transforms.geometry.affine import AffineMap, RandomAffine, RandomD4, Symmetry
+from wsidata.transforms.geometry.crop import CropOrPad, Window
 
 vips = pyvips.Image.new_from_array
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from wsidata.transform_base import Sample, TransformError
-from wsidata.transform_record import Record
-from wsidata.transform_resize import RandomResizedCrop, ResizedWindow
+from wsidata.transforms.base import Sample, TransformError
+from wsidata.transforms.geometry.crop import RandomResizedCrop, ResizedWindow
+from wsidata.transforms.replay import Record
 
 vips = pyvips.Image.new_from_array
 SIDES = st.integers(1, 70)

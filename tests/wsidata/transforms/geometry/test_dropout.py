@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import pyvips
 
-from wsidata.transform_base import Sample, TransformError
-from wsidata.transform_dropout import CoarseDropout, Holes
+from wsidata.transforms.base import Sample, TransformError
+from wsidata.transforms.geometry.dropout import CoarseDropout, Holes
 
 vips = pyvips.Image.new_from_array
 

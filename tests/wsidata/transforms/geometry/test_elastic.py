@@ -3,8 +3,8 @@ import pytest
 import pyvips
 from scipy.ndimage import map_coordinates
 
-from wsidata.transform_base import Sample, TransformError
-from wsidata.transform_elastic import MAX_SHARE, Elastic, ElasticField
+from wsidata.transforms.base import Sample, TransformError
+from wsidata.transforms.geometry.elastic import MAX_SHARE, Elastic, ElasticField
 
 vips = pyvips.Image.new_from_array
 

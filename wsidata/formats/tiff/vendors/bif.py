@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsidata.errors import ForeignFormatError, UnsupportedImageError
-from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
-from wsidata.formats.layout import TiffLayout, measured
-from wsidata.formats.tiff_facts import icc_profile, resolution_tags
+from wsidata.formats.metadata import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.tiff.layout import TiffLayout, measured
+from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
 
 XMP_TAG = 700
 LEVEL = re.compile(r"\blevel=(\d+)")

@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.facts import SlideFacts, positive_number
-from wsidata.formats.layout import TiffLayout, measured
-from wsidata.formats.tiff_facts import icc_profile, resolution_tags
+from wsidata.formats.metadata import SlideFacts, positive_number
+from wsidata.formats.tiff.layout import TiffLayout, measured
+from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
 
 LEVEL_TYPES = ("FullResolution", "ReducedResolution")
 ASSOCIATED_TYPES = {"Thumbnail": "thumbnail", "Overview": "macro", "Label": "label"}

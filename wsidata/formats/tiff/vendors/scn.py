@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
-from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
-from wsidata.formats.layout import TiffLayout, measured
-from wsidata.formats.tiff_facts import icc_profile, resolution_tags
+from wsidata.formats.metadata import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.tiff.layout import TiffLayout, measured
+from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
 
 UM_PER_NM = 1e-3
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 
 import tifffile
 
-from wsidata.formats.facts import SlideFacts, SpacingFact, positive_number
-from wsidata.formats.layout import TiffLayout, is_like, measured
-from wsidata.formats.tiff_facts import icc_profile, resolution_tags
+from wsidata.formats.metadata import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.tiff.layout import TiffLayout, is_like, measured
+from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
 
 LABEL, MACRO = 1, 9
 """Values of NewSubfileType."""

@@ -5,8 +5,8 @@ import pytest
 import tifffile
 
 from wsidata.errors import ForeignFormatError, UnsupportedImageError
-from wsidata.formats.tiff import TiffPyramid
-from wsidata.slide import Slide
+from wsidata.formats.tiff.reader import TiffPyramid
+from wsidata.slides.slide import Slide
 
 openslide = pytest.importorskip("openslide")
 

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.slide import Slide
+from wsidata.slides.slide import Slide
 
 NAMES = ("DAPI", "Opal 520", "Opal 690")
 

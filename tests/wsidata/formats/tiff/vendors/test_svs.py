@@ -6,7 +6,7 @@ import pyvips
 import tifffile
 
 from wsidata.errors import SpacingUnknownError
-from wsidata.slide import Slide
+from wsidata.slides.slide import Slide
 
 openslide = pytest.importorskip("openslide")
 

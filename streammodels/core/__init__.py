@@ -1,0 +1,1 @@
+"""The streaming engine: row arithmetic, operations, carries and reductions."""

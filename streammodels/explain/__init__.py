@@ -1,0 +1,1 @@
+"""Explanations of predictions: saliency, class activation maps and attention maps."""

@@ -1,0 +1,1 @@
+"""Memory of a training step: estimate, forecast, and strip height for a budget."""

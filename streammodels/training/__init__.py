@@ -1,0 +1,1 @@
+"""LightningModules for training streamed classifiers: steps, tasks and metrics."""

@@ -1,0 +1,1 @@
+"""Image codecs: JPEG, BMP, color spaces and ICC profiles."""

@@ -1,0 +1,1 @@
+"""TIFF files: directories, levels, tiles, colors and integrity."""

@@ -1,0 +1,1 @@
+"""TIFF dialects of scanner vendors: SVS, SCN, BIF and QPTIFF."""

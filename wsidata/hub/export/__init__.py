@@ -1,0 +1,1 @@
+"""Export of a data module to a folder: images, masks, tables, manifest and journal."""

@@ -1,0 +1,27 @@
+"""Slides: opening, levels, resolution, regions, lazy images, masks and tissue."""
+
+from typing import TYPE_CHECKING
+
+from wsidata.utils.public_names import lazy_names
+
+if TYPE_CHECKING:
+    from wsidata.slides.info import SlideInfo as SlideInfo
+    from wsidata.slides.lazy_image import LazyImage as LazyImage
+    from wsidata.slides.slide import Slide as Slide
+    from wsidata.slides.slide import slide_info as slide_info
+    from wsidata.slides.tissue.crop import TissueCrop as TissueCrop
+    from wsidata.slides.tissue.mask import TissueMask as TissueMask
+    from wsidata.slides.tissue.mask import otsu_saturation as otsu_saturation
+    from wsidata.slides.tissue.packing import Packing as Packing
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "info": ["SlideInfo"],
+        "lazy_image": ["LazyImage"],
+        "slide": ["Slide", "slide_info"],
+        "tissue.crop": ["TissueCrop"],
+        "tissue.mask": ["TissueMask", "otsu_saturation"],
+        "tissue.packing": ["Packing"],
+    },
+)

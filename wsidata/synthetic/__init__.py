@@ -1,0 +1,20 @@
+"""Synthetic slides and photos for demos and tests."""
+
+from typing import TYPE_CHECKING
+
+from wsidata.utils.public_names import lazy_names
+
+if TYPE_CHECKING:
+    from wsidata.synthetic.photos import write_photo_folders as write_photo_folders
+    from wsidata.synthetic.photos import write_photos as write_photos
+    from wsidata.synthetic.slides import write_camelyon16 as write_camelyon16
+    from wsidata.synthetic.slides import write_pixels as write_pixels
+    from wsidata.synthetic.slides import write_slide as write_slide
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "photos": ["write_photo_folders", "write_photos"],
+        "slides": ["write_camelyon16", "write_pixels", "write_slide"],
+    },
+)

@@ -1,0 +1,1 @@
+"""Adapters for plain functions and albumentationsxl pipelines."""

@@ -1,0 +1,1 @@
+"""Color transforms: tone, blur, stain jitter and stain normalization."""

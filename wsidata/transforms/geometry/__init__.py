@@ -1,0 +1,1 @@
+"""Geometric transforms: crops, flips, rotations, affine and elastic maps, dropout."""
