@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("wsidata", "streammodels")
 HEAVY = ("torch", "torchvision", "lightning", "pyvips", "pandas", "sklearn", "matplotlib", "cv2", "albumentationsxl")
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from places import SLIDES
 
-REAL_SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 FILES = ("best.ckpt", "metrics.csv", "scores.csv", "split.csv", "predictions.csv")
 PICTURES = ("roc.png", "confusion.png", "batch.png")
 SMALL = ["--image-size", "64", "--tile-size", "32", "--epochs", "2", "--num-workers", "0", "--weights", "none"]
@@ -132,13 +132,13 @@ def test_real_slides_have_other_defaults_than_the_demo(recipe: ModuleType) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not REAL_SLIDES.is_dir(), reason="the real slides are not here")
+@pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides are not here")
 def test_slides_cut_from_real_ones(recipe: ModuleType, tmp_path: Path) -> None:
     from wsidata import Slide
     from wsidata.synthetic.slides import write_pixels
 
     rows, side = [], 700
-    with Slide(REAL_SLIDES / "CMU-1-Small-Region.svs") as slide:
+    with Slide(SLIDES / "CMU-1-Small-Region.svs") as slide:
         corners = [(x, y) for x in (0, 740, 1480) for y in (0, 740, 1480, 2200)]
         for number, (x, y) in enumerate(corners):
             label = ("normal", "tumor")[number % 2]

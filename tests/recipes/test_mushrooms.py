@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from places import PHOTOS
 
 from wsidata import ImageFolderDataModule
 from wsidata.synthetic.photos import write_photo_folders, write_photos
 
-REAL_PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
 SMALL = ["--model", "resnet9", "--image-size", "32", "--epochs", "2", "--num-workers", "0", "--accelerator", "cpu"]
 FILES = ("best.ckpt", "metrics.csv", "scores.csv", "per_class.csv", "predictions.csv", "split.csv", "duplicates.csv")
 PICTURES = ("confusion.png", "mistakes.png", "batch.png")
@@ -228,10 +228,10 @@ def test_real_photos_have_other_defaults_than_the_demo(recipe: ModuleType) -> No
     assert (real.model, real.weights, real.batch_size) == ("resnet18", "DEFAULT", 32)
 
 
-@pytest.mark.skipif(not REAL_PHOTOS.is_dir(), reason="the real photos are not here")
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")
 def test_real_photos_hold_no_duplicates_and_every_class_is_in_both_parts(recipe: ModuleType, tmp_path: Path) -> None:
-    labels = REAL_PHOTOS / "raw_img_labels.csv"
-    options = recipe.parse_arguments(None, ["--data", str(REAL_PHOTOS), "--labels", str(labels)])
+    labels = PHOTOS / "raw_img_labels.csv"
+    options = recipe.parse_arguments(None, ["--data", str(PHOTOS), "--labels", str(labels)])
     assert recipe.check_duplicates(options, tmp_path) is None
     photos = recipe.make_photos(options)
     assert [len(photos.tables[part]) for part in ("train", "val")] == [183, 61]

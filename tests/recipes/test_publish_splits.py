@@ -5,13 +5,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from places import PHOTOS
 
 from wsidata.hub.manifest import Preprocessing
 from wsidata.synthetic.photos import write_photo_folders
 
 pytest.importorskip("datasets", reason="publishing needs slidestream[hub]")
 
-MUSHROOMS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
 SAME = ("statistics are the same: True", "validation batches are the same to the last bit: True")
 
 
@@ -43,11 +43,11 @@ def test_photos_are_exported_and_load_back_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MUSHROOMS.is_dir(), reason="the real photos are not here")
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")
 def test_real_photos_are_exported_and_load_back_the_same(
     recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe.main(["--photos", str(MUSHROOMS), "--labels", str(MUSHROOMS / "raw_img_labels.csv"),
+    recipe.main(["--photos", str(PHOTOS), "--labels", str(PHOTOS / "raw_img_labels.csv"),
                  "--folder", str(tmp_path / "out"), "--val-fraction", "0.25"])  # fmt: skip
     printed = capsys.readouterr().out
     assert "244 images" in printed

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from places import ROOT
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -100,7 +101,7 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     for mode, devices in (("streaming", 2), ("plain", 1)):
         out = tmp_path / f"{mode}.pt"
         command = [sys.executable, str(script), mode, str(devices), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2])
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-2000:]
         states.append(torch.load(out))
     assert states[0].keys() == states[1].keys()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from places import ROOT
 from torchvision import models
 
 TUTORIAL = """
@@ -93,7 +94,7 @@ def test_published_tutorial_runs_unchanged(tmp_path: Path) -> None:
     script.write_text(TUTORIAL.replace("SIZE", "128").replace("TILE", "80"))
     environment = {
         "TORCH_HOME": str(tmp_path / "home"), "PATH": "", "OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240

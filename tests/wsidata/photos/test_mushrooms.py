@@ -2,17 +2,16 @@
 
 import csv
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from places import PHOTOS
 
 from wsidata import ImageFolderDataModule
 
-FOLDER = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "mushrooms"
-TABLE = FOLDER / "raw_img_labels.csv"
+TABLE = PHOTOS / "raw_img_labels.csv"
 pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="the mushroom photos are not here")
 
 
@@ -37,7 +36,7 @@ def test_photos_and_classes_are_those_of_the_table(truth):
     assert dict(zip(labels.frame["image_id"], labels.frame["label"], strict=True)) == truth
     assert len(truth) == 244
     assert labels.class_names == tuple(str(number) for number in range(31))
-    files = {path.stem: str(path) for path in FOLDER.iterdir() if path.suffix.lower() == ".jpg"}
+    files = {path.stem: str(path) for path in PHOTOS.iterdir() if path.suffix.lower() == ".jpg"}
     assert dict(zip(labels.frame["image_id"], labels.frame["path"], strict=True)) == files
     assert sum(path.endswith(".JPG") for path in labels.frame["path"]) == 22
 

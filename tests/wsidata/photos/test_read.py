@@ -1,7 +1,6 @@
 """Whatever the file: upright, sRGB, the size asked for, or refused by name."""
 
 import io
-from pathlib import Path
 
 import cv2
 import imagecodecs
@@ -10,13 +9,13 @@ import pytest
 import pyvips
 import simplejpeg
 from PIL import Image
+from places import PHOTOS
 
 from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.photos import read as decoding
 from wsidata.photos.read import SHRINK_MARGIN, decode_photo, photo_size, read_photo
 from wsidata.photos.resize import resize, size_with_short_side
 
-PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "mushrooms"
 real_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)

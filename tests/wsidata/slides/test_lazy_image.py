@@ -4,13 +4,13 @@ import pickle
 import random
 import resource
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import pyvips
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from places import SLIDES
 
 from wsidata import LazyImage, Slide, TissueCrop
 from wsidata.errors import NoTissueError, UnreadableImageError
@@ -23,7 +23,6 @@ from wsidata.transforms.geometry.affine import RandomD4
 from wsidata.transforms.geometry.crop import CropOrPad
 
 STRIP_PX = 37
-SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pyvips
 import tifffile
+from places import SLIDES
 
 from wsidata.errors import (
     ResolutionUnavailableError,
@@ -21,8 +22,6 @@ from wsidata.errors import (
 )
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels, write_slide
-
-SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 
 
 def real(name):

@@ -1,20 +1,17 @@
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import pyvips
 import torch
+from places import PHOTOS, SLIDES
 
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.mask import tissue_mask
 from wsidata.stats.compute import channel_stats, process_pool
 from wsidata.stats.result import ChannelStats, StatsError, StatsWarning
-
-SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
-PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
 
 
 @pytest.fixture

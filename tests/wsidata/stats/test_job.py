@@ -3,7 +3,6 @@
 import io
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,13 +10,13 @@ import pytest
 import pyvips
 import torch
 from PIL import Image
+from places import PHOTOS
 
 from wsidata.photos.read import read_photo
 from wsidata.slides.slide import Slide
 from wsidata.stats.compute import channel_stats, process_pool
 from wsidata.stats.result import StatsError
 
-PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
 RNG = np.random.default_rng(0)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pyvips
+from places import PHOTOS
 
 from wsidata.errors import UnsupportedImageError
 from wsidata.formats.codecs.icc import check_profile, to_srgb
 from wsidata.formats.codecs.jpeg import read_jpeg_header
 
-PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "mushrooms"
 PATH = Path("folder/a.jpg")
 SRGB, P3 = (bytes(pyvips.Image.profile_load(name)) for name in ("srgb", "p3"))
 COLOURS = np.random.default_rng(3).integers(30, 220, (8, 9, 3), dtype=np.uint8)

@@ -2,16 +2,15 @@
 
 import io
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 import pyvips
 import simplejpeg
+from places import PHOTOS
 
 from wsidata.formats.codecs.jpeg import JpegHeaderError, exif_orientation, read_jpeg_header
 
-PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "photos" / "mushrooms"
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 PLAIN = simplejpeg.encode_jpeg(PIXELS)
 

@@ -1,16 +1,14 @@
 """Channels and deep samples: handed out as stored, or scaled as asked; never guessed at."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tifffile
+from places import SLIDES
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.tiff.tiles import Segments
 from wsidata.slides.slide import Slide
 
-SLIDES = Path(__file__).resolve().parents[4] / "shared" / "data" / "slides"
 STACK = np.random.default_rng(11).integers(0, 60_000, (4, 150, 201), dtype=np.uint16)
 NAMES = ["DAPI", "CD3", "CD20", "PanCK"]
 MICROMETRES = {"PhysicalSizeX": 0.325, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.325, "PhysicalSizeYUnit": "µm"}

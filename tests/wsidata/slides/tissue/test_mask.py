@@ -1,15 +1,13 @@
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import pyvips
+from places import SLIDES
 
 from wsidata import Slide
 from wsidata.slides.tissue.mask import TissueMask, apply_method, otsu_saturation, tissue_mask
 from wsidata.synthetic.slides import write_slide
-
-SLIDES = Path(__file__).resolve().parents[3] / "shared" / "data" / "slides"
 
 
 def glass(shape=(200, 300), tint=(244, 240, 246), noise=2.0):
