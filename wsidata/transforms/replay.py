@@ -10,12 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from wsidata.transforms.adapters.functions import ForeignCall, as_foreign
 from wsidata.transforms.base import Operation, Sample, TransformError, describe
 
 VERSION = 1
+MODULES = (
+    *("color.stain", "color.stain_normalize", "color.tone"),
+    *("geometry.affine", "geometry.crop", "geometry.dropout", "geometry.elastic"),
+)
+"""Where operations are defined. They are known once their module is imported, and a record may hold any of them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Record:
             ) from error
         if version != VERSION:
             raise TransformError(f"the record is of version {version}, and {VERSION} is known. Update slidestream.")
+        for module in MODULES:
+            import_module(f"wsidata.transforms.{module}")
         return cls((width, height, bands, number_format), tuple(Operation.from_plain(one) for one in operations))
 
     def replay(self, sample: Sample, foreign: Sequence[Any] = ()) -> Sample:
