@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 import pyvips
 import torch
-
 from places import ROOT
+
 from streammodels import StreamingResNet
 from wsidata import ChannelStats, HubDataModule, ImageFolderDataModule, WSIDataModule, load_splits
 from wsidata.synthetic import write_camelyon16, write_photos
@@ -94,7 +94,7 @@ def test_photo_model_and_data_of_an_old_checkpoint(tmp_path: Path) -> None:
     dm.setup()
     state = torch.load(path, weights_only=False)["ImageFolderDataModule"]
     assert {part: sorted(dm.tables[part]["image_id"]) for part in state["split"]} == state["split"]
-    assert dm.class_names == state["class_names"]
+    assert list(dm.class_names) == state["class_names"]
 
 
 @pytest.mark.skipif(not find_spec("datasets"), reason="needs slidestream[hub]")
