@@ -95,15 +95,6 @@ def test_readme_examples_use_arguments_that_exist() -> None:
     assert seen == set(callables)
 
 
-def test_modules_say_why_they_exist() -> None:
-    silent = [str(path) for folder in (*PACKAGES, "recipes") for path in _sources(folder) if not _docstring(path)]
-    assert not silent
-
-
-def _docstring(path: Path) -> str | None:
-    return ast.get_docstring(ast.parse(path.read_text()))
-
-
 def test_nothing_is_left_unfinished() -> None:
     marks = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|NotImplemented" + r"Error)\b")
     unfinished = [
