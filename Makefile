@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; it needs only Python >= 3.11 (with venv) and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-lowest lint format docs docs-serve figures bench clean
+.PHONY: help demo check test test-lowest lint format docs docs-serve figures bench clean
 SHELL := /bin/bash
 
 # The newest interpreter here that is 3.11 or later and can make a virtual environment; PYTHON=... overrides.
@@ -27,6 +27,9 @@ demo: $(READY) ## Train and evaluate a streaming ResNet-18 on slides it makes it
 # One OpenMP thread a process: with more, small kernels of parallel test processes wait for each other at their barriers.
 test: $(READY) ## Run the whole test-suite
 	OMP_NUM_THREADS=1 VIPS_CONCURRENCY=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)
+
+check: lint ## Lint, types, and the tests that are not slow, on all cores: before a commit
+	OMP_NUM_THREADS=1 VIPS_CONCURRENCY=1 $(BIN)/python -m pytest -q -n auto -m "not slow" $(TEST_ARGS)
 
 test-lowest: ## Run the test-suite on the lowest supported releases (its own environment, Python 3.11)
 	test -d .venv-lowest || python3.11 -m venv .venv-lowest
