@@ -17,14 +17,14 @@ from wsidata.formats.codecs.color import eight_bit_name, scaled_to_8bit, to_rgb
 from wsidata.formats.codecs.icc import ICC_FIELD
 from wsidata.formats.codecs.jpeg import JPEG_START, JpegHeader, decode_jpeg, open_jpeg, suits, upright, upright_size
 from wsidata.formats.levels import Level
-from wsidata.formats.metadata import Loaders, SlideFacts
+from wsidata.formats.metadata import Loaders, SlideMetadata
 from wsidata.formats.vips import naming_errors
 
 MAX_IN_MEMORY_BYTES = 100_000_000
 """Larger pictures are decoded by libvips, into a temporary file."""
 
 
-class PhotoPyramid:
+class PlainImagePyramid:
     """An open plain image.
 
     Its formats are decoded whole, on the first pixel asked for, so that a damaged file is refused by name instead of
@@ -58,7 +58,7 @@ class PhotoPyramid:
             self.reader, self.kind, profile = "libjpeg-turbo", "jpeg", self._jpeg.icc_profile
             height_px, width_px = upright_size(self._jpeg.height_px, self._jpeg.width_px, self._jpeg.orientation)
         self.levels = (Level(0, width_px, height_px, 1.0, 1.0),)
-        self.facts = SlideFacts(
+        self.metadata = SlideMetadata(
             checked=(f"a {self.kind} photo has none",),
             properties={"photo.kind": self.kind},
             icc_profile=profile,

@@ -56,7 +56,7 @@ MAX_DISAGREEMENT = 0.05
 
 
 @dataclass(frozen=True)
-class SpacingFact:
+class StatedSpacing:
     """A spacing of level 0 as one source states it.
 
     Attributes:
@@ -77,7 +77,7 @@ class SpacingFact:
 
 
 @dataclass(frozen=True)
-class SlideFacts:
+class SlideMetadata:
     """Metadata of one file.
 
     Attributes:
@@ -88,7 +88,7 @@ class SlideFacts:
         icc_profile: The colour profile embedded in level 0, or None.
     """
 
-    spacings: tuple[SpacingFact, ...] = ()
+    spacings: tuple[StatedSpacing, ...] = ()
     magnification: float | None = None
     checked: tuple[str, ...] = ()
     properties: dict[str, str] = field(default_factory=dict)
@@ -110,7 +110,7 @@ def checked_override(value: float | tuple[float, float] | None) -> tuple[float, 
 
 
 def choose_spacing(
-    facts: Sequence[SpacingFact], override: tuple[float, float] | None, name: str
+    facts: Sequence[StatedSpacing], override: tuple[float, float] | None, name: str
 ) -> tuple[tuple[float, float] | None, str | None]:
     """The spacing to believe and where it comes from.
 
@@ -127,7 +127,7 @@ def choose_spacing(
     """
     believable = [fact for fact in facts if fact.is_plausible]
     if override is not None:
-        believable.insert(0, SpacingFact("mpp_override", override))
+        believable.insert(0, StatedSpacing("mpp_override", override))
     if not believable:
         return None, None
     chosen = believable[0]

@@ -22,7 +22,7 @@ from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, vips_samples
 from wsidata.formats.codecs.color import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.levels import Level
-from wsidata.formats.metadata import Loaders, SlideFacts, SpacingFact, positive_number
+from wsidata.formats.metadata import Loaders, SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.omezarr_chunks import StoredChunks
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, source_tile
 
@@ -86,7 +86,7 @@ class ZarrPyramid:
         self.levels = tuple(self._level(index, steps) for index in range(len(self._arrays)))
         self._choose_channels(attributes)
         spacing = _spacing(multiscale["axes"], steps[0]) if _is_scaled(multiscale) else ()
-        self.facts = SlideFacts(spacing, None, ("OME-Zarr scale and unit",), {
+        self.metadata = SlideMetadata(spacing, None, ("OME-Zarr scale and unit",), {
             "ome-zarr.version": str(attributes.get("version") or multiscale.get("version")),
             "ome-zarr.name": str(multiscale.get("name", "")),
             "zarr.format": str(group.metadata.zarr_format),
@@ -275,11 +275,11 @@ def _is_scaled(multiscale: Mapping[str, Any]) -> bool:
     return any(one["type"] == "scale" for place in places for one in place.get("coordinateTransformations", []))
 
 
-def _spacing(axes: list[Any], scale: tuple[float, ...]) -> tuple[SpacingFact, ...]:
+def _spacing(axes: list[Any], scale: tuple[float, ...]) -> tuple[StatedSpacing, ...]:
     """In um per pixel; nothing where an axis has no unit of length."""
     units = [UM_PER_UNIT.get(str(axis.get("unit"))) if isinstance(axis, Mapping) else None for axis in axes]
     x, y = (None if units[at] is None else positive_number(scale[at] * float(units[at] or 0)) for at in (-1, -2))
-    return () if x is None or y is None else (SpacingFact("OME-Zarr (scale)", (x, y)),)
+    return () if x is None or y is None else (StatedSpacing("OME-Zarr (scale)", (x, y)),)
 
 
 def _whole_image(path: Path) -> pyvips.Image:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import RGB_NAMES, PixelRequest
 from wsidata.formats.levels import Level
-from wsidata.formats.metadata import Loaders, SlideFacts, SpacingFact, positive_number
+from wsidata.formats.metadata import Loaders, SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.vips import TileSource, source_tile
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class OpenSlidePyramid:
         self._bounds = _bounds(properties, self._slide.dimensions)
         self._downsamples = [_downsample(self._slide, level) for level in range(self._slide.level_count)]
         self.levels = tuple(self._level(index) for index in range(self._slide.level_count))
-        self.facts = _facts(properties, self._slide)
+        self.metadata = _facts(properties, self._slide)
         self.associated: Loaders = {name: partial(self._associated, name) for name in self._slide.associated_images}
 
     def image(self, level: int) -> pyvips.Image:
@@ -207,11 +207,11 @@ def _bounds(properties: dict[str, str], size: tuple[int, int]) -> tuple[int, int
     return x, y, min(width, size[0] - x), min(height, size[1] - y)
 
 
-def _facts(properties: dict[str, str], slide: OpenSlide) -> SlideFacts:
+def _facts(properties: dict[str, str], slide: OpenSlide) -> SlideMetadata:
     x, y = (positive_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    spacings = () if x is None or y is None else (SpacingFact("OpenSlide (openslide.mpp-x)", (x, y)),)
+    spacings = () if x is None or y is None else (StatedSpacing("OpenSlide (openslide.mpp-x)", (x, y)),)
     power = positive_number(properties.get("openslide.objective-power"))
-    return SlideFacts(spacings, power, ("OpenSlide",), properties, _icc_profile(slide))
+    return SlideMetadata(spacings, power, ("OpenSlide",), properties, _icc_profile(slide))
 
 
 def _icc_profile(slide: OpenSlide) -> bytes | None:

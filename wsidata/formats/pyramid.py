@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsidata.formats.levels import Level
-    from wsidata.formats.metadata import Loaders, SlideFacts
+    from wsidata.formats.metadata import Loaders, SlideMetadata
     from wsidata.utils.rectangle import ReadRectangle
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -41,7 +41,7 @@ class Pyramid(Protocol):
         """The resolutions, finest first, without spacing."""
 
     @property
-    def facts(self) -> SlideFacts:
+    def metadata(self) -> SlideMetadata:
         """What the metadata says about spacing, magnification and the rest."""
 
     @property
@@ -112,9 +112,9 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
             return _open_tiff(path, request)
         except ForeignFormatError as refusal:
             return open_foreign(path, request, refusal)
-    from wsidata.formats.image import PhotoPyramid
+    from wsidata.formats.image import PlainImagePyramid
 
-    return PhotoPyramid(path, request)
+    return PlainImagePyramid(path, request)
 
 
 def _open_tiff(path: Path, request: PixelRequest) -> Pyramid:

@@ -153,7 +153,7 @@ def _pixels(data: bytes, path: Path) -> tuple[NDArray[np.uint8], bytes | None]:
         _wanted(path, (level.height, level.width), None)
         with naming_errors(path):
             pixels = np.asarray(pyramid.image(0).numpy(), dtype=np.uint8)
-        return pixels, pyramid.facts.icc_profile
+        return pixels, pyramid.metadata.icc_profile
     finally:
         pyramid.close()
 

@@ -292,7 +292,7 @@ class Slide(SlideFile):
 
     def _coloured(self) -> Callable[[pyvips.Image], pyvips.Image] | None:
         """What turns stored colours into those wanted; None if they are."""
-        profile = self._open().pyramid.facts.icc_profile if self._apply_icc else None
+        profile = self._open().pyramid.metadata.icc_profile if self._apply_icc else None
         return None if profile is None else partial(by_profile, profile=profile, name=self.path.name)
 
     def _plan_of(self, resolution: dict[str, Any]) -> Resampling:

@@ -99,7 +99,7 @@ class SlideFile:
     @property
     def icc_profile(self) -> bytes | None:
         """The colour profile in the file, or None. Applied only with `apply_icc=True`."""
-        return self._open().pyramid.facts.icc_profile
+        return self._open().pyramid.metadata.icc_profile
 
     @property
     def associated_images(self) -> AssociatedImages:
@@ -109,7 +109,7 @@ class SlideFile:
     @property
     def properties(self) -> dict[str, str]:
         """Other metadata, as text."""
-        return dict(self._open().pyramid.facts.properties)
+        return dict(self._open().pyramid.metadata.properties)
 
     @property
     def kind(self) -> str:
@@ -152,7 +152,7 @@ class _Opened:
     def __init__(
         self, pyramid: Pyramid, override: tuple[float, float] | None, name: str, derive_magnification: bool
     ) -> None:
-        facts = pyramid.facts
+        facts = pyramid.metadata
         self.pyramid = pyramid
         self.mpp, self.mpp_source = choose_spacing(facts.spacings, override, name)
         self.levels = with_spacing(pyramid.levels, self.mpp)

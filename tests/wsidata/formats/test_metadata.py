@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from wsidata.errors import SpacingConflictWarning
-from wsidata.formats.metadata import SpacingFact, choose_spacing
+from wsidata.formats.metadata import StatedSpacing, choose_spacing
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels
 
@@ -122,12 +122,12 @@ def test_ome_units(tmp_path, unit, size):
 
 
 def test_strongly_anisotropic_spacing_is_not_believed():
-    assert not SpacingFact("tags", (0.25, 0.5)).is_plausible
-    assert SpacingFact("tags", (0.25, 0.26)).is_plausible
+    assert not StatedSpacing("tags", (0.25, 0.5)).is_plausible
+    assert StatedSpacing("tags", (0.25, 0.26)).is_plausible
 
 
 def test_nobody_knows():
-    assert choose_spacing([SpacingFact("tags", (352.8, 352.8))], None, "a.tif") == (None, None)
+    assert choose_spacing([StatedSpacing("tags", (352.8, 352.8))], None, "a.tif") == (None, None)
 
 
 def test_each_level_knows_its_spacing(tmp_path):

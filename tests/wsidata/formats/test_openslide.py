@@ -94,8 +94,8 @@ def test_levels_facts_and_pixels_are_openslides(pyramid):
     assert pyramid.kind == "aperio"
     assert [level.size for level in pyramid.levels] == [(260, 200), (130, 100)]
     assert [level.downsample for level in pyramid.levels] == [1, 2]
-    assert pyramid.facts.spacings[0].mpp == (0.5, 0.5)
-    assert pyramid.facts.magnification == 20
+    assert pyramid.metadata.spacings[0].mpp == (0.5, 0.5)
+    assert pyramid.metadata.magnification == 20
     assert sorted(pyramid.associated) == ["label", "macro", "thumbnail"]
     assert pyramid.associated["label"]().bands == 3
     np.testing.assert_array_equal(pyramid.image(0).numpy(), RGB)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import tifffile
 
 from wsidata.formats.levels import Level
-from wsidata.formats.metadata import SlideFacts
+from wsidata.formats.metadata import SlideMetadata
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class TiffLayout:
         kind: The dialect: "svs", "philips", "ome", "ndpi", "scn", "generic" ...
         levels: Sizes and true downsample factors, finest first.
         pages: The directories of each level: one for a picture, one per channel for a stack of channels.
-        facts: Spacing, magnification and properties.
+        metadata: Spacing, magnification and properties.
         channel_names: What the file calls its channels; as many as there are pages times samples, or none.
         associated: Pictures beside the slide, by name: "thumbnail", "label", "macro" ...
     """
@@ -28,7 +28,7 @@ class TiffLayout:
     kind: str
     levels: tuple[Level, ...]
     pages: tuple[tuple[tifffile.TiffPage, ...], ...]
-    facts: SlideFacts
+    metadata: SlideMetadata
     channel_names: tuple[str, ...] = ()
     associated: Mapping[str, tifffile.TiffPage] = field(default_factory=dict)
 

@@ -115,7 +115,7 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         tuple(pages),
         channel_names=ome_channel_names(tiff, pages[0][0]),
         associated=_associated(series[1:], {page.offset for level in pages for page in level}),
-        facts=read_facts(tiff, pages[0][0], kind),
+        metadata=read_facts(tiff, pages[0][0], kind),
     )
 
 

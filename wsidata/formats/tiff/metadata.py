@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from wsidata.formats.metadata import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.metadata import SlideMetadata, StatedSpacing, positive_number
 
 CHECKED = ("OME-XML", "Aperio description", "Philips XML", "TIFF resolution")
 UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}
@@ -27,7 +27,7 @@ PHILIPS_SPACING = (
 )
 
 
-def read_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> SlideFacts:
+def read_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> SlideMetadata:
     """Spacing, magnification and properties of an open TIFF.
 
     Args:
@@ -42,7 +42,7 @@ def read_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> S
     ]
     properties = {"tiff.kind": kind, "tiff.description": page.description}
     power = (_ndpi_lens(page) if kind == "ndpi" else None) or _ome_power(tiff, page)
-    return SlideFacts(tuple(spacings), power, CHECKED, properties, icc_profile(page))
+    return SlideMetadata(tuple(spacings), power, CHECKED, properties, icc_profile(page))
 
 
 def icc_profile(page: tifffile.TiffPage) -> bytes | None:
@@ -63,11 +63,11 @@ def philips_spacings(tiff: tifffile.TiffFile) -> list[tuple[float, float]]:
     return spacings
 
 
-def _philips_spacing_fact(tiff: tifffile.TiffFile) -> list[SpacingFact]:
-    return [SpacingFact("Philips XML (DICOM_PIXEL_SPACING)", mpp) for mpp in philips_spacings(tiff)[:1]]
+def _philips_spacing_fact(tiff: tifffile.TiffFile) -> list[StatedSpacing]:
+    return [StatedSpacing("Philips XML (DICOM_PIXEL_SPACING)", mpp) for mpp in philips_spacings(tiff)[:1]]
 
 
-def resolution_tags(page: tifffile.TiffPage) -> tuple[SpacingFact, ...]:
+def resolution_tags(page: tifffile.TiffPage) -> tuple[StatedSpacing, ...]:
     """The spacing that XResolution, YResolution and ResolutionUnit state; nothing where one of them is absent."""
     unit_tag = page.tags.get("ResolutionUnit")
     unit = INCH if unit_tag is None else int(unit_tag.value)
@@ -76,7 +76,7 @@ def resolution_tags(page: tifffile.TiffPage) -> tuple[SpacingFact, ...]:
     x, y = pixels_per_unit
     if um_per_unit is None or x is None or y is None:
         return ()
-    return (SpacingFact("TIFF resolution", (um_per_unit / x, um_per_unit / y)),)
+    return (StatedSpacing("TIFF resolution", (um_per_unit / x, um_per_unit / y)),)
 
 
 def _rational(page: tifffile.TiffPage, name: str) -> float | None:
@@ -89,7 +89,7 @@ def _rational(page: tifffile.TiffPage, name: str) -> float | None:
     return numerator / denominator if numerator > 0 and denominator > 0 else None
 
 
-def _ome_spacing(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> list[SpacingFact]:
+def _ome_spacing(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> list[StatedSpacing]:
     image = _ome_image(tiff, page)
     pixels = None if image is None else image.find("{*}Pixels")
     if pixels is None:
@@ -101,7 +101,7 @@ def _ome_spacing(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> list[Spaci
         if size is None or um_per_unit is None:
             return []
         sizes.append(size * um_per_unit)
-    return [SpacingFact("OME-XML (PhysicalSizeX)", (sizes[0], sizes[1]))]
+    return [StatedSpacing("OME-XML (PhysicalSizeX)", (sizes[0], sizes[1]))]
 
 
 def ome_channel_names(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ class TiffSamples:
         weakref.finalize(self, self._tiff.close)
 
     def _open(self, layout: TiffLayout) -> None:
-        self.kind, self.levels, self.facts = layout.kind, layout.levels, layout.facts
+        self.kind, self.levels, self.metadata = layout.kind, layout.levels, layout.metadata
         self.associated: Loaders = tiff_loaders(layout.associated, self._path)
         page = layout.pages[0][0]
         if self._request.channels is None:
@@ -261,7 +261,7 @@ class TiffPyramid:
     def _open(self) -> None:
         layout = find_layout(self._tiff, self._path)
         self.kind, self.levels = layout.kind, layout.levels
-        self.facts = layout.facts
+        self.metadata = layout.metadata
         self.associated: Loaders = tiff_loaders(layout.associated, self._path)
         pages = picture_pages(layout, self._path)
         self._segments = [

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsidata.errors import ForeignFormatError, UnsupportedImageError
-from wsidata.formats.metadata import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.metadata import SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.tiff.layout import TiffLayout, measured
 from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
 
@@ -77,13 +77,13 @@ def _refuse_overlaps(packet: ElementTree.Element | None, path: Path) -> None:
     )
 
 
-def _facts(scan: ElementTree.Element | None, page: tifffile.TiffPage) -> SlideFacts:
+def _facts(scan: ElementTree.Element | None, page: tifffile.TiffPage) -> SlideMetadata:
     entries = {} if scan is None else dict(scan.attrib)
     spacing = positive_number(entries.get("ScanRes"))
-    stated = () if spacing is None else (SpacingFact("iScan XMP (ScanRes)", (spacing, spacing)),)
+    stated = () if spacing is None else (StatedSpacing("iScan XMP (ScanRes)", (spacing, spacing)),)
     spacings = (*stated, *resolution_tags(page))
     properties = {f"ventana.{key}": value for key, value in entries.items()}
-    return SlideFacts(
+    return SlideMetadata(
         spacings,
         positive_number(entries.get("Magnification")),
         ("iScan XMP", "TIFF resolution"),

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.formats.metadata import SlideFacts, positive_number
+from wsidata.formats.metadata import SlideMetadata, positive_number
 from wsidata.formats.tiff.layout import TiffLayout, measured
 from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
 
@@ -61,7 +61,7 @@ def qptiff_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     first = descriptions[0][1]
     properties = {f"qptiff.{child.tag}": child.text.strip() for child in first if child.text and child.text.strip()}
     objective = (first.findtext("Objective") or "").lower().rstrip("x ")
-    facts = SlideFacts(
+    facts = SlideMetadata(
         resolution_tags(base), positive_number(objective), ("TIFF resolution",), properties, icc_profile(base)
     )
     is_picture = len(pages[0]) == 1 and base.samplesperpixel > 1

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
-from wsidata.formats.metadata import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.metadata import SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.tiff.layout import TiffLayout, measured
 from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
 
@@ -68,9 +68,9 @@ def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         for width, level in zip(region.widths, region.directories, strict=True)
     )
     sizes = measured([level[0] for level in pages])
-    stated = () if region.mpp is None else (SpacingFact("Leica XML (view size)", region.mpp),)
+    stated = () if region.mpp is None else (StatedSpacing("Leica XML (view size)", region.mpp),)
     spacings = (*stated, *resolution_tags(pages[0][0]))
-    facts = SlideFacts(
+    facts = SlideMetadata(
         spacings,
         region.objective,
         ("Leica XML", "TIFF resolution"),

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import tifffile
 
-from wsidata.formats.metadata import SlideFacts, SpacingFact, positive_number
+from wsidata.formats.metadata import SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.tiff.layout import TiffLayout, is_like, measured
 from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
 
@@ -82,7 +82,7 @@ def _name(page: tifffile.TiffPage) -> str:
     return "thumbnail" if page.index == 1 else f"page {page.index}"
 
 
-def _facts(base: tifffile.TiffPage) -> SlideFacts:
+def _facts(base: tifffile.TiffPage) -> SlideMetadata:
     entries = aperio_entries(base.description)
     mpp, power = positive_number(entries.get("MPP")), positive_number(entries.get("AppMag"))
     source = "Aperio description"
@@ -91,8 +91,8 @@ def _facts(base: tifffile.TiffPage) -> SlideFacts:
     if stated is not None and f"{stated[1]}x{stated[2]}" != size:  # saved again, smaller or cut
         source += f" (not believed: it is of a picture of {stated[1]}x{stated[2]} px, and this one has {size})"
         mpp = power = None
-    spacings = () if mpp is None else (SpacingFact("Aperio description (MPP)", (mpp, mpp)),)
+    spacings = () if mpp is None else (StatedSpacing("Aperio description (MPP)", (mpp, mpp)),)
     properties = {"tiff.kind": "svs", "tiff.description": base.description}
     properties |= {f"aperio.{key}": value for key, value in entries.items()}
     checked = (source, "TIFF resolution")
-    return SlideFacts((*spacings, *resolution_tags(base)), power, checked, properties, icc_profile(base))
+    return SlideMetadata((*spacings, *resolution_tags(base)), power, checked, properties, icc_profile(base))
