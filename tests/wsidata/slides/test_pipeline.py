@@ -21,11 +21,10 @@ from wsidata.transforms.color.stain_normalize import ReinhardMap
 from wsidata.transforms.color.tone import GaussianBlur, ToneCurve
 from wsidata.transforms.compose import Compose, he_train_transform
 from wsidata.transforms.geometry.affine import AffineMap, RandomAffine, RandomD4, Symmetry
-from wsidata.transforms.geometry.crop import CropOrPad
-from wsidata.transforms.geometry.crop import Window as CutOut
+from wsidata.transforms.geometry.crop import CropOrPad, Window
 from wsidata.transforms.geometry.dropout import Holes
 from wsidata.transforms.geometry.elastic import Elastic
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 WIDTH, HEIGHT, TILE = 500, 380, 64
 MIX = ((0.9, 0.1, 0.0), (0.05, 1.1, -0.1), (0.0, 0.2, 0.8))
@@ -42,12 +41,12 @@ def numbers(low, high):
     return st.integers(low, high)
 
 
-cut_outs = st.builds(
-    CutOut, numbers(-300, 500), numbers(-300, 400), numbers(1, 700), numbers(1, 600), st.sampled_from([None, 0.0]),
+crops = st.builds(
+    Window, numbers(-300, 500), numbers(-300, 400), numbers(1, 700), numbers(1, 600), st.sampled_from([None, 0.0]),
     st.just(0.0),
 )  # fmt: skip
 operations = st.one_of(
-    cut_outs,
+    crops,
     st.builds(Symmetry, numbers(0, 3), st.booleans()),
     st.builds(GaussianBlur, st.sampled_from([0.0, 0.6, 2.3, 16.0])),
     st.just(ToneCurve((0.1, 0.0, -0.1), (1.1, 0.9, 1.0), (1.0, 1.2, 0.8))),
@@ -70,15 +69,15 @@ def test_what_is_done_to_a_part_is_what_is_done_to_the_whole(chain, width, heigh
     for operation in chain:
         if isinstance(operation, Holes):  # they lie inside the picture they were drawn for
             assume(whole.width >= 240 and whole.height >= 190)
-        if isinstance(operation, CutOut):  # no picture that is nothing but padding
+        if isinstance(operation, Window):  # no picture that is nothing but padding
             assume(
-                operation.source_window(Window(0, 0, operation.width, operation.height), 0, 0).inside(
+                operation.source_window(Rectangle(0, 0, operation.width, operation.height), 0, 0).inside(
                     whole.width, whole.height
                 )
             )
         whole = operation.image(whole)
     x, y = data.draw(numbers(0, whole.width - 1)), data.draw(numbers(0, whole.height - 1))
-    window = Window(x, y, data.draw(numbers(1, whole.width - x)), data.draw(numbers(1, whole.height - y)))
+    window = Rectangle(x, y, data.draw(numbers(1, whole.width - x)), data.draw(numbers(1, whole.height - y)))
     asked = []
 
     def read(part):
@@ -112,7 +111,11 @@ def test_slides_are_read_without_their_pipeline(slide, resolution, crop, transfo
     assert expected._picture().read is not None
     assert by_pipeline._picture().read is None
     _, height, width = expected.shape
-    for window in (Window(0, 0, width, height), Window(width // 3, height // 2, width // 4, 7), Window(1, 0, 1, 1)):
+    for window in (
+        Rectangle(0, 0, width, height),
+        Rectangle(width // 3, height // 2, width // 4, 7),
+        Rectangle(1, 0, 1, 1),
+    ):
         there = by_pipeline._picture().image.crop(window.x, window.y, window.width, window.height).numpy()
         np.testing.assert_array_equal(expected._picture().read(window), there)
 
@@ -133,7 +136,12 @@ def test_many_pieces_are_placed_as_in_the_pipeline(slide):
     picture = SlidePipeline(slide, {"level": 0}, packing)()
     assert picture.read is not None
     expected = picture.image.numpy()
-    for window in (Window(0, 0, 380, 310), Window(100, 40, 33, 90), Window(0, 300, 3, 10), Window(3, 0, 30, 50)):
+    for window in (
+        Rectangle(0, 0, 380, 310),
+        Rectangle(100, 40, 33, 90),
+        Rectangle(0, 300, 3, 10),
+        Rectangle(3, 0, 30, 50),
+    ):
         there = expected[window.y : window.y + window.height, window.x : window.x + window.width]
         np.testing.assert_array_equal(picture.read(window), there)
 
@@ -148,9 +156,9 @@ def test_colour_profile_and_channels(tmp_path):
         tiff.write(pixels, tile=(64, 64), photometric="rgb", iccprofile=profile)
     with Slide(tmp_path / "icc.tif", apply_icc=True) as slide:
         expected = slide.image(level=0).numpy()
-        np.testing.assert_array_equal(slide.windows(level=0)(Window(10, 20, 150, 99)), expected[20:119, 10:160])
+        np.testing.assert_array_equal(slide.windows(level=0)(Rectangle(10, 20, 150, 99)), expected[20:119, 10:160])
     with Slide(path, channels=[2, 0]) as slide:
-        np.testing.assert_array_equal(slide.windows(level=0)(Window(10, 20, 99, 88)), pixels[20:108, 10:109, [2, 0]])
+        np.testing.assert_array_equal(slide.windows(level=0)(Rectangle(10, 20, 99, 88)), pixels[20:108, 10:109, [2, 0]])
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
@@ -193,18 +201,20 @@ def test_a_pass_decodes_every_tile_once(slide, resolution, transform, axis, step
 def test_only_the_tiles_under_a_rectangle_are_decoded(slide, decoded):
     read = slide.windows(level=0)
     decoded.clear()
-    read(Window(65, 1, 60, 127))
+    read(Rectangle(65, 1, 60, 127))
     assert sorted(decoded) == [1, 9]
-    read(Window(65, 1, 60, 127))  # both are cut, and kept
+    read(Rectangle(65, 1, 60, 127))  # both are cut, and kept
     assert sorted(decoded) == [1, 9]
-    read(Window(64, 64, 64, 64))  # whole: not looked for among those that are kept
+    read(Rectangle(64, 64, 64, 64))  # whole: not looked for among those that are kept
     assert sorted(decoded) == [1, 9, 9]
 
 
 def test_threads_may_read_at_a_time(slide):
     read, expected = slide.windows(mpp=0.83), slide.numpy(mpp=0.83)
     height, width = expected.shape[:2]
-    windows = [Window(x, y, min(50, width - x), min(40, height - y)) for x in range(0, width, 31) for y in (0, 17, 90)]
+    windows = [
+        Rectangle(x, y, min(50, width - x), min(40, height - y)) for x in range(0, width, 31) for y in (0, 17, 90)
+    ]
     with ThreadPoolExecutor(4) as threads:
         for window, part in zip(windows, threads.map(read, windows), strict=True):
             there = expected[window.y : window.y + window.height, window.x : window.x + window.width]
