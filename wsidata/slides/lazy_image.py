@@ -33,7 +33,7 @@ from wsidata.slides.resample import ReadWindow
 from wsidata.transforms.base import TransformError
 from wsidata.transforms.to_tensor import DType, to_tensor
 from wsidata.utils.cache import BlockCache
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 BLOCK_PX = 128
 """Rows (or columns) that are made at a time, where they are not too many bytes and fewer are asked for."""
@@ -70,7 +70,7 @@ class LazyPicture:
 
     def whole(self) -> Any:
         """All of it: pixels, or the pipeline that makes them."""
-        return self.image if self.read is None else self.read(Window(0, 0, self.image.width, self.image.height))
+        return self.image if self.read is None else self.read(Rectangle(0, 0, self.image.width, self.image.height))
 
 
 class LazyImage:
@@ -203,7 +203,7 @@ class LazyImage:
         """Decode some rows or columns: (rows, columns, C)."""
         picture = self._picture()
         size = picture.image.width, picture.image.height
-        window = Window(0, first, size[0], count) if axis == "rows" else Window(first, 0, count, size[1])
+        window = Rectangle(0, first, size[0], count) if axis == "rows" else Rectangle(first, 0, count, size[1])
         pixels: NDArray[Any] | None = None
         problem: Exception | None = None
         try:
@@ -249,7 +249,7 @@ class LazyImage:
             )
 
 
-def _pixels(picture: LazyPicture, window: Window) -> NDArray[Any]:
+def _pixels(picture: LazyPicture, window: Rectangle) -> NDArray[Any]:
     """A rectangle: (height, width, C), memory of its own."""
     if picture.read is not None:
         return picture.read(window)

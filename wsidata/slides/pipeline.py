@@ -22,7 +22,7 @@ from wsidata.slides.tissue.packing import WHITE, Packing
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.base import Operation, Sample, Transform
 from wsidata.transforms.to_tensor import DType
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 if TYPE_CHECKING:
     from wsidata.slides.protocol import OpenSlide
@@ -47,12 +47,12 @@ class PackedWindows:
     fill: float
     blank: pyvips.Image
 
-    def __call__(self, window: Window) -> NDArray[Any]:
+    def __call__(self, window: Rectangle) -> NDArray[Any]:
         """Read the parts of the pieces that lie in the rectangle."""
         out: NDArray[Any] | None = None
         for piece in self.packing.pieces:
-            placed = Window(piece.canvas_x, piece.canvas_y, piece.width, piece.height)
-            seen = placed.inside_of(window)
+            placed = Rectangle(piece.canvas_x, piece.canvas_y, piece.width, piece.height)
+            seen = placed.intersection(window)
             if seen is None:
                 continue
             pixels = self.read(seen.moved(piece.x - piece.canvas_x, piece.y - piece.canvas_y))
@@ -62,7 +62,7 @@ class PackedWindows:
             out[seen.within(window)] = pixels
         return self._empty(window) if out is None else out
 
-    def _empty(self, window: Window) -> NDArray[Any]:
+    def _empty(self, window: Rectangle) -> NDArray[Any]:
         like = self.blank.crop(0, 0, 1, 1).numpy()
         return np.full((window.height, window.width, self.blank.bands), self.fill, dtype=like.dtype)
 
@@ -85,9 +85,9 @@ class TransformedWindows:
     sizes: tuple[tuple[int, int], ...]
     name: str
 
-    def __call__(self, window: Window) -> NDArray[Any]:
+    def __call__(self, window: Rectangle) -> NDArray[Any]:
         """Read what the rectangle is made of, paint it on an empty canvas, and do the same to that."""
-        wanted: Window | None = window
+        wanted: Rectangle | None = window
         for operation, size in zip(reversed(self.operations), reversed(self.sizes), strict=True):
             needed = None if wanted is None else operation.source_window(wanted, *size)
             wanted = None if needed is None else needed.inside(*size)
@@ -129,7 +129,7 @@ def transformed(
     blank = canvas = _blank(picture)
     sizes = []
     for operation in operations:
-        if operation.source_window(Window(0, 0, 1, 1), canvas.width, canvas.height) is None:
+        if operation.source_window(Rectangle(0, 0, 1, 1), canvas.width, canvas.height) is None:
             return None
         sizes.append((canvas.width, canvas.height))
         canvas = operation.image(canvas)

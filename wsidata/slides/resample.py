@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsidata.formats.levels import Level, Resampling
 from wsidata.formats.vips import naming_errors
-from wsidata.utils.rectangle import ReadRectangle, Window
+from wsidata.utils.rectangle import ReadRectangle, Rectangle
 
 KERNEL_RADIUS = 3
 """Of Lanczos-3, in output pixels when shrinking, in input pixels when enlarging."""
@@ -61,7 +61,7 @@ def level_zero_place(plan: Resampling, level: Level, x: int, y: int) -> tuple[in
     )
 
 
-def source_window(plan: Resampling, level: Level, window: Window) -> Window:
+def source_window(plan: Resampling, level: Level, window: Rectangle) -> Rectangle:
     """What of the level is needed to resample a window of the output exactly as in the whole image.
 
     Args:
@@ -74,7 +74,7 @@ def source_window(plan: Resampling, level: Level, window: Window) -> Window:
     """
     left, width = _reach(window.x, window.width, plan.factor_x, level.width)
     top, height = _reach(window.y, window.height, plan.factor_y, level.height)
-    return Window(left, top, width, height)
+    return Rectangle(left, top, width, height)
 
 
 def shared_px(plan: Resampling, rim_px: int = 0) -> tuple[int, int]:
@@ -101,7 +101,7 @@ def _reach(start: int, count: int, factor: float, side: int) -> tuple[int, int]:
     return first, last - first
 
 
-ReadWindow = Callable[[Window], NDArray[Any]]
+ReadWindow = Callable[[Rectangle], NDArray[Any]]
 """From a rectangle inside a picture to its pixels: (height, width, bands), memory of its own."""
 
 
@@ -123,7 +123,7 @@ class PlannedWindows:
     coloured: Callable[[pyvips.Image], pyvips.Image] | None
     name: str
 
-    def __call__(self, window: Window) -> NDArray[Any]:
+    def __call__(self, window: Rectangle) -> NDArray[Any]:
         """Decode what the rectangle needs, and no more."""
         if self.plan.is_identity and self.coloured is None:  # nothing between decoder and caller
             return self.read(window.x, window.y, window.width, window.height)
@@ -151,7 +151,7 @@ def resample(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
     return image.resize(1 / plan.factor_x, vscale=1 / plan.factor_y, kernel="lanczos3")
 
 
-def resampled_window(read: ReadRectangle, level: Level, plan: Resampling, window: Window) -> pyvips.Image:
+def resampled_window(read: ReadRectangle, level: Level, plan: Resampling, window: Rectangle) -> pyvips.Image:
     """A rectangle of `resample`'s result, of which only the part of the level it needs is decoded.
 
     Args:
@@ -175,6 +175,6 @@ def _spanned(output_px: int, factor: float) -> int:
     return max(1, round(output_px * factor / block)) * block
 
 
-def window_pixels(image: pyvips.Image, window: Window) -> NDArray[Any]:
+def window_pixels(image: pyvips.Image, window: Rectangle) -> NDArray[Any]:
     """The pixels of an image of a window's size: (height, width, bands)."""
     return np.asarray(image.numpy()).reshape(window.height, window.width, image.bands)

@@ -40,7 +40,7 @@ from wsidata.slides.tissue.mask import (
     check_sees_colours,
     otsu_saturation,
 )
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 if TYPE_CHECKING:
     from wsidata.slides.lazy_image import LazyImage
@@ -134,7 +134,7 @@ class Slide(SlideFile):
         """
         if set(resolution) <= {"level"}:  # straight from the decoder
             plan = plan_level(self.levels, resolution.get("level") or 0, self.path.name)
-            return self._window(plan, Window(0, 0, plan.width, plan.height))
+            return self._window(plan, Rectangle(0, 0, plan.width, plan.height))
         image = self.image(**resolution)
         with naming_errors(self.path):
             return np.asarray(image.numpy()).reshape(image.height, image.width, image.bands)
@@ -248,9 +248,9 @@ class Slide(SlideFile):
         if width < 1 or height < 1:
             raise ValueError(f"read_region of '{self.path.name}': size {width}x{height} must be at least 1x1 pixel.")
         plan = self._plan(level, mpp, magnification, downsample, None, tolerance)
-        window = Window(*output_pixel(plan, self.levels[plan.level], x_lv0, y_lv0), width, height)
+        window = Rectangle(*output_pixel(plan, self.levels[plan.level], x_lv0, y_lv0), width, height)
         inside = window.inside(plan.width, plan.height)
-        pixels = self._window(plan, inside or Window(0, 0, 1, 1))
+        pixels = self._window(plan, inside or Rectangle(0, 0, 1, 1))
         if inside == window:
             return pixels
         out = np.full((height, width, pixels.shape[2]), self.background, dtype=pixels.dtype)
@@ -285,7 +285,7 @@ class Slide(SlideFile):
         """Thumbnail, levels and spacing, in notebooks."""
         return f"<code>{self!r}</code>" if self._closed else slide_html(self, self.thumbnail(256))
 
-    def _window(self, plan: Resampling, window: Window) -> NDArray[Any]:
+    def _window(self, plan: Resampling, window: Rectangle) -> NDArray[Any]:
         """Pixels of a rectangle inside the output of a plan."""
         region = partial(self._open().pyramid.region, plan.level)
         return PlannedWindows(region, self.levels[plan.level], plan, self._coloured(), str(self.path))(window)

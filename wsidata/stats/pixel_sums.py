@@ -26,7 +26,7 @@ from wsidata.slides.pipeline import lazy_picture
 from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.slides.tissue.mask import tissue_mask
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 MAX_VALUES = {"uchar": 255, "ushort": 65535}
 """Largest value of each number format that can be counted."""
@@ -256,7 +256,7 @@ class StatsJob:
         if read is None or self.mask is not None or image.format != "uchar" or image.bands > MAX_ARRAY_BANDS:
             return self._count(image)
         rows = max(1, STRIP_BYTES // (image.width * image.bands))
-        strips = (Window(0, top, image.width, min(rows, image.height - top)) for top in range(0, image.height, rows))
+        strips = (Rectangle(0, top, image.width, min(rows, image.height - top)) for top in range(0, image.height, rows))
         return reduce(add, (count_array(read(strip)) for strip in strips))
 
     def _count(self, picture: pyvips.Image | NDArray[Any]) -> PixelSums:

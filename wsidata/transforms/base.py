@@ -21,7 +21,7 @@ import pyvips
 import torch
 from numpy.typing import NDArray
 
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 Picture: TypeAlias = Any
 """A `pyvips.Image` (lazy), an (H, W, C) `numpy.ndarray`, or a (C, H, W) `torch.Tensor`.
@@ -73,7 +73,7 @@ class Operation(ABC):
         """Do it to points of a picture of this size. Operations on colours leave points alone."""
         return points
 
-    def source_window(self, window: Window, width_px: int, height_px: int) -> Window | None:
+    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle | None:
         """What of a picture of this size a rectangle of the result is made of; it may reach beyond the picture.
 
         With it, rectangles of a large picture are read without a pipeline (see `slides.pipeline`). None: not known.

@@ -1,4 +1,4 @@
-"""TODOC wsidata/utils/rectangle.py."""
+"""Rectangles of pixels, and what reads them from an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ReadRectangle = Callable[[int, int, int, int], NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Window:
+class Rectangle:
     """A rectangle of pixels.
 
     Attributes:
@@ -28,25 +28,25 @@ class Window:
     width: int
     height: int
 
-    def inside(self, width: int, height: int) -> Window | None:
-        """The part of it that lies inside an image of this size; None where none does."""
-        return self.inside_of(Window(0, 0, width, height))
+    def inside(self, width: int, height: int) -> Rectangle | None:
+        """The part inside an image of this size; None where there is none."""
+        return self.intersection(Rectangle(0, 0, width, height))
 
-    def inside_of(self, other: Window) -> Window | None:
-        """The part of it that lies inside another window; None where none does."""
+    def intersection(self, other: Rectangle) -> Rectangle | None:
+        """The part inside another rectangle; None where there is none."""
         left, right = max(self.x, other.x), min(self.x + self.width, other.x + other.width)
         top, bottom = max(self.y, other.y), min(self.y + self.height, other.y + other.height)
-        return Window(left, top, right - left, bottom - top) if left < right and top < bottom else None
+        return Rectangle(left, top, right - left, bottom - top) if left < right and top < bottom else None
 
-    def grown(self, rim: int) -> Window:
-        """With so many pixels more on each side."""
-        return Window(self.x - rim, self.y - rim, self.width + 2 * rim, self.height + 2 * rim)
+    def grown(self, rim: int) -> Rectangle:
+        """Extended by `rim` pixels on each side."""
+        return Rectangle(self.x - rim, self.y - rim, self.width + 2 * rim, self.height + 2 * rim)
 
-    def moved(self, x: int, y: int) -> Window:
-        """Shifted to the right and down."""
-        return Window(self.x + x, self.y + y, self.width, self.height)
+    def moved(self, x: int, y: int) -> Rectangle:
+        """Shifted by x columns to the right and y rows down."""
+        return Rectangle(self.x + x, self.y + y, self.width, self.height)
 
-    def within(self, other: Window) -> tuple[slice, slice]:
-        """Rows and columns of an array of `other` that this window is."""
+    def within(self, other: Rectangle) -> tuple[slice, slice]:
+        """Its rows and columns in an array of the pixels of `other`."""
         top, left = self.y - other.y, self.x - other.x
         return slice(top, top + self.height), slice(left, left + self.width)

@@ -9,7 +9,7 @@ from wsidata.formats.levels import Level, plan_downsample
 from wsidata.slides.resample import level_zero_place, output_pixel, source_window
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 WIDTH, HEIGHT = 701, 499
 
@@ -90,7 +90,7 @@ def test_the_source_of_a_window_is_inside_the_level_and_covers_the_kernel(side, 
     level = Level(0, side, side, 1.0, 1.0)
     plan = plan_downsample([level], factor)
     start = data.draw(st.integers(0, plan.width - 1))
-    window = Window(start, 0, data.draw(st.integers(1, plan.width - start)), 1)
+    window = Rectangle(start, 0, data.draw(st.integers(1, plan.width - start)), 1)
     source = source_window(plan, level, window)
     assert source.x >= 0
     assert source.width >= 1
@@ -101,8 +101,8 @@ def test_the_source_of_a_window_is_inside_the_level_and_covers_the_kernel(side, 
 
 
 def test_windows_are_cut_to_the_image():
-    assert Window(-5, 3, 20, 10).inside(8, 8) == Window(0, 3, 8, 5)
-    assert Window(8, 0, 4, 4).inside(8, 8) is None
-    assert Window(0, -4, 4, 4).inside(8, 8) is None
-    rows, columns = Window(0, 3, 8, 5).within(Window(-5, 3, 20, 10))
+    assert Rectangle(-5, 3, 20, 10).inside(8, 8) == Rectangle(0, 3, 8, 5)
+    assert Rectangle(8, 0, 4, 4).inside(8, 8) is None
+    assert Rectangle(0, -4, 4, 4).inside(8, 8) is None
+    rows, columns = Rectangle(0, 3, 8, 5).within(Rectangle(-5, 3, 20, 10))
     assert (rows, columns) == (slice(0, 5), slice(5, 13))

@@ -16,7 +16,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.transforms.base import Operation, Transform, TransformError, check_limit, check_probability, require
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 Vector: TypeAlias = tuple[float, float, float]
 
@@ -70,7 +70,7 @@ class DensityMap(Operation):
         back = np.rint(np.clip((largest + 1) * np.exp(-centres) - 1, 0, largest)).astype(np.uint8)
         return steps.maplut(pyvips.Image.new_from_array(back[None])).copy(interpretation="srgb")
 
-    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
         """The same: every pixel stands for itself."""
         return window
 

@@ -26,7 +26,7 @@ from wsidata.transforms.color.stain import (
     step_of,
     tissue_weight,
 )
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 BLOCKS = 16
 """Blocks along each side of a large picture that are looked at."""
@@ -214,7 +214,7 @@ class ReinhardMap(Operation):
         shown = "srgb" if largest == 255 else "rgb16"
         return (mapped * (largest + step) - step).rint().cast(image.format).copy(interpretation=shown)
 
-    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
         """The same: every pixel stands for itself."""
         return window
 

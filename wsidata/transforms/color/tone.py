@@ -22,7 +22,7 @@ from wsidata.transforms.base import (
     check_range,
     require,
 )
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 MAX_SIGMA_PX = 16.0
 
@@ -47,7 +47,7 @@ class ToneCurve(Operation):
         largest = require(image, "ToneCurve", bands=len(self.gamma))
         return image.maplut(table(self.values(largest), largest))
 
-    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
         """The same: every pixel stands for itself."""
         return window
 
@@ -84,7 +84,7 @@ class GaussianBlur(Operation):
         mask = pyvips.Image.new_from_array([kernel.tolist()], scale=total, offset=0)
         return image.convsep(mask, precision="integer")
 
-    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
         """With a rim as wide as half the kernel."""
         return window.grown(math.ceil(3 * self.sigma_px))
 

@@ -22,7 +22,7 @@ from wsidata.transforms.base import (
     check_range,
 )
 from wsidata.transforms.geometry.crop import white_of
-from wsidata.utils.rectangle import Window as Region
+from wsidata.utils.rectangle import Rectangle
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Symmetry(Operation):
             width_px, height_px = height_px, width_px
         return np.stack([width_px - x if self.mirrored else x, y], axis=1)
 
-    def source_window(self, window: Region, width_px: int, height_px: int) -> Region:
+    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
         """Turned back."""
         sides = (width_px, height_px) if self.turns % 2 == 0 else (height_px, width_px)
         x, y, width, height = window.x, window.y, window.width, window.height
@@ -66,7 +66,7 @@ class Symmetry(Operation):
         for _ in range(self.turns):  # clockwise: what was on top comes to the right
             x, y, width, height = sides[1] - y - height, x, height, width
             sides = sides[::-1]
-        return Region(x, y, width, height)
+        return Rectangle(x, y, width, height)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from wsidata.transforms.base import (
     check_probability,
     check_range,
 )
-from wsidata.utils.rectangle import Window as Region
+from wsidata.utils.rectangle import Rectangle
 
 Position = Literal["centre", "random"]
 
@@ -121,7 +121,7 @@ class Window(Operation):
         """Shift."""
         return points - [self.left, self.top]
 
-    def source_window(self, window: Region, width_px: int, height_px: int) -> Region:
+    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
         """The same, shifted."""
         return window.moved(self.left, self.top)
 

@@ -10,7 +10,7 @@ import pyvips
 
 from wsidata.transforms.base import Operation, Transform, TransformError, check_probability
 from wsidata.transforms.geometry.crop import white_of
-from wsidata.utils.rectangle import Window
+from wsidata.utils.rectangle import Rectangle
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Holes(Operation):
         """Fill, or not."""
         return mask if self.mask_fill is None else self._fill(mask, self.mask_fill)
 
-    def source_window(self, window: Window, width_px: int, height_px: int) -> Window:
+    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
         """The same: every pixel stands for itself."""
         return window
 
