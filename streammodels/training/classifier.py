@@ -237,7 +237,7 @@ class StreamingClassifier(LabelledSteps):
         if self._range_checked or not isinstance(image, Tensor) or not image.is_floating_point():
             return
         self._range_checked = True
-        low, high = (float(value) for value in torch.aminmax(image))
+        low, high = (float(value) for value in torch.aminmax(image.detach()))
         if low < -0.5 or high > 1.5:
             raise ValueError(
                 f"float images have to be in 0..1, found {low:.3g}..{high:.3g}. If they are 0..255, divide by 255 or "

@@ -121,6 +121,7 @@ def test_colour_profiles_reach_samples_and_statistics(tmp_path, lazy):
     np.testing.assert_allclose(dm.stats.mean, (expected.double() / 255).mean((1, 2)), rtol=0, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:val has no image of class")  # four images, two classes
 def test_copies_are_found_by_the_look_of_their_channels(panels):
     folder = panels[0]
     ramp = np.stack([np.outer(np.arange(80), np.arange(96))] * 4).astype(np.uint16)

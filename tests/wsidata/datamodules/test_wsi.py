@@ -125,6 +125,7 @@ def test_checkpoint_holds_the_split_and_plain_hyperparameters(camelyon, tmp_path
     assert loaded.split_digest == dm.split_digest
 
 
+@pytest.mark.filterwarnings("ignore:test has no image of class")  # the normal slides are the test split
 def test_other_split_is_neither_resumed_nor_tested(camelyon, tmp_path):
     run = trainer(tmp_path, max_epochs=1)
     run.fit(Mean(), datamodule=module(camelyon))
