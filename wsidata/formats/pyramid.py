@@ -108,20 +108,12 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
     if foreign is not None:
         return open_foreign(path, request, foreign)
     if head[:4] in TIFF_SIGNATURES:
+        from wsidata.formats.tiff.reader import TiffPyramid
+
         try:
-            return _open_tiff(path, request)
+            return TiffPyramid(path, request)
         except ForeignFormatError as refusal:
             return open_foreign(path, request, refusal)
     from wsidata.formats.image import PlainImagePyramid
 
     return PlainImagePyramid(path, request)
-
-
-def _open_tiff(path: Path, request: PixelRequest) -> Pyramid:
-    from wsidata.formats.tiff.reader import TiffSamples, is_picture
-
-    if request.channels is not None or (request.scale_to_8bit is not None and not is_picture(path)):
-        return TiffSamples(path, request)
-    from wsidata.formats.tiff.reader import TiffPyramid
-
-    return TiffPyramid(path)

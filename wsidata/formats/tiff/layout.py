@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 
 import tifffile
 
+from wsidata.formats.channels import RGB_NAMES
 from wsidata.formats.levels import Level
 from wsidata.formats.metadata import SlideMetadata
+from wsidata.formats.tiff.photometric import RGB, YCBCR
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,13 @@ class TiffLayout:
     associated: Mapping[str, tifffile.TiffPage] = field(default_factory=dict)
 
     @property
-    def channel_count(self) -> int:
-        """Planes of a level: its directories times the samples of each."""
-        return len(self.pages[0]) * int(self.pages[0][0].samplesperpixel)
+    def all_channel_names(self) -> tuple[str, ...]:
+        """Name of each channel; its number where the file has none."""
+        page = self.pages[0][0]
+        if len(self.pages[0]) == 1 and page.photometric in (RGB, YCBCR) and page.samplesperpixel == 3:
+            return RGB_NAMES
+        count = len(self.pages[0]) * int(page.samplesperpixel)
+        return self.channel_names if len(self.channel_names) == count else tuple(str(one) for one in range(count))
 
 
 def is_like(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:

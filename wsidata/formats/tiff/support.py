@@ -10,6 +10,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
+from wsidata.formats.channels import PLAIN_TYPES
 from wsidata.formats.codecs.color import to_rgb
 from wsidata.formats.tiff.layout import TiffLayout
 from wsidata.formats.tiff.photometric import (
@@ -29,32 +30,54 @@ ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 OLD_JPEG_COMPRESSION = 6
 
 
-def picture_pages(layout: TiffLayout, path: Path) -> list[tifffile.TiffPage]:
-    """The directories of a slide that is one 8-bit picture, a level each.
+def check_picture(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
+    """Check that a slide can be read as RGB.
 
     Args:
         layout: What the file holds.
         path: The file, for errors.
+        is_scaled: Whether samples are scaled to 8 bits; else they have to be of 8 bits.
 
     Raises:
-        UnsupportedImageError: if it holds something else, naming what, and how to ask for it.
+        UnsupportedImageError: if it holds something else, naming what, and how to request it.
     """
     if len(layout.pages[0]) != 1:
         page = layout.pages[0][0]
-        names = layout.channel_names or tuple(str(number) for number in range(layout.channel_count))
-        listing = ", ".join(f"{number}: '{name}'" for number, name in enumerate(names))
+        listing = ", ".join(f"{number}: '{name}'" for number, name in enumerate(layout.all_channel_names))
         raise UnsupportedImageError(
             f"'{path}' holds a stack of {len(layout.pages[0])} planes of {page.dtype} ({listing}), not one RGB "
-            f"picture. Choose channels by number or name, such as channels=[0]{_scaling_hint(page)}."
+            f"image. Choose channels by number or name, such as channels=[0]{_scaling_hint(page)}."
         )
-    pages = [page for (page,) in layout.pages]
-    for page in pages:
-        check_picture(page, path)
-    return pages
+    for (page,) in layout.pages:
+        (check_colors if is_scaled else check_eight_bit)(page, path)
 
 
-def check_picture(page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse what could only be shown as 8-bit RGB by guessing.
+def check_channels(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
+    """Check that the channels of a slide can be read.
+
+    Args:
+        layout: What the file holds.
+        path: The file, for errors.
+        is_scaled: Whether samples are scaled to 8 bits; else they have to be of a type in `PLAIN_TYPES`.
+
+    Raises:
+        UnsupportedImageError: naming what cannot be read.
+    """
+    for page in (page for pages in layout.pages for page in pages):
+        check_codec(page, path)
+        check_upright(page, path)
+        if page.photometric in (MINISWHITE, PALETTE):
+            raise UnsupportedImageError(f"'{path}' holds white-is-zero gray or palette colors, which are no channels.")
+    dtype = layout.pages[0][0].dtype
+    if not is_scaled and str(dtype) not in PLAIN_TYPES:
+        raise UnsupportedImageError(
+            f"'{path}' holds {dtype} samples, which can be read as 8 bits only. Say which stored values are black and "
+            "white: scale_to_8bit=(low, high)."
+        )
+
+
+def check_eight_bit(page: tifffile.TiffPage, path: Path) -> None:
+    """Check that a directory can be shown as 8-bit RGB without guessing.
 
     Args:
         page: A directory of the slide.
@@ -69,7 +92,7 @@ def check_picture(page: tifffile.TiffPage, path: Path) -> None:
             "ones from 0 to 255. There is no one right way to show them in 8 bits: say which stored values are "
             f"black and white{_scaling_hint(page)}."
         )
-    check_colours(page, path)
+    check_colors(page, path)
 
 
 def is_eight_bit(page: tifffile.TiffPage) -> bool:
@@ -79,7 +102,7 @@ def is_eight_bit(page: tifffile.TiffPage) -> bool:
     return fits and page.sampleformat in (1, None)
 
 
-def check_colours(page: tifffile.TiffPage, path: Path) -> None:
+def check_colors(page: tifffile.TiffPage, path: Path) -> None:
     """Refuse colours that are no grey, RGB or CMYK, whatever the depth of the samples.
 
     Args:

@@ -109,7 +109,7 @@ def test_other_samples_need_a_scale_or_are_plain(tmp_path, dtype, low_high):
         with Slide(tmp_path / "a.tif", channels=0) as slide:
             np.testing.assert_array_equal(slide.numpy()[..., 0], values)
     else:
-        with pytest.raises(UnsupportedImageError, match=f"{dtype} samples, which are handed out as 8 bits only"):
+        with pytest.raises(UnsupportedImageError, match=f"{dtype} samples, which can be read as 8 bits only"):
             Slide(tmp_path / "a.tif", channels=0)
     with Slide(tmp_path / "a.tif", scale_to_8bit=low_high) as slide:
         low, high = low_high
