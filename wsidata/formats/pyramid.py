@@ -65,7 +65,7 @@ class Pyramid(Protocol):
 
         Args:
             level: The level.
-            shared_px: Columns and rows that neighbouring rectangles will share: see `Segments.kept_between`.
+            shared_px: Columns and rows that neighbouring rectangles will share: see `TiffTiles.kept_between`.
         """
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 
 from wsidata.errors import UnreadableImageError
-from wsidata.formats.tiff.tiles import Segments
+from wsidata.formats.tiff.tiles import TiffTiles
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels
 
@@ -29,7 +29,7 @@ def test_they_are_those_of_the_file(svs):
 
 def test_nothing_is_decoded_by_listing(svs, monkeypatch):
     with Slide(svs) as slide:
-        monkeypatch.setattr(Segments, "read", lambda *args: pytest.fail("decoded"))
+        monkeypatch.setattr(TiffTiles, "read", lambda *args: pytest.fail("decoded"))
         images = slide.associated_images
         assert "label" in images
         assert "nothing" not in images

@@ -188,7 +188,7 @@ TILES = 8 * 6
 def test_a_pass_decodes_every_tile_once(slide, resolution, transform, axis, step, order, decoded, monkeypatch):
     monkeypatch.setattr("wsidata.slides.lazy_image.BLOCK_PX", 16)
     monkeypatch.setattr("wsidata.slides.lazy_image.KEPT_BLOCK_BYTES", 0)
-    monkeypatch.setattr("wsidata.formats.tiff.tiles.KEPT_SEGMENT_BYTES", 0)
+    monkeypatch.setattr("wsidata.formats.tiff.tiles.KEPT_TILE_BYTES", 0)
     monkeypatch.setattr("wsidata.slides.pipeline.RIM_PX", 2)
     image = slide.lazy(transform=transform, **resolution)
     length = image.shape[1] if axis == "rows" else image.shape[2]

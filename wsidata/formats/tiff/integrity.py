@@ -22,7 +22,7 @@ TILE_SIZE_TAGS, TILE_PLACE_TAGS, STRIP_OFFSETS_TAG = {322, 323}, {324, 325}, 273
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _FieldSizes:
     """Sizes that differ between TIFF and BigTIFF."""
 
     order: str
@@ -35,7 +35,7 @@ class _Layout:
         return struct.calcsize(self.order + self.offset)
 
 
-def check_structure(path: Path) -> None:
+def check_integrity(path: Path) -> None:
     """Refuse a TIFF with a directory, a tag value or a pointer outside the file.
 
     Args:
@@ -56,7 +56,7 @@ class _Walk:
         head = self._read(0, min(16, file_bytes), "its header")
         order = "<" if head[:2] == b"II" else ">"
         is_big = head[2:4] in (b"+\0", b"\0+")
-        self.layout = _Layout(order, "Q", "Q", 20) if is_big else _Layout(order, "H", "I", 12)
+        self.layout = _FieldSizes(order, "Q", "Q", 20) if is_big else _FieldSizes(order, "H", "I", 12)
         start = 8 if is_big else 4
         self.first = self._unpack(self.layout.offset, head[start : start + self.layout.inline_bytes], "its header")[0]
         self.seen: set[int] = set()

@@ -24,7 +24,7 @@ from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START
 from wsidata.formats.tiff.photometric import MINISBLACK, RGB, YCBCR
 from wsidata.formats.tiff.tile_index import JPEG_COMPRESSION
-from wsidata.formats.tiff.tiles import Segments
+from wsidata.formats.tiff.tiles import TiffTiles
 
 START_OF_SCAN = b"\xff\xda"
 ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
@@ -44,7 +44,7 @@ class JpegTiles:
         segments: The directory, one for which `suits` is true; kept as the attribute `segments`.
     """
 
-    def __init__(self, segments: Segments) -> None:
+    def __init__(self, segments: TiffTiles) -> None:
         self.segments = segments
         tables = segments.page.jpegtables or b""
         self._tables = tables[len(JPEG_START) : tables.rfind(JPEG_END)] if tables else b""
@@ -52,7 +52,7 @@ class JpegTiles:
         self._prefixes: dict[bytes, tuple[bytes, tuple[int, int]]] = {}
 
     @staticmethod
-    def suits(segments: Segments) -> bool:
+    def suits(segments: TiffTiles) -> bool:
         """Whether the directory holds JPEG of a kind that is decoded here: 8 bits, grey, RGB or YCbCr, one plane."""
         page = segments.page
         kinds = {(MINISBLACK, 1), (RGB, 3), (YCBCR, 3)}

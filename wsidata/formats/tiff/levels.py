@@ -18,7 +18,7 @@ import tifffile
 
 from wsidata.errors import ForeignFormatError, SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.levels import Level
-from wsidata.formats.tiff.integrity import check_structure
+from wsidata.formats.tiff.integrity import check_integrity
 from wsidata.formats.tiff.layout import TiffLayout, is_like, measured, unlike_px
 from wsidata.formats.tiff.metadata import ome_channel_names, philips_spacings, read_facts
 from wsidata.formats.tiff.vendors.bif import bif_layout, is_bif
@@ -54,7 +54,7 @@ def opening(path: Path) -> Iterator[tifffile.TiffFile]:
     Raises:
         UnreadableImageError: if the file is damaged, also in place of whatever a foreign parser raises on it.
     """
-    check_structure(path)
+    check_integrity(path)
     try:
         tiff = tifffile.TiffFile(path)
     except Exception as error:  # a foreign parser on a damaged file may raise anything

@@ -15,7 +15,7 @@ FEW_BITS = (1, 2, 4)
 """Bits a sample, below 8, of grey and of palettes."""
 
 
-def natural_colours(page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
+def apply_photometric(page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
     """Bring what tifffile decodes to one meaning.
 
     Args:

@@ -40,7 +40,7 @@ from wsidata.formats.tiff.support import (
     is_eight_bit,
     shown,
 )
-from wsidata.formats.tiff.tiles import KeptSegments, Segments
+from wsidata.formats.tiff.tiles import KeptTiles, TiffTiles
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, is_cut_up, source_tile, thread_count
 from wsidata.utils.rectangle import ReadRectangle
 
@@ -48,9 +48,9 @@ from wsidata.utils.rectangle import ReadRectangle
 class _Directory(NamedTuple):
     """The tiles of one directory of a level, their JPEG decoder (None: tifffile), and those that are kept."""
 
-    tiles: Segments
+    tiles: TiffTiles
     jpeg: JpegTiles | None
-    kept: KeptSegments | None = None
+    kept: KeptTiles | None = None
 
 
 class TiffPyramid:
@@ -87,7 +87,7 @@ class TiffPyramid:
             check_picture(layout, self._path, is_scaled=request.scale_to_8bit is not None)
         self._request = request
         self._tiles = [
-            [Segments(page, self._path, level.width, level.height) for page in pages]
+            [TiffTiles(page, self._path, level.width, level.height) for page in pages]
             for pages, level in zip(layout.pages, self.levels, strict=True)
         ]
         file_bytes = self._path.stat().st_size
@@ -140,7 +140,7 @@ class TiffPyramid:
         """Those of each level, read from the open file."""
         return [[self._directory(tiles) for tiles in level] for level in self._tiles]
 
-    def _directory(self, tiles: Segments, shared_px: tuple[int, int] | None = None) -> _Directory:
+    def _directory(self, tiles: TiffTiles, shared_px: tuple[int, int] | None = None) -> _Directory:
         jpeg = JpegTiles(tiles) if self.reader == "libjpeg-turbo" else None
         return _Directory(tiles, jpeg, None if shared_px is None else tiles.kept_between(shared_px))
 
@@ -162,7 +162,7 @@ class TiffPyramid:
     ) -> NDArray[Any]:
         """A rectangle as it is stored: all samples of an image, or the requested channels."""
 
-        def read(tiles: Segments, jpeg: JpegTiles | None, kept: KeptSegments | None) -> NDArray[Any]:
+        def read(tiles: TiffTiles, jpeg: JpegTiles | None, kept: KeptTiles | None) -> NDArray[Any]:
             decode = None if jpeg is None else jpeg.decode
             return tiles.read(*rectangle, decode=decode, threads=threads, kept=kept, blank=self._blank(tiles))
 
@@ -183,7 +183,7 @@ class TiffPyramid:
             image = scaled_to_8bit(image, scale).copy(interpretation=meaning)
         return to_rgb(image, self._path.name) if is_picture else channels_image(image)
 
-    def _blank(self, tiles: Segments) -> float | None:
+    def _blank(self, tiles: TiffTiles) -> float | None:
         """Value of tiles never written: no light in channels, white (no ink) in an image."""
         if self._request.channels is not None:
             return 0
@@ -209,7 +209,7 @@ def _read_page(page: tifffile.TiffPage, path: Path) -> pyvips.Image:
     check_eight_bit(page, path)
     if page.imagewidth * page.imagelength == 0:
         raise UnsupportedImageError(f"TIFF directory {page.index} of '{path}' is empty.")
-    tiles = Segments(page, path, page.imagewidth, page.imagelength)
+    tiles = TiffTiles(page, path, page.imagewidth, page.imagelength)
     tiles.check_extent(path.stat().st_size)
     pixels = tiles.read(0, 0, page.imagewidth, page.imagelength)
     try:

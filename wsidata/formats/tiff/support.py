@@ -161,7 +161,7 @@ def check_codec(page: tifffile.TiffPage, path: Path) -> None:
 
 
 def shown(page: tifffile.TiffPage, pixels: NDArray[np.uint8], name: str) -> pyvips.Image:
-    """8-bit samples of a directory, as `Segments.read` returns them, as an RGB picture on white.
+    """8-bit samples of a directory, as `TiffTiles.read` returns them, as an RGB picture on white.
 
     Args:
         page: The directory.
@@ -191,7 +191,7 @@ def check_upright(page: tifffile.TiffPage, path: Path) -> None:
 
 
 def interpretation_of(page: tifffile.TiffPage) -> str:
-    """Libvips' name for what the samples of a directory mean, as `Segments.read` returns them."""
+    """Libvips' name for what the samples of a directory mean, as `TiffTiles.read` returns them."""
     return {SEPARATED: "cmyk", MINISWHITE: "b-w", MINISBLACK: "b-w"}.get(page.photometric, "srgb")
 
 

@@ -31,7 +31,7 @@ JPEG_TRAILER_BYTES = 16  # what a writer may leave behind the end marker; zeros 
 
 
 @dataclass(frozen=True)
-class Grid:
+class TileGrid:
     """How a directory is cut up. Strips are tiles as wide as the image."""
 
     columns: int
@@ -41,7 +41,7 @@ class Grid:
     planes: int
 
 
-class SegmentIndex:
+class TileIndex:
     """Places of the tiles or strips of one TIFF directory, and their stored bytes.
 
     Args:
@@ -112,7 +112,7 @@ class SegmentIndex:
         """Look whether JPEG segments begin and end as such: two short reads each, once.
 
         Args:
-            indices: Segments to look at; None for all.
+            indices: TiffTiles to look at; None for all.
 
         Raises:
             UnreadableImageError: naming the first segment that is no whole JPEG stream.
@@ -201,10 +201,10 @@ class SegmentIndex:
         return data
 
 
-def _grid(page: tifffile.TiffPage) -> Grid:
+def _grid(page: tifffile.TiffPage) -> TileGrid:
     """Cut of a directory, from its own tags: tifffile shortens padded Philips levels in place."""
     width, height = (int(page.tags[name].value) for name in ("ImageWidth", "ImageLength"))
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
     segment_width = page.tilewidth if page.is_tiled else width
     segment_height = page.tilelength if page.is_tiled else min(page.rowsperstrip or height, height)
-    return Grid(-(-width // segment_width), -(-height // segment_height), segment_width, segment_height, planes)
+    return TileGrid(-(-width // segment_width), -(-height // segment_height), segment_width, segment_height, planes)

@@ -1,7 +1,7 @@
 """Pictures made of the tiles or strips of one TIFF directory, at the speed of the codec.
 
 Each segment of a rectangle is decoded once, on as many threads as wanted. Where segments lie, and whether they are
-whole, is in `segment_index`.
+whole, is in `tile_index`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.formats.tiff.photometric import FEW_BITS, PALETTE, SEPARATED, natural_colours
-from wsidata.formats.tiff.tile_index import SegmentIndex
+from wsidata.formats.tiff.photometric import FEW_BITS, PALETTE, SEPARATED, apply_photometric
+from wsidata.formats.tiff.tile_index import TileIndex
 from wsidata.formats.vips import naming_errors
 from wsidata.utils.cache import BlockCache
 
-MIN_SEGMENTS_FOR_THREADS = 32
+MIN_TILES_FOR_THREADS = 32
 FAX_COMPRESSIONS = (2, 3, 4)
 
-KEPT_SEGMENT_BYTES = 64 * 1024**2
+KEPT_TILE_BYTES = 64 * 1024**2
 """Decoded segments that are kept at least, where they are kept at all."""
 
 
 @dataclass(frozen=True)
-class KeptSegments:
+class KeptTiles:
     """Decoded segments that are kept for neighbouring rectangles.
 
     Attributes:
@@ -45,7 +45,7 @@ class KeptSegments:
     cache: BlockCache
 
 
-class Segments(SegmentIndex):
+class TiffTiles(TileIndex):
     """Tiles or strips of one TIFF directory, and the pixels in them.
 
     Args:
@@ -55,7 +55,7 @@ class Segments(SegmentIndex):
         height_px: Rows of the level.
     """
 
-    def detached(self) -> Segments:
+    def detached(self) -> TiffTiles:
         """The same segments on a file handle of their own: it outlives the slide, and is closed with its last user."""
         # Read from the file when first asked for:
         _ = self.page.jpegheader, self.is_mislabelled_jpeg, self.page.is_jfif
@@ -66,7 +66,7 @@ class Segments(SegmentIndex):
         weakref.finalize(twin, os.close, twin._descriptor)
         return twin
 
-    def kept_between(self, shared_px: tuple[int, int]) -> KeptSegments:
+    def kept_between(self, shared_px: tuple[int, int]) -> KeptTiles:
         """Room for the segments that neighbouring rectangles, of full width or of full height, both need.
 
         Args:
@@ -76,7 +76,7 @@ class Segments(SegmentIndex):
         # first.
         beside = (math.ceil(shared_px[0] / self.grid.width_px) + 3) * self.grid.rows
         below = (math.ceil(shared_px[1] / self.grid.height_px) + 3) * self.grid.columns
-        return KeptSegments(shared_px, BlockCache(KEPT_SEGMENT_BYTES, max(beside, below) * self.grid.planes))
+        return KeptTiles(shared_px, BlockCache(KEPT_TILE_BYTES, max(beside, below) * self.grid.planes))
 
     def samples(self) -> list[int]:
         """A few segments to try a decoder on: the fullest, which shows most, then three spread over the level."""
@@ -104,7 +104,7 @@ class Segments(SegmentIndex):
         *,
         decode: Callable[[int], NDArray[Any]] | None = None,
         threads: int = 1,
-        kept: KeptSegments | None = None,
+        kept: KeptTiles | None = None,
         blank: float | None = None,
     ) -> NDArray[Any]:
         """Decode a rectangle, each segment once; segments never written are `blank`. Safe to call from several threads.
@@ -115,7 +115,7 @@ class Segments(SegmentIndex):
             width_px: Columns.
             height_px: Rows.
             decode: Gives the pixels of a segment by its index; None is `decode`, by tifffile.
-            threads: Segments that are decoded at a time, where there are at least `MIN_SEGMENTS_FOR_THREADS`.
+            threads: TiffTiles that are decoded at a time, where there are at least `MIN_TILES_FOR_THREADS`.
             kept: Where decoded segments stay that the rectangle beside this one needs too. None keeps none.
             blank: Value of segments never written. None: white paper, or no ink.
 
@@ -147,7 +147,7 @@ class Segments(SegmentIndex):
             target[...] = pixels[y_from - top : y_to - top, x_from - left : x_to - left]
 
         indices = self.indices_in(x_px, y_px, width_px, height_px).tolist()
-        if threads > 1 and len(indices) >= MIN_SEGMENTS_FOR_THREADS:
+        if threads > 1 and len(indices) >= MIN_TILES_FOR_THREADS:
             with ThreadPoolExecutor(threads) as pool:
                 for _ in pool.map(place, indices):
                     pass
@@ -174,7 +174,7 @@ class Segments(SegmentIndex):
             decoded, _, _ = self.page.decode(
                 data, index, jpegtables=self.page.jpegtables, jpegheader=self.page.jpegheader
             )
-            pixels = natural_colours(self.page, data, decoded[0])
+            pixels = apply_photometric(self.page, data, decoded[0])
         except Exception as error:  # codecs raise exceptions of their own, without a common base
             raise self.undecodable(index, error) from error
         self.check_size(index, (pixels.shape[0], pixels.shape[1]))

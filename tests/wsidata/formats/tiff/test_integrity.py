@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsidata.errors import SlideError, UnreadableImageError
-from wsidata.formats.tiff.integrity import check_structure
+from wsidata.formats.tiff.integrity import check_integrity
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels
 
@@ -73,32 +73,32 @@ def write(path, *parts):
 def test_pointers_out_of_the_file_are_found(tmp_path):
     beyond = write(tmp_path / "a.tif", directory([(273, 4, 9, struct.pack("<I", 5000))]))
     with pytest.raises(UnreadableImageError, match="the value of tag 273 ends at byte 5036"):
-        check_structure(beyond)
+        check_integrity(beyond)
     following = write(tmp_path / "b.tif", directory([], following=999))
     with pytest.raises(UnreadableImageError, match="the directory at byte 999 is not all there"):
-        check_structure(following)
+        check_integrity(following)
     subifd = write(tmp_path / "c.tif", directory([(330, 13, 1, struct.pack("<I", 777))]))
     with pytest.raises(UnreadableImageError, match="the directory at byte 777 is not all there"):
-        check_structure(subifd)
+        check_integrity(subifd)
     nothing = tmp_path / "d.tif"
     nothing.write_bytes(b"II*\0\0\0\0\0")
     with pytest.raises(UnreadableImageError, match="no directory"):
-        check_structure(nothing)
+        check_integrity(nothing)
 
 
 @pytest.mark.parametrize("missing", [322, 323, 324])
 def test_tiles_without_all_of_their_tags_are_found(tmp_path, missing):
     """Readers would take the directory for strips, and a level of an SVS for its thumbnail."""
     tags = [(tag, 4, 1, struct.pack("<I", 16)) for tag in (322, 323, 324, 325)]
-    check_structure(write(tmp_path / "a.tif", directory(tags)))
+    check_integrity(write(tmp_path / "a.tif", directory(tags)))
     if missing == 324:
         tags.pop()
     with pytest.raises(UnreadableImageError, match="directory at byte 8 has some of the tags that make tiles"):
-        check_structure(write(tmp_path / "b.tif", directory([tag for tag in tags if tag[0] != missing])))
+        check_integrity(write(tmp_path / "b.tif", directory([tag for tag in tags if tag[0] != missing])))
 
 
 def test_directories_in_a_circle_end(tmp_path):
-    check_structure(write(tmp_path / "a.tif", directory([], following=8)))
+    check_integrity(write(tmp_path / "a.tif", directory([], following=8)))
 
 
 def test_both_byte_orders_and_bigtiff_pass(tmp_path):
@@ -108,4 +108,4 @@ def test_both_byte_orders_and_bigtiff_pass(tmp_path):
         for big in (False, True):
             path = tmp_path / f"a{big}.tif"
             tifffile.imwrite(path, picture(), byteorder=order, bigtiff=big, photometric="rgb")
-            check_structure(path)
+            check_integrity(path)

@@ -14,7 +14,7 @@ import tifffile
 
 from wsidata.errors import UnsupportedImageError
 from wsidata.formats.tiff.jpeg_tiles import JpegTiles
-from wsidata.formats.tiff.tiles import Segments
+from wsidata.formats.tiff.tiles import TiffTiles
 from wsidata.slides.slide import Slide
 
 RGB = np.random.default_rng(3).integers(0, 255, (96, 128, 3), dtype=np.uint8)
@@ -168,7 +168,7 @@ def test_a_large_level_is_decoded_tile_by_tile_even_after_the_slide_is_closed(pa
     expected = tifffile.imread(path)
     monkeypatch.setattr("wsidata.formats.tiff.reader.DECODED_AT_ONCE_BYTES", 1000)
     decoded = []
-    monkeypatch.setattr(Segments, "decode", _counting(Segments.decode, decoded))
+    monkeypatch.setattr(TiffTiles, "decode", _counting(TiffTiles.decode, decoded))
     monkeypatch.setattr(JpegTiles, "decode", _counting(JpegTiles.decode, decoded))
     with Slide(path) as slide:
         assert slide.reader == ("libjpeg-turbo" if layout["compression"] == "jpeg" else "tifffile")
@@ -223,13 +223,13 @@ def test_private_tags_do_no_harm(path):
 def test_strips_wider_than_libvips_reads_are_read_lazily_and_decoded_once(path, options, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (150, 8300, 3), dtype=np.uint8)
     tifffile.imwrite(path, pixels, photometric="rgb", metadata=None, **options)
-    decoded, decode = [], Segments.decode
+    decoded, decode = [], TiffTiles.decode
 
-    def counted(segments, index):
+    def counted(tiles, index):
         decoded.append(index)
-        return decode(segments, index)
+        return decode(tiles, index)
 
-    monkeypatch.setattr(Segments, "decode", counted)
+    monkeypatch.setattr(TiffTiles, "decode", counted)
     with Slide(path) as slide:
         image = slide.image(level=0, keep_tiles=True)
         np.testing.assert_array_equal(image.numpy(), pixels)

@@ -6,7 +6,7 @@ import tifffile
 from places import SLIDES
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.tiff.tiles import Segments
+from wsidata.formats.tiff.tiles import TiffTiles
 from wsidata.slides.slide import Slide
 
 STACK = np.random.default_rng(11).integers(0, 60_000, (4, 150, 201), dtype=np.uint16)
@@ -168,8 +168,8 @@ def test_tiles_of_channels_are_decoded_when_they_are_used(tmp_path, options, mon
         lazy, shrunk = slide.image(level=0, keep_tiles=True), slide.image(downsample=1.5, keep_tiles=True)
         assert lazy.interpretation == slide.image(level=0).interpretation
         decoded = []
-        decode = Segments.decode
-        monkeypatch.setattr(Segments, "decode", lambda self, index: decoded.append(index) or decode(self, index))
+        decode = TiffTiles.decode
+        monkeypatch.setattr(TiffTiles, "decode", lambda self, index: decoded.append(index) or decode(self, index))
     corner = lazy.crop(0, 0, 9, 9).numpy().reshape(9, 9, -1)
     assert len(decoded) == len(options["channels"])
     np.testing.assert_array_equal(corner, whole[:9, :9])
