@@ -15,7 +15,7 @@ from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import RGB_NAMES, PixelRequest
 from wsidata.formats.codecs.color import eight_bit_name, scaled_to_8bit, to_rgb
 from wsidata.formats.codecs.icc import ICC_FIELD
-from wsidata.formats.codecs.jpeg import JPEG_START, JpegHeader, decode_jpeg, open_jpeg, suits, upright, upright_size
+from wsidata.formats.codecs.jpeg import JPEG_START, JpegHeader, decode_jpeg, jpeg_header, suits, upright, upright_size
 from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders, SlideMetadata
 from wsidata.formats.vips import naming_errors
@@ -139,7 +139,7 @@ class PlainImagePyramid:
 
 def _plain_jpeg(path: Path) -> JpegHeader | None:
     """The header of a JPEG that libjpeg-turbo decodes in memory; None for ink and for enormous ones."""
-    header = open_jpeg(path)
+    header = jpeg_header(path)
     if header.bits != 8:
         raise UnsupportedImageError(f"'{path}' is a JPEG of {header.bits} bits a sample. Save it with 8, or as PNG.")
     in_memory = header.height_px * header.width_px * 3 <= MAX_IN_MEMORY_BYTES

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import RGB_NAMES, PixelRequest
+from wsidata.formats.codecs.jpeg import JPEG_START
 from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders, SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.vips import TileSource, source_tile
@@ -43,7 +44,6 @@ UNSUPPORTED = re.compile("unsupported (?!or missing)|not supported|unrecogni[sz]
 TILE_PX = 512
 SEARCHED_BYTES = 16 * 1024**2
 """How much of a DICOM file is looked through for its first frame, which lies right after the metadata."""
-JPEG_START = b"\xff\xd8\xff"
 
 
 def foreign_format(path: Path, head: bytes) -> ForeignFormatError | None:
@@ -229,7 +229,7 @@ def _refuse_mislabelled_dicom(path: Path, properties: dict[str, str]) -> None:
         return
     with path.open("rb") as file:
         data = file.read(SEARCHED_BYTES)
-    at = data.find(JPEG_START)
+    at = data.find(JPEG_START + b"\xff")
     if at >= 0 and data[at + 6 : at + 10] == b"JFIF":
         raise UnsupportedImageError(
             f"'{path}' says its frames are RGB, but they are YCbCr JPEG (JFIF): OpenSlide would show false colours. "

@@ -27,7 +27,6 @@ from wsidata.formats.codecs.jpeg import (
     MAX_DECODED_BYTES,
     decode_jpeg,
     jpeg_header,
-    open_jpeg,
     shrink_for,
     suits,
     upright,
@@ -67,7 +66,7 @@ def photo_size(path: str | Path) -> tuple[int, int]:
     with path.open("rb") as file:
         head = file.read(HEADER_BYTES)
     if head.startswith(JPEG_START):
-        header = open_jpeg(path)
+        header = jpeg_header(path)
         return upright_size(header.height_px, header.width_px, header.orientation)
     if head.startswith(BMP_START):
         return bmp_size(head, path)
@@ -116,7 +115,7 @@ def decode_photo(
     """
     if short_side_px is not None and short_side_px < 1:
         raise ValueError(f"short_side_px={short_side_px} must be at least 1 pixel, or None for the size as it is.")
-    if data.startswith(JPEG_START) and suits(header := jpeg_header(data, path)):
+    if data.startswith(JPEG_START) and suits(header := jpeg_header(path, data)):
         stored_px, profile, orientation = (header.height_px, header.width_px), header.icc_profile, header.orientation
         shrink = 1 if short_side_px is None else shrink_for(header, short_side_px * SHRINK_MARGIN)
         wanted_px = _wanted(path, stored_px, short_side_px)

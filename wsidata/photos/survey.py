@@ -13,16 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsidata.formats.codecs.jpeg import MAX_DECODED_BYTES
+from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START, MAX_DECODED_BYTES, scan_start
 from wsidata.photos.read import photo_size, read_photo
 from wsidata.photos.resize import size_with_short_side
 
 THREADS = 4
 """Photos opened, or counted, at once."""
 
-_JPEG, _PNG, _RIFF, _GIF = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8"
-_JPEG_END, _PNG_END, _GIF_END = b"\xff\xd9", b"IEND\xaeB`\x82", b"\0;"
-_FILL, _START_OF_SCAN = 0xFF, 0xDA
+_PNG, _RIFF, _GIF = b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8"
+_PNG_END, _GIF_END = b"IEND\xaeB`\x82", b"\0;"
 
 
 @dataclass
@@ -89,8 +88,8 @@ def is_cut_off(path: Path) -> bool:
     Bytes after the end are allowed: phones put films and depth maps there.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data[:2] == _JPEG:
-            return data.rfind(_JPEG_END, _jpeg_scan(data)) < 0
+        if data[:2] == JPEG_START:
+            return data.rfind(JPEG_END, scan_start(data)) < 0
         if data[:8] == _PNG:
             return data.rfind(_PNG_END) < 0
         if data[:4] == _RIFF:
@@ -98,12 +97,3 @@ def is_cut_off(path: Path) -> bool:
         if data[:4] == _GIF:
             return data.rfind(_GIF_END, len(data) - 64) < 0
     return False
-
-
-def _jpeg_scan(data: mmap.mmap) -> int:
-    """Where the first scan begins: an end mark before it would be that of an embedded thumbnail."""
-    place = 2
-    while place + 4 <= len(data) and data[place] == _FILL and data[place + 1] != _START_OF_SCAN:
-        fill = data[place + 1] == _FILL
-        place += 1 if fill else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return min(place, len(data))

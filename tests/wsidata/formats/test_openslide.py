@@ -175,7 +175,7 @@ def test_a_profile_that_cannot_be_read_is_no_reason_not_to_open_a_slide(pyramid,
         assert slide.read_region(0, 0, 5, 5).shape == (5, 5, 3)
     with (
         Slide(tmp_path / "a.tif", apply_icc=True) as slide,
-        pytest.raises(UnsupportedImageError, match=r"a colour profile that cannot be applied.*Leave out apply_icc"),
+        pytest.raises(UnsupportedImageError, match=r"a color profile that cannot be applied.*Leave out apply_icc"),
     ):
         slide.numpy()
 

@@ -316,10 +316,10 @@ def test_a_damaged_profile_is_refused_when_it_is_to_be_applied(tmp_path):
         np.testing.assert_array_equal(slide.numpy(), picture())
     with Slide(tmp_path / "a.tif", apply_icc=True) as slide:
         with pytest.raises(
-            UnsupportedImageError, match=r"'a.tif' has a colour profile .* cut off after 200 bytes.*apply_icc"
+            UnsupportedImageError, match=r"'a.tif' has a color profile .* cut off after 200 bytes.*apply_icc"
         ):
             slide.numpy()
-        with pytest.raises(UnsupportedImageError, match="colour profile"):
+        with pytest.raises(UnsupportedImageError, match="color profile"):
             slide.read_region(3, 4, 10, 10)
 
 

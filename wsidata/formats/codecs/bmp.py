@@ -1,7 +1,8 @@
-"""BMP, the one common kind of photo that libvips' wheel does not read: OpenCV does, cut-off files too.
+"""BMP photos, decoded by OpenCV.
 
-Layout: "Bitmap Storage", Win32 documentation: a file header of 14 bytes, then BITMAPCOREHEADER (12 bytes) or
-BITMAPINFOHEADER (40 bytes) or one of its successors.
+libvips' wheel does not read BMP; Pillow rounds 16-bit colors differently, and knows fewer bit fields. OpenCV accepts
+cut-off files, so the length is checked here. Layout: "Bitmap Storage", Win32 documentation: a file header of 14 bytes,
+then BITMAPCOREHEADER (12 bytes) or BITMAPINFOHEADER (40 bytes) or one of its successors.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _CORE_BYTES, _UNCOMPRESSED = 12, (0, 3)
 
 
 def bmp_size(head: bytes, path: Path) -> tuple[int, int]:
-    """(height, width) in pixels.
+    """(height, width) of a BMP in pixels.
 
     Args:
         head: The first `HEADER_BYTES` of the file, or all of it.
@@ -39,7 +40,11 @@ def bmp_size(head: bytes, path: Path) -> tuple[int, int]:
 
 
 def read_bmp(data: bytes, path: Path) -> NDArray[np.uint8]:
-    """Pixels, (height, width, 3) RGB. A fourth byte of each is left out: few programs mean transparency by it.
+    """Pixels of a BMP, (height, width, 3) RGB. A fourth byte is ignored: few programs mean transparency by it.
+
+    Args:
+        data: All bytes of the file.
+        path: The file, for errors.
 
     Raises:
         UnreadableImageError: if it is cut off, or of a kind OpenCV does not read.
@@ -57,7 +62,7 @@ def read_bmp(data: bytes, path: Path) -> NDArray[np.uint8]:
 
 
 def _stored_bytes(data: bytes, height: int, width: int) -> int:
-    """Where an uncompressed file ends, its rows filled up to multiples of 4 bytes; compressed ones end anywhere."""
+    """Length of an uncompressed file, its rows padded to multiples of 4 bytes; 0 for a compressed one."""
     start, header_bytes = struct.unpack_from("<II", data, 10)
     if header_bytes == _CORE_BYTES:
         (bits,) = struct.unpack_from("<H", data, 24)

@@ -1,7 +1,7 @@
-"""Any 8-bit picture to the one kind wsidata hands out: sRGB, uchar, 3 bands.
+"""Conversion of images to 8-bit sRGB of 3 bands, and scaling of deeper samples to 8 bits.
 
-Two things must not happen here in silence: a fourth band that is dropped although it is ink (CMYK) or transparency, and
-16-bit data squeezed to 8 bits by a rule nobody chose.
+Two things must not happen silently: dropping a fourth band that is ink (CMYK) or transparency, and scaling 16-bit data
+to 8 bits by a rule that was not requested.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ WHITE = (255, 255, 255)
 
 
 def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
-    """Show a picture as sRGB, lazily.
+    """An image as sRGB, lazily.
 
-    Grey becomes RGB, CMYK goes through its profile (or libvips' generic press profile), transparency is composited on
-    white. ICC profiles of RGB pictures are not applied: scanners' profiles differ, and most published models were
-    trained on the stored values.
+    Gray becomes RGB, CMYK goes through its profile (or libvips' generic press profile), transparency is composited on
+    white. ICC profiles of RGB images are not applied: scanners' profiles differ, and most published models were trained
+    on the stored values.
 
     Args:
         image: Any pyvips image.
         name: Its file name, for errors.
 
     Raises:
-        UnsupportedImageError: for anything but 8 bits a channel.
+        UnsupportedImageError: for anything but 8 bits per channel.
     """
     if image.format != "uchar":
         raise UnsupportedImageError(
@@ -38,40 +38,40 @@ def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
     elif image.bands in (1, 2) or image.interpretation not in ("srgb", "rgb"):
         if image.bands not in (1, 2, 3, 4):
             raise UnsupportedImageError(
-                f"'{name}' has {image.bands} channels, which are no RGB picture. Export the channels you need as RGB."
+                f"'{name}' has {image.bands} channels, which are no RGB image. Export the channels you need as RGB."
             )
         image = image.copy(interpretation="b-w" if image.bands < 3 else "srgb").colourspace("srgb")
     if image.bands == 4:
         image = image.flatten(background=list(WHITE))
     if image.bands != 3:
-        raise UnsupportedImageError(f"'{name}' has {image.bands} channels; an RGB picture has 3.")
+        raise UnsupportedImageError(f"'{name}' has {image.bands} channels; an RGB image has 3.")
     return image.cast("uchar").copy(interpretation="srgb")
 
 
 def scaled_to_8bit(image: pyvips.Image, low_high: tuple[float, float]) -> pyvips.Image:
-    """Stored values to 0..255: `low` becomes 0, `high` 255, rounded; beyond is clipped.
+    """Stored values scaled to 0..255: `low` becomes 0, `high` 255, rounded and clipped.
 
     Args:
-        image: Any real samples; an alpha that libvips knows as such is scaled by its own range.
+        image: Any real samples; an alpha band that libvips recognizes is scaled by its own range.
         low_high: The two stored values.
     """
     low, high = low_high
     step = 255 / (high - low)
     if image.hasalpha():
-        colours, alpha = image.extract_band(0, n=image.bands - 1), image.extract_band(image.bands - 1)
+        colors, alpha = image.extract_band(0, n=image.bands - 1), image.extract_band(image.bands - 1)
         opaque = {"uchar": 255, "ushort": 65535, "uint": 2**32 - 1}.get(image.format, 1.0)
-        return scaled_to_8bit(colours.copy(interpretation="multiband"), low_high).bandjoin(
+        return scaled_to_8bit(colors.copy(interpretation="multiband"), low_high).bandjoin(
             scaled_to_8bit(alpha.copy(interpretation="multiband"), (0, opaque))
         )
     return image.cast("double").linear(step, -low * step).rint().cast("uchar")
 
 
 def eight_bit_name(image: pyvips.Image) -> str:
-    """What libvips calls the colours of a deeper image once it has 8 bits."""
+    """Libvips' interpretation of a deeper image once it has 8 bits."""
     return {"grey16": "b-w", "rgb16": "srgb"}.get(image.interpretation, str(image.interpretation))
 
 
 def channels_image(image: pyvips.Image) -> pyvips.Image:
-    """Name what libvips is to take the bands for: three are shown as RGB, one as grey, others as what they are."""
+    """Channels with the interpretation libvips needs: three as RGB, one as gray, others as multiband."""
     names = {("uchar", 1): "b-w", ("uchar", 3): "srgb", ("ushort", 1): "grey16", ("ushort", 3): "rgb16"}
     return image.copy(interpretation=names.get((image.format, image.bands), "multiband"))

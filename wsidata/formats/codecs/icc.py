@@ -1,7 +1,7 @@
-"""Phones store Display P3, cameras Adobe RGB: the same bytes are other colours. The profile in the file says which.
+"""Conversion of colors to sRGB by the ICC profile in the file.
 
-Most profiles say sRGB in one wording or another, and change nothing; those are recognised by what they do to a grid of
-colours, and not applied.
+Phones store Display P3, cameras Adobe RGB. Most profiles say sRGB in one wording or another; those are recognized by
+what they do to a grid of colors, and not applied.
 """
 
 from __future__ import annotations
@@ -16,33 +16,31 @@ from numpy.typing import NDArray
 from wsidata.errors import UnsupportedImageError
 
 ICC_FIELD = "icc-profile-data"
+UNCHANGED = 2
+"""Of 255: profiles that change no color by more are sRGB. (Those that are, by 1; Display P3, by 112.)"""
 
-
-_ICC_HEADER_BYTES = 128
+_HEADER_BYTES, _GRID = 128, 17
 
 
 class ProfileError(ValueError):
-    """The bytes are no whole ICC profile."""
+    """The bytes are no complete ICC profile."""
 
 
 def is_rgb_profile(profile: bytes) -> bool:
-    """Whether a profile describes RGB: one of grey or ink says nothing about the RGB made of those (ICC.1, 7.2.8)."""
+    """Whether a profile describes RGB: one of gray or CMYK does not apply to RGB made from those (ICC.1, 7.2.8)."""
     return profile[16:20] == b"RGB "
 
 
 def check_profile(profile: bytes) -> None:
-    """Refuse a profile that LittleCMS would not open; libvips then takes the pixels for sRGB without an error.
+    """Check that LittleCMS can open a profile; if not, libvips takes the pixels for sRGB without an error.
 
     Raises:
-        ProfileError: if its header or table of tags is not whole (ICC.1:2022, 7.2 and 7.3).
+        ProfileError: if its header or table of tags is incomplete (ICC.1:2022, 7.2 and 7.3).
     """
-    if len(profile) < _ICC_HEADER_BYTES + 4 or profile[36:40] != b"acsp":
+    if len(profile) < _HEADER_BYTES + 4 or profile[36:40] != b"acsp":
         raise ProfileError("it is no ICC profile")
-    size_bytes, tag_count = (
-        int.from_bytes(profile[:4]),
-        int.from_bytes(profile[_ICC_HEADER_BYTES : _ICC_HEADER_BYTES + 4]),
-    )
-    table = profile[_ICC_HEADER_BYTES + 4 :][: 12 * tag_count]
+    size_bytes, tag_count = (int.from_bytes(profile[at : at + 4]) for at in (0, _HEADER_BYTES))
+    table = profile[_HEADER_BYTES + 4 :][: 12 * tag_count]
     ends = [
         int.from_bytes(table[at + 4 : at + 8]) + int.from_bytes(table[at + 8 : at + 12])
         for at in range(0, len(table), 12)
@@ -52,10 +50,10 @@ def check_profile(profile: bytes) -> None:
 
 
 def apply_profile(image: pyvips.Image, profile: bytes) -> pyvips.Image:
-    """Turn the scanner's colours into sRGB (relative colorimetric, as libvips does it by LittleCMS).
+    """Colors converted to sRGB (relative colorimetric, by LittleCMS in libvips), lazily.
 
     Args:
-        image: uchar, 3 bands, in the scanner's colours.
+        image: uchar, in the colors of the profile: 3 bands, or 1 of gray.
         profile: Its ICC profile.
     """
     tagged = image.copy()
@@ -67,7 +65,7 @@ def apply_profile(image: pyvips.Image, profile: bytes) -> pyvips.Image:
 
 
 def by_profile(image: pyvips.Image, profile: bytes, name: str) -> pyvips.Image:
-    """The stored colours of a slide as sRGB, if its profile is one of RGB; lazily.
+    """A slide's stored colors converted to sRGB, if its profile is one of RGB; lazily.
 
     Args:
         image: RGB.
@@ -81,29 +79,19 @@ def by_profile(image: pyvips.Image, profile: bytes, name: str) -> pyvips.Image:
         check_profile(profile)
     except ProfileError as error:
         raise UnsupportedImageError(
-            f"slide '{name}' has a colour profile that cannot be applied: {error}. Leave out apply_icc=True to read "
+            f"slide '{name}' has a color profile that cannot be applied: {error}. Leave out apply_icc=True to read "
             "the stored values."
         ) from error
     return apply_profile(image, profile) if is_rgb_profile(profile) else image
 
 
-GREY = b"GRAY"
-
-
-UNCHANGED = 2
-"""Of 255: profiles that change no colour by more are sRGB. (Those that are, by 1; Display P3, by 112.)"""
-
-
-_GRID = 17
-
-
 def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None, path: Path) -> NDArray[np.uint8]:
-    """Colours as sRGB, by relative colorimetric intent.
+    """A photo's colors converted to sRGB, by relative colorimetric intent.
 
     Args:
-        pixels: (height, width, 3), as stored; all three alike if the file is grey.
-        profile: The ICC profile in the file, or None for sRGB. One of ink is ignored: whoever made RGB of the ink
-            has applied it.
+        pixels: (height, width, 3) uint8, as stored; all three alike if the file is gray.
+        profile: The ICC profile in the file, or None for sRGB. One of CMYK is ignored: the conversion to RGB has
+            applied it.
         path: The file, for errors.
 
     Returns:
@@ -116,32 +104,29 @@ def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None, path: Path) -> NDA
         return pixels
     try:
         check_profile(profile)
-        is_grey = profile[16:20] == GREY
-        if not is_grey and not is_rgb_profile(profile):
-            return pixels
-        if is_grey and not (pixels == pixels[..., :1]).all():
-            return pixels
-        return _applied(pixels, profile, is_grey) if _changes_colours(profile, is_grey) else pixels
+        is_gray = profile[16:20] == b"GRAY"
+        is_of_pixels = (pixels == pixels[..., :1]).all() if is_gray else is_rgb_profile(profile)
+        return _applied(pixels, profile, is_gray) if is_of_pixels and _changes_colors(profile, is_gray) else pixels
     except (pyvips.Error, ProfileError) as error:
         raise UnsupportedImageError(
-            f"'{path}' has a colour profile that cannot be applied ({' '.join(str(error).split())}), so its colours "
-            "are not known. Save it without the profile, or take the stored values for sRGB with apply_icc=False."
+            f"'{path}' has a color profile that cannot be applied ({' '.join(str(error).split())}), so its colors "
+            "are unknown. Save it without the profile, or take the stored values for sRGB with apply_icc=False."
         ) from error
 
 
 @lru_cache(maxsize=256)
-def _changes_colours(profile: bytes, is_grey: bool) -> bool:
+def _changes_colors(profile: bytes, is_gray: bool) -> bool:
     steps = np.linspace(0, 255, _GRID).round().astype(np.uint8)
-    if is_grey:
-        colours = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    if is_gray:
+        colors = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
     else:
-        colours = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(_GRID, -1, 3)
-    shown = _applied(colours, profile, is_grey)
-    return int(np.abs(shown.astype(np.int16) - colours).max()) > UNCHANGED
+        colors = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(_GRID, -1, 3)
+    shown = _applied(colors, profile, is_gray)
+    return int(np.abs(shown.astype(np.int16) - colors).max()) > UNCHANGED
 
 
-def _applied(pixels: NDArray[np.uint8], profile: bytes, is_grey: bool) -> NDArray[np.uint8]:
-    if is_grey:
+def _applied(pixels: NDArray[np.uint8], profile: bytes, is_gray: bool) -> NDArray[np.uint8]:
+    if is_gray:
         image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels[..., 0])).copy(interpretation="b-w")
     else:
         image = pyvips.Image.new_from_array(pixels).copy(interpretation="srgb")

@@ -1,7 +1,8 @@
-"""JPEG photos at the speed of libjpeg-turbo: decoded smaller where they are made smaller, and damage an error.
+"""JPEG headers and decoding of JPEG photos by libjpeg-turbo, at full size or smaller.
 
-The discrete cosine transform of a JPEG's blocks of 8 x 8 pixels can be undone at a half, quarter or eighth of the size,
-which spares most of the arithmetic and all of the memory. (It can be at other eighths, too, but slower than whole.)
+The discrete cosine transform of a JPEG's blocks of 8 x 8 pixels can be inverted at a half, quarter or eighth of the
+size, which saves most of the arithmetic and the memory. (Other eighths are possible, but slower than the full size.)
+Warnings of libjpeg-turbo are errors here. Markers: ITU-T T.81, annex B.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import io
 import struct
 from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -18,29 +20,26 @@ from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
 
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-
+SOI, EOI, SOS, COM = 0xD8, 0xD9, 0xDA, 0xFE
+"""Start and end of the image, start of a scan, comment: codes of markers, their second byte; the first is 0xFF."""
+APP0, APP1, APP2, APP14, APP15 = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF
+"""Application data, such as JFIF (0), EXIF (1), an ICC profile (2) and Adobe's color transform (14)."""
+RESTARTS = range(0xD0, 0xD8)
 FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
-"""Markers that begin a frame (SOF): of the 16, three mean other things."""
-
-
+"""Start of a frame (SOF): of these 16 codes, three mean something else."""
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-
-
 LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+WITHOUT_LENGTH = frozenset({0x01, *RESTARTS, SOI})
 
-
-BARE = frozenset({0x01, *range(0xD0, 0xD9)})
-"""Markers without a length (TEM, restarts, start of image)."""
-
-
-SCAN, END, EXIF, PROFILE = 0xDA, 0xD9, 0xE1, 0xE2
-
+JPEG_START, JPEG_END, SCAN_START = bytes((0xFF, SOI)), bytes((0xFF, EOI)), bytes((0xFF, SOS))
 
 EXIF_SIGNATURE, PROFILE_SIGNATURE = b"Exif\0\0", b"ICC_PROFILE\0"
-
-
 ORIENTATION_TAG, SHORT = 0x0112, 3
+
+SHRINKS = (8, 4, 2)
+BLOCK_PX = 8
+MAX_DECODED_BYTES = 4 * 1024**3
+"""Memory that decoding one photo may take."""
 
 
 class JpegHeaderError(ValueError):
@@ -49,17 +48,17 @@ class JpegHeaderError(ValueError):
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """Facts about a JPEG.
+    """Size and kind of a JPEG.
 
     Attributes:
         height_px: Rows as stored, before it is turned upright.
         width_px: Columns as stored.
-        bits: Of a sample; 8 but for medical and lossless kinds.
-        components: 1 (grey), 3 (colour) or 4 (ink).
+        bits: Per sample; 8 except for medical and lossless kinds.
+        components: 1 (gray), 3 (color) or 4 (CMYK).
         progressive: Whether its coefficients come in several passes, and all have to be held in memory.
         lossless: Whether it is of the kind without a cosine transform, and so has one size only.
-        orientation: EXIF orientation, 1 (upright) to 8; see `wsidata.formats.codecs.jpeg`.
-        icc_profile: The colour profile, or None.
+        orientation: EXIF orientation, 1 (upright) to 8; see `upright`.
+        icc_profile: The ICC profile, or None.
     """
 
     height_px: int
@@ -73,9 +72,9 @@ class JpegHeader:
 
 
 def read_jpeg_header(stream: BinaryIO) -> JpegHeader:
-    """Walk the markers of a JPEG up to its first scan.
+    """The header of a JPEG, from its markers up to the first scan.
 
-    An EXIF block that is itself damaged counts as none, as in other readers.
+    A damaged EXIF block counts as none, as in other readers.
 
     Args:
         stream: A seekable binary stream at the start of the file.
@@ -89,32 +88,32 @@ def read_jpeg_header(stream: BinaryIO) -> JpegHeader:
     orientation, chunks = None, dict[int, bytes]()
     while True:
         marker = _next_marker(stream)
-        if marker in (SCAN, END):
+        if marker in (SOS, EOI):
             break
-        if marker in BARE:
+        if marker in WITHOUT_LENGTH:
             continue
         length = int.from_bytes(stream.read(2))
         if length < 2:
             raise JpegHeaderError("it breaks off in its header")
-        if marker in FRAMES or marker in (EXIF, PROFILE):
+        if marker in FRAMES or marker in (APP1, APP2):
             body = stream.read(length - 2)
             if len(body) < length - 2:
                 raise JpegHeaderError("it breaks off in its header")
             if marker in FRAMES and frame is None:
                 frame = _frame(body, marker)
-            elif marker == EXIF and orientation is None and body.startswith(EXIF_SIGNATURE):
+            elif marker == APP1 and orientation is None and body.startswith(EXIF_SIGNATURE):
                 orientation = exif_orientation(body[len(EXIF_SIGNATURE) :])
-            elif marker == PROFILE and body.startswith(PROFILE_SIGNATURE):
+            elif marker == APP2 and body.startswith(PROFILE_SIGNATURE):
                 chunks[body[12] if len(body) > 13 else 0] = body[14:]
         else:
             stream.seek(length - 2, 1)
     if frame is None:
-        raise JpegHeaderError("its header does not say how large the picture is")
+        raise JpegHeaderError("its header does not say how large the image is")
     return JpegHeader(*frame, orientation or 1, _joined(chunks))
 
 
 def _next_marker(stream: BinaryIO) -> int:
-    """The second byte of the next marker; bytes that should not be there and fill bytes are passed over."""
+    """The code of the next marker; fill bytes, and bytes that should not be there, are skipped."""
     previous = b""
     while byte := stream.read(1):
         if previous == b"\xff" and byte not in (b"\0", b"\xff"):
@@ -133,7 +132,7 @@ def _frame(body: bytes, marker: int) -> tuple[int, int, int, int, bool, bool]:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Which way is up by an EXIF block (a TIFF of its own): 1 to 8, 1 where it says nothing that makes sense."""
+    """Orientation (1 to 8) stated in an EXIF block, which is a TIFF of its own; 1 where there is no valid one."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None or len(exif) < 10:
         return 1
@@ -151,20 +150,26 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _joined(chunks: dict[int, bytes]) -> bytes | None:
-    """A profile is cut into numbered pieces of 64 kB. If one is missing, whoever applies the rest will find out."""
+    """An ICC profile from its numbered pieces of 64 kB. If one is missing, applying the rest fails."""
     return b"".join(chunks[number] for number in sorted(chunks)) or None
 
 
-Samples = TypeVar("Samples", bound=np.generic)
+def scan_start(data: bytes | mmap) -> int:
+    """Position of the first scan, or where the markers break off. An end marker before it is that of a thumbnail."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != SOS:
+        is_fill = data[place + 1] == 0xFF
+        place += 1 if is_fill else 2 + int.from_bytes(data[place + 2 : place + 4])
+    return min(place, len(data))
 
 
 def upright_size(height_px: int, width_px: int, orientation: int) -> tuple[int, int]:
-    """(height, width) of a picture once it is upright."""
+    """(height, width) of an image once it is upright."""
     return (width_px, height_px) if orientation >= 5 else (height_px, width_px)
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn stored pixels upright.
+    """Stored pixels turned upright.
 
     Args:
         pixels: (height, width, bands) as stored.
@@ -182,50 +187,32 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
     return pixels
 
 
-SHRINKS = (8, 4, 2)
+def jpeg_header(path: Path, data: bytes | None = None) -> JpegHeader:
+    """The header of a JPEG file.
 
-
-BLOCK_PX = 8
-
-
-MAX_DECODED_BYTES = 4 * 1024**3
-"""What decoding one photo may take."""
-
-
-def jpeg_header(data: bytes, path: Path) -> JpegHeader:
-    """The header of a JPEG, or an error that names the file.
+    Args:
+        path: The file, of which only the header is read.
+        data: Its bytes, if they have been read already.
 
     Raises:
         UnreadableImageError: if it breaks off, or states no size.
     """
     try:
-        return read_jpeg_header(io.BytesIO(data))
-    except JpegHeaderError as error:
-        raise undecodable(path, error) from error
-
-
-def open_jpeg(path: Path) -> JpegHeader:
-    """The header of a JPEG file, of which nothing else is read.
-
-    Raises:
-        UnreadableImageError: if it breaks off, or states no size.
-    """
-    try:
-        with path.open("rb") as file:
-            return read_jpeg_header(file)
+        with path.open("rb") if data is None else io.BytesIO(data) as stream:
+            return read_jpeg_header(stream)
     except JpegHeaderError as error:
         raise undecodable(path, error) from error
 
 
 def suits(header: JpegHeader) -> bool:
-    """Whether `decode_jpeg` decodes it: grey or colour of 8 bits. Ink (CMYK) needs colour management."""
+    """Whether `decode_jpeg` decodes it: gray or color of 8 bits. CMYK needs color management."""
     return header.bits == 8 and header.components in (1, 3)
 
 
 def shrink_for(header: JpegHeader, short_side_px: float) -> int:
-    """By how much a JPEG can be decoded smaller, its shorter side keeping at least so many pixels: 1, 2, 4 or 8."""
+    """The factor (1, 2, 4 or 8) by which a JPEG can be decoded smaller, to a shorter side of no fewer pixels."""
     short = min(header.height_px, header.width_px)
-    if short < BLOCK_PX**2:  # nothing to gain, and rounding makes the sizes of neighbouring scales the same
+    if short < BLOCK_PX**2:  # nothing to gain, and rounding makes the sizes of neighboring scales the same
         return 1
     if header.lossless:  # libjpeg-turbo 3 crashes
         return 1
@@ -243,10 +230,10 @@ def decode_jpeg(data: bytes, path: Path, header: JpegHeader, shrink: int = 1) ->
 
     Returns:
         (ceil(height / shrink), ceil(width / shrink), 3) RGB; the last row and column may lie partly
-            outside the picture.
+            outside the image.
 
     Raises:
-        UnreadableImageError: if libjpeg-turbo reports as little as a warning.
+        UnreadableImageError: if libjpeg-turbo reports an error or a warning.
         UnsupportedImageError: if it would take too much memory.
     """
     height, width = -(-header.height_px // shrink), -(-header.width_px // shrink)
@@ -256,15 +243,15 @@ def decode_jpeg(data: bytes, path: Path, header: JpegHeader, shrink: int = 1) ->
     except (ValueError, RuntimeError) as error:
         raise undecodable(path, error) from error
     if pixels.shape != (height, width, 3):
-        raise undecodable(path, f"{width}x{height} pixels were asked for, and {pixels.shape[1]}x{pixels.shape[0]} came")
+        raise undecodable(path, f"{width}x{height} pixels were requested, and {pixels.shape[1]}x{pixels.shape[0]} came")
     return pixels
 
 
 def check_decoded_bytes(path: Path, header: JpegHeader, pixel_bytes: int) -> None:
-    """Refuse what would take too much memory: pixels, and of a progressive JPEG the coefficients of the whole picture.
+    """Check the memory that decoding takes: pixels, and for a progressive JPEG all coefficients.
 
     Raises:
-        UnsupportedImageError: naming the size.
+        UnsupportedImageError: naming the size, if it is more than `MAX_DECODED_BYTES`.
     """
     held_bytes = 2 * header.height_px * header.width_px * header.components if header.progressive else 0
     if pixel_bytes + held_bytes > MAX_DECODED_BYTES:

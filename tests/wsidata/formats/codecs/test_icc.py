@@ -69,7 +69,7 @@ def test_grey_is_shown_by_its_own_curve():
 
 def test_a_damaged_profile_is_refused_by_name():
     with pytest.raises(
-        UnsupportedImageError, match=r"a\.jpg' has a colour profile that cannot be applied.*apply_icc=F"
+        UnsupportedImageError, match=r"a\.jpg' has a color profile that cannot be applied.*apply_icc=F"
     ):
         to_srgb(COLOURS, P3[: len(P3) // 2], PATH)
     blanked = P3[:300] + bytes(len(P3) - 300)  # whole, but its tags are nothing

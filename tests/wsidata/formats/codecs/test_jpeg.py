@@ -39,7 +39,7 @@ def header_of(height, width, **facts):
 @pytest.mark.parametrize("subsampling", ["444", "422", "420"])
 def test_every_shrink_gives_its_size(tmp_path, size, shrink, subsampling):
     data = encode(smooth(*size), colorsubsampling=subsampling)
-    pixels = decode_jpeg(data, tmp_path, jpeg_header(data, tmp_path), shrink)
+    pixels = decode_jpeg(data, tmp_path, jpeg_header(tmp_path, data), shrink)
     assert pixels.shape == (-(-size[0] // shrink), -(-size[1] // shrink), 3)
     whole = simplejpeg.decode_jpeg(data)
     inside = whole[: size[0] // shrink * shrink, : size[1] // shrink * shrink].astype(float)
@@ -58,7 +58,7 @@ def test_the_largest_shrink_that_leaves_enough_is_taken(short, wanted, shrink):
 def test_lossless_jpegs_are_decoded_at_their_only_size(tmp_path):
     pixels = RNG.integers(0, 256, (160, 170, 3), dtype=np.uint8)
     data = imagecodecs.jpeg8_encode(pixels, lossless=True)
-    header = jpeg_header(data, tmp_path)
+    header = jpeg_header(tmp_path, data)
     assert header.lossless
     assert shrink_for(header, 10) == 1
     np.testing.assert_array_equal(decode_jpeg(data, tmp_path, header), pixels)
@@ -77,7 +77,7 @@ def test_damage_is_refused_by_name_whatever_the_size(tmp_path, shrink, progressi
     path = tmp_path / "bad.jpg"
     noise = RNG.integers(0, 256, (160, 160, 3), dtype=np.uint8)
     data = pyvips.Image.new_from_array(noise).write_to_buffer(".jpg", Q=90, interlace=progressive)
-    header = jpeg_header(data, path)
+    header = jpeg_header(path, data)
     assert decode_jpeg(data, path, header, shrink).any()
     half = len(data) // 2
     for damaged in (data[:half], data[:-2], data[:half] + bytes(300) + data[half + 300 :]):
@@ -87,7 +87,7 @@ def test_damage_is_refused_by_name_whatever_the_size(tmp_path, shrink, progressi
 
 def test_a_header_that_breaks_off_is_refused_by_name(tmp_path):
     with pytest.raises(UnreadableImageError, match=r"bad\.jpg' could not be decoded: it breaks off in its header"):
-        jpeg_header(encode(smooth(16, 16))[:30], tmp_path / "bad.jpg")
+        jpeg_header(tmp_path / "bad.jpg", encode(smooth(16, 16))[:30])
 
 
 def test_what_takes_too_much_memory_is_refused(tmp_path):
@@ -101,5 +101,5 @@ def test_what_takes_too_much_memory_is_refused(tmp_path):
 
 def test_pixels_of_another_size_than_the_header_says_are_refused(tmp_path):
     data = encode(smooth(64, 80))
-    with pytest.raises(UnreadableImageError, match="100x64 pixels were asked for, and 80x64 came"):
+    with pytest.raises(UnreadableImageError, match="100x64 pixels were requested, and 80x64 came"):
         decode_jpeg(data, tmp_path, header_of(64, 100))
