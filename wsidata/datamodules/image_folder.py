@@ -40,6 +40,7 @@ from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.compose import auto_resize_px, photo_eval_transform, photo_train_transform
 from wsidata.transforms.geometry.crop import check_size
 from wsidata.transforms.to_tensor import DType
+from wsidata.utils.messages import check_choice
 
 Normalize = Literal["stats", "imagenet"]
 
@@ -88,10 +89,8 @@ def pixel_type(dtype: Literal["uint8", "float"] | None, normalize: str | None) -
     Raises:
         ValueError: for an unknown choice, or bytes that are to be normalised.
     """
-    if normalize not in (None, "stats", "imagenet"):
-        raise ValueError(f"normalize={normalize!r} is neither 'stats' nor 'imagenet' nor None.")
-    if dtype not in (None, "uint8", "float"):
-        raise ValueError(f"dtype={dtype!r} is neither 'uint8' nor 'float'.")
+    check_choice("normalize", normalize, ("stats", "imagenet", None))
+    check_choice("dtype", dtype, ("uint8", "float", None))
     if dtype == "uint8" and normalize is not None:
         raise ValueError(f"normalize={normalize!r} gives floats. Leave out dtype='uint8'.")
     return dtype or ("uint8" if normalize is None else "float")
@@ -259,12 +258,8 @@ class ImageFolderDataModule(SplitDataModule):
         self._table, self._split, self._label_names = table, split, label_names
         self._survey = PhotoSurvey(self.resize_px, decode_check)
         self._cache = decoded_cache(cache, num_workers)
-        for name, value, known in (
-            ("target", target, ("class", "multilabel", "regression")),
-            ("unlisted", unlisted, ("off", "warn", "error")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+        check_choice("target", target, ("class", "multilabel", "regression"))
+        check_choice("unlisted", unlisted, ("off", "warn", "error"))
         if label_names is not None and (class_names is not None or target == "regression"):
             raise ValueError(
                 "label_names= names the labels of classes: leave out class_names= and target='regression'."

@@ -48,6 +48,7 @@ from wsidata.tables.targets import Target, mask_class_names
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.compose import default_eval_transform, default_train_transform
 from wsidata.transforms.geometry.crop import check_size
+from wsidata.utils.messages import check_choice
 
 
 class WSIDataModule(SplitDataModule):
@@ -200,8 +201,7 @@ class WSIDataModule(SplitDataModule):
             level=level, mpp=mpp, magnification=magnification, downsample=downsample, max_side=max_side
         )
         self.image_size = None if image_size is None else check_size(image_size)
-        if dtype not in ("uint8", "float"):
-            raise ValueError(f"dtype={dtype!r} is neither 'uint8' nor 'float'.")
+        check_choice("dtype", dtype, ("uint8", "float"))
         self._table, self._split = table, split
         self._options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
         self._lazy, self._crop = lazy, as_crop(crop)

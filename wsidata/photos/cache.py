@@ -8,8 +8,6 @@ else the pixels depend on is part of the key: the size, whether profiles were ap
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import warnings
 import zipfile
 from functools import cache
@@ -26,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsidata.photos.read import decode_photo
+from wsidata.utils.files import atomic_write
 
 FORMAT = 1
 """To be raised whenever decoding gives other pixels than before."""
@@ -105,15 +104,8 @@ class DecodedCache:
         """Keep in the folder. If that fails, training goes on without, and says so once."""
         place = self._place(key)
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=place.parent, suffix=".part")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    np.savez(file, pixels=pixels)
-                os.replace(name, place)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            with atomic_write(place, sync=False) as unfinished:  # the checksum tells what a power cut left
+                np.savez(unfinished, pixels=pixels)
         except OSError as error:
             if not self._warned:
                 warnings.warn(

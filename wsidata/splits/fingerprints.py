@@ -8,7 +8,6 @@ of perceptual image hash functions", 2010), and confirmed by correlating the thu
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from wsidata.photos.read import read_photo
 from wsidata.slides.options import AS_STORED, SlideOptions
-from wsidata.utils.files import files_of, sample_digest
+from wsidata.utils.files import file_sha256, files_of, sample_digest
 
 SIDE_PX = 32
 """Side of the thumbnails that are compared."""
@@ -61,12 +60,8 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files_of(path))
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    for file in files_of(path):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+def _digest(path: Path) -> tuple[str | None, ...]:
+    return tuple(map(file_sha256, files_of(path)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from wsidata.splits.fingerprints import Look, alike, look_of, same_bytes, slide_thumbnail
 from wsidata.tables.parts import SPLITS, SplitError
-from wsidata.utils.messages import name_some
+from wsidata.utils.messages import check_choice, name_some
 
 LeakKind = Literal["patient", "content", "thumbnail", "site"]
 LEAK_KINDS: tuple[LeakKind, ...] = ("patient", "content", "thumbnail", "site")
@@ -169,9 +169,8 @@ def _chosen(table: pd.DataFrame, checks: Sequence[LeakKind] | None) -> tuple[Lea
     able = [kind for kind in LEAK_KINDS if needs[kind] in table.columns and (table[needs[kind]] != "").any()]
     if checks is None:
         return tuple(able)
-    unknown = [kind for kind in checks if kind not in LEAK_KINDS]
-    if unknown:
-        raise SplitError(f"checks {unknown} are not known. Known are {', '.join(LEAK_KINDS)}.")
+    for kind in checks:
+        check_choice("checks", kind, LEAK_KINDS, SplitError)
     unable = [kind for kind in checks if kind not in able]
     if unable:
         columns = ", ".join(f"{kind} needs '{needs[kind]}'" for kind in unable)

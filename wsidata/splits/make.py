@@ -17,7 +17,7 @@ import pandas as pd
 from wsidata.splits.draw import DrawError, Integers, draw_groups, draw_slides, fold_groups, fold_slides
 from wsidata.splits.predefined import check_predefined_val, predefined_by_column, put_in
 from wsidata.tables.parts import SPLITS, SplitError, SplitWarning
-from wsidata.utils.messages import name_some
+from wsidata.utils.messages import check_choice, name_some
 
 SmallClasses = Literal["raise", "train"]
 
@@ -247,8 +247,7 @@ def _check_fold(k_fold: tuple[int, int] | None, repeat: int, small_classes: str)
         raise SplitError(f"k_fold={k_fold} must be (i, k) with k at least 2 and i one of 0, 1, ..., k-1.")
     if repeat < 0:
         raise SplitError(f"repeat={repeat} must be 0 or more.")
-    if small_classes not in ("raise", "train"):
-        raise SplitError(f"small_classes={small_classes!r} is neither 'raise' nor 'train'.")
+    check_choice("small_classes", small_classes, ("raise", "train"), SplitError)
 
 
 def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:

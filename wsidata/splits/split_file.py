@@ -13,6 +13,7 @@ import pandas as pd
 
 from wsidata.tables.parts import SPLITS, SplitError
 from wsidata.tables.text_table import TableError, read_text_table
+from wsidata.utils.files import atomic_write
 from wsidata.utils.messages import name_some
 
 DIGEST_COLUMN = "split_digest"
@@ -50,12 +51,11 @@ def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     Returns:
         The digest of the split.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = [name for name in ("image_id", "label_name", "group", "split", "skipped") if name in table.columns]
     columns = [name for name in columns if name not in ("group", "skipped") or (table[name] != "").any()]
     digest = split_digest(table)
-    table[columns].assign(**{DIGEST_COLUMN: _PREFIX + digest[:_DIGITS]}).to_csv(path, index=False)
+    with atomic_write(path) as unfinished:
+        table[columns].assign(**{DIGEST_COLUMN: _PREFIX + digest[:_DIGITS]}).to_csv(unfinished, index=False)
     return digest
 
 

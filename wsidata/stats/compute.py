@@ -28,7 +28,7 @@ from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.stats.pixel_sums import Mask, PixelSums, Reader, Source, StatsJob
 from wsidata.stats.result import ChannelStats, Reduction, StatsError, StatsWarning
-from wsidata.utils.messages import describe_problems
+from wsidata.utils.messages import check_choice, describe_problems
 
 
 def channel_stats(
@@ -89,8 +89,7 @@ def channel_stats(
     sources = list(images)
     if not sources:
         raise StatsError("there are no images to take statistics of. Pass at least one.")
-    if reduction not in ("pooled", "per_image"):
-        raise StatsError(f"reduction={reduction!r} is not known. Pass 'pooled' or 'per_image'.")
+    check_choice("reduction", reduction, ("pooled", "per_image"), StatsError)
     if tissue_only and mask is not None:
         raise StatsError("tissue_only=True and mask= both say which pixels count. Pass one of them.")
     if tissue_only and crop is not None:
@@ -100,8 +99,7 @@ def channel_stats(
         raise StatsError(
             "read= reads paths its own way: leave out crop=, apply_icc= and whatever else says how slides are read."
         )
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error={on_error!r} is neither 'raise' nor 'skip'.")
+    check_choice("on_error", on_error, ("raise", "skip"))
     refuse_forks(executor)
     options.check_crop(tissue_crop)
     job = StatsJob(tissue_only, mask, tissue_crop, dict(resolution), options, read)

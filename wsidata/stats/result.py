@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from wsidata.errors import SlideError
 from wsidata.slides.tissue.crop import CropKind
+from wsidata.utils.files import json_sha256, write_text
 
 Reduction = Literal["pooled", "per_image"]
 
@@ -53,7 +53,7 @@ class ChannelStats:
     @property
     def digest(self) -> str:
         """SHA-256 of all but `skipped`, in hexadecimal: equal for equal statistics, whatever the machine's folders."""
-        return _digest(_plain(self))
+        return json_sha256(_plain(self))
 
     def to_json(self) -> str:
         """As JSON text with the digest, in which floats keep every bit."""
@@ -86,8 +86,7 @@ class ChannelStats:
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file; its folder is made."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        write_text(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> ChannelStats:
@@ -106,7 +105,3 @@ def _plain(stats: ChannelStats) -> dict[str, Any]:
     content = {**asdict(stats), "mean": list(stats.mean), "std": list(stats.std)}
     del content["skipped"]
     return content
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

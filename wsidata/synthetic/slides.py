@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from wsidata.synthetic.tiff import Vendor, pyramid, write_aperio, write_generic, write_philips
 from wsidata.synthetic.tissue import paint
+from wsidata.utils.messages import check_choice
 
 Compression = Literal["jpeg", "jpeg2000", "deflate", "lzw", "zstd", "none"]
 CENTRES: tuple[tuple[Vendor, float], ...] = (("philips", 0.5), ("generic", 0.46))
@@ -102,6 +103,7 @@ def write_pixels(
     path = Path(path)
     if tile % 16 != 0 or tile < 16:
         raise ValueError(f"tile={tile} must be a multiple of 16: the TIFF standard asks for it.")
+    check_choice("vendor", vendor, ("generic", "aperio", "philips"))
     if subifds and vendor != "generic":
         raise ValueError(f"subifds=True goes with vendor='generic', not '{vendor}': that maker's levels are pages.")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,12 +112,10 @@ def write_pixels(
         write_generic(path, made, mpp=mpp, tile_px=tile, subifds=subifds, options=options)
     elif vendor == "aperio":
         write_aperio(path, made, mpp=mpp, tile_px=tile, options=options)
-    elif vendor == "philips":
+    else:
         if mpp is None:
             raise ValueError("vendor='philips' needs mpp: such files always state it.")
         write_philips(path, made, mpp=mpp, tile_px=tile, options=options)
-    else:
-        raise ValueError(f"vendor='{vendor}' is none of 'generic', 'aperio', 'philips'.")
     return path
 
 

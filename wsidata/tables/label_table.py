@@ -18,7 +18,7 @@ from wsidata.tables.class_names import ClassNames
 from wsidata.tables.find_slides import ImageFolder, ImageLookupError
 from wsidata.tables.targets import TARGETS, Target, empty_cells, read_targets
 from wsidata.tables.text_table import TableError, TextTable, read_text_table
-from wsidata.utils.messages import describe_problems
+from wsidata.utils.messages import check_choice, describe_problems
 
 COLUMNS = ("image_id", "path", "label_name", "label", "group", "site", "split")
 """Columns of `LabelTable.frame`, always all of them and in this order; `target` or `mask` may follow."""
@@ -96,8 +96,7 @@ def read_table(
         TableError: naming every absent column, missing or ambiguous file, duplicate, empty cell and unknown label.
         ValueError: if `target`, `label_column` and `class_names` do not go together.
     """
-    if target not in TARGETS:
-        raise ValueError(f"target={target!r} is not one of {', '.join(TARGETS)}.")
+    check_choice("target", target, TARGETS)
     text, folder, split_column = _open(table, image_dir, split_column, folder_type)
     label_columns = [label_column] if isinstance(label_column, str) else list(label_column or ())
     extra = {"group": group_column, "site": site_column, "split": split_column}

@@ -1,9 +1,15 @@
-"""TODOC wsidata/utils/files.py."""
+"""Digests of files, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
+from typing import Any
 
 _SAMPLE_BYTES = 1 << 20
 
@@ -14,7 +20,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def sample_digest(path: Path) -> str:
-    """SHA-256 of the ends and the middle of each file."""
+    """SHA-256 of the ends and the middle of each file of `files_of`, in hexadecimal."""
     digest = hashlib.sha256()
     for file in files_of(path):
         size = file.stat().st_size
@@ -26,9 +32,57 @@ def sample_digest(path: Path) -> str:
 
 
 def file_sha256(path: Path) -> str | None:
-    """SHA-256 of a file; None if there is none."""
+    """SHA-256 of a file, in hexadecimal; None if there is none."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def json_sha256(content: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """SHA-256 of a value as JSON with sorted keys, in hexadecimal.
+
+    Args:
+        content: Plain values.
+        default: Makes plain values of others; see `json.dumps`.
+    """
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=default).encode()).hexdigest()
+
+
+@contextmanager
+def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
+    """A temporary path in the folder of `path`, renamed to it when the block ends without an error.
+
+    The name is another one for every call (several processes may write the same file) and has the suffix of `path`
+    (writers choose a format by it). A link is followed; what is no file (`/dev/stdout`) is written to directly.
+
+    Args:
+        path: The file; its folder is made.
+        sync: Wait until the disk has it, so that a power cut cannot leave it empty.
+
+    Yields:
+        Where to write. It is removed if the block raises.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".part-{token_hex(8)}{path.suffix}")
+    try:
+        yield unfinished
+        if sync:
+            with unfinished.open("rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text with `atomic_write`."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")

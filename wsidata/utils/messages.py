@@ -1,28 +1,34 @@
-"""TODOC wsidata/utils/messages.py."""
+"""Parts of error messages that many modules share."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
 
-def check_choice(name: str, value: str, known: Sequence[str]) -> None:
-    """Refuse an argument that is none of some words.
+def check_choice(
+    name: str, value: object, known: Sequence[object], error: type[Exception] = ValueError, advice: str = ""
+) -> None:
+    """Raise an error for an argument that is none of its known values.
 
-    Raises:
-        ValueError: with the words.
+    Args:
+        name: The argument.
+        value: What was passed.
+        known: The values it may have.
+        error: Class of the error.
+        advice: A sentence to add to the message.
     """
     if value not in known:
-        raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}.")
+        raise error(f"{name}={value!r} is not one of {', '.join(map(str, known))}.{advice and f' {advice}'}")
 
 
 def name_some(names: Collection[str], limit: int = 5) -> str:
-    """A few of many names, for a message."""
+    """The first few of many names, quoted, for a message."""
     shown = ", ".join(repr(str(name)) for name in list(names)[:limit])
     return shown if len(names) <= limit else f"{shown}, ... ({len(names)} in all)"
 
 
 def describe_problems(source: str, problems: list[str], remedy: str, limit: int = 20) -> str:
-    """One message for many problems: the count, the first `limit` of them a line each, and the remedy."""
+    """One message for many problems: their count, the first `limit` of them one per line, and the remedy."""
     noun = "problem" if len(problems) == 1 else "problems"
     shown = "".join(f"\n  - {problem}" for problem in problems[:limit])
     more = f"\n  ... and {len(problems) - limit} more" if len(problems) > limit else ""

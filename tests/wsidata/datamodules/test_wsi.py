@@ -185,7 +185,7 @@ def test_leading_zeros_survive(camelyon, tmp_path):
         ({"test_ids": ["test_9.tif"]}, SplitError, "test_ids 'test_9' are not in the table"),
         ({"train_transform": A.RandomRotate90()}, TransformError, "Use wsidata.transforms.RandomRotate90"),
         ({"train_transform": lambda image: image, "num_workers": 1}, TransformError, "cannot be sent to worker"),
-        ({"dtype": "int"}, ValueError, "dtype='int' is neither"),
+        ({"dtype": "int"}, ValueError, "dtype='int' is not one of uint8, float"),
         ({"batch_size": 0}, ValueError, "batch_size=0 must be at least 1"),
     ],
 )

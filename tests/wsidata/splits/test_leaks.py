@@ -117,7 +117,7 @@ def test_report_warns_or_raises_as_asked(slides):
 def test_checks_that_cannot_be_made_are_refused(slides):
     with pytest.raises(SplitError, match=r"patient needs 'group'.*group_column="):
         check_leaks(slides, checks=["patient"])
-    with pytest.raises(SplitError, match=r"\['name'\] are not known"):
+    with pytest.raises(SplitError, match="checks='name' is not one of patient, content"):
         check_leaks(slides, checks=["name"])
 
 

@@ -92,7 +92,7 @@ def test_tumour_shows_in_crowded_dark_nuclei_not_in_mean_colour(tmp_path):
         ({"tile": 100}, "multiple of 16"),
         ({"vendor": "aperio", "subifds": True}, "goes with vendor='generic'"),
         ({"vendor": "philips", "mpp": None}, "needs mpp"),
-        ({"vendor": "zeiss"}, "none of"),
+        ({"vendor": "zeiss"}, "vendor='zeiss' is not one of generic, aperio, philips"),
         ({"levels": 12}, "levels=12 is too many"),
     ],
 )

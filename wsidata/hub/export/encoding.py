@@ -20,6 +20,7 @@ from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageErr
 from wsidata.formats.codecs.jpeg_strip import stripped_jpeg
 from wsidata.formats.vips import failure_behind
 from wsidata.hub.manifest import IMAGE_FORMATS, Encoding, ImageFormat
+from wsidata.utils.messages import check_choice
 
 JPEG_MAX_PX = 65_500
 """Longest side of a JPEG (libjpeg), and of what is written as PNG here: beyond, a picture belongs in a pyramid."""
@@ -65,8 +66,7 @@ def choose_encoding(image_format: ImageFormat | None, quality: int | None, *, la
     """
     if image_format is None:
         image_format = "tiff" if lazy else "original" if photos else "png"
-    if image_format not in IMAGE_FORMATS:
-        raise ValueError(f"image_format={image_format!r} is not one of {', '.join(IMAGE_FORMATS)}.")
+    check_choice("image_format", image_format, IMAGE_FORMATS)
     if image_format == "original" and not photos:
         raise ValueError("image_format='original' is for photos: slides are read at a resolution and encoded anew.")
     if image_format not in ("jpeg", "tiff-jpeg"):

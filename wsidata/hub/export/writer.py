@@ -47,6 +47,7 @@ from wsidata.hub.privacy import disclosure
 from wsidata.splits.split_file import split_digest
 from wsidata.stats.result import ChannelStats
 from wsidata.utils.files import file_sha256
+from wsidata.utils.messages import check_choice
 
 _FINISHED, _STATS = "finished", "stats"
 _OURS = (*HUB_SPLITS.values(), SHARD_FOLDER)
@@ -103,8 +104,7 @@ def export(
         ValueError: for options that do not go together.
     """
     folder = Path(folder)
-    if layout not in (None, *LAYOUTS):
-        raise ValueError(f"layout={layout!r} is not one of {', '.join(LAYOUTS)}.")
+    check_choice("layout", layout, (None, *LAYOUTS))
     plan = plan_export(dm, image_format=image_format, quality=quality, opaque_ids=opaque_ids, keep_names=keep_names)
     if plan.rows.empty:
         raise ExportError("the data module's table has no rows.")

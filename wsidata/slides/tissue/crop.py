@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wsidata.errors import NoTissueError
 from wsidata.slides.tissue.mask import TissueMethod, otsu_saturation
 from wsidata.slides.tissue.packing import MARGIN_PX, Packing, crop_to_tissue, pack_tissue, whole
+from wsidata.utils.messages import check_choice
 
 if TYPE_CHECKING:
     from wsidata.slides.protocol import OpenSlide
@@ -39,10 +40,8 @@ class TissueCrop:
     on_empty: Literal["raise", "whole"] = "raise"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("tissue", "pack"):
-            raise ValueError(f"crop={self.kind!r} is neither 'tissue' nor 'pack'. Leave it out for whole slides.")
-        if self.on_empty not in ("raise", "whole"):
-            raise ValueError(f"on_empty={self.on_empty!r} is neither 'raise' nor 'whole'.")
+        check_choice("crop", self.kind, ("tissue", "pack"), advice="Leave it out for whole slides.")
+        check_choice("on_empty", self.on_empty, ("raise", "whole"))
 
     def plan(self, slide: OpenSlide, resolution: dict[str, Any]) -> Packing:
         """Find the tissue of a slide, and what to read of it.

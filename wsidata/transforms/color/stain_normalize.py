@@ -26,6 +26,7 @@ from wsidata.transforms.color.stain import (
     step_of,
     tissue_weight,
 )
+from wsidata.utils.messages import check_choice
 from wsidata.utils.rectangle import Rectangle
 
 BLOCKS = 16
@@ -273,8 +274,7 @@ class ReinhardNormalise(Transform):
 
 
 def _checked(on_blank: OnBlank) -> OnBlank:
-    if on_blank not in ("raise", "keep"):
-        raise TransformError(f"on_blank={on_blank!r} is not known. Pass 'raise' or 'keep'.")
+    check_choice("on_blank", on_blank, ("raise", "keep"), TransformError)
     return on_blank
 
 

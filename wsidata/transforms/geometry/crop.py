@@ -20,6 +20,7 @@ from wsidata.transforms.base import (
     check_probability,
     check_range,
 )
+from wsidata.utils.messages import check_choice
 from wsidata.utils.rectangle import Rectangle
 
 Position = Literal["centre", "random"]
@@ -45,8 +46,7 @@ class CropOrPad(Transform):
         mask_fill: float | None = None,
         position: Position = "centre",
     ) -> None:
-        if position not in ("centre", "random"):
-            raise TransformError(f"position={position!r} is not known. Pass 'centre' or 'random'.")
+        check_choice("position", position, ("centre", "random"), TransformError)
         self.height_px, self.width_px = check_size(size)
         self.fill = fill
         self.mask_fill = mask_fill

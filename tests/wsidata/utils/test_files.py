@@ -1,0 +1,75 @@
+"""Files are written whole or not at all, and their digests depend on nothing but their content."""
+
+import os
+import stat
+
+import pytest
+
+from wsidata.utils.files import atomic_write, json_sha256, write_text
+
+
+def test_a_file_is_replaced_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    write_text(path, "old")
+    with atomic_write(path) as unfinished:
+        unfinished.write_text("ä", encoding="utf-8")
+        assert path.read_text() == "old"
+        assert (unfinished.parent, unfinished.suffix) == (path.parent, ".csv")
+    assert path.read_text(encoding="utf-8") == "ä"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_file_as_it_was(tmp_path, error):
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+
+    def interrupted():
+        with atomic_write(path) as unfinished:
+            unfinished.write_text("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    with atomic_write(tmp_path / "a") as first, atomic_write(tmp_path / "a") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert (tmp_path / "a").read_text() == "first"
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path):
+    write_text(tmp_path / "a", "")
+    (tmp_path / "b").touch()
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "b").stat().st_mode)
+
+
+def test_links_are_followed_and_pipes_written_to(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "text"
+    os.mkfifo(tmp_path / "pipe")
+    with atomic_write(tmp_path / "pipe") as unfinished:
+        assert unfinished == tmp_path / "pipe"
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_the_disk_has_the_file_before_it_gets_its_name(tmp_path, monkeypatch):
+    order = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (order.append("fsync"), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *names: (order.append("replace"), replace(*names)))
+    write_text(tmp_path / "a", "text")
+    with atomic_write(tmp_path / "b", sync=False) as unfinished:
+        unfinished.touch()
+    assert order == ["fsync", "replace", "replace"]
+
+
+def test_the_digest_of_values_does_not_depend_on_the_order_of_keys():
+    assert json_sha256({"a": 1, "b": [2.5]}) == json_sha256({"b": [2.5], "a": 1})
+    assert json_sha256({"a": 1}) != json_sha256({"a": 2})
