@@ -1,7 +1,7 @@
-"""What every data module here does alike: loaders of every part, and a split that a checkpoint remembers.
+"""Base class of the data modules, with the loaders of every split and a split that checkpoints remember.
 
-A concrete module only says where its table comes from (`read_labels`, see `datamodule_tables`) and how a part of it
-becomes a dataset (`make_dataset`).
+A subclass reads a table (`read_labels`), checks it (`check`), makes a dataset of each split (`make_dataset`) and
+computes channel statistics (`compute_stats`).
 """
 
 from __future__ import annotations
@@ -46,44 +46,94 @@ from wsidata.tables.parts import PARTS, SPLITS, Part, SplitError
 from wsidata.utils.messages import check_choice, name_some
 
 OnError = Literal["raise", "skip"]
-
+Sampling = Literal["shuffle", "balanced"]
+Leaks = Literal["off", "warn", "error"]
 
 _THREADS = 4
 
 
-class SplitTables(LightningDataModule, ABC):
-    """A table that is split, and facts that follow from it.
+class SplitDataModule(LightningDataModule, ABC):
+    """Train, validation, test and predict loaders of one table with a split.
 
     Args:
+        batch_size: Samples per batch (and process).
+        num_workers: Worker processes per loader.
+        worker_start: "forkserver" or "spawn". None: the fork server where there is one.
+        pin_memory: Copy batches to page-locked memory. None: where there is CUDA.
         predict_on: Rows to predict on, in the table's order. None: the test rows, or all rows where there are none.
+        sampling: "shuffle" draws every training row once per epoch; "balanced" every class equally often.
         stats: Channel statistics, or the JSON file they were saved in. None: computed on first use.
-        leak_checks: What `check_leaks` looks for; None: all that the table allows.
-        on_error: Whether rows that `find_unreadable` names are an error, or left out of the parts with a warning.
+        leaks: What to do about leaks between splits (see `leaks.check_leaks`): "off" does not look, "warn", or "error".
+        leak_checks: What to look for; None: all that the table allows.
+        on_error: "raise" for rows that `find_unreadable` names, or "skip" them with a warning.
     """
 
     def __init__(
         self,
         *,
+        batch_size: int,
+        num_workers: int,
+        worker_start: WorkerStart | None = None,
+        pin_memory: bool | None,
         predict_on: Literal["train", "val", "test", "all"] | None,
-        stats: ChannelStats | str | Path | None,
-        leak_checks: Sequence[LeakKind] | None,
-        on_error: OnError,
+        sampling: Sampling = "shuffle",
+        stats: ChannelStats | str | Path | None = None,
+        leaks: Leaks = "warn",
+        leak_checks: Sequence[LeakKind] | None = None,
+        on_error: OnError = "raise",
     ) -> None:
         super().__init__()
         check_choice("on_error", on_error, ("raise", "skip"))
-        if predict_on is not None:
-            check_choice("predict_on", predict_on, (*SPLITS, "all"))
-        self.predict_on, self.leak_checks, self.on_error = predict_on, leak_checks, on_error
+        check_choice("predict_on", predict_on, (*SPLITS, "all", None))
+        check_choice("sampling", sampling, ("shuffle", "balanced"))
+        check_choice("leaks", leaks, ("off", "warn", "error"))
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size={batch_size} must be at least 1, and num_workers={num_workers} at least 0.")
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.worker_start = check_worker_start(worker_start) if num_workers else None
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.predict_on, self.sampling = predict_on, sampling
+        self.leaks, self.leak_checks, self.on_error = leaks, leak_checks, on_error
         if stats is not None:  # takes the place of the cached property
             self.stats = stats if isinstance(stats, ChannelStats) else ChannelStats.load(stats)
+        self.datasets: dict[str, EpochDataset] = {}
+        self._run_seed = 0
+
+    # -- defined by subclasses -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def read_labels(self) -> LabelTable:
         """Read the table, with its column `split` filled in; called once."""
 
+    @abstractmethod
+    def check(self) -> None:
+        """Raise for anything that would fail during training; called once, by `setup`."""
+
+    @abstractmethod
+    def make_dataset(self, part: Part) -> EpochDataset:
+        """Dataset of one split."""
+
+    @abstractmethod
+    def compute_stats(self) -> ChannelStats:
+        """Exact channel statistics of the training images as they are read, before any transform."""
+
+    def check_stats(self, stats: ChannelStats) -> None:  # not abstract: most have nothing to compare
+        """Raise for channel statistics of images that were read otherwise; called before training resumes with them."""
+
     def find_unreadable(self) -> Mapping[str, str]:
-        """Why rows cannot be read, by `image_id`, as far as it shows without decoding; asked if `on_error="skip"`."""
+        """Why rows cannot be read, by `image_id`, as far as it shows without decoding; for `on_error="skip"`."""
         return {}
+
+    def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
+        """Gray thumbnail of a row's file, (32, 32), by which near-duplicates are found."""
+        return slide_thumbnail(path)
+
+    def keep_arguments(self, left_out: Sequence[str]) -> None:
+        """Keep the arguments of `__init__`, which calls this, for the checkpoint: plain values only."""
+        self.save_hyperparameters(ignore=list(left_out), frame=inspect.currentframe().f_back)  # type: ignore[union-attr]
+        self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})
+
+    # -- tables and statistics -----------------------------------------------------------------------------------------
 
     @cached_property
     def labels(self) -> LabelTable:
@@ -92,16 +142,16 @@ class SplitTables(LightningDataModule, ABC):
 
     @cached_property
     def skipped(self) -> pd.DataFrame:
-        """Rows that are in no part because they cannot be read; empty unless `on_error="skip"`.
+        """Rows that are in no split because they cannot be read; empty unless `on_error="skip"`.
 
-        Columns `image_id`, `split` (where they were), `label_name`, `path`, `reason`. Looked for on first use, by
-        opening every file's header.
+        Columns `image_id`, `split` (where they were), `label_name`, `path`, `reason`. Found on first use, by opening
+        every file's header.
 
         Raises:
-            SplitError: if a part, or a class in a part, would be left without rows.
+            SplitError: if a split, or a class in a split, would be left without rows.
 
         Warns:
-            SkipWarning: naming what is left out.
+            SkipWarning: naming the rows.
         """
         frame = self.labels.frame
         skipped = skipped_rows(frame, self.find_unreadable() if self.on_error == "skip" else {})
@@ -112,15 +162,20 @@ class SplitTables(LightningDataModule, ABC):
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The rows of "train", "val", "test" and "predict", in the table's order (columns: `tables.COLUMNS`).
+        """The rows of "train", "val", "test" and "predict", in the table's order (columns: `label_table.COLUMNS`).
 
         Without the rows that are `skipped`.
         """
-        frame = without_skipped(self.labels.frame, self.skipped)
+        frame = self._kept
         tables = {name: frame[frame["split"] == name].reset_index(drop=True) for name in SPLITS}
         chosen = self.predict_on or ("test" if len(tables["test"]) else "all")
-        tables["predict"] = frame.copy() if chosen == "all" else tables[chosen].copy()
+        tables["predict"] = frame if chosen == "all" else tables[chosen].copy()
         return tables
+
+    @property
+    def _kept(self) -> pd.DataFrame:
+        """The table without the rows that are `skipped`."""
+        return without_skipped(self.labels.frame, self.skipped)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -134,31 +189,24 @@ class SplitTables(LightningDataModule, ABC):
 
     @property
     def class_weights(self) -> Tensor:
-        """Weights of the classes, from the training rows, (K,) float32; see `class_weights.class_weights`."""
+        """Class weights inversely proportional to class frequency in the training rows, (K,) float32."""
         return class_weights(self.tables["train"], self.labels.target, self.class_names)
-
-    def check_leaks(self) -> LeakReport:
-        """Look for patients, files, looks and sites that are in more than one part; see `leaks.check_leaks`."""
-        frame = without_skipped(self.labels.frame, self.skipped)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            return check_leaks(frame, checks=self.leak_checks, thumbnail=self.leak_thumbnail, executor=pool)
-
-    def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
-        """A row's file, squashed to 32 x 32 grey pixels, as it is compared with others."""
-        return slide_thumbnail(path)
-
-    @abstractmethod
-    def compute_stats(self) -> ChannelStats:
-        """Exact channel statistics of the training images as they are read, before any transform."""
 
     @cached_property
     def stats(self) -> ChannelStats:
-        """Exact channel statistics of the training slides as they are read, before any transform; pooled, all pixels.
+        """Exact channel statistics of the training images as they are read, before any transform; pooled, all pixels.
 
-        Every training slide is read once, on first use. For other choices (tissue only, per image, an executor) call
+        Every training image is read once, on first use. For other choices (tissue only, per image, an executor) call
         `channel_stats(dm.tables["train"]["path"], ...)`.
         """
         return self.compute_stats()
+
+    def check_leaks(self) -> LeakReport:
+        """Find patients, files, near-duplicates and sites that are in several splits; see `leaks.check_leaks`."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return check_leaks(self._kept, checks=self.leak_checks, thumbnail=self.leak_thumbnail, executor=pool)
+
+    # -- the split as a file -------------------------------------------------------------------------------------------
 
     @property
     def split_digest(self) -> str:
@@ -178,77 +226,12 @@ class SplitTables(LightningDataModule, ABC):
         frame = self.labels.frame
         return frame.assign(skipped=[reasons.get(name, "") for name in frame["image_id"]])
 
-
-Sampling = Literal["shuffle", "balanced"]
-
-
-Leaks = Literal["off", "warn", "error"]
-
-
-LEAK_ACTIONS = ("off", "warn", "error")
-
-
-class SplitDataModule(SplitTables):
-    """Train, validation, test and predict loaders over one table that is split.
-
-    Args:
-        batch_size: Samples a batch (per process).
-        num_workers: Worker processes a loader.
-        worker_start: "forkserver" or "spawn". None: the fork server where there is one.
-        pin_memory: Copy batches to page-locked memory. None: where there is CUDA.
-        predict_on: Rows to predict on, in the table's order. None: the test rows, or all rows where there are none.
-        sampling: "shuffle" draws every training row once an epoch; "balanced" every class equally often.
-        stats: Channel statistics, or the JSON file they were saved in. None: computed on first use.
-        leaks: Whether what is in two parts (see `leaks.check_leaks`) is passed over, warned of, or an error.
-        leak_checks: What to look for; None: all that the table allows.
-        on_error: Whether rows that `find_unreadable` names are an error, or left out of the parts with a warning.
-    """
-
-    def __init__(
-        self,
-        *,
-        batch_size: int,
-        num_workers: int,
-        worker_start: WorkerStart | None = None,
-        pin_memory: bool | None,
-        predict_on: Literal["train", "val", "test", "all"] | None,
-        sampling: Sampling = "shuffle",
-        stats: ChannelStats | str | Path | None = None,
-        leaks: Leaks = "warn",
-        leak_checks: Sequence[LeakKind] | None = None,
-        on_error: OnError = "raise",
-    ) -> None:
-        super().__init__(predict_on=predict_on, stats=stats, leak_checks=leak_checks, on_error=on_error)
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size={batch_size} must be at least 1, and num_workers={num_workers} at least 0.")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        check_choice("sampling", sampling, ("shuffle", "balanced"))
-        check_choice("leaks", leaks, LEAK_ACTIONS)
-        self.worker_start = check_worker_start(worker_start) if num_workers else None
-        self.sampling = sampling
-        self.leaks = leaks
-        self.datasets: dict[str, EpochDataset] = {}
-        self._run_seed = 0
-
-    @abstractmethod
-    def check(self) -> None:
-        """Refuse what would fail during training; called once, by `setup`."""
-
-    def check_stats(self, stats: ChannelStats) -> None:  # not abstract: most have nothing to compare
-        """Refuse channel statistics of images that were read otherwise; asked before training goes on with them."""
-
-    @abstractmethod
-    def make_dataset(self, part: Part) -> EpochDataset:
-        """Dataset of one part."""
-
     # -- Lightning's hooks ---------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
         """Read, split and check everything, and make the datasets; a second call does nothing.
 
-        All parts are checked whatever the stage: a test slide that cannot be read should be known before training.
+        All splits are checked at every stage, so an unreadable test image shows before training.
         """
         if not self.datasets:
             self._agree_on_skipped()
@@ -264,7 +247,7 @@ class SplitDataModule(SplitTables):
             self._save_split_beside_run()
 
     def train_dataloader(self) -> EpochLoader:
-        """`(image, label)` batches in an order of its own each epoch."""
+        """`(image, label)` batches, in another order each epoch."""
         return self._loader("train")
 
     def val_dataloader(self) -> EpochLoader | list[EpochLoader]:
@@ -279,36 +262,33 @@ class SplitDataModule(SplitTables):
         """Batches of images in the order of `tables["predict"]`."""
         return self._loader("predict")
 
-    def keep_arguments(self, left_out: Sequence[str]) -> None:
-        """Keep the arguments of `__init__`, which calls this, for the checkpoint: plain values only."""
-        self.save_hyperparameters(ignore=list(left_out), frame=inspect.currentframe().f_back)  # type: ignore[union-attr]
-        self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})
+    # -- the checkpoint ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """The split, the classes, and the statistics if they are known, for the checkpoint."""
         return remember(self.labels.frame, self.skipped, self.class_names, self.__dict__.get("stats"))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare a checkpoint's split and statistics with ours; take its statistics if we have none.
+        """Compare a checkpoint's split and statistics with these; take its statistics if there are none yet.
 
         Raises:
-            SplitError: if training would go on with another split, other classes or other statistics, or if slides
+            SplitError: if training would resume with another split, other classes or other statistics, or if images
                 that the checkpoint was trained on would be used to validate or test it.
         """
         stats = remembered_stats(state_dict, self.__dict__.get("stats"))
-        stage = None if self.trainer is None else self.trainer.state.fn
+        stage = TrainerFn.FITTING if self.trainer is None else self.trainer.state.fn
         if stats is not None:
             if stage in (None, TrainerFn.FITTING):
                 self.check_stats(stats)
             self.stats = stats
         check_remembered_classes(state_dict, self.class_names)
-        if stage in (None, TrainerFn.FITTING):
-            check_remembered_split(state_dict, self.labels.frame, self.skipped)
-        elif stage in (TrainerFn.VALIDATING, TrainerFn.TESTING):
-            part: Part = "val" if stage == TrainerFn.VALIDATING else "test"
-            check_remembered_split(state_dict, self.labels.frame, self.skipped, evaluated=part)
+        if stage != TrainerFn.PREDICTING:
+            evaluated: Part | None = (
+                "val" if stage == TrainerFn.VALIDATING else "test" if stage == TrainerFn.TESTING else None
+            )
+            check_remembered_split(state_dict, self.labels.frame, self.skipped, evaluated)
 
-    # -- looking at it -------------------------------------------------------------------------------------------------
+    # -- figures -------------------------------------------------------------------------------------------------------
 
     def show_batch(
         self,
@@ -317,13 +297,13 @@ class SplitDataModule(SplitTables):
         path: str | Path | None = None,
         bands: Sequence[int] | None = None,
     ) -> Figure:
-        """Draw samples as the network gets them, the classes in turn. Changes no random state.
+        """Draw samples as the network gets them, one class after the other. Leaves random states unchanged.
 
         Args:
             part: "train" (augmented), "val", "test" or "predict".
-            max_images: How many at most.
+            max_images: Number of samples, at most.
             path: Where to save the figure; None saves nothing.
-            bands: Numbers of the channels to show: one as grey, three as red, green and blue. None: all, if they are
+            bands: Numbers of the channels to show: one as gray, three as red, green and blue. None: all, if they are
                 one or three.
 
         Returns:
@@ -339,7 +319,7 @@ class SplitDataModule(SplitTables):
             raise RuntimeError(f"there is no {part} dataset yet. Call setup('fit') first, or let a Trainer do it.")
         if self.tables[part].empty:
             raise SplitError(
-                f"the {part} part has no rows. Choose test rows with split_column=, test_ids=, test_prefix= or "
+                f"the {part} split has no rows. Choose test rows with split_column=, test_ids=, test_prefix= or "
                 "test_fraction=, validation rows with val_fraction=; a table without labels can only be predicted on."
             )
         return make_loader(
@@ -354,7 +334,7 @@ class SplitDataModule(SplitTables):
         )
 
     def _balance(self) -> list[int] | None:
-        """Class of each training row, if classes are to be drawn equally often."""
+        """Class of each training row, for balanced sampling."""
         if self.sampling == "shuffle":
             return None
         if self.labels.target != "class":
@@ -364,23 +344,23 @@ class SplitDataModule(SplitTables):
         return [int(label) for label in self.tables["train"]["label"]]
 
     def _agree_on_skipped(self) -> None:
-        """All processes must leave out the same rows, or their shares would overlap and their steps not match."""
+        """Raise if processes leave out other rows: their shares would overlap and their steps not match."""
         if self.on_error == "raise" or self.trainer is None:
             return
         ours = self.skipped["image_id"].tolist()
         if ours != (first := self.trainer.strategy.broadcast(ours)):
             raise SplitError(
                 f"processes cannot read the same files: process 0 leaves out [{name_some(first)}], process "
-                f"{self.trainer.global_rank} [{name_some(ours)}]. See to it that all nodes see the same folders."
+                f"{self.trainer.global_rank} [{name_some(ours)}]. Give all nodes access to the same folders."
             )
 
     def _trainer_epoch(self) -> tuple[int, int] | None:
-        """The seed of the run and the epoch of the Trainer that is training with this module now, if there is one."""
+        """Seed of the run, and epoch of the Trainer that is training with this module now; None if there is none."""
         trainer = self.trainer
         if trainer is None or (trainer.state.fn, trainer.state.status) != (TrainerFn.FITTING, TrainerStatus.RUNNING):
             return None
-        # With a checkpoint of the end of an epoch, that epoch still is the present one when loaders are begun, and they
-        # are not begun again for the next.
+        # Resumed from a checkpoint of the end of an epoch, loaders start while that epoch is still the current one, and
+        # are not started again for the next.
         loop = trainer.fit_loop
         is_over = loop.restarting and loop.epoch_loop.batch_progress.is_last_batch
         processed: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # by Lightning's annotation

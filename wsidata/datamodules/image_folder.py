@@ -1,8 +1,8 @@
-"""From a folder of photos, with a table or with a folder per class, to batches: the job most people begin with.
+"""The data module of photos, listed in a table or sorted into a folder per class.
 
     table -> split -> sample -> transform -> batch
 
-as for slides, and by the same modules; what differs is how photos are found, checked and decoded.
+as for slides, and by the same modules; only finding, checking and decoding differ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from wsidata.splits.fingerprints import photo_thumbnail
 from wsidata.splits.leaks import LeakKind
 from wsidata.splits.make import SmallClasses
 from wsidata.splits.split_table import split_table
-from wsidata.splits.unreadable import without_skipped
 from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.class_names import LabelNames, read_label_names
@@ -45,81 +44,18 @@ from wsidata.utils.messages import check_choice
 Normalize = Literal["stats", "imagenet"]
 
 CACHE_BYTES = 4 * 1000**3
-"""What `cache="memory"` keeps for each loader."""
-
-
-def length_of_side(
-    resize_px: int | Literal["auto"] | None, image_size: tuple[int, int] | None, crops: bool
-) -> int | None:
-    """The length photos' shorter side is brought to.
-
-    Raises:
-        ValueError: if it is no length, or each crop would be padded.
-    """
-    if resize_px == "auto":
-        return auto_resize_px(image_size)
-    if resize_px is not None and (not isinstance(resize_px, int) or resize_px < 1):
-        raise ValueError(f"resize_px={resize_px!r} is neither a number of pixels, nor 'auto', nor None.")
-    if resize_px is not None and image_size is not None and crops and resize_px < min(image_size):
-        raise ValueError(
-            f"resize_px={resize_px} makes photos smaller than image_size={image_size}: all would be padded. Pass at "
-            f"least {min(image_size)}, or resize_px='auto'."
-        )
-    return resize_px
-
-
-def check_one_size(sizes: Mapping[str, tuple[int, int]]) -> None:
-    """Refuse batches of photos that differ in size.
-
-    Raises:
-        TableError: naming two.
-    """
-    first, *others = sizes.items()
-    for name, size in others:
-        if size != first[1]:
-            raise TableError(
-                f"photos differ in size ('{first[0]}' is {first[1][0]} x {first[1][1]} px, '{name}' {size[0]} x "
-                f"{size[1]}), and without image_size= they keep it. Pass image_size= (crops or pads), or batch_size=1."
-            )
-
-
-def pixel_type(dtype: Literal["uint8", "float"] | None, normalize: str | None) -> DType:
-    """What pixels become.
-
-    Raises:
-        ValueError: for an unknown choice, or bytes that are to be normalised.
-    """
-    check_choice("normalize", normalize, ("stats", "imagenet", None))
-    check_choice("dtype", dtype, ("uint8", "float", None))
-    if dtype == "uint8" and normalize is not None:
-        raise ValueError(f"normalize={normalize!r} gives floats. Leave out dtype='uint8'.")
-    return dtype or ("uint8" if normalize is None else "float")
-
-
-def decoded_cache(cache: int | str | Path | None, num_workers: int) -> DecodedCache | None:
-    """Where decoded photos are kept; the memory is divided among the workers of a loader.
-
-    Raises:
-        ValueError: for no memory.
-    """
-    if cache is None:
-        return None
-    if isinstance(cache, int) and cache < 1:
-        raise ValueError(f"cache={cache} is neither a number of bytes, nor 'memory', nor a folder, nor None.")
-    if cache == "memory":
-        cache = CACHE_BYTES
-    return DecodedCache(max(1, cache // max(1, num_workers)) if isinstance(cache, int) else cache)
+"""Memory of `cache="memory"`, for each loader."""
 
 
 IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation that torchvision's pretrained networks were trained with."""
+"""Mean and standard deviation of torchvision's pretrained networks."""
 
 
 class ImageFolderDataModule(SplitDataModule):
     """Photos: one sample each, with one class, several labels, or numbers.
 
     Batches of the train, validation and test loaders are `(image, target)`: image (B, 3, H, W), channels-last in
-    memory, RGB, uint8 or float in [0, 1], or normalised floats; target as `target` says. The predict loader yields
+    memory, RGB, uint8 or float in [0, 1], or normalized floats; target as `target` says. The predict loader yields
     images alone.
 
     A sample's augmentation depends on the seed (`seed_everything`), the epoch and the photo only: not on the number of
@@ -132,55 +68,55 @@ class ImageFolderDataModule(SplitDataModule):
         image_column: Column of file names: with or without suffix, in any case, with or without the folders above.
         label_column: Column of labels, or columns. None: no labels, predict only.
         class_names: Classes in order, or a mapping from labels to them. None: the labels, sorted.
-        label_names: Names of the labels, to be shown instead of them: a table with the columns `label` and `name`, or a
-            mapping. All of them are classes, in the labels' order, also those that no photo has.
+        label_names: Names to show instead of the labels: a table with the columns `label` and `name`, or a mapping. All
+            of them are classes, in the labels' order, also those without photos.
         target: "class": (B,) int64. "multilabel": (B, K) float32 of 0 and 1, from a column of labels separated by `;`
             or from K columns of 0 and 1. "regression": (B, K) float32, from K columns of numbers. See
             `targets.read_targets`.
-        resize_px: Length the shorter side is brought to when a photo is decoded. "auto": 8/7 of `image_size` (256 for
-            224), or as it is if `image_size` is None. None: as it is.
+        resize_px: Length that the shorter side is resized to when a photo is decoded. "auto": 8/7 of `image_size` (256
+            for 224), or as it is if `image_size` is None. None: as it is.
         image_size: Height and width to crop (or pad in white) to, in pixels; one number for a square. None keeps all.
-        split: A split made before: a CSV file, or a DataFrame with `image_id` and `split`. The arguments below are then
-            not used.
+        split: A saved split: a CSV file, or a DataFrame with `image_id` and `split`. The arguments below are then not
+            used.
         split_column: Column that predefines train, val or test rows.
         test_ids: Ids, or names, of the test rows.
         test_prefix: What the names of test rows begin with, such as "test_".
         val_ids: Ids, or names, of the validation rows.
         val_prefix: What the names of validation rows begin with.
-        group_column: Column of what must not be divided: photos of one animal, place, or series.
-        site_column: Column of cameras or places. If given, a site in two parts is a leak.
+        group_column: Column of groups that stay together: photos of one animal, place, or series.
+        site_column: Column of cameras or places. If given, a site in two splits is a leak.
         val_fraction: Share of the rows that are not predefined to validate on.
         test_fraction: Share of them to test on.
         stratify: Keep the classes in proportion, where each photo has one.
         k_fold: `(i, k)`: validate on fold i (0 .. k-1) of k, instead of on `val_fraction`.
-        repeat: 0, 1, ...: draw validation rows or folds anew; the test rows stay.
-        small_classes: A class too small to be in every part: "raise", or keep it in "train" and warn.
+        repeat: 0, 1, ...: redraws validation rows or folds; the test rows stay.
+        small_classes: A class too small for every split: "raise", or keep it in "train" and warn.
         seed: Seed of the split, and of nothing else.
         train_transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on pyvips images. None:
-            a random crop of `image_size`, mirrored left and right every other time. If given, it sets the size.
-        eval_transform: The same for validation, test and prediction. None: the centre, of `image_size`.
+            a random crop of `image_size`, flipped left to right every other time. If given, it sets the size.
+        eval_transform: The same for validation, test and prediction. None: a center crop of `image_size`.
         dtype: What uint8 pixels become: "uint8" stays, "float" is divided by 255. None: "uint8", or "float" where
-            photos are normalised.
-        normalize: "stats": less the mean of the training photos' channels, divided by their standard deviation.
+            photos are normalized.
+        normalize: "stats": minus the mean of the training photos' channels, divided by their standard deviation.
             "imagenet": the same with ImageNet's. None: left to the model.
-        apply_icc: Turn colours into sRGB where a file has another colour profile, as phones' photos do.
+        apply_icc: Convert colors to sRGB where a file has another color profile, as phones' photos do.
         cache: Keep decoded photos from the first epoch on: "memory" (up to 4 GB for each loader), a number of bytes of
             memory, or a folder, which may be shared. Found by content: a changed file is decoded again. A photo takes
             3 bytes per pixel at the size it is read at. None: decode in every epoch.
-        batch_size: Samples a batch (per process).
-        num_workers: Worker processes a loader, kept between epochs.
+        batch_size: Samples per batch (and process).
+        num_workers: Worker processes per loader, kept between epochs.
         worker_start: "forkserver" or "spawn". None: a fork server where there is one.
         pin_memory: Page-locked batches. None: where there is CUDA.
         predict_on: "train", "val", "test" or "all". None: the test rows, or all rows where there are none.
-        sampling: "shuffle" draws every training photo once an epoch. "balanced" draws as many, every class equally
+        sampling: "shuffle" draws every training photo once per epoch. "balanced" draws as many, every class equally
             often; a photo that is drawn twice is augmented twice.
         stats: Channel statistics, or the JSON file they were saved in. None: computed when they are first needed.
-        leaks: What to do about groups, files, look-alikes or sites in two parts: "off" does not look, "warn", or
+        leaks: What to do about groups, files, near-duplicates or sites in two splits: "off" does not look, "warn", or
             "error". Looking decodes every photo small, once, in `setup`.
         leak_checks: What to look for: some of "patient" (of `group_column`), "content", "thumbnail", "site". None: all
             that apply.
         on_error: What to do about photos that are empty, cut off, too large to hold or no photos, as far as their
-            headers and ends show: "raise" names them all, before training; "skip" leaves them out of the parts with a
+            headers and ends show: "raise" names them all, before training; "skip" leaves them out of the splits with a
             warning that names them, and keeps them in `skipped`. The split of the others stays.
         decode_check: Look for damaged pixels before training too, by decoding every photo once.
         unlisted: Photos below `image_dir` that no row of the table names: "off", "warn", or "error".
@@ -253,11 +189,11 @@ class ImageFolderDataModule(SplitDataModule):
             on_error=on_error,
         )
         self.image_size = None if image_size is None else check_size(image_size)
-        self.resize_px = length_of_side(resize_px, self.image_size, train_transform is None or eval_transform is None)
-        self.normalize, self.dtype = normalize, pixel_type(dtype, normalize)
+        self.resize_px = _length_of_side(resize_px, self.image_size, train_transform is None or eval_transform is None)
+        self.normalize, self.dtype = normalize, _pixel_type(dtype, normalize)
         self._table, self._split, self._label_names = table, split, label_names
         self._survey = PhotoSurvey(self.resize_px, decode_check)
-        self._cache = decoded_cache(cache, num_workers)
+        self._cache = _decoded_cache(cache, num_workers)
         check_choice("target", target, ("class", "multilabel", "regression"))
         check_choice("unlisted", unlisted, ("off", "warn", "error"))
         if label_names is not None and (class_names is not None or target == "regression"):
@@ -276,7 +212,7 @@ class ImageFolderDataModule(SplitDataModule):
         self.keep_arguments(["train_transform", "eval_transform", *left_out])
 
     def read_labels(self) -> LabelTable:
-        """Read the table, look at every photo's header, and split."""
+        """Read the table and every photo's header, and split."""
         hparams = self.hparams
         names = self._label_names
         columns = ("image_column", "label_column", "target", "group_column", "site_column", "split_column", "unlisted")
@@ -291,10 +227,10 @@ class ImageFolderDataModule(SplitDataModule):
         return split_table(labels, self._split, {**hparams, **listed})
 
     def check(self) -> None:
-        """Read the table, which looks at every photo's header, and compare sizes where they must be one."""
-        frame = without_skipped(self.labels.frame, self.skipped)
+        """Read the table and every photo's header, and compare sizes where batches need one size."""
+        rows = self._kept[["image_id", "path"]].to_numpy()
         if self._sizes_follow_photos and self.batch_size > 1:
-            check_one_size({name: self._survey.sizes[path] for name, path in frame[["image_id", "path"]].to_numpy()})
+            _check_one_size({name: self._survey.sizes[path] for name, path in rows})
 
     def find_unreadable(self) -> dict[str, str]:
         """Photos that cannot be read."""
@@ -304,7 +240,7 @@ class ImageFolderDataModule(SplitDataModule):
         return {name: problems[path] for name, path in frame[["image_id", "path"]].to_numpy() if path in problems}
 
     def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
-        """A photo as it is compared with others, decoded small."""
+        """Gray thumbnail of a photo, (32, 32), by which near-duplicates are found."""
         return photo_thumbnail(path)
 
     def compute_stats(self) -> ChannelStats:
@@ -312,19 +248,19 @@ class ImageFolderDataModule(SplitDataModule):
         if self.tables["train"].empty:
             raise SplitError(
                 "there are no training photos to take channel statistics of. Pass stats=, or load the checkpoint of "
-                "the training run, which remembers them."
+                "the training run, which holds them."
             )
         read = partial(self._read(), short_side_px=self.resize_px, apply_icc=self.hparams["apply_icc"])
         with ThreadPoolExecutor(THREADS) as pool:
             return channel_stats(self.tables["train"]["path"], read=read, executor=pool)
 
     def _read(self) -> Callable[..., NDArray[np.uint8]]:
-        """What decodes photos in this process; memory would be filled here that only workers use."""
+        """Function that decodes photos in this process; the memory of workers is not filled here."""
         shared = self._cache is not None and (self._cache.folder is not None or self.num_workers == 0)
         return self._cache.get if self._cache is not None and shared else read_photo
 
     def make_dataset(self, part: Part) -> PhotoDataset:
-        """Photos of one part; training photos are drawn anew each epoch."""
+        """Photos of one split; training photos are augmented anew each epoch."""
         return PhotoDataset(
             self.tables[part],
             self._train_transform if part == "train" else self._eval_transform,
@@ -338,12 +274,71 @@ class ImageFolderDataModule(SplitDataModule):
 
     def _loader(self, part: Part) -> EpochLoader:
         dataset = self.datasets.get(part)
-        if isinstance(dataset, PhotoDataset) and len(dataset):  # not before: a checkpoint may bring the statistics
+        if isinstance(dataset, PhotoDataset) and len(dataset):  # not before: the statistics may come from a checkpoint
             dataset.normalization = self._normalization()
         return super()._loader(part)
 
     def _normalization(self) -> Normalization | None:
-        """Mean and standard deviation to normalise with."""
+        """Mean and standard deviation to normalize with."""
         if self.normalize is None:
             return None
         return IMAGENET if self.normalize == "imagenet" else (self.stats.mean, self.stats.std)
+
+
+def _length_of_side(
+    resize_px: int | Literal["auto"] | None, image_size: tuple[int, int] | None, crops: bool
+) -> int | None:
+    """Length of the shorter side that photos are resized to; None: as they are.
+
+    Raises:
+        ValueError: if it is no length, or each crop would be padded.
+    """
+    if resize_px == "auto":
+        return auto_resize_px(image_size)
+    if resize_px is not None and (not isinstance(resize_px, int) or resize_px < 1):
+        raise ValueError(f"resize_px={resize_px!r} is neither a number of pixels, nor 'auto', nor None.")
+    if resize_px is not None and image_size is not None and crops and resize_px < min(image_size):
+        raise ValueError(
+            f"resize_px={resize_px} makes photos smaller than image_size={image_size}: all would be padded. Pass at "
+            f"least {min(image_size)}, or resize_px='auto'."
+        )
+    return resize_px
+
+
+def _check_one_size(sizes: Mapping[str, tuple[int, int]]) -> None:
+    """Raise `TableError`, naming two, if photos differ in size and so make no batch."""
+    first, *others = sizes.items()
+    for name, size in others:
+        if size != first[1]:
+            raise TableError(
+                f"photos differ in size ('{first[0]}' is {first[1][0]} x {first[1][1]} px, '{name}' {size[0]} x "
+                f"{size[1]}), and without image_size= they keep it. Pass image_size= (crops or pads), or batch_size=1."
+            )
+
+
+def _pixel_type(dtype: Literal["uint8", "float"] | None, normalize: str | None) -> DType:
+    """Data type of the batches.
+
+    Raises:
+        ValueError: for an unknown choice, or normalized bytes.
+    """
+    check_choice("normalize", normalize, ("stats", "imagenet", None))
+    check_choice("dtype", dtype, ("uint8", "float", None))
+    if dtype == "uint8" and normalize is not None:
+        raise ValueError(f"normalize={normalize!r} gives floats. Leave out dtype='uint8'.")
+    return dtype or ("uint8" if normalize is None else "float")
+
+
+def _decoded_cache(cache: int | str | Path | None, num_workers: int) -> DecodedCache | None:
+    """The cache of decoded photos; workers of a loader share its memory.
+
+    Raises:
+        ValueError: if the memory is 0 or less.
+    """
+    if cache is None:
+        return None
+    if isinstance(cache, int) and cache < 1:
+        raise ValueError(f"cache={cache} is neither a number of bytes, nor 'memory', nor a folder, nor None.")
+    if cache == "memory":
+        cache = CACHE_BYTES
+    return DecodedCache(max(1, cache // max(1, num_workers)) if isinstance(cache, int) else cache)

@@ -152,7 +152,7 @@ def test_table_without_labels_can_be_predicted_on_only(camelyon, tmp_path):
     table = pd.DataFrame({"image": ["test_001", "test_002"]})
     dm = module(camelyon, table=table, label_column=None, test_prefix=None)
     assert len(trainer(tmp_path).predict(Mean(), datamodule=dm)) == 2
-    with pytest.raises(SplitError, match=r"train part has no rows.*can only be predicted on"):
+    with pytest.raises(SplitError, match=r"train split has no rows.*can only be predicted on"):
         trainer(tmp_path).fit(Mean(), datamodule=dm)
 
 
