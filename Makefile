@@ -31,10 +31,11 @@ test: $(READY) ## Run the whole test-suite
 check: lint ## Lint, types, and the tests that are not slow, on all cores: before a commit
 	OMP_NUM_THREADS=1 VIPS_CONCURRENCY=1 $(BIN)/python -m pytest -q -n auto -m "not slow" $(TEST_ARGS)
 
+# Old releases warn of things of their own, so warnings are no errors there.
 test-lowest: ## Run the test-suite on the lowest supported releases (its own environment, Python 3.11)
 	test -d .venv-lowest || python3.11 -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c tests/lowest-requirements.txt -e '.[openslide]' pytest pytest-xdist hypothesis
-	OMP_NUM_THREADS=1 VIPS_CONCURRENCY=1 .venv-lowest/bin/python -m pytest -n $(TEST_WORKERS) $(TEST_ARGS)
+	OMP_NUM_THREADS=1 VIPS_CONCURRENCY=1 .venv-lowest/bin/python -m pytest -n $(TEST_WORKERS) -W default $(TEST_ARGS)
 
 lint: $(READY) ## Check style (ruff) and types (mypy, strict)
 	$(BIN)/ruff check .
