@@ -1,8 +1,8 @@
-"""Is a TIFF file whole? Walks its chain of directories before anybody trusts it.
+"""Integrity check of a TIFF file along its chain of directories.
 
-A TIFF that lost its end often loses directories with it, and then opens, one level short or with tiles nobody finds.
-Parsers (tifffile, libtiff) log such things and go on. Here every directory, every value it points to and every pointer
-to the next has to lie inside the file. (Whether the tiles do is checked level by level, see `segments`.)
+A TIFF that lost its end often loses directories with it, and then opens with a level or tiles missing. Parsers
+(tifffile, libtiff) log such things and go on. Here every directory, every value it points to and every pointer to the
+next has to lie inside the file. (Tiles are checked level by level, see `tile_index`.)
 
 Layout: TIFF 6.0, section 2; BigTIFF as in libtiff: 8-byte counts and offsets, 20-byte entries.
 """
@@ -23,7 +23,7 @@ TILE_SIZE_TAGS, TILE_PLACE_TAGS, STRIP_OFFSETS_TAG = {322, 323}, {324, 325}, 273
 
 @dataclass(frozen=True)
 class _FieldSizes:
-    """Sizes that differ between TIFF and BigTIFF."""
+    """Sizes of the fields that differ between TIFF and BigTIFF."""
 
     order: str
     count: str
@@ -36,7 +36,7 @@ class _FieldSizes:
 
 
 def check_integrity(path: Path) -> None:
-    """Refuse a TIFF with a directory, a tag value or a pointer outside the file.
+    """Check that all directories, tag values and pointers of a TIFF lie inside the file.
 
     Args:
         path: A file that begins as a TIFF does.
@@ -56,16 +56,16 @@ class _Walk:
         head = self._read(0, min(16, file_bytes), "its header")
         order = "<" if head[:2] == b"II" else ">"
         is_big = head[2:4] in (b"+\0", b"\0+")
-        self.layout = _FieldSizes(order, "Q", "Q", 20) if is_big else _FieldSizes(order, "H", "I", 12)
+        self.sizes = _FieldSizes(order, "Q", "Q", 20) if is_big else _FieldSizes(order, "H", "I", 12)
         start = 8 if is_big else 4
-        self.first = self._unpack(self.layout.offset, head[start : start + self.layout.inline_bytes], "its header")[0]
+        self.first = self._unpack(self.sizes.offset, head[start : start + self.sizes.inline_bytes], "its header")[0]
         self.seen: set[int] = set()
 
     def run(self) -> None:
-        """Follow the chain of directories, and the SubIFDs they name."""
+        """Check the chain of directories, and the SubIFDs they name."""
         pending = [self.first]
         if self.first == 0:
-            self._refuse("it has no directory")
+            self._fail("it has no directory")
         while pending:
             offset = pending.pop()
             if offset == 0 or offset in self.seen:  # SubIFDs may be named twice: by their parent and by each other
@@ -74,47 +74,47 @@ class _Walk:
             pending.extend(self._directory(offset))
 
     def _directory(self, offset: int) -> list[int]:
-        """Check one directory; offsets of its SubIFDs and of the next one."""
-        layout, what = self.layout, f"the directory at byte {offset}"
-        count_bytes = struct.calcsize(layout.order + layout.count)
-        entries = self._unpack(layout.count, self._read(offset, count_bytes, what), what)[0]
-        table_bytes = entries * layout.entry_bytes + layout.inline_bytes
+        """Offsets of the SubIFDs of a directory and of the next one, once it is checked."""
+        sizes, what = self.sizes, f"the directory at byte {offset}"
+        count_bytes = struct.calcsize(sizes.order + sizes.count)
+        entries = self._unpack(sizes.count, self._read(offset, count_bytes, what), what)[0]
+        table_bytes = entries * sizes.entry_bytes + sizes.inline_bytes
         table = self._read(offset + count_bytes, table_bytes, what)
         found: list[int] = []
         present: set[int] = set()
-        for start in range(0, entries * layout.entry_bytes, layout.entry_bytes):
-            entry = table[start : start + layout.entry_bytes]
+        for start in range(0, entries * sizes.entry_bytes, sizes.entry_bytes):
+            entry = table[start : start + sizes.entry_bytes]
             tag, kind = self._unpack("HH", entry[:4], what)
             present.add(tag)
-            count = self._unpack(layout.offset, entry[4 : 4 + layout.inline_bytes], what)[0]
-            value = entry[4 + layout.inline_bytes :]
+            count = self._unpack(sizes.offset, entry[4 : 4 + sizes.inline_bytes], what)[0]
+            value = entry[4 + sizes.inline_bytes :]
             value_bytes = count * TYPE_BYTES.get(kind, 0)
-            if value_bytes > layout.inline_bytes:
-                at = self._unpack(layout.offset, value, what)[0]
+            if value_bytes > sizes.inline_bytes:
+                at = self._unpack(sizes.offset, value, what)[0]
                 if at + value_bytes > self.file_bytes:
-                    self._refuse(f"the value of tag {tag} ends at byte {at + value_bytes}")
+                    self._fail(f"the value of tag {tag} ends at byte {at + value_bytes}")
                 value = self._read(at, value_bytes, what) if tag == SUBIFDS_TAG else b""
             if tag == SUBIFDS_TAG and kind in (4, 13, 16, 18):
                 code = "Q" if TYPE_BYTES[kind] == 8 else "I"
                 found += self._unpack(f"{count}{code}", value[:value_bytes], what)
         has_some, has_size = present & (TILE_SIZE_TAGS | TILE_PLACE_TAGS), present >= TILE_SIZE_TAGS
         if has_some and not (has_size and present & {*TILE_PLACE_TAGS, STRIP_OFFSETS_TAG}):
-            self._refuse(f"{what} has some of the tags that make tiles, not all")  # a reader would take it for strips
-        return [*found, self._unpack(layout.offset, table[-layout.inline_bytes :], what)[0]]
+            self._fail(f"{what} has some of the tags that make tiles, not all")  # a reader would take it for strips
+        return [*found, self._unpack(sizes.offset, table[-sizes.inline_bytes :], what)[0]]
 
     def _read(self, offset: int, count: int, what: str) -> bytes:
         if offset + count > self.file_bytes:
-            self._refuse(f"{what} is not all there")
+            self._fail(f"{what} is incomplete")
         self.file.seek(offset)
         return self.file.read(count)
 
     def _unpack(self, code: str, data: bytes, what: str) -> tuple[int, ...]:
         try:
-            return struct.unpack(self.layout.order + code, data)
+            return struct.unpack(self.sizes.order + code, data)
         except struct.error:
-            self._refuse(f"{what} is not all there")
+            self._fail(f"{what} is incomplete")
 
-    def _refuse(self, why: str) -> NoReturn:
+    def _fail(self, why: str) -> NoReturn:
         raise UnreadableImageError(
             f"'{self.path}' is cut off or damaged ({self.file_bytes} bytes): {why}. Copy it again from its source."
         )

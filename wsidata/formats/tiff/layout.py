@@ -1,4 +1,4 @@
-"""What is found in a TIFF: the common answer of all its dialects."""
+"""Layout of a TIFF slide, common to all dialects, with its levels, metadata and associated images."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from wsidata.formats.tiff.photometric import RGB, YCBCR
 
 @dataclass(frozen=True)
 class TiffLayout:
-    """The parts of one TIFF.
+    """Contents of one TIFF slide.
 
     Attributes:
         kind: The dialect: "svs", "philips", "ome", "ndpi", "scn", "generic" ...
         levels: Sizes and true downsample factors, finest first.
-        pages: The directories of each level: one for a picture, one per channel for a stack of channels.
+        pages: The directories of each level: one for an image, one per channel for a stack of channels.
         metadata: Spacing, magnification and properties.
-        channel_names: What the file calls its channels; as many as there are pages times samples, or none.
-        associated: Pictures beside the slide, by name: "thumbnail", "label", "macro" ...
+        channel_names: Names of the channels in the file; as many as there are pages times samples, or none.
+        associated: Images beside the slide, by name: "thumbnail", "label", "macro" ...
     """
 
     kind: str
@@ -45,29 +45,24 @@ class TiffLayout:
 
 
 def is_like(page: tifffile.TiffPage, base: tifffile.TiffPage) -> bool:
-    """Whether a directory may be a smaller version of another: the same kind of samples, and the same shape."""
+    """Whether a directory may be a smaller version of another, by kind of samples and by aspect ratio."""
     same = all(getattr(page, name) == getattr(base, name) for name in ("samplesperpixel", "dtype", "is_tiled"))
     return same and page.imagewidth < base.imagewidth and unlike_px(page, base) <= 1
 
 
 def unlike_px(page: tifffile.TiffPage, base: tifffile.TiffPage) -> float:
-    """By how many pixels of its own a directory is of another shape than another one."""
+    """Pixels of a directory by which its aspect ratio differs from that of another one."""
     if 0 in (page.imagewidth, page.imagelength):
         return math.inf
     steps = base.imagewidth / page.imagewidth, base.imagelength / page.imagelength
     return float(abs(steps[0] / steps[1] - 1) * min(page.imagewidth, page.imagelength))
 
 
-def measured(pages: Sequence[tifffile.TiffPage]) -> tuple[Level, ...]:
-    """Levels with the sizes of these directories, finest first, and the true ratios of the sizes."""
-    base = pages[0]
+def levels_by_size(pages: Sequence[tifffile.TiffPage]) -> tuple[Level, ...]:
+    """Levels of these directories, finest first, downsampled by the true ratios of their sizes."""
+    base_width, base_height = pages[0].imagewidth, pages[0].imagelength
+    sizes = [(page.imagewidth, page.imagelength) for page in pages]
     return tuple(
-        Level(
-            index,
-            page.imagewidth,
-            page.imagelength,
-            base.imagewidth / page.imagewidth,
-            base.imagelength / page.imagelength,
-        )
-        for index, page in enumerate(pages)
+        Level(index, width, height, base_width / width, base_height / height)
+        for index, (width, height) in enumerate(sizes)
     )

@@ -1,9 +1,8 @@
-"""Which directories of a TIFF are the slide, at which scale, and which are pictures beside it.
+"""Levels and associated images of a TIFF, told apart from each other and from channels.
 
-A TIFF page is not a level. Every maker mixes levels, channels, a thumbnail, the label and a photo of the glass in an
-order of its own; some pad levels, some put them into SubIFDs. tifffile knows most of these dialects. Aperio's, Leica's,
-Roche's and Akoya's, which need more than the order of the pages, have files of their own (`svs`, `scn`, `bif`,
-`qptiff`).
+A TIFF page is not a level. Every vendor mixes levels, channels, a thumbnail, the label and a photo of the glass in an
+order of its own; some pad levels, some put them into SubIFDs. tifffile supports most of these dialects. Those of
+Aperio, Leica, Roche and Akoya, which need more than the order of the pages, have modules of their own (`vendors`).
 """
 
 from __future__ import annotations
@@ -19,45 +18,45 @@ import tifffile
 from wsidata.errors import ForeignFormatError, SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.levels import Level
 from wsidata.formats.tiff.integrity import check_integrity
-from wsidata.formats.tiff.layout import TiffLayout, is_like, measured, unlike_px
-from wsidata.formats.tiff.metadata import ome_channel_names, philips_spacings, read_facts
+from wsidata.formats.tiff.layout import TiffLayout, is_like, levels_by_size, unlike_px
+from wsidata.formats.tiff.metadata import ome_channel_names, philips_spacings, read_metadata
 from wsidata.formats.tiff.vendors.bif import bif_layout, is_bif
 from wsidata.formats.tiff.vendors.qptiff import qptiff_layout
 from wsidata.formats.tiff.vendors.scn import scn_layout
 from wsidata.formats.tiff.vendors.svs import svs_layout
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters of its remarks is an error here
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters of its warnings is an error here
 
 KINDS = ("svs", "philips", "ome", "ndpi", "generic", "uniform", "shaped", "imagej")
-"""tifffile's names of the dialects whose first series is the slide, in levels."""
+"""tifffile's names of the dialects whose first series is the slide with its levels."""
 NAMING_KINDS = ("svs", "philips", "ndpi")
-"""Those that say which of their directories are label, macro or thumbnail."""
+"""Dialects that name their label, macro and thumbnail."""
 SEARCHED_KINDS = ("generic", "shaped", "uniform")
-"""Those in which tifffile finds only some of the levels."""
+"""Dialects in which tifffile finds only some of the levels."""
 MAX_UNLIKE_PX = 2.0
-"""Sides of a level that were rounded differently, up and down, are of another shape by so many of its pixels."""
+"""Pixels by which the aspect ratio of a level may differ, as sides are rounded up or down."""
 
 CHANNEL_AXES = "CIQ"
 """tifffile's letters for a stack that may be of channels: channels, pages in a row, and unknown."""
 BESIDE = re.compile("label|macro|thumbnail|overview", re.IGNORECASE)
 RIVAL_FRACTION = 0.5
-"""A second picture of this fraction of the first one's pixels is no label or macro, but another slide."""
+"""A second image of this fraction of the first one's pixels is no label or macro, but another slide."""
 
 
 @contextmanager
 def opening(path: Path) -> Iterator[tifffile.TiffFile]:
-    """Open a TIFF; the block makes something of it. Closed again if that fails, left open if not.
+    """Context of an open TIFF, closed only if the block fails.
 
     Args:
         path: A file that begins as a TIFF does.
 
     Raises:
-        UnreadableImageError: if the file is damaged, also in place of whatever a foreign parser raises on it.
+        UnreadableImageError: if the file is damaged, also in place of any error of tifffile.
     """
     check_integrity(path)
     try:
         tiff = tifffile.TiffFile(path)
-    except Exception as error:  # a foreign parser on a damaged file may raise anything
+    except Exception as error:  # tifffile may raise anything on a damaged file
         raise _damaged(path, error) from error
     try:
         yield tiff
@@ -70,15 +69,15 @@ def opening(path: Path) -> Iterator[tifffile.TiffFile]:
 
 
 def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
-    """Tell levels from everything else.
+    """Levels, channels and associated images of a TIFF.
 
     Args:
         tiff: The open file.
         path: Its path, for errors.
 
     Raises:
-        ForeignFormatError: for dialects that are not read here.
-        UnsupportedImageError: for levels that cannot be told, and for stacks of focal planes or times.
+        ForeignFormatError: for unsupported dialects.
+        UnsupportedImageError: for ambiguous levels, and for stacks of focal planes or times.
     """
     _refuse_sidecars(tiff, path)
     tiff.pages.useframes = False
@@ -90,7 +89,7 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     kind = str(series[0].kind)
     if kind not in KINDS:
         raise ForeignFormatError(
-            f"'{path}' is a TIFF of the kind '{kind}', which is not read here. Convert it to a "
+            f"'{path}' is a TIFF of the kind '{kind}', which is not supported. Convert it to a "
             "pyramidal TIFF (bfconvert, or vips with OpenSlide: vips tiffsave --tile --pyramid --compression jpeg)."
         )
     if kind == "svs":
@@ -105,26 +104,26 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     if tiff.is_philips and kind != "philips" and len(tiff.pages) > 1:
         raise UnsupportedImageError(
             f"'{path}' is a Philips TIFF whose XML does not state the spacing of each level. Its levels are "
-            "padded, so their scale cannot be told from their size. Convert it to a generic pyramidal TIFF."
+            "padded, so their scale does not follow from their size. Convert it to a generic pyramidal TIFF."
         )
     first_pages = [level[0] for level in pages]
-    levels = _philips_levels(first_pages, philips_spacings(tiff)) if kind == "philips" else measured(first_pages)
+    levels = _philips_levels(first_pages, philips_spacings(tiff)) if kind == "philips" else levels_by_size(first_pages)
     return TiffLayout(
         kind,
         levels,
         tuple(pages),
         channel_names=ome_channel_names(tiff, pages[0][0]),
         associated=_associated(series[1:], {page.offset for level in pages for page in level}),
-        metadata=read_facts(tiff, pages[0][0], kind),
+        metadata=read_metadata(tiff, pages[0][0], kind),
     )
 
 
 def _refuse_sidecars(tiff: tifffile.TiffFile, path: Path) -> None:
-    """Refuse TIFFs that are only the cover of a slide, or that need stitching, before they pass as something else."""
+    """Raise for TIFFs that are only the cover of a slide, or that need stitching."""
     if path.suffix.lower() == ".vsi":
         raise ForeignFormatError(
             f"'{path}' is the cover of an Olympus VSI slide: an overview and metadata. The slide itself lies in "
-            f"'_{path.stem}_/', in files (.ets) that are not read here. Convert it to OME-TIFF (bfconvert)."
+            f"'_{path.stem}_/', in files (.ets) that are not supported. Convert it to OME-TIFF (bfconvert)."
         )
     if str(tiff.pages.first.software).startswith("MedScan"):
         raise ForeignFormatError(
@@ -134,7 +133,7 @@ def _refuse_sidecars(tiff: tifffile.TiffFile, path: Path) -> None:
 
 
 def _refuse_rivals(series: Sequence[tifffile.TiffPageSeries], path: Path) -> None:
-    """Refuse a file of several pictures of like size, of which nobody said which is the slide."""
+    """Raise for a file of several images of similar size, none of which is named as the slide."""
     sizes = [one.levels[0].keyframe.imagewidth * one.levels[0].keyframe.imagelength for one in series]
     rivals = [
         index
@@ -144,13 +143,13 @@ def _refuse_rivals(series: Sequence[tifffile.TiffPageSeries], path: Path) -> Non
     if rivals:
         listing = ", ".join(f"{index}: '{series[index].name}' {series[index].shape}" for index in [0, *rivals])
         raise UnsupportedImageError(
-            f"'{path}' holds {len(rivals) + 1} pictures of similar size ({listing}), and does not say which is the "
+            f"'{path}' holds {len(rivals) + 1} images of similar size ({listing}), and does not say which is the "
             "slide. Save the one you need as a file of its own (bfconvert -series N)."
         )
 
 
 def _philips_levels(pages: Sequence[tifffile.TiffPage], stated: Sequence[tuple[float, float]]) -> tuple[Level, ...]:
-    """Philips pads levels to whole tiles (tifffile clips them), so the stated spacings are the measure of scale."""
+    """Levels by their stated resolutions: Philips pads levels to whole tiles (tifffile clips them)."""
     return tuple(
         Level(index, page.imagewidth, page.imagelength, mpp[0] / stated[0][0], mpp[1] / stated[0][1])
         for index, (page, mpp) in enumerate(zip(pages, stated, strict=True))
@@ -158,20 +157,20 @@ def _philips_levels(pages: Sequence[tifffile.TiffPage], stated: Sequence[tuple[f
 
 
 def _level_pages(level: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, path: Path) -> tuple[tifffile.TiffPage, ...]:
-    """The directories a level consists of: one, or one per channel."""
+    """The directories of a level: one, or one per channel."""
     pages = level.pages
     stacked = {axis: size for axis, size in zip(level.axes, level.shape, strict=True) if axis not in "YXS" and size > 1}
     if any(axis not in CHANNEL_AXES for axis in stacked) or any(page is None for page in pages):
         raise UnsupportedImageError(
             f"'{path}' holds a stack of {len(pages)} planes (axes {level.axes}: focal planes, time or missing planes), "
-            "not one picture. Export the plane, or an RGB rendering, as a TIFF of its own."
+            "not one image. Export the plane, or an RGB rendering, as a TIFF of its own."
         )
     if any(page.parent is not tiff for page in pages):  # tifffile opened what the OME-XML names
         raise UnsupportedImageError(
-            f"'{path}' is spread over several files, one for each of its pictures, planes or so; its first picture "
+            f"'{path}' is spread over several files, one for each of its images or planes; its first image "
             "lies in another one. Save it as one file (bfconvert)."
         )
-    if level.is_truncated:  # ImageJ's above 4 GB, and tifffile's on request: the others follow without a directory
+    if level.is_truncated:  # by ImageJ above 4 GB, and tifffile on request: other planes have no directory
         raise UnsupportedImageError(
             f"'{path}' is a stack {level.shape} (axes {level.axes}) that has a directory for its first plane only. "
             "Save it as OME-TIFF (Bio-Formats)."
@@ -182,7 +181,7 @@ def _level_pages(level: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, path: 
 def _with_uneven_steps(
     pages: list[tuple[tifffile.TiffPage, ...]], others: Sequence[tifffile.TiffPageSeries]
 ) -> list[tuple[tifffile.TiffPage, ...]]:
-    """Levels of a generic pyramid are what is flagged as reduced; tifffile drops those of another step (1, 4, 32)."""
+    """Levels of a generic pyramid, all that are flagged as reduced; tifffile drops uneven steps (1, 4, 32)."""
     base = pages[0][0]
     known = {(level[0].imagewidth, level[0].imagelength) for level in pages}
     for page in (page.aspage() if page.is_frame else page for one in others for page in one.pages if page is not None):
@@ -194,22 +193,22 @@ def _with_uneven_steps(
 
 
 def _in_order(pages: list[tuple[tifffile.TiffPage, ...]], path: Path) -> list[tuple[tifffile.TiffPage, ...]]:
-    """Finest first; all of them the same picture, as far as their sizes tell."""
+    """Levels, finest first, checked to be the same image, as far as their sizes tell."""
     base = pages[0][0]
     ordered = sorted(pages, key=lambda level: -level[0].imagewidth)
     for level in ordered:
         page = level[0]
         if page is not base and (unlike_px(page, base) > MAX_UNLIKE_PX or page.imagewidth >= base.imagewidth):
             raise UnsupportedImageError(
-                f"'{path}': a picture of {page.imagewidth}x{page.imagelength} px is stored as a smaller version of one "
-                f"of {base.imagewidth}x{base.imagelength} px, which it cannot be. Look which of them is meant, and "
+                f"'{path}': an image of {page.imagewidth}x{page.imagelength} px is stored as a smaller version of one "
+                f"of {base.imagewidth}x{base.imagelength} px, which it cannot be. Check which of them is meant, and "
                 "save the slide again (bfconvert, or vips tiffsave --tile --pyramid)."
             )
     return ordered
 
 
 def _associated(series: Sequence[tifffile.TiffPageSeries], level_offsets: set[int]) -> Mapping[str, tifffile.TiffPage]:
-    """Single pages beside the slide, by tifffile's name for them; a name that comes twice is numbered."""
+    """Single pages beside the slide by tifffile's name; the second of a name gets its page number."""
     found: dict[str, tifffile.TiffPage] = {}
     for one in series:
         page = one.keyframe

@@ -1,10 +1,10 @@
-"""What a TIFF's many dialects say about spacing and magnification.
+"""Resolution (um/px, mpp), magnification and other metadata of a TIFF in its many dialects.
 
 Sources, most trustworthy first. A vendor's own text is written by the scanner; the resolution tags are often rewritten,
-or filled with 72 dpi, by whatever program saved the file last.
+or filled with 72 dpi, by the program that saved the file last.
 
 1. OME-XML: PhysicalSizeX/Y with its unit.
-2. Aperio's description: see `svs`.
+2. The text of Aperio, Leica and Ventana: see `vendors`.
 3. Philips XML: DICOM_PIXEL_SPACING, in mm, (row, column).
 4. XResolution / YResolution with ResolutionUnit. An absent unit means inch (TIFF 6.0, page 38); NONE means no length.
 """
@@ -19,7 +19,7 @@ from wsidata.formats.metadata import SlideMetadata, StatedSpacing, positive_numb
 
 CHECKED = ("OME-XML", "Aperio description", "Philips XML", "TIFF resolution")
 UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}
-"""ResolutionUnit: inch, centimetre, and the common extensions millimetre and micrometre."""
+"""ResolutionUnit: inch, centimeter, and the common extensions millimeter and micrometer."""
 INCH = 2
 UM_PER_OME_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "Å": 1e-4}
 PHILIPS_SPACING = (
@@ -27,17 +27,18 @@ PHILIPS_SPACING = (
 )
 
 
-def read_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> SlideMetadata:
-    """Spacing, magnification and properties of an open TIFF.
+def read_metadata(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> SlideMetadata:
+    """Metadata of a TIFF of a dialect without a module of its own.
 
     Args:
         tiff: The open file.
         page: The directory of level 0.
         kind: tifffile's name for the dialect: "svs", "philips", "ome", "ndpi", "generic" ...
     """
+    philips = philips_spacings(tiff) if tiff.is_philips else []
     spacings = [
         *_ome_spacing(tiff, page),
-        *(_philips_spacing_fact(tiff) if tiff.is_philips else ()),
+        *(StatedSpacing("Philips XML (DICOM_PIXEL_SPACING)", mpp) for mpp in philips[:1]),
         *resolution_tags(page),
     ]
     properties = {"tiff.kind": kind, "tiff.description": page.description}
@@ -45,14 +46,37 @@ def read_facts(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> S
     return SlideMetadata(tuple(spacings), power, CHECKED, properties, icc_profile(page))
 
 
+def vendor_metadata(
+    page: tifffile.TiffPage,
+    source: str,
+    field: str,
+    mpp: tuple[float, float] | None,
+    power: float | None,
+    properties: dict[str, str],
+) -> SlideMetadata:
+    """Metadata of a TIFF with a vendor's own text.
+
+    Args:
+        page: The directory of level 0.
+        source: Name of the text.
+        field: Where in it the resolution is stated.
+        mpp: The resolution in um/px, (x, y), or None where the text does not state it.
+        power: Objective power, or None.
+        properties: Everything else.
+    """
+    stated = () if mpp is None else (StatedSpacing(f"{source} ({field})", mpp),)
+    spacings, checked = (*stated, *resolution_tags(page)), (source, "TIFF resolution")
+    return SlideMetadata(spacings, power, checked, properties, icc_profile(page))
+
+
 def icc_profile(page: tifffile.TiffPage) -> bytes | None:
-    """The colour profile embedded in a directory."""
+    """The ICC profile embedded in a directory."""
     tag = page.tags.get(34675)
     return None if tag is None else bytes(tag.value)
 
 
 def philips_spacings(tiff: tifffile.TiffFile) -> list[tuple[float, float]]:
-    """Spacing of each level of a Philips TIFF in um per pixel, (x, y), level 0 first; empty where not stated."""
+    """Resolution of each level of a Philips TIFF in um/px, (x, y), level 0 first; empty where not stated."""
     root = _xml(tiff.philips_metadata)
     if root is None:
         return []
@@ -63,17 +87,12 @@ def philips_spacings(tiff: tifffile.TiffFile) -> list[tuple[float, float]]:
     return spacings
 
 
-def _philips_spacing_fact(tiff: tifffile.TiffFile) -> list[StatedSpacing]:
-    return [StatedSpacing("Philips XML (DICOM_PIXEL_SPACING)", mpp) for mpp in philips_spacings(tiff)[:1]]
-
-
 def resolution_tags(page: tifffile.TiffPage) -> tuple[StatedSpacing, ...]:
-    """The spacing that XResolution, YResolution and ResolutionUnit state; nothing where one of them is absent."""
+    """Resolution stated by XResolution, YResolution and ResolutionUnit; empty where one of them is absent."""
     unit_tag = page.tags.get("ResolutionUnit")
     unit = INCH if unit_tag is None else int(unit_tag.value)
     um_per_unit = UM_PER_UNIT.get(unit)
-    pixels_per_unit = [_rational(page, name) for name in ("XResolution", "YResolution")]
-    x, y = pixels_per_unit
+    x, y = (_rational(page, name) for name in ("XResolution", "YResolution"))
     if um_per_unit is None or x is None or y is None:
         return ()
     return (StatedSpacing("TIFF resolution", (um_per_unit / x, um_per_unit / y)),)
@@ -105,7 +124,7 @@ def _ome_spacing(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> list[State
 
 
 def ome_channel_names(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[str, ...]:
-    """Names of the channels of a directory's image; a channel without one goes by its number."""
+    """Names of the channels of a directory's image; the number of a channel without one."""
     image = _ome_image(tiff, page)
     channels = [] if image is None else image.findall("{*}Pixels/{*}Channel")
     if any(int(channel.get("SamplesPerPixel", "1")) > 1 for channel in channels):  # RGB
@@ -114,7 +133,7 @@ def ome_channel_names(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple
 
 
 def _ome_power(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
-    """Of the objective that the image names, or of the first one."""
+    """Power of the objective that the image names, or of the first one."""
     image, root = _ome_image(tiff, page), _xml(tiff.ome_metadata)
     if image is None or root is None:
         return None
@@ -125,9 +144,9 @@ def _ome_power(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None
 
 
 def _ome_image(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> ElementTree.Element | None:
-    """The image that a directory belongs to, whatever the version of the schema (which is its XML namespace).
+    """The image element of a directory, whatever the version of the schema (which is its XML namespace).
 
-    The XML may list images of other files of a set, and others of this one: it is the first of this file of this size.
+    The XML may list images of other files of a set, and several of this one: it is the first of this file and size.
     """
     root = _xml(tiff.ome_metadata)
     for image in () if root is None else root.findall("{*}Image"):

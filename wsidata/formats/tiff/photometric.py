@@ -1,4 +1,4 @@
-"""What the samples of a TIFF mean, once they are decoded: black is 0, palettes are looked up, YCbCr is RGB."""
+"""Photometric interpretation of decoded TIFF samples, with black as 0 and palettes and YCbCr as RGB."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ MINISWHITE, MINISBLACK, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 """Values of the tag PhotometricInterpretation."""
 APERIO_YCBCR_COMPRESSION = 33003
 FEW_BITS = (1, 2, 4)
-"""Bits a sample, below 8, of grey and of palettes."""
+"""Bits per sample, below 8, of gray and of palettes."""
 
 
 def apply_photometric(page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Bring what tifffile decodes to one meaning.
+    """Samples decoded by tifffile, converted to one meaning.
 
     Args:
         page: The directory.
         data: The stored bytes of the tile or strip.
-        pixels: What tifffile made of them, (height, width, samples).
+        pixels: Its decoded samples, (height, width, samples).
 
     Returns:
         The same size, black as 0; RGB where there was a palette or YCbCr.
     """
     if page.bitspersample in FEW_BITS:
-        pixels = pixels.astype(np.uint8)  # bool, or 0 and 1 where the codec is one of fax
+        pixels = pixels.astype(np.uint8)  # bool, or 0 and 1 from fax codecs
         if page.photometric != PALETTE:
             pixels = pixels * np.uint8(255 // (2**page.bitspersample - 1))
     if page.photometric == MINISWHITE:
@@ -38,18 +38,17 @@ def apply_photometric(page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any]
 
 
 def _eight_bit_palette(colormap: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """(colours, 3). Some writers fill the 16 bits of an entry with 0..255; libtiff takes them for what they mean."""
+    """Palette of (colors, 3). Some writers fill the 16 bits of an entry with 0..255, which libtiff accepts, too."""
     is_scaled = colormap.max() > 255
     return np.asarray((colormap >> 8 if is_scaled else colormap).astype(np.uint8).T)
 
 
 def _is_bare_ycbcr(page: tifffile.TiffPage, data: bytes) -> bool:
-    """Whether a JPEG 2000 tile of Aperio's YCbCr kind comes back from its decoder as YCbCr.
+    """Whether a JPEG 2000 tile of Aperio's YCbCr kind is still YCbCr once it is decoded.
 
-    The stream does not say its colours; OpenJPEG converts where the chroma are stored smaller (so they must be
-    chroma) or the stream was transformed by JPEG 2000's own rule, and leaves the rest to us. Other writers use Aperio's
-    number for RGB (Bio-Formats), so the directory has to say YCbCr, or be Aperio's. Sizes: the SIZ segment, the
-    transform: COD, ISO 15444-1, A.5.1 and A.6.1.
+    The stream does not state its color space; OpenJPEG converts only where the chroma are stored smaller (so they must
+    be chroma) or the stream was transformed by JPEG 2000's own rule. Bio-Formats uses Aperio's number for RGB, so the
+    directory has to say YCbCr, or be Aperio's. (SIZ and COD segments: ISO 15444-1, A.5.1, A.6.1.)
     """
     if page.compression != APERIO_YCBCR_COMPRESSION or not (page.photometric == YCBCR or page.parent.is_svs):
         return False

@@ -35,10 +35,10 @@ from wsidata.formats.tiff.photometric import RGB, SEPARATED, YCBCR
 from wsidata.formats.tiff.support import (
     check_channels,
     check_eight_bit,
-    check_picture,
+    check_rgb,
     interpretation_of,
     is_eight_bit,
-    shown,
+    rgb_image,
 )
 from wsidata.formats.tiff.tiles import KeptTiles, TiffTiles
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, is_cut_up, source_tile, thread_count
@@ -84,7 +84,7 @@ class TiffPyramid:
         else:
             if len(layout.pages[0]) == 1 and is_eight_bit(layout.pages[0][0]):
                 request = PixelRequest()
-            check_picture(layout, self._path, is_scaled=request.scale_to_8bit is not None)
+            check_rgb(layout, self._path, is_scaled=request.scale_to_8bit is not None)
         self._request = request
         self._tiles = [
             [TiffTiles(page, self._path, level.width, level.height) for page in pages]
@@ -174,14 +174,14 @@ class TiffPyramid:
 
     def _shown(self, page: tifffile.TiffPage, pixels: NDArray[Any]) -> pyvips.Image:
         """Stored samples as RGB or as the requested channels, scaled if requested."""
-        scale, is_picture = self._request.scale_to_8bit, self._request.channels is None
-        if is_picture and (scale is None or pixels.dtype == np.uint8):
-            return shown(page, pixels, self._path.name)
-        meaning = interpretation_of(page) if is_picture else "multiband"
+        scale, is_rgb = self._request.scale_to_8bit, self._request.channels is None
+        if is_rgb and (scale is None or pixels.dtype == np.uint8):
+            return rgb_image(page, pixels, self._path.name)
+        meaning = interpretation_of(page) if is_rgb else "multiband"
         image = pyvips.Image.new_from_array(vips_samples(pixels)).copy(interpretation=meaning)
         if scale is not None and pixels.dtype != np.uint8:
             image = scaled_to_8bit(image, scale).copy(interpretation=meaning)
-        return to_rgb(image, self._path.name) if is_picture else channels_image(image)
+        return to_rgb(image, self._path.name) if is_rgb else channels_image(image)
 
     def _blank(self, tiles: TiffTiles) -> float | None:
         """Value of tiles never written: no light in channels, white (no ink) in an image."""
@@ -213,6 +213,6 @@ def _read_page(page: tifffile.TiffPage, path: Path) -> pyvips.Image:
     tiles.check_extent(path.stat().st_size)
     pixels = tiles.read(0, 0, page.imagewidth, page.imagelength)
     try:
-        return shown(page, pixels, path.name).copy_memory()
+        return rgb_image(page, pixels, path.name).copy_memory()
     except pyvips.Error as error:
         raise UnreadableImageError(f"TIFF directory {page.index} of '{path}' could not be shown: {error}.") from error

@@ -1,4 +1,4 @@
-"""What a TIFF directory has to be to be shown as an 8-bit RGB picture without guessing."""
+"""Support checks for TIFF directories, which are shown as RGB only where that takes no guessing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 OLD_JPEG_COMPRESSION = 6
 
 
-def check_picture(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
+def check_rgb(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
     """Check that a slide can be read as RGB.
 
     Args:
@@ -96,14 +96,14 @@ def check_eight_bit(page: tifffile.TiffPage, path: Path) -> None:
 
 
 def is_eight_bit(page: tifffile.TiffPage) -> bool:
-    """Whether the samples are 0..255, or fewer bits of grey or of a palette, which need no rule to become so."""
-    is_grey_or_palette = page.photometric in (MINISWHITE, MINISBLACK, PALETTE) and page.samplesperpixel == 1
-    fits = page.bitspersample == 8 or (page.bitspersample in FEW_BITS and is_grey_or_palette)
+    """Whether the samples are 0..255, or fewer bits of gray or of a palette, which scale without a choice."""
+    is_gray_or_palette = page.photometric in (MINISWHITE, MINISBLACK, PALETTE) and page.samplesperpixel == 1
+    fits = page.bitspersample == 8 or (page.bitspersample in FEW_BITS and is_gray_or_palette)
     return fits and page.sampleformat in (1, None)
 
 
 def check_colors(page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse colours that are no grey, RGB or CMYK, whatever the depth of the samples.
+    """Check that the colors are gray, RGB or CMYK that is read here, whatever the depth of the samples.
 
     Args:
         page: A directory of the slide.
@@ -114,84 +114,84 @@ def check_colors(page: tifffile.TiffPage, path: Path) -> None:
     """
     what = f"TIFF directory {page.index} of '{path}'"
     known = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}
-    colours = known.get(page.photometric)
+    colors = known.get(page.photometric)
     alpha = len(page.extrasamples)
-    if colours is None or page.samplesperpixel != colours + alpha or alpha > 1 or page.imagedepth != 1:
+    if colors is None or page.samplesperpixel != colors + alpha or alpha > 1 or page.imagedepth != 1:
         raise UnsupportedImageError(
-            f"{what} has {page.samplesperpixel} channels (photometric {int(page.photometric)}), which are no grey, RGB "
-            "or CMYK picture. Choose some of them by number or name, such as channels=[0], or export it as RGB."
+            f"{what} has {page.samplesperpixel} channels (photometric {int(page.photometric)}), which are no gray, RGB "
+            "or CMYK image. Choose some of them by number or name, such as channels=[0], or export it as RGB."
         )
     if alpha and not (page.extrasamples[0] == UNASSOCIATED_ALPHA or is_premultiplied(page)):
         deep = page.extrasamples[0] == ASSOCIATED_ALPHA
         meaning = "a premultiplied alpha of more than 8 bits or of ink" if deep else "of no stated meaning"
         raise UnsupportedImageError(
-            f"{what} has one more channel, {meaning}, which is not read here. Save it without, or with plain alpha."
+            f"{what} has one more channel, {meaning}, which is not supported. Save it without, or with plain alpha."
         )
     if page.photometric == PALETTE and (alpha or page.colormap is None):
-        lacks = "has transparency besides" if alpha else "lacks its table of colours"
-        raise UnsupportedImageError(f"{what} is of palette colours and {lacks}, which is not read. Save it as RGB.")
+        lacks = "has transparency besides" if alpha else "lacks its color table"
+        raise UnsupportedImageError(f"{what} is of palette colors and {lacks}, which is not supported. Save it as RGB.")
     if page.photometric == YCBCR and page.compression not in (JPEG_COMPRESSION, APERIO_YCBCR_COMPRESSION):
         old = " (or with JPEG of TIFF 6.0, compression 6)" if page.compression == OLD_JPEG_COMPRESSION else ""
-        raise UnsupportedImageError(f"{what} is YCbCr without JPEG{old}, which is not read here. Save it as RGB.")
+        raise UnsupportedImageError(f"{what} is YCbCr without JPEG{old}, which is not supported. Save it as RGB.")
     if page.bitspersample > 8 and page.photometric in (MINISWHITE, PALETTE):
         raise UnsupportedImageError(
-            f"{what} has {page.bitspersample}-bit samples of a kind not read here. Save it as RGB."
+            f"{what} has {page.bitspersample}-bit samples of an unsupported kind. Save it as RGB."
         )
     check_codec(page, path)
     check_upright(page, path)
 
 
 def check_codec(page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse what nothing here decodes, when the slide is opened and not at its first pixel."""
+    """Check that the compression of a directory can be decoded, before its first pixel is read."""
     what = f"TIFF directory {page.index} of '{path}'"
     try:
         _ = page.compression in FAX_COMPRESSIONS or tifffile.TIFF.DECOMPRESSORS[page.compression]
     except KeyError as error:
         raise UnsupportedImageError(
-            f"{what} is compressed in a way that is not known here ({int(page.compression)}). Save the slide with "
+            f"{what} is compressed in an unknown way ({int(page.compression)}). Save the slide with "
             "JPEG, JPEG 2000, deflate, LZW or ZSTD."
         ) from error
     if page.compression == OLD_JPEG_COMPRESSION:
         raise UnsupportedImageError(
-            f"{what} holds JPEG of TIFF 6.0 (compression 6), which was given up in 1995 and is not read here. Save it "
-            "with JPEG as of today (compression 7)."
+            f"{what} holds JPEG of TIFF 6.0 (compression 6), which was abandoned in 1995 and is not supported. Save "
+            "it with current JPEG (compression 7)."
         )
     if page.compression in FAX_COMPRESSIONS and page.is_subifd:
-        raise UnsupportedImageError(f"{what} is a SubIFD in fax compression, which is not read here. Save it with LZW.")
+        raise UnsupportedImageError(f"{what} is a SubIFD in fax compression, which is not supported. Save it with LZW.")
 
 
-def shown(page: tifffile.TiffPage, pixels: NDArray[np.uint8], name: str) -> pyvips.Image:
-    """8-bit samples of a directory, as `TiffTiles.read` returns them, as an RGB picture on white.
+def rgb_image(page: tifffile.TiffPage, pixels: NDArray[np.uint8], name: str) -> pyvips.Image:
+    """8-bit samples of a directory, as `TiffTiles.read` returns them, as an RGB image on white.
 
     Args:
         page: The directory.
         pixels: (height, width, samples).
         name: The file name, for errors.
     """
-    if is_premultiplied(page):  # on white already, but for what is missing of it
+    if is_premultiplied(page):  # on black: add the missing white
         pixels = np.minimum(pixels[..., :-1].astype(np.uint16) + (255 - pixels[..., -1:]), 255).astype(np.uint8)
     image = pyvips.Image.new_from_array(pixels)
     return to_rgb(image.copy(interpretation=interpretation_of(page)), name)
 
 
 def is_premultiplied(page: tifffile.TiffPage) -> bool:
-    """Whether the colours, grey or RGB of 8 bits, were multiplied by an alpha beside them."""
+    """Whether the colors, gray or RGB of 8 bits, were multiplied by an alpha beside them."""
     has_alpha = len(page.extrasamples) == 1 and page.extrasamples[0] == ASSOCIATED_ALPHA
     return has_alpha and page.photometric in (MINISBLACK, RGB) and page.bitspersample == 8
 
 
 def check_upright(page: tifffile.TiffPage, path: Path) -> None:
-    """Refuse a directory that is to be turned before it is looked at."""
+    """Check that a directory is stored upright."""
     what = f"TIFF directory {page.index} of '{path}'"
     orientation = page.tags.get("Orientation")
     if orientation is not None and orientation.value not in (0, 1):
         raise UnsupportedImageError(
-            f"{what} is to be shown turned or mirrored (Orientation {orientation.value}). Save it upright."
+            f"{what} is stored turned or mirrored (Orientation {orientation.value}). Save it upright."
         )
 
 
 def interpretation_of(page: tifffile.TiffPage) -> str:
-    """Libvips' name for what the samples of a directory mean, as `TiffTiles.read` returns them."""
+    """Interpretation in libvips of the samples of a directory, as `TiffTiles.read` returns them."""
     return {SEPARATED: "cmyk", MINISWHITE: "b-w", MINISBLACK: "b-w"}.get(page.photometric, "srgb")
 
 

@@ -1,12 +1,10 @@
-"""The tiles or strips of one TIFF directory: where they lie, and whether they are whole.
+"""Positions of the tiles or strips of one TIFF directory, and checks that they are complete.
 
-Checks come first: most decoders that are handed half a JPEG tile return grey, and most readers show black for a tile
-that was never written, both without a word.
-
-What the checks catch: a segment that reaches beyond the end of the file, an index of segments that is not of the length
-of the grid, a JPEG segment that does not begin and end as a JPEG stream does (overwritten, zeroed or shifted data), a
-segment of another size than its place. What they do not: bytes altered *inside* a JPEG stream that still decode; JPEG
-has no checksum.
+Most decoders return gray for half a JPEG tile, and most readers show black for a tile that was never written, both
+without an error. The checks here detect a tile that ends beyond the end of the file, an index of another length than
+the grid, a JPEG tile that does not begin and end as a JPEG stream (overwritten, zeroed or shifted data), and a tile of
+another size than its place. They do not detect bytes altered *inside* a JPEG stream that still decode: JPEG has no
+checksum. "Tile" stands for strips, too.
 """
 
 from __future__ import annotations
@@ -25,14 +23,13 @@ from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START
 from wsidata.formats.tiff.photometric import RGB
 
 JPEG_COMPRESSION = 7
-
-
-JPEG_TRAILER_BYTES = 16  # what a writer may leave behind the end marker; zeros may be more, up to a block of a disk
+JPEG_TRAILER_BYTES = 16
+"""What a writer may leave after the end marker; zeros may be more, up to a block of a disk."""
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """How a directory is cut up. Strips are tiles as wide as the image."""
+    """The grid of tiles of a directory. Strips are tiles as wide as the image."""
 
     columns: int
     rows: int
@@ -42,12 +39,12 @@ class TileGrid:
 
 
 class TileIndex:
-    """Places of the tiles or strips of one TIFF directory, and their stored bytes.
+    """Positions of the tiles of one TIFF directory, and their stored bytes.
 
     Args:
         page: The directory, from an open `tifffile.TiffFile`.
         path: The file, for errors.
-        width_px: Columns of the level; padding beyond is not part of the picture.
+        width_px: Columns of the level; padding beyond is not part of the image.
         height_px: Rows of the level.
     """
 
@@ -63,12 +60,12 @@ class TileIndex:
 
     @cached_property
     def is_empty(self) -> NDArray[np.bool_]:
-        """Which segments were never written (no bytes, or no place in the file): shown white."""
+        """Which tiles were never written (no bytes, or no place in the file): shown white."""
         empty: NDArray[np.bool_] = (self.byte_counts == 0) | (self.offsets == 0)
         return empty
 
     @cached_property
-    def is_mislabelled_jpeg(self) -> bool:
+    def is_mislabeled_jpeg(self) -> bool:
         """Whether the tiles are YCbCr JPEG (they have a JFIF header) while the directory calls them RGB.
 
         Written by old Bio-Formats. tifffile looks at the first tile only, which may be empty; here it is the first
@@ -84,20 +81,19 @@ class TileIndex:
         return is_jfif
 
     def check_extent(self, file_bytes: int) -> None:
-        """Compare the index of segments with the length of the file.
+        """Check the index of tiles against the length of the file.
 
         Args:
             file_bytes: Length of the file.
 
         Raises:
-            UnreadableImageError: if a segment is missing from the index or ends beyond the end of the file.
+            UnreadableImageError: if a tile is missing from the index or ends beyond the end of the file.
         """
         expected = self.grid.columns * self.grid.rows * self.grid.planes
         if len(self.offsets) != expected or len(self.byte_counts) != len(self.offsets):
             raise UnreadableImageError(
                 f"'{self.path}' is damaged: TIFF directory {self.page.index} lists {len(self.offsets)} of {expected} "
-                "tiles or strips"
-                f" ({len(self.byte_counts)} with a length). Copy it again from its source."
+                f"tiles or strips ({len(self.byte_counts)} with a length). Copy it again from its source."
             )
         ends = np.where(self.is_empty, 0, self.offsets + self.byte_counts)
         beyond = int((ends > file_bytes).sum())
@@ -108,19 +104,15 @@ class TileIndex:
                 "Copy it again from its source."
             )
 
-    def check_streams(self, indices: NDArray[np.int64] | None = None) -> None:
-        """Look whether JPEG segments begin and end as such: two short reads each, once.
-
-        Args:
-            indices: TiffTiles to look at; None for all.
+    def check_streams(self) -> None:
+        """Check that JPEG tiles begin and end as such: two short reads each, once.
 
         Raises:
-            UnreadableImageError: naming the first segment that is no whole JPEG stream.
+            UnreadableImageError: naming the first tile that is not a complete JPEG stream.
         """
         if not self._is_streams:
             return
-        wanted = np.arange(len(self.offsets)) if indices is None else indices
-        for index in wanted[~self._checked[wanted] & ~self.is_empty[wanted]].tolist():
+        for index in np.flatnonzero(~self._checked & ~self.is_empty).tolist():
             offset, count = int(self.offsets[index]), int(self.byte_counts[index])
             tail_bytes = min(JPEG_TRAILER_BYTES, count)
             head, tail = self._bytes(offset, 2), self._bytes(offset + count - tail_bytes, tail_bytes)
@@ -131,10 +123,10 @@ class TileIndex:
             self._checked[index] = True
 
     def data(self, index: int) -> bytes:
-        """The stored bytes of a segment that was written.
+        """The stored bytes of a tile that was written.
 
         Raises:
-            UnreadableImageError: if they are not there, or are no whole JPEG stream where they should be one.
+            UnreadableImageError: if they are missing, or not a complete JPEG stream where they should be one.
         """
         data = self._bytes(int(self.offsets[index]), int(self.byte_counts[index]))
         if self._is_streams:
@@ -145,10 +137,10 @@ class TileIndex:
         return data
 
     def check_size(self, index: int, size_px: tuple[int, int]) -> None:
-        """Compare the size of a decoded segment with its place in the level: no less than is seen, no more than fits.
+        """Check the size of a decoded tile: no less than the level shows of it, no more than the grid has room for.
 
         Args:
-            index: The segment.
+            index: The tile.
             size_px: Its (height, width).
 
         Raises:
@@ -163,35 +155,35 @@ class TileIndex:
             raise self.undecodable(index, f"{size_px[1]}x{size_px[0]} pixels where {most[1]}x{most[0]} belong")
 
     def undecodable(self, index: int, why: object) -> UnreadableImageError:
-        """The error for a segment that a decoder refused."""
+        """The error for a tile that could not be decoded."""
         return UnreadableImageError(
             f"'{self.path}': tile or strip {index} of TIFF directory {self.page.index} could not be decoded ({why}). "
             "Copy the file again from its source."
         )
 
     def origin(self, index: int) -> tuple[int, int, int]:
-        """(plane, x, y) of a segment's first pixel."""
+        """(plane, x, y) of a tile's first pixel."""
         plane, place = divmod(index, self.grid.columns * self.grid.rows)
         row, column = divmod(place, self.grid.columns)
         return plane, column * self.grid.width_px, row * self.grid.height_px
 
     def seen_size(self, left_px: int, top_px: int) -> tuple[int, int]:
-        """(width, height) of what is seen of the segment that begins there: it may reach beyond the level."""
+        """(width, height) of the part inside the level of the tile that begins there."""
         return min(self.grid.width_px, self.width_px - left_px), min(self.grid.height_px, self.height_px - top_px)
 
     @cached_property
     def _is_streams(self) -> bool:
-        """Whether each segment is a whole JPEG stream; those of an NDPI are parts of one."""
+        """Whether each tile is a complete JPEG stream; those of an NDPI are parts of one."""
         return bool(self.page.compression == JPEG_COMPRESSION and not self.page.is_ndpi)
 
     def _no_stream(self, index: int) -> UnreadableImageError:
         return UnreadableImageError(
             f"'{self.path}' is damaged: tile or strip {index} of TIFF directory {self.page.index} (byte "
-            f"{self.offsets[index]}) is no whole JPEG stream. Copy it again from its source."
+            f"{self.offsets[index]}) is not a complete JPEG stream. Copy it again from its source."
         )
 
     def _bytes(self, offset: int, count: int) -> bytes:
-        """Read without moving a shared file position: safe under threads and after a fork."""
+        """Bytes read without moving a shared file position: safe under threads and after a fork."""
         descriptor = self.page.parent.filehandle.fileno() if self._descriptor is None else self._descriptor
         data = os.pread(descriptor, count, offset)
         if len(data) != count:
@@ -202,9 +194,9 @@ class TileIndex:
 
 
 def _grid(page: tifffile.TiffPage) -> TileGrid:
-    """Cut of a directory, from its own tags: tifffile shortens padded Philips levels in place."""
+    """The grid of a directory, from its own tags: tifffile shortens padded Philips levels in place."""
     width, height = (int(page.tags[name].value) for name in ("ImageWidth", "ImageLength"))
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
-    segment_width = page.tilewidth if page.is_tiled else width
-    segment_height = page.tilelength if page.is_tiled else min(page.rowsperstrip or height, height)
-    return TileGrid(-(-width // segment_width), -(-height // segment_height), segment_width, segment_height, planes)
+    tile_width = page.tilewidth if page.is_tiled else width
+    tile_height = page.tilelength if page.is_tiled else min(page.rowsperstrip or height, height)
+    return TileGrid(-(-width // tile_width), -(-height // tile_height), tile_width, tile_height, planes)

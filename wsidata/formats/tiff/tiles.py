@@ -1,7 +1,7 @@
-"""Pictures made of the tiles or strips of one TIFF directory, at the speed of the codec.
+"""Pixels of a rectangle from the tiles or strips of one TIFF directory, decoded by tifffile or another decoder.
 
-Each segment of a rectangle is decoded once, on as many threads as wanted. Where segments lie, and whether they are
-whole, is in `tile_index`.
+Each tile of a rectangle is decoded once, on several threads if requested. Positions of tiles, and checks that they are
+complete, are in `tile_index`. "Tile" stands for strips, too.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ MIN_TILES_FOR_THREADS = 32
 FAX_COMPRESSIONS = (2, 3, 4)
 
 KEPT_TILE_BYTES = 64 * 1024**2
-"""Decoded segments that are kept at least, where they are kept at all."""
+"""Decoded tiles that are kept at least, where they are kept at all."""
 
 
 @dataclass(frozen=True)
 class KeptTiles:
-    """Decoded segments that are kept for neighbouring rectangles.
+    """Cache of decoded tiles that neighboring rectangles share.
 
     Attributes:
         shared_px: Columns that rectangles side by side share, and rows that one below the other do.
-        cache: The segments by number.
+        cache: The tiles by index.
     """
 
     shared_px: tuple[int, int]
@@ -46,19 +46,19 @@ class KeptTiles:
 
 
 class TiffTiles(TileIndex):
-    """Tiles or strips of one TIFF directory, and the pixels in them.
+    """Tiles of one TIFF directory, and their pixels.
 
     Args:
         page: The directory, from an open `tifffile.TiffFile`.
         path: The file, for errors.
-        width_px: Columns of the level; padding beyond is not part of the picture.
+        width_px: Columns of the level; padding beyond is not part of the image.
         height_px: Rows of the level.
     """
 
     def detached(self) -> TiffTiles:
-        """The same segments on a file handle of their own: it outlives the slide, and is closed with its last user."""
+        """The same tiles on a file handle of their own: it outlives the slide, and is closed with its last user."""
         # Read from the file when first asked for:
-        _ = self.page.jpegheader, self.is_mislabelled_jpeg, self.page.is_jfif
+        _ = self.page.jpegheader, self.is_mislabeled_jpeg, self.page.is_jfif
         if self.page.compression in FAX_COMPRESSIONS:
             _ = self._fax
         twin = copy.copy(self)
@@ -67,19 +67,18 @@ class TiffTiles(TileIndex):
         return twin
 
     def kept_between(self, shared_px: tuple[int, int]) -> KeptTiles:
-        """Room for the segments that neighbouring rectangles, of full width or of full height, both need.
+        """A cache for the tiles that neighboring rectangles, of full width or of full height, both need.
 
         Args:
             shared_px: Columns that rectangles side by side share, and rows that one below the other do.
         """
-        # A rectangle cuts segments at both of its ends; the next one may lie on either side, and decode its far end
-        # first.
+        # A rectangle cuts tiles at both of its ends; the next one may lie on either side, and decode its far end first.
         beside = (math.ceil(shared_px[0] / self.grid.width_px) + 3) * self.grid.rows
         below = (math.ceil(shared_px[1] / self.grid.height_px) + 3) * self.grid.columns
         return KeptTiles(shared_px, BlockCache(KEPT_TILE_BYTES, max(beside, below) * self.grid.planes))
 
     def samples(self) -> list[int]:
-        """A few segments to try a decoder on: the fullest, which shows most, then three spread over the level."""
+        """Indices of a few tiles to try a decoder on: the one of most bytes, then three spread over the level."""
         written = np.flatnonzero(~self.is_empty)
         if len(written) == 0:
             return []
@@ -87,7 +86,7 @@ class TiffTiles(TileIndex):
         return list(dict.fromkeys([int(written[np.argmax(self.byte_counts[written])]), *spread.tolist()]))
 
     def indices_in(self, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.int64]:
-        """Indices of the segments a rectangle touches, all planes, in file order."""
+        """Indices of the tiles a rectangle touches, all planes, in file order."""
         grid = self.grid
         columns = np.arange(x_px // grid.width_px, -(-(x_px + width_px) // grid.width_px))
         rows = np.arange(y_px // grid.height_px, -(-(y_px + height_px) // grid.height_px))
@@ -107,24 +106,24 @@ class TiffTiles(TileIndex):
         kept: KeptTiles | None = None,
         blank: float | None = None,
     ) -> NDArray[Any]:
-        """Decode a rectangle, each segment once; segments never written are `blank`. Safe to call from several threads.
+        """Pixels of a rectangle, each tile decoded once. Safe to call from several threads.
 
         Args:
             x_px: First column. The rectangle must lie inside the level.
             y_px: First row.
             width_px: Columns.
             height_px: Rows.
-            decode: Gives the pixels of a segment by its index; None is `decode`, by tifffile.
-            threads: TiffTiles that are decoded at a time, where there are at least `MIN_TILES_FOR_THREADS`.
-            kept: Where decoded segments stay that the rectangle beside this one needs too. None keeps none.
-            blank: Value of segments never written. None: white paper, or no ink.
+            decode: From the index of a tile to its pixels; None for `TiffTiles.decode`, by tifffile.
+            threads: Tiles that are decoded at a time, where there are at least `MIN_TILES_FOR_THREADS`.
+            kept: Cache of tiles that the rectangle beside this one needs, too. None keeps none.
+            blank: Value of tiles never written. None: white paper, or no ink.
 
         Returns:
-            (height, width, samples) in the file's own type; grey has 0 as black, palettes are looked up, CMYK stays
+            (height, width, samples) in the file's own type; gray has 0 as black, palettes are looked up, CMYK stays
             CMYK.
 
         Raises:
-            UnreadableImageError: if a segment cannot be decoded.
+            UnreadableImageError: if a tile cannot be decoded.
         """
         decoded = self.decode if decode is None else decode
         bands = 3 if self.page.photometric == PALETTE else self.page.samplesperpixel
@@ -157,18 +156,18 @@ class TiffTiles(TileIndex):
         return out
 
     def decode(self, index: int) -> NDArray[Any]:
-        """Decode one segment that was written with tifffile and imagecodecs.
+        """Pixels of one tile that was written, decoded by tifffile and imagecodecs.
 
         Returns:
             (height, width, samples), padding included.
 
         Raises:
-            UnreadableImageError: if it cannot be decoded, or is not of the size of a segment.
+            UnreadableImageError: if it cannot be decoded, or is not of the size of a tile.
         """
         if self.page.compression in FAX_COMPRESSIONS:
             _, left, top = self.origin(index)
             return self._fax[top : top + self.grid.height_px, left : left + self.grid.width_px]
-        _ = self.is_mislabelled_jpeg  # tells tifffile, if so
+        _ = self.is_mislabeled_jpeg  # sets it in tifffile, if so
         data = self.data(index)
         try:
             decoded, _, _ = self.page.decode(
@@ -191,7 +190,7 @@ class TiffTiles(TileIndex):
     def _is_shared(
         self, place_px: tuple[int, int], rectangle: tuple[int, int, int, int], shared_px: tuple[int, int]
     ) -> bool:
-        """Whether a segment reaches so far towards an edge of the rectangle that what lies beyond it needs it too."""
+        """Whether a tile reaches so close to an edge of the rectangle that the rectangle beyond it needs it, too."""
         ends = zip(place_px, self.seen_size(*place_px), rectangle[:2], rectangle[2:], strict=True)
         return any(
             (start > 0 and place < start + shared) or (start + count < side and place + seen > start + count - shared)
@@ -202,13 +201,13 @@ class TiffTiles(TileIndex):
 
     @property
     def blank(self) -> int:
-        """What a pixel of a picture that was never written is shown as: white paper, or no ink."""
+        """Value of pixels of an image that were never written: white paper, or no ink."""
         if self.page.photometric == SEPARATED:
             return 0
         return int(np.iinfo(self.dtype).max) if self.dtype.kind in "iu" else 1
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the pixels: the file's own, and uint8 for bits and colours of a palette."""
+        """Type of the pixels: the file's own; uint8 for fewer bits and for palettes."""
         is_bytes = self.page.bitspersample in FEW_BITS or self.page.photometric == PALETTE
         return np.dtype(np.uint8 if is_bytes else self.page.dtype)

@@ -26,11 +26,11 @@ def test_three_bands_without_a_name_are_rgb(interpretation):
     np.testing.assert_array_equal(to_rgb(image(RGB, interpretation), "a").numpy(), RGB)
 
 
-def test_grey_with_alpha_is_composited():
-    grey = np.dstack(
+def test_gray_with_alpha_is_composited():
+    gray = np.dstack(
         [np.full((20, 30), 40, np.uint8), np.where(np.arange(30) < 15, 0, 255).repeat(20).reshape(30, 20).T]
     )
-    out = to_rgb(image(grey.astype(np.uint8), "b-w"), "a").numpy()
+    out = to_rgb(image(gray.astype(np.uint8), "b-w"), "a").numpy()
     assert (out[:, :15] == 255).all()
     assert (out[:, 15:] == 40).all()
 

@@ -64,7 +64,7 @@ def test_lossless_jpegs_are_decoded_at_their_only_size(tmp_path):
     np.testing.assert_array_equal(decode_jpeg(data, tmp_path, header), pixels)
 
 
-def test_grey_and_colour_suit_and_ink_and_deeper_samples_do_not():
+def test_gray_and_color_suit_and_ink_and_deeper_samples_do_not():
     assert suits(header_of(9, 9))
     assert suits(header_of(9, 9, components=1))
     assert not suits(header_of(9, 9, components=4))

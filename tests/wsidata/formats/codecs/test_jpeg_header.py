@@ -40,8 +40,8 @@ def test_size_and_kind():
     found = header(PLAIN)
     assert (found.height_px, found.width_px, found.bits, found.components) == (24, 40, 8, 3)
     assert (found.progressive, found.orientation, found.icc_profile) == (False, 1, None)
-    grey = simplejpeg.encode_jpeg(PIXELS[..., :1].copy(), colorspace="GRAY", colorsubsampling="Gray")
-    assert header(grey).components == 1
+    gray = simplejpeg.encode_jpeg(PIXELS[..., :1].copy(), colorspace="GRAY", colorsubsampling="Gray")
+    assert header(gray).components == 1
     progressive = pyvips.Image.new_from_array(PIXELS).write_to_buffer(".jpg", interlace=True)
     assert header(progressive).progressive
 

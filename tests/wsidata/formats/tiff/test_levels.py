@@ -47,7 +47,7 @@ def test_two_pictures_of_one_size_are_refused_not_halved(tmp_path):
     with tifffile.TiffWriter(path, ome=True) as tiff:
         for name in ("section 1", "section 2"):
             tiff.write(RGB, photometric="rgb", tile=(64, 64), metadata={"Name": name})
-    with pytest.raises(UnsupportedImageError, match=r"2 pictures of similar size \(0: 'section 1'.*1: 'section 2'"):
+    with pytest.raises(UnsupportedImageError, match=r"2 images of similar size \(0: 'section 1'.*1: 'section 2'"):
         Slide(path)
 
 

@@ -18,7 +18,7 @@ from wsidata.formats.tiff.tiles import TiffTiles
 from wsidata.slides.slide import Slide
 
 RGB = np.random.default_rng(3).integers(0, 255, (96, 128, 3), dtype=np.uint8)
-GREY = RGB[..., 0]
+GRAY = RGB[..., 0]
 TILE = {"tile": (64, 64), "metadata": None}
 
 
@@ -46,26 +46,26 @@ def test_separate_planes(path):
 
 
 @pytest.mark.parametrize("compression", [None, "jpeg", "zstd"])
-def test_grey_becomes_rgb(path, compression):
-    tifffile.imwrite(path, GREY, photometric="minisblack", compression=compression, **TILE)
+def test_gray_becomes_rgb(path, compression):
+    tifffile.imwrite(path, GRAY, photometric="minisblack", compression=compression, **TILE)
     expected = tifffile.imread(path)
     np.testing.assert_array_equal(shown(path), np.repeat(expected[..., None], 3, 2))
 
 
 def test_white_is_zero_is_turned_round(path):
-    tifffile.imwrite(path, GREY, photometric="miniswhite", **TILE)
-    np.testing.assert_array_equal(shown(path), np.repeat(255 - GREY[..., None], 3, 2))
+    tifffile.imwrite(path, GRAY, photometric="miniswhite", **TILE)
+    np.testing.assert_array_equal(shown(path), np.repeat(255 - GRAY[..., None], 3, 2))
 
 
 def test_black_and_white(path):
-    tifffile.imwrite(path, GREY > 127, photometric="minisblack")
-    np.testing.assert_array_equal(shown(path), np.repeat((GREY > 127)[..., None] * np.uint8(255), 3, 2))
+    tifffile.imwrite(path, GRAY > 127, photometric="minisblack")
+    np.testing.assert_array_equal(shown(path), np.repeat((GRAY > 127)[..., None] * np.uint8(255), 3, 2))
 
 
 def test_palettes_are_looked_up(path):
-    colours = np.random.default_rng(4).integers(0, 256, (3, 256)).astype(np.uint16)
-    tifffile.imwrite(path, GREY, photometric="palette", colormap=colours * 257)
-    np.testing.assert_array_equal(shown(path), colours.astype(np.uint8).T[GREY])
+    colors = np.random.default_rng(4).integers(0, 256, (3, 256)).astype(np.uint16)
+    tifffile.imwrite(path, GRAY, photometric="palette", colormap=colors * 257)
+    np.testing.assert_array_equal(shown(path), colors.astype(np.uint8).T[GRAY])
 
 
 @pytest.mark.parametrize("compression", ["deflate", "zstd"])
@@ -124,7 +124,7 @@ def test_samples_that_are_not_eight_bits_are_refused(path, dtype):
 
 def test_channels_that_are_no_picture_are_refused(path):
     tifffile.imwrite(path, np.concatenate([RGB, RGB[..., :2]], axis=2), photometric="minisblack", planarconfig=1)
-    with pytest.raises(UnsupportedImageError, match="no grey, RGB or CMYK picture"):
+    with pytest.raises(UnsupportedImageError, match="no gray, RGB or CMYK image"):
         Slide(path)
 
 
@@ -240,7 +240,7 @@ def test_strips_wider_than_libvips_reads_are_read_lazily_and_decoded_once(path, 
 
 def test_a_codec_that_is_not_known_is_refused_when_the_slide_is_opened(path):
     tifffile.imwrite(path, RGB, photometric="rgb", metadata=None)
-    for compression, words in ((52479, r"a way that is not known here \(52479\)"), (6, "JPEG of TIFF 6.0")):
+    for compression, words in ((52479, r"an unknown way \(52479\)"), (6, "JPEG of TIFF 6.0")):
         with tifffile.TiffFile(path, mode="r+") as tiff:
             tiff.pages[0].tags["Compression"].overwrite(compression)
         for options in ({}, {"channels": [0]}):

@@ -11,14 +11,14 @@ from wsidata.slides.slide import Slide
 
 STACK = np.random.default_rng(11).integers(0, 60_000, (4, 150, 201), dtype=np.uint16)
 NAMES = ["DAPI", "CD3", "CD20", "PanCK"]
-MICROMETRES = {"PhysicalSizeX": 0.325, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.325, "PhysicalSizeYUnit": "µm"}
+MICROMETERS = {"PhysicalSizeX": 0.325, "PhysicalSizeXUnit": "µm", "PhysicalSizeY": 0.325, "PhysicalSizeYUnit": "µm"}
 
 
 def write_ome(path, stack=STACK, *, names=NAMES, levels=3, **options):
     """CYX with SubIFD levels, as Bio-Formats and MCMICRO write it."""
     options = {"tile": (64, 64), "photometric": "minisblack", "compression": "deflate"} | options
     with tifffile.TiffWriter(path, ome=True, bigtiff=True) as tiff:
-        metadata = {"axes": "CYX", "Channel": {"Name": names}, **MICROMETRES}
+        metadata = {"axes": "CYX", "Channel": {"Name": names}, **MICROMETERS}
         tiff.write(stack, subifds=levels - 1, metadata=metadata, **options)
         for level in range(1, levels):
             tiff.write(stack[:, :: 2**level, :: 2**level], subfiletype=1, **options)

@@ -63,7 +63,9 @@ def test_an_overwritten_jpeg_tile_is_refused(tmp_path, damage):
     at = {"start": (offset, b"\0\0"), "end": (offset + count - 2, b"\0\0"), "zeroed": (offset, bytes(count))}[damage]
     overwrite(path, *at)
     with Slide(path) as slide:
-        with pytest.raises(UnreadableImageError, match=r"a\.tif' is damaged: tile or strip 5 .* no whole JPEG stream"):
+        with pytest.raises(
+            UnreadableImageError, match=r"a\.tif' is damaged: tile or strip 5 .* not a complete JPEG stream"
+        ):
             slide.image(level=0)
         with pytest.raises(UnreadableImageError, match="tile or strip 5"):
             slide.read_region(64, 64, 10, 10)
@@ -107,7 +109,7 @@ def test_tile_sizes_that_are_no_multiple_of_sixteen(tmp_path):
         np.testing.assert_array_equal(slide.read_region(25, 45, 20, 20), pixels[45:65, 25:45])
 
 
-def test_mislabelled_jpeg_is_noticed_behind_an_empty_first_tile(tmp_path):
+def test_mislabeled_jpeg_is_noticed_behind_an_empty_first_tile(tmp_path):
     """JFIF (YCbCr) tiles in a directory that says RGB, as old Bio-Formats wrote them."""
     path = write(tmp_path)
     with Slide(path) as slide:
@@ -126,7 +128,7 @@ def test_mislabelled_jpeg_is_noticed_behind_an_empty_first_tile(tmp_path):
         np.testing.assert_array_equal(slide.numpy(), expected)
 
 
-def test_jpeg2000_in_ycbcr_is_shown_in_its_colours(tmp_path):
+def test_jpeg2000_in_ycbcr_is_shown_in_its_colors(tmp_path):
     """Compression 33003, which a plain decoder returns as YCbCr."""
     smooth = np.moveaxis(np.indices((64, 128)), 0, 2)
     rgb = np.dstack([smooth * [3, 1.5], 200 - smooth.sum(2)]).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""Ventana (Roche) BIF: camera tiles stored side by side that overlap on the glass.
+"""Layout of Ventana (Roche) BIF, whose camera tiles are stored side by side but may overlap on the glass.
 
 Read as a plain TIFF, a BIF shows every strip of tissue on the seams twice. The XMP packet of level 0 lists, for each
-pair of neighbouring tiles, by how many pixels they overlap. Where all say 0 the TIFF is the picture and is read like
-one; else it has to be stitched, which OpenSlide does.
+pair of neighboring tiles, by how many pixels they overlap. Where all are 0 the file is read as a plain TIFF; otherwise
+it has to be stitched, which OpenSlide does.
 
 The packet of directory 0 (`iScan`) has the spacing (ScanRes, um/px) and the objective power.
 """
@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsidata.errors import ForeignFormatError, UnsupportedImageError
-from wsidata.formats.metadata import SlideMetadata, StatedSpacing, positive_number
-from wsidata.formats.tiff.layout import TiffLayout, measured
-from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
+from wsidata.formats.metadata import positive_number
+from wsidata.formats.tiff.layout import TiffLayout, levels_by_size
+from wsidata.formats.tiff.metadata import vendor_metadata
 
 XMP_TAG = 700
 LEVEL = re.compile(r"\blevel=(\d+)")
@@ -26,9 +26,8 @@ ASSOCIATED = {"Label Image": "macro", "Label_Image": "macro", "Thumbnail": "thum
 
 
 def is_bif(tiff: tifffile.TiffFile) -> bool:
-    """Whether it is a Ventana slide, whatever program saved it: its XMP packet decides."""
-    packet = _xmp(tiff.pages.first)
-    return bool(tiff.is_bif) or (packet is not None and (packet.tag == "iScan" or packet.find(".//iScan") is not None))
+    """Whether a TIFF is a Ventana slide by its XMP packet, whatever program saved it."""
+    return bool(tiff.is_bif) or _scan(tiff.pages.first) is not None
 
 
 def bif_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
@@ -44,24 +43,29 @@ def bif_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     """
     by_level: dict[int, tifffile.TiffPage] = {}
     associated: dict[str, tifffile.TiffPage] = {}
-    scan: ElementTree.Element | None = None
     for page in tiff.pages:
         match = LEVEL.search(page.description)
-        packet = _xmp(page)
-        if scan is None and packet is not None:
-            scan = packet if packet.tag == "iScan" else packet.find(".//iScan")
         if match is not None:
             by_level[int(match[1])] = page
         elif page.description.strip() in ASSOCIATED:
             associated[ASSOCIATED[page.description.strip()]] = page
     if not by_level:
         raise UnsupportedImageError(f"'{path}' is a Ventana BIF without a level. Export it again from the scanner.")
-    if scan is not None and scan.get("Z-layers", "1") != "1":
-        raise UnsupportedImageError(f"'{path}' holds {scan.get('Z-layers')} focal planes. Export the one you need.")
+    scan = next((dict(found.attrib) for found in map(_scan, tiff.pages) if found is not None), {})
+    if scan.get("Z-layers", "1") != "1":
+        raise UnsupportedImageError(f"'{path}' holds {scan['Z-layers']} focal planes. Export the one you need.")
     pages = [by_level[number] for number in sorted(by_level)]
     _refuse_overlaps(_xmp(pages[0]), path)
-    sizes = measured(pages)
-    return TiffLayout("bif", sizes, tuple((page,) for page in pages), _facts(scan, pages[0]), (), associated)
+    mpp = positive_number(scan.get("ScanRes"))
+    metadata = vendor_metadata(
+        pages[0],
+        "iScan XMP",
+        "ScanRes",
+        None if mpp is None else (mpp, mpp),
+        positive_number(scan.get("Magnification")),
+        {f"ventana.{key}": value for key, value in scan.items()},
+    )
+    return TiffLayout("bif", levels_by_size(pages), tuple((page,) for page in pages), metadata, (), associated)
 
 
 def _refuse_overlaps(packet: ElementTree.Element | None, path: Path) -> None:
@@ -72,24 +76,15 @@ def _refuse_overlaps(packet: ElementTree.Element | None, path: Path) -> None:
     wrong = sum(overlap != "0" for overlap in overlaps)
     found = f"{wrong} of {len(overlaps)} stated overlaps are not 0" if overlaps else "it does not say by how much"
     raise ForeignFormatError(
-        f"'{path}' is a Ventana BIF whose tiles overlap ({found}) and have to be stitched, which is not done here: "
+        f"'{path}' is a Ventana BIF whose tiles overlap ({found}) and have to be stitched, which is not supported: "
         "read as a plain TIFF, tissue on the seams would come twice. Convert it to a pyramidal TIFF."
     )
 
 
-def _facts(scan: ElementTree.Element | None, page: tifffile.TiffPage) -> SlideMetadata:
-    entries = {} if scan is None else dict(scan.attrib)
-    spacing = positive_number(entries.get("ScanRes"))
-    stated = () if spacing is None else (StatedSpacing("iScan XMP (ScanRes)", (spacing, spacing)),)
-    spacings = (*stated, *resolution_tags(page))
-    properties = {f"ventana.{key}": value for key, value in entries.items()}
-    return SlideMetadata(
-        spacings,
-        positive_number(entries.get("Magnification")),
-        ("iScan XMP", "TIFF resolution"),
-        properties,
-        icc_profile(page),
-    )
+def _scan(page: tifffile.TiffPage) -> ElementTree.Element | None:
+    """The iScan element in the XMP packet of a directory, or None."""
+    packet = _xmp(page)
+    return packet if packet is None or packet.tag == "iScan" else packet.find(".//iScan")
 
 
 def _xmp(page: tifffile.TiffPage) -> ElementTree.Element | None:

@@ -1,7 +1,7 @@
-"""Leica SCN: one TIFF for a whole glass, with a photo of it and one or more scanned regions, each in levels.
+"""Layout of Leica SCN, one TIFF with a photo of the whole glass and one or more scanned regions in levels.
 
-tifffile lists the pictures, but the first of them is the photo of the glass ("macro"). Which is which, where each lies
-and its scale are in the XML of the first directory (namespace scn/2010/10/01), in nanometres.
+tifffile lists the images, but the first of them is the photo of the glass ("macro"). Which is which, the position of
+each and its scale are in the XML of the first directory (namespace scn/2010/10/01), in nanometers.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
-from wsidata.formats.metadata import SlideMetadata, StatedSpacing, positive_number
-from wsidata.formats.tiff.layout import TiffLayout, measured
-from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
+from wsidata.formats.metadata import positive_number
+from wsidata.formats.tiff.layout import TiffLayout, levels_by_size
+from wsidata.formats.tiff.metadata import vendor_metadata
 
 UM_PER_NM = 1e-3
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """One `image` element."""
+class _Image:
+    """One `image` element of the XML."""
 
     name: str
     is_macro: bool
@@ -51,14 +51,14 @@ def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     collection = root.find("{*}collection")
     elements = [] if collection is None else collection.findall("{*}image")
     glass = (None, None) if collection is None else (collection.get("sizeX"), collection.get("sizeY"))
-    pictures = [_picture(element, glass) for element in elements]
-    regions = [picture for picture in pictures if not picture.is_macro]
+    images = [_image(element, glass) for element in elements]
+    regions = [image for image in images if not image.is_macro]
     if not regions:
         raise UnsupportedImageError(f"'{path}' is an SCN without a scanned region: it holds a photo of the glass only.")
     if len(regions) > 1:
         raise ForeignFormatError(
             f"'{path}' is an SCN of {len(regions)} scanned regions ({', '.join(region.name for region in regions)}), "
-            "which have their places on the glass; putting them together is not done here. Convert each to a TIFF."
+            "which would have to be placed on one canvas. Convert each to a TIFF."
         )
     region = regions[0]
     if region.has_focal_planes:
@@ -67,22 +67,15 @@ def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         tuple(_page(tiff, number, path, width) for number in level)
         for width, level in zip(region.widths, region.directories, strict=True)
     )
-    sizes = measured([level[0] for level in pages])
-    stated = () if region.mpp is None else (StatedSpacing("Leica XML (view size)", region.mpp),)
-    spacings = (*stated, *resolution_tags(pages[0][0]))
-    facts = SlideMetadata(
-        spacings,
-        region.objective,
-        ("Leica XML", "TIFF resolution"),
-        {"scn.name": region.name},
-        icc_profile(pages[0][0]),
-    )
-    macros = [_page(tiff, picture.directories[0][0], path) for picture in pictures if picture.is_macro]
+    levels = levels_by_size([level[0] for level in pages])
+    properties = {"scn.name": region.name}
+    metadata = vendor_metadata(pages[0][0], "Leica XML", "view size", region.mpp, region.objective, properties)
+    macros = [_page(tiff, image.directories[0][0], path) for image in images if image.is_macro]
     associated = {"macro": macros[0]} if macros else {}
-    return TiffLayout("scn", sizes, pages, facts, region.channel_names, associated)
+    return TiffLayout("scn", levels, pages, metadata, region.channel_names, associated)
 
 
-def _picture(element: ElementTree.Element, glass: tuple[str | None, str | None]) -> _Picture:
+def _image(element: ElementTree.Element, glass: tuple[str | None, str | None]) -> _Image:
     view, pixels = element.find("{*}view"), element.find("{*}pixels")
     dimensions = [] if pixels is None else pixels.findall("{*}dimension")
     by_width: dict[int, dict[int, int]] = defaultdict(dict)
@@ -93,7 +86,7 @@ def _picture(element: ElementTree.Element, glass: tuple[str | None, str | None])
     directories = tuple(tuple(by_width[width][c] for c in sorted(by_width[width])) for width in widths)
     names = [channel.get("name") or channel.get("index") or "" for channel in element.findall(".//{*}channel")]
     place = () if view is None else tuple(view.get(key) for key in ("offsetX", "offsetY", "sizeX", "sizeY"))
-    return _Picture(
+    return _Image(
         name=element.get("name", "unnamed"),
         is_macro=place == ("0", "0", *glass),
         mpp=_spacing(view, pixels),
@@ -106,7 +99,7 @@ def _picture(element: ElementTree.Element, glass: tuple[str | None, str | None])
 
 
 def _spacing(view: ElementTree.Element | None, pixels: ElementTree.Element | None) -> tuple[float, float] | None:
-    """Size of the view over size of the picture, per axis."""
+    """Resolution in um/px, per axis: size of the view over size of the image."""
     if view is None or pixels is None:
         return None
     view_x, view_y, pixels_x, pixels_y = (
@@ -118,7 +111,7 @@ def _spacing(view: ElementTree.Element | None, pixels: ElementTree.Element | Non
 
 
 def _page(tiff: tifffile.TiffFile, number: int, path: Path, width: int | None = None) -> tifffile.TiffPage:
-    """A directory by its number; as wide as the XML says, to a tile of padding."""
+    """A directory by its number, checked to be as wide as the XML says, but for a tile of padding."""
     if not 0 <= number < len(tiff.pages):
         raise UnreadableImageError(
             f"'{path}' is damaged: its XML names TIFF directory {number} of {len(tiff.pages)}. Copy it again."

@@ -1,11 +1,11 @@
-"""Aperio SVS: levels are the tiled directories, wherever they stand; thumbnail, label and macro photo lie in strips.
+"""Layout of Aperio SVS, where levels are tiled, and thumbnail, label and macro photo lie in strips.
 
     level 0 | thumbnail | level 1 | level 2 | ... | label | macro
 
 The first line of a directory's description names the program, the second says what the directory is. tifffile goes by
 the order and by flags, which other programs change when they save an SVS again: libvips flags all levels as reduced
 (tifffile then calls them thumbnail and label) or puts them into SubIFDs, and keeps the description, whatever it did to
-the picture. A label shows a patient's name more often than not, so it may not go by another name.
+the image. A label often shows a patient's name, so it must not pass under another name.
 https://openslide.org/formats/aperio/
 """
 
@@ -16,22 +16,22 @@ from collections.abc import Iterator
 
 import tifffile
 
-from wsidata.formats.metadata import SlideMetadata, StatedSpacing, positive_number
-from wsidata.formats.tiff.layout import TiffLayout, is_like, measured
-from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
+from wsidata.formats.metadata import SlideMetadata, positive_number
+from wsidata.formats.tiff.layout import TiffLayout, is_like, levels_by_size
+from wsidata.formats.tiff.metadata import vendor_metadata
 
 LABEL, MACRO = 1, 9
 """Values of NewSubfileType."""
 SIZE = re.compile(r"^(?:\d+x\d+ \[\d+,\d+ )?(\d+)x(\d+)")
-"""The second line of level 0: its size, or the size of the scan and which part of it this is."""
+"""The second line of level 0: its size, or the size of the scan and the part of it that this is."""
 
 
 def svs_layout(tiff: tifffile.TiffFile, base_pages: tuple[tifffile.TiffPage, ...]) -> TiffLayout:
-    """Levels of an SVS, and the pictures beside them by their right names.
+    """Levels of an SVS, and its associated images by their right names.
 
     Args:
         tiff: The open file.
-        base_pages: The directory of level 0, or more, which are no slide; see `tiff_checks.picture_pages`.
+        base_pages: The directory of level 0, or several (a stack, which `support.check_rgb` raises for).
     """
     base = base_pages[0]
     levels = {(base.imagewidth, base.imagelength): base}
@@ -48,7 +48,7 @@ def svs_layout(tiff: tifffile.TiffFile, base_pages: tuple[tifffile.TiffPage, ...
         name = _name(page)
         associated[name if name not in associated else f"{name} {page.index}"] = page
     return TiffLayout(
-        "svs", measured(pages), (base_pages, *((page,) for page in pages[1:])), _facts(base), (), associated
+        "svs", levels_by_size(pages), (base_pages, *((page,) for page in pages[1:])), _metadata(base), (), associated
     )
 
 
@@ -72,7 +72,7 @@ def _second_line(page: tifffile.TiffPage) -> str:
 
 
 def _name(page: tifffile.TiffPage) -> str:
-    """What a directory is by its description; where that is lost, by its flag or place."""
+    """Name of an associated image by its description; where that is lost, by its flag or place."""
     line = _second_line(page).lower()
     for name in ("label", "macro"):
         if line.startswith(name):
@@ -82,17 +82,15 @@ def _name(page: tifffile.TiffPage) -> str:
     return "thumbnail" if page.index == 1 else f"page {page.index}"
 
 
-def _facts(base: tifffile.TiffPage) -> SlideMetadata:
+def _metadata(base: tifffile.TiffPage) -> SlideMetadata:
     entries = aperio_entries(base.description)
     mpp, power = positive_number(entries.get("MPP")), positive_number(entries.get("AppMag"))
     source = "Aperio description"
     stated = SIZE.match(_second_line(base))
     size = f"{base.imagewidth}x{base.imagelength}"
     if stated is not None and f"{stated[1]}x{stated[2]}" != size:  # saved again, smaller or cut
-        source += f" (not believed: it is of a picture of {stated[1]}x{stated[2]} px, and this one has {size})"
+        source += f" (not believed: it is of an image of {stated[1]}x{stated[2]} px, and this one has {size})"
         mpp = power = None
-    spacings = () if mpp is None else (StatedSpacing("Aperio description (MPP)", (mpp, mpp)),)
     properties = {"tiff.kind": "svs", "tiff.description": base.description}
     properties |= {f"aperio.{key}": value for key, value in entries.items()}
-    checked = (source, "TIFF resolution")
-    return SlideMetadata((*spacings, *resolution_tags(base)), power, checked, properties, icc_profile(base))
+    return vendor_metadata(base, source, "MPP", None if mpp is None else (mpp, mpp), power, properties)

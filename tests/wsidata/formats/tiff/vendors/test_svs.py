@@ -107,7 +107,7 @@ def test_a_spacing_is_not_believed_of_a_picture_of_another_size(path, line, mpp)
         assert slide.magnification == (None if mpp is None else 20)
         assert slide.properties["aperio.MPP"] == "0.5"
         if mpp is None:
-            with pytest.raises(SpacingUnknownError, match=r"not believed: it is of a picture of 840x600 px.*420x300"):
+            with pytest.raises(SpacingUnknownError, match=r"not believed: it is of an image of 840x600 px.*420x300"):
                 slide.image(mpp=1.0)
     with Slide(path, mpp_override=1.0) as slide:
         assert slide.mpp == (1, 1)
