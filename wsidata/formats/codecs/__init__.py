@@ -1,1 +1,1 @@
-"""Image codecs: JPEG, BMP, color spaces and ICC profiles."""
+"""Codecs for JPEG and BMP, conversion of colors and ICC profiles."""

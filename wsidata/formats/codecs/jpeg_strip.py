@@ -1,4 +1,4 @@
-"""Lossless removal of metadata from a JPEG: its compressed data stays as it is.
+"""Lossless removal of metadata from a JPEG, whose compressed data stays as it is.
 
 EXIF (place, time, camera, owner, a thumbnail), XMP, IPTC, comments, ICC profiles and whatever phones append after the
 image are removed. Only what decoding needs stays: tables, frame, scans, and Adobe's segment, which says how colors are

@@ -1,1 +1,1 @@
-"""TIFF files: directories, levels, tiles, colors and integrity."""
+"""Directories, levels, tiles, colors and integrity of TIFF files."""

@@ -1,4 +1,4 @@
-"""Support checks for TIFF directories, which are shown as RGB only where that takes no guessing."""
+"""Checks of which TIFF directories are supported, as RGB without guessing or as channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels of a rectangle from the tiles or strips of one TIFF directory, decoded by tifffile or another decoder.
+"""Pixels of rectangles, decoded from the tiles or strips of one TIFF directory.
 
 Each tile of a rectangle is decoded once, on several threads if requested. Positions of tiles, and checks that they are
 complete, are in `tile_index`. "Tile" stands for strips, too.

@@ -64,7 +64,7 @@ def test_gray_is_shown_by_its_own_curve():
     got = to_srgb(gray, profile, PATH)
     assert got.shape == gray.shape
     assert np.abs(got - expected).max() < 2
-    assert to_srgb(COLORS, profile, PATH) is COLORS  # colors: the profile is not of this picture
+    assert to_srgb(COLORS, profile, PATH) is COLORS  # colors: the profile is not of this image
 
 
 def test_a_damaged_profile_is_refused_by_name():

@@ -42,7 +42,7 @@ def test_a_cut_off_file_raises_or_is_right(tmp_path, vendor, compression):
 
 @pytest.mark.parametrize("compression", ["jpeg", "deflate"])
 def test_bytes_altered_in_the_directories_never_crash(tmp_path, compression):
-    """Whatever the damage: a SlideError that names the file, or a picture. Nothing else may come out."""
+    """Whatever the damage: a SlideError that names the file, or an image. Nothing else may come out."""
     whole = write_pixels(tmp_path / "whole.tif", picture(), tile=64, levels=2, compression=compression)
     data, bad = whole.read_bytes(), tmp_path / "bad.tif"
     rng, refused = np.random.default_rng(0), []

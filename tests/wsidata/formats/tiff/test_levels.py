@@ -42,7 +42,7 @@ def test_padded_levels_of_a_philips_tiff_that_lost_its_spacings_are_not_measured
         Slide(path)
 
 
-def test_two_pictures_of_one_size_are_refused_not_halved(tmp_path):
+def test_two_images_of_one_size_are_refused_not_halved(tmp_path):
     path = tmp_path / "a.ome.tif"
     with tifffile.TiffWriter(path, ome=True) as tiff:
         for name in ("section 1", "section 2"):
@@ -63,7 +63,7 @@ def test_a_label_in_an_ome_tiff_is_beside_the_slide(tmp_path):
         np.testing.assert_array_equal(slide.associated_images["other"].numpy(), RGB[:60, :60])
 
 
-def test_a_small_picture_before_the_slide_is_not_taken_for_it(tmp_path):
+def test_a_small_image_before_the_slide_is_not_taken_for_it(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         tiff.write(RGB[::8, ::8], photometric="rgb", metadata=None)
         tiff.write(RGB, **TILED)
@@ -86,7 +86,7 @@ def test_levels_of_uneven_steps_are_all_found_with_true_downsamples(tmp_path, st
             np.testing.assert_array_equal(slide.numpy(level=level), RGB[: 300 // step, : 420 // step])
 
 
-def test_a_reduced_picture_of_another_shape_is_no_level(tmp_path):
+def test_a_reduced_image_of_another_shape_is_no_level(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
         tiff.write(RGB, **TILED)
         tiff.write(RGB[:100, :100], subfiletype=1, **TILED)
@@ -136,7 +136,7 @@ def test_rgb_in_planes_with_levels_in_subifds(tmp_path):
         np.testing.assert_array_equal(slide.numpy(level=1), RGB[::2, ::2])
 
 
-def test_levels_of_an_ome_tiff_that_cannot_be_the_same_picture_are_refused(tmp_path):
+def test_levels_of_an_ome_tiff_that_cannot_be_the_same_image_are_refused(tmp_path):
     for name, smaller in (("shape", RGB[:100, :50]), ("larger", np.tile(RGB, (2, 2, 1)))):
         path = tmp_path / f"{name}.ome.tif"
         with tifffile.TiffWriter(path, ome=True) as tiff:
@@ -174,7 +174,7 @@ OME = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 
 def ome_set(me):
-    """The XML that each file of a set carries: picture 0 is in a.ome.tif, picture 1, coarser, in b.ome.tif."""
+    """The XML that each file of a set carries: image 0 is in a.ome.tif, image 1, coarser, in b.ome.tif."""
     images = "".join(
         f'<Image ID="Image:{number}"><Pixels ID="Pixels:{number}" DimensionOrder="XYCZT" Type="uint8" SizeX="{width}" '
         f'SizeY="{height}" SizeC="3" SizeZ="1" SizeT="1" PhysicalSizeX="{mpp}" PhysicalSizeY="{mpp}">'

@@ -86,7 +86,7 @@ def test_palettes_that_lack_their_colors_or_have_more_are_refused(path):
         Slide(path)
 
 
-def test_one_bit_of_color_is_no_picture(path):
+def test_one_bit_of_color_is_no_image(path):
     tifffile.imwrite(path, RGB, photometric="rgb", metadata=None)
     with tifffile.TiffFile(path, mode="r+") as tiff:
         tiff.pages[0].tags["BitsPerSample"].overwrite((1, 1, 1))
@@ -95,7 +95,7 @@ def test_one_bit_of_color_is_no_picture(path):
 
 
 @pytest.mark.parametrize("suffix", ["tif", "png"])
-def test_transparency_of_deep_pictures_has_its_own_range(tmp_path, suffix):
+def test_transparency_of_deep_images_has_its_own_range(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     deep = np.dstack([RGB.astype(np.uint16) * 70, np.full(GRAY.shape, 32_768, np.uint16)])
     if suffix == "tif":

@@ -91,7 +91,7 @@ def test_premultiplied_transparency_lies_on_white(path):
     np.testing.assert_array_equal(shown(path)[..., 1], RGB[..., 0] + (255 - alpha[..., 0]))
 
 
-def test_premultiplied_transparency_of_deep_pictures_is_refused(path):
+def test_premultiplied_transparency_of_deep_images_is_refused(path):
     rgba = np.concatenate([RGB, RGB[..., :1]], axis=2).astype(np.uint16)
     tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=["assocalpha"], **TILE)
     with pytest.raises(UnsupportedImageError, match=r"a\.tif' .*premultiplied"):
@@ -122,7 +122,7 @@ def test_samples_that_are_not_eight_bits_are_refused(path, dtype):
         Slide(path)
 
 
-def test_channels_that_are_no_picture_are_refused(path):
+def test_channels_that_are_no_image_are_refused(path):
     tifffile.imwrite(path, np.concatenate([RGB, RGB[..., :2]], axis=2), photometric="minisblack", planarconfig=1)
     with pytest.raises(UnsupportedImageError, match="no gray, RGB or CMYK image"):
         Slide(path)
@@ -134,7 +134,7 @@ def test_stacks_are_refused(path):
         Slide(path)
 
 
-def test_turned_pictures_are_refused(path):
+def test_turned_images_are_refused(path):
     tifffile.imwrite(path, RGB, photometric="rgb", extratags=[(274, 3, 1, 6)], **TILE)
     with pytest.raises(UnsupportedImageError, match="Orientation 6"):
         Slide(path)

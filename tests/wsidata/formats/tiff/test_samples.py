@@ -1,4 +1,4 @@
-"""Channels and deep samples: handed out as stored, or scaled as asked; never guessed at."""
+"""Channels and deep samples: read as stored, or scaled as requested; never guessed."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_stacks_are_refused_listing_their_channels(tmp_path):
         Slide(write_ome(tmp_path / "a.ome.tif"))
 
 
-def test_three_scaled_channels_are_an_ordinary_picture(tmp_path):
+def test_three_scaled_channels_are_an_ordinary_image(tmp_path):
     path = write_ome(tmp_path / "a.ome.tif")
     with Slide(path, channels=[0, 1, 2], scale_to_8bit=(1000, 31_607)) as slide:
         image = slide.image()
@@ -137,7 +137,7 @@ def test_palettes_have_no_channels(tmp_path):
         Slide(tmp_path / "a.tif", channels=[0])
 
 
-def test_focal_planes_are_refused_whatever_channels_are_asked_for(tmp_path):
+def test_focal_planes_are_refused_whatever_channels_are_requested(tmp_path):
     tifffile.imwrite(tmp_path / "a.ome.tif", STACK, photometric="minisblack", metadata={"axes": "ZYX"}, ome=True)
     with pytest.raises(UnsupportedImageError, match=r"stack of 4 planes \(axes ZYX: focal planes"):
         Slide(tmp_path / "a.ome.tif", channels=[0])
@@ -217,7 +217,7 @@ def test_tiles_of_channels_never_written_have_no_light(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "high"), [("uint16", 20_000), ("uint16", 70_000), ("float32", 0.5)])
-def test_tiles_of_deep_pictures_never_written_are_white(tmp_path, dtype, high):
+def test_tiles_of_deep_images_never_written_are_white(tmp_path, dtype, high):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.zeros((150, 201, 3), dtype), tile=(64, 64), photometric="rgb", metadata=None)
     never_written(path)

@@ -1,1 +1,1 @@
-"""TIFF dialects of scanner vendors: SVS, SCN, BIF and QPTIFF."""
+"""Layouts of the TIFF dialects SVS, SCN, BIF and QPTIFF of scanner vendors."""

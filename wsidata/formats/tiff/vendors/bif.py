@@ -1,6 +1,6 @@
-"""Layout of Ventana (Roche) BIF, whose camera tiles are stored side by side but may overlap on the glass.
+"""Layout of Ventana (Roche) BIF, whose camera tiles may overlap on the glass.
 
-Read as a plain TIFF, a BIF shows every strip of tissue on the seams twice. The XMP packet of level 0 lists, for each
+Tiles are stored side by side: read as a plain TIFF, a BIF shows every strip of tissue on the seams twice. The XMP packet of level 0 lists, for each
 pair of neighboring tiles, by how many pixels they overlap. Where all are 0 the file is read as a plain TIFF; otherwise
 it has to be stitched, which OpenSlide does.
 

@@ -1,4 +1,4 @@
-"""Layout of Akoya (PerkinElmer, Vectra) QPTIFF, whose directories state their type and channel in XML.
+"""Layout of Akoya (PerkinElmer, Vectra) QPTIFF, whose directories state type and channel in XML.
 
     channels of level 0 | an RGB thumbnail | channels of level 1 | ... | macro ("Overview") | label
 

@@ -1,4 +1,4 @@
-"""Layout of Leica SCN, one TIFF with a photo of the whole glass and one or more scanned regions in levels.
+"""Layout of Leica SCN, a TIFF with a photo of the glass and one or more scanned regions in levels.
 
 tifffile lists the images, but the first of them is the photo of the glass ("macro"). Which is which, the position of
 each and its scale are in the XML of the first directory (namespace scn/2010/10/01), in nanometers.

@@ -70,7 +70,7 @@ def write_bif(path, *, overlap=(0, 0), joints=True, z_layers=1, software="ScanOu
     return path
 
 
-def test_tiles_without_overlap_are_the_picture(tmp_path):
+def test_tiles_without_overlap_are_the_image(tmp_path):
     path = write_bif(tmp_path / "a.bif")
     with Slide(path) as slide:
         assert [level.size for level in slide.levels] == [(192, 128), (96, 64)]

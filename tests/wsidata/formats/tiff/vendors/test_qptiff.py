@@ -65,7 +65,7 @@ def test_brightfield_levels_are_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_channels_are_chosen_by_name_or_number_in_the_order_asked(tmp_path, dtype):
+def test_channels_are_chosen_by_name_or_number_in_the_requested_order(tmp_path, dtype):
     path = write_qptiff(tmp_path / "a.qptiff", dtype=dtype)
     with Slide(path, channels=["Opal 690", 0]) as slide:
         assert slide.channel_names == ("Opal 690", "DAPI")

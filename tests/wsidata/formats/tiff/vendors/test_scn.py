@@ -73,7 +73,7 @@ def scn(tmp_path):
 
 def test_the_scanned_region_is_read_not_the_photo_of_the_glass(scn):
     with tifffile.TiffFile(scn) as tiff, Slide(scn) as slide:
-        assert tiff.series[0].shape == (150, 50, 3), "tifffile's first picture is the photo"
+        assert tiff.series[0].shape == (150, 50, 3), "tifffile's first image is the photo"
         assert [level.size for level in slide.levels] == [(400, 300), (100, 75)]
         assert [level.downsample for level in slide.levels] == [1, 4]
         assert slide.kind == "scn"

@@ -1,11 +1,13 @@
 """Aperio SVS, also as other programs save it again."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import pyvips
 import tifffile
 
-from wsidata.errors import SpacingUnknownError
+from wsidata.errors import SpacingConflictWarning, SpacingUnknownError
 from wsidata.slides.slide import Slide
 
 openslide = pytest.importorskip("openslide")
@@ -65,7 +67,7 @@ def test_a_label_is_never_called_a_thumbnail(path):
         np.testing.assert_array_equal(slide.associated_images["label"].numpy(), RGB[:90, :80])
 
 
-def test_pictures_without_a_description_go_by_their_flags(path):
+def test_images_without_a_description_go_by_their_flags(path):
     with tifffile.TiffWriter(path) as tiff:
         tiff.write(RGB, description=APERIO, **TILED)
         tiff.write(RGB[::4, ::4], **STRIPS)
@@ -98,7 +100,7 @@ def test_a_level_that_is_there_twice_is_one(path):
         ("", 0.5),
     ],
 )
-def test_a_spacing_is_not_believed_of_a_picture_of_another_size(path, line, mpp):
+def test_a_spacing_is_not_believed_of_a_image_of_another_size(path, line, mpp):
     """Programs that make a slide smaller, or cut it, keep its description."""
     description = f"Aperio Image Library v12.0.15\r\n{line}|AppMag = 20|MPP = 0.5"
     tifffile.imwrite(path, RGB, description=description, **TILED)
@@ -109,5 +111,6 @@ def test_a_spacing_is_not_believed_of_a_picture_of_another_size(path, line, mpp)
         if mpp is None:
             with pytest.raises(SpacingUnknownError, match=r"not believed: it is of an image of 840x600 px.*420x300"):
                 slide.image(mpp=1.0)
-    with Slide(path, mpp_override=1.0) as slide:
+    conflict = nullcontext() if mpp is None else pytest.warns(SpacingConflictWarning, match="mpp_override says 1")
+    with conflict, Slide(path, mpp_override=1.0) as slide:
         assert slide.mpp == (1, 1)
