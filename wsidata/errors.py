@@ -13,7 +13,7 @@ class UnreadableImageError(SlideError, OSError):
 
 
 class UnsupportedImageError(SlideError, ValueError):
-    """The file is sound, but what it holds is no 8-bit RGB picture that could be shown without guessing."""
+    """The file is sound, but what it holds is no 8-bit RGB image that could be shown without guessing."""
 
 
 class ForeignFormatError(UnsupportedImageError):

@@ -34,7 +34,7 @@ def draw_samples(
         class_names: Names of the classes in a mask.
         max_images: How many samples at most.
         path: Where to save the figure; None saves nothing.
-        bands: Numbers of the channels to show: one as grey, three as red, green and blue. None: all, if they are one or
+        bands: Numbers of the channels to show: one as gray, three as red, green and blue. None: all, if they are one or
             three.
 
     Returns:

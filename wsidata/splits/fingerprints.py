@@ -1,4 +1,4 @@
-"""Is this the same picture again? Asked of bytes (a copy) and of looks (saved again, resized, turned, cropped).
+"""Is this the same image again? Asked of bytes (a copy) and of looks (saved again, resized, turned, cropped).
 
 Reading hundreds of slides of gigabytes whole would take hours, so bytes are compared in three steps, each only for the
 files the step before could not tell apart: size, the ends and the middle, everything. Looks are compared by a
@@ -31,13 +31,13 @@ _PLAIN_STD = 0.01
 """A thumbnail that varies less than this (as a fraction of its brightest value) has no look to speak of."""
 
 HASH_DISTANCE = 0.18
-"""Share of differing signs up to which two pictures may look alike.
+"""Share of differing signs up to which two images may look alike.
 
-Measured on photos and artificial slides: up to 0.09 for the same picture recompressed, halved, lightened or turned, up
-to 0.2 with 5 % of it cut off (0.13 in the middle), at least 0.28 for different pictures."""
+Measured on photos and artificial slides: up to 0.09 for the same image recompressed, halved, lightened or turned, up
+to 0.2 with 5 % of it cut off (0.13 in the middle), at least 0.28 for different images."""
 
 CORRELATION = 0.8
-"""Correlation of thumbnails from which two pictures look alike."""
+"""Correlation of thumbnails from which two images look alike."""
 
 
 def same_bytes(paths: Iterable[str]) -> list[list[str]]:
@@ -66,10 +66,10 @@ def _digest(path: Path) -> tuple[str | None, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What is remembered of a picture's look.
+    """What is remembered of an image's look.
 
     Attributes:
-        signs: (8, 143) bool: hash of the picture in each of the eight right-angle symmetries, itself first.
+        signs: (8, 143) bool: hash of the image in each of the eight right-angle symmetries, itself first.
         pixels: (8, 1024) float32: the thumbnail in each of them, mean 0, standard deviation 1.
     """
 
@@ -78,10 +78,10 @@ class Look:
 
 
 def slide_thumbnail(path: str, options: SlideOptions = AS_STORED) -> NDArray[np.float64]:
-    """A slide, squashed to 32 x 32 grey pixels, the mean of its channels: (32, 32)."""
+    """A slide, squashed to 32 x 32 gray pixels, the mean of its channels: (32, 32)."""
     with options.open(path) as slide:
         picture = slide.thumbnail(8 * SIDE_PX)
-        if options.channels is not None:  # no colours, for which `thumbnail_image` would have rules
+        if options.channels is not None:  # no colors, for which `thumbnail_image` would have rules
             picture = picture.bandmean().copy(interpretation="b-w")
         small = picture.thumbnail_image(SIDE_PX, height=SIDE_PX, size="force")
         pixels = np.asarray(small.numpy(), dtype=np.float64)
@@ -89,7 +89,7 @@ def slide_thumbnail(path: str, options: SlideOptions = AS_STORED) -> NDArray[np.
 
 
 def look_of(thumbnail: NDArray[np.float64]) -> Look | None:
-    """The look of a square grey thumbnail; None if it is plain, and so like every other plain one."""
+    """The look of a square gray thumbnail; None if it is plain, and so like every other plain one."""
     if thumbnail.std() <= _PLAIN_STD * max(float(np.abs(thumbnail).max()), 1e-9):
         return None
     turned = [np.rot90(side, turns) for side in (thumbnail, thumbnail.T) for turns in range(4)]
@@ -107,7 +107,7 @@ def _signs(picture: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def alike(first: list[Look], second: list[Look]) -> list[tuple[int, int, float]]:
-    """Pairs of pictures that look alike, turned or not.
+    """Pairs of images that look alike, turned or not.
 
     Args:
         first: Looks.
@@ -131,6 +131,6 @@ def alike(first: list[Look], second: list[Look]) -> list[tuple[int, int, float]]
 
 
 def photo_thumbnail(path: str) -> NDArray[np.float64]:
-    """A photo, squashed to 32 x 32 grey pixels, (32, 32)."""
+    """A photo, squashed to 32 x 32 gray pixels, (32, 32)."""
     small = read_photo(path, short_side_px=2 * SIDE_PX)
     return np.asarray(cv2.resize(small, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA).mean(axis=2))

@@ -134,7 +134,7 @@ def check_leaks(
         checks: "patient": slides of one patient in two parts. "content": the same file twice. "thumbnail": slides that
             look alike, also saved again, resized, turned by right angles, or cropped by a few percent. "site": slides
             of one site in two parts. None: all that the table's columns allow.
-        thumbnail: Makes (32, 32) grey pixels of a path, for other files than slides. Reads the smallest level only.
+        thumbnail: Makes (32, 32) gray pixels of a path, for other files than slides. Reads the smallest level only.
         executor: Where thumbnails are made. None: here.
         progress: Called with the number of slides looked at, and of all of them.
 

@@ -29,7 +29,7 @@ _DOCUMENTS = {
 def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = ImageFolder.is_image_name) -> TextTable:
     """A table with the columns `image` (path below `root`), `class`, and `split` if the first folders are parts.
 
-    Hidden files, read-me and licence files are left out, and so are the folders beside MRXS slides, and tables, texts
+    Hidden files, read-me and license files are left out, and so are the folders beside MRXS slides, and tables, texts
     and scripts beside the class folders.
 
     Args:

@@ -1,4 +1,4 @@
-"""A spreadsheet of slides is where most runs go wrong: a slide missing, a label misspelt, a row twice.
+"""A spreadsheet of slides is where most runs go wrong: a slide missing, a label misspelled, a row twice.
 
 All of it is found here, before anything is opened or split, and reported at once. What comes out is one tidy frame that
 the rest of the package relies on.
@@ -37,7 +37,7 @@ class LabelTable:
             - `label_name` (str): class name, or the target as text; "" in a table without labels.
             - `label` (int): index into `class_names`, -1 where the target is not one class.
             - `group` (str): patient or other unit that must not be divided, "" if no group column was given.
-            - `site` (str): centre or scanner, "" if no site column was given.
+            - `site` (str): center or scanner, "" if no site column was given.
             - `split` (str): what the split column says (see `splits.make_splits`), "" if none was given.
             - `target` (tuple of floats): several labels (0 or 1 each), or numbers.
             - `mask` (str): the file of the mask.
@@ -83,7 +83,7 @@ def read_table(
         class_names: Classes in their order, or a mapping; see `labels.class_map`. None: the labels found, sorted.
         mask_dir: Folder the masks lie in. None: `image_dir`.
         group_column: Column of patients (or other groups).
-        site_column: Column of centres, hospitals or scanners.
+        site_column: Column of centers, hospitals or scanners.
         split_column: Column that says train, val or test for some or all rows.
         folder_type: How a name finds its file: of slides, or of photos (`photos.finding.PhotoFolder`).
         inspect: Gets the files that were found, and returns a line for each that cannot be used, so that these are

@@ -1,8 +1,8 @@
 """Augmentations of large images as lazy libvips pipelines.
 
 What is cropped away is never decoded. No other library has these right for large images: geometry that an image, its
-masks and its points share, stains, any number format, one seeded generator a sample, a record that can be replayed.
-Pipelines in albumentationsxl and plain functions join in through `Compose`.
+masks and its points share, stains, any number format, one seeded generator per sample, a record that can be replayed.
+`Compose` also takes albumentationsxl pipelines and plain functions.
 
     transform = Compose([CropOrPad(4096), RandomD4(), StainJitter(), Blur(p=0.2)])
     image = transform(image, np.random.default_rng(0))                                  # an image alone
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from wsidata.transforms.color.stain import StainJitter as StainJitter
     from wsidata.transforms.color.stain_normalize import MACENKO_REFERENCE as MACENKO_REFERENCE
     from wsidata.transforms.color.stain_normalize import BlankPictureError as BlankPictureError
+    from wsidata.transforms.color.stain_normalize import ColorFit as ColorFit
     from wsidata.transforms.color.stain_normalize import ColourFit as ColourFit
     from wsidata.transforms.color.stain_normalize import MacenkoNormalise as MacenkoNormalise
+    from wsidata.transforms.color.stain_normalize import MacenkoNormalize as MacenkoNormalize
     from wsidata.transforms.color.stain_normalize import ReinhardNormalise as ReinhardNormalise
+    from wsidata.transforms.color.stain_normalize import ReinhardNormalize as ReinhardNormalize
     from wsidata.transforms.color.stain_normalize import StainFit as StainFit
     from wsidata.transforms.color.stain_normalize import fit_macenko as fit_macenko
     from wsidata.transforms.color.stain_normalize import fit_reinhard as fit_reinhard
@@ -61,9 +64,12 @@ __getattr__, __dir__, __all__ = lazy_names(
         "color.stain_normalize": [
             "MACENKO_REFERENCE",
             "BlankPictureError",
+            "ColorFit",
             "ColourFit",
             "MacenkoNormalise",
+            "MacenkoNormalize",
             "ReinhardNormalise",
+            "ReinhardNormalize",
             "StainFit",
             "fit_macenko",
             "fit_reinhard",

@@ -1,8 +1,8 @@
-"""A crop of a small decoded photo is a slice; a pipeline of libvips around it costs as much as decoding.
+"""Crops, right-angle rotations, flips and changes of tone on NumPy arrays, for transforms made of nothing else.
 
-So crops, turns, mirrors and changes of tone are done on arrays here, where a whole pipeline is made of them. They draw
-from the sample's generator as they do on libvips images, and give the same pixels; but `RandomResizedCrop` resamples as
-photos are resized when they are read, which differs from libvips by rounding, and by how edges are continued.
+Around a small decoded photo a libvips pipeline costs as much as decoding. Here transforms draw from the sample's
+generator as on libvips images, and give the same pixels; but `RandomResizedCrop` resamples as `read_photo` does, which
+differs from libvips by rounding, and by how edges are continued.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from wsidata.transforms.geometry.affine import (
     RandomVerticalFlip,
     Symmetry,
 )
-from wsidata.transforms.geometry.crop import CropOrPad, RandomResizedCrop, ResizedWindow, Window
+from wsidata.transforms.geometry.crop import CropOrPad, CropWindow, RandomResizedCrop, ResizedWindow
 
 Pixels = NDArray[np.uint8]
 
@@ -35,7 +35,7 @@ _WHITE = 255
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a transform asks of a picture before it draws."""
+    """The attributes of an image that transforms draw by."""
 
     width: int
     height: int
@@ -44,14 +44,14 @@ class _Facts:
 
 
 def runs_on_arrays(transform: Transform) -> bool:
-    """Whether a transform, and all that it is made of, can be done by `run_on_array`."""
+    """Whether `run_on_array` can apply a transform."""
     if type(transform) is Compose:
         return all(runs_on_arrays(member) for member in transform.transforms)
     return type(transform) in KNOWN  # a subclass may draw anything
 
 
 def run_on_array(transform: Transform, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """What `transform.run` gives, as an array.
+    """The result of `transform.run` as an array.
 
     Args:
         transform: One that `runs_on_arrays`.
@@ -68,7 +68,7 @@ def run_on_array(transform: Transform, pixels: Pixels, rng: np.random.Generator)
     if transform.p < 1 and rng.random() >= transform.p:
         return pixels
     operation = transform.draw(_Facts(pixels.shape[1], pixels.shape[0]), rng)
-    if isinstance(operation, Window):
+    if isinstance(operation, CropWindow):
         return _window(pixels, operation)
     if isinstance(operation, ToneCurve):
         return np.asarray(cv2.LUT(pixels, operation.values(_WHITE).astype(np.uint8)), dtype=np.uint8)
@@ -79,8 +79,8 @@ def run_on_array(transform: Transform, pixels: Pixels, rng: np.random.Generator)
     return _symmetry(pixels, operation) if isinstance(operation, Symmetry) else pixels
 
 
-def _window(pixels: Pixels, window: Window) -> Pixels:
-    """Cut out, and fill what lies outside."""
+def _window(pixels: Pixels, window: CropWindow) -> Pixels:
+    """Crop, and pad what lies outside."""
     height, width = pixels.shape[:2]
     top, bottom = max(window.top, 0), min(window.top + window.height, height)
     left, right = max(window.left, 0), min(window.left + window.width, width)
@@ -94,7 +94,7 @@ def _window(pixels: Pixels, window: Window) -> Pixels:
 
 
 def _symmetry(pixels: Pixels, symmetry: Symmetry) -> Pixels:
-    """Turn counter-clockwise, and then perhaps mirror."""
+    """Rotate counterclockwise, then flip."""
     if symmetry.turns:
         pixels = np.asarray(cv2.rotate(np.ascontiguousarray(pixels), _TURNS[symmetry.turns]), dtype=np.uint8)
     if symmetry.mirrored:

@@ -1,11 +1,11 @@
-"""What a transform is: it draws from the sample's one generator what is to be done, and the doing is an `Operation`.
+"""Base classes of transforms, which draw at random, and of the deterministic operations they draw.
 
-Kept apart, the two give everything else: the picture, its masks and its points share one geometry because they go
-through the same operation; the operations are a record that can be saved and replayed; and a sample can be drawn again
-in any process, because all its randomness comes from the generator it is given.
+An image, its masks and its points share one geometry because they go through the same operation; the operations are a
+record that can be saved and replayed; and a sample can be drawn again in any process, because all its randomness comes
+from the generator that is passed.
 
 Coordinates of points are (x, y), in pixels, x to the right and y downwards; the first pixel covers 0..1, so that its
-centre is (0.5, 0.5). An operation keeps points in order, and keeps those that leave the picture.
+center is (0.5, 0.5). An operation keeps points in order, and keeps those that leave the image.
 """
 
 from __future__ import annotations
@@ -32,70 +32,75 @@ Points = NDArray[np.float64]
 """(N, 2): x and y of each point; see the conventions above."""
 
 GIGAPIXEL_PX = 2**28
-"""From this many pixels on (16,384 squared), a step that costs several times the decoding is worth a warning."""
+"""Pixels (16,384 squared) from which a step that costs several times the decoding is warned of."""
 
 COSTLY = 4.0
-"""A step counts as costly if it takes more than this many times the processor time of decoding tiled JPEG."""
+"""CPU time above which a step counts as costly, in units of decoding tiled JPEG."""
 
 
 class TransformError(ValueError):
-    """A transform cannot be used, or got or gave something that is no picture."""
+    """A transform cannot be used, or its input or output is no image."""
 
 
 class GigapixelWarning(UserWarning):
-    """A step costs several times the decoding of a very large picture, or holds all of it in memory."""
+    """A step costs several times the decoding of a very large image, or holds all of it in memory."""
 
 
 @dataclass(frozen=True)
 class Operation(ABC):
-    """Something done to a picture, with nothing left to chance. Subclasses are frozen dataclasses of plain values.
+    """A deterministic operation on an image. Subclasses are frozen dataclasses of plain values.
+
+    `class Name(Operation, saved_as="...")` is another name in records than the class has.
 
     Attributes:
-        cost: Processor time for a picture, in units of decoding it from tiled JPEG (measured at 4096 x 4096 x 3 bytes).
+        cost: CPU time for an image, in units of decoding it from tiled JPEG (measured at 4096 x 4096 x 3 bytes).
+        saved_name: Name in records.
     """
 
     cost: ClassVar[float] = 0.5
+    saved_name: ClassVar[str]
     known: ClassVar[dict[str, type[Operation]]] = {}
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, saved_as: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
-        Operation.known[cls.__name__] = cls
+        cls.saved_name = saved_as or cls.__name__
+        Operation.known[cls.saved_name] = cls
 
     @abstractmethod
     def image(self, image: pyvips.Image) -> pyvips.Image:
-        """Do it to the picture, lazily."""
+        """Apply it to an image, lazily."""
 
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
-        """Do it to a mask, without mixing values. Operations on colours leave masks alone."""
+        """Apply it to a mask, without mixing values. Color operations leave masks unchanged."""
         return mask
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
-        """Do it to points of a picture of this size. Operations on colours leave points alone."""
+        """Apply it to points of an image of this size. Color operations leave points unchanged."""
         return points
 
     def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle | None:
-        """What of a picture of this size a rectangle of the result is made of; it may reach beyond the picture.
+        """The rectangle of an image of this size that a rectangle of the result depends on; may reach beyond the image.
 
-        With it, rectangles of a large picture are read without a pipeline (see `slides.pipeline`). None: not known.
+        With it, rectangles of a large image are read without a pipeline (see `slides.pipeline`). None: unknown.
         """
         return None
 
     def filled(self, fill: float | None, mask_fill: float | None) -> Operation:
-        """The same operation with the values of what comes from outside, where its `fill` and `mask_fill` are None."""
+        """The same operation, with `fill` and `mask_fill` where its own are None."""
         values: dict[str, Any] = {"fill": fill, "mask_fill": mask_fill}
         lacking = [field.name for field in fields(self) if field.name in values and getattr(self, field.name) is None]
         return replace(self, **{name: values[name] for name in lacking}) if lacking else self
 
     def plain(self) -> dict[str, Any]:
         """Name and values, ready for JSON."""
-        return {"operation": type(self).__name__, **asdict(self)}
+        return {"operation": self.saved_name, **asdict(self)}
 
     @staticmethod
     def from_plain(content: Mapping[str, Any]) -> Operation:
-        """What `plain` described.
+        """The operation that `plain` described.
 
         Raises:
-            TransformError: for an operation or a value that is not known.
+            TransformError: for an unknown operation or value.
         """
         values = {name: _frozen(value) for name, value in content.items() if name != "operation"}
         name = content.get("operation")
@@ -110,15 +115,15 @@ class Operation(ABC):
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and everything that shares its geometry.
+    """An image and everything that shares its geometry.
 
     Attributes:
-        image: The picture.
+        image: The image.
         masks: Masks of the same size, of any number of bands.
         points: (N, 2) points, or None.
-        operations: What was done to it, in order.
-        start: Width, height, bands and number format of the picture before the first operation; None: as it is now.
-        fill: Value of what comes from outside the picture, for transforms that were not given one; None: white.
+        operations: Operations that were applied, in order.
+        start: Width, height, bands and number format of the image before the first operation; None: as it is now.
+        fill: Value outside the image, for transforms without one; None: white.
         mask_fill: The same in masks.
     """
 
@@ -131,10 +136,10 @@ class Sample:
     mask_fill: float = 0.0
 
     def after(self, operation: Operation) -> Sample:
-        """This sample, with an operation done to all of it.
+        """This sample after an operation.
 
         Warns:
-            GigapixelWarning: if that is costly for a picture of this size.
+            GigapixelWarning: if that is costly for an image of this size.
         """
         warn_if_costly(type(operation).__name__, operation.cost, self.image)
         operation = operation.filled(self.fill, self.mask_fill)
@@ -145,43 +150,43 @@ class Sample:
         return self.with_image(operation.image(self.image), operation, masks=masks, points=points)
 
     def with_image(self, image: Picture, operation: Operation, **others: Any) -> Sample:
-        """This sample with another picture, that came about by an operation."""
+        """This sample with another image, the result of an operation."""
         start = self.start or describe(self.image)
         return replace(self, image=image, operations=(*self.operations, operation), start=start, **others)
 
 
 class Transform(ABC):
-    """A lazy transform of a pyvips image whose randomness comes from the generator it is handed.
+    """A lazy transform of a pyvips image whose randomness comes from the generator that is passed.
 
     Subclasses define `draw`. Instances hold parameters only and can be pickled.
     """
 
     p: float = 1.0
-    """Probability with which anything is done at all."""
+    """Probability that it is applied."""
 
     @abstractmethod
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Operation | None:
-        """Decide what is to be done to `image`, drawing from `rng` alone. None: nothing."""
+        """Draw the operation for `image`, from `rng` alone. None: no change."""
 
     def step(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Do it, with probability `p`, to a sample whose picture is a pyvips image."""
+        """Apply it, with probability `p`, to a sample with a pyvips image."""
         if self.p < 1 and rng.random() >= self.p:
             return sample
         operation = self.draw(sample.image, rng)
         return sample if operation is None else sample.after(operation)
 
     def run(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
-        """Transform a picture together with its masks and points.
+        """Transform an image together with its masks and points.
 
             sample = transform.run(Sample(image, masks=(mask,), points=points), rng)
             sample.image, sample.masks, sample.points, Record.of(sample).to_json()
 
         Args:
-            sample: Masks must have the picture's size.
+            sample: Masks must have the image's size.
             rng: Generator of this sample. None: one seeded from torch's global generator.
 
         Raises:
-            TransformError: if the picture is no pyvips image, for instance because a step before made a tensor of it,
+            TransformError: if the image is no pyvips image, for instance because an earlier step made a tensor of it,
                 or a mask has another size.
         """
         if not isinstance(sample.image, pyvips.Image):
@@ -206,7 +211,7 @@ class Transform(ABC):
         return self.step(sample, rng)
 
     def __call__(self, image: pyvips.Image, rng: np.random.Generator | None = None) -> Picture:
-        """Transform a picture alone; see `run`."""
+        """Transform an image alone; see `run`."""
         return self.run(Sample(image), rng).image
 
     def __repr__(self) -> str:
@@ -219,7 +224,7 @@ def describe(image: pyvips.Image) -> tuple[int, int, int, str]:
 
 
 def warn_if_costly(name: str, cost: float, image: pyvips.Image) -> None:
-    """Say so if a step costs several times the decoding of a very large picture."""
+    """Warn if a step costs several times the decoding of a very large image."""
     if cost > COSTLY and image.width * image.height >= GIGAPIXEL_PX:
         warnings.warn(
             f"{name} on {image.width} x {image.height} pixels costs about {cost:.0f} times the decoding of the "
@@ -230,7 +235,7 @@ def warn_if_costly(name: str, cost: float, image: pyvips.Image) -> None:
 
 
 def check_probability(p: float) -> float:
-    """`p`, if it is a probability.
+    """A probability, checked.
 
     Raises:
         TransformError: if it is not.
@@ -241,10 +246,10 @@ def check_probability(p: float) -> float:
 
 
 def check_limit(name: str, value: Any) -> float:
-    """One number to draw up to, in both directions.
+    """Limit of a symmetric range, checked.
 
     Raises:
-        TransformError: if it is none, or negative.
+        TransformError: if it is no single finite number, or negative.
     """
     if isinstance(value, (tuple, list)) or not (np.isfinite(value) and value >= 0):
         raise TransformError(f"{name}={value} must be one number of at least 0; it is drawn in both directions.")
@@ -252,7 +257,7 @@ def check_limit(name: str, value: Any) -> float:
 
 
 def check_range(name: str, value: float | tuple[float, float], least: float) -> tuple[float, float]:
-    """The two ends of a range to draw from.
+    """Ends of a range to draw from, checked.
 
     Raises:
         TransformError: if they are not finite, not in order, or below `least`.
@@ -264,7 +269,7 @@ def check_range(name: str, value: float | tuple[float, float], least: float) -> 
 
 
 def require(image: pyvips.Image, name: str, *, bands: int | None = None) -> int:
-    """The largest value of an 8- or 16-bit picture, for transforms of colour.
+    """The largest value of an 8- or 16-bit image, for transforms of color.
 
     Raises:
         TransformError: for other number formats or another number of bands.

@@ -1,17 +1,4 @@
-"""Slides are augmented as lazy libvips pipelines: what is cropped away is never decoded.
-
-These are ours because no library has them right for large pictures: geometry that picture, masks and points share,
-stains, any number format, one seeded generator a sample, a record that can be replayed. Pipelines in albumentationsxl
-and plain functions join in through `Compose` (see `transform_adapters`).
-
-    transform = Compose([CropOrPad(4096), RandomD4(), StainJitter(), Blur(p=0.2)])
-    image = transform(image, np.random.default_rng(0))                                  # a picture alone
-    sample = transform.run(Sample(image, masks=(mask,), points=points), rng)            # all that shares its geometry
-    Record.of(sample).to_json()                                                         # what was done
-
-Geometry is in `transform_geometry` and `transform_elastic`, colour in `transform_colour`, stains in `transform_stain`
-and `transform_normalise`, holes in `transform_dropout`.
-"""
+"""Compositions of transforms, and the default transforms of slides and photos."""
 
 from __future__ import annotations
 
@@ -25,10 +12,7 @@ from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.base import Sample, Transform, TransformError, check_probability
 from wsidata.transforms.color.stain import StainJitter
 from wsidata.transforms.color.tone import Blur, ToneJitter
-from wsidata.transforms.geometry.affine import (
-    RandomD4,
-    RandomHorizontalFlip,
-)
+from wsidata.transforms.geometry.affine import RandomD4, RandomHorizontalFlip
 from wsidata.transforms.geometry.crop import CropOrPad, check_size
 
 
@@ -36,15 +20,15 @@ class Compose(Transform):
     """Transforms one after another, all drawing from the sample's one generator.
 
     Args:
-        transforms: Ours, albumentationsxl pipelines, or callables on a pyvips image, in any mixture. Only the last may
-            return an array or a tensor.
+        transforms: Transforms of this package, albumentationsxl pipelines, or callables on a pyvips image, in any
+            mixture. Only the last may return an array or a tensor.
     """
 
     def __init__(self, transforms: Sequence[Any]) -> None:
         self.transforms = [as_transform(transform) for transform in transforms]
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> None:
-        """Nothing of its own: each member draws when its turn comes, on the picture as it is by then."""
+        """Draws nothing: each transform draws in turn, for the result of the one before."""
 
     def step(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Apply them in order."""
@@ -54,7 +38,7 @@ class Compose(Transform):
 
 
 class OneOf(Transform):
-    """One of several transforms, each as likely.
+    """One of several transforms, with equal probability.
 
     Args:
         transforms: As for `Compose`.
@@ -68,7 +52,7 @@ class OneOf(Transform):
         self.p = check_probability(p)
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> None:
-        """Nothing of its own; see `step`."""
+        """Draws nothing; see `step`."""
 
     def step(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Choose one, and apply it."""
@@ -82,13 +66,13 @@ def default_train_transform(
 ) -> Transform:
     """`CropOrPad` to `image_size` (left out if None) and `RandomD4`.
 
-    A square is cropped first, so that a turn moves no more than is kept; for another shape the turn comes first, so
-    that the result has the size asked for.
+    A square is cropped before it is rotated, as that moves fewer pixels; another shape after, so that the result has
+    the requested size.
 
     Args:
         image_size: Height and width in pixels, or one number for both.
         mask_fill: Value of the padding in masks; see `CropOrPad`.
-        fill: Value of the padding in pictures; see `CropOrPad`.
+        fill: Value of the padding in images; see `CropOrPad`.
     """
     if image_size is None:
         return RandomD4()
@@ -98,9 +82,9 @@ def default_train_transform(
 
 
 def he_train_transform(image_size: int | tuple[int, int] | None) -> Transform:
-    """For H&E: `default_train_transform`, then small changes of tone, stain and focus.
+    """Augmentation of H&E slides: `default_train_transform`, then small changes of tone, stain and focus.
 
-    Lazy throughout, and about eight times the cost of decoding alone, of which `StainJitter` is the most.
+    Lazy throughout; costs about eight times the decoding, most of it for `StainJitter`.
     """
     return Compose(
         [
@@ -120,19 +104,16 @@ def default_eval_transform(
 
 
 def photo_train_transform(image_size: tuple[int, int] | None) -> Transform:
-    """A crop of `image_size` anywhere in the photo (left out if None), and left and right mirrored every other time.
-
-    Photos that are smaller are padded in white.
-    """
+    """A random crop of `image_size` (left out if None), padded in white, and `RandomHorizontalFlip`."""
     crop = [] if image_size is None else [CropOrPad(image_size, position="random")]
     return Compose([*crop, RandomHorizontalFlip()])
 
 
 def photo_eval_transform(image_size: tuple[int, int] | None) -> Transform:
-    """The centre of the photo, of `image_size`, or all of it if that is None. Smaller photos are padded in white."""
+    """A center crop of `image_size` (left out if None), padded in white."""
     return Compose([] if image_size is None else [CropOrPad(image_size)])
 
 
 def auto_resize_px(image_size: tuple[int, int] | None) -> int | None:
-    """Shorter side of which a crop of `image_size` shows most: 8/7 of it, as 256 for 224. None for None."""
+    """Shorter side to resize photos to before a crop of `image_size`: 8/7 of it, as 256 for 224. None for None."""
     return None if image_size is None else -(-8 * max(image_size) // 7)

@@ -1,4 +1,4 @@
-"""What was done to a sample, as JSON: a strange prediction can be looked at again, on exactly the pixels it came from.
+"""Records of the operations applied to a sample, saved as JSON and replayed to the same pixels.
 
 sample = transform.run(Sample(image, masks=(mask,)), rng)
 text = Record.of(sample).to_json()
@@ -15,6 +15,8 @@ from typing import Any
 
 from wsidata.transforms.adapters.functions import ForeignCall, as_foreign
 from wsidata.transforms.base import Operation, Sample, TransformError, describe
+from wsidata.transforms.color import stain, stain_normalize, tone
+from wsidata.transforms.geometry import affine, crop, dropout, elastic
 
 VERSION = 1
 MODULES = (
@@ -23,14 +25,17 @@ MODULES = (
 )
 """Where operations are defined. They are known once their module is imported, and a record may hold any of them."""
 
+_OPERATIONS = (affine, crop, dropout, elastic, stain, stain_normalize, tone)
+"""Modules whose operations a record may hold; importing them makes these known to `Operation.from_plain`."""
+
 
 @dataclass(frozen=True)
 class Record:
-    """Operations, and the picture they belong to.
+    """Operations, and the image they were applied to.
 
     Attributes:
-        start: Width, height, bands and number format of the picture before.
-        operations: What was done, in order.
+        start: Width, height, bands and number format of the image before.
+        operations: The operations, in order.
     """
 
     start: tuple[int, int, int, str]
@@ -38,7 +43,7 @@ class Record:
 
     @classmethod
     def of(cls, sample: Sample) -> Record:
-        """What was done to a sample."""
+        """The record of a sample."""
         return cls(sample.start or describe(sample.image), sample.operations)
 
     def to_json(self) -> str:
@@ -68,15 +73,15 @@ class Record:
         return cls((width, height, bands, number_format), tuple(Operation.from_plain(one) for one in operations))
 
     def replay(self, sample: Sample, foreign: Sequence[Any] = ()) -> Sample:
-        """Do the same to the same picture, or to other masks and points of it.
+        """Apply the same operations to the same image, or to other masks and points of it.
 
         Args:
-            sample: The picture as it was before.
-            foreign: The functions and albumentationsxl pipelines that took part, in the order of their turns: a record
-                holds only their seeds.
+            sample: The image as it was before.
+            foreign: The functions and albumentationsxl pipelines among the steps, in order: a record holds only their
+                seeds.
 
         Raises:
-            TransformError: for a picture of another kind, or if a function is absent.
+            TransformError: for an image of another kind, or if a function is missing.
         """
         if describe(sample.image) != self.start:
             raise TransformError(

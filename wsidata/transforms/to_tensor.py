@@ -1,4 +1,4 @@
-"""TODOC wsidata/transforms/to_tensor.py."""
+"""Conversion of images to (C, H, W) tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DType = Literal["uint8", "float"]
 
 
 def to_tensor(picture: Picture, dtype: DType = "uint8") -> Tensor:
-    """A picture as a (C, H, W) tensor that is a view of (H, W, C) memory wherever the picture allows it.
+    """A (C, H, W) tensor of an image, a view of (H, W, C) memory wherever possible.
 
     Args:
         picture: A pyvips image or (H, W, C) array of uint8 (0..255), uint16 (0..65535) or float (0..1), or a (C, H, W)

@@ -21,7 +21,7 @@ from wsidata.transforms.color.stain_normalize import ReinhardMap
 from wsidata.transforms.color.tone import GaussianBlur, ToneCurve
 from wsidata.transforms.compose import Compose, he_train_transform
 from wsidata.transforms.geometry.affine import AffineMap, RandomAffine, RandomD4, Symmetry
-from wsidata.transforms.geometry.crop import CropOrPad, Window
+from wsidata.transforms.geometry.crop import CropOrPad, CropWindow
 from wsidata.transforms.geometry.dropout import Holes
 from wsidata.transforms.geometry.elastic import Elastic
 from wsidata.utils.rectangle import Rectangle
@@ -42,7 +42,7 @@ def numbers(low, high):
 
 
 crops = st.builds(
-    Window, numbers(-300, 500), numbers(-300, 400), numbers(1, 700), numbers(1, 600), st.sampled_from([None, 0.0]),
+    CropWindow, numbers(-300, 500), numbers(-300, 400), numbers(1, 700), numbers(1, 600), st.sampled_from([None, 0.0]),
     st.just(0.0),
 )  # fmt: skip
 operations = st.one_of(
@@ -69,7 +69,7 @@ def test_what_is_done_to_a_part_is_what_is_done_to_the_whole(chain, width, heigh
     for operation in chain:
         if isinstance(operation, Holes):  # they lie inside the picture they were drawn for
             assume(whole.width >= 240 and whole.height >= 190)
-        if isinstance(operation, Window):  # no picture that is nothing but padding
+        if isinstance(operation, CropWindow):  # no picture that is nothing but padding
             assume(
                 operation.source_window(Rectangle(0, 0, operation.width, operation.height), 0, 0).inside(
                     whole.width, whole.height

@@ -1,7 +1,7 @@
-"""Some members of albumentationsxl 0.1.2 give wrong pictures without an error, or kill the process.
+"""Some members of albumentationsxl 0.1.2 give wrong images without an error, or kill the process.
 
-They are refused by name, each with its reason and a replacement; members that are right on some pictures only are
-checked against the pipeline and the picture. All of it was measured against NumPy, scikit-image and OpenCV.
+They are refused by name, each with its reason and a replacement; members that are right on some images only are
+checked against the pipeline and the image. All of it was measured against NumPy, scikit-image and OpenCV.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _ONLY_BEFORE_FLOAT = {
     **dict.fromkeys(("HueSaturationValue", "HEDShift", "Sharpen"), "gives a black picture"),
     **dict.fromkeys(("CropOrPad", "PadIfNeeded", "Affine", "Rotate", "CoarseDropout"), "fills with 255"),
 }
-"""Members that take a float picture without an error and treat it as if it were 0..255."""
+"""Members that take a float image without an error and treat it as if it were 0..255."""
 
 _ONLY_RGB = frozenset(("HueSaturationValue", "HEDShift", "RandomBrightnessContrast", "ChannelDropout", "Normalize"))
-"""Members that fail on a grey picture, or make three bands of it."""
+"""Members that fail on a gray image, or make three bands of it."""
 
 _COSTS = {"MedianBlur": 25.0, "HEDShift": 12.0, "HueSaturationValue": 3.5, "Sharpen": 3.0}
 """Processor time in decodings (see `Operation.cost`), where it is more than two."""
@@ -77,7 +77,7 @@ def check_pipeline(pipeline: Any) -> None:
 
 
 def check_picture(pipeline: Any, image: pyvips.Image) -> None:
-    """Refuse a picture on which a member of the pipeline would be wrong.
+    """Refuse an image on which a member of the pipeline would be wrong.
 
     Raises:
         TransformError: naming the member, and what is wrong.

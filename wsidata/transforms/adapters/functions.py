@@ -136,7 +136,7 @@ class FunctionTransform(Foreign):
 class AlbumentationsXL(Foreign):
     """An albumentationsxl pipeline, checked for members that are known to be wrong.
 
-    Masks go through it together with the picture if they are one band each; points are refused.
+    Masks go through it together with the image if they are one band each; points are refused.
 
     Args:
         pipeline: A Compose, or a single transform.
@@ -155,10 +155,10 @@ class AlbumentationsXL(Foreign):
         return f"albumentationsxl.{type(self.pipeline).__name__}"
 
     def call(self, sample: Sample, operation: ForeignCall) -> Sample:
-        """Run the pipeline on an RGB or grey uint8 image, and once more, with the same seed, for each further mask.
+        """Run the pipeline on an RGB or gray uint8 image, and once more, with the same seed, for each further mask.
 
         Raises:
-            TransformError: for a picture on which a member would be wrong, or points.
+            TransformError: for an image on which a member would be wrong, or points.
         """
         check_picture(self.pipeline, sample.image)
         warn_if_costly(*slowest_member(self.pipeline), sample.image)

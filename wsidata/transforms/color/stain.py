@@ -1,4 +1,4 @@
-"""Laboratories stain differently: more or less haematoxylin, paler or stronger eosin. A network should not care.
+"""Stain augmentation of H&E images, and the optical densities it rests on.
 
 Tellez et al., "Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference to train distilled
 stain-invariant convolutional networks", IEEE Transactions on Medical Imaging 37(9), 2018: each stain's amount s
@@ -19,21 +19,22 @@ from wsidata.transforms.base import Operation, Transform, TransformError, check_
 from wsidata.utils.rectangle import Rectangle
 
 Vector: TypeAlias = tuple[float, float, float]
-
-
 Matrix: TypeAlias = tuple[Vector, Vector, Vector]
 
 TISSUE_DENSITY = 0.15
-"""Density above which a pixel counts as stained (Macenko's threshold beta)."""
+"""Optical density above which a pixel counts as stained (Macenko's threshold beta)."""
 
 GLASS_DENSITY = 0.05
-"""Mean density of the bands up to which a pixel is glass: grey of 243 in 8 bits."""
+"""Mean density of the bands up to which a pixel is glass: a gray of 243 in 8 bits."""
 
 RAMP = 0.15
-"""Further density over which glass passes into tissue."""
+"""Range of density above it in which glass passes into tissue."""
 
 _STEPS_PER_DENSITY = 2000
-"""8-bit results are looked up in steps this fine, a quarter of a percent of a grey level's own step at most."""
+"""Steps of the table of 8-bit results; each is a quarter of a percent of a gray level at most."""
+
+RGB_FROM_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+"""Rows: densities in red, green and blue of one unit of hematoxylin, eosin and DAB (Ruifrok; as in scikit-image)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DensityMap(Operation):
     The weight, (mean density - 0.05) / 0.15 cut to 0..1, keeps the background: glass stays as it is, and white white.
 
     Attributes:
-        matrix: 3 x 3, row by row; from and to densities of red, green and blue.
+        matrix: 3 x 3, row by row; maps densities of red, green and blue.
         offset: Added to these densities.
     """
 
@@ -71,51 +72,12 @@ class DensityMap(Operation):
         return steps.maplut(pyvips.Image.new_from_array(back[None])).copy(interpretation="srgb")
 
     def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """The same: every pixel stands for itself."""
+        """The same rectangle: pixels do not depend on others."""
         return window
 
 
-def tissue_weight(density: pyvips.Image) -> pyvips.Image:
-    """How much of a pixel is tissue, 0 to 255, of its 3 densities: 0 for glass, 255 for what is surely stained."""
-    mean = density.recomb(pyvips.Image.new_from_array([[1 / 3] * 3]))
-    return mean.linear(255 / RAMP, -255 * GLASS_DENSITY / RAMP, uchar=True)  # cuts at both ends
-
-
-def step_of(largest: int) -> int:
-    """One step of 8 bits, in values up to `largest`."""
-    return largest // 255
-
-
-def density_of(pixels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Optical density of 8- or 16-bit pixels."""
-    largest = np.iinfo(pixels.dtype).max
-    step = step_of(largest)
-    return np.asarray(-np.log((pixels.astype(np.float64) + step) / (largest + step)))
-
-
-def as_matrix(values: NDArray[np.float64]) -> Matrix:
-    """A 3 x 3 array as plain numbers."""
-    a, b, c = (as_vector(row) for row in values)
-    return a, b, c
-
-
-def as_vector(values: NDArray[np.float64]) -> Vector:
-    """Three values as plain numbers."""
-    x, y, z = (float(value) for value in values)
-    return x, y, z
-
-
-def float_table(values: NDArray[np.float64]) -> pyvips.Image:
-    """A look-up table of floats, the same for all bands."""
-    return pyvips.Image.new_from_array(values.astype(np.float32)[None])
-
-
-RGB_FROM_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
-"""Rows: densities in red, green and blue of one unit of haematoxylin, eosin and DAB (Ruifrok; as in scikit-image)."""
-
-
 class StainJitter(Transform):
-    """Change the amounts of haematoxylin, eosin and DAB; glass stays as it is (see `DensityMap`).
+    """Change the amounts of hematoxylin, eosin and DAB at random; glass stays as it is (see `DensityMap`).
 
     Amounts are in natural units of density. scikit-image's HED values, and published ranges that rest on them, are
     smaller by ln(10^6) = 13.8: its beta of 0.05 is 0.69 here, which is a lot. Unlike there, negative amounts are not
@@ -123,8 +85,8 @@ class StainJitter(Transform):
 
     Args:
         alpha: Factor of each stain, drawn from 1 - alpha..1 + alpha.
-        beta: Added to each stain, drawn from -beta..beta. Above about 0.06 it can turn the order of the palest shades
-            around.
+        beta: Added to each stain, drawn from -beta..beta. Above about 0.06 it can reverse the order of the palest
+            shades.
         p: Probability.
     """
 
@@ -152,3 +114,38 @@ def stain_map(
     """
     mix = RGB_FROM_HED.T
     return DensityMap(as_matrix(mix @ np.diag(alpha) @ np.linalg.inv(mix)), as_vector(mix @ beta))
+
+
+def tissue_weight(density: pyvips.Image) -> pyvips.Image:
+    """Weight of tissue in each pixel, from its 3 densities: 0 for glass, up to 255 for stained tissue."""
+    mean = density.recomb(pyvips.Image.new_from_array([[1 / 3] * 3]))
+    return mean.linear(255 / RAMP, -255 * GLASS_DENSITY / RAMP, uchar=True)  # cuts at both ends
+
+
+def step_of(largest: int) -> int:
+    """One 8-bit step on a scale of values up to `largest`."""
+    return largest // 255
+
+
+def density_of(pixels: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Optical density of 8- or 16-bit pixels."""
+    largest = np.iinfo(pixels.dtype).max
+    step = step_of(largest)
+    return np.asarray(-np.log((pixels.astype(np.float64) + step) / (largest + step)))
+
+
+def as_matrix(values: NDArray[np.float64]) -> Matrix:
+    """A 3 x 3 array as plain numbers."""
+    a, b, c = (as_vector(row) for row in values)
+    return a, b, c
+
+
+def as_vector(values: NDArray[np.float64]) -> Vector:
+    """Three values as plain numbers."""
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+def float_table(values: NDArray[np.float64]) -> pyvips.Image:
+    """A look-up table of floats, the same for all bands."""
+    return pyvips.Image.new_from_array(values.astype(np.float32)[None])

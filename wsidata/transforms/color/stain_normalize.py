@@ -1,6 +1,7 @@
-"""Normalisation gives every slide the stains or colours of one target, where jitter gives each slide many.
+"""Stain and color normalization to a target, after Macenko and after Reinhard.
 
-The target and the picture itself are fitted as `transform_fits` says; here the one is mapped to the other.
+Macenko et al., "A method for normalizing histology slides for quantitative analysis", ISBI 2009. Reinhard et al.,
+"Color transfer between images", IEEE Computer Graphics and Applications 21(5), 2001.
 """
 
 from __future__ import annotations
@@ -29,17 +30,19 @@ from wsidata.transforms.color.stain import (
 from wsidata.utils.messages import check_choice
 from wsidata.utils.rectangle import Rectangle
 
+OnBlank = Literal["raise", "keep"]
+
 BLOCKS = 16
-"""Blocks along each side of a large picture that are looked at."""
+"""Blocks along each side of a large image that are sampled."""
 
 BLOCK_PX = 64
 """Side of a block."""
 
 LEAST_TISSUE_PX = 500
-"""Fewer stained pixels than that say nothing about a slide's stains."""
+"""Stained pixels that a fit needs."""
 
 _LEAST_VARIANCE = 1e-9
-"""Less is rounding."""
+"""A variance below this is rounding."""
 
 LMS_FROM_RGB = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
 """Reinhard et al., equation 4."""
@@ -48,8 +51,12 @@ LAB_FROM_LMS = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array([[1.0, 1, 1], [1,
 """Reinhard et al., equation 6, on logarithms of LMS."""
 
 
+class BlankPictureError(TransformError):
+    """An image has too little stained tissue to fit its stains."""
+
+
 class _Fit:
-    """What a target or a picture is like, with a way to keep it."""
+    """A fit that can be saved as JSON."""
 
     def to_json(self) -> str:
         """As JSON text."""
@@ -70,10 +77,10 @@ class _Fit:
 
 @dataclass(frozen=True)
 class StainFit(_Fit):
-    """The stains of a picture, after Macenko.
+    """The stains of an image, after Macenko.
 
     Attributes:
-        haematoxylin: Its density in red, green and blue; a unit vector.
+        haematoxylin: Densities in red, green and blue; a unit vector.
         eosin: The same.
         strongest: 99th percentile of the amount of each.
     """
@@ -84,8 +91,8 @@ class StainFit(_Fit):
 
 
 @dataclass(frozen=True)
-class ColourFit(_Fit):
-    """The colours of a picture, after Reinhard.
+class ColorFit(_Fit):
+    """The colors of an image, after Reinhard.
 
     Attributes:
         mean: Mean of l, alpha and beta over the tissue.
@@ -97,18 +104,14 @@ class ColourFit(_Fit):
 
 
 MACENKO_REFERENCE = StainFit((0.5626, 0.7201, 0.4062), (0.2159, 0.8012, 0.5581), (1.9705, 1.0308))
-"""The target of the authors' own program, with which most published models were normalised."""
-
-
-class BlankPictureError(TransformError):
-    """A picture has too little stained tissue to say what its stains are."""
+"""The reference of the authors' own program, which most published models used."""
 
 
 def fit_macenko(image: pyvips.Image) -> StainFit:
-    """Find the stains of a picture.
+    """Fit the stains of an image.
 
     Tissue pixels (every band denser than 0.15) are projected on the plane of their two largest principal components;
-    the 1st and 99th percentile of the angle there are the stains, haematoxylin the one that absorbs more red. Amounts
+    the 1st and 99th percentile of the angle there are the stains, hematoxylin the one that absorbs more red. Amounts
     are the least-squares solution, over the same pixels.
 
     Args:
@@ -134,8 +137,8 @@ def fit_macenko(image: pyvips.Image) -> StainFit:
     return StainFit(as_vector(haematoxylin), as_vector(eosin), (float(strongest[0]), float(strongest[1])))
 
 
-def fit_reinhard(image: pyvips.Image) -> ColourFit:
-    """Find mean and spread of the colours of a picture's tissue (mean density above 0.15) in Reinhard's l-alpha-beta.
+def fit_reinhard(image: pyvips.Image) -> ColorFit:
+    """Fit the mean and spread of the colors of an image's tissue (mean density above 0.15), in Reinhard's l-alpha-beta.
 
     Args:
         image: 3 bands of 8 or 16 bits.
@@ -150,13 +153,13 @@ def fit_reinhard(image: pyvips.Image) -> ColourFit:
     std = lab.std(axis=0)
     if not (std**2 > _LEAST_VARIANCE).all():
         raise BlankPictureError("the picture's tissue has one colour only. Pass on_blank='keep'.")
-    return ColourFit(as_vector(lab.mean(axis=0)), as_vector(std))
+    return ColorFit(as_vector(lab.mean(axis=0)), as_vector(std))
 
 
 def sample_pixels(image: pyvips.Image) -> NDArray[np.integer]:
-    """Pixels of blocks spread evenly over a picture, (N, bands); all pixels of one that is not much larger than these.
+    """Pixels of blocks spread evenly over an image, (N, bands); all pixels of one that is not much larger than these.
 
-    The same blocks every time: a fit takes nothing from the sample's generator.
+    The blocks are always the same, so a fit draws nothing at random.
     """
     span_px = BLOCKS * BLOCK_PX
     if image.width * image.height <= span_px**2:
@@ -169,22 +172,6 @@ def sample_pixels(image: pyvips.Image) -> NDArray[np.integer]:
     width, height = min(BLOCK_PX, image.width), min(BLOCK_PX, image.height)
     blocks = [image.crop(left, top, width, height).numpy().reshape(-1, image.bands) for top in tops for left in lefts]
     return np.concatenate(blocks)
-
-
-def _enough(density: NDArray[np.float64]) -> NDArray[np.float64]:
-    if len(density) < LEAST_TISSUE_PX:
-        raise BlankPictureError(
-            f"of the pixels looked at, {len(density)} are stained, and at least {LEAST_TISSUE_PX} are needed to say "
-            "what the stains are. Leave blank pictures out (crop='tissue'), or pass on_blank='keep'."
-        )
-    return density
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
-
-
-OnBlank = Literal["raise", "keep"]
 
 
 @dataclass(frozen=True)
@@ -216,24 +203,24 @@ class ReinhardMap(Operation):
         return (mapped * (largest + step) - step).rint().cast(image.format).copy(interpretation=shown)
 
     def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """The same: every pixel stands for itself."""
+        """The same rectangle: pixels do not depend on others."""
         return window
 
 
-class MacenkoNormalise(Transform):
-    """Give the picture the stains of a target; glass stays as it is, and what is neither stain is left out.
+class MacenkoNormalize(Transform):
+    """Normalize the stains to those of a target; glass stays as it is, and what is neither stain is left out.
 
     Args:
-        target: What `fit_macenko` found in the slide whose stains are wanted, or the authors' reference.
-        on_blank: What to do with a picture with too little tissue to fit: "raise", or "keep" it as it is.
+        target: `fit_macenko` of a slide with the target stains, or the authors' reference.
+        on_blank: For images with too little tissue to fit: "raise", or "keep" them as they are.
     """
 
     def __init__(self, target: StainFit = MACENKO_REFERENCE, on_blank: OnBlank = "raise") -> None:
-        self.target = target
-        self.on_blank = _checked(on_blank)
+        check_choice("on_blank", on_blank, ("raise", "keep"), TransformError)
+        self.target, self.on_blank = target, on_blank
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> DensityMap | None:
-        """Fit the picture's own stains."""
+        """Fit the image's own stains."""
         try:
             own = fit_macenko(image)
         except BlankPictureError:
@@ -245,22 +232,22 @@ class MacenkoNormalise(Transform):
         return DensityMap(as_matrix(matrix), (0.0, 0.0, 0.0))
 
 
-class ReinhardNormalise(Transform):
-    """Give the tissue the mean and spread of colours of a target; glass stays as it is.
+class ReinhardNormalize(Transform):
+    """Normalize the mean and spread of the tissue's colors to a target; glass stays as it is.
 
     Costs about thirty times the decoding, so crop first.
 
     Args:
-        target: What `fit_reinhard` found in the slide whose colours are wanted.
-        on_blank: What to do with a picture with too little tissue to fit: "raise", or "keep" it as it is.
+        target: `fit_reinhard` of a slide with the target colors.
+        on_blank: For images with too little tissue to fit: "raise", or "keep" them as they are.
     """
 
-    def __init__(self, target: ColourFit, on_blank: OnBlank = "raise") -> None:
-        self.target = target
-        self.on_blank = _checked(on_blank)
+    def __init__(self, target: ColorFit, on_blank: OnBlank = "raise") -> None:
+        check_choice("on_blank", on_blank, ("raise", "keep"), TransformError)
+        self.target, self.on_blank = target, on_blank
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> ReinhardMap | None:
-        """Fit the picture's own colours."""
+        """Fit the image's own colors."""
         try:
             own = fit_reinhard(image)
         except BlankPictureError:
@@ -273,14 +260,27 @@ class ReinhardNormalise(Transform):
         return ReinhardMap(as_matrix(matrix), as_vector(back @ (self.target.mean - scale @ np.array(own.mean))))
 
 
-def _checked(on_blank: OnBlank) -> OnBlank:
-    check_choice("on_blank", on_blank, ("raise", "keep"), TransformError)
-    return on_blank
-
-
 def _stains(fit: StainFit) -> NDArray[np.float64]:
     return np.stack([fit.haematoxylin, fit.eosin], axis=1)
 
 
 def _vips(matrix: NDArray[np.float64]) -> pyvips.Image:
     return pyvips.Image.new_from_array(matrix.tolist())
+
+
+def _enough(density: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(density) < LEAST_TISSUE_PX:
+        raise BlankPictureError(
+            f"of the pixels looked at, {len(density)} are stained, and at least {LEAST_TISSUE_PX} are needed to say "
+            "what the stains are. Leave blank pictures out (crop='tissue'), or pass on_blank='keep'."
+        )
+    return density
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+
+
+MacenkoNormalise = MacenkoNormalize
+ReinhardNormalise = ReinhardNormalize
+ColourFit = ColorFit

@@ -1,7 +1,4 @@
-"""Brightness, contrast, gamma and sharpness, as scanners differ in them: look-up tables and one small kernel.
-
-A table answers for every value a pixel can have, so its cost does not depend on what it does.
-"""
+"""Brightness, contrast, gamma and blur, by lookup tables and a small kernel."""
 
 from __future__ import annotations
 
@@ -43,16 +40,16 @@ class ToneCurve(Operation):
     gamma: tuple[float, ...]
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
-        """Look up."""
+        """Look values up."""
         largest = require(image, "ToneCurve", bands=len(self.gamma))
         return image.maplut(table(self.values(largest), largest))
 
     def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """The same: every pixel stands for itself."""
+        """The same rectangle: pixels do not depend on others."""
         return window
 
     def values(self, largest: int) -> NDArray[np.float64]:
-        """What each value becomes, (1, largest + 1, bands), whole numbers."""
+        """The result for each value, (1, largest + 1, bands), whole numbers."""
         x = np.linspace(0.0, 1.0, largest + 1)[None, :, None]
         y = np.asarray(self.contrast) * (x ** np.asarray(self.gamma) - 0.5) + 0.5 + np.asarray(self.brightness)
         return np.asarray(np.rint(np.clip(y, 0, 1) * largest))
@@ -60,10 +57,10 @@ class ToneCurve(Operation):
 
 @dataclass(frozen=True)
 class GaussianBlur(Operation):
-    """Blur with a Gaussian; the edges are continued.
+    """Gaussian blur; the edge pixels are repeated outward.
 
     libvips' own integer Gaussians change the brightness (flat 200 becomes 194 to 204 with small `min_ampl`), because
-    their coefficients add up to any number. Here they add up to a power of two, by which its fast path divides exactly.
+    the sum of their coefficients is arbitrary. Here it is a power of two, by which the fast path divides exactly.
 
     Attributes:
         sigma_px: Standard deviation, in pixels.
@@ -85,17 +82,17 @@ class GaussianBlur(Operation):
         return image.convsep(mask, precision="integer")
 
     def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """With a rim as wide as half the kernel."""
+        """The rectangle with a margin of half the kernel."""
         return window.grown(math.ceil(3 * self.sigma_px))
 
 
 class ToneJitter(Transform):
-    """Change brightness, contrast and gamma a little, all bands alike or each by itself.
+    """Change brightness, contrast and gamma at random, in all bands alike or in each band.
 
     Args:
         brightness: Added on the scale 0..1; drawn from -brightness..brightness.
         contrast: Factor about the middle; drawn from 1 - contrast..1 + contrast.
-        gamma: Exponent, drawn from 1 / (1 + gamma)..1 + gamma, alike often below and above 1.
+        gamma: Exponent, drawn from 1 / (1 + gamma)..1 + gamma, log-uniformly.
         per_band: Draw for each band, which also changes the hue.
         p: Probability.
     """
@@ -129,7 +126,7 @@ class ToneJitter(Transform):
 
 
 class Blur(Transform):
-    """Blur a little, as slides out of focus are.
+    """Gaussian blur of random width, as of slides out of focus.
 
     Args:
         sigma_px: Range of the Gaussian's standard deviation, in pixels; at most 16.
@@ -168,5 +165,5 @@ def gaussian_kernel(sigma_px: float, total: int) -> NDArray[np.int64]:
 
 
 def table(values: NDArray[np.float64], largest: int) -> pyvips.Image:
-    """A look-up table for `maplut`: (1, entries, bands) values of the picture's own format."""
+    """A lookup table for `maplut`: (1, entries, bands) values of the image's number format."""
     return pyvips.Image.new_from_array(values.astype(np.uint8 if largest == 255 else np.uint16))

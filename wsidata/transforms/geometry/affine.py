@@ -1,7 +1,4 @@
-"""Where pixels go, drawn by chance: crops and padding, right-angle turns, flips, affine maps.
-
-What is done with a draw is in `transform_moves`.
-"""
+"""Flips, right-angle rotations and affine maps."""
 
 from __future__ import annotations
 
@@ -27,11 +24,11 @@ from wsidata.utils.rectangle import Rectangle
 
 @dataclass(frozen=True)
 class Symmetry(Operation):
-    """Quarter turns counter-clockwise, as `numpy.rot90`, and then perhaps a mirror, left to right.
+    """Right-angle rotations, counterclockwise as in `numpy.rot90`, then a flip left to right or none.
 
     Attributes:
         turns: 0 to 3.
-        mirrored: Whether to mirror.
+        mirrored: Whether to flip.
     """
 
     cost: ClassVar[float] = 0.3
@@ -39,18 +36,18 @@ class Symmetry(Operation):
     mirrored: bool
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
-        """Turn and mirror."""
+        """Rotate and flip."""
         if self.mirrored and self.turns == 2:
             return image.flipver()
         turned = rot90(image, self.turns)
         return turned.fliphor() if self.mirrored else turned
 
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
-        """Turn and mirror."""
+        """Rotate and flip."""
         return self.image(mask)
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
-        """Turn and mirror."""
+        """Rotate and flip."""
         x, y = points[:, 0], points[:, 1]
         for _ in range(self.turns):
             x, y = y, width_px - x
@@ -58,12 +55,12 @@ class Symmetry(Operation):
         return np.stack([width_px - x if self.mirrored else x, y], axis=1)
 
     def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """Turned back."""
+        """The rectangle, rotated back."""
         sides = (width_px, height_px) if self.turns % 2 == 0 else (height_px, width_px)
         x, y, width, height = window.x, window.y, window.width, window.height
         if self.mirrored:
             x = sides[0] - x - width
-        for _ in range(self.turns):  # clockwise: what was on top comes to the right
+        for _ in range(self.turns):  # clockwise: the top goes to the right
             x, y, width, height = sides[1] - y - height, x, height, width
             sides = sides[::-1]
         return Rectangle(x, y, width, height)
@@ -71,13 +68,13 @@ class Symmetry(Operation):
 
 @dataclass(frozen=True)
 class AffineMap(Operation):
-    """new point = matrix @ point + offset, on a canvas of the same size; pictures bilinear, masks nearest neighbour.
+    """new point = matrix @ point + offset, on a canvas of the same size; images bilinear, masks nearest neighbor.
 
     Attributes:
         matrix: ((a, b), (c, d)).
         offset: (x, y) in pixels.
-        fill: Value of what comes from outside. None: white in the picture's number format.
-        mask_fill: The same in masks. None: 0.
+        fill: Value outside the image. None: white in its number format.
+        mask_fill: Value outside the masks. None: 0.
     """
 
     cost: ClassVar[float] = 4.0
@@ -88,13 +85,13 @@ class AffineMap(Operation):
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Resample, bilinear."""
-        # libvips counts from pixel centres: the point (0.5, 0.5) is its (0, 0).
+        # libvips counts from pixel centers: the point (0.5, 0.5) is its (0, 0).
         shift = np.asarray(self.matrix) @ (0.5, 0.5) + self.offset - 0.5
         return self._resample(image, "bilinear", shift, white_of(image, self.fill))
 
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
-        """Take the mask's pixel that holds the place."""
-        # "nearest" takes the whole part of a coordinate, so here the place itself is wanted, not the pixel centre.
+        """Resample, nearest neighbor."""
+        # "nearest" takes the whole part of a coordinate, so it needs the place itself, not the pixel center.
         return self._resample(mask, "nearest", np.asarray(self.offset) - 0.5, self.mask_fill or 0)
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
@@ -115,14 +112,8 @@ class AffineMap(Operation):
         )
 
 
-def rot90(image: pyvips.Image, turns: int) -> pyvips.Image:
-    """Turn counter-clockwise by `turns` right angles, as `numpy.rot90` does."""
-    turns %= 4
-    return [image.copy, image.rot270, image.rot180, image.rot90][turns]()
-
-
 class RandomHorizontalFlip(Transform):
-    """Mirror left and right.
+    """Flip left to right.
 
     Args:
         p: Probability.
@@ -132,12 +123,12 @@ class RandomHorizontalFlip(Transform):
         self.p = check_probability(p)
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Symmetry:
-        """Mirror."""
+        """Flip."""
         return Symmetry(turns=0, mirrored=True)
 
 
 class RandomVerticalFlip(Transform):
-    """Mirror top and bottom.
+    """Flip top to bottom.
 
     Args:
         p: Probability.
@@ -147,20 +138,20 @@ class RandomVerticalFlip(Transform):
         self.p = check_probability(p)
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Symmetry:
-        """Mirror."""
+        """Flip."""
         return Symmetry(turns=2, mirrored=True)
 
 
 class RandomRotate90(Transform):
-    """Turn by 0, 90, 180 or 270 degrees, each as likely. Height and width change places with 90 and 270."""
+    """Rotate by 0, 90, 180 or 270 degrees, with equal probability; 90 and 270 swap height and width."""
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Symmetry:
-        """Choose the turn."""
+        """Choose the angle."""
         return Symmetry(turns=int(rng.integers(4)), mirrored=False)
 
 
 class RandomD4(Transform):
-    """One of the eight symmetries of the square (four turns, each mirrored or not), each as likely."""
+    """One of the eight symmetries of the square (four rotations, each flipped or not), with equal probability."""
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Symmetry:
         """Choose the symmetry."""
@@ -169,18 +160,18 @@ class RandomD4(Transform):
 
 
 class RandomAffine(Transform):
-    """Rotate, scale, shear and shift around the centre; the size stays.
+    """Rotate, scale, shear and shift about the center; the size stays.
 
-    The map is T(shift) R(angle) [[1, tan(shear)], [0, 1]] scale, about the centre (the order of torchvision's
+    The map is T(shift) R(angle) [[1, tan(shear)], [0, 1]] scale, about the center (the order of torchvision's
     `RandomAffine`). Shrinking much below 1 aliases: read the slide at a coarser spacing instead.
 
     Args:
-        degrees: Angle is drawn from -degrees..degrees, counter-clockwise.
-        scale: Range of the factor, which is drawn alike often for enlarging and shrinking (log-uniform).
-        shear_degrees: Shear is drawn from -shear_degrees..shear_degrees.
+        degrees: The angle is drawn from -degrees..degrees, counterclockwise.
+        scale: Range of the factor, drawn log-uniformly.
+        shear_degrees: The shear is drawn from -shear_degrees..shear_degrees.
         shift: Shift along each axis as a share of the side, drawn from -shift..shift.
-        fill: Value of what comes from outside. None: white in the picture's number format.
-        mask_fill: The same in masks. None: 0, or no class where a data module reads masks.
+        fill: Value outside the image. None: white in its number format.
+        mask_fill: Value outside the masks. None: 0, or no class where a data module reads masks.
         p: Probability.
     """
 
@@ -217,3 +208,9 @@ class RandomAffine(Transform):
         (a, b), (c, d) = matrix.tolist()
         white_of(image, self.fill)
         return AffineMap(((a, b), (c, d)), (float(offset[0]), float(offset[1])), self.fill, self.mask_fill)
+
+
+def rot90(image: pyvips.Image, turns: int) -> pyvips.Image:
+    """Rotate counterclockwise by `turns` right angles, as `numpy.rot90` does."""
+    turns %= 4
+    return [image.copy, image.rot270, image.rot180, image.rot90][turns]()

@@ -1,7 +1,4 @@
-"""A photo's subject may fill it or be far away: crops of any size, brought to one, teach a network both.
-
-For slides this is rarely right, as their scale means something.
-"""
+"""Crops to a fixed size, padded or resized."""
 
 from __future__ import annotations
 
@@ -12,89 +9,27 @@ from typing import ClassVar, Literal
 import numpy as np
 import pyvips
 
-from wsidata.transforms.base import (
-    Operation,
-    Points,
-    Transform,
-    TransformError,
-    check_probability,
-    check_range,
-)
+from wsidata.transforms.base import Operation, Points, Transform, TransformError, check_probability, check_range
 from wsidata.utils.messages import check_choice
 from wsidata.utils.rectangle import Rectangle
 
-Position = Literal["centre", "random"]
-
-
-class CropOrPad(Transform):
-    """Bring a picture to a fixed size: crop what is too large, pad what is too small.
-
-    Where the difference is odd, the extra row or column goes to the bottom or right.
-
-    Args:
-        size: Height and width in pixels, or one number for both.
-        fill: Value of the padding in all bands. None: white in the picture's number format (255, 65535
-            or 1.0), or no light where a data module reads channels.
-        mask_fill: Value of the padding in masks. None: 0, or no class where a data module reads masks.
-        position: "centre" crops and pads around the centre; "random" crops anywhere, and pads around the centre.
-    """
-
-    def __init__(
-        self,
-        size: int | tuple[int, int],
-        fill: float | None = None,
-        mask_fill: float | None = None,
-        position: Position = "centre",
-    ) -> None:
-        check_choice("position", position, ("centre", "random"), TransformError)
-        self.height_px, self.width_px = check_size(size)
-        self.fill = fill
-        self.mask_fill = mask_fill
-        self.position = position
-
-    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> Window | None:
-        """Place the window."""
-        if (image.height, image.width) == (self.height_px, self.width_px):
-            return None
-        left, top = self._start(image.width - self.width_px, rng), self._start(image.height - self.height_px, rng)
-        white_of(image, self.fill)  # refuses early
-        return Window(left, top, self.width_px, self.height_px, self.fill, self.mask_fill)
-
-    def _start(self, spare_px: int, rng: np.random.Generator) -> int:
-        if self.position == "random" and spare_px > 0:
-            return int(rng.integers(spare_px + 1))
-        return -(-spare_px // 2) if spare_px < 0 else spare_px // 2
-
-
-def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size given as one number or two.
-
-    Raises:
-        TransformError: if it is neither, or not positive.
-    """
-    sides = (size, size) if isinstance(size, int) else size
-    if (
-        not isinstance(sides, (tuple, list))
-        or len(sides) != 2
-        or not all(isinstance(side, int) and side > 0 for side in sides)
-    ):
-        raise TransformError(f"image size {size!r} must be one whole number of pixels above 0, or (height, width).")
-    return sides[0], sides[1]
-
+Position = Literal["center", "centre", "random"]
 
 _WHITE = {"uchar": 255.0, "ushort": 65535.0, "float": 1.0, "double": 1.0}
+_ATTEMPTS = 10
+_CENTER = 0.5 + 1e-7  # of a pixel; a center on the border of two pixels takes the second, whatever is rounded
 
 
 @dataclass(frozen=True)
-class Window(Operation):
-    """A rectangle of the picture, which may reach beyond its edges.
+class CropWindow(Operation, saved_as="Window"):
+    """A rectangle of the image, which may reach beyond its edges.
 
     Attributes:
         left: First column; negative to begin outside.
         top: First row.
         width: Columns.
         height: Rows.
-        fill: Value outside the picture. None: white in its number format.
+        fill: Value outside the image. None: white in its number format.
         mask_fill: Value outside the masks. None: 0.
     """
 
@@ -107,14 +42,14 @@ class Window(Operation):
     mask_fill: float | None
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
-        """Cut out, and fill."""
+        """Crop, and pad."""
         right, bottom = self.left + self.width, self.top + self.height
         if self.left >= 0 and self.top >= 0 and right <= image.width and bottom <= image.height:
             return image.crop(self.left, self.top, self.width, self.height)
         return self._embed(image, white_of(image, self.fill))
 
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
-        """Cut out, and fill."""
+        """Crop, and pad."""
         return self._embed(mask, self.mask_fill or 0)
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
@@ -122,7 +57,7 @@ class Window(Operation):
         return points - [self.left, self.top]
 
     def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """The same, shifted."""
+        """The rectangle, shifted."""
         return window.moved(self.left, self.top)
 
     def _embed(self, image: pyvips.Image, fill: float) -> pyvips.Image:
@@ -132,34 +67,15 @@ class Window(Operation):
         )  # fmt: skip
 
 
-def white_of(image: pyvips.Image, fill: float | None) -> float:
-    """`fill`, or white in the picture's number format.
-
-    Raises:
-        TransformError: if the format has no white that everybody agrees on.
-    """
-    if fill is not None:
-        return fill
-    if image.format not in _WHITE:
-        raise TransformError(f"white is not known for a '{image.format}' picture. Pass fill=.")
-    return _WHITE[image.format]
-
-
-_ATTEMPTS = 10
-
-
-_CENTRE = 0.5 + 1e-7  # of a pixel; a centre on the border of two pixels takes the second, whatever is rounded
-
-
 @dataclass(frozen=True)
 class ResizedWindow(Operation):
-    """A rectangle inside the picture, resampled: pictures linear and antialiased, masks nearest neighbour.
+    """A rectangle inside the image, resampled: images linear and antialiased, masks nearest neighbor.
 
     Attributes:
         left: First column.
         top: First row.
-        width: Columns that are cut out.
-        height: Rows that are cut out.
+        width: Columns of the crop.
+        height: Rows of the crop.
         to_width: Columns of the result.
         to_height: Rows of the result.
     """
@@ -173,7 +89,7 @@ class ResizedWindow(Operation):
     to_height: int
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
-        """Cut out, and resample: libvips' `resize` would shift what it enlarges by a part of a pixel."""
+        """Crop and resample; libvips' `resize` would shift by a part of a pixel what it enlarges."""
         part = image.crop(self.left, self.top, self.width, self.height)
         if self.to_height < self.height:
             part = part.reducev(self.height / self.to_height, kernel="linear")
@@ -182,15 +98,14 @@ class ResizedWindow(Operation):
         return part if (part.width, part.height) == (self.to_width, self.to_height) else self._stretch(part, "bilinear")
 
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
-        """Cut out, and take for each pixel the one under its centre."""
+        """Crop, and take for each pixel the one under its center."""
         return self._stretch(mask.crop(self.left, self.top, self.width, self.height), "nearest")
 
     def _stretch(self, part: pyvips.Image, interpolate: str) -> pyvips.Image:
         """To the size of the result, without antialiasing."""
         x, y = self.to_width / part.width, self.to_height / part.height
-        # libvips counts from pixel centres. "nearest" takes the whole part of a coordinate, so there the place itself
-        # is wanted.
-        shift = [0.5 * x - 0.5, 0.5 * y - 0.5] if interpolate == "bilinear" else [-_CENTRE, -_CENTRE]
+        # libvips counts from pixel centers; "nearest" takes the whole part of a coordinate, so it needs the place.
+        shift = [0.5 * x - 0.5, 0.5 * y - 0.5] if interpolate == "bilinear" else [-_CENTER, -_CENTER]
         return part.affine(
             [x, 0, 0, y],
             oarea=[0, 0, self.to_width, self.to_height],
@@ -201,22 +116,63 @@ class ResizedWindow(Operation):
         )
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
-        """Shift and stretch."""
+        """Shift and scale."""
         scale = self.to_width / self.width, self.to_height / self.height
         return np.asarray((points - [self.left, self.top]) * scale)
 
 
+class CropOrPad(Transform):
+    """Crop what is larger than a fixed size, pad what is smaller.
+
+    Where the difference is odd, the extra row or column goes to the bottom or right.
+
+    Args:
+        size: Height and width in pixels, or one number for both.
+        fill: Value of the padding in all bands. None: white in the image's number format (255, 65535 or 1.0), or no
+            light where a data module reads channels.
+        mask_fill: Value of the padding in masks. None: 0, or no class where a data module reads masks.
+        position: "center" crops and pads around the center; "random" crops anywhere, and pads around the center.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int],
+        fill: float | None = None,
+        mask_fill: float | None = None,
+        position: Position = "center",
+    ) -> None:
+        check_choice("position", position, ("center", "random", "centre"), TransformError)
+        self.height_px, self.width_px = check_size(size)
+        self.fill = fill
+        self.mask_fill = mask_fill
+        self.position = "centre" if position == "center" else position  # as exports describe it
+
+    def draw(self, image: pyvips.Image, rng: np.random.Generator) -> CropWindow | None:
+        """Choose the rectangle."""
+        if (image.height, image.width) == (self.height_px, self.width_px):
+            return None
+        left, top = self._start(image.width - self.width_px, rng), self._start(image.height - self.height_px, rng)
+        white_of(image, self.fill)  # refuses early
+        return CropWindow(left, top, self.width_px, self.height_px, self.fill, self.mask_fill)
+
+    def _start(self, spare_px: int, rng: np.random.Generator) -> int:
+        if self.position == "random" and spare_px > 0:
+            return int(rng.integers(spare_px + 1))
+        return -(-spare_px // 2) if spare_px < 0 else spare_px // 2
+
+
 class RandomResizedCrop(Transform):
-    """A rectangle of random area and shape, anywhere in the picture, brought to one size.
+    """A rectangle of random area and shape, anywhere in the image, resized to one size; for photos.
 
     Area and shape are drawn as torchvision's `RandomResizedCrop` draws them: the area uniformly, the shape
-    log-uniformly; after ten rectangles that do not fit, the largest one in the middle whose shape is allowed.
+    log-uniformly; after ten rectangles that do not fit, the largest one in the middle with a shape in range. Slides,
+    whose scale has a meaning, rarely need it.
 
     Args:
         size: Height and width of the result in pixels, or one number for both.
-        area: Range of the share of the picture that is shown.
+        area: Range of the rectangle's share of the image.
         shape: Range of the rectangle's width divided by its height.
-        p: Probability; otherwise the largest rectangle in the middle of the result's shape.
+        p: Probability; otherwise the largest rectangle in the middle with the result's shape.
     """
 
     def __init__(
@@ -248,9 +204,38 @@ class RandomResizedCrop(Transform):
         return self._middle(image.width, image.height, self.shape)
 
     def _middle(self, width_px: int, height_px: int, shape: tuple[float, float]) -> ResizedWindow:
-        """The largest rectangle in the middle whose shape lies in a range."""
+        """The largest rectangle in the middle with a shape in a range."""
         wanted = min(max(width_px / height_px, shape[0]), shape[1])
         width = max(1, min(width_px, round(height_px * wanted)))
         height = max(1, min(height_px, round(width_px / wanted)))
         left, top = (width_px - width) // 2, (height_px - height) // 2
         return ResizedWindow(left, top, width, height, self.width_px, self.height_px)
+
+
+def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a size that is one number or two.
+
+    Raises:
+        TransformError: if it is neither, or not positive.
+    """
+    sides = (size, size) if isinstance(size, int) else size
+    if (
+        not isinstance(sides, (tuple, list))
+        or len(sides) != 2
+        or not all(isinstance(side, int) and side > 0 for side in sides)
+    ):
+        raise TransformError(f"image size {size!r} must be one whole number of pixels above 0, or (height, width).")
+    return sides[0], sides[1]
+
+
+def white_of(image: pyvips.Image, fill: float | None) -> float:
+    """`fill`, or white in the image's number format.
+
+    Raises:
+        TransformError: if the number format has no agreed white.
+    """
+    if fill is not None:
+        return fill
+    if image.format not in _WHITE:
+        raise TransformError(f"white is not known for a '{image.format}' picture. Pass fill=.")
+    return _WHITE[image.format]

@@ -1,4 +1,4 @@
-"""Holes in the picture keep a network from relying on one place."""
+"""Holes in the image keep a network from relying on one place."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Holes(Operation):
     """Fill rectangles.
 
     Attributes:
-        boxes: (left, top, width, height) of each, inside the picture.
-        fill: Value in all bands. None: white in the picture's number format.
+        boxes: (left, top, width, height) of each, inside the image.
+        fill: Value in all bands. None: white in the image's number format.
         mask_fill: Value in the masks; None leaves them as they are.
     """
 
@@ -41,7 +41,7 @@ class Holes(Operation):
         return window
 
     def filled(self, fill: float | None, mask_fill: float | None) -> Operation:
-        """With a value for the holes in the picture; masks are left alone unless a value was given."""
+        """With a value for the holes in the image; masks are left alone unless a value was given."""
         return super().filled(fill, None)
 
     def _fill(self, image: pyvips.Image, fill: float) -> pyvips.Image:
@@ -56,8 +56,8 @@ class CoarseDropout(Transform):
 
     Args:
         count: Range of their number, at most 64.
-        size_px: Range of their sides, in pixels; cut to the picture's.
-        fill: Value in all bands. None: white in the picture's number format.
+        size_px: Range of their sides, in pixels; cut to the image's.
+        fill: Value in all bands. None: white in the image's number format.
         mask_fill: Value in the masks; None leaves them as they are.
         p: Probability.
     """

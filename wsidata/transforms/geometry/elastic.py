@@ -1,4 +1,4 @@
-"""Tissue is stretched when it is cut: a smooth random displacement, the same for picture, masks and points.
+"""Tissue is stretched when it is cut: a smooth random displacement, the same for image, masks and points.
 
 The field is coarse: random displacements on a grid of control points, joined by a uniform cubic B-spline. That keeps it
 cheap, and bounds its slopes: a spline whose control points differ by at most 2 alpha rises by at most 2 alpha / cell
@@ -27,13 +27,13 @@ _NODES_PER_CELL = 8
 
 @dataclass(frozen=True)
 class ElasticField(Operation):
-    """A pixel at p is taken from p + d(p). Pictures bilinear, masks nearest neighbour, points by the inverse.
+    """A pixel at p is taken from p + d(p). Images bilinear, masks nearest neighbor, points by the inverse.
 
     Attributes:
         seed: Of the displacements; PCG64's raw stream, which NumPy keeps the same for ever.
         alpha_px: Largest displacement along each axis.
         cell_px: Spacing of the control points, a multiple of 8.
-        fill: Value of what comes from outside. None: white in the picture's number format.
+        fill: Value of what comes from outside. None: white in the image's number format.
         mask_fill: The same in masks. None: 0, or no class where a data module reads masks.
     """
 
@@ -71,7 +71,7 @@ class ElasticField(Operation):
         return found
 
     def nodes(self, width_px: int, height_px: int) -> NDArray[np.float32]:
-        """Displacements at every cell_px / 8 pixels, (rows, columns, 2), from the centre of the first pixel on."""
+        """Displacements at every cell_px / 8 pixels, (rows, columns, 2), from the center of the first pixel on."""
         rows, columns = (side // self.cell_px + 5 for side in (height_px, width_px))
         raw = np.random.PCG64(self.seed).random_raw(rows * columns * 2)
         uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
@@ -82,7 +82,7 @@ class ElasticField(Operation):
         return np.ascontiguousarray(smooth, dtype=np.float32)
 
     def _sources(self, width_px: int, height_px: int) -> pyvips.Image:
-        """For every pixel, where it comes from, in libvips' coordinates (pixel centres are whole numbers)."""
+        """For every pixel, where it comes from, in libvips' coordinates (pixel centers are whole numbers)."""
         step = self.cell_px // _NODES_PER_CELL
         field = pyvips.Image.new_from_array(self.nodes(width_px, height_px)).affine(
             [step, 0, 0, step], oarea=[0, 0, width_px, height_px], interpolate=pyvips.Interpolate.new("bilinear")
@@ -109,7 +109,7 @@ class Elastic(Transform):
     Args:
         alpha_px: Largest displacement along each axis, in pixels; at most a quarter of `cell_px`, or tissue would fold.
         cell_px: Spacing of the random displacements: the size of the waves. A multiple of 8.
-        fill: Value of what comes from outside. None: white in the picture's number format.
+        fill: Value of what comes from outside. None: white in the image's number format.
         mask_fill: The same in masks. None: 0, or no class where a data module reads masks.
         p: Probability.
 

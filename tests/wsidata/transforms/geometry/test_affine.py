@@ -7,7 +7,7 @@ from scipy.ndimage import map_coordinates
 
 from wsidata.transforms.base import Sample, TransformError
 from wsidata.transforms.geometry.affine import AffineMap, RandomAffine, RandomD4, Symmetry
-from wsidata.transforms.geometry.crop import CropOrPad, Window
+from wsidata.transforms.geometry.crop import CropOrPad, CropWindow
 
 vips = pyvips.Image.new_from_array
 
@@ -25,9 +25,9 @@ def pixels_of(image):
 
 OPERATIONS = [
     *(Symmetry(turns, mirrored) for turns in range(4) for mirrored in (False, True)),
-    Window(5, 3, 30, 20, None, 0),
-    Window(-4, 6, 80, 20, None, 0),
-    Window(10, -7, 20, 60, 9.0, 0),
+    CropWindow(5, 3, 30, 20, None, 0),
+    CropWindow(-4, 6, 80, 20, None, 0),
+    CropWindow(10, -7, 20, 60, 9.0, 0),
 ]
 
 
@@ -44,7 +44,7 @@ def test_points_go_where_their_pixels_go(operation, dtype):
 
 
 def test_windows_fill_pictures_white_and_masks_with_their_own():
-    operation = Window(-2, -1, WIDTH + 4, HEIGHT + 2, None, 7)
+    operation = CropWindow(-2, -1, WIDTH + 4, HEIGHT + 2, None, 7)
     for dtype, white in ((np.uint8, 255), (np.uint16, 65535)):
         pixels = noise(dtype)
         sample = Sample(vips(pixels), (vips(pixels[:, :, 0] // 2),)).after(operation)
@@ -62,8 +62,12 @@ def test_random_crops_reach_every_place_and_no_other():
     assert {draw.top for draw in draws} == set(range(8))
     padded = CropOrPad((30, 60), position="random").draw(vips(noise()), generator)
     assert padded.left == -3
-    with pytest.raises(TransformError, match="position='left' is not one of centre, random"):
+    with pytest.raises(TransformError, match="position='left' is not one of center, random"):
         CropOrPad(9, position="left")
+
+
+def test_center_may_be_spelled_the_british_way():
+    assert repr(CropOrPad(9, position="center")) == repr(CropOrPad(9, position="centre")) == repr(CropOrPad(9))
 
 
 def affine(seed=0):
