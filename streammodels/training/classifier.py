@@ -1,14 +1,13 @@
-"""`StreamingClassifier`, a LightningModule that classifies whole images by any trunk and head.
+"""`StreamingClassifier`, a LightningModule that streams any trunk with any head behind it.
 
-It trains under a stock `Trainer`, by automatic optimization, because a streamed trunk is an ordinary differentiable
-module. What it adds is what every such script would write again: freezing, checks of images, heat maps, and
-`LabelledSteps`.
+It trains under a stock `Trainer` with automatic optimization, because a streamed trunk is an ordinary differentiable
+module.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,23 +24,14 @@ from streammodels.explain.target import ClassIndex
 from streammodels.models.pooling import GlobalPool
 from streammodels.models.resnet import freeze_batch_norm
 from streammodels.streaming import StreamedModule, put_together, stream, with_batch
-from streammodels.training.steps import LabelledSteps, OptimizerFactory, SchedulerFactory
+from streammodels.training.steps import LabeledSteps, OptimizerFactory, SchedulerFactory
+from streammodels.training.tasks import Loss
 
 
-def compute_whole(module: nn.Module, images: Sequence[Image]) -> Tensor:
-    """A plain module on each image, whole; an image read by rows is read at once."""
-    parameter, results = next(module.parameters()), []
-    for index, image in enumerate(images):
-        source = as_image_rows(with_batch(image), f"image {index}")
-        pixels = source.read(0, source.shape[2]).to(parameter.device)
-        results.append(module(scale_to_unit(pixels, parameter.dtype)))
-    return put_together(results)
+class StreamingClassifier(LabeledSteps):
+    """An image classifier or regression model with a streamed trunk and a head on its pooled features.
 
-
-class StreamingClassifier(LabelledSteps):
-    """A classifier, or regression, whose trunk is streamed over the image and whose head sees the pooled features.
-
-    The task says what labels are, and which loss, metrics and predictions belong to them:
+    The task sets the form of the labels and the defaults for loss, metrics and predictions:
 
     | task | labels | loss | metrics | predictions |
     |---|---|---|---|---|
@@ -55,23 +45,23 @@ class StreamingClassifier(LabelledSteps):
         trunk: Maps (B, C, H, W) images to (B, F, 1, 1) or (B, F) features; it ends in a global pool.
         head: Maps (B, F) features to (B, num_classes) logits.
         num_classes: Number of classes, or of values in a regression.
-        tile_size: Budget of pixels in flight, see `stream`.
-        loss_fn: ``loss_fn(logits, labels)``; None for that of the task.
-        metrics: A metric, or collection of metrics, of predictions and labels; None for those of the task.
-        optimizer: Called with the parameters; returns the optimizer.
+        tile_size: Memory budget as the side of a square tile, in pixels: see `stream`.
+        loss_fn: ``loss_fn(logits, labels)``; None for the task's default.
+        metrics: A metric, or collection of metrics, of predictions and labels; None for the task's default.
+        optimizer: Called with the parameters; returns the optimizer. None for AdamW with a learning rate of 1e-4.
         lr_scheduler: Called with the optimizer; returns a scheduler or a Lightning scheduler config, or None.
-        train_streaming_layers: False freezes the trunk, whose backward pass then costs nothing. A `GlobalPool` in it
+        train_streaming_layers: False freezes the trunk, which then needs no backward pass. A `GlobalPool` in it
             belongs to the head and is still trained.
         streaming: False computes the plain trunk, with the same weights and results.
-        frozen_batch_norm: Keep batch normalisations in eval mode during training. Streaming needs it.
+        frozen_batch_norm: Keep batch normalization in eval mode during training, as streaming requires.
         verbose: Print the trunk's layer table at the first image.
-        task: "multiclass", "multilabel" or "regression"; None for the one `loss_fn` is meant for (``BCEWithLogitsLoss``
-            is multi-label, ``MSELoss`` and its kin are regressions), and else multi-class.
-        memory: Budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
+        task: "multiclass", "multilabel" or "regression". None derives it from `loss_fn` (``BCEWithLogitsLoss``:
+            multi-label; ``MSELoss``, ``L1Loss``, ``SmoothL1Loss``, ``HuberLoss``: regression; else multi-class).
+        memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
 
     Raises:
         UnsupportedLayerError: If a layer of the trunk cannot be streamed exactly.
-        ValueError: If streaming is asked for with training-mode batch normalisation, or the loss is one for another
+        ValueError: If streaming is combined with training-mode batch normalization, or the loss belongs to another
             task.
     """
 
@@ -81,7 +71,7 @@ class StreamingClassifier(LabelledSteps):
         head: nn.Module,
         num_classes: int = 2,
         tile_size: int = 2880,
-        loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+        loss_fn: Loss | None = None,
         metrics: Metric | MetricCollection | None = None,
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
@@ -93,62 +83,48 @@ class StreamingClassifier(LabelledSteps):
         memory: str | int | None = None,
     ) -> None:
         super().__init__()
-        self.trunk = trunk
-        self.head = head
-        self._configure(
-            nn.Sequential(OrderedDict(trunk=trunk)), num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
-            train_streaming_layers, streaming, frozen_batch_norm, verbose, task, memory,
-        )  # fmt: skip
-
-    def _configure(
-        self,
-        trunk: nn.Module,
-        num_classes: int,
-        tile_size: int,
-        loss_fn: Callable[[Tensor, Tensor], Tensor] | None,
-        metrics: Metric | MetricCollection | None,
-        optimizer: OptimizerFactory | None,
-        lr_scheduler: SchedulerFactory | None,
-        train_streaming_layers: bool,
-        streaming: bool,
-        frozen_batch_norm: bool,
-        verbose: bool,
-        task: str | None,
-        memory: str | int | None,
-    ) -> None:
-        """Everything that does not depend on which trunk and head it is."""
+        streamed = self._add_layers(trunk, head)
         if streaming and not frozen_batch_norm:
             raise ValueError(
-                "streaming=True needs frozen_batch_norm=True: strips do not see the statistics of the whole image. "
-                "Train with streaming=False where the images fit in memory, or keep batch normalisation frozen."
+                "streaming=True needs frozen_batch_norm=True: a strip does not have the statistics of the whole image. "
+                "Train with streaming=False if the images fit in memory, or keep batch normalization frozen."
             )
         self._configure_steps(num_classes, task, loss_fn, metrics, optimizer, lr_scheduler)
         self.streaming = streaming
         self.frozen_batch_norm = frozen_batch_norm
         self._table_due = verbose
         self._range_checked = False
-        # Kept out of the registered modules, which it shares: state dicts hold every weight once, under its own name.
-        self.__dict__["_streamed"] = stream(trunk, None if memory else tile_size, memory=memory) if streaming else trunk
+        if streaming:
+            streamed = stream(streamed, None if memory else tile_size, memory=memory)
+        # Not registered, since it shares the registered layers: state dicts hold every weight once, under its own name.
+        self.__dict__["_streamed"] = streamed
         if not train_streaming_layers:
             self.freeze_streaming_layers()
         self.train()
 
+    def _add_layers(self, trunk: nn.Module, head: nn.Module) -> nn.Module:
+        """Register trunk and head under their names in the state dict; returns the module to stream."""
+        self.trunk = trunk
+        self.head = head
+        return nn.Sequential(OrderedDict(trunk=trunk))
+
+    @property
+    def _head(self) -> nn.Module:
+        return self.head
+
     @property
     def streamed_trunk(self) -> nn.Module:
-        """The trunk as it is called: a `StreamedModule`, or the plain module with ``streaming=False``."""
-        trunk: nn.Module = self.__dict__["_streamed"]
-        self._take_over_replaced(trunk.module if isinstance(trunk, StreamedModule) else trunk)
-        return trunk
-
-    def _take_over_replaced(self, trunk: nn.Module) -> None:
-        """Let layers that were assigned since (``model.layer4 = ...``) take their place in the trunk."""
+        """The callable trunk: a `StreamedModule`, or the plain module with ``streaming=False``."""
+        streamed: nn.Module = self.__dict__["_streamed"]
+        trunk = streamed.module if isinstance(streamed, StreamedModule) else streamed
         for name, layer in list(trunk.named_children()):
             own = self._modules.get(name)
-            if own is not None and own is not layer:
+            if own is not None and own is not layer:  # assigned since, as by ``model.layer4 = ...``
                 setattr(trunk, name, own)
+        return streamed
 
     def _trunk_parameters(self) -> Iterable[nn.Parameter]:
-        """What `freeze_streaming_layers` freezes: all of the trunk but its pools, which belong to the head."""
+        """Parameters of the trunk without those of its pools, which belong to the head."""
         pools = [layer for layer in self.streamed_trunk.modules() if self._is_pool(layer)]
         pooled = {id(parameter) for pool in pools for parameter in pool.parameters()}
         return [parameter for parameter in self.streamed_trunk.parameters() if id(parameter) not in pooled]
@@ -157,16 +133,16 @@ class StreamingClassifier(LabelledSteps):
         return isinstance(layer, GlobalPool)
 
     def freeze_streaming_layers(self) -> None:
-        """Stop training the trunk: it is then computed without carries and without a backward pass."""
+        """Freeze the trunk, which then needs no carries and no backward pass."""
         for parameter in self._trunk_parameters():
             parameter.requires_grad_(False)
 
     def unfreeze_streaming_layers(self) -> None:
-        """Train the trunk from now on. The optimizer already holds its parameters.
+        """Unfreeze the trunk. The optimizer already holds its parameters.
 
         Raises:
-            RuntimeError: While fitting on several processes, whose gradients would no longer be averaged:
-                DistributedDataParallel only looks after parameters that are trained from the start.
+            RuntimeError: While fitting on several processes: DistributedDataParallel only averages gradients of
+                parameters that are trained from the start.
         """
         trainer = self._trainer
         if trainer is not None and trainer.training and trainer.world_size > 1:
@@ -178,7 +154,7 @@ class StreamingClassifier(LabelledSteps):
             parameter.requires_grad_(True)
 
     def train(self, mode: bool = True) -> StreamingClassifier:
-        """Set the training mode; batch normalisations stay frozen."""
+        """Set the training mode; batch normalization stays frozen."""
         super().train(mode)
         if self.__dict__.get("frozen_batch_norm", True) and "_streamed" in self.__dict__:
             freeze_batch_norm(self.streamed_trunk)
@@ -187,7 +163,7 @@ class StreamingClassifier(LabelledSteps):
     def forward(self, image: Image | Sequence[Image]) -> Tensor:
         """Logits (B, num_classes) of (B, C, H, W) images: uint8, or floats in 0..1.
 
-        Images may also be read by rows, or come as a list of any sizes: see `StreamedModule.forward`.
+        Also takes an image read by rows, or a list of images of any sizes: see `StreamedModule.forward`.
         """
         images = [image] if isinstance(image, Tensor) or not isinstance(image, Sequence) else image
         for one in images:
@@ -199,15 +175,8 @@ class StreamingClassifier(LabelledSteps):
                 _print_once(trunk.summary(*images[0].shape[-2:]))
             features = trunk(image)
         else:
-            features = compute_whole(trunk, images)
-        return self._classify(features.flatten(1))
-
-    @property
-    def _head(self) -> nn.Module:
-        return self.head
-
-    def _classify(self, features: Tensor) -> Tensor:
-        logits: Tensor = self._head(features)
+            features = _compute_whole(trunk, images)
+        logits: Tensor = self._head(features.flatten(1))
         return logits
 
     def saliency(
@@ -218,7 +187,7 @@ class StreamingClassifier(LabelledSteps):
         return saliency(trunk, image, class_index, head=self._head, stride=stride, reduce=reduce)
 
     def class_activation_map(self, image: Image, class_index: ClassIndex = None) -> Heatmap:
-        """What each place of a whole image adds to a class score: see `streammodels.class_activation_map`."""
+        """The class activation map of a whole image: see `streammodels.class_activation_map`."""
         return class_activation_map(self._explainable_trunk(image), image, class_index, head=self._head)
 
     def _explainable_trunk(self, image: Image) -> StreamedModule:
@@ -229,11 +198,11 @@ class StreamingClassifier(LabelledSteps):
         return trunk if isinstance(trunk, StreamedModule) else stream(trunk, strip_rows=whole)
 
     def attention_map(self, image: Any) -> Any:
-        """Where a model that pools by attention looks, (B, heads, H', W'): see `streammodels.attention_map`."""
+        """The weights (B, heads, H', W') of attention pooling: see `streammodels.attention_map`."""
         return attention_map(self.streamed_trunk, image)
 
     def _check_range(self, image: Image) -> None:
-        """Once: floats far outside 0..1 have been normalised already, and would be normalised twice."""
+        """At the first float image: values far outside 0..1 are normalized already, and would be normalized twice."""
         if self._range_checked or not isinstance(image, Tensor) or not image.is_floating_point():
             return
         self._range_checked = True
@@ -241,8 +210,18 @@ class StreamingClassifier(LabelledSteps):
         if low < -0.5 or high > 1.5:
             raise ValueError(
                 f"float images have to be in 0..1, found {low:.3g}..{high:.3g}. If they are 0..255, divide by 255 or "
-                "pass uint8; if they are normalised already, leave that to the model, which does it strip by strip."
+                "pass uint8; if they are normalized already, leave that to the model, which does it strip by strip."
             )
+
+
+def _compute_whole(module: nn.Module, images: Sequence[Image]) -> Tensor:
+    """The results of a plain module on each whole image, concatenated; lazy images are read at once."""
+    parameter, results = next(module.parameters()), []
+    for index, image in enumerate(images):
+        source = as_image_rows(with_batch(image), f"image {index}")
+        pixels = source.read(0, source.shape[2]).to(parameter.device)
+        results.append(module(scale_to_unit(pixels, parameter.dtype)))
+    return put_together(results)
 
 
 @rank_zero_only

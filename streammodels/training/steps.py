@@ -1,6 +1,6 @@
-"""The steps of training, validation, test and prediction: what any classification or regression does with its batches.
+"""Training, validation, test and prediction steps of image classification and regression.
 
-They know nothing of trunks or strips: only that calling the module gives logits, and what the task makes of them.
+They only require that calling the module on images returns logits.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from streammodels.training.tasks import make_task
+from streammodels.training.tasks import Loss, make_task
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 
 
-class LabelledSteps(LightningModule):
-    """A LightningModule that learns from (image, label) batches by the loss and metrics of a task."""
+class LabeledSteps(LightningModule):
+    """A LightningModule for (image, label) batches with the loss and metrics of a task."""
 
     def _configure_steps(
         self,
         num_classes: int,
         task: str | None,
-        loss_fn: Callable[[Tensor, Tensor], Tensor] | None,
+        loss_fn: Loss | None,
         metrics: Metric | MetricCollection | None,
         optimizer: OptimizerFactory | None,
         lr_scheduler: SchedulerFactory | None,
     ) -> None:
-        """Set up the task, its loss and metrics (None: the task's own), and the optimizer (None: AdamW)."""
+        """Set task, loss and metrics (None: the task's defaults) and optimizer (None: AdamW)."""
         self.num_classes = num_classes
         self.task = make_task(task, num_classes, loss_fn)
         self.loss_fn = self.task.default_loss() if loss_fn is None else loss_fn
@@ -41,14 +41,13 @@ class LabelledSteps(LightningModule):
         if isinstance(metrics, Metric):
             metrics = MetricCollection({type(metrics).__name__.lower(): metrics})
         collection = self.task.default_metrics() if metrics is None else metrics
-        self.train_metrics = collection.clone(prefix="train_")
-        self.val_metrics = collection.clone(prefix="val_")
-        self.test_metrics = collection.clone(prefix="test_")
+        self.train_metrics, self.val_metrics, self.test_metrics = (
+            collection.clone(prefix=f"{stage}_") for stage in ("train", "val", "test")
+        )
 
     def _shared_step(self, batch: Any, stage: str) -> Tensor:
-        image, label = batch[0], batch[1]
-        logits = self(image)
-        target = self.task.target(label, logits)
+        logits = self(batch[0])
+        target = self.task.target(batch[1], logits)
         loss = self.loss_fn(logits, target)
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         # Predictions, not logits: torchmetrics would take logits that happen to lie in 0..1 for probabilities.
@@ -71,12 +70,12 @@ class LabelledSteps(LightningModule):
         return self._shared_step(batch, "test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Probabilities, or in a regression values, (B, num_classes) of a batch of images, with or without labels."""
+        """Probabilities, or values in a regression, (B, num_classes) of a batch of images with or without labels."""
         image = batch[0] if _is_pair(batch) else batch
         return self.task.predictions(self(image))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The weights of the network; class weights of the loss are none of them."""
+        """The weights of the network, without class weights of the loss."""
         state = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "") + "loss_fn."
         for key in [key for key in state if key.startswith(prefix)]:
@@ -90,7 +89,7 @@ class LabelledSteps(LightningModule):
         return super().load_state_dict({**loss, **state_dict}, strict=strict, assign=assign)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, over all parameters (frozen ones have no gradient and are skipped), and the scheduler."""
+        """The optimizer of all parameters (it skips frozen ones, which have no gradient) and the scheduler."""
         optimizer = self.optimizer_factory(self.parameters())
         if self.scheduler_factory is None:
             return optimizer
@@ -100,7 +99,7 @@ class LabelledSteps(LightningModule):
 
 
 def _is_pair(batch: Any) -> bool:
-    """Whether a batch is (images, labels), and not a list of images."""
+    """Whether a batch is (images, labels) rather than a list of images."""
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         return False
     first = batch[0]

@@ -164,7 +164,7 @@ def test_state_dict_has_the_weights_only() -> None:
 # ---------------------------------------------------------------- tasks
 
 
-def labelled(labels: Tensor) -> DataLoader[Any]:
+def labeled(labels: Tensor) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(3)
     return DataLoader(TensorDataset(torch.rand(len(labels), 3, 23, 17, generator=generator), labels), batch_size=2)
 
@@ -187,7 +187,7 @@ def test_every_task_trains_under_a_stock_trainer(
     for streaming in (True, False):
         model = small(streaming, **options)
         fit = trainer(max_epochs=1, max_steps=-1, precision=precision)
-        fit.fit(model, labelled(labels), labelled(labels))
+        fit.fit(model, labeled(labels), labeled(labels))
         assert metrics < set(fit.callback_metrics)
         trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(trained[0], trained[1], rtol=1e-2, atol=1e-3 if "bf16" in precision else 1e-6)
@@ -209,7 +209,7 @@ def test_one_measurement_an_image_is_regressed_and_not_broadcast(trainer: MakeTr
 @pytest.mark.filterwarnings("ignore")
 def test_wrong_labels_stop_the_first_step(trainer: MakeTrainer) -> None:
     with pytest.raises(ValueError, match=r"labels 0\.\.1, found 0\.\.2"):
-        trainer().fit(small(), labelled(torch.tensor([0, 2, 1, 1])))
+        trainer().fit(small(), labeled(torch.tensor([0, 2, 1, 1])))
 
 
 @pytest.mark.filterwarnings("ignore")
