@@ -1,8 +1,7 @@
-"""The area under the ROC curve, where there is one: a class that no image has, or that all have, has no such curve.
+"""Area under the ROC curve, averaged over the classes that have both positive and negative images.
 
-torchmetrics counts the area of such a class as 0, which pulls the mean over classes down by as much as is missing: with
-31 classes, two of them without a validation image, a perfect network would get 0.94. Here the mean is over the classes
-that have a curve, and nan if none has.
+torchmetrics counts the area of any other class as 0, which lowers the mean: with 31 classes, two of them without a
+validation image, a perfect network would score 0.94.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 
 class MulticlassROCArea(MulticlassAUROC):
-    """Mean area of the classes that some of the images have, and not all.
+    """Mean one-versus-rest area under the ROC curve of the classes that some, but not all, images belong to.
 
     Args:
         num_classes: Number of classes.
@@ -27,14 +26,14 @@ class MulticlassROCArea(MulticlassAUROC):
         super().__init__(num_classes=num_classes, average=None)
 
     def compute(self) -> Tensor:  # type: ignore[override]  # as torchmetrics itself narrows it
-        """A number in 0..1, or nan."""
+        """The mean in 0..1, or nan if no class has a curve."""
         target = dim_zero_cat(self.target)
         positives = torch.bincount(target.flatten(), minlength=self.num_classes)
-        return _mean_where_defined(_quietly(super().compute), positives, target.numel())
+        return _mean_where_defined(super().compute, positives, target.numel())
 
 
 class MultilabelROCArea(MultilabelAUROC):
-    """Mean area of the labels that some of the images have, and not all.
+    """Mean area under the ROC curve of the labels that some, but not all, images have.
 
     Args:
         num_labels: Number of labels.
@@ -44,27 +43,23 @@ class MultilabelROCArea(MultilabelAUROC):
         super().__init__(num_labels=num_labels, average=None)
 
     def compute(self) -> Tensor:  # type: ignore[override]  # as torchmetrics itself narrows it
-        """A number in 0..1, or nan."""
+        """The mean in 0..1, or nan if no label has a curve."""
         target = dim_zero_cat(self.target)
-        return _mean_where_defined(_quietly(super().compute), target.sum(dim=0), len(target))
+        return _mean_where_defined(super().compute, target.sum(dim=0), len(target))
 
 
 class BinaryROCArea(BinaryAUROC):
-    """Area of a single label."""
+    """Area under the ROC curve of a single label."""
 
     def compute(self) -> Tensor:  # type: ignore[override]  # as torchmetrics itself narrows it
-        """A number in 0..1, or nan."""
+        """The area in 0..1, or nan if all images or none have the label."""
         target = dim_zero_cat(self.target)
-        return _mean_where_defined(_quietly(super().compute)[None], target.sum()[None], target.numel())
+        return _mean_where_defined(super().compute, target.sum(), target.numel())
 
 
-def _quietly(compute: Callable[[], Tensor]) -> Tensor:
-    """Without torchmetrics' warnings about classes that have no curve."""
+def _mean_where_defined(compute: Callable[[], Tensor], positives: Tensor, images: int) -> Tensor:
+    """The mean of the areas that are defined, without torchmetrics' warnings about the others."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
-        return compute()
-
-
-def _mean_where_defined(areas: Tensor, positives: Tensor, images: int) -> Tensor:
-    defined = (positives > 0) & (positives < images)
-    return areas[defined].mean()  # of nothing: nan
+        areas = compute()
+    return areas[(positives > 0) & (positives < images)].mean()  # nan if none is
