@@ -1,6 +1,6 @@
-"""Normalisation as the first layer of a network, so that it runs strip by strip on the device that computes.
+"""Per-channel normalization as the first layer of a network, computed strip by strip on its device.
 
-A whole-slide image stays uint8 until its rows are needed; the float copy, four times as large, never exists.
+A whole-slide image stays uint8 until its rows are needed; a float copy, four times as large, is never held.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Normalize(nn.Module):
 
     Args:
         mean: One value for each channel, on the scale of the image (0..1).
-        std: Likewise, none of them zero.
+        std: Likewise, none zero.
 
     Raises:
         ValueError: If the lengths differ or a standard deviation is zero.
@@ -38,11 +38,11 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalise (B, C, H, W) floats."""
+        """Normalize (B, C, H, W) floats."""
         return self.compute(image, self.mean, self.std)
 
     def tensors(self) -> list[Tensor | None]:
-        """What `compute` takes besides the image."""
+        """The further arguments of `compute`."""
         return [self.mean, self.std]
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Heads that stream: a feature map becomes a vector without ever being whole in memory.
+"""Global pooling layers that can be streamed, and classifiers on what they return.
 
-Each is an ordinary module on a (B, C, H, W) map. Behind a trunk given to `stream` it receives the map strip by strip,
-keeps a few numbers per channel, and yields the same vector and the same gradients: see `reductions.py`.
+Each is an ordinary module on a (B, C, H, W) feature map. In a module passed to `stream` it reduces every strip to a few
+numbers per channel, so that the map is never held, with the same result and gradients: see `reductions.py`.
 
     trunk = nn.Sequential(backbone, GatedAttention(512))
     streamed = stream(trunk, tile_size=2880)
@@ -32,7 +32,7 @@ from streammodels.core.reductions import (
 
 
 class GlobalPool(nn.Module, ABC):
-    """A module that turns a map into a vector and streams; a subclass says by which `Reduction`."""
+    """Base class of streamable global pooling layers, each defined by a `Reduction`."""
 
     streams_reduction = True
 
@@ -40,25 +40,25 @@ class GlobalPool(nn.Module, ABC):
         super().__init_subclass__()
         if "forward" in vars(cls):
             raise TypeError(
-                f"{cls.__name__} has a forward of its own, which strips would not call. Say what it computes by a "
+                f"{cls.__name__} has a forward of its own, which strips would not call. Define the computation as a "
                 "Reduction, in reduction(), or derive it from torch.nn.Module and use it behind the streamed part."
             )
 
     @abstractmethod
     def reduction(self) -> Reduction:
-        """How the map is reduced."""
+        """The reduction of the map."""
 
     def tensors(self) -> list[Tensor | None]:
-        """What the reduction takes besides the map."""
+        """The further arguments of the reduction."""
         return []
 
     def forward(self, features: Tensor) -> Tensor:
-        """The vector (B, C) of a (B, C, H, W) map."""
+        """The pooled vector (B, C) of a (B, C, H, W) map."""
         return self.reduction().whole(features, *present(self.tensors()))
 
 
 class GlobalAvgPool(GlobalPool):
-    """The mean over all pixels, as `torch.nn.AdaptiveAvgPool2d(1)`, flattened to (B, C). Nothing in state dicts."""
+    """Mean over all pixels, as `torch.nn.AdaptiveAvgPool2d(1)`, flattened to (B, C); no state."""
 
     def reduction(self) -> Reduction:
         """See `GlobalPool`."""
@@ -66,7 +66,7 @@ class GlobalAvgPool(GlobalPool):
 
 
 class GlobalMaxPool(GlobalPool):
-    """The maximum over all pixels, as `torch.nn.AdaptiveMaxPool2d(1)`, flattened to (B, C). Nothing in state dicts."""
+    """Maximum over all pixels, as `torch.nn.AdaptiveMaxPool2d(1)`, flattened to (B, C); no state."""
 
     def reduction(self) -> Reduction:
         """See `GlobalPool`."""
@@ -74,13 +74,13 @@ class GlobalMaxPool(GlobalPool):
 
 
 class GeM(GlobalPool):
-    """Generalized mean: ``mean(max(x, epsilon)^p)^(1/p)``, between the mean (p = 1) and the maximum (p to infinity).
+    """Generalized-mean pooling ``mean(max(x, epsilon)^p)^(1/p)``, from the mean (p = 1) to the maximum (p to infinity).
 
     Radenovic, Tolias, Chum 2018 (https://arxiv.org/abs/1711.02512), equation 3. State dict: ``p``, of shape (1,).
 
     Args:
-        p: The exponent to start from, positive.
-        epsilon: Smaller values, among them all negative ones, count as this; positive.
+        p: Initial exponent, positive.
+        epsilon: Lower bound that values are clamped to, positive.
         learnable: Whether p is trained.
     """
 
@@ -103,12 +103,12 @@ class GeM(GlobalPool):
 
 
 class LogSumExp(GlobalPool):
-    """``log(mean(exp(r x))) / r``, between the mean (r to 0) and the maximum (r to infinity).
+    """Log-sum-exp pooling ``log(mean(exp(r x))) / r``, from the mean (r to 0) to the maximum (r to infinity).
 
     Pinheiro, Collobert 2015 (https://arxiv.org/abs/1411.6228), equation 6. State dict: ``r``, of shape (1,).
 
     Args:
-        r: The sharpness to start from, not 0. Negative ones lean towards the minimum.
+        r: Initial sharpness, not 0; negative values tend towards the minimum.
         learnable: Whether r is trained.
     """
 
@@ -130,15 +130,16 @@ class LogSumExp(GlobalPool):
 
 
 def _register(module: nn.Module, name: str, value: float, learnable: bool) -> None:
-    """Keep a number as a parameter or, if it is not trained, as a buffer of the same name and shape."""
+    """Register a number as a parameter or, if it is not trained, as a buffer of the same name and shape."""
+    tensor = torch.tensor([float(value)])
     if learnable:
-        module.register_parameter(name, nn.Parameter(torch.tensor([float(value)])))
+        module.register_parameter(name, nn.Parameter(tensor))
     else:
-        module.register_buffer(name, torch.tensor([float(value)]))
+        module.register_buffer(name, tensor)
 
 
 class GatedAttention(GlobalPool):
-    """Attention-based pooling: the mean of all pixels' features, weighted by a softmax of learned scores.
+    """Gated attention pooling, the mean of all pixels' features weighted by a softmax of learned scores.
 
         score(f) = w (tanh(V f) * sigmoid(U f))              gated
         score(f) = w tanh(V f)                               gated=False
@@ -146,7 +147,7 @@ class GatedAttention(GlobalPool):
 
     Ilse, Tomczak, Welling 2018 (https://arxiv.org/abs/1802.04712), equations 7 to 9. With ``heads`` = number of classes
     it is the pooling of CLAM's multi-branch model (Lu et al. 2021, https://arxiv.org/abs/2004.09666); follow it by
-    `PerClassLinear`. A bias of w, which CLAM has, would change nothing: the softmax takes it out again.
+    `PerClassLinear`. CLAM's bias of w is left out, since the softmax cancels it.
 
     State dict: ``.weight`` and ``.bias`` of ``tanh_branch`` (V; ``attention_a.0`` in CLAM) and ``sigmoid_branch`` (U;
     ``attention_b.0``), and ``score.weight`` (w; ``attention_c.weight``).
@@ -154,10 +155,10 @@ class GatedAttention(GlobalPool):
     Args:
         channels: Channels C of the map.
         hidden: Length of V f and U f.
-        heads: None for one score and a (B, C) result; a number K for K scores and (B, K, C).
+        heads: None for one score and a (B, C) result; K for K scores and a (B, K, C) result.
         gated: Whether there is a sigmoid branch.
-        dropout: Probability of dropping an element of either branch in training. The numbers drawn differ from those
-            of the plain module, their distribution does not.
+        dropout: Dropout probability of either branch in training. Streamed and plain modules draw different random
+            numbers from the same distribution.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class GatedAttention(GlobalPool):
         return Attention(partial(self.scores_with, dropout=dropout), self.heads is None, draws=dropout > 0)
 
     def tensors(self) -> list[Tensor | None]:
-        """Weights and biases, as `scores_with` takes them."""
+        """Weights and biases in the order of `scores_with`."""
         branches = [self.tanh_branch, *([] if self.sigmoid_branch is None else [self.sigmoid_branch])]
         for layer, biased in ((self.score, False), *((branch, True) for branch in branches)):
             if type(layer).forward is not nn.Linear.forward or (layer.bias is not None) != biased:
@@ -193,12 +194,12 @@ class GatedAttention(GlobalPool):
         return [self.score.weight, *(tensor for branch in branches for tensor in (branch.weight, branch.bias))]
 
     def scores(self, features: Tensor) -> Tensor:
-        """The scores (B, heads, H, W) of a (B, C, H, W) map, in front of the softmax and without dropout."""
+        """Scores (B, heads, H, W) of a (B, C, H, W) map, before the softmax and without dropout."""
         return self.scores_with(features, *present(self.tensors()))
 
     @staticmethod
     def scores_with(features: Tensor, *tensors: Tensor, dropout: float = 0.0) -> Tensor:
-        """`scores`, computed with given `tensors`."""
+        """Scores computed with the given `tensors`."""
         hidden = functional.dropout(_project(features, *tensors[1:3]).tanh(), dropout)
         if len(tensors) > 3:
             hidden = hidden * functional.dropout(_project(features, *tensors[3:]).sigmoid(), dropout)
@@ -211,7 +212,7 @@ def _project(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 
 
 class PerClassLinear(nn.Module):
-    """One linear classifier for each class, on the vector of that class: (B, K, C) -> (B, K).
+    """One linear classifier per class on the vector of that class, (B, K, C) -> (B, K).
 
     State dict: ``weight`` (K, C) and ``bias`` (K,); row k is ``classifiers.k`` of CLAM's multi-branch model.
 
@@ -234,14 +235,14 @@ class PerClassLinear(nn.Module):
 
 
 def make_pool(pooling: str | nn.Module, channels: int) -> nn.Module:
-    """The pool of a name, for maps of so many channels, which yields as many features.
+    """The named global pooling layer, which returns as many features as the map has channels.
 
     Args:
         pooling: "avg", "max", "gem", "lse", "attention", or a module, which is returned.
         channels: Channels of the map.
 
     Raises:
-        ValueError: If the name is not known, or the module yields another number of features.
+        ValueError: If the name is unknown, or the module returns another number of features.
     """
     if isinstance(pooling, nn.Module):
         with torch.no_grad():
@@ -249,7 +250,7 @@ def make_pool(pooling: str | nn.Module, channels: int) -> nn.Module:
             features = pooling(like.new_zeros(1, channels, 8, 8)).flatten(1).shape[1]
         if features != channels:
             raise ValueError(
-                f"pooling={pooling} makes {features} features of a map with {channels} channels, and the classifier "
+                f"pooling={pooling} makes {features} features of a map with {channels} channels, but the classifier "
                 f"takes {channels}. Use StreamingClassifier, with a head for {features} features."
             )
         return pooling
@@ -261,5 +262,5 @@ def make_pool(pooling: str | nn.Module, channels: int) -> nn.Module:
         "attention": lambda: GatedAttention(channels),
     }
     if pooling not in pools:
-        raise ValueError(f"pooling '{pooling}' is not known. Choose one of {', '.join(pools)}, or give a module.")
+        raise ValueError(f"pooling '{pooling}' is not known. Choose one of {', '.join(pools)}, or pass a module.")
     return pools[pooling]()

@@ -1,8 +1,8 @@
-"""ResNets: which there are, their pretrained weights, and what to do when those cannot be had.
+"""ResNets by name, with pretrained weights, and batch normalization that stays frozen.
 
-The networks are torchvision's own (He et al. 2016, https://arxiv.org/abs/1512.03385; ResNeXt: Xie et al. 2017,
-https://arxiv.org/abs/1611.05431; Wide ResNet: Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146), and so
-are the names of their parameters. ResNet-9 is our own, see `resnet9.py`.
+Networks and parameter names are torchvision's (He et al. 2016, https://arxiv.org/abs/1512.03385; ResNeXt: Xie et al.
+2017, https://arxiv.org/abs/1611.05431; Wide ResNet: Zagoruyko and Komodakis 2016, https://arxiv.org/abs/1605.07146),
+except for ResNet-9, see `resnet9.py`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ RESNETS = (
     "resnet9", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2",
     "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d",
 )  # fmt: skip
-"""Names that `build_resnet` knows."""
+"""Model names for `build_resnet`."""
 
 _SQUEEZING = ("efficientnet", "mobilenet_v3", "regnet_y", "seresne", "se_resne", "senet")
 
 
 class WeightsUnavailableError(RuntimeError):
-    """Pretrained weights could not be downloaded or read; the message names the alternatives."""
+    """Pretrained weights could not be downloaded or read; the message lists the alternatives."""
 
 
 def build_resnet(
@@ -42,46 +42,50 @@ def build_resnet(
     in_channels: int = 3,
     remove_last_stage: bool = False,
 ) -> ResNet:
-    """A ResNet with the weights asked for.
+    """A ResNet with random or pretrained weights.
 
     Args:
         model_name: One of `RESNETS`.
-        num_classes: Outputs of the classifier. A classifier of another size in the weights is left out, and said.
+        num_classes: Outputs of the classifier. A classifier of another size in the weights is replaced, with a warning.
         weights: "DEFAULT" or another name of torchvision's weights for the model, a path to a state dict, or None for
-            random ones.
-        in_channels: Channels of the image. For other than 3, the first convolution of pretrained weights gets the mean
-            over its channels, repeated, and scaled by 3 / in_channels to keep its output's size.
-        remove_last_stage: Whether to leave out the last stage of residual blocks, which halves the stride of the
-            feature map and most of the weights. It is an `Identity` under its name; the classifier reads the stage
-            before it.
+            random weights.
+        in_channels: Channels of the image. Unless it is 3, the first convolution of pretrained weights is averaged over
+            its channels, repeated, and scaled by 3 / in_channels to keep the magnitude of its output.
+        remove_last_stage: Whether to leave out the last stage of residual blocks, which holds most of the weights; the
+            stride of the feature map halves. An `Identity` takes its name; the classifier reads the stage before it.
 
     Raises:
-        ValueError: If the model or the weights are not known, or do not fit the model.
-        WeightsUnavailableError: If they cannot be downloaded.
+        ValueError: If the model or the weights are unknown, or the weights do not fit the model.
+        WeightsUnavailableError: If the weights cannot be downloaded or read.
     """
-    _check_request(model_name, num_classes, in_channels)
+    _check_arguments(model_name, num_classes, in_channels)
     state = None if weights is None else _read_weights(model_name, weights)
-    # Residual branches that start at zero keep the activations' size through all blocks, which frozen batch
-    # normalisation with random weights would not: https://arxiv.org/abs/1706.02677, section 5.1.
+    # Zero-initialized residual branches preserve the magnitude of activations through all blocks, which frozen batch
+    # normalization with random weights would not: https://arxiv.org/abs/1706.02677, section 5.1.
     make = ResNet9 if model_name == "resnet9" else getattr(models, model_name)
     network: ResNet = make(num_classes=num_classes, zero_init_residual=weights is None)
     if in_channels != 3:
         network.conv1 = nn.Conv2d(in_channels, network.conv1.out_channels, 7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     removed = _remove_last_stage(network) if remove_last_stage else None
-    if weights is not None and state is not None:
+    if state is not None:
         kept = {key: value for key, value in state.items() if removed is None or not key.startswith(f"{removed}.")}
-        _load(network, _fit_state(kept, network, in_channels), model_name, weights)
+        fitted = _fit_state(kept, network, in_channels)
+        try:
+            network.load_state_dict(fitted)
+        except RuntimeError as error:
+            remedy = "Choose the model_name the weights were made with; keys have to be those of torchvision's ResNet."
+            raise ValueError(f"weights '{weights}' do not fit {model_name}: {error}. {remedy}") from error
     return network
 
 
-def _check_request(model_name: str, num_classes: int, in_channels: int) -> None:
+def _check_arguments(model_name: str, num_classes: int, in_channels: int) -> None:
     if model_name not in RESNETS:
         hint = "Any other network trains as StreamingClassifier(trunk, head)."
         if model_name.lower().startswith(_SQUEEZING):
             hint = (
-                "It has squeeze-and-excitation layers, which scale every row of a map by a pool of all its rows, so no "
-                "network of that family can be streamed exactly."
+                "It has squeeze-and-excitation layers, which scale every row of a map by a global pool, so no network "
+                "of that family can be streamed exactly."
             )
         raise ValueError(f"model_name '{model_name}' is not known. Choose one of {', '.join(RESNETS)}. {hint}")
     for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
@@ -90,7 +94,7 @@ def _check_request(model_name: str, num_classes: int, in_channels: int) -> None:
 
 
 def _remove_last_stage(network: ResNet) -> str:
-    """Take out the last stage and fit the classifier to the one before; returns the name of the stage."""
+    """Replace the last stage by an `Identity` and adapt the classifier; returns the stage's name."""
     stages = [name for name, _ in network.named_children() if name.startswith("layer")]
     norms = [layer for layer in network.get_submodule(stages[-2]).modules() if isinstance(layer, nn.BatchNorm2d)]
     setattr(network, stages[-1], nn.Identity())
@@ -99,18 +103,18 @@ def _remove_last_stage(network: ResNet) -> str:
 
 
 def _read_weights(model_name: str, weights: str | Path) -> dict[str, Tensor]:
-    """The state dict behind a name of torchvision's, or in a file."""
+    """The state dict of torchvision's name for it, or in a file."""
     known: Any = [] if model_name == "resnet9" else models.get_model_weights(model_name)
     names = [entry.name for entry in known]
-    if names and (str(weights) == "DEFAULT" or str(weights) in names):
-        chosen = known["DEFAULT" if str(weights) == "DEFAULT" else str(weights)]
+    if names and str(weights) in ("DEFAULT", *names):
+        chosen = known[str(weights)]
         try:
             state: dict[str, Tensor] = chosen.get_state_dict(progress=True, check_hash=True)
         except (urllib.error.URLError, OSError, RuntimeError) as error:
             folder = Path(torch.hub.get_dir()) / "checkpoints"
             raise WeightsUnavailableError(
                 f"weights '{weights}' of {model_name} could not be downloaded from {chosen.url} ({error}). "
-                f"Put that file into {folder}, give weights='path/to/state_dict.pth', or start from random weights "
+                f"Put that file into {folder}, pass weights='path/to/state_dict.pth', or start from random weights "
                 "with weights=None."
             ) from error
         return state
@@ -125,7 +129,7 @@ def _read_weights(model_name: str, weights: str | Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file: bare, or inside a Lightning checkpoint."""
+    """The state dict in a file, bare or inside a Lightning checkpoint."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -138,15 +142,14 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 
 def _fit_state(state: dict[str, Tensor], network: ResNet, in_channels: int) -> dict[str, Tensor]:
-    """Leave out a classifier of another size, and adapt the first convolution to the image's channels."""
+    """Replace a classifier of another size, and adapt the first convolution to the image's channels."""
     state = dict(state)
     classifier = state.get("fc.weight")
     if classifier is None or classifier.shape != network.fc.weight.shape:
-        wanted = network.fc
         found = "no classifier" if classifier is None else f"a classifier of {classifier.shape[0]} classes"
-        if classifier is not None and classifier.shape[1] != wanted.in_features:
+        if classifier is not None and classifier.shape[1] != network.fc.in_features:
             found += f" on {classifier.shape[1]} features"
-        _LOGGER.warning("The weights have %s; a new one of %d classes takes its place.", found, wanted.out_features)
+        _LOGGER.warning("The weights have %s; a new one of %d classes is used.", found, network.fc.out_features)
         state["fc.weight"], state["fc.bias"] = network.fc.weight.detach(), network.fc.bias.detach()
     stem = state.get("conv1.weight")
     if stem is not None and stem.ndim == 4 and stem.shape[1] != in_channels:
@@ -155,18 +158,10 @@ def _fit_state(state: dict[str, Tensor], network: ResNet, in_channels: int) -> d
     return state
 
 
-def _load(network: ResNet, state: dict[str, Tensor], model_name: str, weights: str | Path) -> None:
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        remedy = "Choose the model_name the weights were made with; keys have to be those of torchvision's ResNet."
-        raise ValueError(f"weights '{weights}' do not fit {model_name}: {error}. {remedy}") from error
-
-
 def freeze_batch_norm(module: nn.Module) -> nn.Module:
-    """Put every batch normalisation into eval mode, so that it uses its running statistics.
+    """Put every batch normalization layer into eval mode, so that it uses its running statistics.
 
-    ``module.train()`` undoes it; a `StreamingClassifier` calls this again by itself. Scale and shift stay trainable.
+    Scale and shift stay trainable. ``module.train()`` undoes it, except in a `StreamingClassifier`.
 
     Returns:
         The module itself.
