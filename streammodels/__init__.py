@@ -1,97 +1,64 @@
-"""CNNs that train end to end on images too large for memory, exact to rounding."""
+"""CNNs that train end to end on images too large for memory, with exact gradients.
 
-from __future__ import annotations
+Names are imported when they are first used, so that `import streammodels` costs next to nothing.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streammodels.backprop.checkpointing import Keeping
-    from streammodels.core.image_rows import LazyRows
-    from streammodels.core.reductions import Reduction
-    from streammodels.errors import ImageReadError, UnsupportedLayerError
-    from streammodels.explain.attention import attention_map
-    from streammodels.explain.cam import class_activation_map
-    from streammodels.explain.gradient import saliency
-    from streammodels.explain.heatmap import Heatmap
-    from streammodels.explain.heatmap_files import write_overlay, write_pyramid
-    from streammodels.models.normalize import Normalize
-    from streammodels.models.pooling import (
-        GatedAttention,
-        GeM,
-        GlobalAvgPool,
-        GlobalMaxPool,
-        GlobalPool,
-        LogSumExp,
-        PerClassLinear,
-    )
-    from streammodels.models.resnet import WeightsUnavailableError, freeze_batch_norm
-    from streammodels.streaming import StreamedModule, stream
-    from streammodels.training.classifier import StreamingClassifier
-    from streammodels.training.streaming_resnet import StreamingResNet
+    from streammodels.backprop.checkpointing import Keeping as Keeping
+    from streammodels.core.image_rows import LazyRows as LazyRows
+    from streammodels.core.reductions import Reduction as Reduction
+    from streammodels.errors import ImageReadError as ImageReadError
+    from streammodels.errors import UnsupportedLayerError as UnsupportedLayerError
+    from streammodels.explain.attention import attention_map as attention_map
+    from streammodels.explain.cam import class_activation_map as class_activation_map
+    from streammodels.explain.gradient import saliency as saliency
+    from streammodels.explain.heatmap import Heatmap as Heatmap
+    from streammodels.explain.heatmap_files import write_overlay as write_overlay
+    from streammodels.explain.heatmap_files import write_pyramid as write_pyramid
+    from streammodels.models.normalize import Normalize as Normalize
+    from streammodels.models.pooling import GatedAttention as GatedAttention
+    from streammodels.models.pooling import GeM as GeM
+    from streammodels.models.pooling import GlobalAvgPool as GlobalAvgPool
+    from streammodels.models.pooling import GlobalMaxPool as GlobalMaxPool
+    from streammodels.models.pooling import GlobalPool as GlobalPool
+    from streammodels.models.pooling import LogSumExp as LogSumExp
+    from streammodels.models.pooling import PerClassLinear as PerClassLinear
+    from streammodels.models.resnet import WeightsUnavailableError as WeightsUnavailableError
+    from streammodels.models.resnet import freeze_batch_norm as freeze_batch_norm
+    from streammodels.streaming import StreamedModule as StreamedModule
+    from streammodels.streaming import stream as stream
+    from streammodels.training.classifier import StreamingClassifier as StreamingClassifier
+    from streammodels.training.streaming_resnet import StreamingResNet as StreamingResNet
 
-_HOMES = {
-    "Reduction": "core.reductions",
-    "ImageReadError": "errors",
-    "Heatmap": "explain.heatmap",
-    "Keeping": "backprop.checkpointing",
-    "LazyRows": "core.image_rows",
-    "GatedAttention": "models.pooling",
-    "GeM": "models.pooling",
-    "GlobalAvgPool": "models.pooling",
-    "GlobalMaxPool": "models.pooling",
-    "GlobalPool": "models.pooling",
-    "LogSumExp": "models.pooling",
-    "Normalize": "models.normalize",
-    "PerClassLinear": "models.pooling",
-    "StreamedModule": "streaming",
-    "StreamingClassifier": "training.classifier",
-    "StreamingResNet": "training.streaming_resnet",
-    "UnsupportedLayerError": "errors",
-    "WeightsUnavailableError": "models.resnet",
-    "attention_map": "explain.attention",
-    "class_activation_map": "explain.cam",
-    "freeze_batch_norm": "models.resnet",
-    "saliency": "explain.gradient",
-    "stream": "streaming",
-    "write_overlay": "explain.heatmap_files",
-    "write_pyramid": "explain.heatmap_files",
+_NAMES = {
+    "backprop.checkpointing": "Keeping",
+    "core.image_rows": "LazyRows",
+    "core.reductions": "Reduction",
+    "errors": "ImageReadError UnsupportedLayerError",
+    "explain.attention": "attention_map",
+    "explain.cam": "class_activation_map",
+    "explain.gradient": "saliency",
+    "explain.heatmap": "Heatmap",
+    "explain.heatmap_files": "write_overlay write_pyramid",
+    "models.normalize": "Normalize",
+    "models.pooling": "GatedAttention GeM GlobalAvgPool GlobalMaxPool GlobalPool LogSumExp PerClassLinear",
+    "models.resnet": "WeightsUnavailableError freeze_batch_norm",
+    "streaming": "StreamedModule stream",
+    "training.classifier": "StreamingClassifier",
+    "training.streaming_resnet": "StreamingResNet",
 }
-
-__all__ = [
-    "GatedAttention",
-    "GeM",
-    "GlobalAvgPool",
-    "GlobalMaxPool",
-    "GlobalPool",
-    "Heatmap",
-    "ImageReadError",
-    "Keeping",
-    "LazyRows",
-    "LogSumExp",
-    "Normalize",
-    "PerClassLinear",
-    "Reduction",
-    "StreamedModule",
-    "StreamingClassifier",
-    "StreamingResNet",
-    "UnsupportedLayerError",
-    "WeightsUnavailableError",
-    "attention_map",
-    "class_activation_map",
-    "freeze_batch_norm",
-    "saliency",
-    "stream",
-    "write_overlay",
-    "write_pyramid",
-]
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for, so that ``import streammodels`` stays light."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'streammodels' has no attribute '{name}'")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    """Import a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'streammodels' has no attribute '{name}'. It offers {', '.join(__all__)}.")
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 
