@@ -1,1 +1,1 @@
-"""Explanations of predictions: saliency, class activation maps and attention maps."""
+"""Saliency, class activation maps and attention maps of streamed networks."""

@@ -1,7 +1,7 @@
-"""Where an attention pool looks: the weight it gives to every pixel of the feature map.
+"""Attention maps, the weight that attention pooling gives to every pixel of the feature map.
 
-The pool itself keeps no map. For the map its network is streamed once more, forward only, with another end: the scores
-of all pixels instead of their weighted mean. Those are few numbers (heads x H' x W'), and are normalised at the end.
+Pooling does not keep them. The network is streamed once more, forward only, and returns the attention scores of all
+pixels (heads x H' x W') instead of their weighted mean; the softmax is taken at the end.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from streammodels.core.image_rows import scale_to_unit
 from streammodels.core.reductions import sum_dtype
+from streammodels.explain.feature_map import is_gated_attention, up_to
 from streammodels.models.pooling import GatedAttention
-from streammodels.streaming import StreamedModule
+from streammodels.streaming import StreamedModule, with_batch
 from streammodels.tracing.trace import trace
 
 
@@ -23,34 +24,33 @@ from streammodels.tracing.trace import trace
 def attention_map(module: nn.Module, image: Any) -> Any:
     """The attention weights of every pixel of the feature map.
 
-    Layers of the trunk work in the mode they are in: call ``module.eval()`` first, as for a prediction.
+    Layers keep their mode: call ``module.eval()`` first, as for a prediction.
 
     Args:
         module: A network that pools by `GatedAttention`, streamed or plain.
-        image: What the module takes, or a list of such images.
+        image: An image the module takes, or a list of such images.
 
     Returns:
-        (B, heads, H', W') at the stride of the feature map, each head's weights of an image summing to 1; a list of
-        them for a list.
+        (B, heads, H', W') at the stride of the feature map; the weights of each head and image sum to 1. A list of
+        such maps for a list.
 
     Raises:
         ValueError: If the module does not pool by attention, or more than once.
     """
     scores = _scores(module)
     if isinstance(image, list | tuple):
-        return [_softmax(scores([one])) for one in image]
+        return [_softmax(scores(with_batch(one))) for one in image]
     return _softmax(scores(image))
 
 
 def _scores(module: nn.Module) -> Callable[[Any], Tensor]:
-    """A function of an image, or of a list of one: the scores of its pixels."""
+    """A function that returns the scores of an image's pixels."""
     if isinstance(module, StreamedModule):
         return module.alike(_up_to_scores(module.module))
     network, parameter = _up_to_scores(module), next(module.parameters())
 
     def scores(image: Any) -> Tensor:
-        one = image if isinstance(image, Tensor) else image[0]
-        whole = one if one.ndim == 4 else one[None]
+        whole: Any = with_batch(image)
         computed: Tensor = network(scale_to_unit(whole.to(parameter.device), parameter.dtype))
         return computed
 
@@ -58,12 +58,12 @@ def _scores(module: nn.Module) -> Callable[[Any], Tensor]:
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """The scores of each head, over all pixels."""
+    """The softmax of each head's scores over all pixels."""
     return scores.to(sum_dtype(scores.dtype)).flatten(2).softmax(dim=2).view(scores.shape)
 
 
 class _Scores(nn.Module):
-    """The scores of an attention pool as a layer that maps single pixels."""
+    """The scores of attention pooling as a pointwise layer."""
 
     streams_pointwise = True
 
@@ -73,7 +73,7 @@ class _Scores(nn.Module):
         self.compute = pool.scores_with
 
     def tensors(self) -> list[Tensor | None]:
-        """What `compute` takes besides the map."""
+        """The further arguments of `compute`."""
         return self.pool.tensors()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -82,25 +82,13 @@ class _Scores(nn.Module):
 
 
 def _up_to_scores(module: nn.Module) -> nn.Module:
-    """The part of a network in front of its attention pool, and the pool's scores."""
+    """The network up to its attention pool, followed by the pool's scores."""
     root = nn.Sequential(module)
-    operations = [node for node in trace(root).boundary_names if _is_attention(root, node)]
+    operations = [node for node in trace(root).boundary_names if is_gated_attention(root, node)]
     if len(operations) != 1:
         raise ValueError(
             f"{type(module).__name__} pools by GatedAttention {len(operations)} times; a map needs exactly one. "
             "Build it with pooling='attention' or a streammodels.GatedAttention behind the trunk."
         )
-    features = operations[0].all_input_nodes[0]
-    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in features.graph.nodes:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-        if node is features:
-            break
-    graph.output(copies[features])
     pool: Any = root.get_submodule(str(operations[0].target))
-    return nn.Sequential(fx.GraphModule(root, graph), _Scores(pool))
-
-
-def _is_attention(root: nn.Module, operation: fx.Node) -> bool:
-    layer = root.get_submodule(str(operation.target)) if operation.op == "call_module" else None
-    return isinstance(layer, GatedAttention)
+    return nn.Sequential(up_to(root, operations[0].all_input_nodes[0]), _Scores(pool))

@@ -1,7 +1,7 @@
-"""Which places of an image speak for a class, at the resolution of the last feature map: class activation maps.
+"""Class activation maps, Grad-CAM and attention at the resolution of the last feature map.
 
-The map of features is never whole in memory. Its channels are weighed strip by strip, by a 1x1 convolution that takes
-the place of the global pool, so that one number a place is all that is kept.
+The feature map is never held whole: a 1x1 convolution in place of the global pool weights its channels strip by strip,
+so that one value per location is kept.
 """
 
 from __future__ import annotations
@@ -11,42 +11,40 @@ from torch import Tensor, nn
 
 from streammodels.core.image_rows import Image, as_image_rows
 from streammodels.explain.attention import attention_map
-from streammodels.explain.feature_map import PooledMap, is_affine
+from streammodels.explain.feature_map import PooledFeatureMap, is_affine
 from streammodels.explain.heatmap import Heatmap, Method
-from streammodels.explain.target import ClassIndex, Explained, choose, differentiable, score_of
+from streammodels.explain.target import ClassIndex, ExplainedModel, as_normal_tensor, target_classes, target_score
 from streammodels.memory.shapes import ValueShape, value_shapes
 from streammodels.streaming import StreamedModule
 
-_MAPS_AT_ONCE = 16  # up to so many classes all their maps are cheaper than a pass that finds the class beforehand
+_MAPS_AT_ONCE = 16  # up to this many classes, computing all maps is cheaper than another pass to choose the class
 
 Found = tuple[Tensor, Tensor, Tensor]
-"""Values (B, h, w), class (B,), scores (B, K)."""
+"""Values (B, h, w), target class (B,) and scores (B, K)."""
 
 
 def class_activation_map(
     trunk: StreamedModule, image: Image, class_index: ClassIndex = None, *, head: nn.Module | None = None
 ) -> Heatmap:
-    """What each pixel of the last feature map adds to the score of a class.
+    """A class activation map, the contribution of each pixel of the last feature map to a class score.
 
-    Behind average pooling and a linear head the score is a mean over the map's pixels, and the class activation map
-    holds what is averaged (Zhou et al., https://arxiv.org/abs/1512.04150; with the bias, which they leave out):
+    With average pooling and a linear head (Zhou et al., https://arxiv.org/abs/1512.04150, plus the bias):
 
         value[y, x] = sum_k weight[class, k] feature[k, y, x] + bias[class]        score[class] = mean(value)
 
-    Behind gated attention it is the attention weight, that of the class where there is a head for each, else the one
-    there is; all pixels together have 1. For every other pooling or head it is Grad-CAM (Selvaraju et al.,
-    https://arxiv.org/abs/1610.02391) at that map:
+    With gated attention, the attention weights: those of the class if there is a head per class, or those of the only
+    head. They sum to 1. With any other pooling or head, Grad-CAM (Selvaraju et al., https://arxiv.org/abs/1610.02391):
 
         value[y, x] = relu(sum_k alpha[k] feature[k, y, x])        alpha[k] = mean over y, x of d score / d feature[k]
 
     The first costs one forward pass (two with more than 16 classes), the second two, the third three. The network is
-    explained as it predicts, in eval mode, and left as it was.
+    run in eval mode and left unchanged.
 
     Args:
         trunk: Maps images to feature vectors, or to scores; it ends in global pooling of one map.
         image: (B, C, H, W), float, or uint8; or one image read by rows.
-        class_index: The class, one for all images or one for each; None for the one with the highest score.
-        head: Maps the feature vectors (B, F) to scores (B, K); None if the trunk's result is the scores.
+        class_index: The class, one for all images or one per image; None for the one with the highest score.
+        head: Maps the feature vectors (B, F) to scores (B, K); None if the trunk returns the scores.
 
     Returns:
         Values of shape (B, h, w), at the resolution of the last feature map.
@@ -54,73 +52,74 @@ def class_activation_map(
     Raises:
         ValueError: If the class does not exist, or the network does not end in global pooling.
     """
-    explained, (_, _, height, width) = Explained(trunk, head), as_image_rows(image).shape
-    with explained.predicting():
-        pooled = PooledMap.of(trunk.module, trunk._trace().network)
+    model, (_, _, height, width) = ExplainedModel(trunk, head), as_image_rows(image).shape
+    with model.eval_mode():
+        pooled = PooledFeatureMap.of(trunk.module, trunk._trace().network)
         shape = value_shapes(pooled.network, height, width)[pooled.node]
         method: Method
         if pooled.is_average and pooled.tail_is_affine() and (head is None or is_affine(head)):
-            method, found = "class activation map", _affine_map(explained, pooled, image, class_index, shape.channels)
+            method, found = "class activation map", _linear_cam(model, pooled, image, class_index, shape.channels)
         elif pooled.is_attention:
-            method, found = _attention(explained, pooled, image, class_index, shape)
+            method, found = _attention(model, pooled, image, class_index, shape)
         else:
-            method, found = "Grad-CAM", _grad_cam(explained, pooled, image, class_index, shape)
-    values, chosen, scores = found
-    return Heatmap(values, chosen, scores, method, pooled.grid, (height, width))
+            method, found = "Grad-CAM", _grad_cam(model, pooled, image, class_index, shape)
+    return Heatmap(*found, method, pooled.grid, (height, width))
 
 
-def _affine_map(explained: Explained, pooled: PooledMap, image: Image, class_index: ClassIndex, channels: int) -> Found:
-    """Behind average pooling and an affine head. The derivative of an affine function, anywhere, is its weight."""
-    vector = pooled.rules[0].whole(explained.zeros(1, channels, 1, 1)).requires_grad_()
+def _linear_cam(
+    model: ExplainedModel, pooled: PooledFeatureMap, image: Image, class_index: ClassIndex, channels: int
+) -> Found:
+    """For average pooling and an affine head, whose weight is its derivative and whose bias its value at zero."""
+    vector = pooled.rules[0].whole(model.zeros(1, channels, 1, 1)).requires_grad_()
     with torch.enable_grad():
-        at_zero = explained.scores_of(pooled.network.finish([vector]))[0]
+        at_zero = model.scores_of(pooled.network.finish([vector]))[0]
         weight = torch.stack([torch.autograd.grad(one, vector, retain_graph=True)[0].flatten() for one in at_zero])
     bias = at_zero.detach().to(weight.dtype)
     with torch.no_grad():
         if len(weight) <= _MAPS_AT_ONCE:
-            maps: Tensor = explained.with_end(pooled.projected(weight, bias)).trunk(image)
+            maps: Tensor = model.with_trunk(pooled.projected(weight, bias)).trunk(image)
             scores = maps.mean(dim=(2, 3))
-            chosen = choose(scores, class_index)
-            return _at(maps, chosen), chosen, scores
-        scores = explained.scores(image)
-        chosen = choose(scores, class_index)
-        maps = explained.with_end(pooled.projected(weight[chosen], bias[chosen])).trunk(image)
+            chosen = target_classes(scores, class_index)
+            return _of_class(maps, chosen), chosen, scores
+        scores = model.scores(image)
+        chosen = target_classes(scores, class_index)
+        maps = model.with_trunk(pooled.projected(weight[chosen], bias[chosen])).trunk(image)
     return _own(maps), chosen, scores
 
 
 def _grad_cam(
-    explained: Explained, pooled: PooledMap, image: Image, class_index: ClassIndex, shape: ValueShape
+    model: ExplainedModel, pooled: PooledFeatureMap, image: Image, class_index: ClassIndex, shape: ValueShape
 ) -> Found:
-    """For any pooling and head: adding a number to a channel of the map changes the score by the sum of gradients."""
-    shifted = pooled.shifted(explained.zeros(as_image_rows(image).shape[0], shape.channels, 1, 1))
+    """For any pooling and head: the gradient of a shift of a channel is the channel's gradient summed over pixels."""
+    shifted = pooled.shifted(model.zeros(as_image_rows(image).shape[0], shape.channels, 1, 1))
     with torch.enable_grad():
-        scores = explained.with_end(shifted).scores(differentiable(image))
-        chosen = choose(scores, class_index)
-        (summed,) = torch.autograd.grad(score_of(scores, chosen), [shifted.get_parameter("shift")])
+        scores = model.with_trunk(shifted).scores(as_normal_tensor(image))
+        chosen = target_classes(scores, class_index)
+        (summed,) = torch.autograd.grad(target_score(scores, chosen), [shifted.get_parameter("shift")])
     alpha = summed.flatten(1) / (shape.rows * shape.width)
     with torch.no_grad():
-        maps = explained.with_end(pooled.projected(alpha, alpha.new_zeros(len(alpha)))).trunk(image)
+        maps = model.with_trunk(pooled.projected(alpha, alpha.new_zeros(len(alpha)))).trunk(image)
     return _own(maps).relu(), chosen, scores.detach()
 
 
 def _attention(
-    explained: Explained, pooled: PooledMap, image: Image, class_index: ClassIndex, shape: ValueShape
+    model: ExplainedModel, pooled: PooledFeatureMap, image: Image, class_index: ClassIndex, shape: ValueShape
 ) -> tuple[Method, Found]:
-    """Behind gated attention. Several heads which are no classes say nothing of one class; then Grad-CAM does."""
+    """For gated attention; Grad-CAM if there are several heads, but not one per class."""
     with torch.no_grad():
-        maps: Tensor = attention_map(explained.trunk, image)
-        scores = explained.scores(image)
-    chosen, heads = choose(scores, class_index), maps.shape[1]
+        maps: Tensor = attention_map(model.trunk, image)
+        scores = model.scores(image)
+    chosen, heads = target_classes(scores, class_index), maps.shape[1]
     if heads not in (1, scores.shape[1]):
-        return "Grad-CAM", _grad_cam(explained, pooled, image, class_index, shape)
-    return "attention", (_at(maps, chosen) if heads > 1 else maps[:, 0], chosen, scores)
+        return "Grad-CAM", _grad_cam(model, pooled, image, class_index, shape)
+    return "attention", (_of_class(maps, chosen) if heads > 1 else maps[:, 0], chosen, scores)
 
 
-def _at(maps: Tensor, classes: Tensor) -> Tensor:
-    """Of a map for each class of each image, (B, K, h, w), that for the image's class."""
+def _of_class(maps: Tensor, classes: Tensor) -> Tensor:
+    """Each image's map (B, h, w) of its target class, from the maps (B, K, h, w) of all classes."""
     return maps[torch.arange(len(maps), device=maps.device), classes]
 
 
 def _own(maps: Tensor) -> Tensor:
-    """Of a map for each image's class of each image, (B, B, h, w), that for the image's own class."""
+    """Each image's map (B, h, w) of its own class, from the maps (B, B, h, w) of every image's class."""
     return maps.diagonal(dim1=0, dim2=1).permute(2, 0, 1)

@@ -1,7 +1,7 @@
-"""The feature map in front of a global pool, and what can be put in the place of that pool.
+"""The feature map before global pooling, and networks that continue differently from there.
 
-Heat maps need the same network with another end: the class map itself instead of its mean, or the pool with a knob
-turned. Both are made by copying the list of operations that `torch.fx` wrote down; layers and weights are shared.
+Class activation maps need the same network with a 1x1 convolution in place of its pool, or with a shift added to its
+channels. Both are made by copying the `torch.fx` graph; layers and weights are shared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from streammodels.core.network import Network
 from streammodels.core.reductions import GlobalAverage, Reduction
-from streammodels.explain.heatmap import MapGrid, map_grid
+from streammodels.explain.heatmap import MapGrid, receptive_field_grid
 from streammodels.models.pooling import GatedAttention
 
 _REMEDY = "A class activation map needs a network that ends in global pooling of its last map, such as a ResNet."
@@ -23,16 +23,16 @@ _RESHAPING = frozenset({torch.flatten, torch.squeeze, "flatten", "squeeze", "vie
 
 
 @dataclass(frozen=True)
-class PooledMap:
-    """The map that all global pools of a network read.
+class PooledFeatureMap:
+    """The feature map that all global pools of a network read.
 
     Attributes:
         module: The module.
         network: Its trace.
         node: Index of the map in the network.
-        operation: The map in the list of operations.
-        pools: The pools.
-        rules: Their rules.
+        operation: The fx node of the map.
+        pools: The fx nodes of the pools.
+        rules: The reductions of the pools.
     """
 
     module: nn.Module
@@ -43,8 +43,8 @@ class PooledMap:
     rules: tuple[Reduction, ...]
 
     @classmethod
-    def of(cls, module: nn.Module, network: Network) -> PooledMap:
-        """Find it.
+    def of(cls, module: nn.Module, network: Network) -> PooledFeatureMap:
+        """The pooled feature map of a traced module.
 
         Raises:
             ValueError: If the network does not end in global pooling of one map.
@@ -59,51 +59,47 @@ class PooledMap:
             nodes.update(network.nodes[index].inputs)
         if len(nodes) != 1 or nodes == {0}:
             found = "several maps are pooled" if len(nodes) > 1 else "the image itself is pooled"
-            raise ValueError(f"{found}, so there is no one map to show. {_REMEDY}")
+            raise ValueError(f"{found}, so there is no single map to show. {_REMEDY}")
         operation = next(node for node in pools[0].all_input_nodes if node in network.streamed_names)
         return cls(module, network, nodes.pop(), operation, tuple(pools), tuple(rules))
 
     @property
     def is_average(self) -> bool:
-        """Whether the one pool is the average."""
+        """Whether the only pool is the average."""
         return len(self.rules) == 1 and isinstance(self.rules[0], GlobalAverage)
 
     @property
     def is_attention(self) -> bool:
-        """Whether the one pool is gated attention."""
-        layers = [self.module.get_submodule(str(pool.target)) for pool in self.pools if pool.op == "call_module"]
-        return len(self.pools) == 1 and any(isinstance(layer, GatedAttention) for layer in layers)
+        """Whether the only pool is gated attention."""
+        return len(self.pools) == 1 and is_gated_attention(self.module, self.pools[0])
 
     @property
     def grid(self) -> MapGrid:
-        """Where the map's pixels lie on the image."""
-        return map_grid(self.network, self.node)
+        """Receptive-field centers of the map's pixels."""
+        return receptive_field_grid(self.network, self.node)
 
     def projected(self, weight: Tensor, bias: Tensor) -> nn.Module:
-        """The network that ends in ``weight @ map + bias`` at every pixel, in place of the pool.
+        """The network with a 1x1 convolution, ``weight @ map + bias`` at every pixel, in place of the pool.
 
         Args:
             weight: (K, F), for a map of F channels.
             bias: (K,).
         """
-        graph, copies = self._copy_until(self.operation)
-        graph.output(copies[self.operation])
         projection = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device=weight.device, dtype=weight.dtype)
         projection.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
         projection.bias = nn.Parameter(bias, requires_grad=False)
-        parts = OrderedDict(features=fx.GraphModule(self.module, graph), projection=projection)
-        return nn.Sequential(parts)
+        return nn.Sequential(OrderedDict(features=up_to(self.module, self.operation), projection=projection))
 
     def shifted(self, shift: Tensor) -> nn.Module:
-        """The network with a number added to each channel of the map, of each image.
+        """The network with `shift` added to the map, as a parameter of that name.
 
-        Its gradient is the sum over all pixels of the gradient of the map, whatever the pool.
+        Its gradient is the gradient of the map summed over all pixels, whatever the pool.
 
         Args:
             shift: (B, F, 1, 1).
         """
-        output = next(node for node in self.operation.graph.nodes if node.op == "output")
-        graph, copies = self._copy_until(output)
+        graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+        graph.output(graph.graph_copy(self.operation.graph, copies))
         feature_map = copies[self.operation]
         with graph.inserting_after(feature_map):
             constant = graph.get_attr("shift")
@@ -115,17 +111,8 @@ class PooledMap:
         parts = {target: operator.attrgetter(target)(self.module) for target in targets}
         return fx.GraphModule({**parts, "shift": nn.Parameter(shift)}, graph)
 
-    def _copy_until(self, last: fx.Node) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-        graph = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        for node in last.graph.nodes:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-            if node is last:
-                break
-        return graph, copies
-
     def tail_is_affine(self) -> bool:
-        """Whether what follows the pools maps vectors by sums and factors only."""
+        """Whether the pooled vectors are only mapped by affine functions."""
         if self.network.tail is None:
             return True
         done = {*self.network.streamed_names}
@@ -139,8 +126,25 @@ class PooledMap:
 
 
 def is_affine(module: nn.Module) -> bool:
-    """Whether a module is known to map vectors by sums and factors only: a linear layer, alone or with idle company."""
+    """Whether a module is known to be affine: linear layers, inactive dropout, or a sequence of them."""
     if isinstance(module, nn.Sequential):
         return all(is_affine(part) for part in module)
-    idle = isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
-    return idle or type(module) in (nn.Linear, nn.Identity, nn.Flatten)
+    inactive = isinstance(module, nn.modules.dropout._DropoutNd) and not module.training
+    return inactive or type(module) in (nn.Linear, nn.Identity, nn.Flatten)
+
+
+def is_gated_attention(root: nn.Module, operation: fx.Node) -> bool:
+    """Whether an operation of a traced module is a `GatedAttention` layer."""
+    layer = root.get_submodule(str(operation.target)) if operation.op == "call_module" else None
+    return isinstance(layer, GatedAttention)
+
+
+def up_to(root: nn.Module, last: fx.Node) -> fx.GraphModule:
+    """The part of a traced module that returns the value of `last`."""
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in last.graph.nodes:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        if node is last:
+            break
+    graph.output(copies[last])
+    return fx.GraphModule(root, graph)

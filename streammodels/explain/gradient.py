@@ -1,9 +1,6 @@
-"""Which pixels the score of a class depends on: the exact gradient of the score with respect to the whole image.
+"""Saliency, the exact gradient of a class score with respect to the pixels of a whole image.
 
-The gradient comes strip by strip and can be reduced as it comes, so that it never has to be as large as the image.
-
-The score (logit) is that of the network as it predicts: in eval mode, whatever mode it is in. No trace is left:
-gradients, training flags and ``requires_grad`` are afterwards as they were before.
+The gradient is computed strip by strip and can be reduced over blocks on the way, so that it is never held whole.
 """
 
 from __future__ import annotations
@@ -16,24 +13,90 @@ from torch.nn import functional
 
 from streammodels.core.image_rows import Image, as_image_rows
 from streammodels.explain.heatmap import Heatmap, block_grid
-from streammodels.explain.target import ClassIndex, Explained, choose, differentiable, score_of
+from streammodels.explain.target import ClassIndex, ExplainedModel, as_normal_tensor, target_classes, target_score
 from streammodels.streaming import StreamedModule
 
 Reduce = Literal["max", "mean"]
 
 
-class BlockMap:
-    """Absolute values, reduced over the channels and over blocks of `side_px` x `side_px` pixels.
+def saliency(
+    trunk: StreamedModule,
+    image: Image,
+    class_index: ClassIndex = None,
+    *,
+    head: nn.Module | None = None,
+    stride: int = 1,
+    reduce: Reduce | None = None,
+) -> Heatmap:
+    """The exact gradient of a class score (logit) with respect to the image.
 
-    Blocks begin at the image's first row and column; the last ones may be smaller. Strips of rows may come in any
-    order, each row once, and need not end where blocks do.
+    It is computed in eval mode; training modes, gradients and ``requires_grad`` are left unchanged.
+
+    Args:
+        trunk: Maps images to feature vectors, or to scores.
+        image: (B, C, H, W), float, or uint8, whose gradient is on the scale 0..1; or one image read by rows.
+        class_index: The class, one for all images or one per image; None for the one with the highest score.
+        head: Maps the feature vectors (B, F) to scores (B, K); None if the trunk returns the scores.
+        stride: With `reduce`, side in pixels of the blocks that are reduced to one value.
+        reduce: None for the gradient itself, as large as a float copy of the image. "max" for the largest absolute
+            value over the channels and pixels of each block (Simonyan et al., https://arxiv.org/abs/1312.6034), "mean"
+            for the mean absolute value; the gradient is then never held whole.
+
+    Returns:
+        Values of shape (B, C, H, W), or (B, ceil(H / stride), ceil(W / stride)) with `reduce`; on the image's device.
+
+    Raises:
+        ValueError: If the class does not exist, or `stride` and `reduce` cannot be combined.
+    """
+    if reduce not in (None, "max", "mean") or stride < 1 or (reduce is None and stride != 1):
+        raise ValueError(f"stride={stride}, reduce={reduce!r}: give reduce='max' or 'mean', and a stride from 1 up.")
+    model, shape = ExplainedModel(trunk, head), as_image_rows(image).shape
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def score(features: Tensor) -> Tensor:
+        scores = model.scores_of(features)
+        found.append((target_classes(scores, class_index), scores.detach()))
+        return target_score(scores, found[0][0])
+
+    with model.eval_mode():
+        device = image.device if isinstance(image, Tensor) else torch.device("cpu")
+        dtype = model.zeros().dtype
+        gradient = (
+            WholeGradient(shape, device, dtype)
+            if reduce is None
+            else BlockReducedGradient(shape, stride, reduce, device, dtype)
+        )
+        trunk.image_gradient(as_normal_tensor(image), score, gradient.add)
+    return Heatmap(gradient.result(), *found[0], "gradient", block_grid(stride), shape[2:])
+
+
+class WholeGradient:
+    """The gradient of all pixels, assembled from strips."""
+
+    def __init__(self, image_shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
+        self._gradient = torch.empty(image_shape, device=device, dtype=dtype)
+
+    def add(self, rows: range, gradient: Tensor) -> None:
+        """Add the gradient (B, C, len(rows), W) of a strip."""
+        self._gradient[:, :, rows.start : rows.stop] = gradient
+
+    def result(self) -> Tensor:
+        """(B, C, H, W)."""
+        return self._gradient
+
+
+class BlockReducedGradient:
+    """Absolute gradient, reduced over channels and over blocks of `side_px` x `side_px` pixels.
+
+    Blocks start at the image's first row and column; the last ones may be smaller. Strips may be added in any order,
+    each row once, and need not end at block boundaries.
 
     Args:
         image_shape: (B, C, H, W).
         side_px: Rows and columns of a block.
         reduce: "max" for the largest absolute value, "mean" for the mean absolute value.
-        device: Where the result is kept.
-        dtype: Its type, at least float32.
+        device: Device of the result.
+        dtype: Its dtype, promoted to at least float32.
     """
 
     def __init__(
@@ -49,16 +112,10 @@ class BlockMap:
         self.side_px = side_px
         self.reduce = reduce
         rows, columns = -(-height // side_px), -(-width // side_px)
-        kept = torch.promote_types(dtype, torch.float32)
-        self._blocks = torch.zeros(batch, rows, columns, device=device, dtype=kept)
+        self._blocks = torch.zeros(batch, rows, columns, device=device, dtype=torch.promote_types(dtype, torch.float32))
 
     def add(self, rows: range, gradient: Tensor) -> None:
-        """Take in the gradient of some rows.
-
-        Args:
-            rows: Rows of the image.
-            gradient: (B, C, len(rows), W).
-        """
+        """Add the gradient (B, C, len(rows), W) of a strip."""
         magnitude = gradient.detach().abs().to(self._blocks.dtype)
         magnitude = magnitude.amax(dim=1) if self.reduce == "max" else magnitude.sum(dim=1)
         side = self.side_px
@@ -72,7 +129,7 @@ class BlockMap:
             target += blocks.sum(dim=(2, 4)).to(target.device)
 
     def result(self) -> Tensor:
-        """(B, ceil(H / side_px), ceil(W / side_px)), when all rows have come."""
+        """(B, ceil(H / side_px), ceil(W / side_px)), after all rows were added."""
         if self.reduce == "max":
             return self._blocks
         _, channels, height, width = self.image_shape
@@ -83,62 +140,3 @@ class BlockMap:
         """Pixels of each block along one side of the image."""
         starts = torch.arange(0, size, self.side_px)
         return (size - starts).clamp(max=self.side_px)
-
-
-def saliency(
-    trunk: StreamedModule,
-    image: Image,
-    class_index: ClassIndex = None,
-    *,
-    head: nn.Module | None = None,
-    stride: int = 1,
-    reduce: Reduce | None = None,
-) -> Heatmap:
-    """The gradient of a class score with respect to the image, exact to rounding.
-
-    Args:
-        trunk: Maps images to feature vectors, or to scores.
-        image: (B, C, H, W), float, or uint8, whose gradient is on the scale 0..1; or one image read by rows.
-        class_index: The class, one for all images or one for each; None for the one with the highest score.
-        head: Maps the feature vectors (B, F) to scores (B, K); None if the trunk's result is the scores.
-        stride: With `reduce`, side of the blocks of pixels that become one number.
-        reduce: None for the gradient itself, as large as a float copy of the image. "max" for the largest absolute
-            value over the channels and pixels of each block (Simonyan et al., https://arxiv.org/abs/1312.6034), "mean"
-            for the mean absolute value; then the gradient never is whole in memory.
-
-    Returns:
-        Values of shape (B, C, H, W), or (B, ceil(H / stride), ceil(W / stride)) with `reduce`; on the image's device.
-
-    Raises:
-        ValueError: If the class does not exist, or `stride` and `reduce` do not go together.
-    """
-    if reduce not in (None, "max", "mean") or stride < 1 or (reduce is None and stride != 1):
-        raise ValueError(f"stride={stride}, reduce={reduce!r}: give reduce='max' or 'mean', and a stride from 1 up.")
-    explained, shape = Explained(trunk, head), as_image_rows(image).shape
-    said: list[tuple[Tensor, Tensor]] = []
-
-    def score(features: Tensor) -> Tensor:
-        scores = explained.scores_of(features)
-        said.append((scores.detach(), choose(scores, class_index)))
-        return score_of(scores, said[0][1])
-
-    with explained.predicting():
-        device = image.device if isinstance(image, Tensor) else torch.device("cpu")
-        dtype = explained.zeros().dtype
-        taker = _Whole(shape, device, dtype) if reduce is None else BlockMap(shape, stride, reduce, device, dtype)
-        trunk.image_gradient(differentiable(image), score, taker.add)
-    (scores, chosen) = said[0]
-    return Heatmap(taker.result(), chosen, scores, "gradient", block_grid(stride), shape[2:])
-
-
-class _Whole:
-    """Puts the strips of the gradient together."""
-
-    def __init__(self, image_shape: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
-        self._gradient = torch.empty(image_shape, device=device, dtype=dtype)
-
-    def add(self, rows: range, gradient: Tensor) -> None:
-        self._gradient[:, :, rows.start : rows.stop] = gradient
-
-    def result(self) -> Tensor:
-        return self._gradient

@@ -1,4 +1,4 @@
-"""What every explanation of a prediction is: numbers, where they lie on the image, and what they explain."""
+"""`Heatmap`, the result of every explanation, with the receptive-field grid its values lie on."""
 
 from __future__ import annotations
 
@@ -10,84 +10,19 @@ from torch import Tensor
 from streammodels.core.network import Network
 from streammodels.core.row_plan import Window
 
-
-@dataclass(frozen=True)
-class MapAxis:
-    """One axis of a map.
-
-    Attributes:
-        stride: Image pixels from one map pixel to the next.
-        first: Image pixel under the centre of map pixel 0; pixel i of the image reaches from i - 0.5 to i + 0.5.
-    """
-
-    stride: int
-    first: float
-
-    def centre(self, index: float) -> float:
-        """The image pixel under the centre of a map pixel."""
-        return self.first + index * self.stride
-
-    @property
-    def start(self) -> float:
-        """The image pixel under the first edge of map pixel 0."""
-        return self.first - self.stride / 2
-
-
-@dataclass(frozen=True)
-class MapGrid:
-    """Both axes of a map: rows run along `y`, columns along `x`."""
-
-    y: MapAxis
-    x: MapAxis
-
-
-def block_grid(side_px: int) -> MapGrid:
-    """The grid of a map each of whose pixels stands for a block of `side_px` x `side_px` image pixels."""
-    axis = MapAxis(side_px, (side_px - 1) / 2)
-    return MapGrid(axis, axis)
-
-
-def map_grid(network: Network, node: int) -> MapGrid:
-    """The grid of the value of a node.
-
-    Args:
-        network: A traced network, upright.
-        node: Index of the node.
-    """
-    vertical = [each.window for each in network.nodes]
-    horizontal = [getattr(each.rule, "columns", None) for each in network.nodes]
-    return MapGrid(_axis(network, vertical, node), _axis(network, horizontal, node))
-
-
-def _axis(network: Network, windows: list[Window | None], wanted: int) -> MapAxis:
-    """Follow the receptive field of pixel 0 from the image to the node: its first and last image pixel, and strides."""
-    first, last, strides = [0], [0], [1]
-    for index, node in enumerate(network.nodes[1 : wanted + 1], start=1):
-        window, stride = windows[index], max(strides[source] for source in node.inputs)
-        low, high = min(first[source] for source in node.inputs), max(last[source] for source in node.inputs)
-        if window is not None:
-            low -= window.pad_top * stride
-            high += (window.extent - 1 - window.pad_top) * stride
-            stride *= window.stride
-        first.append(low)
-        last.append(high)
-        strides.append(stride)
-    return MapAxis(strides[wanted], (first[wanted] + last[wanted]) / 2)
-
-
 Method = Literal["gradient", "class activation map", "Grad-CAM", "attention"]
 
 
 @dataclass(frozen=True)
 class Heatmap:
-    """How much each place of an image has to do with the score of a class.
+    """Relevance of each location of an image for a class score.
 
     Attributes:
-        values: (B, h, w), one number for a place; or the gradient itself, (B, C, H, W).
-        class_index: (B,) int64, the class that is explained.
-        scores: (B, K), what the network says: the logits of all classes.
-        method: How the values were found.
-        grid: Where the values lie on the image.
+        values: (B, h, w), one value per location; or the gradient itself, (B, C, H, W).
+        class_index: (B,) int64, the explained class of each image.
+        scores: (B, K), the logits of all classes.
+        method: The method that computed the values.
+        grid: Image coordinates of the values.
         image_size: Height and width of the image in pixels.
     """
 
@@ -97,3 +32,68 @@ class Heatmap:
     method: Method
     grid: MapGrid
     image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MapGrid:
+    """Image coordinates of a map: rows along `y`, columns along `x`."""
+
+    y: MapAxis
+    x: MapAxis
+
+
+@dataclass(frozen=True)
+class MapAxis:
+    """Image coordinates of a map along one axis.
+
+    Attributes:
+        stride: Image pixels from one map pixel to the next.
+        first: Image pixel under the center of map pixel 0; pixel i of the image extends from i - 0.5 to i + 0.5.
+    """
+
+    stride: int
+    first: float
+
+    def center(self, index: float) -> float:
+        """The image pixel under the center of a map pixel."""
+        return self.first + index * self.stride
+
+    centre = center
+
+    @property
+    def start(self) -> float:
+        """The image pixel under the first edge of map pixel 0."""
+        return self.center(-0.5)
+
+
+def block_grid(side_px: int) -> MapGrid:
+    """The grid of a map with one value per block of `side_px` x `side_px` image pixels."""
+    axis = MapAxis(side_px, (side_px - 1) / 2)
+    return MapGrid(axis, axis)
+
+
+def receptive_field_grid(network: Network, node: int) -> MapGrid:
+    """The receptive-field centers of a node's output pixels.
+
+    Args:
+        network: A traced network, upright.
+        node: Index of the node.
+    """
+    windows = ([each.window for each in network.nodes], [each.columns for each in network.nodes])
+    return MapGrid(*(_axis(network, along, node) for along in windows))
+
+
+def _axis(network: Network, windows: list[Window | None], node: int) -> MapAxis:
+    """Propagate the receptive field of pixel 0 (first and last image pixel) and the stride from the image to a node."""
+    first, last, strides = [0], [0], [1]
+    for each, window in list(zip(network.nodes, windows, strict=True))[1 : node + 1]:
+        stride = max(strides[source] for source in each.inputs)
+        low, high = min(first[source] for source in each.inputs), max(last[source] for source in each.inputs)
+        if window is not None:
+            low -= window.pad_top * stride
+            high += (window.extent - 1 - window.pad_top) * stride
+            stride *= window.stride
+        first.append(low)
+        last.append(high)
+        strides.append(stride)
+    return MapAxis(strides[node], (first[node] + last[node]) / 2)

@@ -1,4 +1,4 @@
-"""The network that is explained: a streamed trunk and the head behind it, as they predict, and the class chosen."""
+"""The explained model, a streamed trunk and its head in eval mode, and the target class."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ClassIndex = int | Sequence[int] | Tensor | None
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedModel:
     """A streamed trunk and its head.
 
     Attributes:
         trunk: Maps images to feature vectors, or to scores.
-        head: Maps the feature vectors to scores; None if the trunk's result is the scores.
+        head: Maps the feature vectors to scores; None if the trunk returns the scores.
     """
 
     trunk: StreamedModule
     head: nn.Module | None
 
     @contextmanager
-    def predicting(self) -> Iterator[None]:
-        """Eval mode, no gradients of weights, and no inference mode, in which nothing can be differentiated."""
+    def eval_mode(self) -> Iterator[None]:
+        """Eval mode, frozen parameters, and no inference mode, under which nothing can be differentiated."""
         layers = [layer for part in (self.trunk, self.head) if part is not None for layer in part.modules()]
         flags = [(layer, layer.training) for layer in layers]
         trained = [tensor for layer in layers for tensor in layer.parameters(recurse=False) if tensor.requires_grad]
@@ -51,10 +51,10 @@ class Explained:
         return self.scores_of(self.trunk(image))
 
     def scores_of(self, features: Tensor) -> Tensor:
-        """(B, K) scores of what the trunk returned.
+        """(B, K) scores of the trunk's output.
 
         Raises:
-            ValueError: If there is not one score for a class.
+            ValueError: If there is not one score per class.
         """
         if features.ndim == 4 and features[0, 0].numel() > 1:
             raise ValueError(
@@ -66,24 +66,22 @@ class Explained:
             raise ValueError(f"the head returns {tuple(scores.shape)}; a class is chosen from scores of shape (B, K).")
         return scores
 
-    def with_end(self, module: nn.Module) -> Explained:
-        """The same head behind another module, which is streamed as the trunk is."""
-        streamed = self.trunk.alike(module)
-        streamed.kernel_pixels = self.trunk.kernel_pixels
-        return Explained(streamed, self.head)
+    def with_trunk(self, module: nn.Module) -> ExplainedModel:
+        """The same head behind another module, streamed with the same settings."""
+        return ExplainedModel(self.trunk.alike(module), self.head)
 
     def zeros(self, *shape: int) -> Tensor:
-        """Zeros of the type and on the device that the trunk computes with."""
+        """Zeros of the trunk's dtype, on its device."""
         own = next((tensor for tensor in self.trunk.parameters() if tensor.is_floating_point()), torch.empty(0))
         return own.new_zeros(shape)
 
 
-def choose(scores: Tensor, class_index: ClassIndex) -> Tensor:
-    """The class to explain, of every image.
+def target_classes(scores: Tensor, class_index: ClassIndex) -> Tensor:
+    """The target class of every image.
 
     Args:
         scores: (B, K).
-        class_index: One for all images, one for each, or None for the one with the highest score.
+        class_index: One for all images, one per image, or None for the class with the highest score.
 
     Returns:
         (B,) int64.
@@ -99,16 +97,16 @@ def choose(scores: Tensor, class_index: ClassIndex) -> Tensor:
     if not whole or chosen.numel() not in (1, batch) or chosen.min() < 0 or chosen.max() >= classes:
         raise ValueError(
             f"class_index={class_index} is not one of 0..{classes - 1} for each of {batch} image(s). "
-            "Give one number, one for each image, or None for the class with the highest score."
+            "Pass one number, one per image, or None for the class with the highest score."
         )
     return chosen.flatten().expand(batch).long()
 
 
-def score_of(scores: Tensor, classes: Tensor) -> Tensor:
-    """The sum over the images of the score of each one's class; no image's gradient depends on another image."""
+def target_score(scores: Tensor, classes: Tensor) -> Tensor:
+    """Each image's score of its target class, summed over images, whose gradients are independent of each other."""
     return scores.gather(1, classes[:, None]).sum()
 
 
-def differentiable(image: Image) -> Image:
-    """The image as autograd can keep it: what inference mode made has to be copied."""
+def as_normal_tensor(image: Image) -> Image:
+    """The image, copied if it was made in inference mode, since autograd cannot save such a tensor."""
     return image.clone() if isinstance(image, Tensor) and image.is_inference() else image

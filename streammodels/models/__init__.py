@@ -1,1 +1,1 @@
-"""Networks and heads: ResNets, global pooling and input normalization."""
+"""ResNets, global pooling and input normalization."""

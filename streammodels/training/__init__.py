@@ -1,1 +1,1 @@
-"""LightningModules for training streamed classifiers: steps, tasks and metrics."""
+"""LightningModules for training streamed classifiers, with their tasks and metrics."""

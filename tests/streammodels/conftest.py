@@ -51,7 +51,7 @@ def largest_distance(module: nn.Module, image: Tensor, strip_rows: int, image_gr
     """The largest relative distance of output and gradients, streamed against plain."""
     plain = run(module, module, image, image_grad)
     streamed = run(stream(module, strip_rows=strip_rows), module, image, image_grad)
-    # A gradient that is zero but for rounding (a bias in front of a difference, say) is measured by its neighbours.
+    # A gradient that is zero up to rounding (a bias before a difference, say) is measured relative to the largest one.
     scale = 1e-6 * max((float(grad.norm()) for grad in plain.grads.values() if grad is not None), default=0.0)
     far = {name: distance(streamed.grads[name], grad, scale) for name, grad in plain.grads.items()}
     return max(distance(streamed.output, plain.output), *far.values())
@@ -72,7 +72,7 @@ def assert_exact() -> Compare:
 
 @pytest.fixture(scope="session")
 def randomize_batch_norm() -> Callable[[nn.Module], nn.Module]:
-    """Give every batch normalisation statistics, scale and shift that are not the neutral ones, and freeze it."""
+    """Give every batch normalization random statistics, scale and shift, and freeze it."""
 
     def randomize(module: nn.Module) -> nn.Module:
         for layer in module.modules():

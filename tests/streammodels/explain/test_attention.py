@@ -73,7 +73,7 @@ def test_attention_dropout_is_left_out() -> None:
     assert torch.equal(attention_map(streamed, image), attention_map(streamed, image))
 
 
-def test_half_precision_scores_are_normalised_in_single_precision() -> None:
+def test_half_precision_scores_are_normalized_in_single_precision() -> None:
     module, image = network().float(), torch.rand(1, 2, 200, 300)
     with torch.autocast("cpu", torch.bfloat16):
         weights = attention_map(stream(module, strip_rows=50), image)

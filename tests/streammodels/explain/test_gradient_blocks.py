@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from streammodels.explain.gradient import BlockMap, Reduce
+from streammodels.explain.gradient import BlockReducedGradient, Reduce
 
 
 def _expected(gradient: Tensor, side: int, reduce: Reduce) -> np.ndarray:
@@ -34,7 +34,7 @@ def test_strips_give_what_the_whole_gives(
     height: int, width: int, side: int, strip: int, reduce: Reduce, upwards: bool
 ) -> None:
     gradient = torch.randn(2, 3, height, width, dtype=torch.float64)
-    blocks = BlockMap((2, 3, height, width), side, reduce, torch.device("cpu"), torch.float64)
+    blocks = BlockReducedGradient((2, 3, height, width), side, reduce, torch.device("cpu"), torch.float64)
     strips = [range(start, min(start + strip, height)) for start in range(0, height, strip)]
     for rows in reversed(strips) if upwards else strips:
         blocks.add(rows, gradient[:, :, rows.start : rows.stop])
@@ -45,13 +45,13 @@ def test_strips_give_what_the_whole_gives(
 def test_nan_is_not_hidden(reduce: Reduce) -> None:
     gradient = torch.ones(1, 3, 4, 4)
     gradient[0, 1, 3, 0] = float("nan")
-    blocks = BlockMap((1, 3, 4, 4), 2, reduce, torch.device("cpu"), torch.float32)
+    blocks = BlockReducedGradient((1, 3, 4, 4), 2, reduce, torch.device("cpu"), torch.float32)
     blocks.add(range(4), gradient)
     assert blocks.result().isnan().tolist() == [[[False, False], [True, False]]]
 
 
 def test_half_precision_is_summed_in_single() -> None:
     gradient = torch.full((1, 1, 64, 64), 60000.0, dtype=torch.float16)
-    blocks = BlockMap((1, 1, 64, 64), 64, "mean", torch.device("cpu"), torch.float16)
+    blocks = BlockReducedGradient((1, 1, 64, 64), 64, "mean", torch.device("cpu"), torch.float16)
     blocks.add(range(64), gradient)
     assert blocks.result().item() == pytest.approx(60000, rel=1e-3)

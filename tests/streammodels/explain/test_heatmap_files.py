@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from streammodels import stream
 from streammodels.explain.cam import class_activation_map
 from streammodels.explain.heatmap import Heatmap, MapAxis, MapGrid, Method, block_grid
-from streammodels.explain.heatmap_files import _cells, _colours, write_overlay, write_pyramid
+from streammodels.explain.heatmap_files import _cells, _colors, write_overlay, write_pyramid
 
 RESNET = MapGrid(MapAxis(32, 0.0), MapAxis(32, 0.0))
 
@@ -25,7 +25,7 @@ def _heatmap(values: Tensor, grid: MapGrid, size: tuple[int, int], method: Metho
     return Heatmap(values, torch.zeros(len(values), dtype=torch.int64), torch.zeros(len(values), 2), method, grid, size)
 
 
-def test_tiff_of_blocks_holds_the_numbers_and_the_spacing(tmp_path: Path) -> None:
+def test_tiff_of_blocks_holds_the_values_and_the_resolution(tmp_path: Path) -> None:
     values = torch.rand(2, 300, 200)
     heatmap = _heatmap(values, block_grid(4), (1199, 797), "gradient")
     path = write_pyramid(heatmap, tmp_path / "new" / "map.tif", (0.5, 0.25), index=1, tile_px=64)
@@ -50,7 +50,7 @@ def test_coarser_levels_of_a_class_map_are_means(tmp_path: Path) -> None:
 
 
 def test_tiff_of_a_resnet_is_shifted_by_half_a_cell(tmp_path: Path) -> None:
-    values = torch.arange(12.0).view(1, 3, 4)  # centred on pixels 0, 32, 64 (, 96)
+    values = torch.arange(12.0).view(1, 3, 4)  # centered on pixels 0, 32, 64 (, 96)
     path = write_pyramid(_heatmap(values, RESNET, (70, 100)), tmp_path / "map.tif", (2.0, 2.0))
     written = tifffile.imread(path, key=0)
     assert written.shape == (5, 7)  # cells of 16 pixels
@@ -94,25 +94,25 @@ def test_a_spot_is_found_where_it_is(first: nn.Conv2d, tmp_path: Path) -> None:
         assert np.abs(hot - [row + 1.5, column + 1.5]).max() <= 2.5
 
 
-def _coloured_centre(picture: np.ndarray, columns: slice) -> float:
-    """Mean row of the coloured pixels."""
+def _colored_center(picture: np.ndarray, columns: slice) -> float:
+    """Mean row of the colored pixels."""
     part = picture[:, columns].astype(int)
-    coloured = part.max(axis=2) - part.min(axis=2) > 100
-    assert coloured.any()
-    return float(np.flatnonzero(coloured.any(axis=1)).mean())
+    colored = part.max(axis=2) - part.min(axis=2) > 100
+    assert colored.any()
+    return float(np.flatnonzero(colored.any(axis=1)).mean())
 
 
-@pytest.mark.parametrize("grid", [RESNET, block_grid(32)], ids=["centred on pixels", "blocks"])
-def test_overlay_colours_the_place_of_the_map_pixel(grid: MapGrid, tmp_path: Path) -> None:
+@pytest.mark.parametrize("grid", [RESNET, block_grid(32)], ids=["centered on pixels", "blocks"])
+def test_overlay_colors_the_place_of_the_map_pixel(grid: MapGrid, tmp_path: Path) -> None:
     values = torch.zeros(1, 10, 10)
     values[0, 7, 5] = 1.0
-    centre = grid.y.centre(7)
+    center = grid.y.center(7)
     picture = np.full((320, 320, 3), 255, dtype=np.uint8)
-    picture[round(centre) - 16 : round(centre) + 16, 144:176] = (255, 0, 0)
+    picture[round(center) - 16 : round(center) + 16, 144:176] = (255, 0, 0)
     path = write_overlay(_heatmap(values, grid, (320, 320)), tmp_path / "map.png", picture, title="one spot")
     drawn = np.asarray(pyvips.Image.new_from_file(str(path)).numpy())[:, :, :3]
     half = drawn.shape[1] // 2
-    left, right = _coloured_centre(drawn, slice(0, half - 20)), _coloured_centre(drawn, slice(half + 10, half + 400))
+    left, right = _colored_center(drawn, slice(0, half - 20)), _colored_center(drawn, slice(half + 10, half + 400))
     assert abs(left - right) <= 2
 
 
@@ -132,27 +132,27 @@ def test_map_of_equal_values_is_drawn(tmp_path: Path) -> None:
 
 def test_gradient_of_several_channels_is_refused(tmp_path: Path) -> None:
     heatmap = _heatmap(torch.zeros(1, 3, 8, 8), block_grid(1), (8, 8), "gradient")
-    with pytest.raises(ValueError, match="not one number a place"):
+    with pytest.raises(ValueError, match="not one value per location"):
         write_pyramid(heatmap, tmp_path / "map.tif", (1.0, 1.0))
 
 
-def test_values_without_colour_are_refused(tmp_path: Path) -> None:
+def test_values_without_color_are_refused(tmp_path: Path) -> None:
     heatmap = _heatmap(torch.full((1, 4, 4), float("nan")), block_grid(8), (32, 32))
     with pytest.raises(ValueError, match="NaN or infinite"):
         write_overlay(heatmap, tmp_path / "map.png", np.zeros((32, 32, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize("mpp", [(0.0, 1.0), (1.0, -2.0), (float("nan"), 1.0)])
-def test_impossible_spacing_is_refused(mpp: tuple[float, float], tmp_path: Path) -> None:
+def test_impossible_resolution_is_refused(mpp: tuple[float, float], tmp_path: Path) -> None:
     heatmap = _heatmap(torch.zeros(1, 4, 4), RESNET, (128, 128))
-    with pytest.raises(ValueError, match="has to be a spacing"):
+    with pytest.raises(ValueError, match="has to be a positive resolution"):
         write_pyramid(heatmap, tmp_path / "map.tif", mpp)
 
 
-def test_colours_are_centred_on_zero_between_any_limits() -> None:
-    colours = _colours(-1.0, 4.0)(np.array([0.2]))[0]  # a fifth of the way is 0
-    assert colours[3] == pytest.approx(0, abs=0.05)
-    below, above = _colours(-1.0, 4.0)(np.array([0.0, 1.0]))
+def test_colors_are_centered_on_zero_between_any_limits() -> None:
+    colors = _colors(-1.0, 4.0)(np.array([0.2]))[0]  # a fifth of the way is 0
+    assert colors[3] == pytest.approx(0, abs=0.05)
+    below, above = _colors(-1.0, 4.0)(np.array([0.0, 1.0]))
     assert below[2] > below[0]
     assert above[0] > above[2]
     assert above[3] > below[3]

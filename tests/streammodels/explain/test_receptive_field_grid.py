@@ -1,4 +1,4 @@
-"""A map's pixels lie at the centres of their receptive fields."""
+"""A map's pixels lie at the centers of their receptive fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18, vgg11
 
-from streammodels.explain.heatmap import MapAxis, MapGrid, block_grid, map_grid
+from streammodels.explain.heatmap import MapAxis, MapGrid, block_grid, receptive_field_grid
 from streammodels.tracing.trace import trace
 
 
@@ -33,12 +33,12 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_centre_is_the_middle_of_the_receptive_field(name: str) -> None:
+def test_center_is_the_middle_of_the_receptive_field(name: str) -> None:
     network = NETWORKS[name]().double()
     for parameter in network.parameters():
         nn.init.ones_(parameter)
     image = torch.rand(1, 1, 60, 60, dtype=torch.float64)
-    grid = map_grid(trace(network.eval()), len(trace(network).nodes) - 1)
+    grid = receptive_field_grid(trace(network.eval()), len(trace(network).nodes) - 1)
     for pool in network.modules():
         if isinstance(pool, nn.MaxPool2d):  # its gradient goes to one pixel: an average sees as far
             pool.forward = nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding).forward
@@ -47,19 +47,19 @@ def test_centre_is_the_middle_of_the_receptive_field(name: str) -> None:
         network(entered)[0, 0, row, column].backward()
         seen = entered.grad[0, 0].nonzero()
         middle = (seen.amin(dim=0) + seen.amax(dim=0)) / 2
-        assert middle.tolist() == [grid.y.centre(row), grid.x.centre(column)]
+        assert middle.tolist() == [grid.y.center(row), grid.x.center(column)]
 
 
-def test_resnet_is_centred_on_multiples_of_its_stride() -> None:
+def test_resnet_is_centered_on_multiples_of_its_stride() -> None:
     network = trace(nn.Sequential(*list(resnet18().eval().children())[:-2]))
-    assert map_grid(network, network.boundary[0]) == MapGrid(MapAxis(32, 0.0), MapAxis(32, 0.0))
+    assert receptive_field_grid(network, network.boundary[0]) == MapGrid(MapAxis(32, 0.0), MapAxis(32, 0.0))
 
 
-def test_vgg_is_centred_on_the_middle_of_blocks() -> None:
+def test_vgg_is_centered_on_the_middle_of_blocks() -> None:
     network = trace(vgg11().eval().features)
-    assert map_grid(network, network.boundary[0]) == block_grid(32)
+    assert receptive_field_grid(network, network.boundary[0]) == block_grid(32)
 
 
-def test_block_is_centred_on_its_pixels() -> None:
-    assert block_grid(4).x.centre(1) == (4 + 5 + 6 + 7) / 4
+def test_block_is_centered_on_its_pixels() -> None:
+    assert block_grid(4).x.center(1) == (4 + 5 + 6 + 7) / 4
     assert block_grid(1).y == MapAxis(1, 0.0)

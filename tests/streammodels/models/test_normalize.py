@@ -9,7 +9,7 @@ from torch import nn
 from streammodels import Normalize, stream
 
 
-def test_normalises_per_channel() -> None:
+def test_normalizes_per_channel() -> None:
     image = torch.rand(2, 3, 4, 5)
     expected = (image - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 0.6, 0.7]).view(3, 1, 1)
     assert torch.equal(Normalize([0.1, 0.2, 0.3], [0.5, 0.6, 0.7])(image), expected)

@@ -193,9 +193,9 @@ def test_other_channels_adapt_the_first_convolution(tmp_path: Path) -> None:
     torch.save(source.state_dict(), tmp_path / "mine.pth")
     stem = build_resnet("resnet18", 2, tmp_path / "mine.pth", in_channels=6).conv1
     assert stem.weight.shape == (64, 6, 7, 7)
-    grey = torch.rand(1, 1, 20, 20)
-    expected = source.conv1(grey.expand(-1, 3, -1, -1))
-    torch.testing.assert_close(stem(grey.expand(-1, 6, -1, -1)), expected, rtol=1e-4, atol=1e-5)
+    gray = torch.rand(1, 1, 20, 20)
+    expected = source.conv1(gray.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(stem(gray.expand(-1, 6, -1, -1)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_freeze_batch_norm_leaves_the_rest_in_training() -> None:

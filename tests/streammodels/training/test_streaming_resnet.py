@@ -37,7 +37,7 @@ def test_checkpoints_interchange_with_torchvision_both_ways(name: str) -> None:
     getattr(models, name)(num_classes=3).load_state_dict(model.state_dict())
 
 
-def test_normalises_as_imagenet_does(resnet: StreamingResNet) -> None:
+def test_normalizes_as_imagenet_does(resnet: StreamingResNet) -> None:
     plain = models.resnet18(num_classes=3).eval()
     plain.load_state_dict(resnet.state_dict())
     image = torch.rand(2, 3, 70, 50)
@@ -52,7 +52,7 @@ def test_uint8_equals_floats(resnet: StreamingResNet) -> None:
 
 
 @pytest.mark.parametrize("scale", [3.0, 255.0])
-def test_normalised_or_unscaled_floats_are_refused(scale: float) -> None:
+def test_normalized_or_unscaled_floats_are_refused(scale: float) -> None:
     model = StreamingResNet(num_classes=3, weights=None)
     with pytest.raises(ValueError, match=r"have to be in 0..1"):
         model(torch.randn(1, 3, 70, 50) * scale)
