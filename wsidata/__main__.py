@@ -1,4 +1,4 @@
-"""`wsidata info | split | stats | publish`: look at slides, split, measure, publish, without writing a script."""
+"""The command line `wsidata info | split | stats | publish`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None takes those of the process.
 
     Returns:
-        0; 1 if a slide cannot be read or leaks; 2 if what was asked for cannot be done.
+        0; 1 if a slide cannot be read or leaks; 2 for an error.
     """
     parser = argparse.ArgumentParser(
         prog="wsidata", description="Whole-slide images: facts, splits, statistics, publishing."
@@ -35,11 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return int(COMMANDS[arguments.command].run(arguments))
-    except (
-        ValueError,
-        OSError,
-        LookupError,
-    ) as error:  # what this package, and files, raise; their messages say it all
+    except (ValueError, OSError, LookupError) as error:  # errors of this package and of files
         print(f"wsidata {arguments.command}: {error}", file=sys.stderr)
         return 2
 
@@ -52,7 +48,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """One line, without the place in the source."""
+    """Print a warning in one line, without its place in the source."""
     print(f"warning: {message}", file=sys.stderr)
 
 

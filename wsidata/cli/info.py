@@ -1,4 +1,4 @@
-"""`wsidata info SLIDE...`: what a slide is, which levels and spacing it has, who reads it, and what is odd about it."""
+"""The command `wsidata info SLIDE...`, which prints levels, resolution, reader and warnings of slides."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 
 from wsidata.cli.arguments import CHANNELS_HELP, add_output_arguments, channel_list, print_json, progress_bar
 
-HELP = "levels, spacing and reader of slides"
+HELP = "levels, resolution and reader of slides"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Add the arguments of the command."""
     parser.add_argument("slides", nargs="+", metavar="SLIDE", help="a slide")
     parser.add_argument("--channels", type=channel_list, help=CHANNELS_HELP)
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the spacing of all levels of all slides")
+    parser.add_argument("--plot", metavar="FILE.png", help="plot the resolution of all levels of all slides")
     add_output_arguments(parser)
 
 

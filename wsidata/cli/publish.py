@@ -1,4 +1,4 @@
-"""`wsidata publish TABLE`: preprocess and split once, into a folder or the Hub, for anybody to train from."""
+"""The command `wsidata publish TABLE`, which exports a preprocessed, split data set to a folder or the Hub."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsidata.cli.arguments import (
-    RESOLUTIONS,
+    add_mpp_override,
     add_output_arguments,
     add_resolution_arguments,
+    add_split_arguments,
     add_table_arguments,
     print_json,
     resolution_of,
     table_options,
 )
+from wsidata.formats.resolution import MEASURES
 
 if TYPE_CHECKING:
     from wsidata.datamodules.base import SplitDataModule
@@ -26,43 +28,41 @@ _FORMATS = ("png", "jpeg", "tiff", "tiff-jpeg", "original")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
-    where = parser.add_argument_group("where to (one of them at least)")
+    """Add the arguments of the command."""
+    where = parser.add_argument_group("destination (at least one)")
     where.add_argument("--folder", help="write the export here (default with --repo: published/REPO)")
     where.add_argument("--repo", metavar="NAME/DATA", help="publish to this data set; private unless --public")
-    where.add_argument("--public", action="store_true", help="to everybody")
+    where.add_argument("--public", action="store_true", help="make the data set public")
     where.add_argument("--revision", help="branch of the data set (default: main)")
     where.add_argument("--create-pr", action="store_true", help="open a pull request")
     add_table_arguments(parser)
     parser.add_argument("--photos", action="store_true", help="the table is of photos, not of slides")
     add_resolution_arguments(parser, required=False)
-    parser.add_argument("--image-size", type=int, help="crop or pad to squares of so many pixels (default: keep sizes)")
-    parser.add_argument("--mpp-override", type=float, help="spacing of level 0 to believe instead of the files'")
+    parser.add_argument(
+        "--image-size", type=int, help="crop or pad to squares of this many pixels (default: keep sizes)"
+    )
+    add_mpp_override(parser)
     parser.add_argument("--crop", choices=("tissue", "pack"), help="crop slides to their tissue, or pack it")
     parser.add_argument("--lazy", action="store_true", help="slides too large for memory, as pyramids")
     split = parser.add_argument_group("split")
-    split.add_argument("--split", metavar="SPLIT.csv", help="a split made before, with `wsidata split`")
-    split.add_argument("--split-column", help="column that predefines train, val or test")
-    split.add_argument("--test-prefix", help="what the names of test images begin with")
-    split.add_argument("--val-fraction", type=float, default=0.2, help="share to validate on (default: %(default)s)")
-    split.add_argument("--test-fraction", type=float, default=0.0, help="share to test on (default: %(default)s)")
-    split.add_argument("--seed", type=int, default=42, help="seed of the draw (default: %(default)s)")
-    how = parser.add_argument_group("how")
+    split.add_argument("--split", metavar="SPLIT.csv", help="a split saved by `wsidata split`")
+    add_split_arguments(split)
+    how = parser.add_argument_group("export")
     how.add_argument("--layout", choices=("files", "parquet"), help="image files, or shards (default: by size)")
-    how.add_argument("--format", choices=_FORMATS, help="of the images (default: one that loses nothing)")
-    how.add_argument("--quality", type=int, help="of JPEG (default: 90)")
+    how.add_argument("--format", choices=_FORMATS, help="format of the images (default: lossless)")
+    how.add_argument("--quality", type=int, help="quality of JPEG (default: 90)")
     how.add_argument("--opaque-ids", action="store_true", help="number images instead of naming them")
-    how.add_argument("--keep-names", nargs="+", default=[], choices=("group", "site"), help="not as numbers")
-    how.add_argument("--license", help="identifier of the Hub, such as cc-by-4.0")
-    how.add_argument("--title", help="name of the data set for people")
+    how.add_argument("--keep-names", nargs="+", default=[], choices=("group", "site"), help="do not number them")
+    how.add_argument("--license", help="license identifier of the Hub, such as cc-by-4.0")
+    how.add_argument("--title", help="title of the data set")
     how.add_argument("--description", help="a paragraph for the card")
-    how.add_argument("--no-stats", action="store_true", help="do not measure channel statistics")
+    how.add_argument("--no-stats", action="store_true", help="do not compute channel statistics")
     how.add_argument("--workers", type=int, default=0, help="worker processes (default: threads)")
     add_output_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export, and upload if asked to."""
+    """Export, and upload if requested."""
     from contextlib import nullcontext
 
     from wsidata.hub.card import CardText
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _publish(dm: SplitDataModule, arguments: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
-    """What was done, as plain values."""
+    """Export or publish; the result as plain values."""
     from wsidata.hub.export.writer import export
     from wsidata.hub.publish import publish
 
@@ -125,7 +125,7 @@ def data_module(arguments: argparse.Namespace) -> SplitDataModule:
     """The data module that the arguments describe.
 
     Raises:
-        ValueError: for options of slides with photos, or slides without a resolution.
+        ValueError: for options of slides with --photos, or slides without a resolution.
     """
     from wsidata.datamodules.image_folder import ImageFolderDataModule
     from wsidata.datamodules.wsi import WSIDataModule
@@ -139,8 +139,8 @@ def data_module(arguments: argparse.Namespace) -> SplitDataModule:
             raise ValueError(f"--{of_slides[0].replace('_', '-')} is for slides; leave it out with --photos.")
         return ImageFolderDataModule(arguments.table, options.pop("image_dir"), **options)
     if not resolution:
-        wishes = ", ".join(f"--{name.replace('_', '-')}" for name in RESOLUTIONS)
-        raise ValueError(f"say at which resolution slides are read: {wishes}. For photos, pass --photos.")
+        known = ", ".join(f"--{name.replace('_', '-')}" for name in MEASURES)
+        raise ValueError(f"say at which resolution slides are read: {known}. For photos, pass --photos.")
     return WSIDataModule(
         arguments.table,
         options.pop("image_dir"),
@@ -153,5 +153,5 @@ def data_module(arguments: argparse.Namespace) -> SplitDataModule:
 
 
 def _say_aside(line: str) -> None:
-    """Beside the JSON."""
+    """Print on standard error, beside the JSON."""
     print(line, file=sys.stderr)

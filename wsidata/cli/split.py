@@ -1,4 +1,4 @@
-"""`wsidata split TABLE`: a split to keep, with its class balance and what leaks between its parts."""
+"""The command `wsidata split TABLE`, which saves a split and prints its class balance and leakage."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsidata.cli.arguments import add_output_arguments, add_table_arguments, print_json, progress_bar, table_options
+from wsidata.cli.arguments import (
+    add_output_arguments,
+    add_split_arguments,
+    add_table_arguments,
+    print_json,
+    progress_bar,
+    table_options,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-HELP = "divide a table of slides into train, val and test"
+HELP = "split a table of slides into train, val and test"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Add the arguments of the command."""
     add_table_arguments(parser)
     parser.add_argument("-o", "--output", default="split.csv", help="CSV to write (default: %(default)s)")
-    parser.add_argument("--val-fraction", type=float, default=0.2, help="share to validate on (default: %(default)s)")
-    parser.add_argument("--test-fraction", type=float, default=0.0, help="share to test on (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the draw (default: %(default)s)")
-    parser.add_argument("--folds", type=int, help="write this many files, one a fold: split_fold0.csv, ...")
-    parser.add_argument("--repeats", type=int, default=1, help="draw so many times: split_repeat0.csv, ...")
-    parser.add_argument("--no-stratify", action="store_true", help="do not look at labels")
+    add_split_arguments(parser)
+    parser.add_argument("--folds", type=int, help="write this many files, one per fold: split_fold0.csv, ...")
+    parser.add_argument("--repeats", type=int, default=1, help="draw this many splits: split_repeat0.csv, ...")
+    parser.add_argument("--no-stratify", action="store_true", help="ignore labels")
     parser.add_argument(
-        "--small-classes", choices=("raise", "train"), default="raise", help="refuse them, or train only"
+        "--small-classes", choices=("raise", "train"), default="raise", help="raise an error, or train only"
     )
-    parser.add_argument("--split-column", help="column that predefines train, val or test")
-    parser.add_argument("--test-prefix", help="what the names of test slides begin with")
-    parser.add_argument("--val-prefix", help="what the names of validation slides begin with")
+    parser.add_argument("--val-prefix", help="prefix of the names of validation slides")
     parser.add_argument("--leaks", choices=("off", "warn", "error"), default="warn", help="what to do about leaks")
-    parser.add_argument("--plot", metavar="FILE.png", help="draw the class balance")
+    parser.add_argument("--plot", metavar="FILE.png", help="plot the class balance")
     add_output_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the split or splits; 1 if slides leak and that is an error."""
+    """Write the split or splits; return 1 if slides leak and that is an error."""
     from wsidata.plots import plot_split
     from wsidata.splits.split_file import save_splits
     from wsidata.tables.label_table import read_table
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(arguments: argparse.Namespace) -> list[tuple[Path, dict[str, Any]]]:
-    """Every file to write, and how its split differs from the others'."""
+    """Every file to write, and the arguments that tell its split from the others."""
     output = Path(arguments.output)
     files: list[tuple[Path, dict[str, Any]]] = []
     for repeat in range(arguments.repeats):
@@ -107,7 +110,7 @@ def _leaks(frame: pd.DataFrame, arguments: argparse.Namespace) -> Any:
 
 
 def _table(frame: pd.DataFrame, class_names: tuple[str, ...]) -> str:
-    """Slides of each class in each part, as text."""
+    """Slides of each class in each split, as text."""
     import pandas as pd
 
     counts = pd.crosstab(frame["label_name"], frame["split"]).reindex(

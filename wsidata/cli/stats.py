@@ -1,4 +1,4 @@
-"""`wsidata stats SLIDE...`: exact channel means and standard deviations, to normalise with."""
+"""The command `wsidata stats SLIDE...`, which computes channel statistics for normalization."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ HELP = "exact channel means and standard deviations"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
+    """Add the arguments of the command."""
     parser.add_argument("slides", nargs="*", metavar="SLIDE", help="a slide")
+    parser.add_argument("--split", metavar="SPLIT.csv", help="use the slides of a saved split instead; see --image-dir")
     parser.add_argument(
-        "--split", metavar="SPLIT.csv", help="take the slides of a saved split instead; see --image-dir"
+        "--part", default="train", choices=("train", "val", "test"), help="part of the split (default: train)"
     )
-    parser.add_argument("--part", default="train", choices=("train", "val", "test"), help="its part (default: train)")
     parser.add_argument("--image-dir", help="folder of the split's slides (default: the split file's own)")
     add_resolution_arguments(parser)
     add_pixel_arguments(parser)
     counted = parser.add_mutually_exclusive_group()
     counted.add_argument("--tissue-only", action="store_true", help="count only tissue")
-    counted.add_argument("--crop", choices=("tissue", "pack"), help="count what a data module reads with this crop")
+    counted.add_argument("--crop", choices=("tissue", "pack"), help="count what a DataModule reads with this crop")
     parser.add_argument("--reduction", choices=("pooled", "per_image"), default="pooled", help="see the documentation")
     parser.add_argument(
         "--on-error", choices=("raise", "skip"), default="raise", help="skip slides that cannot be read, and name them"
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print, and perhaps save, the statistics."""
+    """Print the statistics, and save them if requested."""
     from contextlib import nullcontext
 
     from wsidata.stats.compute import channel_stats, process_pool
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _slides(arguments: argparse.Namespace) -> list[str]:
-    """The slides named, or those of a part of a split."""
+    """The slides given by name, or those of a split."""
     if bool(arguments.slides) == bool(arguments.split):
         raise ValueError("name slides, or pass --split=SPLIT.csv; one of the two.")
     if not arguments.split:
