@@ -12,20 +12,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
+from numpy.typing import NDArray
 
 from wsidata.datamodules.base import Leaks, Sampling, SplitDataModule
 from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import check_batchable
+from wsidata.datamodules.image_folder import IMAGENET
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.datasets.loader import EpochLoader, WorkerStart
+from wsidata.datasets.photos import PhotoDataset
 from wsidata.hub.client import HubError
 from wsidata.hub.load.download import refuse_other_images
 from wsidata.hub.load.open import Opened, open_published
-from wsidata.hub.load.streamed import StreamedDataset
+from wsidata.hub.load.streamed import RemoteFiles
 from wsidata.hub.load.tables import check_images
 from wsidata.hub.manifest import Preprocessing
-from wsidata.splits.leaks import LeakKind, LeakReport
+from wsidata.splits.leaks import LeakKind
 from wsidata.splits.make import SmallClasses
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.label_table import LabelTable
@@ -165,14 +169,12 @@ class HubDataModule(SplitDataModule):
 
     @cached_property
     def _opened(self) -> Opened:
-        opened = open_published(
-            {**self.hparams, "streaming": self.streaming}, self._token, self._transforms, self.leaks, self.leak_checks
-        )
+        opened = open_published({**self.hparams, "streaming": self.streaming}, self._token, self._transforms)
         published = opened.copy.preprocessing
         if published is not None and published.stats is not None and "stats" not in self.__dict__:
             self.stats = published.stats
-        reader = opened.reader
-        self.batch_size, self.sampling, self.predict_on = reader.batch_size, reader.sampling, reader.predict_on
+        for name, value in opened.loading.items():
+            setattr(self, name, value)
         return opened
 
     # -- what a data module does ---------------------------------------------------------------------------------------
@@ -211,22 +213,22 @@ class HubDataModule(SplitDataModule):
         if opened.facts is not None and self.hparams["verify"] and rank_zero:
             with ThreadPoolExecutor(_THREADS) as pool:
                 check_images(opened.labels.frame, opened.facts, pool)
-        opened.reader.check()
+        opened.reader.check(self.batch_size)
 
     def _check_unseen(self) -> None:
-        """What can be checked without the images: whether batches of them are possible."""
-        assert self._opened.facts is not None
-        reader = self._opened.reader
-        if reader.image_size is None and None in self._transforms.values():
-            facts = self._opened.facts.rename(columns={"height": "height_px", "width": "width_px"})
-            check_batchable(facts.assign(image_id=self.labels.frame["image_id"]), self.batch_size)
+        """Check what can be checked without the images: whether batches of them are possible."""
+        opened = self._opened
+        assert opened.facts is not None
+        if opened.reader.image_size is None and None in self._transforms.values():
+            sizes = opened.facts.rename(columns={"height": "height_px", "width": "width_px"})
+            check_batchable(sizes.assign(image_id=self.labels.frame["image_id"]), self.batch_size)
 
-    def check_leaks(self) -> LeakReport:
-        """Look for patients, files, looks and sites in more than one part; see `leaks.check_leaks`."""
-        return self._opened.reader.check_leaks()
+    def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
+        """An image as it is compared with others."""
+        return self._opened.reader.thumbnail(path)
 
     def compute_stats(self) -> ChannelStats:
-        """What was published; of the training images, where nothing was."""
+        """The published statistics; those of the training images, where none were published."""
         if self.preprocessing is not None and self.preprocessing.stats is not None:
             return self.preprocessing.stats
         if self.streaming:
@@ -234,27 +236,27 @@ class HubDataModule(SplitDataModule):
                 f"'{self.hparams['source']}' was published without channel statistics, and its images are not here. "
                 "Pass stats=, or leave out streaming=True."
             )
-        return self._opened.reader.compute_stats()
+        return self._opened.reader.channel_stats(self.tables["train"])
 
     def make_dataset(self, part: Part) -> EpochDataset:
-        """Images of one part; training images are drawn anew each epoch."""
-        opened = self._opened
-        dataset = opened.reader.make_dataset(part)
-        if not self.streaming:
-            return dataset
-        address, commit = opened.copy.address, opened.copy.commit
-        assert opened.facts is not None
-        assert address is not None
-        assert commit is not None
-        rows = opened.facts.set_index(opened.labels.frame["image_id"])
-        return StreamedDataset(dataset, rows.loc[self.tables[part]["image_id"]], address, commit)
+        """Images of one split; training images are drawn anew each epoch."""
+        table, opened = self.tables[part], self._opened
+        remote = None
+        if self.streaming:
+            address, commit, facts = opened.copy.address, opened.copy.commit, opened.facts
+            assert facts is not None
+            assert address is not None
+            assert commit is not None
+            rows = facts.set_index(opened.labels.frame["image_id"]).loc[table["image_id"]]
+            remote = RemoteFiles.of_rows(address, commit, rows)
+        return opened.reader.make_dataset(table, part, remote)
 
     def _loader(self, part: Part) -> EpochLoader:
         dataset = self.datasets.get(part)
-        if dataset is not None and len(dataset):
-            local = dataset.dataset if isinstance(dataset, StreamedDataset) else dataset
-            reader = self._opened.reader
-            reader.finish(local, self.stats if getattr(reader, "normalize", None) == "stats" else None)
+        if isinstance(dataset, PhotoDataset) and len(dataset):
+            normalize = self._opened.reader.normalize
+            if normalize is not None:
+                dataset.normalization = IMAGENET if normalize == "imagenet" else (self.stats.mean, self.stats.std)
         return super()._loader(part)
 
     # -- the checkpoint ------------------------------------------------------------------------------------------------

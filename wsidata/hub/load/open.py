@@ -1,33 +1,32 @@
-"""From a name to a table and to somebody who reads its images: what happens once, before a data module has anything.
+"""Opening of a published or ordinary data set by name, which yields its table and a reader of its images.
 
-folder or repository --> files of one commit --> table, as published or of an ordinary data set --> reader
+folder or repository -> files of one commit -> table, as published or of an ordinary data set -> reader
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from wsidata.datamodules.base import Leaks
 from wsidata.hub.client import HubError, HubWarning, check_installed
 from wsidata.hub.load.download import Copy, HubAddress, open_folder, open_repository
 from wsidata.hub.load.image_dataset import OrdinaryColumns, read_ordinary
-from wsidata.hub.load.readers import PublishedPhotos, PublishedSlides
+from wsidata.hub.load.readers import PhotoReader, SlideReader
 from wsidata.hub.load.tables import read_export
 from wsidata.hub.manifest import Kind, Preprocessing
-from wsidata.splits.leaks import LeakKind
 from wsidata.tables.label_table import LabelTable
 
 _DEFAULTS: dict[Kind, dict[str, Any]] = {
     "slides": {"batch_size": 1, "dtype": "uint8", "image_size": None, "lazy": False},
     "photos": {"batch_size": 32, "dtype": None, "image_size": None, "resize_px": "auto", "normalize": None},
 }
-"""Arguments that the data module of each kind of image takes, where nothing else was published or asked for."""
+"""Arguments for each kind of image, where nothing else was published or requested."""
+
 
 _COLUMNS = {name: f"{name}_column" for name in ("image", "label", "group", "site")} | {"config": "config"}
 _DRAWN = ("val_fraction", "seed", "small_classes")
@@ -36,36 +35,30 @@ Transforms = Mapping[str, Callable[[Any], Any] | None]
 
 @dataclass(frozen=True)
 class Opened:
-    """What is known once a data set is there.
+    """A data set whose table was read.
 
     Attributes:
         copy: Its files.
         labels: Its table.
-        facts: What was published of each image (see `reading.FACTS`); None in an ordinary data set.
-        reader: Who reads its images.
+        facts: What was published of each image (see `tables.FACTS`); None in an ordinary data set.
+        reader: What checks, reads and counts its images.
+        loading: `batch_size`, `sampling` and `predict_on`, as requested or published.
     """
 
     copy: Copy
     labels: LabelTable
     facts: pd.DataFrame | None
-    reader: PublishedSlides | PublishedPhotos
+    reader: SlideReader | PhotoReader
+    loading: dict[str, Any]
 
 
-def open_published(
-    options: Mapping[str, Any],
-    token: str | bool | None,
-    transforms: Transforms,
-    leaks: Leaks,
-    leak_checks: Sequence[LeakKind] | None,
-) -> Opened:
+def open_published(options: Mapping[str, Any], token: str | bool | None, transforms: Transforms) -> Opened:
     """Find a data set, download what is missing, and read its table.
 
     Args:
         options: Arguments of `HubDataModule`, by name.
         token: Its token.
         transforms: Its `train_transform` and `eval_transform`.
-        leaks: What to do about leaks.
-        leak_checks: Which to look for.
 
     Raises:
         HubError, ExportFormatError: see `HubDataModule`.
@@ -84,8 +77,12 @@ def open_published(
                 "change. Leave that out."
             )
         labels, facts = read_export(copy, copy.preprocessing, remote=options["streaming"])
-    common = {**transforms, "num_workers": 0, "leaks": leaks, "leak_checks": leak_checks}
-    return Opened(copy, labels, facts, _reader(copy, labels, options, common))
+    chosen = _choose(copy, options)
+    loading = {name: chosen.pop(name) for name in ("batch_size", "sampling", "predict_on")}
+    if copy.preprocessing is not None:
+        _warn_of_differences(copy.name, copy.preprocessing, transforms, lazy=bool(chosen.get("lazy")))
+    kind = SlideReader if "lazy" in chosen else PhotoReader
+    return Opened(copy, labels, facts, kind(labels, **{**chosen, **transforms}), loading)
 
 
 def _find(options: Mapping[str, Any], token: str | bool | None) -> Copy:
@@ -112,19 +109,17 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text).expanduser()
 
 
-def _reader(
-    copy: Copy, labels: LabelTable, options: Mapping[str, Any], common: Mapping[str, Any]
-) -> PublishedSlides | PublishedPhotos:
-    """Who reads the images, with the published arguments where no others were given."""
+def _choose(copy: Copy, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the reader and of the loaders: as requested, else as published, else the default of the kind."""
     kind: Kind = "photos" if copy.preprocessing is None else copy.preprocessing.kind
     published = {} if copy.preprocessing is None else copy.preprocessing.arguments
-    chosen = {name: published.get(name, default) for name, default in _DEFAULTS[kind].items()}
-    chosen |= {name: published.get(name, default) for name, default in (("sampling", "shuffle"), ("predict_on", None))}
+    defaults = {**_DEFAULTS[kind], "sampling": "shuffle", "predict_on": None}
+    chosen = {name: published.get(name, default) for name, default in defaults.items()}
     for name in ("image_size", "dtype", "batch_size", "sampling", "lazy"):
         if options[name] is not None:
             chosen[name] = options[name]
     if copy.preprocessing is not None and kind == "photos":
-        chosen["resize_px"] = None  # they were brought to it before they were published
+        chosen["resize_px"] = None  # they were resized before they were published
     for name in ("resize_px", "normalize", "predict_on"):
         if options[name] != "published":
             chosen[name] = options[name]
@@ -136,11 +131,7 @@ def _reader(
         chosen["image_size"] = tuple(chosen["image_size"])
     if chosen.get("lazy") and options["streaming"]:
         raise HubError("lazy=True reads rows of files on this disk. Leave out streaming=True.")
-    if copy.preprocessing is not None:
-        _warn_of_differences(copy.name, copy.preprocessing, common, lazy=bool(chosen.get("lazy")))
-    return (
-        PublishedSlides(labels, **chosen, **common) if kind == "slides" else PublishedPhotos(labels, **chosen, **common)
-    )
+    return chosen
 
 
 def _warn_of_differences(name: str, published: Preprocessing, transforms: Mapping[str, Any], *, lazy: bool) -> None:

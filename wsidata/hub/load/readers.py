@@ -1,86 +1,186 @@
-"""Published images are read by the very data modules they were published with; only their table is known already.
+"""Checks, datasets and statistics of published images, by the code of the data modules they were published from.
 
-Slides are then pictures of one level, photos are photos. Whatever those modules check, crop, augment and normalise,
-they do here too, by the same code.
+Published slides are images of a single level; photos are photos.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
-from wsidata.datamodules.image_folder import ImageFolderDataModule
-from wsidata.datamodules.wsi import WSIDataModule
-from wsidata.datasets.epochs import EpochDataset
+import pandas as pd
+
+from wsidata.datamodules.checks import check_batchable, check_one_kind, check_slides
+from wsidata.datamodules.image_folder import check_one_size, length_of_side, pixel_type
 from wsidata.datasets.photos import PhotoDataset
 from wsidata.datasets.slides import SlideDataset
 from wsidata.hub.client import HubError
+from wsidata.hub.load.streamed import RemoteFiles, StreamedPhotoDataset, StreamedSlideDataset
 from wsidata.hub.manifest import MASK_NO_CLASS
-from wsidata.slides.masks import IGNORE
+from wsidata.photos.read import read_photo
+from wsidata.photos.survey import THREADS, PhotoSurvey
+from wsidata.slides.masks import IGNORE, check_masks, mask_classes
+from wsidata.splits.fingerprints import photo_thumbnail, slide_thumbnail
+from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.label_table import LabelTable
-from wsidata.tables.parts import Part
-from wsidata.utils.messages import describe_problems
+from wsidata.tables.parts import Part, SplitError
+from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.compose import (
+    default_eval_transform,
+    default_train_transform,
+    photo_eval_transform,
+    photo_train_transform,
+)
+from wsidata.transforms.geometry.crop import check_size
+from wsidata.utils.messages import check_choice, describe_problems
+
+_LEVEL = {"level": 0}
+Transform = Callable[[Any], Any] | None
+ImageSize = int | tuple[int, int] | None
 
 
-class PublishedSlides(WSIDataModule):
-    """Pictures that were made of slides, and their table.
-
-    Args:
-        labels: The table.
-        **options: Arguments of `WSIDataModule`, but its table, resolution and split.
-    """
-
-    def __init__(self, labels: LabelTable, **options: Any) -> None:
-        super().__init__(labels.frame, level=0, target=labels.target, class_names=labels.class_names, **options)
-        self._known = labels
-
-    def read_labels(self) -> LabelTable:
-        """The table that is known."""
-        return self._known
-
-    def make_dataset(self, part: Part) -> SlideDataset:
-        """As for slides; masks may also say that a pixel is of no class."""
-        dataset = super().make_dataset(part)
-        if dataset.masks is not None:
-            dataset.mask_classes[MASK_NO_CLASS] = IGNORE
-        return dataset
-
-    def finish(self, dataset: EpochDataset, stats: ChannelStats | None) -> None:
-        """Nothing: slides are not normalised."""
-
-
-class PublishedPhotos(ImageFolderDataModule):
-    """Photos that were published, and their table.
+class SlideReader:
+    """Reads images that were made of slides.
 
     Args:
         labels: The table.
-        **options: Arguments of `ImageFolderDataModule`, but its table and split.
+        image_size: Height and width to crop or pad to; one number for a square. None keeps sizes.
+        train_transform: None: the default for `image_size`.
+        eval_transform: Likewise.
+        dtype: "uint8" or "float".
+        lazy: Whether images are `LazyImage`s.
     """
 
-    def __init__(self, labels: LabelTable, **options: Any) -> None:
+    normalize = None
+    thumbnail = staticmethod(slide_thumbnail)
+
+    def __init__(
+        self,
+        labels: LabelTable,
+        *,
+        image_size: ImageSize,
+        train_transform: Transform,
+        eval_transform: Transform,
+        dtype: Literal["uint8", "float"],
+        lazy: bool,
+    ) -> None:
+        check_choice("dtype", dtype, ("uint8", "float"))
+        self.image_size = None if image_size is None else check_size(image_size)
+        self._labels, self._dtype, self._lazy = labels, dtype, lazy
+        self._sizes_follow_slides = (image_size, train_transform, eval_transform) == (None, None, None) and not lazy
+        self._train_transform = as_transform(train_transform or default_train_transform(self.image_size))
+        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
+        self._mask_classes = None
+        if labels.target == "mask":
+            self._mask_classes = {**mask_classes(len(labels.class_names)), MASK_NO_CLASS: IGNORE}
+
+    def check(self, batch_size: int) -> None:
+        """Open the header of every slide, and of every mask."""
+        frame = self._labels.frame
+        sizes = check_slides(frame, _LEVEL)
+        if "mask" in frame.columns:
+            check_masks(frame)
+        check_one_kind(sizes, self._dtype)
+        if self._sizes_follow_slides:
+            check_batchable(sizes, batch_size)
+
+    def channel_stats(self, table: pd.DataFrame) -> ChannelStats:
+        """Pooled over all pixels of a table's images."""
+        return channel_stats(table["path"], level=0)
+
+    def make_dataset(self, table: pd.DataFrame, part: Part, remote: RemoteFiles | None) -> SlideDataset:
+        """Dataset of one split, on this disk or remote."""
+        kind: Callable[..., SlideDataset]
+        kind = SlideDataset if remote is None else partial(StreamedSlideDataset, remote=remote)
+        return kind(
+            table,
+            _LEVEL,
+            self._train_transform if part == "train" else self._eval_transform,
+            dtype=self._dtype,
+            with_labels=part != "predict",
+            fresh_epochs=part == "train",
+            lazy=self._lazy,
+            mask_classes=self._mask_classes,
+        )
+
+
+class PhotoReader:
+    """Reads photos.
+
+    Args:
+        labels: The table.
+        image_size: Height and width to crop or pad to; one number for a square. None keeps sizes.
+        train_transform: None: the default for `image_size`.
+        eval_transform: Likewise.
+        dtype: "uint8" or "float". None: "float" if photos are normalized.
+        resize_px: See `ImageFolderDataModule`.
+        normalize: Likewise.
+
+    Raises:
+        HubError: for photos with masks.
+        ValueError: for arguments that do not go together.
+    """
+
+    thumbnail = staticmethod(photo_thumbnail)
+
+    def __init__(
+        self,
+        labels: LabelTable,
+        *,
+        image_size: ImageSize,
+        train_transform: Transform,
+        eval_transform: Transform,
+        dtype: Literal["uint8", "float"] | None,
+        resize_px: int | Literal["auto"] | None,
+        normalize: Literal["stats", "imagenet"] | None,
+    ) -> None:
         if labels.target == "mask":
             raise HubError(f"'{labels.source}' holds photos with masks, which cannot be read.")
-        super().__init__(labels.frame, target=labels.target, **options)
-        self._known = labels
+        self.image_size = None if image_size is None else check_size(image_size)
+        has_default = train_transform is None or eval_transform is None
+        self._sizes_follow_photos = image_size is None and has_default
+        self._resize_px = length_of_side(resize_px, self.image_size, has_default)
+        self.normalize, self._dtype = normalize, pixel_type(dtype, normalize)
+        self._train_transform = as_transform(train_transform or photo_train_transform(self.image_size))
+        self._eval_transform = as_transform(eval_transform or photo_eval_transform(self.image_size))
+        self._labels, self._survey = labels, PhotoSurvey(self._resize_px)
 
-    def read_labels(self) -> LabelTable:
-        """The table that is known."""
-        return self._known
-
-    def check(self) -> None:
-        """Look at every photo's header, and compare sizes where they must be one.
+    def check(self, batch_size: int) -> None:
+        """Read every photo's header, and compare sizes where batches need one.
 
         Raises:
             HubError: naming those that cannot be read.
         """
-        problems = self.find_unreadable()
+        frame = self._labels.frame
+        problems = self._survey.look([Path(path) for path in frame["path"]])
         if problems:
-            raise HubError(describe_problems(self._known.source, list(problems.values()), "Ask whoever published it."))
-        super().check()
+            raise HubError(describe_problems(self._labels.source, problems, "Ask whoever published it."))
+        if self._sizes_follow_photos and batch_size > 1:
+            check_one_size({name: self._survey.sizes[path] for name, path in frame[["image_id", "path"]].to_numpy()})
 
-    def finish(self, dataset: EpochDataset, stats: ChannelStats | None) -> None:
-        """Give the photos what they are normalised with."""
-        if stats is not None:
-            self.stats = stats
-        if isinstance(dataset, PhotoDataset):
-            dataset.normalization = self._normalization()
+    def channel_stats(self, table: pd.DataFrame) -> ChannelStats:
+        """Pooled over all pixels of a table's photos, at the size they are read at."""
+        if table.empty:
+            raise SplitError(
+                "there are no training photos to take channel statistics of. Pass stats=, or load the checkpoint of "
+                "the training run, which remembers them."
+            )
+        with ThreadPoolExecutor(THREADS) as pool:
+            return channel_stats(table["path"], read=partial(read_photo, short_side_px=self._resize_px), executor=pool)
+
+    def make_dataset(self, table: pd.DataFrame, part: Part, remote: RemoteFiles | None) -> PhotoDataset:
+        """Dataset of one split, on this disk or remote."""
+        kind: Callable[..., PhotoDataset]
+        kind = PhotoDataset if remote is None else partial(StreamedPhotoDataset, remote=remote)
+        return kind(
+            table,
+            self._train_transform if part == "train" else self._eval_transform,
+            resize_px=self._resize_px,
+            dtype=self._dtype,
+            with_labels=part != "predict",
+            fresh_epochs=part == "train",
+        )

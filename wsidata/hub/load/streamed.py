@@ -1,15 +1,15 @@
-"""Images that stay on the Hub: each is downloaded when its sample is made, and deleted when it has been.
+"""Datasets whose images stay on the Hub, where each is downloaded for its sample and then deleted.
 
-Rows are fetched one at a time, in any order, so a run sees the very batches it would see with all files on its disk, at
-the price of downloading every image once an epoch. Nothing but one image per worker is ever kept.
+Rows are fetched one at a time, in any order, so batches equal those of a local copy, at the price of downloading every
+image once an epoch. At most one image per worker is on the disk.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,64 +20,91 @@ from wsidata.datasets.photos import PhotoDataset
 from wsidata.datasets.slides import SlideDataset
 from wsidata.hub.client import HubError
 from wsidata.hub.load.download import HubAddress
+from wsidata.utils.files import file_sha256
 
 
-class StreamedDataset(EpochDataset):
-    """Another dataset, whose files are fetched for each sample.
+@dataclass(frozen=True)
+class RemoteFiles:
+    """Images, and perhaps masks, of a table's rows in one commit of a Hub repository.
 
-    Args:
-        dataset: Says how samples are made of files.
-        files: Row by row `file_name` and `sha256`, and perhaps `mask_file_name` and `mask_sha256`; below the root.
-        address: Where they are.
-        commit: Of which commit.
+    Attributes:
+        address: The repository.
+        commit: The commit.
+        images: Path below the root and SHA-256 of each row's image.
+        masks: The same for each row's mask; empty without masks.
     """
 
-    def __init__(
-        self, dataset: SlideDataset | PhotoDataset, files: pd.DataFrame, address: HubAddress, commit: str
-    ) -> None:
-        super().__init__(dataset.transform, fresh_epochs=dataset.fresh_epochs)
-        self.dataset = dataset
-        self.noun = dataset.noun
-        self._epoch_seed = dataset._epoch_seed  # one number for both
-        self._images = list(zip(files["file_name"], files["sha256"], strict=True))
-        self._masks: list[tuple[str, str]] = []
-        if "mask_file_name" in files.columns:
-            self._masks = list(zip(files["mask_file_name"], files["mask_sha256"], strict=True))
-        self._address, self._commit = address, commit
+    address: HubAddress
+    commit: str
+    images: Sequence[tuple[str, str]]
+    masks: Sequence[tuple[str, str]] = ()
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    @classmethod
+    def of_rows(cls, address: HubAddress, commit: str, rows: pd.DataFrame) -> RemoteFiles:
+        """The files of rows with `file_name` and `sha256`, and perhaps `mask_file_name` and `mask_sha256`."""
+        images = list(zip(rows["file_name"], rows["sha256"], strict=True))
+        has_masks = "mask_file_name" in rows.columns
+        masks = list(zip(rows["mask_file_name"], rows["mask_sha256"], strict=True)) if has_masks else []
+        return cls(address, commit, images, masks)
 
-    def __getitem__(self, index: int) -> Any:
-        """The sample, or the image alone, as the other dataset makes it."""
-        with self._files(index % len(self), masks=True):
-            return self.dataset[index]
+    def fetch(self, name: str, sha256: str, folder: Path) -> str:
+        """Download a file into a folder, and return its path.
 
-    def image(self, index: int) -> Any:
-        """The image of one sample."""
-        with self._files(index % len(self), masks=False):
-            return self.dataset.image(index)
-
-    def describe(self) -> str:
-        """How images are read."""
-        return f"streamed from {self._address.repo_id}"
-
-    @contextmanager
-    def _files(self, row: int, *, masks: bool) -> Iterator[None]:
-        """Have the files of a row on this disk for a moment."""
-        with tempfile.TemporaryDirectory(prefix="slidestream-") as folder:
-            self.dataset.paths[row] = self._fetched(Path(folder), *self._images[row])
-            if masks and self._masks and isinstance(self.dataset, SlideDataset) and self.dataset.masks is not None:
-                self.dataset.masks[row] = self._fetched(Path(folder), *self._masks[row])
-            yield
-
-    def _fetched(self, folder: Path, name: str, sha256: str) -> str:
-        path = self._address.fetch(name, self._commit, folder)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        Raises:
+            HubError: if it cannot be downloaded, or is not the file that was published.
+        """
+        path = self.address.fetch(name, self.commit, folder)
+        digest = str(file_sha256(path))
         if digest != sha256:
             raise HubError(
-                f"'{name}' of '{self._address.repo_id}' at {self._commit} is not the image that was published "
+                f"'{name}' of '{self.address.repo_id}' at {self.commit} is not the image that was published "
                 f"(SHA-256 {digest[:12]}, not {sha256[:12]})."
             )
         return str(path)
+
+
+class _Streamed(EpochDataset):
+    """Mixin for datasets of files: a row's files are on this disk only while its sample is made."""
+
+    paths: list[str]
+    masks: list[str] | None = None
+
+    def __init__(self, *args: Any, remote: RemoteFiles, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.remote = remote
+
+    def __getitem__(self, index: int) -> Any:
+        """The sample, or the image alone."""
+        with self._downloaded(index % len(self), with_mask=self.masks is not None):
+            return super().__getitem__(index)
+
+    def image(self, index: int) -> Any:
+        """The image of one sample."""
+        with self._downloaded(index % len(self)):
+            return super().image(index)  # type: ignore[safe-super]  # abstract only in the base of both
+
+    def describe(self) -> str:
+        """How images are read."""
+        return f"streamed from {self.remote.address.repo_id}"
+
+    @contextmanager
+    def _downloaded(self, row: int, *, with_mask: bool = False) -> Iterator[None]:
+        if self.paths[row]:  # `__getitem__` calls `image`
+            yield
+            return
+        with tempfile.TemporaryDirectory(prefix="slidestream-") as folder:
+            try:
+                self.paths[row] = self.remote.fetch(*self.remote.images[row], Path(folder))
+                if with_mask and self.masks is not None:
+                    self.masks[row] = self.remote.fetch(*self.remote.masks[row], Path(folder))
+                yield
+            finally:
+                self.paths[row] = ""
+
+
+class StreamedSlideDataset(_Streamed, SlideDataset):
+    """A `SlideDataset` whose files are fetched for each sample; `remote` says where they are."""
+
+
+class StreamedPhotoDataset(_Streamed, PhotoDataset):
+    """A `PhotoDataset` whose files are fetched for each sample; `remote` says where they are."""
