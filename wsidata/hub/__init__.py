@@ -10,8 +10,8 @@ from wsidata.utils.public_names import lazy_names
 if TYPE_CHECKING:
     from wsidata.hub.card import CardText as CardText
     from wsidata.hub.datamodule import HubDataModule as HubDataModule
-    from wsidata.hub.destination import Destination as Destination
-    from wsidata.hub.destination import PublishError as PublishError
+    from wsidata.hub.repository import Destination as Destination
+    from wsidata.hub.repository import PublishError as PublishError
     from wsidata.hub.manifest import Encoding as Encoding
     from wsidata.hub.manifest import ExportFormatError as ExportFormatError
     from wsidata.hub.manifest import Preprocessing as Preprocessing

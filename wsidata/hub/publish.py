@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wsidata.datamodules.base import SplitDataModule
-from wsidata.hub.destination import Destination, ensure_repository
+from wsidata.hub.repository import Destination, ensure_repository
 from wsidata.hub.export.writer import export
 from wsidata.hub.upload import Published, upload
 

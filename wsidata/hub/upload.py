@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from wsidata.hub.card import BEGIN, agreed_card, unfinished_card
-from wsidata.hub.destination import Destination, PublishError, ensure_repository, explained
+from wsidata.hub.repository import Destination, PublishError, ensure_repository, explained
 from wsidata.hub.export.journal import Journal
 from wsidata.hub.manifest import (
     CARD_FILE,

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from wsidata import WSIDataModule
-from wsidata.hub.destination import Destination, PublishError
+from wsidata.hub.repository import Destination, PublishError
 from wsidata.hub.export.writer import export
 from wsidata.hub.manifest import PREPROCESSING_FILE, Preprocessing
 from wsidata.hub.upload import published_files, upload
@@ -14,8 +14,8 @@ from wsidata.hub.upload import published_files, upload
 REPO = "tester/split"
 UPLOAD = """
 import json, sys
-from wsidata.hub.retries import Patience
-from wsidata.hub.destination import Destination, PublishError
+from wsidata.hub.client import Patience
+from wsidata.hub.repository import Destination, PublishError
 from wsidata.hub.upload import upload
 from wsidata.hub.card import CardError
 to = Destination("tester/split", patience=Patience(3, 0.05), **json.loads(sys.argv[2]))
@@ -28,7 +28,7 @@ except (PublishError, CardError) as error:
 PUBLISH = """
 import sys
 from wsidata import WSIDataModule, publish
-from wsidata.hub.destination import PublishError
+from wsidata.hub.repository import PublishError
 dm = WSIDataModule(sys.argv[1] + "/evaluation/reference.csv", sys.argv[1] + "/images", test_prefix="test_", level=1,
                    image_size=64, num_workers=0)
 try:
