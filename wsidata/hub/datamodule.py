@@ -243,12 +243,12 @@ class HubDataModule(SplitDataModule):
         table, opened = self.tables[part], self._opened
         remote = None
         if self.streaming:
-            address, commit, facts = opened.copy.address, opened.copy.commit, opened.facts
+            repository, commit, facts = opened.copy.repository, opened.copy.commit, opened.facts
             assert facts is not None
-            assert address is not None
+            assert repository is not None
             assert commit is not None
             rows = facts.set_index(opened.labels.frame["image_id"]).loc[table["image_id"]]
-            remote = RemoteFiles.of_rows(address, commit, rows)
+            remote = RemoteFiles.of_rows(repository, commit, rows)
         return opened.reader.make_dataset(table, part, remote)
 
     def _loader(self, part: Part) -> EpochLoader:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from wsidata.datamodules.base import SplitDataModule
-from wsidata.hub.repository import Destination, ensure_repository
 from wsidata.hub.export.writer import export
+from wsidata.hub.repository import HubRepository
 from wsidata.hub.upload import Published, upload
 
 
@@ -60,8 +60,8 @@ def publish(
     Example:
         >>> publish(dm, "me/camelyon16-2um", image_format="jpeg", quality=90, opaque_ids=True)
     """
-    to = Destination(repo_id, private, revision, create_pr, token, endpoint)
+    to = HubRepository(repo_id, private, revision, create_pr, token, endpoint)
     folder = Path("published") / repo_id if folder is None else Path(folder)
     audience = f"Private at '{repo_id}'" if private else f"PUBLIC, for everybody, at '{repo_id}'"
-    export(dm, folder, say=say, audience=audience, ready=lambda: ensure_repository(to, say), **export_options)
+    export(dm, folder, say=say, audience=audience, ready=lambda: to.ensure(say), **export_options)
     return upload(folder, to, message=message, say=say)

@@ -19,7 +19,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from wsidata.hub.card import BEGIN, agreed_card, unfinished_card
-from wsidata.hub.repository import Destination, PublishError, ensure_repository, explained
 from wsidata.hub.export.journal import Journal
 from wsidata.hub.manifest import (
     CARD_FILE,
@@ -30,6 +29,7 @@ from wsidata.hub.manifest import (
     SHARD_FOLDER,
     Preprocessing,
 )
+from wsidata.hub.repository import HubRepository, PublishError
 from wsidata.utils.files import file_sha256
 
 _OURS = tuple(f"{name}/" for name in (*HUB_SPLITS.values(), SHARD_FOLDER))
@@ -55,7 +55,7 @@ class Published:
 
 
 def upload(
-    folder: str | Path, to: Destination, *, message: str | None = None, say: Callable[[str], None] = print
+    folder: str | Path, to: HubRepository, *, message: str | None = None, say: Callable[[str], None] = print
 ) -> Published:
     """Upload a finished export.
 
@@ -73,9 +73,9 @@ def upload(
     folder = Path(folder)
     preprocessing = Preprocessing.load(folder)
     files = published_files(folder, preprocessing)
-    private = ensure_repository(to, say)
-    with explained(
-        f"'{to.repo_id}' was not published; what was sent is marked as not complete, and publishing again goes on", to
+    private = to.ensure(say)
+    with to.explained(
+        f"'{to.repo_id}' was not published; what was sent is marked as not complete, and publishing again goes on"
     ):
         return _Upload(folder, preprocessing, files, to, say).run(private, message)
 
@@ -119,7 +119,7 @@ class _Upload:
     folder: Path
     preprocessing: Preprocessing
     files: list[str]
-    to: Destination
+    to: HubRepository
     say: Callable[[str], None]
 
     def run(self, private: bool, message: str | None) -> Published:
@@ -201,7 +201,7 @@ class _Upload:
         return sorted(path for path in remote if path.startswith(_OURS) and path not in set(self.files))
 
 
-def _refuse_other_data(to: Destination, remote: dict[str, Any], stale: list[str], card: str) -> None:
+def _refuse_other_data(to: HubRepository, remote: dict[str, Any], stale: list[str], card: str) -> None:
     """Data that was not published from here is not ours to remove."""
     if stale and BEGIN not in card and PREPROCESSING_FILE not in remote:
         raise PublishError(
@@ -210,13 +210,13 @@ def _refuse_other_data(to: Destination, remote: dict[str, Any], stale: list[str]
         )
 
 
-def _remote_files(api: Any, to: Destination, revision: str | None) -> dict[str, Any]:
+def _remote_files(api: Any, to: HubRepository, revision: str | None) -> dict[str, Any]:
     """Files of a revision by path."""
     tree = api.list_repo_tree(to.repo_id, repo_type="dataset", revision=revision, recursive=True)
     return {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
 
 
-def _remote_card(api: Any, to: Destination) -> str:
+def _remote_card(api: Any, to: HubRepository) -> str:
     path = api.hf_hub_download(to.repo_id, CARD_FILE, repo_type="dataset", revision=to.revision)
     return Path(path).read_text(encoding="utf-8")
 
@@ -231,7 +231,7 @@ def _is_same(path: Path, entry: Any) -> bool:
     return bool(entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
 
 
-def _agree_on_card(folder: Path, to: Destination, remote: str) -> None:
+def _agree_on_card(folder: Path, to: HubRepository, remote: str) -> None:
     """Take over what the user changed on the Hub."""
     path = folder / CARD_FILE
     local = path.read_text(encoding="utf-8")
@@ -240,7 +240,7 @@ def _agree_on_card(folder: Path, to: Destination, remote: str) -> None:
         path.write_text(agreed, encoding="utf-8")
 
 
-def _card_note(to: Destination) -> str:
+def _card_note(to: HubRepository) -> str:
     """Name of the note of the card that was last published there."""
     place = f"{to.endpoint} {to.repo_id} {to.revision} {to.create_pr}"
     return f"card-{hashlib.sha256(place.encode()).hexdigest()[:16]}"

@@ -315,7 +315,7 @@ def test_what_cannot_be_had_is_explained(hub, address, published, repo_id, optio
 
 
 def test_servers_that_are_down_are_not_taken_for_missing_data(hub, address, published, monkeypatch):
-    monkeypatch.setattr("wsidata.hub.load.download.PATIENCE", Patience(3, 0.01, is_busy))
+    monkeypatch.setattr("wsidata.hub.repository.DOWNLOAD_PATIENCE", Patience(3, 0.01, is_busy))
     hub.put("tester/slides", published[1])
     hub.fail("GET", "/api/datasets/", times=2, status=503)
     HubDataModule("tester/slides", **address).prepare_data()

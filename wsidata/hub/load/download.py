@@ -8,105 +8,15 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from wsidata.hub.card import BEGIN
-from wsidata.hub.client import HubError, HubOfflineWarning, Patience, UnreachableError, explain_download, is_busy
+from wsidata.hub.client import HubError, HubOfflineWarning, UnreachableError
 from wsidata.hub.manifest import CARD_FILE, JOURNAL_FOLDER, METADATA_FILE, PREPROCESSING_FILE, Preprocessing
-
-PATIENCE = Patience(attempts=5, repeat_on=is_busy)
-"""With a Hub that answers, but is busy or breaks off; where there is no connection, the cache is looked at instead."""
+from wsidata.hub.repository import HubRepository
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_Answer = TypeVar("_Answer")
-
-
-@dataclass(frozen=True)
-class HubAddress:
-    """A data set on a Hub, and how to ask for it.
-
-    Attributes:
-        repo_id: "owner/name".
-        revision: Branch, tag or commit. None: the main branch.
-        endpoint: Address of the Hub. None: HF_ENDPOINT, or huggingface.co.
-        token: None or True: the one that is stored, or in HF_TOKEN. False: none.
-        cache_dir: Where downloads are kept. None: the library's own place (HF_HOME).
-    """
-
-    repo_id: str
-    revision: str | None = None
-    endpoint: str | None = None
-    token: str | bool | None = None
-    cache_dir: Path | None = None
-
-    def newest_commit(self) -> str:
-        """The commit that `revision` means at this moment.
-
-        Raises:
-            UnreachableError: if the Hub does not answer.
-            HubError: if it refuses.
-        """
-        from huggingface_hub import HfApi
-
-        api = HfApi(endpoint=self.endpoint, token=self.token)
-        return self._patiently(
-            lambda: str(api.dataset_info(self.repo_id, revision=self.revision).sha),
-            f"'{self.repo_id}' cannot be opened",
-        )
-
-    def download(self, patterns: list[str] | None) -> Path:
-        """The folder of a snapshot, named by its commit; only files that fit the patterns, if there are any.
-
-        Raises:
-            HubError: saying why it cannot be had.
-        """
-        what = f"'{self.repo_id}' could not be downloaded"
-        return self._patiently(lambda: self._snapshot(patterns, cached=False), what)
-
-    def cached(self, patterns: list[str] | None) -> Path | None:
-        """The same from the cache alone; None if it is not there, or not all of it."""
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            return self._snapshot(patterns, cached=True)
-        except LocalEntryNotFoundError:
-            return None
-
-    def _snapshot(self, patterns: list[str] | None, *, cached: bool) -> Path:
-        from huggingface_hub import snapshot_download
-
-        folder = snapshot_download(
-            self.repo_id, repo_type="dataset", revision=self.revision, endpoint=self.endpoint, token=self.token,
-            cache_dir=self.cache_dir, allow_patterns=patterns, local_files_only=cached,
-        )  # fmt: skip
-        return Path(str(folder))
-
-    def fetch(self, path: str, commit: str, folder: Path) -> Path:
-        """Download one file of a commit into a folder.
-
-        Raises:
-            HubError: saying why it cannot be had.
-        """
-        from huggingface_hub import hf_hub_download
-
-        def download() -> Path:
-            file = hf_hub_download(
-                self.repo_id, path, repo_type="dataset", revision=commit, endpoint=self.endpoint, token=self.token,
-                local_dir=folder,
-            )  # fmt: skip
-            return Path(str(file))
-
-        return self._patiently(download, f"'{path}' of '{self.repo_id}' could not be downloaded")
-
-    def _patiently(self, ask: Callable[[], _Answer], what: str) -> _Answer:
-        """The answer, also of a Hub that is busy for some seconds; client libraries repeat only some requests."""
-        try:
-            return PATIENCE(ask)
-        except Exception as error:
-            raise explain_download(error, what, self.revision) from error
 
 
 @dataclass(frozen=True)
@@ -116,26 +26,26 @@ class Copy:
     Attributes:
         folder: Where they are.
         preprocessing: What was published with them; None in an ordinary data set.
-        address: Where they came from; None for a folder of one's own.
+        repository: Where they came from; None for a folder of one's own.
         commit: The commit they are; None for a folder of one's own.
         cache_dir: Where unpacked images are kept. None: in HF_HOME.
     """
 
     folder: Path
     preprocessing: Preprocessing | None
-    address: HubAddress | None = None
+    repository: HubRepository | None = None
     commit: str | None = None
     cache_dir: Path | None = None
 
     @property
     def name(self) -> str:
         """What messages call it."""
-        return str(self.folder) if self.address is None else f"{self.address.repo_id}@{(self.commit or '')[:12]}"
+        return str(self.folder) if self.repository is None else f"{self.repository.repo_id}@{(self.commit or '')[:12]}"
 
     @property
     def pin(self) -> dict[str, str | None]:
         """What a checkpoint remembers of it: `repo_id`, `commit`, and `digest` of what was published."""
-        repo_id = None if self.address is None else self.address.repo_id
+        repo_id = None if self.repository is None else self.repository.repo_id
         digest = None if self.preprocessing is None else self.preprocessing.digest
         return {"repo_id": repo_id, "commit": self.commit, "digest": digest}
 
@@ -156,13 +66,13 @@ def open_folder(folder: Path, cache_dir: Path | None = None) -> Copy:
     return Copy(folder.absolute(), _preprocessing(folder), cache_dir=cache_dir)
 
 
-def open_repository(address: HubAddress, *, tables_only: bool = False) -> Copy:
+def open_repository(repository: HubRepository, *, tables_only: bool = False) -> Copy:
     """A data set of a Hub: the commit that is asked for, downloaded where the cache lacks it.
 
     A commit never changes, so for one that is cached whole nobody is asked.
 
     Args:
-        address: Which.
+        repository: The repository.
         tables_only: Leave images on the Hub.
 
     Raises:
@@ -172,25 +82,25 @@ def open_repository(address: HubAddress, *, tables_only: bool = False) -> Copy:
         HubOfflineWarning: if the Hub cannot be reached, and the cache holds the commit it last saw.
     """
     patterns = [PREPROCESSING_FILE, CARD_FILE, f"*{METADATA_FILE}"] if tables_only else None
-    if address.revision is not None and _COMMIT.fullmatch(address.revision):
-        folder = address.cached(patterns) or address.download(patterns)
-        return Copy(folder, _preprocessing(folder), address, address.revision, address.cache_dir)
+    if repository.revision is not None and _COMMIT.fullmatch(repository.revision):
+        folder = repository.cached_snapshot(patterns) or repository.snapshot(patterns)
+        return Copy(folder, _preprocessing(folder), repository, repository.revision, repository.cache_dir)
     try:
-        commit = address.newest_commit()
+        commit = repository.newest_commit()
     except UnreachableError as error:
-        return _open_offline(address, patterns, error)
-    folder = address.download(patterns)
+        return _open_offline(repository, patterns, error)
+    folder = repository.snapshot(patterns)
     if folder.name != commit:  # the branch moved meanwhile, or the library fell back to its cache
         raise HubError(
-            f"'{address.repo_id}' was at commit {commit} and then at {folder.name} while it was downloaded. Try again, "
-            f"or pass revision='{commit}'."
+            f"'{repository.repo_id}' was at commit {commit} and then at {folder.name} while it was downloaded. Try "
+            f"again, or pass revision='{commit}'."
         )
-    return Copy(folder, _preprocessing(folder), address, commit, address.cache_dir)
+    return Copy(folder, _preprocessing(folder), repository, commit, repository.cache_dir)
 
 
-def _open_offline(address: HubAddress, patterns: list[str] | None, error: UnreachableError) -> Copy:
+def _open_offline(repository: HubRepository, patterns: list[str] | None, error: UnreachableError) -> Copy:
     """What the cache holds of the revision, with a warning; or the error."""
-    folder = address.cached(patterns)
+    folder = repository.cached_snapshot(patterns)
     if folder is None:
         raise UnreachableError(
             f"{error}, and the cache has no complete copy of it. Connect once, or pass an exported folder."
@@ -201,7 +111,7 @@ def _open_offline(address: HubAddress, patterns: list[str] | None, error: Unreac
         HubOfflineWarning,
         stacklevel=2,
     )
-    return Copy(folder, _preprocessing(folder), address, folder.name, address.cache_dir)
+    return Copy(folder, _preprocessing(folder), repository, folder.name, repository.cache_dir)
 
 
 def _preprocessing(folder: Path) -> Preprocessing | None:

@@ -102,8 +102,8 @@ def _part(split: str) -> str:
 
 def _folder(copy: Copy, columns: OrdinaryColumns) -> Path:
     """Where it is unpacked: a name that follows from the files and the columns."""
-    if copy.commit is not None and copy.address is not None:
-        which: list[Any] = [copy.address.repo_id, copy.commit]
+    if copy.commit is not None and copy.repository is not None:
+        which: list[Any] = [copy.repository.repo_id, copy.commit]
     else:  # a folder of one's own: the files it holds now
         files = sorted(path for path in copy.folder.rglob("*") if path.is_file())
         which = [str(copy.folder), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)]

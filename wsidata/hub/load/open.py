@@ -14,11 +14,12 @@ from typing import Any
 import pandas as pd
 
 from wsidata.hub.client import HubError, HubWarning, check_installed
-from wsidata.hub.load.download import Copy, HubAddress, open_folder, open_repository
+from wsidata.hub.load.download import Copy, open_folder, open_repository
 from wsidata.hub.load.image_dataset import OrdinaryColumns, read_ordinary
 from wsidata.hub.load.readers import PhotoReader, SlideReader
 from wsidata.hub.load.tables import read_export
 from wsidata.hub.manifest import Kind, Preprocessing
+from wsidata.hub.repository import HubRepository
 from wsidata.tables.label_table import LabelTable
 
 _DEFAULTS: dict[Kind, dict[str, Any]] = {
@@ -95,8 +96,9 @@ def _find(options: Mapping[str, Any], token: str | bool | None) -> Copy:
             raise HubError(f"'{source}' is a folder on this disk: leave out {'=, '.join(useless)}=.")
         return open_folder(folder, cache_dir=_path(options["cache_dir"]))
     check_installed("huggingface_hub", f"'{source}' is downloaded from the Hub, which")
-    address = HubAddress(source, options["revision"], options["endpoint"], token, _path(options["cache_dir"]))
-    copy = open_repository(address, tables_only=streaming)
+    given = {name: options[name] for name in ("revision", "endpoint")}
+    repository = HubRepository(source, token=token, cache_dir=_path(options["cache_dir"]), **given)
+    copy = open_repository(repository, tables_only=streaming)
     if streaming and (copy.preprocessing is None or copy.preprocessing.layout != "files"):
         raise HubError(
             f"streaming=True fetches one file per image, and '{source}' keeps its images inside Parquet, or was not "

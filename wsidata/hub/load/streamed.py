@@ -19,7 +19,7 @@ from wsidata.datasets.epochs import EpochDataset
 from wsidata.datasets.photos import PhotoDataset
 from wsidata.datasets.slides import SlideDataset
 from wsidata.hub.client import HubError
-from wsidata.hub.load.download import HubAddress
+from wsidata.hub.repository import HubRepository
 from wsidata.utils.files import file_sha256
 
 
@@ -28,24 +28,24 @@ class RemoteFiles:
     """Images, and perhaps masks, of a table's rows in one commit of a Hub repository.
 
     Attributes:
-        address: The repository.
+        repository: The repository.
         commit: The commit.
         images: Path below the root and SHA-256 of each row's image.
         masks: The same for each row's mask; empty without masks.
     """
 
-    address: HubAddress
+    repository: HubRepository
     commit: str
     images: Sequence[tuple[str, str]]
     masks: Sequence[tuple[str, str]] = ()
 
     @classmethod
-    def of_rows(cls, address: HubAddress, commit: str, rows: pd.DataFrame) -> RemoteFiles:
+    def of_rows(cls, repository: HubRepository, commit: str, rows: pd.DataFrame) -> RemoteFiles:
         """The files of rows with `file_name` and `sha256`, and perhaps `mask_file_name` and `mask_sha256`."""
         images = list(zip(rows["file_name"], rows["sha256"], strict=True))
         has_masks = "mask_file_name" in rows.columns
         masks = list(zip(rows["mask_file_name"], rows["mask_sha256"], strict=True)) if has_masks else []
-        return cls(address, commit, images, masks)
+        return cls(repository, commit, images, masks)
 
     def fetch(self, name: str, sha256: str, folder: Path) -> str:
         """Download a file into a folder, and return its path.
@@ -53,11 +53,11 @@ class RemoteFiles:
         Raises:
             HubError: if it cannot be downloaded, or is not the file that was published.
         """
-        path = self.address.fetch(name, self.commit, folder)
+        path = self.repository.fetch(name, self.commit, folder)
         digest = str(file_sha256(path))
         if digest != sha256:
             raise HubError(
-                f"'{name}' of '{self.address.repo_id}' at {self.commit} is not the image that was published "
+                f"'{name}' of '{self.repository.repo_id}' at {self.commit} is not the image that was published "
                 f"(SHA-256 {digest[:12]}, not {sha256[:12]})."
             )
         return str(path)
@@ -85,7 +85,7 @@ class _Streamed(EpochDataset):
 
     def describe(self) -> str:
         """How images are read."""
-        return f"streamed from {self.remote.address.repo_id}"
+        return f"streamed from {self.remote.repository.repo_id}"
 
     @contextmanager
     def _downloaded(self, row: int, *, with_mask: bool = False) -> Iterator[None]:
