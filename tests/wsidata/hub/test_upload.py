@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from wsidata import WSIDataModule
-from wsidata.hub.repository import Destination, PublishError
 from wsidata.hub.export.writer import export
 from wsidata.hub.manifest import PREPROCESSING_FILE, Preprocessing
+from wsidata.hub.repository import Destination, PublishError
 from wsidata.hub.upload import published_files, upload
 
 REPO = "tester/split"
