@@ -189,8 +189,8 @@ class ImageFolderDataModule(SplitDataModule):
             on_error=on_error,
         )
         self.image_size = None if image_size is None else check_size(image_size)
-        self.resize_px = _length_of_side(resize_px, self.image_size, train_transform is None or eval_transform is None)
-        self.normalize, self.dtype = normalize, _pixel_type(dtype, normalize)
+        self.resize_px = length_of_side(resize_px, self.image_size, train_transform is None or eval_transform is None)
+        self.normalize, self.dtype = normalize, pixel_type(dtype, normalize)
         self._table, self._split, self._label_names = table, split, label_names
         self._survey = PhotoSurvey(self.resize_px, decode_check)
         self._cache = _decoded_cache(cache, num_workers)
@@ -230,7 +230,7 @@ class ImageFolderDataModule(SplitDataModule):
         """Read the table and every photo's header, and compare sizes where batches need one size."""
         rows = self._kept[["image_id", "path"]].to_numpy()
         if self._sizes_follow_photos and self.batch_size > 1:
-            _check_one_size({name: self._survey.sizes[path] for name, path in rows})
+            check_one_size({name: self._survey.sizes[path] for name, path in rows})
 
     def find_unreadable(self) -> dict[str, str]:
         """Photos that cannot be read."""
@@ -285,7 +285,7 @@ class ImageFolderDataModule(SplitDataModule):
         return IMAGENET if self.normalize == "imagenet" else (self.stats.mean, self.stats.std)
 
 
-def _length_of_side(
+def length_of_side(
     resize_px: int | Literal["auto"] | None, image_size: tuple[int, int] | None, crops: bool
 ) -> int | None:
     """Length of the shorter side that photos are resized to; None: as they are.
@@ -305,7 +305,7 @@ def _length_of_side(
     return resize_px
 
 
-def _check_one_size(sizes: Mapping[str, tuple[int, int]]) -> None:
+def check_one_size(sizes: Mapping[str, tuple[int, int]]) -> None:
     """Raise `TableError`, naming two, if photos differ in size and so make no batch."""
     first, *others = sizes.items()
     for name, size in others:
@@ -316,7 +316,7 @@ def _check_one_size(sizes: Mapping[str, tuple[int, int]]) -> None:
             )
 
 
-def _pixel_type(dtype: Literal["uint8", "float"] | None, normalize: str | None) -> DType:
+def pixel_type(dtype: Literal["uint8", "float"] | None, normalize: str | None) -> DType:
     """Data type of the batches.
 
     Raises:
