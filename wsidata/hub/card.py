@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from wsidata.hub.manifest import CARD_FILE, PREPROCESSING_FILE, Preprocessing
+from wsidata.utils.files import write_text
 
 BEGIN = "<!-- written by slidestream: text between these two lines is replaced when the data set is published again -->"
 END = "<!-- end of what slidestream writes: text below is yours, and stays -->"
@@ -71,7 +72,7 @@ def write_card(folder: Path, preprocessing: Preprocessing, rows: pd.DataFrame, t
     present = path.read_text(encoding="utf-8") if path.exists() else ""
     card = merged_card(present, preprocessing, rows, text)
     if card != present:
-        path.write_text(card, encoding="utf-8")
+        write_text(path, card)
     return card
 
 

@@ -48,13 +48,13 @@ is right also to evaluate on them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from wsidata.stats.result import ChannelStats
+from wsidata.utils.files import json_sha256, write_text
 
 FORMAT_VERSION = 1
 """Raised when an older reader would misread what a newer writer wrote."""
@@ -192,7 +192,7 @@ class Preprocessing:
     @property
     def digest(self) -> str:
         """SHA-256 of all of it, and through `tables` of all pixels and labels."""
-        return hashlib.sha256(json.dumps(self._plain(), sort_keys=True).encode()).hexdigest()
+        return json_sha256(self._plain())
 
     def to_json(self) -> str:
         """As JSON text, with the format version and the digest."""
@@ -255,10 +255,8 @@ class Preprocessing:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write preprocessing.json into a folder, at once or not at all."""
-        unfinished = Path(folder) / f"{PREPROCESSING_FILE}.part"
-        unfinished.write_text(self.to_json(), encoding="utf-8")
-        unfinished.replace(Path(folder) / PREPROCESSING_FILE)
+        """Write preprocessing.json into a folder, whole or not at all."""
+        write_text(Path(folder) / PREPROCESSING_FILE, self.to_json())
 
     @classmethod
     def load(cls, folder: str | Path) -> Preprocessing:

@@ -30,7 +30,7 @@ from wsidata.hub.manifest import (
     Preprocessing,
 )
 from wsidata.hub.repository import HubRepository, PublishError
-from wsidata.utils.files import file_sha256
+from wsidata.utils.files import file_sha256, write_text
 
 _OURS = tuple(f"{name}/" for name in (*HUB_SPLITS.values(), SHARD_FOLDER))
 
@@ -237,7 +237,7 @@ def _agree_on_card(folder: Path, to: HubRepository, remote: str) -> None:
     local = path.read_text(encoding="utf-8")
     agreed = agreed_card(local, remote, Journal(folder).noted(_card_note(to)).get("text"))
     if agreed != local:
-        path.write_text(agreed, encoding="utf-8")
+        write_text(path, agreed)
 
 
 def _card_note(to: HubRepository) -> str:

@@ -8,7 +8,6 @@ it writes.
 from __future__ import annotations
 
 import errno
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageErr
 from wsidata.formats.codecs.jpeg_strip import stripped_jpeg
 from wsidata.formats.vips import failure_behind
 from wsidata.hub.manifest import IMAGE_FORMATS, Encoding, ImageFormat
+from wsidata.utils.files import atomic_write, file_sha256
 from wsidata.utils.messages import check_choice
 
 JPEG_MAX_PX = 65_500
@@ -103,23 +103,19 @@ def encode(
         UnsupportedImageError: if the format cannot hold the picture.
         OSError: if the disk is full, or the file cannot be written.
     """
-    stem.parent.mkdir(parents=True, exist_ok=True)
     kept = stripped_jpeg(original) if encoding.format == "original" and original is not None else None
     if kept is not None and _same_pixels(kept, image, name):
-        path = stem.with_name(f"{stem.name}.jpg")
-        unfinished = path.with_name(f"{path.name}.part")
-        unfinished.write_bytes(kept)
+        chosen = "jpeg"
     else:
-        chosen = _fitting(image, encoding, name)
-        path = stem.with_name(stem.name + _SUFFIXES[chosen])
-        unfinished = path.with_name(f"{path.name}.part")
-        _write(image, unfinished, chosen, encoding.quality, name, mpp)
-    width, height = image.width, image.height
-    with unfinished.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    size_bytes = unfinished.stat().st_size
-    unfinished.replace(path)
-    return EncodedImage(path, sha256, size_bytes, width, height)
+        kept, chosen = None, _fitting(image, encoding, name)
+    path = stem.with_name(stem.name + _SUFFIXES[chosen])
+    with atomic_write(path, sync=False) as unfinished:
+        if kept is None:
+            _write(image, unfinished, chosen, encoding.quality, name, mpp)
+        else:
+            unfinished.write_bytes(kept)
+        facts = str(file_sha256(unfinished)), unfinished.stat().st_size
+    return EncodedImage(path, *facts, image.width, image.height)
 
 
 def _fitting(image: pyvips.Image, encoding: Encoding, name: str) -> str:
@@ -149,18 +145,13 @@ def _write(
         else:
             _write_pyramid(image, path, quality if chosen == "tiff-jpeg" else None, mpp)
     except pyvips.Error as error:
-        path.unlink(missing_ok=True)
         cause = failure_behind(image)
         detail = " ".join(str(cause or error).split())
         if cause is None and ("write error" in detail or "No space left" in detail or "too large" in detail):
             raise OSError(errno.ENOSPC, f"'{path}' could not be written ({detail[:200]})") from error
         raise UnreadableImageError(f"'{name}' could not be decoded whole: {detail}") from (cause or error)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
     failure = failure_behind(image)  # libvips may show black for what it could not read
     if failure is not None:
-        path.unlink(missing_ok=True)
         raise UnreadableImageError(f"'{name}' could not be decoded whole: {failure}") from failure
 
 

@@ -7,7 +7,6 @@ so that the next export of the same data module knows what it need not make agai
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsidata.hub.manifest import JOURNAL_FOLDER
-from wsidata.utils.files import files_of, sample_digest
+from wsidata.utils.files import files_of, json_sha256, sample_digest, write_text
 
 STAGING = "files"
 
@@ -91,13 +90,11 @@ class Journal:
     def keep_only(self, places: set[str]) -> None:
         """Forget all other images."""
         self.entries = {place: entry for place, entry in self.entries.items() if place in places}
-        unfinished = self._lines.with_suffix(".part")
-        unfinished.write_text("".join(json.dumps(asdict(one)) + "\n" for one in self.entries.values()), "utf-8")
-        unfinished.replace(self._lines)
+        write_text(self._lines, "".join(json.dumps(asdict(one)) + "\n" for one in self.entries.values()))
 
     def note(self, name: str, content: Mapping[str, Any]) -> None:
         """Keep something small beside the entries."""
-        (self.root / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        write_text(self.root / f"{name}.json", json.dumps(content))
 
     def noted(self, name: str) -> dict[str, Any]:
         """What was kept; empty if nothing was."""
@@ -129,5 +126,4 @@ def content_key(paths: list[Path], settings: Mapping[str, Any]) -> str:
     files = [
         [str(file.name), file.stat().st_size, file.stat().st_mtime_ns] for path in paths for file in files_of(path)
     ]
-    content = [files, [sample_digest(path) for path in paths], settings]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return json_sha256([files, [sample_digest(path) for path in paths], settings], default=str)

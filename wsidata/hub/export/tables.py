@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from wsidata.hub.export.journal import Entry, Journal
 from wsidata.hub.export.plan import ExportError
 from wsidata.hub.manifest import METADATA_FILE, SHARD_FOLDER, Layout, TableFile
-from wsidata.utils.files import file_sha256
+from wsidata.utils.files import atomic_write, file_sha256
 
 SHARD_BYTES = 500 * 1000**2
 ROW_GROUP_BYTES = 32 * 1000**2
@@ -88,10 +88,8 @@ def write_metadata(folder: Path, part: SplitRows) -> TableFile:
         columns["mask_file_name"] = pa.array([_below(one.mask_file or "") for one in part.entries], pa.string())
     columns |= {name: pa.array(values, _PLAIN[name]) for name, values in part.columns().items()}
     path = folder / part.split / METADATA_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    pq.write_table(pa.table(columns), unfinished)
-    unfinished.replace(path)
+    with atomic_write(path) as unfinished:
+        pq.write_table(pa.table(columns), unfinished)
     return _table_file(folder, path, part.split, len(part.entries))
 
 
@@ -107,19 +105,16 @@ def write_shards(folder: Path, journal: Journal, part: SplitRows, class_names: S
     tables: list[TableFile] = []
     for number, (start, stop) in enumerate(shards):
         path = folder / SHARD_FOLDER / f"{part.split}-{number:05d}-of-{len(shards):05d}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.part")
         step = _rows_a_group([one.size_bytes for one in part.entries[start:stop]])
         # Images are compressed already, and the least and greatest of them are no statistics. A page index lets the
         # Hub's viewer read single rows.
-        with pq.ParquetWriter(
+        with atomic_write(path) as unfinished, pq.ParquetWriter(
             unfinished, schema, compression="none", use_dictionary=False, write_statistics=list(columns),
             write_page_index=True,
         ) as writer:  # fmt: skip
             for low in range(start, stop, step):
                 group = slice(low, min(low + step, stop))
                 writer.write_table(_group(folder, journal, part.entries[group], columns, group, schema))
-        unfinished.replace(path)
         tables.append(_table_file(folder, path, part.split, stop - start))
     return tables
 

@@ -9,7 +9,6 @@ changed.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -46,7 +45,7 @@ from wsidata.hub.manifest import (
 from wsidata.hub.privacy import disclosure
 from wsidata.splits.split_file import split_digest
 from wsidata.stats.result import ChannelStats
-from wsidata.utils.files import file_sha256
+from wsidata.utils.files import file_sha256, json_sha256
 from wsidata.utils.messages import check_choice
 
 _FINISHED, _STATS = "finished", "stats"
@@ -210,8 +209,7 @@ def _finish(
         image_bytes=sum(one.size_bytes for part in parts for one in part.entries),
     )
     entries = [asdict(one) for part in parts for one in part.entries]
-    content = [plan.rows.to_json(orient="split"), entries, facts.to_json()]
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    fingerprint = json_sha256([plan.rows.to_json(orient="split"), entries, facts.to_json()])
     earlier = _earlier(folder)
     if earlier is not None and journal.noted(_FINISHED) == {"fingerprint": fingerprint, "digest": earlier.digest}:
         nothing_waits = not any(path.is_file() for path in journal.staging.rglob("*"))

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from wsidata.splits.make import SmallClasses, make_splits
 from wsidata.tables.class_names import class_map
 from wsidata.tables.label_table import COLUMNS, LabelTable
 from wsidata.tables.parts import SplitError, part_name
+from wsidata.utils.files import json_sha256
 
 _INDEX = "index.parquet"
 _CLASSES = "classes.json"
@@ -107,8 +107,7 @@ def _folder(copy: Copy, columns: OrdinaryColumns) -> Path:
     else:  # a folder of one's own: the files it holds now
         files = sorted(path for path in copy.folder.rglob("*") if path.is_file())
         which = [str(copy.folder), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)]
-    digest = hashlib.sha256(json.dumps([which, vars(columns)], sort_keys=True).encode()).hexdigest()
-    return cache_folder(copy.cache_dir) / digest[:40]
+    return cache_folder(copy.cache_dir) / json_sha256([which, vars(columns)])[:40]
 
 
 def _unpack(copy: Copy, columns: OrdinaryColumns, folder: Path) -> None:

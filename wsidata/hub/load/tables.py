@@ -21,6 +21,7 @@ from wsidata.hub.manifest import PARTS, ExportFormatError, Preprocessing, TableF
 from wsidata.splits.split_file import split_digest
 from wsidata.tables.label_table import COLUMNS, LabelTable
 from wsidata.tables.targets import TARGETS, Target
+from wsidata.utils.files import file_sha256
 from wsidata.utils.messages import describe_problems
 
 _IMAGES = {"image": "sha256", "mask": "mask_sha256"}
@@ -110,8 +111,9 @@ def _target(preprocessing: Preprocessing, copy: Copy) -> Target:
 def _read_table(copy: Copy, table: TableFile) -> pd.DataFrame:
     """The rows of one file, with the columns of `tables.COLUMNS`, `row` and `FACTS`."""
     path = copy.folder / table.path
-    if not path.is_file() or _digest_or_problem(str(path)) != table.sha256:
-        what = "was changed since it was published" if path.is_file() else "is absent"
+    digest = file_sha256(path)
+    if digest != table.sha256:
+        what = "is absent" if digest is None else "was changed since it was published"
         raise ExportFormatError(f"'{path}' {what}. Download or export it again.")
     names = [name for name in pq.read_schema(path).names if name not in _IMAGES]
     stored = pq.read_table(path, columns=names).to_pydict()
