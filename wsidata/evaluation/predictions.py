@@ -1,0 +1,53 @@
+"""Prediction tables of classifiers, with one row per image and one probability per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsidata.tables.parts import SPLITS
+
+SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
+_PREFIX = "probability_"
+
+
+def prediction_table(
+    rows: pd.DataFrame, probabilities: Tensor | NDArray[Any], class_names: Sequence[str]
+) -> pd.DataFrame:
+    """Label, predicted class and class probabilities of each image.
+
+    Args:
+        rows: Columns `image_id`, `split` and `label_name`, as in a data module's `tables`.
+        probabilities: (N, K) floats, in the order of the rows.
+        class_names: Names of the K classes.
+
+    Returns:
+        Columns `image`, `split`, `label`, `predicted` and, for each class, `probability_<class>` (float32).
+    """
+    values = torch.as_tensor(probabilities).float().cpu().numpy()
+    table = pd.DataFrame({"image": rows["image_id"], "split": rows["split"], "label": rows["label_name"]})
+    table["predicted"] = [class_names[best] for best in values.argmax(axis=1)]
+    columns = [f"{_PREFIX}{name}" for name in class_names]
+    return pd.concat([table, pd.DataFrame(values, columns=columns, index=table.index)], axis=1)
+
+
+def classes_of(predictions: pd.DataFrame) -> list[str]:
+    """Class names of a prediction table, in order."""
+    return [name.removeprefix(_PREFIX) for name in predictions.columns if name.startswith(_PREFIX)]
+
+
+def by_split(predictions: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of each split that has any, in the order train, val, test."""
+    return [(split, rows) for split in SPLITS if len(rows := predictions[predictions["split"] == split])]
+
+
+def mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the misclassified images, most confident first."""
+    wrong = predictions[predictions["label"] != predictions["predicted"]]
+    confidence = wrong.filter(regex=f"^{_PREFIX}").max(axis=1)
+    return wrong.loc[confidence.sort_values(ascending=False, kind="stable").index]
