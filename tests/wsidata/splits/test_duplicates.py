@@ -1,0 +1,25 @@
+"""Duplicates in a table are found, described and grouped."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from wsidata.splits import describe_duplicates, find_duplicates, group_duplicates
+from wsidata.splits.fingerprints import photo_thumbnail
+from wsidata.synthetic.photos import write_photo_folders
+
+
+def test_duplicates_of_duplicates_are_one_group() -> None:
+    pairs = pd.DataFrame({"first": ["a", "c", "b"], "second": ["b", "d", "c"]})
+    group = dict(zip("abcde", group_duplicates(list("abcde"), pairs), strict=True))
+    assert group["a"] == group["b"] == group["c"] == group["d"] != group["e"]
+
+
+def test_different_photos_are_no_duplicates(tmp_path: Path) -> None:
+    paths = sorted(map(str, write_photo_folders(tmp_path, classes=2, per_class=3, side_px=64).rglob("*.jpg")))
+    table = pd.DataFrame({"image_id": paths, "path": paths, "label_name": "x"})
+    duplicates = find_duplicates(table, photo_thumbnail)
+    assert duplicates.empty
+    assert describe_duplicates(duplicates, 6, "photos") == (
+        "Duplicates: none among 6 photos (compared by bytes and by look)."
+    )

@@ -1,0 +1,73 @@
+"""Duplicates among the images of a table, found before it is split and kept on one side of the split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from wsidata.splits.fingerprints import alike, look_of, same_bytes, slide_thumbnail
+
+_SHOWN = 10
+
+
+def find_duplicates(
+    table: pd.DataFrame, thumbnail: Callable[[str], NDArray[np.float64]] = slide_thumbnail
+) -> pd.DataFrame:
+    """Pairs of equal files and near-duplicates (saved again, resized, turned, cropped by a few percent).
+
+    Args:
+        table: Columns `image_id`, `path` and `label_name`.
+        thumbnail: Returns the (32, 32) gray pixels of a path; for photos `fingerprints.photo_thumbnail`.
+
+    Returns:
+        Columns `first`, `second`, `label_first`, `label_second`, `what`.
+    """
+    paths = table["path"].tolist()
+    row = {path: number for number, path in enumerate(paths)}
+    found = {(row[a], row[b]): "the same file" for group in same_bytes(paths) for a, b in combinations(group, 2)}
+    looks = [(number, look) for number, path in enumerate(paths) if (look := look_of(thumbnail(path)))]
+    compared = [look for _, look in looks]
+    for i, j, correlation in alike(compared, compared):
+        if i < j:
+            found.setdefault((looks[i][0], looks[j][0]), f"look alike (correlation {correlation:.2f})")
+    names, labels = table["image_id"].tolist(), table["label_name"].tolist()
+    rows = [(names[a], names[b], labels[a], labels[b], what) for (a, b), what in sorted(found.items())]
+    return pd.DataFrame(rows, columns=["first", "second", "label_first", "label_second", "what"])
+
+
+def group_duplicates(image_ids: Sequence[str], duplicates: pd.DataFrame) -> list[str]:
+    """A group for each image, such that duplicates, and duplicates of duplicates, share one.
+
+    Args:
+        image_ids: Names of the images.
+        duplicates: See `find_duplicates`.
+
+    Returns:
+        The name of one image of its group for each image, for use as `group_column`.
+    """
+    group = {name: name for name in image_ids}
+    for first, second in duplicates[["first", "second"]].to_numpy():
+        kept, merged = group[first], group[second]
+        group = {name: kept if of == merged else of for name, of in group.items()}
+    return [group[name] for name in image_ids]
+
+
+def describe_duplicates(duplicates: pd.DataFrame, count: int, unit: str = "images") -> str:
+    """The duplicates as text, up to ten pairs, with the labels where they differ.
+
+    Args:
+        duplicates: See `find_duplicates`.
+        count: Number of images compared.
+        unit: What they are called, such as "photos".
+    """
+    if duplicates.empty:
+        return f"Duplicates: none among {count} {unit} (compared by bytes and by look)."
+    lines = [f"Duplicates: {len(duplicates)} pairs among {count} {unit}:"]
+    for first, second, label_first, label_second, what in duplicates.head(_SHOWN).to_numpy():
+        other = "" if label_first == label_second else f" - but {label_first} and {label_second}"
+        lines.append(f"  {first} and {second}: {what}{other}")
+    return "\n".join([*lines, *(["  ..."] if len(duplicates) > _SHOWN else [])])
