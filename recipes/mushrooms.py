@@ -1,4 +1,4 @@
-"""Trains and evaluates a classifier of photos, or without data one of toadstools it paints itself.
+"""Photo classifier for small data sets, trained and evaluated with duplicates kept together.
 
 python recipes/mushrooms.py                                     the demo: synthetic photos, random weights, minutes
 python recipes/mushrooms.py --data photos                       a folder of photos for each class
@@ -9,7 +9,6 @@ import argparse
 import logging
 import warnings
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,176 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner.tuning import Tuner
-from mushrooms_data import describe_duplicates, find_duplicates, keep_together, make_photos, write_demo
-from mushrooms_options import parse_arguments
-from mushrooms_report import closing_table, spread, write_report
-from reporting import MEANT, prediction_table
 
 from streammodels import StreamingResNet, WeightsUnavailableError
-from wsidata.datamodules.base import SplitDataModule
-from wsidata.photos.read import read_photo
-from wsidata.stats.compute import channel_stats
+from wsidata import HubDataModule, ImageFolderDataModule, SplitDataModule, channel_stats, read_photo
+from wsidata.evaluation import (
+    plot_confusion,
+    plot_mistakes,
+    prediction_table,
+    scores_by_class,
+    scores_by_split,
+    summarize,
+    summarize_folds,
+)
+from wsidata.splits import describe_duplicates, find_duplicates, group_duplicates
+from wsidata.splits.fingerprints import photo_thumbnail
+from wsidata.synthetic.photos import write_photos
+from wsidata.tables.parts import part_name
+from wsidata.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ToneJitter, Transform
 
-PARTS = {"train", "training", "val", "valid", "validation", "test"}
+REAL = {"image_size": 224, "weights": "DEFAULT", "model": "resnet18", "epochs": 60, "learning_rate": 3e-4}
+DEMO = {"image_size": 64, "weights": "none", "model": "resnet9", "epochs": 25, "learning_rate": 1e-3}
+VAL_FRACTION = 0.25
+
+FILES = {
+    "best.ckpt": "weights with the lowest validation loss",
+    "metrics.csv": "every logged metric, by epoch",
+    "scores.csv": "the table above",
+    "folds.csv": "scores of every fold",
+    "per_class.csv": "precision, recall and F1 of every class",
+    "predictions.csv": "probability of each class, photo by photo",
+    "split.csv": "which photo was used for what",
+    "duplicates.csv": "photos that are there twice",
+    "stats.json": "channel statistics of the training photos",
+    "confusion.png": "confusion matrix",
+    "mistakes.png": "misclassified photos, most confident first",
+    "batch.png": "photos as the network sees them",
+    "learning_rate.png": "loss at the learning rates that were tried",
+}
+
+# Lightning's warnings about what is intended here (frozen batch normalization, one folder for all results), or its own.
+EXPECTED_WARNINGS = (
+    "Found .* in eval mode", "Experiment logs directory", "Checkpoint directory", ".*treespec, LeafSpec",
+)  # fmt: skip
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with other defaults for real photos than for the demo."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument_group("data").add_argument
+    add("--data", type=Path, help="folder of photos, in a folder per class or with --labels (default: synthetic ones)")
+    add("--labels", type=Path, help="table of the photos, with the columns image and label")
+    add("--names", type=Path, help="table of the labels' names, with the columns label and name")
+    add("--hub", metavar="REPO_OR_FOLDER", help="instead of --data: a published data set, with the split it has")
+    add("--image-size", type=int, help=f"side of the square the network sees, pixels ({REAL['image_size']})")
+    add("--stream", action="store_true", help="whole photos at full resolution instead, streamed one after the other")
+    add("--tile-size", type=int, default=1024, help="with --stream: side of a square of pixels in flight (%(default)s)")
+    add("--val-fraction", type=float, help=f"share to validate on, stratified ({VAL_FRACTION})")
+    add("--test-fraction", type=float, default=0.0, help="share to test on, not used to choose an epoch (%(default)s)")
+    add("--k-fold", type=int, metavar="K", help="train K times, each on all but one of K parts: mean and spread")
+    add("--num-workers", type=int, default=2, help="processes that read photos (%(default)s)")
+    add = parser.add_argument_group("training").add_argument
+    add("--model", help=f"resnet9 to resnet152, wide and ResNeXt variants ({REAL['model']})")
+    add("--weights", help="DEFAULT for ImageNet's, a torchvision name, a file, or none for random (DEFAULT)")
+    add("--epochs", type=int, help=f"({REAL['epochs']})")
+    add("--batch-size", type=int, default=32, help="photos a step (%(default)s)")
+    add("--learning-rate", type=float, help=f"({REAL['learning_rate']})")
+    add("--find-learning-rate", action="store_true", help="run Lightning's learning rate finder first")
+    add("--one-cycle", action="store_true", help="one cycle: the rate rises to --learning-rate and falls")
+    add("--class-weights", choices=("loss", "sampling", "off"), default="loss",
+        help="make small classes count as much as large ones: in the loss, or by drawing them more often")  # fmt: skip
+    add("--patience", type=int, default=20, help="stop after as many epochs without gain in validation loss; 0: never")
+    add("--precision", default="32-true", help="as in Lightning, such as bf16-mixed (%(default)s)")
+    add("--accelerator", default="auto", help="as in Lightning (%(default)s)")
+    add = parser.add_argument
+    add("--seed", type=int, default=42, help="of the split and of everything random (%(default)s)")
+    add("--out", type=Path, help="folder for the results (runs/mushrooms/<time>)")
+    given = parser.parse_known_args(arguments)[0]
+    parser.set_defaults(**(DEMO if given.data is None and given.hub is None else REAL))
+    if given.model == "resnet9":
+        parser.set_defaults(weights="none")  # there are no pretrained ones
+    options = parser.parse_args(arguments)
+    check_options(parser, options)
+    return options
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Exit on options that do not go together, with the remedy."""
+    hub, labels = options.hub, options.labels
+    problems = {
+        "--hub brings photos, labels and names: leave out --data, --labels and --names":
+            hub and (options.data or labels or options.names),
+        "--hub has a split of its own, which --k-fold would replace: use one of them": hub and options.k_fold,
+        "--hub has a split of its own, of which --test-fraction would be no part: leave it out":
+            hub and options.test_fraction,
+        "--labels needs --data, the folder of the photos": labels and not options.data,
+        "--names needs --labels: class folders are named already": options.names and not labels,
+        f"--k-fold {options.k_fold} must be at least 2": options.k_fold is not None and options.k_fold < 2,
+        "--model resnet9 has no pretrained weights: pass --weights none, or a file":
+            options.model == "resnet9" and options.weights == "DEFAULT",
+    }  # fmt: skip
+    for message, applies in problems.items():
+        if applies:
+            parser.error(message)
+
+
+def augmentation(image_size: int | None) -> Transform:
+    """Random crops (not of whole photos, None), mirroring and changes of tone, as a small data set needs."""
+    crop = [] if image_size is None else [RandomResizedCrop(image_size, area=(0.35, 1.0))]
+    return Compose([*crop, RandomHorizontalFlip(), ToneJitter(0.1, 0.2, 0.2)])
+
+
+def make_photos(
+    options: argparse.Namespace, fold: int | None = None, groups: pd.DataFrame | None = None
+) -> SplitDataModule:
+    """The data module.
+
+    Args:
+        options: The command line.
+        fold: Number of the part to validate on, with `--k-fold`.
+        groups: Table with a group for each photo, instead of `--labels`; see `check_duplicates`.
+    """
+    size = None if options.stream else options.image_size
+    shared = {
+        "image_size": size,
+        "train_transform": augmentation(size),
+        "batch_size": 1 if options.stream else options.batch_size,
+        "sampling": "balanced" if options.class_weights == "sampling" else "shuffle",
+        "num_workers": options.num_workers,
+        "predict_on": "all",
+        "resize_px": None if options.stream else "auto",
+    }
+    if options.hub:
+        return HubDataModule(options.hub, val_fraction=options.val_fraction, **shared)
+    table = groups if groups is not None else options.labels or options.data
+    labels = {"label_column": "label", "label_names": options.names} if options.labels else {}
+    if groups is not None:
+        labels = {"label_column": "label", "group_column": "group"}
+    return ImageFolderDataModule(
+        table, options.data, val_fraction=options.val_fraction or VAL_FRACTION, test_fraction=options.test_fraction,
+        k_fold=None if fold is None else (fold, options.k_fold), small_classes="train", seed=options.seed,
+        **labels, **shared,
+    )  # fmt: skip
+
+
+def check_duplicates(options: argparse.Namespace, out: Path) -> pd.DataFrame | None:
+    """Report duplicates before the split is drawn.
+
+    Returns:
+        Columns image, label and group, with duplicates in one group. None without duplicates, or if the split is given.
+    """
+    frame = make_photos(options).labels.frame
+    duplicates = find_duplicates(frame, photo_thumbnail)
+    duplicates.to_csv(out / "duplicates.csv", index=False)
+    print(describe_duplicates(duplicates, len(frame), "photos"))
+    if duplicates.empty or options.hub:
+        return None
+    if options.labels is None and any(part_name(path.name) for path in options.data.iterdir() if path.is_dir()):
+        return None
+    print("  They are kept together: no split divides them.")
+    groups = group_duplicates(frame["image_id"].tolist(), duplicates)
+    return pd.DataFrame({"image": frame["image_id"], "label": frame["label_name"], "group": groups})
 
 
 class PhotoClassifier(StreamingResNet):
-    """A ResNet whose learning rate can be looked for, and which knows how many steps one cycle has."""
+    """A ResNet with a tunable learning rate and an optional one-cycle schedule."""
 
     learning_rate = 1e-4
     one_cycle = False
 
     def configure_optimizers(self) -> Any:
-        """AdamW, with one cycle of the learning rate if asked for."""
+        """AdamW, with one cycle of the learning rate if requested."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=0.01)
         if not self.one_cycle:
             return optimizer
@@ -49,7 +197,7 @@ class PhotoClassifier(StreamingResNet):
 
 
 def make_model(options: argparse.Namespace, photos: SplitDataModule) -> PhotoClassifier:
-    """The network. Random weights see the photos' own statistics, pretrained ones those they were trained with."""
+    """The network; random weights use the photos' own mean and std, pretrained ones those of their training."""
     random = options.weights.lower() == "none"
     weight = photos.class_weights if options.class_weights == "loss" else None
     try:
@@ -67,7 +215,7 @@ def make_model(options: argparse.Namespace, photos: SplitDataModule) -> PhotoCla
 
 
 def make_trainer(options: argparse.Namespace, out: Path) -> Trainer:
-    """Training that keeps the best epoch and stops when there is no gain."""
+    """A trainer that keeps the best epoch and stops early."""
     best = ModelCheckpoint(out, "best", monitor="val_loss", enable_version_counter=False)
     stop: list[Callback] = [EarlyStopping("val_loss", patience=options.patience)] if options.patience else []
     return Trainer(
@@ -94,7 +242,7 @@ def find_learning_rate(model: PhotoClassifier, photos: SplitDataModule, options:
 
 
 def train(options: argparse.Namespace, photos: SplitDataModule, out: Path) -> pd.DataFrame:
-    """Train once, and predict every photo with the best epoch's weights."""
+    """Train once; returns the prediction table of all photos with the best epoch's weights."""
     out.mkdir(parents=True, exist_ok=True)
     seed_everything(options.seed, workers=True)
     photos.setup()
@@ -107,74 +255,77 @@ def train(options: argparse.Namespace, photos: SplitDataModule, out: Path) -> pd
     trainer.fit(model, photos)
     content = torch.load(out / "best.ckpt", map_location="cpu", weights_only=True)
     model.load_state_dict(content["state_dict"])
-    alone = Trainer(
-        devices=1, accelerator=options.accelerator, precision=options.precision, logger=False,
-        enable_checkpointing=False,
-    )  # fmt: skip
-    batches: Any = alone.predict(model, photos.predict_dataloader())
+    batches: Any = trainer.predict(model, photos.predict_dataloader())
     print(f"Best epoch: {content['epoch'] + 1} of {trainer.current_epoch}.")
-    return prediction_table(photos.tables["predict"], batches, photos.class_names)
+    return prediction_table(photos.tables["predict"], torch.cat(batches), photos.class_names)
 
 
-def check_duplicates(options: argparse.Namespace, out: Path) -> pd.DataFrame | None:
-    """Report duplicates before anything is split; the groups that keep them together, where the split is ours."""
-    frame = make_photos(options).labels.frame
-    duplicates = find_duplicates(frame)
-    duplicates.to_csv(out / "duplicates.csv", index=False)
-    print(describe_duplicates(duplicates, len(frame)))
-    given = options.hub or (options.labels is None and any((options.data / part).is_dir() for part in PARTS))
-    if duplicates.empty or given:
-        return None
-    print("  They are kept together: no split divides them.")
-    return keep_together(frame, duplicates)
+def write_report(predictions: pd.DataFrame, photos: SplitDataModule, out: Path) -> pd.DataFrame:
+    """Write predictions, scores and figures; returns the scores.
+
+    Figures and scores by class are of the test photos where there are any, else of the validation photos.
+    """
+    paths = dict(photos.labels.frame[["image_id", "path"]].to_numpy())
+    held_out = next(part for name in ("test", "val") if len(part := predictions[predictions["split"] == name]))
+    predictions.to_csv(out / "predictions.csv", index=False)
+    scores_by_class(held_out, unit="photos").to_csv(out / "per_class.csv", index=False)
+    plot_confusion(held_out).savefig(out / "confusion.png", dpi=150)
+    mistakes = plot_mistakes(held_out, lambda image: read_photo(paths[image], short_side_px=240))
+    mistakes.savefig(out / "mistakes.png", dpi=130)
+    scores = scores_by_split(predictions, ("accuracy", "balanced_accuracy"), unit="photos")
+    scores.to_csv(out / "scores.csv", index=False)
+    return scores
 
 
 def report_stats(photos: SplitDataModule) -> None:
-    """Channel statistics over all pixels, and as means of the photos' own."""
-    each = channel_stats(photos.tables["train"]["path"], reduction="per_image", read=partial(read_photo))
+    """Print channel statistics over all pixels, and as means of the photos' own."""
+    each = channel_stats(photos.tables["train"]["path"], reduction="per_image", read=read_photo)
     for kind, stats in (("pooled", photos.stats), ("per image", each)):
-        numbers = [" ".join(f"{value:.4f}" for value in values) for values in (stats.mean, stats.std)]
-        print(f"Channel statistics of the training photos, {kind}: mean {numbers[0]}, std {numbers[1]}")
+        mean, std = (" ".join(f"{value:.4f}" for value in values) for values in (stats.mean, stats.std))
+        print(f"Channel statistics of the training photos, {kind}: mean {mean}, std {std}")
+
+
+def cross_validate(options: argparse.Namespace, groups: pd.DataFrame | None, out: Path) -> None:
+    """Train on every fold, and report each, all validation photos together, and the spread."""
+    parts, tables = [], []
+    for fold in range(options.k_fold):
+        print(f"Fold {fold + 1} of {options.k_fold}:")
+        photos, folder = make_photos(options, fold, groups), out / f"fold_{fold}"
+        predictions = train(options, photos, folder)
+        tables.append(write_report(predictions, photos, folder).assign(fold=fold))
+        parts.append(predictions[predictions["split"] == "val"])
+    folds = pd.concat(tables, ignore_index=True)
+    folds.to_csv(out / "folds.csv", index=False)
+    # Each photo once, predicted by the network not trained on it. Photos of classes too small are in no fold.
+    scores = write_report(pd.concat(parts, ignore_index=True), photos, out)
+    print(summarize(scores, out, FILES))
+    print(summarize_folds(folds))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Data, duplicates, training once or on every fold, report."""
-    options = parse_arguments(__doc__, arguments)
-    for message in MEANT:
+    """Read, look for duplicates, train once or on every fold, evaluate."""
+    options = parse_arguments(arguments)
+    for message in EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     out = options.out or Path("runs", "mushrooms", f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     out.mkdir(parents=True, exist_ok=True)
     if options.data is None and not options.hub:
-        options.data, options.labels, options.names = write_demo(out / "photos", options.seed)
+        demo = out / "photos"
+        if not demo.exists():
+            print(f"Demo: writing synthetic photos to {demo}.")
+            write_photos(demo, classes=6, per_class=24, side_px=160, seed=options.seed)
+        options.data, options.labels, options.names = demo / "photos", demo / "labels.csv", demo / "names.csv"
     if options.weights.lower() == "none":
         print("The network starts from RANDOM weights.")
     groups = check_duplicates(options, out)
-
-    if options.k_fold is None:
-        photos = make_photos(options, None, groups)
-        table = write_report(train(options, photos, out), paths_of(photos), out)
-        report_stats(photos)
-        print(closing_table(table, out))
+    if options.k_fold is not None:
+        cross_validate(options, groups, out)
         return
-    parts, tables = [], []
-    for fold in range(options.k_fold):
-        print(f"Fold {fold + 1} of {options.k_fold}:")
-        photos, folder = make_photos(options, fold, groups), out / f"fold_{fold}"
-        found = train(options, photos, folder)
-        tables.append(write_report(found, paths_of(photos), folder).assign(fold=fold))
-        parts.append(found[found["split"] == "val"])
-    folds = pd.concat(tables, ignore_index=True)
-    folds.to_csv(out / "folds.csv", index=False)
-    # Each photo once, as the network said that was not trained on it. Those in no fold are of classes too small.
-    table = write_report(pd.concat(parts, ignore_index=True), paths_of(photos), out)
-    print(closing_table(table, out))
-    print(spread(folds))
-
-
-def paths_of(photos: SplitDataModule) -> dict[str, str]:
-    """File of every photo."""
-    return dict(photos.labels.frame[["image_id", "path"]].to_numpy())
+    photos = make_photos(options, None, groups)
+    scores = write_report(train(options, photos, out), photos, out)
+    report_stats(photos)
+    print(summarize(scores, out, FILES))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Publishes slides or photos, preprocessed and split, for anybody to train from: to a folder, or to the Hub.
+"""Publication of slides or photos, preprocessed and split, in a folder or on the Hugging Face Hub.
 
 python recipes/publish_splits.py                                        the demo: synthetic slides, to published/demo
 python recipes/publish_splits.py --slides camelyon16 --level 5 --image-size 4096 --format jpeg
@@ -9,15 +9,14 @@ import argparse
 from pathlib import Path
 
 import torch
-from camelyon16_data import read_reference
+from camelyon16 import read_reference
 
-from wsidata import CardText, HubDataModule, ImageFolderDataModule, WSIDataModule, export, publish
-from wsidata.datamodules.base import SplitDataModule
+from wsidata import CardText, HubDataModule, ImageFolderDataModule, SplitDataModule, WSIDataModule, export, publish
 from wsidata.synthetic.slides import write_camelyon16
 
 
 def make_slides(options: argparse.Namespace) -> WSIDataModule:
-    """Camelyon16, or slides with a table of the columns image and class; without a folder, synthetic ones."""
+    """Data module of Camelyon16, of slides with a table (columns image and class), or of synthetic slides."""
     folder, resolution = options.slides, {"mpp": options.mpp, "level": options.level}
     if folder is None:
         folder = write_camelyon16(options.folder.with_name(f"{options.folder.name}-slides"), normal=6, tumor=6, test=4)
@@ -33,16 +32,16 @@ def make_slides(options: argparse.Namespace) -> WSIDataModule:
 
 
 def make_photos(options: argparse.Namespace) -> ImageFolderDataModule:
-    """Photos with a table of the columns image and label, or a folder of photos per class."""
-    labelled = {} if options.labels is None else {"image_dir": options.photos, "label_column": "label"}
+    """Data module of photos with a table (columns image and label), or with a folder per class."""
+    labeled = {} if options.labels is None else {"image_dir": options.photos, "label_column": "label"}
     return ImageFolderDataModule(
         options.labels or options.photos, image_size=options.image_size, small_classes="train", seed=options.seed,
-        val_fraction=options.val_fraction, batch_size=1, num_workers=0, **labelled,
+        val_fraction=options.val_fraction, batch_size=1, num_workers=0, **labeled,
     )  # fmt: skip
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """What to publish, how, and where to."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--slides", type=Path, help="folder of slides (default: synthetic ones)")
@@ -55,7 +54,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42, help="of the split (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="export to (default: a folder in published/)")
     parser.add_argument("--repo", help="publish to this data set of the Hub too; private")
-    parser.add_argument("--format", choices=("png", "jpeg", "original"), help="(default: one that loses nothing)")
+    parser.add_argument("--format", choices=("png", "jpeg", "original"), help="(default: a lossless one)")
     parser.add_argument("--opaque-ids", action="store_true", help="numbers instead of the images' names")
     parser.add_argument("--license", help="identifier of the Hub, such as cc-by-4.0")
     options = parser.parse_args(argv)
@@ -64,11 +63,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def same_batches(ours: SplitDataModule, theirs: SplitDataModule) -> bool:
-    """Whether the validation batches of two data modules are equal to the last bit."""
-    for dm in (ours, theirs):
+def same_batches(first: SplitDataModule, second: SplitDataModule) -> bool:
+    """Whether the validation batches of two data modules are identical."""
+    for dm in (first, second):
         dm.setup("validate")
-    loaders = [dm.val_dataloader() for dm in (ours, theirs)]
+    loaders = [dm.val_dataloader() for dm in (first, second)]
     return all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(*loaders, strict=True))
 
 

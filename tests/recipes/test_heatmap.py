@@ -48,7 +48,7 @@ def _spacing(path: Path) -> float:
 
 
 @pytest.mark.slow
-def test_files_hold_what_the_network_says_of_the_slide(
+def test_files_hold_the_scores_and_the_gradient_of_the_network(
     recipe: ModuleType, model: StreamingResNet, checkpoint: Path, slide: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -69,7 +69,9 @@ def test_files_hold_what_the_network_says_of_the_slide(
 
 
 @pytest.mark.slow
-def test_level_says_the_spacing_too(recipe: ModuleType, checkpoint: Path, slide: Path, tmp_path: Path) -> None:
+def test_resolution_of_a_level_is_written_too(
+    recipe: ModuleType, checkpoint: Path, slide: Path, tmp_path: Path
+) -> None:
     options = ["--checkpoint", checkpoint, "--slide", slide, "--level", "1", "--output", tmp_path, "--tile-size", "40"]
     recipe.main([*map(str, options)])
     (written,) = tmp_path.glob("*.tif")
@@ -78,19 +80,19 @@ def test_level_says_the_spacing_too(recipe: ModuleType, checkpoint: Path, slide:
 
 
 @pytest.mark.slow
-def test_slide_without_spacing_is_refused_until_it_is_given(
+def test_slide_without_resolution_is_an_error_until_it_is_given(
     recipe: ModuleType, checkpoint: Path, tmp_path: Path
 ) -> None:
     slide = write_slide(tmp_path / "nameless.tif", width=128, height=128, mpp=None, tile=64)
     options = ["--checkpoint", checkpoint, "--slide", slide, "--level", "0", "--output", tmp_path / "out"]
-    with pytest.raises(SystemExit, match=r"'nameless.tif' does not say its spacing.*--mpp-override"):
+    with pytest.raises(SystemExit, match=r"'nameless.tif' has no resolution.*--mpp-override"):
         recipe.main([*map(str, options)])
     recipe.main([*map(str, options), "--mpp-override", "0.5"])
     assert _spacing(next((tmp_path / "out").glob("*.tif"))) == pytest.approx(0.5 * 16, rel=1e-5)
 
 
 @pytest.mark.slow
-def test_checkpoint_of_a_fit_knows_the_names_of_the_classes(recipe: ModuleType, tmp_path: Path) -> None:
+def test_checkpoint_of_a_fit_holds_the_names_of_the_classes(recipe: ModuleType, tmp_path: Path) -> None:
     folder = write_camelyon16(tmp_path, normal=3, tumor=3, test=2, size_px=(128, 128), tile=64)
     slides = WSIDataModule(
         folder / "evaluation" / "reference.csv", folder / "images", image_column="image", label_column="class",
@@ -106,15 +108,15 @@ def test_checkpoint_of_a_fit_knows_the_names_of_the_classes(recipe: ModuleType, 
     assert names == ["normal", "tumor"]
 
 
-@pytest.mark.parametrize(("asked", "expected"), [(None, None), ("tumor", 1), ("0", 0)])
-def test_class_is_found_by_name_or_number(recipe: ModuleType, asked: str | None, expected: int | None) -> None:
-    assert recipe.find_class(asked, ["normal", "tumor"]) == expected
+@pytest.mark.parametrize(("requested", "expected"), [(None, None), ("tumor", 1), ("0", 0)])
+def test_class_is_found_by_name_or_number(recipe: ModuleType, requested: str | None, expected: int | None) -> None:
+    assert recipe.find_class(requested, ["normal", "tumor"]) == expected
 
 
-@pytest.mark.parametrize("asked", ["Tumor", "2", "-1"])
-def test_unknown_class_is_an_error_that_names_those_there_are(recipe: ModuleType, asked: str) -> None:
+@pytest.mark.parametrize("requested", ["Tumor", "2", "-1"])
+def test_unknown_class_is_an_error_that_names_those_there_are(recipe: ModuleType, requested: str) -> None:
     with pytest.raises(SystemExit, match="is none of normal, tumor, nor a number below 2"):
-        recipe.find_class(asked, ["normal", "tumor"])
+        recipe.find_class(requested, ["normal", "tumor"])
 
 
 def test_file_that_is_no_checkpoint_is_an_error(recipe: ModuleType, tmp_path: Path) -> None:
