@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyvips
 
-from wsidata.synthetic.tissue import paint
+from wsidata.synthetic.tissue import paint_tissue
 from wsidata.transforms import (
     Blur,
     CoarseDropout,
@@ -39,7 +39,7 @@ PANELS: tuple[tuple[str, Transform, int], ...] = (
 
 def main() -> None:
     """Draw and save."""
-    image = pyvips.Image.new_from_array(paint(300, 300, tumor=True, mpp=0.5, rng=np.random.default_rng(0)))
+    image = pyvips.Image.new_from_array(paint_tissue(300, 300, tumor=True, mpp=0.5, rng=np.random.default_rng(0)))
     figure, panels = plt.subplots(1, len(PANELS), figsize=(13, 1.75), dpi=110)
     for axes, (title, transform, seed) in zip(panels, PANELS, strict=True):
         axes.imshow(transform(image, np.random.default_rng(seed)).numpy())

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from wsidata import Slide, TissueCrop
 from wsidata.synthetic.slides import write_pixels
-from wsidata.synthetic.tissue import paint
+from wsidata.synthetic.tissue import paint_tissue
 
 INK = "#22303c"
 COLOURS = ("#2f5f97", "#2f7d5b", "#a8741a", "#b8434e", "#6b4fa0", "#3d8a99", "#8a97a3")
@@ -23,9 +23,9 @@ PLACES = ((100, 100), (1400, 100), (2650, 700), (200, 2050), (1700, 1900))
 
 def slide_pixels() -> np.ndarray:
     """Five sections of artificial tissue on one glass, as a technician might place them."""
-    canvas = np.full((3000, 3800, 3), paint(64, 64, tumor=False, mpp=0.5, rng=np.random.default_rng(0))[0, 0])
+    canvas = np.full((3000, 3800, 3), paint_tissue(64, 64, tumor=False, mpp=0.5, rng=np.random.default_rng(0))[0, 0])
     for seed, (x, y) in enumerate(PLACES):
-        section = paint(*SECTION_PX, tumor=seed == 1, mpp=0.5, rng=np.random.default_rng(seed))
+        section = paint_tissue(*SECTION_PX, tumor=seed == 1, mpp=0.5, rng=np.random.default_rng(seed))
         canvas[y : y + SECTION_PX[1], x : x + SECTION_PX[0]] = section
     return canvas.astype(np.uint8)
 

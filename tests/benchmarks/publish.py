@@ -77,10 +77,10 @@ def paint_slides(folder: Path, images: int, side: int) -> Path:
     import numpy as np
     import pyvips
 
-    from wsidata.synthetic.tissue import paint
+    from wsidata.synthetic.tissue import paint_tissue
 
     folder.mkdir(parents=True, exist_ok=True)
-    painted = paint(side, side, tumor=True, mpp=0.5, rng=np.random.default_rng(0)).astype(np.float32)
+    painted = paint_tissue(side, side, tumor=True, mpp=0.5, rng=np.random.default_rng(0)).astype(np.float32)
     for number in range(images):
         noise = np.random.default_rng(number).normal(0, 12, painted.shape).astype(np.float32)
         pixels = np.clip(np.rot90(painted, number) + noise, 0, 255).astype(np.uint8)

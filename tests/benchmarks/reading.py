@@ -68,11 +68,11 @@ def make_slide(folder: Path, width: int) -> Path:
         return path
     import pyvips
 
-    from wsidata.synthetic.tissue import paint
+    from wsidata.synthetic.tissue import paint_tissue
 
     folder.mkdir(parents=True, exist_ok=True)
     side = min(width, 4096)
-    painted = pyvips.Image.new_from_array(paint(side, side, tumor=True, mpp=0.5, rng=np.random.default_rng(0)))
+    painted = pyvips.Image.new_from_array(paint_tissue(side, side, tumor=True, mpp=0.5, rng=np.random.default_rng(0)))
     across = width // side
     turned = [painted, painted.fliphor(), painted.flipver(), painted.rot180()]
     tiles = [turned[(row * 3 + column) % 4] for row in range(across) for column in range(across)]

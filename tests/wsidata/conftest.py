@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from wsidata.synthetic.photos import write_photo_folders, write_photos
-from wsidata.synthetic.tissue import paint
+from wsidata.synthetic.tissue import paint_tissue
 
 sys.path.insert(0, str(Path(__file__).parent))  # where `mean_colour` is
 
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # where `mean_colour` is
 @pytest.fixture(scope="session")
 def tissue() -> NDArray[Any]:
     """A stained picture, (300, 400, 3) uint8. Read only."""
-    pixels = paint(400, 300, tumor=True, mpp=0.5, rng=np.random.default_rng(0))
+    pixels = paint_tissue(400, 300, tumor=True, mpp=0.5, rng=np.random.default_rng(0))
     pixels.flags.writeable = False
     return pixels
 

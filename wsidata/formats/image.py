@@ -1,6 +1,6 @@
-"""Photos and other plain images: JPEG, PNG, WebP and whatever else libvips reads. A pyramid of one level.
+"""Plain images (JPEG, PNG, WebP and whatever else libvips reads) as pyramids of one level.
 
-They have no spacing: the density tags of a photo are a wish about printing. EXIF orientation is applied, once, here.
+They have no spacing: the density tags of a photo are print sizes. EXIF orientation is applied here, once.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from wsidata.formats.metadata import Loaders, SlideMetadata
 from wsidata.formats.vips import naming_errors
 
 MAX_IN_MEMORY_BYTES = 100_000_000
-"""Larger pictures are decoded by libvips, into a temporary file."""
+"""Larger images are decoded by libvips, into a temporary file."""
 
 
 class PlainImagePyramid:
-    """An open plain image.
+    """An open plain image, as a pyramid of one level.
 
-    Its formats are decoded whole, on the first pixel asked for, so that a damaged file is refused by name instead of
-    failing in the middle of somebody's pipeline; the decoded picture is kept (in memory, above 100 MB in a temporary
-    file) until `close`. JPEGs of grey or colour are decoded by libjpeg-turbo itself, in half the time. Cut-off files
-    are always noticed; altered bytes always in PNG (it has checksums), in JPEG and WebP only where they break the code.
+    The image is decoded whole on the first access, so that a damaged file raises here instead of in the middle of a
+    pipeline; the pixels are kept (in memory, above 100 MB in a temporary file) until `close`. Gray and color JPEGs are
+    decoded by libjpeg-turbo itself, in half the time. Cut-off files are always detected; altered bytes always in PNG
+    (it has checksums), in JPEG and WebP only where they break the code.
 
     Args:
         path: The file.
         request: Scaling of samples of more than 8 bits. A photo has no channels to choose.
 
     Raises:
-        UnreadableImageError: if libvips knows no image in it.
-        UnsupportedImageError: if channels are asked for.
+        UnreadableImageError: if libvips does not recognize it as an image.
+        UnsupportedImageError: if channels are requested.
     """
 
     channel_names = RGB_NAMES
 
-    def __init__(self, path: Path, request: PixelRequest | None = None) -> None:
-        self._path, self._request = path, request or PixelRequest()
-        if self._request.channels is not None:
+    def __init__(self, path: Path, request: PixelRequest) -> None:
+        self._path, self._request = path, request
+        if request.channels is not None:
             raise UnsupportedImageError(f"'{path}' is a photo, which is read as RGB. Leave channels= out.")
         self.associated: Loaders = {}
         with path.open("rb") as file:
@@ -67,7 +67,7 @@ class PlainImagePyramid:
         self._image: pyvips.Image | None = None
 
     def image(self, level: int) -> pyvips.Image:
-        """The picture as RGB, upright."""
+        """The image as RGB, upright."""
         if self._image is None:
             if self._jpeg is None:
                 self._image = self._decoded_by_vips()
@@ -83,11 +83,11 @@ class PlainImagePyramid:
         """None: these formats are decoded whole."""
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[np.uint8]:
-        """A rectangle inside the picture, (height, width, 3)."""
+        """A rectangle inside the image, (height, width, 3)."""
         if self._jpeg is not None:
             pixels = self._decoded_jpeg(self._jpeg)
             if self._image is None and (height_px, width_px) == pixels.shape[:2]:
-                self._pixels = None  # handed over instead of copied; decoded again if asked for again
+                self._pixels = None  # returned instead of copied; decoded again if requested again
                 return pixels
             return pixels[y_px : y_px + height_px, x_px : x_px + width_px].copy()
         with naming_errors(self._path):
@@ -95,7 +95,7 @@ class PlainImagePyramid:
             return np.asarray(part.numpy(), dtype=np.uint8)
 
     def close(self) -> None:
-        """Drop the decoded picture."""
+        """Drop the decoded image."""
         self._image = self._pixels = None
 
     def _decoded_jpeg(self, header: JpegHeader) -> NDArray[np.uint8]:
@@ -105,7 +105,7 @@ class PlainImagePyramid:
         return self._pixels
 
     def _vips_header(self) -> tuple[str, int, int, bytes | None]:
-        """Kind of file, width, height and colour profile."""
+        """Format, width, height and color profile."""
         try:
             header = self._load(access="sequential")
         except pyvips.Error as error:
@@ -116,7 +116,7 @@ class PlainImagePyramid:
             ) from error
         profile = bytes(header.get(ICC_FIELD)) if header.get_typeof(ICC_FIELD) else None
         if self._request.scale_to_8bit is None and header.format != "uchar":
-            to_rgb(header, self._path.name)  # refuses
+            to_rgb(header, self._path.name)  # raises
         loader = str(header.get("vips-loader")) if header.get_typeof("vips-loader") else "vips"  # libvips' own format
         return loader.removesuffix("load"), header.width, header.height, profile
 
@@ -130,7 +130,7 @@ class PlainImagePyramid:
         return image
 
     def _load(self, access: str) -> pyvips.Image:
-        """Open with the strictest setting that sound files pass: many sound PNGs carry warnings, JPEGs do not."""
+        """Open with the strictest setting that intact files pass: many intact PNGs carry warnings, JPEGs do not."""
         fail_on = "warning" if self._is_jpeg else "error"
         name = str(self._path)
         name += "[]" if name.endswith("]") else ""  # libvips takes what stands in brackets for options
@@ -138,7 +138,7 @@ class PlainImagePyramid:
 
 
 def _plain_jpeg(path: Path) -> JpegHeader | None:
-    """The header of a JPEG that libjpeg-turbo decodes in memory; None for ink and for enormous ones."""
+    """The header of a JPEG that libjpeg-turbo decodes in memory; None for CMYK and very large ones."""
     header = jpeg_header(path)
     if header.bits != 8:
         raise UnsupportedImageError(f"'{path}' is a JPEG of {header.bits} bits a sample. Save it with 8, or as PNG.")

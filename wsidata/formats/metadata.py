@@ -1,4 +1,4 @@
-"""What a file says about itself, before anybody decides which of it to believe."""
+"""Slide metadata as stated in the file, the choice of a spacing among them, and associated images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,64 @@ import pyvips
 
 from wsidata.errors import SpacingConflictWarning
 
+PLAUSIBLE_MPP_UM = (0.01, 40.0)
+"""Spacings outside are print densities or mistakes: 72 dpi is 352.8 um/px, 600 dpi is 42.3 um/px."""
+
+MAX_ANISOTROPY = 1.1
+"""Largest plausible ratio between the spacings along the two axes."""
+
+MAX_DISAGREEMENT = 0.05
+"""Relative difference between two stated spacings beyond which a warning is given."""
+
 Loaders = Mapping[str, Callable[[], pyvips.Image]]
-"""For each associated picture, what decodes it to RGB."""
+"""For each associated image, a function that decodes it to RGB."""
+
+
+@dataclass(frozen=True)
+class StatedSpacing:
+    """Resolution of level 0 (um/px, mpp) as stated by one source.
+
+    Attributes:
+        source: Where it was read, such as "Aperio description (MPP)".
+        mpp: um per pixel, (x, y), as stated; plausible or not.
+    """
+
+    source: str
+    mpp: tuple[float, float]
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether it is finite, in the range of microscopes, and (nearly) the same along both axes."""
+        low, high = PLAUSIBLE_MPP_UM
+        x, y = self.mpp
+        in_range = all(math.isfinite(value) and low <= value <= high for value in self.mpp)
+        return in_range and max(x, y) / min(x, y) <= MAX_ANISOTROPY
+
+
+@dataclass(frozen=True)
+class SlideMetadata:
+    """Metadata of one file.
+
+    Attributes:
+        spacings: All stated spacings, most trustworthy first.
+        magnification: Objective power of level 0, or None.
+        checked: The places where a spacing was looked for, for error messages.
+        properties: Everything else, as text.
+        icc_profile: The color profile embedded in level 0, or None.
+    """
+
+    spacings: tuple[StatedSpacing, ...] = ()
+    magnification: float | None = None
+    checked: tuple[str, ...] = ()
+    properties: dict[str, str] = field(default_factory=dict)
+    icc_profile: bytes | None = field(default=None, repr=False)
 
 
 class AssociatedImages(Mapping[str, pyvips.Image]):
-    """Names of the pictures, and the pictures, each decoded when it is looked up.
+    """Associated images of a slide by name, each decoded when it is looked up.
 
     Args:
-        loaders: What decodes each.
+        loaders: The function that decodes each.
         path: The slide, for errors.
     """
 
@@ -39,67 +88,18 @@ class AssociatedImages(Mapping[str, pyvips.Image]):
     def __len__(self) -> int:
         return len(self._loaders)
 
-    def __contains__(self, name: object) -> bool:  # Mapping's own would decode the picture
+    def __contains__(self, name: object) -> bool:  # Mapping's own would decode the image
         return name in self._loaders
 
     def __repr__(self) -> str:
         return f"AssociatedImages({', '.join(self._loaders) or 'none'})"
 
 
-PLAUSIBLE_MPP_UM = (0.01, 40.0)
-"""Spacings outside are print densities or mistakes: 72 dpi is 352.8 um/px, 600 dpi is 42.3 um/px."""
-
-MAX_ANISOTROPY = 1.1
-
-
-MAX_DISAGREEMENT = 0.05
-
-
-@dataclass(frozen=True)
-class StatedSpacing:
-    """A spacing of level 0 as one source states it.
-
-    Attributes:
-        source: Where it was read, such as "Aperio description (MPP)".
-        mpp: um per pixel, (x, y), as stated; plausible or not.
-    """
-
-    source: str
-    mpp: tuple[float, float]
-
-    @property
-    def is_plausible(self) -> bool:
-        """Finite, of a microscope's size, and (nearly) the same along both axes."""
-        low, high = PLAUSIBLE_MPP_UM
-        x, y = self.mpp
-        in_range = all(math.isfinite(value) and low <= value <= high for value in self.mpp)
-        return in_range and max(x, y) / min(x, y) <= MAX_ANISOTROPY
-
-
-@dataclass(frozen=True)
-class SlideMetadata:
-    """Metadata of one file.
-
-    Attributes:
-        spacings: Every spacing stated, most trustworthy first.
-        magnification: Objective power of level 0, or None.
-        checked: The places a spacing was looked for, for error messages.
-        properties: Everything else, as text.
-        icc_profile: The colour profile embedded in level 0, or None.
-    """
-
-    spacings: tuple[StatedSpacing, ...] = ()
-    magnification: float | None = None
-    checked: tuple[str, ...] = ()
-    properties: dict[str, str] = field(default_factory=dict)
-    icc_profile: bytes | None = field(default=None, repr=False)
-
-
 def checked_override(value: float | tuple[float, float] | None) -> tuple[float, float] | None:
-    """A spacing to believe instead of the files', as (x, y) in um per pixel.
+    """The caller's `mpp_override` as (x, y) in um per pixel.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not a spacing.
     """
     if value is None:
         return None
@@ -110,34 +110,34 @@ def checked_override(value: float | tuple[float, float] | None) -> tuple[float, 
 
 
 def choose_spacing(
-    facts: Sequence[StatedSpacing], override: tuple[float, float] | None, name: str
+    stated: Sequence[StatedSpacing], override: tuple[float, float] | None, name: str
 ) -> tuple[tuple[float, float] | None, str | None]:
-    """The spacing to believe and where it comes from.
+    """The spacing to use and its source.
 
-    The user's own value wins, then the first plausible one. Whoever loses while saying something else by more than
+    The caller's override comes first, then the first plausible spacing. Each of the others that differs by more than
     5 % is named in a `SpacingConflictWarning`.
 
     Args:
-        facts: Spacings stated by the file, most trustworthy first.
-        override: The user's spacing in um per pixel, (x, y), or None.
+        stated: Spacings stated by the file, most trustworthy first.
+        override: The caller's spacing in um per pixel, (x, y), or None.
         name: The slide's file name, for the warning.
 
     Returns:
-        (mpp, source), or (None, None) if nobody says anything plausible.
+        (mpp, source), or (None, None) if no source states a plausible one.
     """
-    believable = [fact for fact in facts if fact.is_plausible]
+    plausible = [spacing for spacing in stated if spacing.is_plausible]
     if override is not None:
-        believable.insert(0, StatedSpacing("mpp_override", override))
-    if not believable:
+        plausible.insert(0, StatedSpacing("mpp_override", override))
+    if not plausible:
         return None, None
-    chosen = believable[0]
-    for other in believable[1:]:
+    chosen = plausible[0]
+    for other in plausible[1:]:
         if any(abs(a / b - 1) > MAX_DISAGREEMENT for a, b in zip(chosen.mpp, other.mpp, strict=True)):
             warnings.warn(
                 f"slide '{name}': {chosen.source} says {_text(chosen.mpp)} um/px, {other.source} says "
                 f"{_text(other.mpp)}. {chosen.source} is used; pass mpp_override=... to decide otherwise.",
                 SpacingConflictWarning,
-                stacklevel=5,  # whoever opened the slide
+                stacklevel=5,  # the caller that opened the slide
             )
     return chosen.mpp, chosen.source
 
@@ -147,7 +147,7 @@ def _text(mpp: tuple[float, float]) -> str:
 
 
 def positive_number(text: object) -> float | None:
-    """What a file states, as a finite number above 0, or None."""
+    """A metadata value as a finite number above 0, or None."""
     try:
         value = float(str(text))
     except ValueError:

@@ -1,9 +1,9 @@
-"""OME-Zarr: a pyramid as a folder of chunks, versions 0.4 (Zarr 2) and 0.5 (Zarr 3, sharded or not).
+"""OME-Zarr pyramids, versions 0.4 (Zarr 2) and 0.5 (Zarr 3, sharded or not).
 
 The attributes of a group name the levels (`multiscales`), their axes with units, and each level's scale; `omero` may
-name the channels and their colours. https://ngff.openmicroscopy.org/0.4/ and /0.5/.
+name the channels and their colors. https://ngff.openmicroscopy.org/0.4/ and /0.5/.
 
-What is missing from a copy, or cut off, is noticed by `zarr_chunks`.
+Missing and cut-off chunks are detected by `omezarr_chunks`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ UM_PER_UNIT = {
     "centimeter": 1e4, "centimetre": 1e4, "meter": 1e6, "metre": 1e6, "angstrom": 1e-4, "picometer": 1e-6,
     "picometre": 1e-6,
 }  # fmt: skip
-RGB_COLOURS = ("FF0000", "00FF00", "0000FF")
+RGB_COLORS = ("FF0000", "00FF00", "0000FF")
 MAX_SHIFT_PX = 1.0
-"""Levels begin at the same place to within one of their own pixels; more needs an arithmetic that is not done here."""
+"""Levels start at the same place to within this many of their own pixels; larger shifts are not supported."""
 
 
 class ZarrPyramid:
@@ -44,8 +44,8 @@ class ZarrPyramid:
         request: Channels and scaling.
 
     Raises:
-        UnreadableImageError: if metadata or arrays are missing or make no sense.
-        UnsupportedImageError: if it is no single picture (plates, focal planes, times), or channels have to be chosen.
+        UnreadableImageError: if metadata or arrays are missing or inconsistent.
+        UnsupportedImageError: if it is not a single image (plates, focal planes, times), or channels must be chosen.
     """
 
     kind = "ome-zarr"
@@ -57,7 +57,7 @@ class ZarrPyramid:
             self._open()
         except (UnsupportedImageError, UnreadableImageError):
             raise
-        except Exception as error:  # zarr and its codecs raise exceptions of many kinds
+        except Exception as error:  # zarr and its codecs raise many kinds of exceptions
             if "codec not available" in str(error):
                 raise UnsupportedImageError(
                     f"'{path}' is compressed in a way that is not read here ({error}). Write it with Blosc or ZSTD."
@@ -85,8 +85,7 @@ class ZarrPyramid:
         self._check_starts(steps, starts)
         self.levels = tuple(self._level(index, steps) for index in range(len(self._arrays)))
         self._choose_channels(attributes)
-        spacing = _spacing(multiscale["axes"], steps[0]) if _is_scaled(multiscale) else ()
-        self.metadata = SlideMetadata(spacing, None, ("OME-Zarr scale and unit",), {
+        self.metadata = SlideMetadata(_spacing(multiscale, steps[0]), None, ("OME-Zarr scale and unit",), {
             "ome-zarr.version": str(attributes.get("version") or multiscale.get("version")),
             "ome-zarr.name": str(multiscale.get("name", "")),
             "zarr.format": str(group.metadata.zarr_format),
@@ -95,10 +94,10 @@ class ZarrPyramid:
         self._chunks = [
             StoredChunks(array, self._path / array.path, level, self._path) for level, array in enumerate(self._arrays)
         ]
-        self._looked_at: set[int] = set()
+        self._checked: set[int] = set()
 
     def image(self, level: int) -> pyvips.Image:
-        """A whole level: RGB, or the channels asked for. A large level is lazy."""
+        """A whole level: RGB, or the requested channels. A large level is lazy."""
         size, array = self.levels[level], self._arrays[level]
         need = size.width * size.height * len(self._chosen) * array.dtype.itemsize
         if need > DECODED_AT_ONCE_BYTES:
@@ -106,21 +105,16 @@ class ZarrPyramid:
         return self._shown(level, 0, 0, size.width, size.height)
 
     def lazy_image(self, level: int) -> pyvips.Image:
-        """A level whose tiles are read when a pipeline asks for them, also after the slide is closed."""
-        array, in_8_bits = self._arrays[level], self._request.scale_to_8bit is not None
+        """A level whose tiles are read when a pipeline requests them, also after the slide is closed."""
+        array, size, bands = self._arrays[level], self.levels[level].size, len(self.channel_names)
         height_px, width_px = array.chunks[-2:]
-        size = self.levels[level].size
-        source = TileSource(
-            *size,
-            *source_tile((width_px, height_px), size, len(self.channel_names) * array.dtype.itemsize),
-            partial(self.region, level),
-            bands=len(self.channel_names),
-            dtype=np.uint8 if in_8_bits else array.dtype.newbyteorder("="),
-        )
-        return source.image() if self._request.channels is None else channels_image(source.image())
+        tile = source_tile((width_px, height_px), size, bands * array.dtype.itemsize)
+        dtype = np.uint8 if self._request.scale_to_8bit is not None else array.dtype.newbyteorder("=")
+        image = TileSource(*size, *tile, partial(self.region, level), bands=bands, dtype=dtype).image()
+        return image if self._request.channels is None else channels_image(image)
 
     def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> None:
-        """None: a chunk that two rectangles cut would be decoded for both."""
+        """None: a chunk shared by two rectangles would be decoded twice."""
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
         """A rectangle inside a level, (height, width, bands)."""
@@ -138,7 +132,7 @@ class ZarrPyramid:
         if extra:
             listing = ", ".join(f"{axis}: {size}" for axis, size in extra.items())
             raise UnsupportedImageError(
-                f"'{self._path}' holds a stack ({listing}: focal planes or times), not one picture. Export the plane."
+                f"'{self._path}' holds a stack ({listing}: focal planes or times), not one image. Export the plane."
             )
 
     def _check_starts(self, steps: tuple[Any, ...], starts: tuple[Any, ...]) -> None:
@@ -151,7 +145,7 @@ class ZarrPyramid:
                 )
 
     def _level(self, index: int, steps: tuple[Any, ...]) -> Level:
-        """By the stated scale, which has to agree with the sizes to a pixel; before 0.4 there are only the sizes."""
+        """A level by its stated scale, which must match its size to a pixel; before 0.4 only the sizes are stated."""
         (base_height, base_width), (height, width) = (self._arrays[at].shape[-2:] for at in (0, index))
         if index and (height, width) >= self._arrays[index - 1].shape[-2:]:
             raise UnsupportedImageError(
@@ -175,9 +169,9 @@ class ZarrPyramid:
         stated = [
             channel for channel in attributes.get("omero", {}).get("channels", []) if isinstance(channel, Mapping)
         ]
-        names = tuple(str(one.get("label") or number) for number, one in enumerate(stated))
-        names = names if len(names) == count else tuple(str(number) for number in range(count))
-        is_rgb = count == 3 and tuple(str(one.get("color", "")).upper() for one in stated) == RGB_COLOURS
+        labels = [one.get("label") for one in stated] if len(stated) == count else [None] * count
+        names = tuple(str(label or number) for number, label in enumerate(labels))
+        is_rgb = count == 3 and tuple(str(one.get("color", "")).upper() for one in stated) == RGB_COLORS
         if self._request.channels is not None:
             self._chosen = channel_numbers(self._request.channels, names, self._path)
             self.channel_names = tuple(names[number] for number in self._chosen)
@@ -198,15 +192,15 @@ class ZarrPyramid:
 
     def _shown(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> pyvips.Image:
         array, chunks = self._arrays[level], self._chunks[level]
-        if level not in self._looked_at:
-            chunks.check_there({self._axes.index("c"): self._chosen} if "c" in self._axes else {})
-            self._looked_at.add(level)
+        if level not in self._checked:
+            chunks.check_present({self._axes.index("c"): self._chosen} if "c" in self._axes else {})
+            self._checked.add(level)
         place: list[Any] = [0] * (len(self._axes) - 2) + [slice(y_px, y_px + height_px), slice(x_px, x_px + width_px)]
         planes = []
         for channel in self._chosen:
             if "c" in self._axes:
                 place[self._axes.index("c")] = channel
-            chunks.check_whole(place)
+            chunks.check_intact(place)
             try:
                 planes.append(np.asarray(array[tuple(place)]))
             except Exception as error:  # codecs raise exceptions of their own, without a common base
@@ -222,7 +216,7 @@ class ZarrPyramid:
 
 
 def _image_group(root: zarr.Group, path: Path) -> tuple[zarr.Group, tuple[str, ...]]:
-    """The group of the slide, and the names of other images beside it (label, macro), for bioformats2raw's layout."""
+    """The group of the slide, and the names of the images beside it (label, macro) in bioformats2raw's layout."""
     attributes = _ome_attributes(root)
     if "multiscales" in attributes:
         return root, ()
@@ -242,7 +236,7 @@ def _image_group(root: zarr.Group, path: Path) -> tuple[zarr.Group, tuple[str, .
 
 
 def _ome_attributes(group: zarr.Group) -> Mapping[str, Any]:
-    """0.5 keeps them under "ome"."""
+    """The OME attributes of a group, which version 0.5 stores under "ome"."""
     attributes = dict(group.attrs)
     inner = attributes.get("ome")
     return {**attributes, **inner} if isinstance(inner, Mapping) else attributes
@@ -258,7 +252,7 @@ def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
 
 
 def _transform(multiscale: Mapping[str, Any], index: int, axes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Scale and translation of a level: its own, times the one common to all levels."""
+    """Scale and translation of a level, followed by those common to all levels."""
     scale, shift = np.ones(axes), np.zeros(axes)
     dataset = multiscale["datasets"][index]
     for one in [*dataset.get("coordinateTransformations", []), *multiscale.get("coordinateTransformations", [])]:
@@ -269,14 +263,12 @@ def _transform(multiscale: Mapping[str, Any], index: int, axes: int) -> tuple[tu
     return tuple(scale.tolist()), tuple(shift.tolist())
 
 
-def _is_scaled(multiscale: Mapping[str, Any]) -> bool:
-    """Whether a scale is stated at all; 0.4 and 0.5 demand it, older versions had none."""
+def _spacing(multiscale: Mapping[str, Any], scale: tuple[float, ...]) -> tuple[StatedSpacing, ...]:
+    """In um per pixel; empty without a stated scale (optional before 0.4), or where an axis has no unit of length."""
     places = (multiscale["datasets"][0], multiscale)
-    return any(one["type"] == "scale" for place in places for one in place.get("coordinateTransformations", []))
-
-
-def _spacing(axes: list[Any], scale: tuple[float, ...]) -> tuple[StatedSpacing, ...]:
-    """In um per pixel; nothing where an axis has no unit of length."""
+    if not any(one["type"] == "scale" for place in places for one in place.get("coordinateTransformations", [])):
+        return ()
+    axes = multiscale["axes"]
     units = [UM_PER_UNIT.get(str(axis.get("unit"))) if isinstance(axis, Mapping) else None for axis in axes]
     x, y = (None if units[at] is None else positive_number(scale[at] * float(units[at] or 0)) for at in (-1, -2))
     return () if x is None or y is None else (StatedSpacing("OME-Zarr (scale)", (x, y)),)

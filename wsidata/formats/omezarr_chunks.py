@@ -1,12 +1,12 @@
-"""Chunks of a Zarr array as files: which are there, and whether they are whole.
+"""Checks for missing and truncated chunks of a Zarr array.
 
-A chunk that is not there means "filled with the fill value", which writers use to save space. A copy that lost its
-chunks looks the same, as zeros, without an error: a level without any chunk is refused, one with some missing warns.
+A missing chunk means "filled with the fill value", which writers use to save space. A copy that lost its chunks looks
+the same, as zeros, without an error: a level without any chunk raises, one with some missing warns.
 
-A chunk that was cut off is refused by its codec, but for one: Blosc, the usual one of Zarr 2, believes its header,
-reads beyond the end of what it is given, and returns what lies there, or ends the process. So the header is compared
-with the file first. Blosc 1, README_CHUNK_FORMAT: bytes 4 to 7 are the decoded length, 8 to 11 that of a block, and
-12 to 15 the stored length. (Shards begin or end with an index that has a checksum.)
+Every codec but one detects a truncated chunk: Blosc, the usual one of Zarr 2, trusts its header, reads beyond the end
+of its input, and returns whatever is there, or crashes. So the header is compared with the file first. Blosc 1,
+README_CHUNK_FORMAT: bytes 4 to 7 are the decoded length, 8 to 11 that of a block, and 12 to 15 the stored length.
+(Shards begin or end with an index that has a checksum.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import zarr
 
 from wsidata.errors import MissingChunksWarning, UnreadableImageError
 
-HEADER_BYTES = 16
+BLOSC_HEADER_BYTES = 16
 
 
 class StoredChunks:
@@ -41,44 +41,44 @@ class StoredChunks:
         self._sides = array.shards or array.chunks
         is_blosc = any(type(codec).__name__ in ("Blosc", "BloscCodec") for codec in array.compressors)
         self._has_headers = is_blosc and array.shards is None
-        self._whole: set[tuple[int, ...]] = set()
+        self._intact: set[tuple[int, ...]] = set()
 
-    def check_there(self, planes: Mapping[int, Sequence[int]]) -> None:
-        """Look for the chunks of some planes.
+    def check_present(self, planes: Mapping[int, Sequence[int]]) -> None:
+        """Check that the chunks of some planes exist.
 
         Args:
-            planes: Places along some of the axes, by the number of the axis; all along the others.
+            planes: Indices along some of the axes, by the number of the axis; all along the others.
 
         Raises:
-            UnreadableImageError: if none is there.
+            UnreadableImageError: if none exists.
 
         Warns:
-            MissingChunksWarning: if some are not.
+            MissingChunksWarning: if some are missing.
         """
-        there = {file.relative_to(self._folder).as_posix() for file in self._folder.rglob("*") if file.is_file()}
-        wanted = [self._key(place) for place in self._places(planes)]
-        lost = sum(key not in there for key in wanted)
-        if lost == len(wanted):
+        present = {file.relative_to(self._folder).as_posix() for file in self._folder.rglob("*") if file.is_file()}
+        needed = [self._key(index) for index in self._indices(planes)]
+        lost = sum(key not in present for key in needed)
+        if lost == len(needed):
             raise UnreadableImageError(
                 f"'{self._path}': level {self._level} has metadata but not one of its {lost} chunks. Copy it again, "
                 "whole."
             )
         if lost:
             warnings.warn(
-                f"'{self._path}': {lost} of {len(wanted)} chunks of level {self._level} are not there, and are shown "
+                f"'{self._path}': {lost} of {len(needed)} chunks of level {self._level} are not there, and are shown "
                 f"as the fill value {self._array.fill_value}. If they were lost in copying, copy the slide again.",
                 MissingChunksWarning,
                 stacklevel=3,
             )
 
-    def check_whole(self, place: Sequence[int | slice]) -> None:
-        """Compare the headers of the chunks under a part of the array with their files, once for each.
+    def check_intact(self, place: Sequence[int | slice]) -> None:
+        """Compare the Blosc headers of the chunks in a part of the array with their files, once for each.
 
         Args:
             place: A number, or a slice with a start and a stop, for each axis.
 
         Raises:
-            UnreadableImageError: naming the first chunk that is cut off.
+            UnreadableImageError: naming the first truncated chunk.
         """
         if not self._has_headers:
             return
@@ -88,28 +88,28 @@ class StoredChunks:
             for span, side in zip(spans, self._sides, strict=True)
         ]
         for index in itertools.product(*touched):
-            if index not in self._whole:
+            if index not in self._intact:
                 self._check_header(index)
-                self._whole.add(index)
+                self._intact.add(index)
 
     def _check_header(self, index: tuple[int, ...]) -> None:
         file = self._folder / self._key(index)
         try:
             with file.open("rb") as stream:
-                header = stream.read(HEADER_BYTES)
+                header = stream.read(BLOSC_HEADER_BYTES)
                 stored = stream.seek(0, 2)
         except FileNotFoundError:
-            return  # as the fill value; see `check_there`
+            return  # filled with the fill value; see `check_present`
         decoded = math.prod(self._sides) * self._array.dtype.itemsize
-        says = struct.unpack("<III", header[4:]) if len(header) == HEADER_BYTES else (0, 0, 0)
-        has_size = says[0] == decoded or bool(self._array.filters)  # which may make it shorter
-        if not has_size or not 0 < says[1] <= max(says[0], 1) or says[2] != stored:
+        whole, block, length = struct.unpack("<III", header[4:]) if len(header) == BLOSC_HEADER_BYTES else (0, 0, 0)
+        has_size = whole == decoded or bool(self._array.filters)  # which may make it shorter
+        if not has_size or not 0 < block <= max(whole, 1) or length != stored:
             raise UnreadableImageError(
                 f"'{self._path}': chunk '{self._key(index)}' of level {self._level} is cut off or damaged ({stored} "
-                f"bytes; its header says {says[2]}, and {says[0]} of {decoded} decoded). Copy it again from its source."
+                f"bytes; its header says {length}, and {whole} of {decoded} decoded). Copy it again from its source."
             )
 
-    def _places(self, planes: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, ...]]:
+    def _indices(self, planes: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, ...]]:
         along = []
         for axis, (length, side) in enumerate(zip(self._array.shape, self._sides, strict=True)):
             chosen = planes.get(axis)

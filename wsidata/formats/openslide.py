@@ -1,8 +1,8 @@
-"""Formats of several files or makers that are not read here, through OpenSlide: MRXS, DICOM, VMS, CZI, Trestle ...
+"""Formats without a reader of their own (MRXS, DICOM, VMS, CZI, Trestle and others), through OpenSlide.
 
-OpenSlide is an optional extra (`pip install 'slidestream[openslide]'`). It is slow on whole levels and hands out
-premultiplied transparency, black outside what was scanned, and canvases much larger than the slide; here its pictures
-are composited on white and cut to the bounds it states.
+OpenSlide is an optional extra (`pip install 'slidestream[openslide]'`). It is slow on whole levels and returns
+premultiplied transparency, black outside the scanned area, and canvases much larger than the slide; here its images
+are composited on white and cropped to the bounds it states.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ CONVERT = "Convert it to OME-TIFF (bfconvert); of DICOM, only whole-slide images
 UNSUPPORTED = re.compile("unsupported (?!or missing)|not supported|unrecogni[sz]ed|concatenation", re.IGNORECASE)
 TILE_PX = 512
 SEARCHED_BYTES = 16 * 1024**2
-"""How much of a DICOM file is looked through for its first frame, which lies right after the metadata."""
+"""How much of a DICOM file is searched for its first frame, which follows the metadata."""
 
 
 def foreign_format(path: Path, head: bytes) -> ForeignFormatError | None:
-    """What kind of slide only OpenSlide reads, told by the name or the first bytes; None for all others.
+    """The error for a slide that only OpenSlide reads, by its name or first bytes; None for all others.
 
     Args:
         path: The file.
@@ -61,26 +61,25 @@ def foreign_format(path: Path, head: bytes) -> ForeignFormatError | None:
     return None if what is None else ForeignFormatError(f"'{path}' is {what}, which is read through OpenSlide only.")
 
 
-def open_foreign(path: Path, request: PixelRequest, refusal: ForeignFormatError) -> OpenSlidePyramid:
-    """Open through OpenSlide what is not read here.
+def open_foreign(path: Path, request: PixelRequest, reason: ForeignFormatError) -> OpenSlidePyramid:
+    """Open a slide through OpenSlide.
 
     Args:
         path: The file.
         request: Channels and scaling: OpenSlide has neither.
-        refusal: Why it is not read here.
+        reason: Why no other reader opens it.
 
     Raises:
-        ForeignFormatError: if OpenSlide is not installed, or does not know the format either.
-        UnsupportedImageError: if channels were asked for.
-        UnreadableImageError: if OpenSlide finds it damaged, or the files it consists of are not there.
+        ForeignFormatError: if OpenSlide is not installed, or does not support the format either.
+        UnsupportedImageError: if channels are requested.
+        UnreadableImageError: if OpenSlide finds it damaged, or some of its files are missing.
     """
     if find_spec("openslide") is None:
-        raise ForeignFormatError(f"{refusal} {INSTALL}") from refusal
+        raise ForeignFormatError(f"{reason} {INSTALL}") from reason
     try:
         import openslide
     except (ImportError, OSError) as error:  # its Python half without the library
-        raise ForeignFormatError(f"{refusal} OpenSlide does not start here ({error}). {INSTALL}") from error
-
+        raise ForeignFormatError(f"{reason} OpenSlide does not start here ({error}). {INSTALL}") from error
     if openslide.OpenSlide.detect_format(str(path)) is None:
         if path.suffix.lower() == ".mrxs" and not (path.with_suffix("") / "Slidedat.ini").is_file():
             raise UnreadableImageError(
@@ -89,7 +88,7 @@ def open_foreign(path: Path, request: PixelRequest, refusal: ForeignFormatError)
                 "it too, under this name."
             )
         raise ForeignFormatError(
-            f"{refusal} (OpenSlide {openslide.__library_version__} does not know it either.) {CONVERT}"
+            f"{reason} (OpenSlide {openslide.__library_version__} does not know it either.) {CONVERT}"
         )
     if request.channels is not None:
         raise UnsupportedImageError(f"'{path}' is read through OpenSlide, as RGB only. Leave channels= out.")
@@ -103,8 +102,8 @@ class OpenSlidePyramid:
         path: The file.
 
     Raises:
-        UnreadableImageError: if OpenSlide refuses it.
-        UnsupportedImageError: if its colours are known to be shown wrongly.
+        UnreadableImageError: if OpenSlide cannot open it.
+        UnsupportedImageError: if OpenSlide does not support it, or is known to show its colors wrongly.
     """
 
     reader = "openslide"
@@ -127,11 +126,11 @@ class OpenSlidePyramid:
         properties = dict(self._slide.properties)
         self.kind = properties["openslide.vendor"]
         if self.kind == "dicom":
-            _refuse_mislabelled_dicom(path, properties)
+            _check_dicom_colors(path, properties)
         self._bounds = _bounds(properties, self._slide.dimensions)
-        self._downsamples = [_downsample(self._slide, level) for level in range(self._slide.level_count)]
+        self._downsamples = list(map(float, self._slide.level_downsamples))  # one for both axes
         self.levels = tuple(self._level(index) for index in range(self._slide.level_count))
-        self.metadata = _facts(properties, self._slide)
+        self.metadata = _metadata(properties, self._slide)
         self.associated: Loaders = {name: partial(self._associated, name) for name in self._slide.associated_images}
 
     def image(self, level: int) -> pyvips.Image:
@@ -150,27 +149,27 @@ class OpenSlidePyramid:
         """A rectangle inside a level, (height, width, 3), on white."""
         import openslide
 
-        down_x, down_y = self._downsamples[level]
-        left, top = self._bounds[0] + round(x_px * down_x), self._bounds[1] + round(y_px * down_y)
+        down = self._downsamples[level]
+        left, top = self._bounds[0] + round(x_px * down), self._bounds[1] + round(y_px * down)
         try:
-            picture = self._slide.read_region((left, top), level, (width_px, height_px))
+            image = self._slide.read_region((left, top), level, (width_px, height_px))
         except openslide.OpenSlideError as error:
             raise UnreadableImageError(
                 f"'{self._path}' could not be decoded by OpenSlide: {error}. Copy it again from its source."
             ) from error
-        return on_white(np.asarray(picture))
+        return on_white(np.asarray(image))
 
     def close(self) -> None:
-        """Let go of the slide. OpenSlide closes it when the last lazy image of it is dropped."""
+        """Release the slide. OpenSlide closes it when the last lazy image of it is dropped."""
         del self._slide
 
     def _level(self, index: int) -> Level:
         """Clipped to the bounds: the canvas of an MRXS is mostly empty."""
-        down_x, down_y = self._downsamples[index]
-        _, _, width, height = self._bounds
-        whole = self._slide.level_dimensions[index]
-        size = (min(whole[0], max(1, round(width / down_x))), min(whole[1], max(1, round(height / down_y))))
-        return Level(index, *size, down_x, down_y)
+        down, canvas = self._downsamples[index], self._slide.level_dimensions[index]
+        width, height = (
+            min(most, max(1, round(side / down))) for most, side in zip(canvas, self._bounds[2:], strict=True)
+        )
+        return Level(index, width, height, down, down)
 
     def _associated(self, name: str) -> pyvips.Image:
         return pyvips.Image.new_from_array(on_white(np.asarray(self._slide.associated_images[name].convert("RGBA"))))
@@ -192,14 +191,8 @@ def on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return ((mixed + 127) // 255).astype(np.uint8)
 
 
-def _downsample(slide: OpenSlide, level: int) -> tuple[float, float]:
-    """Level-0 pixels per pixel of a level. OpenSlide's own, one for both axes, as it places regions by it."""
-    down = float(slide.level_downsamples[level])
-    return down, down
-
-
 def _bounds(properties: dict[str, str], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(x, y, width, height) of what was scanned, in level-0 pixels; all of it where not stated."""
+    """(x, y, width, height) of the scanned area in level-0 pixels; the whole canvas where not stated."""
     stated = [properties.get(f"openslide.bounds-{key}") for key in ("x", "y", "width", "height")]
     if any(value is None for value in stated):
         return 0, 0, *size
@@ -207,7 +200,7 @@ def _bounds(properties: dict[str, str], size: tuple[int, int]) -> tuple[int, int
     return x, y, min(width, size[0] - x), min(height, size[1] - y)
 
 
-def _facts(properties: dict[str, str], slide: OpenSlide) -> SlideMetadata:
+def _metadata(properties: dict[str, str], slide: OpenSlide) -> SlideMetadata:
     x, y = (positive_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     spacings = () if x is None or y is None else (StatedSpacing("OpenSlide (openslide.mpp-x)", (x, y)),)
     power = positive_number(properties.get("openslide.objective-power"))
@@ -215,7 +208,7 @@ def _facts(properties: dict[str, str], slide: OpenSlide) -> SlideMetadata:
 
 
 def _icc_profile(slide: OpenSlide) -> bytes | None:
-    """The colour profile; nothing at all, but not None, where there is one that cannot be read: it is not applied."""
+    """The color profile; b"" for one that cannot be read, so that applying it raises."""
     try:
         profile: Any = slide.color_profile
     except Exception:  # Pillow's, of LittleCMS
@@ -223,8 +216,8 @@ def _icc_profile(slide: OpenSlide) -> bytes | None:
     return None if profile is None else bytes(profile.tobytes())
 
 
-def _refuse_mislabelled_dicom(path: Path, properties: dict[str, str]) -> None:
-    """Some converters call frames RGB that are YCbCr (they have a JFIF header): OpenSlide shows false colours."""
+def _check_dicom_colors(path: Path, properties: dict[str, str]) -> None:
+    """Raise for frames labeled RGB that are YCbCr (they have a JFIF header): OpenSlide shows false colors."""
     if properties.get("dicom.PhotometricInterpretation") != "RGB":
         return
     with path.open("rb") as file:
@@ -232,6 +225,6 @@ def _refuse_mislabelled_dicom(path: Path, properties: dict[str, str]) -> None:
     at = data.find(JPEG_START + b"\xff")
     if at >= 0 and data[at + 6 : at + 10] == b"JFIF":
         raise UnsupportedImageError(
-            f"'{path}' says its frames are RGB, but they are YCbCr JPEG (JFIF): OpenSlide would show false colours. "
+            f"'{path}' says its frames are RGB, but they are YCbCr JPEG (JFIF): OpenSlide would show false colors. "
             "Convert it again with a converter that writes PhotometricInterpretation YBR_FULL_422."
         )

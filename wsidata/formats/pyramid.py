@@ -1,7 +1,7 @@
-"""How a pyramid is found in a file and decoded: one `Pyramid` per kind of file, chosen by the file's first bytes.
+"""Opening an image file as a `Pyramid`, with one reader per format.
 
-The extension is hardly asked: `.tif` may be BigTIFF, `.svs` is a TIFF, and a JPEG called `.png` still opens. Only where
-a file is the cover of a slide that lies beside it (an MRXS begins as the JPEG it shows in a folder view) it decides.
+The format is detected from the first bytes: `.tif` may be BigTIFF, `.svs` is a TIFF, and a JPEG named `.png` still
+opens. The extension decides only where a file is the cover of a slide stored beside it: an MRXS begins as a JPEG.
 """
 
 from __future__ import annotations
@@ -26,57 +26,57 @@ ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup")
 
 
 class Pyramid(Protocol):
-    """An open file that holds one picture at one or more resolutions."""
+    """An open image file with one or more resolution levels."""
 
     @property
     def kind(self) -> str:
-        """What sort of file it is, such as "svs", "philips" or "jpeg"."""
+        """Format of the file, such as "svs", "philips" or "jpeg"."""
 
     @property
     def reader(self) -> str:
-        """Who decodes the pixels: "libjpeg-turbo", "libvips", "tifffile", "zarr", "openslide" ..."""
+        """Library that decodes the pixels: "libjpeg-turbo", "libvips", "tifffile", "zarr" or "openslide"."""
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The resolutions, finest first, without spacing."""
+        """The resolution levels, finest first, without spacing."""
 
     @property
     def metadata(self) -> SlideMetadata:
-        """What the metadata says about spacing, magnification and the rest."""
+        """Spacings, magnification and other metadata as stated in the file."""
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Of the bands handed out, in order."""
+        """Names of the bands returned, in order."""
 
     @property
     def associated(self) -> Loaders:
-        """Pictures beside the slide, by name."""
+        """Images beside the slide (label, macro, thumbnail), by name."""
 
     def image(self, level: int) -> pyvips.Image:
-        """A whole level: uchar, 3 bands, sRGB, or the channels asked for. Lazy where the decoder can be."""
+        """A whole level: uchar, 3 bands, sRGB, or the requested channels. Lazy where the decoder can be."""
 
     def lazy_image(self, level: int) -> pyvips.Image:
-        """As `image`, but never decoded ahead where the decoder can do without."""
+        """Like `image`, but never decoded ahead where the decoder can avoid it."""
 
     def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle | None:
-        """Reads rectangles of a level like `region`, also after the pyramid is closed, for several threads at a time.
+        """A thread-safe `region` for one level that also works after the pyramid is closed.
 
         None where that is no faster than `lazy_image`: decoders that do not read tile by tile.
 
         Args:
             level: The level.
-            shared_px: Columns and rows that neighbouring rectangles will share: see `TiffTiles.kept_between`.
+            shared_px: Columns and rows that neighboring rectangles will share: see `TiffTiles.kept_between`.
         """
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
-        """A rectangle of a level, wholly inside it, in that level's pixels: (height, width, bands)."""
+        """A rectangle inside a level, in that level's pixels: (height, width, bands)."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file, or a folder that is a Zarr store."""
+    """Whether a path is a file, or a folder that is a Zarr store."""
     return path.is_file() or any((path / name).is_file() for name in ZARR_METADATA)
 
 
@@ -88,8 +88,8 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
         request: Channels and scaling; None for 8-bit RGB.
 
     Raises:
-        UnreadableImageError: if the file is damaged or no image.
-        UnsupportedImageError: if it is sound but cannot be shown as asked.
+        UnreadableImageError: if the file is damaged or not an image.
+        UnsupportedImageError: if it is intact but cannot be read as requested.
     """
     request = request or PixelRequest()
     if path.is_dir():
@@ -112,8 +112,8 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
 
         try:
             return TiffPyramid(path, request)
-        except ForeignFormatError as refusal:
-            return open_foreign(path, request, refusal)
+        except ForeignFormatError as error:
+            return open_foreign(path, request, error)
     from wsidata.formats.image import PlainImagePyramid
 
     return PlainImagePyramid(path, request)

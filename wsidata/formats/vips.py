@@ -1,8 +1,8 @@
-"""libvips, set up once for slides.
+"""Lazy libvips images of any tile decoder, tile caching, and libvips errors that name the file.
 
-libvips remembers its last 100 operations, and a remembered "load" keeps its file open after the image is gone: a folder
-of slides then ends in "too many open files". The cache is switched off for the process when this module is imported;
-it saves nothing here, because no pipeline of ours asks for the same operation twice.
+libvips caches its last 100 operations, and a cached "load" keeps its file open after the image is gone: a folder of
+slides then ends in "too many open files". The cache is switched off for the process when this module is imported; it
+saves nothing here, because no pipeline of this package runs the same operation twice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,25 +24,16 @@ from numpy.typing import DTypeLike
 from wsidata.errors import UnreadableImageError
 from wsidata.utils.rectangle import ReadRectangle
 
-TILE_MULTIPLE_PX = 16  # libtiff asks for it
+pyvips.cache_set_max(0)
 
+TILE_MULTIPLE_PX = 16
+"""Tile sides must be multiples of this (libtiff)."""
 
 MAX_SOURCE_TILE_PX = 2048
-
-
 MAX_SOURCE_TILE_BYTES = 32 * 1024**2
 
-
-SHORT, LONG, LONG8 = 3, 4, 16
-
-
-UNSIGNED, FLOAT = 1, 3
-
-
-MIN_IS_BLACK, RGB = 1, 2
-
 DECODED_AT_ONCE_BYTES = 256 * 1024**2
-"""Levels up to this size are decoded whole, which is fastest; of larger ones libvips pipelines ask for single tiles."""
+"""Levels up to this size are decoded whole, which is fastest; of larger ones libvips pipelines request single tiles."""
 
 KEPT_TILE_BYTES = 64 * 1024**2
 """Decoded tiles kept for each image; more if those of `KEPT_TILES_PX` rows (or columns) are more than this."""
@@ -76,45 +68,39 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
         dtype: DTypeLike = np.uint8,
     ) -> None:
         super().__init__()
-        # Callbacks that held the source itself would close a circle, and its file would stay open until Python's
-        # collector of circles happens to run.
-        size, tile = (width_px, height_px), (tile_width_px, tile_height_px)
-        self._file = _PretendedFile(size, tile, decode, bands, np.dtype(dtype))
+        if tile_width_px % TILE_MULTIPLE_PX or tile_height_px % TILE_MULTIPLE_PX:
+            raise ValueError(f"tiles of {tile_width_px}x{tile_height_px} px: both sides must be multiples of 16.")
+        # Callbacks that held the source itself would form a reference cycle, and its file would stay open until the
+        # garbage collector happens to run.
+        self._file = _VirtualTiff(width_px, height_px, tile_width_px, tile_height_px, decode, bands, np.dtype(dtype))
         self.on_read(self._file.read)
         self.on_seek(self._file.seek)
 
     @property
     def failure(self) -> Exception | None:
-        """The first exception that `decode` raised. libvips then reports a read error of its own."""
+        """The first exception raised by `decode`. libvips itself only reports a read error."""
         return self._file.failure
 
     def image(self) -> pyvips.Image:
-        """The lazy image; three bands of uint8 are sRGB. Tiles are forgotten between evaluations; see `kept_tiles`."""
+        """The lazy image; three bands of uint8 are sRGB. Tiles are not kept between evaluations: see `kept_tiles`."""
         # libvips takes a failed read for a mere warning, and shows black for it if told to let warnings pass.
         return pyvips.Image.new_from_source(self, "", access="random", fail_on="warning")
 
 
-class _PretendedFile:
-    """The file that libvips believes to read: a header, and tiles that are decoded when somebody reads there."""
+@dataclass(eq=False)
+class _VirtualTiff:
+    """The file seen by libvips: a header, and tiles that are decoded when they are read."""
 
-    def __init__(
-        self,
-        size_px: tuple[int, int],
-        tile_px: tuple[int, int],
-        decode: ReadRectangle,
-        bands: int,
-        dtype: np.dtype[Any],
-    ) -> None:
-        tile_width_px, tile_height_px = tile_px
-        if tile_width_px % TILE_MULTIPLE_PX or tile_height_px % TILE_MULTIPLE_PX:
-            raise ValueError(f"tiles of {tile_width_px}x{tile_height_px} px: both sides must be multiples of 16.")
-        self.width_px, self.height_px = size_px
-        self.tile_width_px, self.tile_height_px = tile_width_px, tile_height_px
-        self.bands, self.dtype = bands, dtype
-        self.failure: Exception | None = None
-        self._decode = decode
-        self._position = 0
-        self._latest: tuple[int, memoryview] = (-1, memoryview(b""))
+    width_px: int
+    height_px: int
+    tile_width_px: int
+    tile_height_px: int
+    decode: ReadRectangle
+    bands: int
+    dtype: np.dtype[Any]
+    failure: Exception | None = None
+    _position: int = 0
+    _latest: tuple[int, memoryview] = (-1, memoryview(b""))
 
     @property
     def _columns(self) -> int:
@@ -131,31 +117,31 @@ class _PretendedFile:
     @cached_property
     def _header(self) -> bytes:
         """Everything before the first tile: signature, directory, and the tables of tile offsets and lengths."""
+        short, long, long8 = 3, 4, 16  # TIFF types
         is_rgb = self.bands == 3 and self.dtype.kind == "u"
-        # libtiff wants these two for each sample, and takes a single value for all of them.
-        bits, kind = 8 * self.dtype.itemsize, FLOAT if self.dtype.kind == "f" else UNSIGNED
+        # libtiff wants 258 and 339 for each sample, and takes a single value for all of them.
         tags = [
-            (256, LONG, 1, self.width_px),
-            (257, LONG, 1, self.height_px),
-            (258, SHORT, 1, bits),
-            (259, SHORT, 1, 1),  # no compression
-            (262, SHORT, 1, RGB if is_rgb else MIN_IS_BLACK),
-            (277, SHORT, 1, self.bands),
-            (284, SHORT, 1, 1),  # samples side by side
-            (322, LONG, 1, self.tile_width_px),
-            (323, LONG, 1, self.tile_height_px),
+            (256, long, 1, self.width_px),
+            (257, long, 1, self.height_px),
+            (258, short, 1, 8 * self.dtype.itemsize),
+            (259, short, 1, 1),  # no compression
+            (262, short, 1, 2 if is_rgb else 1),  # photometric: RGB, or black is zero
+            (277, short, 1, self.bands),
+            (284, short, 1, 1),  # samples side by side
+            (322, long, 1, self.tile_width_px),
+            (323, long, 1, self.tile_height_px),
         ]
-        extra = self.bands - (3 if is_rgb else 1)  # bands that are no colours
+        extra = self.bands - (3 if is_rgb else 1)  # bands that are not colors
         table = 16 + 8 + 20 * (len(tags) + (4 if extra else 3)) + 8
         first_tile = table + 16 * self._tiles + 2 * extra
         offsets = first_tile + self._tile_bytes * np.arange(self._tiles, dtype="<u8")
         lengths = np.full(self._tiles, self._tile_bytes, dtype="<u8")
         alone = self._tiles == 1  # a single value stands in the tag itself
-        tags.append((324, LONG8, self._tiles, int(offsets[0]) if alone else table))
-        tags.append((325, LONG8, self._tiles, self._tile_bytes if alone else table + 8 * self._tiles))
+        tags.append((324, long8, self._tiles, int(offsets[0]) if alone else table))
+        tags.append((325, long8, self._tiles, self._tile_bytes if alone else table + 8 * self._tiles))
         if extra:  # of no stated meaning, 0; up to four of them stand in the tag itself
-            tags.append((338, SHORT, extra, 0 if extra <= 4 else first_tile - 2 * extra))
-        tags.append((339, SHORT, 1, kind))
+            tags.append((338, short, extra, 0 if extra <= 4 else first_tile - 2 * extra))
+        tags.append((339, short, 1, 3 if self.dtype.kind == "f" else 1))  # sample format: float, or unsigned
         directory = struct.pack("<Q", len(tags)) + b"".join(struct.pack("<HHQQ", *tag) for tag in tags) + bytes(8)
         signature = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16)
         return signature + directory + offsets.tobytes() + lengths.tobytes() + bytes(2 * extra)
@@ -167,7 +153,7 @@ class _PretendedFile:
         return self._position
 
     def read(self, count: int) -> bytes | memoryview | None:
-        """Bytes at the present position, as many as lie together; None at the end, or where decoding failed."""
+        """Up to `count` contiguous bytes at the current position; None at the end, or where decoding failed."""
         if self._position < len(self._header):
             data: bytes | memoryview = self._header[self._position : self._position + count]
         else:
@@ -176,7 +162,7 @@ class _PretendedFile:
                 return None
             try:
                 data = self._tile(index)[start : start + count]
-            except Exception as error:  # an exception cannot pass through libvips; whoever asked finds it here
+            except Exception as error:  # an exception cannot pass through libvips; `failure_behind` finds it here
                 self.failure = self.failure or error
                 return None
         self._position += len(data)
@@ -188,10 +174,10 @@ class _PretendedFile:
             row, column = divmod(index, self._columns)
             x, y = column * self.tile_width_px, row * self.tile_height_px
             width, height = min(self.tile_width_px, self.width_px - x), min(self.tile_height_px, self.height_px - y)
-            pixels = self._decode(x, y, width, height)
-            wanted = height, width, self.bands
-            if pixels.shape != wanted or pixels.dtype != self.dtype:
-                raise ValueError(f"the decoder gave {pixels.dtype} {pixels.shape}, not {self.dtype} {wanted}.")
+            pixels = self.decode(x, y, width, height)
+            expected = height, width, self.bands
+            if pixels.shape != expected or pixels.dtype != self.dtype:
+                raise ValueError(f"the decoder gave {pixels.dtype} {pixels.shape}, not {self.dtype} {expected}.")
             pad = ((0, self.tile_height_px - height), (0, self.tile_width_px - width), (0, 0))
             whole = np.ascontiguousarray(np.pad(pixels, pad) if any(map(any, pad)) else pixels)
             self._latest = index, whole.data.cast("B")
@@ -199,13 +185,16 @@ class _PretendedFile:
 
 
 def source_tile(tile_px: tuple[int, int], level_px: tuple[int, int], pixel_bytes: int = 3) -> tuple[int, int]:
-    """Width and height in which a pipeline asks for a level: multiples of 16, and of whole stored tiles if possible.
+    """Tile size for a `TileSource`: multiples of 16, and of whole stored tiles if possible.
 
     Args:
         tile_px: (width, height) of a stored tile or chunk; the width of a strip is the level's.
-        level_px: (width, height) of the level. libvips refuses tiles that are much larger, wider than 8192 pixels, or
+        level_px: (width, height) of the level. libvips rejects tiles that are much larger, wider than 8192 pixels, or
             of more than 50 MiB.
         pixel_bytes: Bytes of a pixel.
+
+    Returns:
+        (width, height) in pixels.
     """
     sides = []
     for side, length in zip(tile_px, level_px, strict=True):
@@ -218,26 +207,25 @@ def source_tile(tile_px: tuple[int, int], level_px: tuple[int, int], pixel_bytes
 
 
 def is_cut_up(tile_px: tuple[int, int], source_px: tuple[int, int]) -> bool:
-    """Whether stored tiles are larger than what a pipeline asks for, so that each is asked for several times."""
+    """Whether stored tiles are larger than those of the source, so that each is decoded several times."""
     return tile_px[0] > source_px[0] or tile_px[1] > source_px[1]
 
 
 def failure_behind(image: pyvips.Image) -> Exception | None:
-    """The exception that a decoder of ours behind a pipeline raised, if any: libvips only knows that a read failed.
+    """The exception raised by a `TileSource` decoder behind a pipeline, if any: libvips only reports a failed read.
 
-    pyvips keeps the sources an image depends on alive in its `_references`, and hands them on to every image made of
-    it. There is no public way to them; without it this finds nothing, and only an error message says less.
+    pyvips keeps the sources an image depends on alive in its `_references`, and passes them to every image derived
+    from it. There is no public access to them; without it this finds nothing, and only an error message says less.
     """
     sources = (one for one in getattr(image, "_references", ()) if isinstance(one, TileSource))
     return next((source.failure for source in sources if source.failure is not None), None)
 
 
-def kept_tiles(image: pyvips.Image, max_bytes: int | None = None) -> pyvips.Image:
-    """Keep decoded tiles of a level between requests.
+def kept_tiles(image: pyvips.Image) -> pyvips.Image:
+    """A level with a cache of decoded tiles: `KEPT_TILE_BYTES`, at least those of `KEPT_TILES_PX` rows or columns.
 
     Args:
-        image: A level as it was opened. One that is not decoded by tiles stays as it is: libvips keeps it whole.
-        max_bytes: Tiles kept, `KEPT_TILE_BYTES` if None; but always those of `KEPT_TILES_PX` rows, or columns.
+        image: A level as it was opened. One that is not decoded by tiles is returned as it is: libvips keeps it whole.
     """
     if not image.get_typeof("tile-width") or not image.get_typeof("tile-height"):
         return image
@@ -245,22 +233,19 @@ def kept_tiles(image: pyvips.Image, max_bytes: int | None = None) -> pyvips.Imag
     of_rows = (math.ceil(KEPT_TILES_PX / height) + 1) * (math.ceil(image.width / width) + 1)
     of_columns = (math.ceil(KEPT_TILES_PX / width) + 1) * (math.ceil(image.height / height) + 1)
     pixel_bytes = image.bands * {"ushort": 2, "float": 4}.get(image.format, 1)
-    fitting = (KEPT_TILE_BYTES if max_bytes is None else max_bytes) // (width * height * pixel_bytes)
+    fitting = KEPT_TILE_BYTES // (width * height * pixel_bytes)
     return image.tilecache(
         tile_width=width, tile_height=height, max_tiles=max(of_rows, of_columns, fitting),
         access="random", threaded=True, persistent=True,
     )  # fmt: skip
 
 
-pyvips.cache_set_max(0)
-
-
 @contextmanager
 def naming_errors(path: Path | str) -> Iterator[None]:
-    """Turn libvips' errors into ones that name the file.
+    """Context manager that turns libvips errors into ones that name the file.
 
-    libvips works when pixels are asked for, not when a pipeline is built, and its messages say "premature end" and not
-    of what. Wrap the place where the pixels of one file are fetched.
+    libvips works when pixels are requested, not when a pipeline is built, and its messages ("premature end") do not
+    name the file. Wrap the place where the pixels of one file are fetched.
 
     Args:
         path: The file whose pixels are fetched inside the block.
@@ -278,6 +263,6 @@ def naming_errors(path: Path | str) -> Iterator[None]:
 
 
 def thread_count() -> int:
-    """Threads that libvips works on, for work beside it: VIPS_CONCURRENCY, or one per processor."""
+    """Number of libvips threads, for work beside it: VIPS_CONCURRENCY, or one per processor."""
     stated = os.environ.get("VIPS_CONCURRENCY", "")
     return int(stated) if stated.isdigit() and int(stated) > 0 else os.cpu_count() or 1

@@ -1,7 +1,4 @@
-"""Photos: decoding, caching, resizing, and a survey of their headers.
-
-Slides are few and enormous, photos many and small: what is slow there is reading, and here everything around it.
-"""
+"""Photo decoding, caching and resizing, and a survey of photo headers."""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,8 @@
-"""From the second epoch on, photos that fit into memory or on a fast disk need not be decoded again.
+"""Cache of decoded photos, in memory or on disk.
 
-What is kept is found by the content of the file, never by its name or date: a photo that was changed, or another one of
-the same name, is decoded. That costs reading the file and a digest of it, 1 ms for 1 MB, where decoding costs 20. What
-else the pixels depend on is part of the key: the size, whether profiles were applied, and the versions of the decoders.
+Entries are keyed by the content of the file, never by its name or date: a changed photo, or another one of the same
+name, is decoded. That costs reading and hashing the file, 1 ms for 1 MB, where decoding costs 20. The key also covers
+what else the pixels depend on: the size, whether profiles were applied, and the versions of the decoders.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from wsidata.photos.read import decode_photo
 from wsidata.utils.files import atomic_write
 
 FORMAT = 1
-"""To be raised whenever decoding gives other pixels than before."""
+"""Version of the pixels, to be incremented whenever decoding gives different ones."""
 _DIGEST_BYTES = 20
 
 
 class DecodedCache:
-    """Decoded photos, in memory or in a folder. Safe for several threads.
+    """Thread-safe cache of decoded photos, in memory or in a folder.
 
-    In memory, each process has its own (a loader's workers, too), which is filled until it is full; nothing is thrown
-    out again, because every epoch asks for every photo once. Pickled, it travels empty.
+    In memory, each process (each DataLoader worker, too) has a cache of its own, which is filled until it is full;
+    nothing is evicted, because every epoch reads every photo once. Pickling leaves the photos out.
 
-    A folder may be shared by any number of processes, and be deleted at any time. A file in it is written under another
-    name first, and carries a checksum. It grows without limit: a photo takes 3 bytes per pixel.
+    A folder may be shared by any number of processes, and be deleted at any time. Files are written under a temporary
+    name first, and have a checksum. It grows without limit: a photo takes 3 bytes per pixel.
 
     Args:
-        where: Bytes of memory, or the path of a folder, which is made when the first photo is kept.
+        where: Bytes of memory, or the path of a folder, which is created when the first photo is stored.
     """
 
     def __init__(self, where: int | str | Path) -> None:
@@ -52,7 +52,7 @@ class DecodedCache:
         self._empty()
 
     def get(self, path: str | Path, short_side_px: int | None = None, *, apply_icc: bool = True) -> NDArray[np.uint8]:
-        """The pixels that `read_photo` gives, decoded or remembered.
+        """The pixels of `read_photo`, decoded or cached.
 
         Args:
             path: The file.
@@ -69,19 +69,20 @@ class DecodedCache:
         path = Path(path)
         data = path.read_bytes()
         key = _key(data, short_side_px, apply_icc)
-        pixels = self._kept.get(key) if self.folder is None else _load(self._place(key))
+        file = None if self.folder is None else self.folder / key[:2] / f"{key}.npz"
+        pixels = self._kept.get(key) if file is None else _load(file)
         if pixels is None:
             pixels = decode_photo(data, path, short_side_px=short_side_px, apply_icc=apply_icc)
-            if self.folder is None:
+            if file is None:
                 self._keep(key, pixels)
             else:
-                self._save(key, pixels)
+                self._save(file, pixels)
         pixels.flags.writeable = False
         return pixels
 
     @property
     def nbytes(self) -> int:
-        """Bytes kept in memory by this process."""
+        """Bytes cached in memory by this process."""
         return self._bytes
 
     def _empty(self) -> None:
@@ -96,15 +97,10 @@ class DecodedCache:
                 self._kept[key] = pixels
                 self._bytes += pixels.nbytes
 
-    def _place(self, key: str) -> Path:
-        assert self.folder is not None
-        return self.folder / key[:2] / f"{key}.npz"
-
-    def _save(self, key: str, pixels: NDArray[np.uint8]) -> None:
-        """Keep in the folder. If that fails, training goes on without, and says so once."""
-        place = self._place(key)
+    def _save(self, file: Path, pixels: NDArray[np.uint8]) -> None:
+        """Store in the folder. A failure is warned about once, and is otherwise harmless."""
         try:
-            with atomic_write(place, sync=False) as unfinished:  # the checksum tells what a power cut left
+            with atomic_write(file, sync=False) as unfinished:  # damage by a power cut shows in the checksum
                 np.savez(unfinished, pixels=pixels)
         except OSError as error:
             if not self._warned:
@@ -124,7 +120,7 @@ class DecodedCache:
 
 
 def _key(data: bytes, short_side_px: int | None, apply_icc: bool) -> str:
-    """A name for what decoding gives, in hexadecimal."""
+    """Hexadecimal digest of everything the decoded pixels depend on."""
     digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES)
     digest.update(f"\0{FORMAT} {short_side_px} {apply_icc} {_made_by()} {len(data)}".encode())
     return digest.hexdigest()
@@ -132,15 +128,15 @@ def _key(data: bytes, short_side_px: int | None, apply_icc: bool) -> str:
 
 @cache
 def _made_by() -> str:
-    """Versions of whatever decodes and resizes."""
-    libvips = ".".join(str(pyvips.version(place)) for place in range(3))
+    """Versions of the libraries that decode and resize."""
+    libvips = ".".join(str(pyvips.version(part)) for part in range(3))
     return ", ".join([libvips, *(module.__version__ for module in (simplejpeg, imagecodecs, cv2, torch))])
 
 
-def _load(place: Path) -> NDArray[np.uint8] | None:
-    """What was kept; None if there is nothing, or it is damaged (the archive has a checksum)."""
+def _load(file: Path) -> NDArray[np.uint8] | None:
+    """The stored pixels; None if there are none, or they are damaged (the archive has a checksum)."""
     try:
-        with np.load(place) as archive:
+        with np.load(file) as archive:
             pixels: NDArray[np.uint8] = archive["pixels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

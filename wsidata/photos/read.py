@@ -1,14 +1,14 @@
-"""From a file to upright sRGB pixels, as fast as its kind allows, or an error that names it.
+"""Decoding of photos to upright sRGB pixels.
 
-    JPEG of grey or colour     libjpeg-turbo, decoded at 1/2, 1/4 or 1/8 where the photo is made smaller anyway
-    JPEG of ink (CMYK, YCCK)   libvips, through the profile in the file, or a generic press profile
-    TIFF                       the reader of slides (libvips shows some of them in false colours)
-    PNG, WebP, GIF, AVIF       libvips; of films the first picture
-    BMP                        OpenCV, as libvips' wheel does not know it
+    JPEG, gray or color        libjpeg-turbo, decoded at 1/2, 1/4 or 1/8 where the photo is resized to less anyway
+    JPEG, CMYK or YCCK         libvips, through the profile in the file, or a generic press profile
+    TIFF                       the slide reader (libvips shows some of them in false colors)
+    PNG, WebP, GIF, AVIF       libvips; the first frame of an animation
+    BMP                        OpenCV (not supported by libvips' wheel)
 
-What is in a file decides, not its name. EXIF orientation is applied, once. Transparency is laid on white. Samples of 16
-bits are scaled from their full range, 0..65535, to 0..255. Colours are turned into sRGB by the ICC profile in the file,
-if it means others; torchvision, Pillow and OpenCV ignore it, and show the photos of many phones paler than they are.
+The format is detected from the content, not the name. EXIF orientation is applied, once. Transparency is composited on
+white. 16-bit samples are scaled from their full range, 0..65535, to 0..255. Colors are converted to sRGB by the ICC
+profile in the file; torchvision, Pillow and OpenCV ignore it, and show the photos of many phones too pale.
 """
 
 from __future__ import annotations
@@ -38,18 +38,19 @@ from wsidata.formats.vips import naming_errors
 from wsidata.photos.resize import resize, size_with_short_side
 
 SHRINK_MARGIN = 2
-"""A JPEG is decoded smaller only to at least this many times the size wanted, and resized from there.
+"""A JPEG is decoded at a reduced size only down to this many times the requested size, and resized from there.
 
 Compared with decoding it whole and resizing that, as median peak signal-to-noise ratio in dB (and largest difference of
-255), over 61 photos that were made small and sharp for the web, the hardest kind: from 1 to 1.15 times the size 36
-(91), from 1.5 to 1.75 times 44 (34), from 2 to 2.5 times 47 (24), from 3 to 4 times 52 (14). Photos as cameras write
-them, soft at the level of pixels, differ by 1 or 2 of 255; a zone plate at twice the size by 24, at once by 51."""
+255), over 61 photos made small and sharp for the web, the hardest kind: from 1 to 1.15 times the size 36 (91), from
+1.5 to 1.75 times 44 (34), from 2 to 2.5 times 47 (24), from 3 to 4 times 52 (14). Photos straight from a camera, soft
+at the level of pixels, differ by 1 or 2 of 255; a zone plate at twice the size by 24, at once by 51."""
 
 FULL_RANGE = (0, 65_535)
+"""Stored values of 16-bit photos that become 0 and 255."""
 
 
 def photo_size(path: str | Path) -> tuple[int, int]:
-    """Size of a photo once it is upright, from its header alone.
+    """Size of a photo, upright, from its header alone.
 
     Args:
         path: The file.
@@ -59,8 +60,8 @@ def photo_size(path: str | Path) -> tuple[int, int]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UnreadableImageError: if it is empty or no image, or breaks off in its header.
-        UnsupportedImageError: if it is an image, but no picture (see `read_photo`).
+        UnreadableImageError: if it is empty, not an image, or cut off within its header.
+        UnsupportedImageError: if it is an image of an unsupported kind (see `read_photo`).
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -70,7 +71,7 @@ def photo_size(path: str | Path) -> tuple[int, int]:
         return upright_size(header.height_px, header.width_px, header.orientation)
     if head.startswith(BMP_START):
         return bmp_size(head, path)
-    pyramid = _open(path)
+    pyramid = _open(path, head)
     try:
         return pyramid.levels[0].height, pyramid.levels[0].width
     finally:
@@ -78,14 +79,14 @@ def photo_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_photo(path: str | Path, *, short_side_px: int | None = None, apply_icc: bool = True) -> NDArray[np.uint8]:
-    """Decode a photo, upright, as sRGB.
+    """The pixels of a photo, upright, in sRGB.
 
     Args:
         path: The file.
         short_side_px: Length of the shorter side of the result, the longer one in proportion, rounded. Smaller photos
             are enlarged, as by torchvision's `Resize`, so that a crop of this size always fits. Antialiased bilinear.
-            None: the size as it is.
-        apply_icc: Turn colours into sRGB by the profile in the file. False takes the stored values of RGB and grey for
+            None: the stored size.
+        apply_icc: Convert colors to sRGB by the profile in the file. False takes the stored values of RGB and gray as
             sRGB, as most other loaders do.
 
     Returns:
@@ -93,10 +94,10 @@ def read_photo(path: str | Path, *, short_side_px: int | None = None, apply_icc:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UnreadableImageError: if it is empty, no image, cut off, or damaged in any way the decoder notices. JPEGs
+        UnreadableImageError: if it is empty, not an image, cut off, or damaged in any way the decoder detects. JPEGs
             have no checksum: some altered bytes go unnoticed in every reader.
-        UnsupportedImageError: if it is no picture of 8 or 16 bits (many channels, floats), has a damaged colour
-            profile, or takes too much memory.
+        UnsupportedImageError: if it is not a gray or color image of 8 or 16 bits (many channels, floats), has a
+            damaged color profile, or takes too much memory.
     """
     path = Path(path)
     return decode_photo(path.read_bytes(), path, short_side_px=short_side_px, apply_icc=apply_icc)
@@ -105,51 +106,52 @@ def read_photo(path: str | Path, *, short_side_px: int | None = None, apply_icc:
 def decode_photo(
     data: bytes, path: Path, *, short_side_px: int | None = None, apply_icc: bool = True
 ) -> NDArray[np.uint8]:
-    """As `read_photo`, of a file whose bytes have been read already.
+    """`read_photo` for a file whose bytes have been read already.
 
     Args:
         data: All bytes of the file.
-        path: The file; TIFFs and what libvips decodes are read from there.
+        path: The file; TIFFs and the formats of libvips are read from there.
         short_side_px: See `read_photo`.
         apply_icc: See `read_photo`.
     """
     if short_side_px is not None and short_side_px < 1:
-        raise ValueError(f"short_side_px={short_side_px} must be at least 1 pixel, or None for the size as it is.")
+        raise ValueError(f"short_side_px={short_side_px} must be at least 1 pixel, or None for the stored size.")
     if data.startswith(JPEG_START) and suits(header := jpeg_header(path, data)):
         stored_px, profile, orientation = (header.height_px, header.width_px), header.icc_profile, header.orientation
         shrink = 1 if short_side_px is None else shrink_for(header, short_side_px * SHRINK_MARGIN)
-        wanted_px = _wanted(path, stored_px, short_side_px)
+        size_px = _result_size(path, stored_px, short_side_px)
         pixels = decode_jpeg(data, path, header, shrink)
-        pixels = resize(pixels, wanted_px, (stored_px[0] / shrink, stored_px[1] / shrink))
+        pixels = resize(pixels, size_px, (stored_px[0] / shrink, stored_px[1] / shrink))
     else:
-        pixels, profile = _pixels(data, path)
-        pixels, orientation = resize(pixels, _wanted(path, pixels.shape[:2], short_side_px)), 1
+        pixels, profile = _decode_other(data, path)
+        pixels, orientation = resize(pixels, _result_size(path, pixels.shape[:2], short_side_px)), 1
     if apply_icc:
         pixels = to_srgb(pixels, profile, path)
     return np.ascontiguousarray(upright(pixels, orientation))
 
 
-def _wanted(path: Path, size_px: tuple[int, ...], short_side_px: int | None) -> tuple[int, int]:
-    """Size of the result, (height, width), or an error if it is enormous."""
-    height, width = size_px
-    wanted = (height, width) if short_side_px is None else size_with_short_side(height, width, short_side_px)
-    if wanted[0] * wanted[1] * 3 > MAX_DECODED_BYTES:
+def _result_size(path: Path, stored_px: tuple[int, ...], short_side_px: int | None) -> tuple[int, int]:
+    """(height, width) of the result, or an error if it is too large."""
+    height, width = size = stored_px[0], stored_px[1]
+    if short_side_px is not None:
+        size = size_with_short_side(height, width, short_side_px)
+    if size[0] * size[1] * 3 > MAX_DECODED_BYTES:
         raise UnsupportedImageError(
-            f"'{path}' has {width}x{height} pixels, and would have {wanted[1]}x{wanted[0]}, which take "
-            f"{wanted[0] * wanted[1] * 3 / 1e9:.1f} GB of memory. Read it smaller (short_side_px=), crop it, or read "
+            f"'{path}' has {width}x{height} pixels, and would have {size[1]}x{size[0]}, which take "
+            f"{size[0] * size[1] * 3 / 1e9:.1f} GB of memory. Read it smaller (short_side_px=), crop it, or read "
             "parts of it with Slide."
         )
-    return wanted
+    return size
 
 
-def _pixels(data: bytes, path: Path) -> tuple[NDArray[np.uint8], bytes | None]:
-    """Upright pixels of anything but plain JPEG, and the profile they are in."""
+def _decode_other(data: bytes, path: Path) -> tuple[NDArray[np.uint8], bytes | None]:
+    """Upright pixels of anything but gray and color JPEG, and their ICC profile."""
     if data.startswith(BMP_START):
         return read_bmp(data, path), None
-    pyramid = _open(path)
+    pyramid = _open(path, data)
     try:
         level = pyramid.levels[0]
-        _wanted(path, (level.height, level.width), None)
+        _result_size(path, (level.height, level.width), None)
         with naming_errors(path):
             pixels = np.asarray(pyramid.image(0).numpy(), dtype=np.uint8)
         return pixels, pyramid.metadata.icc_profile
@@ -157,13 +159,11 @@ def _pixels(data: bytes, path: Path) -> tuple[NDArray[np.uint8], bytes | None]:
         pyramid.close()
 
 
-def _open(path: Path) -> Pyramid:
-    """The reader of slides, told to show 16-bit samples as photos have them."""
-    with path.open("rb") as file:
-        is_tiff = file.read(4) in TIFF_SIGNATURES
-    if not is_tiff:
-        return open_pyramid(path, PixelRequest(scale_to_8bit=FULL_RANGE))
-    with opening(path) as tiff:
-        is_deep = tiff.pages.first.dtype == np.uint16
-        tiff.close()
-    return open_pyramid(path, PixelRequest(scale_to_8bit=FULL_RANGE) if is_deep else None)
+def _open(path: Path, head: bytes) -> Pyramid:
+    """The slide reader, with 16-bit samples scaled from their full range."""
+    request: PixelRequest | None = PixelRequest(scale_to_8bit=FULL_RANGE)
+    if head[:4] in TIFF_SIGNATURES:
+        with opening(path) as tiff:
+            request = request if tiff.pages.first.dtype == np.uint16 else None
+            tiff.close()
+    return open_pyramid(path, request)

@@ -1,8 +1,8 @@
-"""Photos are made small once, in the loader: by the antialiased bilinear filter that torchvision and Pillow use.
+"""Antialiased bilinear resizing, as in torchvision and Pillow.
 
-It is torch's, which for RGB bytes is several times faster than others, and equals Pillow's to 1 of 255. What was
-decoded smaller already (`jpeg.decode_jpeg`) may end with a fraction of a pixel; how much of it belongs to the picture
-goes into the scale, or the picture would be stretched by up to a pixel.
+The filter is torch's, which for RGB bytes is several times faster than others, and matches Pillow's to 1 of 255. A JPEG
+decoded at a reduced size (`jpeg.decode_jpeg`) may end with a fraction of a pixel; that fraction goes into the scale, or
+the image would be stretched by up to a pixel.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 
 def size_with_short_side(height_px: int, width_px: int, short_side_px: int) -> tuple[int, int]:
-    """(height, width) with the shorter side as asked for, and the longer one in proportion, rounded."""
+    """(height, width) with the shorter side as requested, and the longer one in proportion, rounded."""
     short, long = sorted((height_px, width_px))
     long_side_px = max(short_side_px, round(long * short_side_px / short))
     return (short_side_px, long_side_px) if height_px <= width_px else (long_side_px, short_side_px)
@@ -25,19 +25,19 @@ def size_with_short_side(height_px: int, width_px: int, short_side_px: int) -> t
 def resize(
     pixels: NDArray[np.uint8], size_px: tuple[int, int], covered_px: tuple[float, float] | None = None
 ) -> NDArray[np.uint8]:
-    """Resample, smaller or larger.
+    """Resample pixels to a smaller or larger size.
 
     Args:
         pixels: (height, width, 3).
         size_px: (height, width) of the result.
-        covered_px: (height, width) of the picture within `pixels`, at most one pixel less than those; None: all.
+        covered_px: (height, width) of the image within `pixels`, at most one pixel less than those; None: all.
 
     Returns:
         (height, width, 3) uint8.
     """
     if size_px == pixels.shape[:2] and covered_px in (None, size_px):
         return pixels
-    channels_last = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # with strides torch knows as such
+    channels_last = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
     if covered_px is None or covered_px == pixels.shape[:2]:
         resized = interpolate(channels_last, size=size_px, mode="bilinear", antialias=True)
     else:
@@ -45,13 +45,12 @@ def resize(
         resized = interpolate(
             channels_last, scale_factor=scale, mode="bilinear", antialias=True, recompute_scale_factor=False
         )
-    upright = resized[0].permute(1, 2, 0)[: size_px[0], : size_px[1]]
-    return np.ascontiguousarray(upright.numpy())
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0)[: size_px[0], : size_px[1]].numpy())
 
 
-def _scale(stored: int, covered: float, wanted: int) -> float:
-    """Pixels of the result per pixel, with which torch, rounding down, makes at least so many of what is stored."""
-    scale = wanted / covered
-    while math.floor(stored * scale) < wanted:
+def _scale(stored: int, covered: float, needed: int) -> float:
+    """Scale from which torch, rounding down, makes at least `needed` pixels of those stored."""
+    scale = needed / covered
+    while math.floor(stored * scale) < needed:
         scale = math.nextafter(scale, math.inf)
     return scale

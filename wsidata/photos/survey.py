@@ -1,8 +1,8 @@
-"""Of a thousand photos from the web, a few are empty, cut off or web pages; a run should not find out in its last hour.
+"""Check of photo files before training, by their headers.
 
-Every file is opened once before training: its header must give a size, and a JPEG, PNG, WebP or GIF must also have the
-mark that ends it, which a file that was cut off lacks. No pixel is decoded. Damage in the middle of a file shows only
-when it is decoded; `decode=True` does that too.
+Of a thousand photos from the web, a few are empty, cut off or web pages. Each file is opened once: its header must
+state a size, and a JPEG, PNG, WebP or GIF must end with its end marker, which a cut-off file lacks. No pixel is
+decoded. Damage in the middle of a file shows only on decoding, which `decode=True` adds.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from wsidata.photos.resize import size_with_short_side
 THREADS = 4
 """Photos opened, or counted, at once."""
 
-_PNG, _RIFF, _GIF = b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8"
-_PNG_END, _GIF_END = b"IEND\xaeB`\x82", b"\0;"
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_GIF_START, _GIF_END = b"GIF8", b"\0;"
 
 
 @dataclass
 class PhotoSurvey:
-    """What the headers of photos say; each file is looked at once.
+    """Sizes of photos, and reasons why some cannot be read; each file is checked once.
 
     Attributes:
-        resize_px: Length of the shorter side photos will be read at; None: as they are.
+        resize_px: Length of the shorter side that photos are read at; None: the stored size.
         decode: Decode each photo, too.
-        sizes: (height, width) as it is read, upright, of each photo that can be read, by path.
-        problems: Why each of the others cannot be read, on one line, by path.
+        sizes: (height, width), upright and resized, of each readable photo, by path.
+        problems: Why each unreadable photo cannot be read, on one line, by path.
     """
 
     resize_px: int | None = None
@@ -41,7 +41,7 @@ class PhotoSurvey:
     problems: dict[str, str] = field(default_factory=dict)
 
     def look(self, paths: Sequence[Path]) -> list[str]:
-        """Open photos that were not opened yet, without decoding them unless that is asked for.
+        """Check photos that were not checked yet.
 
         Returns:
             The problems of these photos, in their order.
@@ -57,13 +57,13 @@ class PhotoSurvey:
         return [self.problems[name] for name in dict.fromkeys(map(str, paths)) if name in self.problems]
 
     def _inspect(self, path: Path) -> tuple[int, int] | str:
-        """The size, or what is wrong."""
+        """The size, or the problem."""
         try:
             if path.stat().st_size == 0:
                 return "is empty (0 bytes)"
             size = height, width = photo_size(path)
             if is_cut_off(path):
-                return "was cut off: the mark that ends such a file is missing. Copy it again from its source"
+                return "was cut off: its end marker is missing. Copy it again from its source"
             if self.resize_px is not None:
                 size = size_with_short_side(height, width, self.resize_px)
             if 3 * size[0] * size[1] > MAX_DECODED_BYTES:
@@ -76,24 +76,24 @@ class PhotoSurvey:
 
 
 def _too_large(stored: tuple[int, int], read: tuple[int, int]) -> str:
-    """What is wrong with a photo that does not fit in memory."""
+    """The problem of a photo that does not fit in memory."""
     size = f"is {stored[0]} x {stored[1]} px" + ("" if read == stored else f", resized {read[0]} x {read[1]} px")
     gigabytes = f"{3 * read[0] * read[1] / 1e9:.1f} GB in memory, more than {MAX_DECODED_BYTES / 1e9:.1f}"
     return f"{size}: {gigabytes}; {'pass a smaller resize_px=' if read == stored else 'crop it'}, or take it out"
 
 
 def is_cut_off(path: Path) -> bool:
-    """Whether a JPEG, PNG, WebP or GIF lacks its end; of other files nothing is known.
+    """Whether a JPEG, PNG, WebP or GIF lacks its end marker; False for other formats.
 
-    Bytes after the end are allowed: phones put films and depth maps there.
+    Bytes after the end are allowed: phones put videos and depth maps there.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:2] == JPEG_START:
             return data.rfind(JPEG_END, scan_start(data)) < 0
-        if data[:8] == _PNG:
+        if data[:8] == _PNG_START:
             return data.rfind(_PNG_END) < 0
-        if data[:4] == _RIFF:
+        if data[:4] == b"RIFF":
             return int.from_bytes(data[4:8], "little") + 8 > len(data)
-        if data[:4] == _GIF:
+        if data[:4] == _GIF_START:
             return data.rfind(_GIF_END, len(data) - 64) < 0
     return False

@@ -1,8 +1,7 @@
-"""Small artificial photos, for the demo and the tests: toadstools of K kinds, whose kind a network can learn.
+"""Small synthetic photos of toadstools of several kinds, for demos and tests.
 
-Kinds differ in the colour of the cap, its height, and its spots; photos of one kind differ in place, size, light,
-background and format. So neither the mean colour nor any single pixel gives the kind away, and a network that looks
-does find it.
+Kinds differ in the color of the cap, its height, and its spots; photos of one kind differ in position, size, light,
+background and format. So neither the mean color nor any single pixel reveals the kind, but a network can learn it.
 
     write_photos("toadstools", classes=4, per_class=12)                        # labels.csv, names.csv, photos/
     write_photo_folders("toadstools", classes=4, parts={"train": 9, "test": 3})  # train/amber/001.jpg ...
@@ -20,33 +19,28 @@ import simplejpeg
 from numpy.typing import NDArray
 
 KINDS = ("scarlet", "amber", "olive", "teal", "azure", "violet", "rose", "ivory")
-"""Names of the kinds; after the last they go on with numbers."""
+"""Names of the kinds; further kinds repeat them with a number."""
 
 _HUES = (2, 16, 34, 88, 106, 135, 165, 24)
-"""Of the caps, in OpenCV's half degrees."""
+"""Hues of the caps, in OpenCV's half degrees."""
 
 Pixels = NDArray[np.uint8]
 
 
 def write_photos(
-    folder: str | Path,
-    *,
-    classes: int = 4,
-    per_class: int = 12,
-    side_px: int = 192,
-    seed: int = 0,
+    folder: str | Path, *, classes: int = 4, per_class: int = 12, side_px: int = 192, seed: int = 0
 ) -> Path:
-    """Write photos with a table, in the ways of real collections: names without suffix, suffixes in either case.
+    """Write photos with a table, as in real collections: names without suffix, suffixes in either case.
 
         folder/labels.csv        image,label         img_0,0
         folder/names.csv         label,name          0,scarlet
         folder/photos/           img_0.jpg, img_1.JPG, ...
 
     Args:
-        folder: Where to write; made if need be.
+        folder: Where to write; created if missing.
         classes: Number of kinds.
         per_class: Photos of each.
-        side_px: About the shorter side of a photo; some are upright, some lie.
+        side_px: About the shorter side of a photo; some are portrait, some landscape.
         seed: The same arguments and seed give the same files.
 
     Returns:
@@ -76,10 +70,10 @@ def write_photo_folders(
     """Write photos in a folder per kind: `folder/amber/001.jpg`.
 
     Args:
-        folder: Where to write; made if need be.
+        folder: Where to write; created if missing.
         classes: Number of kinds.
-        per_class: Photos of each, where there are no parts.
-        parts: Photos of each kind in each part, such as `{"train": 9, "test": 3}`: then `folder/train/amber/001.jpg`.
+        per_class: Photos of each, without `parts`.
+        parts: Photos of each kind in each split, such as `{"train": 9, "test": 3}`: then `folder/train/amber/001.jpg`.
         side_px: About the shorter side of a photo.
         seed: The same arguments and seed give the same files.
 
@@ -106,7 +100,7 @@ def kind_name(kind: int) -> str:
 
 
 def encode_photo(pixels: Pixels, quality: int = 90) -> bytes:
-    """A JPEG as cameras write it: colours at half the resolution.
+    """Encode a JPEG with 4:2:0 chroma subsampling, as cameras do.
 
     Args:
         pixels: (height, width, 3) RGB.
@@ -116,13 +110,13 @@ def encode_photo(pixels: Pixels, quality: int = 90) -> bytes:
 
 
 def paint_photo(kind: int, height_px: int, width_px: int, rng: np.random.Generator) -> Pixels:
-    """A toadstool on a forest floor.
+    """Pixels of a toadstool on a forest floor.
 
     Args:
         kind: 0, 1, ...
         height_px: Rows.
         width_px: Columns.
-        rng: All that is left to chance.
+        rng: Source of all randomness.
 
     Returns:
         (height, width, 3) RGB.
@@ -137,12 +131,9 @@ def paint_photo(kind: int, height_px: int, width_px: int, rng: np.random.Generat
     stem = np.array([[x - 0.18 * radius, y], [x + 0.18 * radius, y]])
     foot = np.array([[x + lean + 0.26 * radius, y + 1.7 * radius], [x + lean - 0.26 * radius, y + 1.7 * radius]])
     cv2.fillPoly(photo, [np.rint(np.concatenate([stem, foot])).astype(np.int32)], _shade(24, 40, 215, rng), cv2.LINE_AA)
-    centre = (round(x), round(y))
+    cap = _shade(_HUES[kind % len(KINDS)], 60 if kind % len(KINDS) == 7 else 215, 190, rng)
     axes = (round(radius), round(radius * flat))
-    saturation = 60 if kind % len(KINDS) == 7 else 215
-    cv2.ellipse(
-        photo, centre, axes, 0, 180, 360, _shade(_HUES[kind % len(KINDS)], saturation, 190, rng), -1, cv2.LINE_AA
-    )
+    cv2.ellipse(photo, (round(x), round(y)), axes, 0, 180, 360, cap, -1, cv2.LINE_AA)
     if kind % 2 == 0:
         _spots(photo, (x, y), radius, flat, rng)
     light = rng.uniform(0.75, 1.1)
@@ -151,7 +142,7 @@ def paint_photo(kind: int, height_px: int, width_px: int, rng: np.random.Generat
 
 
 def _photos(classes: int, per_class: int, side_px: int, seed: int) -> Iterator[tuple[int, Pixels]]:
-    """Kinds in turn; each photo has a generator of its own, so that more photos leave the first as they are."""
+    """Photos with the kinds in turn; each has a generator of its own, so that adding photos leaves the others alike."""
     for number in range(classes * per_class):
         rng = np.random.default_rng([seed, number])
         short, long = round(side_px * rng.uniform(0.95, 1.1)), round(side_px * rng.uniform(1.2, 1.5))
@@ -160,7 +151,7 @@ def _photos(classes: int, per_class: int, side_px: int, seed: int) -> Iterator[t
 
 
 def _floor(height_px: int, width_px: int, rng: np.random.Generator) -> Pixels:
-    """Leaves and moss: smooth noise of any hue between brown and green, and blades of any colour."""
+    """Background of leaves and moss: smooth noise between brown and green, and blades of any color."""
     coarse = rng.uniform(-0.5, 0.5, (height_px // 12 + 2, width_px // 12 + 2, 4)).astype(np.float32)
     light, *tints = np.moveaxis(cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_CUBIC), 2, 0)
     base = np.array([rng.uniform(60, 130), rng.uniform(70, 130), rng.uniform(30, 70)])
@@ -168,21 +159,21 @@ def _floor(height_px: int, width_px: int, rng: np.random.Generator) -> Pixels:
     for _ in range(14):
         start = rng.uniform(0, (width_px, height_px), 2)
         end = start + rng.normal(0, 0.12 * max(height_px, width_px), 2)
-        colour = _shade(int(rng.integers(180)), int(rng.integers(60, 200)), int(rng.integers(60, 200)), rng)
-        cv2.line(floor, _point(start), _point(end), colour, int(rng.integers(1, 4)), cv2.LINE_AA)
+        color = _shade(int(rng.integers(180)), int(rng.integers(60, 200)), int(rng.integers(60, 200)), rng)
+        cv2.line(floor, _point(start), _point(end), color, int(rng.integers(1, 4)), cv2.LINE_AA)
     return np.ascontiguousarray(floor)
 
 
-def _spots(photo: Pixels, centre: tuple[float, float], radius: float, flat: float, rng: np.random.Generator) -> None:
-    """Pale spots on the cap, in place."""
+def _spots(photo: Pixels, center: tuple[float, float], radius: float, flat: float, rng: np.random.Generator) -> None:
+    """Paint pale spots on the cap, in place."""
     for angle in np.linspace(0.2, np.pi - 0.2, 6) + rng.normal(0, 0.08, 6):
         reach = radius * rng.uniform(0.35, 0.8)
-        place = np.array([centre[0] + reach * np.cos(angle), centre[1] - reach * flat * np.sin(angle)])
+        place = np.array([center[0] + reach * np.cos(angle), center[1] - reach * flat * np.sin(angle)])
         cv2.circle(photo, _point(place), max(1, round(0.07 * radius)), _shade(25, 15, 240, rng), -1, cv2.LINE_AA)
 
 
 def _shade(hue: int, saturation: int, value: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """An RGB colour near one of hue (0..179), saturation and value (0..255)."""
+    """An RGB color near one of hue (0..179), saturation and value (0..255)."""
     near = np.clip(
         [hue + rng.normal(0, 2), saturation + rng.normal(0, 10), value + rng.normal(0, 12)], 0, (179, 255, 255)
     )

@@ -1,7 +1,6 @@
-"""Small artificial slides, for the demo and the tests: real files with real tiles, whose truth is known.
+"""Small synthetic slides with known labels, as real pyramidal TIFF files, for demos and tests.
 
-They stand in for data nobody may hand out. What is painted is described in `wsidata.synthetic.tissue`, how scanners'
-files are imitated in `wsidata.synthetic.tiff`.
+The tissue is described in `wsidata.synthetic.tissue`, the scanner formats in `wsidata.synthetic.tiff`.
 
     write_slide("tumor.svs", tumor=True, seed=1, vendor="aperio")
     write_camelyon16("camelyon16", normal=8, tumor=8, test=6)
@@ -16,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wsidata.synthetic.tiff import Vendor, pyramid, write_aperio, write_generic, write_philips
-from wsidata.synthetic.tissue import paint
+from wsidata.synthetic.tiff import Vendor, halved_levels, write_aperio, write_generic, write_philips
+from wsidata.synthetic.tissue import paint_tissue
 from wsidata.utils.messages import check_choice
 
 Compression = Literal["jpeg", "jpeg2000", "deflate", "lzw", "zstd", "none"]
-CENTRES: tuple[tuple[Vendor, float], ...] = (("philips", 0.5), ("generic", 0.46))
-"""Dialect and spacing of the two scanning centres that the artificial CAMELYON16 comes from."""
+CENTERS: tuple[tuple[Vendor, float], ...] = (("philips", 0.5), ("generic", 0.46))
+"""Vendor and spacing of the two scanning centers of the synthetic CAMELYON16."""
 
 
 def write_slide(
@@ -43,16 +42,16 @@ def write_slide(
     """Paint a slide and write it as a pyramidal TIFF.
 
     Args:
-        path: The file to write; its folder is made. An existing file is replaced.
+        path: The file to write; its folder is created. An existing file is replaced.
         width: Columns of level 0 in pixels.
         height: Rows of level 0 in pixels.
-        tumor: Whether the tissue holds tumour.
+        tumor: Whether the tissue holds tumor.
         seed: The same arguments and seed give the same file.
-        mpp: um per pixel of level 0; None leaves the spacing out of the file (not for "philips"), and paints for 0.5.
+        mpp: um per pixel of level 0; None leaves it out of the file (not for "philips"), and paints for 0.5.
         vendor: "generic", "aperio" or "philips": whose tags and page order to imitate.
         tile: Side of a tile in pixels, a multiple of 16.
-        levels: Levels in all, each half the one before; None goes on until a level fits into one tile.
-        compression: How tiles are stored.
+        levels: Number of levels, each half the one before; None continues until a level fits into one tile.
+        compression: Compression of the tiles.
         quality: JPEG quality, 1 to 100.
         subifds: Store the lower levels as SubIFDs; "generic" only.
 
@@ -60,9 +59,9 @@ def write_slide(
         The path.
 
     Raises:
-        ValueError: for a combination no such file could have.
+        ValueError: for a combination that no such file could have.
     """
-    pixels = paint(width, height, tumor=tumor, mpp=mpp or 0.5, rng=np.random.default_rng(seed))
+    pixels = paint_tissue(width, height, tumor=tumor, mpp=mpp or 0.5, rng=np.random.default_rng(seed))
     return write_pixels(
         path, pixels, mpp=mpp, vendor=vendor, tile=tile, levels=levels, compression=compression, quality=quality,
         subifds=subifds,
@@ -81,33 +80,18 @@ def write_pixels(
     quality: int = 85,
     subifds: bool = False,
 ) -> Path:
-    """Write given pixels as a pyramidal TIFF; arguments as for `write_slide`.
+    """Write given pixels, (height, width, 3) uint8 RGB of level 0, as a pyramidal TIFF.
 
-    Args:
-        path: The file to write.
-        pixels: Level 0, (height, width, 3) uint8 RGB.
-        mpp: um per pixel of level 0, or None.
-        vendor: Whose tags and page order to imitate.
-        tile: Side of a tile in pixels, a multiple of 16.
-        levels: Levels in all, or None.
-        compression: How tiles are stored.
-        quality: JPEG quality.
-        subifds: Store the lower levels as SubIFDs; "generic" only.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: for a combination no such file could have.
+    All other arguments, the result and the errors are those of `write_slide`.
     """
     path = Path(path)
     if tile % 16 != 0 or tile < 16:
-        raise ValueError(f"tile={tile} must be a multiple of 16: the TIFF standard asks for it.")
+        raise ValueError(f"tile={tile} must be a multiple of 16, as the TIFF standard requires.")
     check_choice("vendor", vendor, ("generic", "aperio", "philips"))
     if subifds and vendor != "generic":
         raise ValueError(f"subifds=True goes with vendor='generic', not '{vendor}': that maker's levels are pages.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    made, options = pyramid(pixels, levels, tile), _codec(compression, quality, vendor)
+    made, options = halved_levels(pixels, levels, tile), _codec(compression, quality, vendor)
     if vendor == "generic":
         write_generic(path, made, mpp=mpp, tile_px=tile, subifds=subifds, options=options)
     elif vendor == "aperio":
@@ -130,23 +114,23 @@ def write_camelyon16(
     tile: int = 256,
     levels: int | None = None,
 ) -> Path:
-    """Write a small artificial CAMELYON16: the layout of the public one, slides from two centres.
+    """Write a small synthetic CAMELYON16: the layout of the public one, slides from two centers.
 
         folder/evaluation/reference.csv     image,class
         folder/images/normal_001.tif ... tumor_001.tif ... test_001.tif
 
-    As in the original the test slides have their class in the table, both classes come from both centres, and the two
-    centres differ in spacing. Slides vary a little in size.
+    As in the original, the test slides have their class in the table, both classes come from both centers, and the two
+    centers differ in resolution. Slides vary a little in size.
 
     Args:
-        folder: Where to write; made if need be.
+        folder: Where to write; created if missing.
         normal: Number of normal_ slides.
         tumor: Number of tumor_ slides.
-        test: Number of test_ slides, half of them (rounded down) tumour.
+        test: Number of test_ slides, half of them (rounded down) tumor.
         size_px: About (width, height) of level 0.
         seed: The same arguments and seed give the same files.
         tile: Side of a tile in pixels.
-        levels: Levels of each slide; None goes on until a level fits into one tile.
+        levels: Levels of each slide; None continues until a level fits into one tile.
 
     Returns:
         The folder.
@@ -157,10 +141,12 @@ def write_camelyon16(
     rows += [(f"test_{index + 1:03d}", index % 2 == 1) for index in range(test)]
     for number, (name, is_tumor) in enumerate(rows):
         rng = np.random.default_rng([seed, number])
-        vendor, mpp = CENTRES[int(rng.integers(len(CENTRES)))]
+        vendor, mpp = CENTERS[int(rng.integers(len(CENTERS)))]
         width, height = (int(side * rng.uniform(0.92, 1.0)) for side in size_px)
-        slide: dict[str, Any] = {"tumor": is_tumor, "seed": int(rng.integers(2**31)), "mpp": mpp, "vendor": vendor}
-        write_slide(folder / "images" / f"{name}.tif", width=width, height=height, tile=tile, levels=levels, **slide)
+        write_slide(
+            folder / "images" / f"{name}.tif", width=width, height=height, tumor=is_tumor,
+            seed=int(rng.integers(2**31)), mpp=mpp, vendor=vendor, tile=tile, levels=levels,
+        )  # fmt: skip
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     with (folder / "evaluation" / "reference.csv").open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
@@ -170,16 +156,15 @@ def write_camelyon16(
 
 
 def _codec(compression: Compression, quality: int, vendor: Vendor) -> dict[str, Any]:
-    """Arguments for tifffile. Aperio stores RGB in its JPEG tiles, the others YCbCr at half the colour resolution."""
+    """Arguments for tifffile. Aperio stores RGB in its JPEG tiles, the others YCbCr with 4:2:0 chroma subsampling."""
+    is_aperio = vendor == "aperio"
     if compression == "jpeg":
-        colour: dict[str, Any] = {"subsampling": (2, 2)} if vendor != "aperio" else {}
-        stored = "YCBCR" if vendor != "aperio" else "RGB"
-        return {
-            "compression": "jpeg",
-            "compressionargs": {"level": quality, "outcolorspace": stored},
-            "photometric": "rgb",
-        } | colour
-    if compression == "jpeg2000":
-        code = 33005 if vendor == "aperio" else 34712
-        return {"compression": code, "photometric": "rgb", "compressionargs": {"reversible": True}}
-    return {"compression": None if compression == "none" else compression, "photometric": "rgb"}
+        stored = {"level": quality, "outcolorspace": "RGB" if is_aperio else "YCBCR"}
+        options: dict[str, Any] = {"compression": "jpeg", "compressionargs": stored}
+        if not is_aperio:
+            options["subsampling"] = (2, 2)
+    elif compression == "jpeg2000":
+        options = {"compression": 33005 if is_aperio else 34712, "compressionargs": {"reversible": True}}
+    else:
+        options = {"compression": None if compression == "none" else compression}
+    return {**options, "photometric": "rgb"}

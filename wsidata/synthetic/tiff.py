@@ -1,11 +1,9 @@
-"""Writes pyramids the way scanners do, tag for tag where it matters: JPEG tiles, thumbnails amid levels, padding.
+"""Writers of pyramidal TIFFs in the formats of scanners, tag for tag where it matters.
 
-Three dialects:
-
-    generic   levels are pages (or SubIFDs) flagged as reduced; spacing in the resolution tags
-    aperio    page 0 level 0, page 1 the thumbnail (in strips), then the other levels, then label and macro; spacing
-              and power in the description
-    philips   every level padded to whole tiles; spacing of each level in the XML description
+generic   levels are pages (or SubIFDs) flagged as reduced; spacing in the resolution tags
+aperio    page 0 level 0, page 1 the thumbnail (in strips), then the other levels, then label and macro; spacing
+          and power in the description
+philips   every level padded to whole tiles; spacing of each level in the XML description
 """
 
 from __future__ import annotations
@@ -25,12 +23,12 @@ LABEL_SUBFILE, MACRO_SUBFILE, REDUCED_SUBFILE = 1, 9, 1
 UM_PER_CM = 10_000.0
 
 
-def pyramid(pixels: Pixels, levels: int | None, tile_px: int) -> list[Pixels]:
-    """Halve a picture by box filter again and again.
+def halved_levels(pixels: Pixels, levels: int | None, tile_px: int) -> list[Pixels]:
+    """Pyramid levels, each half the one before, by box filter.
 
     Args:
         pixels: (height, width, 3) uint8.
-        levels: How many levels in all; None goes on until one fits into a tile.
+        levels: Number of levels; None continues until one fits into a tile.
         tile_px: Side of a tile.
     """
     made = [pixels]
@@ -49,7 +47,7 @@ def shrink(pixels: Pixels, factor: int) -> Pixels:
 def write_generic(
     path: Path, levels: list[Pixels], *, mpp: float | None, tile_px: int, subifds: bool, options: dict[str, Any]
 ) -> None:
-    """Levels as flagged pages, or as SubIFDs of the first."""
+    """Write levels as pages flagged as reduced, or as SubIFDs of the first."""
     with tifffile.TiffWriter(path, bigtiff=True) as tiff:
         for index, pixels in enumerate(levels):
             children = len(levels) - 1 if subifds and index == 0 else None
@@ -65,7 +63,7 @@ def write_generic(
 
 
 def write_aperio(path: Path, levels: list[Pixels], *, mpp: float | None, tile_px: int, options: dict[str, Any]) -> None:
-    """An SVS: thumbnail on page 1, label and macro at the end."""
+    """Write an SVS, with the thumbnail on page 1, label and macro at the end."""
     height, width = levels[0].shape[:2]
     header = f"Aperio Image Library v12.0.15 \r\n{width}x{height} [0,0 {width}x{height}] ({tile_px}x{tile_px})"
     entries = f"|AppMag = {_power(mpp)}|ScanScope ID = SYNTHETIC|MPP = {mpp:.4f}" if mpp is not None else ""
@@ -80,16 +78,14 @@ def write_aperio(path: Path, levels: list[Pixels], *, mpp: float | None, tile_px
                 text = f"Aperio Image Library v12.0.15 \r\n{width}x{height} -> thumbnail{entries}"
                 tiff.write(thumbnail, description=text, **small)
         label, macro = _label(), _macro(thumbnail)
-        text = "Aperio Image Library v12.0.15 \r\n"
-        size = f"{label.shape[1]}x{label.shape[0]}"
-        tiff.write(label, compression="lzw", photometric="rgb", subfiletype=LABEL_SUBFILE,
-                   description=f"{text}label {size}", metadata=None)  # fmt: skip
-        size = f"{macro.shape[1]}x{macro.shape[0]}"
-        tiff.write(macro, subfiletype=MACRO_SUBFILE, description=f"{text}macro {size}", **small)
+        lzw = {**small, "compression": "lzw", "rowsperstrip": None}
+        for name, pixels, kind, how in (("label", label, LABEL_SUBFILE, lzw), ("macro", macro, MACRO_SUBFILE, small)):
+            text = f"Aperio Image Library v12.0.15 \r\n{name} {pixels.shape[1]}x{pixels.shape[0]}"
+            tiff.write(pixels, subfiletype=kind, description=text, **how)
 
 
 def write_philips(path: Path, levels: list[Pixels], *, mpp: float, tile_px: int, options: dict[str, Any]) -> None:
-    """A Philips TIFF: each level filled up to whole tiles with white, true spacings in the XML."""
+    """Write a Philips TIFF, with each level padded to whole tiles in white, and true spacings in the XML."""
     blocks = "".join(
         f'<DataObject ObjectType="PixelDataRepresentation">{_philips_spacing(mpp * 2**index)}</DataObject>'
         for index in range(len(levels))
@@ -118,7 +114,7 @@ def write_philips(path: Path, levels: list[Pixels], *, mpp: float, tile_px: int,
 
 
 def _philips_spacing(mpp: float) -> str:
-    """In mm, (row, column)."""
+    """DICOM pixel spacing in mm, (row, column)."""
     return (
         '<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" Element="0x0030" PMSVR="IDoubleArray">'
         f"&quot;{mpp / 1e3:.10g}&quot; &quot;{mpp / 1e3:.10g}&quot;</Attribute>"
@@ -133,12 +129,12 @@ def _resolution(mpp: float | None, downsample: float) -> dict[str, Any]:
 
 
 def _power(mpp: float) -> int:
-    """The objective a scanner of that spacing is sold as."""
+    """Nominal objective power of a scanner with that spacing."""
     return min((5, 10, 20, 40), key=lambda power: abs(10 / mpp - power))
 
 
 def _label() -> Pixels:
-    """A paper label: a frame and a few bars, no text."""
+    """Label image: a frame and a few bars, no text."""
     label = np.full((120, 100, 3), 235, dtype=np.uint8)
     label[4:116, 4:7] = label[4:116, 93:96] = label[4:7, 4:96] = label[113:116, 4:96] = 40
     for left in range(16, 84, 7):
@@ -147,7 +143,7 @@ def _label() -> Pixels:
 
 
 def _macro(thumbnail: Pixels) -> Pixels:
-    """The whole glass from afar: label at the left, tissue at the right."""
+    """Macro image of the whole glass, with the label at the left and tissue at the right."""
     macro = np.full((120, 320, 3), 225, dtype=np.uint8)
     macro[:, :100] = _label()
     small = shrink(thumbnail, max(1, -(-max(thumbnail.shape[:2]) // 110)))

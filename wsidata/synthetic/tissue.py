@@ -1,12 +1,11 @@
-"""Paints tissue: the picture of `wsidata.synthetic.slides`, without any file.
+"""Synthetic H&E-stained tissue as an array of pixels.
 
-Two maps of optical density are painted, one for haematoxylin (nuclei, blue-violet) and one for eosin (the rest, pink),
-and turned into light as in a microscope, by the law of Beer and Lambert with the stain vectors of Ruifrok and Johnston
-(Anal. Quant. Cytol. Histol. 23, 2001). So stain strength can vary from slide to slide as it does in life, and the
-classes differ in what is there - nests of crowded, large, dark nuclei in tumour, glands and spindle cells elsewhere -
-rather than in their mean colour.
+Two maps of optical density are painted, one for hematoxylin (nuclei, blue-violet) and one for eosin (the rest, pink),
+and converted to light by the Beer-Lambert law with the stain vectors of Ruifrok and Johnston (Anal. Quant. Cytol.
+Histol. 23, 2001). So stain strength varies from slide to slide as in real slides, and the classes differ in structure
+(nests of crowded, large, dark nuclei in tumor, glands and spindle cells elsewhere) rather than in mean color.
 
-All sizes are in micrometres, so that a slide of another spacing shows the same tissue at another scale.
+All sizes are in micrometers, so that a slide of another resolution shows the same tissue at another scale.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
 
-HAEMATOXYLIN = np.array([0.65, 0.70, 0.29], dtype=np.float32)
+HEMATOXYLIN = np.array([0.65, 0.70, 0.29], dtype=np.float32)
 EOSIN = np.array([0.07, 0.99, 0.11], dtype=np.float32)
 GLASS = np.array([244.0, 243.0, 246.0], dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Nuclei:
-    """Ellipses, one per row of each array: centre and radii in pixels, angle in radians, density from 0 to 1."""
+    """Nuclei as ellipses: center and radii in pixels, angle in radians, density from 0 to 1; arrays of one length."""
 
     x: Field
     y: Field
@@ -35,15 +34,15 @@ class Nuclei:
     density: Field
 
 
-def paint(width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A piece of stained tissue on glass.
+def paint_tissue(width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Pixels of stained tissue on glass.
 
     Args:
         width: Columns in pixels.
         height: Rows in pixels.
-        tumor: Whether it holds nests of tumour.
+        tumor: Whether it holds nests of tumor.
         mpp: um per pixel.
-        rng: Source of everything random; the same state gives the same picture.
+        rng: Source of all randomness; the same state gives the same pixels.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -52,21 +51,21 @@ def paint(width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Ge
     tissue = _tissue(shape, rng)
     nests = _nests(tissue, rng) if tumor else np.zeros(shape, dtype=np.float32)
     eosin = _stroma(shape, mpp, rng) * tissue
-    haematoxylin = 0.05 * tissue
+    hematoxylin = 0.05 * tissue
     stroma = tissue * (nests < 0.05)
     cells = [
-        _glands(stroma, eosin, haematoxylin, mpp, rng),
+        _glands(stroma, eosin, hematoxylin, mpp, rng),
         _spindles(stroma, mpp, rng),
         _lymphocytes(stroma, mpp, rng),
     ]
     eosin += nests * (0.30 - 0.45 * eosin)
-    haematoxylin += nests * 0.16
+    hematoxylin += nests * 0.16
     if tumor:
-        cells.append(_tumour_cells(nests, mpp, rng))
+        cells.append(_tumor_cells(nests, mpp, rng))
     grain = 1 + 0.16 * _noise(shape, 2.4 / mpp, rng)
     for nuclei in cells:
-        _stamp(haematoxylin, nuclei, grain)
-    return _light(haematoxylin, eosin, rng)
+        _stamp(hematoxylin, nuclei, grain)
+    return _light(hematoxylin, eosin, rng)
 
 
 def _noise(shape: tuple[int, int], cell_px: float, rng: np.random.Generator) -> Field:
@@ -91,7 +90,7 @@ def _spline(side_px: int, cell_px: float) -> Field:
 
 
 def _soft(field: Field, threshold: float, softness: float) -> Field:
-    """0 below a threshold, 1 above, with a ramp between."""
+    """A soft step: 0 below the threshold, 1 above, with a ramp between."""
     ramp: Field = np.clip((field - threshold) / softness + 0.5, 0, 1).astype(np.float32)
     return ramp
 
@@ -107,9 +106,9 @@ def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> Field:
     side = float(min(shape))
     squared = np.full(shape, 99.0, dtype=np.float32)
     for _ in range(int(rng.integers(1, 4))):
-        centre_x, centre_y = (rng.uniform(0.34, 0.66) * shape[axis] for axis in (1, 0))
+        center_x, center_y = (rng.uniform(0.34, 0.66) * shape[axis] for axis in (1, 0))
         radius_x, radius_y = rng.uniform(0.2, 0.38, 2) * side
-        along_x, along_y = ((x - centre_x) / radius_x) ** 2, ((y - centre_y) / radius_y) ** 2
+        along_x, along_y = ((x - center_x) / radius_x) ** 2, ((y - center_y) / radius_y) ** 2
         np.minimum(squared, (along_x + along_y).astype(np.float32), out=squared)
     ragged = 0.16 * _noise(shape, side / 7, rng) + 0.04 * _noise(shape, side / 40, rng)
     piece = _soft(ragged - np.sqrt(squared), -1.0, 0.012)
@@ -118,7 +117,7 @@ def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> Field:
 
 
 def _nests(tissue: Field, rng: np.random.Generator) -> Field:
-    """Where the tumour grows: lobes that take a quarter to two thirds of the tissue."""
+    """Tumor regions: lobes that cover a quarter to two thirds of the tissue."""
     side = min(tissue.shape)
     field = _noise(tissue.shape, side / 4.5, rng) + 0.35 * _noise(tissue.shape, side / 22, rng)
     inside = field[tissue > 0.5]
@@ -128,7 +127,7 @@ def _nests(tissue: Field, rng: np.random.Generator) -> Field:
 
 
 def _stroma(shape: tuple[int, int], mpp: float, rng: np.random.Generator) -> Field:
-    """Wavy collagen: bands along a direction that itself wanders."""
+    """Wavy collagen: bands along a slowly varying direction."""
     x, y = _coordinates(shape)
     turn = rng.uniform(0, np.pi)
     across = (x * np.cos(turn) + y * np.sin(turn)).astype(np.float32) * np.float32(mpp)
@@ -144,7 +143,7 @@ def _stroma(shape: tuple[int, int], mpp: float, rng: np.random.Generator) -> Fie
 
 
 def _scatter(weight: Field, spacing_px: float, rng: np.random.Generator) -> tuple[Field, Field]:
-    """Points about `spacing_px` apart, kept with the probability that `weight` has there."""
+    """Points about `spacing_px` apart, each kept with the probability `weight` has there."""
     height, width = weight.shape
     rows, columns = int(height / spacing_px) + 1, int(width / spacing_px) + 1
     jitter = rng.random((2, rows, columns), dtype=np.float32) - 0.5
@@ -159,7 +158,7 @@ def _ellipses(
     x: Field, y: Field, radius_um: tuple[float, float], slim: tuple[float, float], density: tuple[float, float],
     mpp: float, rng: np.random.Generator, angle: Field | None = None,
 ) -> Nuclei:  # fmt: skip
-    """Nuclei at given places; radius, slimness and density uniform between their bounds."""
+    """Nuclei at given points; radius, slimness and density uniform between their bounds."""
     count = x.size
     long = rng.uniform(*radius_um, count).astype(np.float32) / np.float32(mpp)
     short = long * rng.uniform(*slim, count).astype(np.float32)
@@ -175,54 +174,50 @@ def _spindles(weight: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
 
 
 def _lymphocytes(weight: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
-    """Small round dark nuclei in loose crowds; every slide has some, so darkness alone is no sign of tumour."""
+    """Small round dark nuclei in loose clusters; every slide has some, so darkness alone does not indicate tumor."""
     crowd = _soft(_noise(weight.shape, 120 / mpp, rng), rng.uniform(0.9, 2.2), 0.8)
     x, y = _scatter(weight * crowd * 0.8, 8.0 / mpp, rng)
     return _ellipses(x, y, (2.2, 2.9), (0.85, 1.0), (0.8, 1.0), mpp, rng)
 
 
-def _tumour_cells(nests: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
-    """Crowded, large, dark, and of every shape."""
+def _tumor_cells(nests: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
+    """Crowded, large, dark nuclei of every shape."""
     x, y = _scatter(nests * 0.93, 10.5 / mpp, rng)
     return _ellipses(x, y, (3.8, 6.8), (0.55, 1.0), (0.72, 1.0), mpp, rng)
 
 
-def _glands(weight: Field, eosin: Field, haematoxylin: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
+def _glands(weight: Field, eosin: Field, hematoxylin: Field, mpp: float, rng: np.random.Generator) -> Nuclei:
     """Rings of cells around an empty lumen; paints the cytoplasm into the maps and returns the nuclei.
 
-    The ground they take is taken off `weight`, so that nothing else grows there.
+    Their area is removed from `weight`, so that nothing else is placed there.
     """
-    ring_x: list[Field] = []
-    ring_y: list[Field] = []
-    ring_angle: list[Field] = []
-    centres = _scatter(_soft(weight, 0.9, 0.1) * rng.uniform(0.25, 0.6), 118 / mpp, rng)
-    for x, y in zip(*centres, strict=True):
+    rings = [np.zeros((3, 0), dtype=np.float32)]  # x, y and angle of nuclei
+    centers = _scatter(_soft(weight, 0.9, 0.1) * rng.uniform(0.25, 0.6), 118 / mpp, rng)
+    for x, y in zip(*centers, strict=True):
         radius, slim, turn = rng.uniform(26, 50) / mpp, rng.uniform(0.65, 1.0), rng.uniform(0, np.pi)
-        if not _paint_gland(weight, eosin, haematoxylin, (float(x), float(y)), radius, slim, turn):
+        if not _paint_gland(weight, eosin, hematoxylin, (float(x), float(y)), radius, slim, turn):
             continue
         count = max(6, int(2 * np.pi * radius * (1 + slim) / 2 / (6.6 / mpp)))
         phase = (np.arange(count) + rng.normal(0, 0.16, count)) * 2 * np.pi / count
         u = radius * rng.uniform(0.80, 0.90, count) * np.cos(phase)
         v = radius * slim * rng.uniform(0.80, 0.90, count) * np.sin(phase)
-        ring_x.append((x + u * np.cos(turn) - v * np.sin(turn)).astype(np.float32))
-        ring_y.append((y + u * np.sin(turn) + v * np.cos(turn)).astype(np.float32))
-        ring_angle.append((phase + turn + rng.normal(0, 0.2, count)).astype(np.float32))
-    empty = np.zeros(0, dtype=np.float32)
-    x, y, angle = (np.concatenate([empty, *parts]) for parts in (ring_x, ring_y, ring_angle))
+        ring_x, ring_y = x + u * np.cos(turn) - v * np.sin(turn), y + u * np.sin(turn) + v * np.cos(turn)
+        rings.append(np.stack([ring_x, ring_y, phase + turn + rng.normal(0, 0.2, count)]).astype(np.float32))
+    x, y, angle = np.concatenate(rings, axis=1)
     return _ellipses(x, y, (3.0, 4.2), (0.6, 0.8), (0.6, 0.85), mpp, rng, angle)
 
 
 def _paint_gland(
     weight: Field,
     eosin: Field,
-    haematoxylin: Field,
-    centre: tuple[float, float],
+    hematoxylin: Field,
+    center: tuple[float, float],
     radius: float,
     slim: float,
     turn: float,
 ) -> bool:
-    """Cytoplasm and lumen of one gland, in place; False if it would reach beyond the tissue or into another."""
-    x, y = centre
+    """Paint cytoplasm and lumen of one gland, in place; False if it would leave the tissue or overlap another."""
+    x, y = center
     top, bottom = int(y - radius), int(y + radius) + 2
     left, right = int(x - radius), int(x + radius) + 2
     if top < 0 or left < 0 or bottom > weight.shape[0] or right > weight.shape[1]:
@@ -236,17 +231,17 @@ def _paint_gland(
     body = _soft(-distance, -1.0, 0.06)
     lumen = _soft(-distance, -0.42, 0.08)
     eosin[window] += body * (0.30 - eosin[window])
-    haematoxylin[window] += body * 0.07
+    hematoxylin[window] += body * 0.07
     eosin[window] *= 1 - 0.94 * lumen
-    haematoxylin[window] *= 1 - 0.98 * lumen
+    hematoxylin[window] *= 1 - 0.98 * lumen
     weight[window] *= 1 - body
     return True
 
 
-def _stamp(haematoxylin: Field, nuclei: Nuclei, grain: Field, batch: int = 2048) -> None:
-    """Paint nuclei into the map, in place: chromatin grain inside, a slightly denser rim, a soft edge."""
-    height, width = haematoxylin.shape
-    flat, flat_grain = haematoxylin.reshape(-1), grain.reshape(-1)
+def _stamp(hematoxylin: Field, nuclei: Nuclei, grain: Field, batch: int = 2048) -> None:
+    """Paint nuclei into the map, in place, with chromatin grain inside, a slightly denser rim and a soft edge."""
+    height, width = hematoxylin.shape
+    flat, flat_grain = hematoxylin.reshape(-1), grain.reshape(-1)
     reach = int(np.ceil(nuclei.long.max(initial=0.0))) + 2
     offset = np.arange(-reach, reach + 1, dtype=np.int64)
     for start in range(0, nuclei.x.size, batch):
@@ -266,14 +261,14 @@ def _stamp(haematoxylin: Field, nuclei: Nuclei, grain: Field, batch: int = 2048)
         np.maximum.at(flat, where, (density * shade * flat_grain[where]).astype(np.float32))
 
 
-def _light(haematoxylin: Field, eosin: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Stain maps to RGB, with this slide's own stain strengths and hues, and a little sensor noise."""
+def _light(hematoxylin: Field, eosin: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """RGB of stain maps, with random stain strengths and hues, and a little sensor noise."""
     blue, pink = rng.uniform(0.8, 1.3), rng.uniform(0.55, 1.25)
-    blue_vector = blue * (HAEMATOXYLIN + rng.normal(0, 0.035, 3).astype(np.float32))
+    blue_vector = blue * (HEMATOXYLIN + rng.normal(0, 0.035, 3).astype(np.float32))
     pink_vector = pink * (EOSIN + np.abs(rng.normal(0, 0.05, 3)).astype(np.float32))
-    sensor = rng.standard_normal(haematoxylin.shape, dtype=np.float32) * 1.6
-    out = np.empty((*haematoxylin.shape, 3), dtype=np.uint8)
+    sensor = rng.standard_normal(hematoxylin.shape, dtype=np.float32) * 1.6
+    out = np.empty((*hematoxylin.shape, 3), dtype=np.uint8)
     for band in range(3):
-        absorbed = haematoxylin * np.float32(blue_vector[band]) + eosin * np.float32(pink_vector[band])
+        absorbed = hematoxylin * np.float32(blue_vector[band]) + eosin * np.float32(pink_vector[band])
         out[..., band] = np.clip(GLASS[band] * np.exp(-absorbed) + sensor, 0, 255)
     return out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import pyvips
 
-from wsidata.synthetic.tissue import paint
+from wsidata.synthetic.tissue import paint_tissue
 from wsidata.transforms.adapters.functions import FunctionTransform
 from wsidata.transforms.base import Sample, TransformError
 from wsidata.transforms.color.stain import StainJitter
@@ -40,7 +40,7 @@ EVERYTHING = Compose(
 
 def sample(dtype=np.uint8):
     generator = np.random.default_rng(0)
-    pixels = paint(300, 240, tumor=True, mpp=0.5, rng=generator)
+    pixels = paint_tissue(300, 240, tumor=True, mpp=0.5, rng=generator)
     pixels = pixels if dtype == np.uint8 else pixels.astype(np.uint16) * 257
     mask = generator.integers(0, 5, (240, 300), dtype=np.uint8)
     points = generator.uniform([0, 0], [300, 240], (7, 2))
