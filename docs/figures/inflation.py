@@ -73,10 +73,10 @@ def draw(found: dict[str, pd.DataFrame], path: Path) -> None:
     """Accuracy by epoch: training dashed, validation solid."""
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     axes = figure.subplots()
-    for (name, metrics), colour in zip(found.items(), ("#b8434e", "#2f6da8"), strict=True):
+    for (name, metrics), color in zip(found.items(), ("#b8434e", "#2f6da8"), strict=True):
         epochs = metrics.index + 1
-        axes.plot(epochs, metrics["train_accuracy"], ls="--", lw=1.2, color=colour)
-        axes.plot(epochs, metrics["val_accuracy"], lw=2.4, color=colour, label=name)
+        axes.plot(epochs, metrics["train_accuracy"], ls="--", lw=1.2, color=color)
+        axes.plot(epochs, metrics["val_accuracy"], lw=2.4, color=color, label=name)
     axes.set_xticks(range(1, EPOCHS + 1))
     axes.plot([], [], ls="--", lw=1.2, color="#708090", label="on training copies")
     axes.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1.02), title="Validation accuracy of tenfold augmented photos")

@@ -16,13 +16,13 @@ from wsidata.synthetic.slides import write_pixels
 from wsidata.synthetic.tissue import paint_tissue
 
 INK = "#22303c"
-COLOURS = ("#2f5f97", "#2f7d5b", "#a8741a", "#b8434e", "#6b4fa0", "#3d8a99", "#8a97a3")
+COLORS = ("#2f5f97", "#2f7d5b", "#a8741a", "#b8434e", "#6b4fa0", "#3d8a99", "#8a97a3")
 SECTION_PX = (1100, 900)
 PLACES = ((100, 100), (1400, 100), (2650, 700), (200, 2050), (1700, 1900))
 
 
 def slide_pixels() -> np.ndarray:
-    """Five sections of artificial tissue on one glass, as a technician might place them."""
+    """Five sections of synthetic tissue on one glass, as a technician might place them."""
     canvas = np.full((3000, 3800, 3), paint_tissue(64, 64, tumor=False, mpp=0.5, rng=np.random.default_rng(0))[0, 0])
     for seed, (x, y) in enumerate(PLACES):
         section = paint_tissue(*SECTION_PX, tumor=seed == 1, mpp=0.5, rng=np.random.default_rng(seed))
@@ -51,9 +51,9 @@ def main() -> None:
     show(panels[0], picture, f"the slide, {picture.shape[1]} x {picture.shape[0]} px")
     show(panels[1], np.where(mask.pixels[..., None], (225, 140, 180), 250).astype(np.uint8), "its tissue mask")
     show(panels[2], packed, f"packed, {packing.width} x {packing.height} px")
-    for piece, colour in zip(packing.pieces, COLOURS, strict=False):
+    for piece, color in zip(packing.pieces, COLORS, strict=False):
         for axes, corner in ((panels[0], (piece.x, piece.y)), (panels[2], (piece.canvas_x, piece.canvas_y))):
-            axes.add_patch(Rectangle(corner, piece.width, piece.height, fill=False, color=colour, linewidth=1.5))
+            axes.add_patch(Rectangle(corner, piece.width, piece.height, fill=False, color=color, linewidth=1.5))
     figure.tight_layout()
     figure.savefig(Path(__file__).with_suffix(".png"))
 

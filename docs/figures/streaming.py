@@ -14,10 +14,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-STEP_COLOURS = ("#7aa6d8", "#82c4a5", "#f2c879")
+STEP_COLORS = ("#7aa6d8", "#82c4a5", "#f2c879")
 STEP_INKS = ("#2f5f97", "#2f7d5b", "#a8741a")
 INK = "#22303c"
-GREY = "#8a97a3"
+GRAY = "#8a97a3"
 GRADIENT = "#b8434e"
 IMAGE_ROWS = 24
 STRIP_ROWS = 8
@@ -74,7 +74,7 @@ def columns() -> list[Column]:
 
 
 def draw_rows(axes: Axes) -> None:
-    """The left half: tensors side by side, rows downwards, coloured by the step that made them."""
+    """The left half: tensors side by side, rows downwards, colored by the step that made them."""
     pitch, width = 2.0, 1.42
     for index, column in enumerate(columns()):
         left = index * pitch
@@ -82,7 +82,7 @@ def draw_rows(axes: Axes) -> None:
             before = column.ready[step - 1] if step else 0
             for row in range(before, ready):
                 box = (left, row * column.row_height)
-                axes.add_patch(Rectangle(box, width, column.row_height, fc=STEP_COLOURS[step], ec="white", lw=1.2))
+                axes.add_patch(Rectangle(box, width, column.row_height, fc=STEP_COLORS[step], ec="white", lw=1.2))
         for step, rows in enumerate(column.carried):
             if len(rows):
                 top, height = rows.start * column.row_height, len(rows) * column.row_height
@@ -109,7 +109,7 @@ def draw_rows(axes: Axes) -> None:
         )
         if index:
             arrow = FancyArrowPatch(
-                (left - 0.52, 12), (left - 0.06, 12), arrowstyle="-|>", mutation_scale=11, color=GREY, lw=1.3
+                (left - 0.52, 12), (left - 0.06, 12), arrowstyle="-|>", mutation_scale=11, color=GRAY, lw=1.3
             )
             axes.add_patch(arrow)
     for step in range(STEPS):
@@ -132,7 +132,7 @@ def draw_rows(axes: Axes) -> None:
         connectionstyle="arc3,rad=0.16",
         arrowstyle="-|>",
         mutation_scale=12,
-        color=GREY,
+        color=GRAY,
         lw=1.4,
     )
     axes.add_patch(shortcut)
@@ -143,7 +143,7 @@ def draw_rows(axes: Axes) -> None:
         ha="center",
         va="center",
         fontsize=9,
-        color=GREY,
+        color=GRAY,
         style="italic",
         zorder=5,
         bbox={"fc": "white", "ec": "none", "pad": 1.5},
@@ -153,7 +153,7 @@ def draw_rows(axes: Axes) -> None:
     axes.text(
         1.05,
         29.15,
-        "carry: rows kept for the next step, in the colour of the step that leaves them",
+        "carry: rows kept for the next step, in the color of the step that leaves them",
         va="center",
         fontsize=9.5,
         color=INK,
@@ -163,17 +163,17 @@ def draw_rows(axes: Axes) -> None:
     axes.set_title("Every row is computed once", loc="left", fontsize=13, weight="bold", color=INK, pad=14)
 
 
-def box(axes: Axes, centre: tuple[float, float], size: tuple[float, float], text: str, face: str, edge: str) -> None:
-    """A rounded box with a centred text."""
-    corner = (centre[0] - size[0] / 2, centre[1] - size[1] / 2)
+def box(axes: Axes, center: tuple[float, float], size: tuple[float, float], text: str, face: str, edge: str) -> None:
+    """A rounded box with a centered text."""
+    corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
     axes.add_patch(
         FancyBboxPatch(corner, *size, boxstyle="round,pad=0,rounding_size=0.14", fc=face, ec=edge, lw=1.6, zorder=3)
     )
-    axes.text(*centre, text, ha="center", va="center", fontsize=9.6, color=INK, linespacing=1.3, zorder=4)
+    axes.text(*center, text, ha="center", va="center", fontsize=9.6, color=INK, linespacing=1.3, zorder=4)
 
 
 def arrow(
-    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str, text: str = "", bend: float = 0.0
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str, text: str = "", bend: float = 0.0
 ) -> None:
     """An arrow with a label above its middle."""
     axes.add_patch(
@@ -182,7 +182,7 @@ def arrow(
             end,
             arrowstyle="-|>",
             mutation_scale=13,
-            color=colour,
+            color=color,
             lw=1.7,
             shrinkA=0,
             shrinkB=0,
@@ -198,7 +198,7 @@ def arrow(
             ha="center",
             va="bottom",
             fontsize=9.4,
-            color=colour,
+            color=color,
         )
 
 
@@ -206,18 +206,18 @@ def draw_order(axes: Axes) -> None:
     """The right half: the steps as a recurrent network, run forward without and backward with a graph."""
     places, forward, backward = (0.0, 3.0, 6.0), 5.6, 1.6
     for step, x in enumerate(places):
-        box(axes, (x, forward), (1.75, 1.0), f"step {step}\nno graph", STEP_COLOURS[step], STEP_INKS[step])
+        box(axes, (x, forward), (1.75, 1.0), f"step {step}\nno graph", STEP_COLORS[step], STEP_INKS[step])
         box(
             axes,
             (x, backward),
             (1.75, 1.25),
             f"step {step} again\nwith its graph,\nthen backward",
-            STEP_COLOURS[step],
+            STEP_COLORS[step],
             STEP_INKS[step],
         )
-        arrow(axes, (x, forward - 1.3), (x, forward - 0.53), GREY)
+        arrow(axes, (x, forward - 1.3), (x, forward - 0.53), GRAY)
         axes.text(x, forward - 1.5, f"strip {step}", ha="center", va="center", fontsize=9.4, color=INK)
-        arrow(axes, (x, forward + 0.53), (x, forward + 1.25), GREY)
+        arrow(axes, (x, forward + 0.53), (x, forward + 1.25), GRAY)
         axes.text(x, forward + 1.46, f"output rows {step}", ha="center", va="center", fontsize=9.4, color=INK)
         arrow(axes, (x, backward + 1.4), (x, backward + 0.66), GRADIENT)
         axes.text(

@@ -5,7 +5,7 @@
     python tests/benchmarks/photos.py --workers 1 2               # through a DataLoader's workers
 
 Photos are painted once: of 12 and 0.5 megapixels, soft and slightly noisy as cameras write them, in four qualities and
-ways to store colour. All readers run in one process on one thread, one after another, `--repeats` times over; times are
+ways to store color. All readers run in one process on one thread, one after another, `--repeats` times over; times are
 CPU milliseconds a photo (the machine may be busy): medians; in brackets how many times ours that is, and fastest
 and slowest turn. Files are in the page cache. With workers, CPU times are those of the workers and the main process
 together, from the second epoch on, and photos per second are by the clock.
@@ -39,7 +39,7 @@ KINDS = {
     "95, 4:4:4": (95, "444", False),
     "90, 4:2:0, progressive": (90, "420", True),
 }
-"""Quality, how colour is stored, and whether progressive."""
+"""Quality, how color is stored, and whether progressive."""
 MUSHROOMS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
 Key = tuple[str, str]
 Times = dict[Key, list[float]]
@@ -80,7 +80,7 @@ def arguments() -> argparse.Namespace:
 
 
 def paint(folder: Path, height: int, width: int) -> list[Path]:
-    """Eight photos below one class folder: clouds of colour of all sizes, edges, and a camera's noise."""
+    """Eight photos below one class folder: clouds of color of all sizes, edges, and a camera's noise."""
     paths = [folder / "class" / f"{number}.jpg" for number in range(2 * len(KINDS))]
     for number, path in enumerate(paths):
         if path.exists():
@@ -96,16 +96,16 @@ def paint(folder: Path, height: int, width: int) -> list[Path]:
             corners = rng.integers(0, (width, height), (3, 2), dtype=np.int32)
             cv2.fillPoly(photo, [corners], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA)
         photo += rng.normal(0, 3, (height, width, 1))
-        quality, colours, progressive = KINDS[number % len(KINDS)]
+        quality, colors, progressive = KINDS[number % len(KINDS)]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(photo.clip(0, 255).astype(np.uint8), quality, colours, progressive))
+        path.write_bytes(encode(photo.clip(0, 255).astype(np.uint8), quality, colors, progressive))
     return paths
 
 
-def encode(pixels: np.ndarray[Any, Any], quality: int, colours: str, progressive: bool) -> bytes:
+def encode(pixels: np.ndarray[Any, Any], quality: int, colors: str, progressive: bool) -> bytes:
     """A JPEG."""
     if not progressive:
-        return bytes(simplejpeg.encode_jpeg(pixels, quality, "RGB", colours))
+        return bytes(simplejpeg.encode_jpeg(pixels, quality, "RGB", colors))
     done, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality,
                                                           cv2.IMWRITE_JPEG_PROGRESSIVE, 1])  # fmt: skip
     assert done

@@ -1,6 +1,6 @@
 """Ways from the file of a photo to (3, 224, 224) uint8 that are compared, and ways to the mean and std of a folder.
 
-Every reader makes the shorter side 256 pixels and takes the centre, but for the limits, which only decode. Imports are
+Every reader makes the shorter side 256 pixels and takes the center, but for the limits, which only decode. Imports are
 made where they are needed, so that a package that is absent stops nobody else.
 """
 

@@ -1,7 +1,7 @@
 """lightstream 1.0.7 on a CPU: its constructor moves the model to CUDA whatever it is told, so that call goes.
 
 Nothing else of lightstream is changed. It is built the way its own `StreamingResNet` builds it (`StreamingConstructor`,
-BatchNorm kept, normalisation layers frozen), and trained the way its documentation says: the loss's gradient with
+BatchNorm kept, normalization layers frozen), and trained the way its documentation says: the loss's gradient with
 respect to the feature map, then `stream_network.backward(image, gradient)`.
 """
 

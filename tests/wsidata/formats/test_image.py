@@ -1,4 +1,4 @@
-"""Plain images: colours, orientation, damage."""
+"""Plain images: colors, orientation, damage."""
 
 import gzip
 
@@ -40,8 +40,8 @@ def test_print_density_is_no_spacing(tmp_path):
             slide.image(mpp=0.1)
 
 
-def test_grey_and_transparent_photos(tmp_path):
-    with Slide(save(tmp_path / "grey.png", RGB[..., 0])) as slide:
+def test_gray_and_transparent_photos(tmp_path):
+    with Slide(save(tmp_path / "gray.png", RGB[..., 0])) as slide:
         np.testing.assert_array_equal(slide.numpy(), np.repeat(RGB[..., :1], 3, 2))
     alpha = np.zeros((60, 80, 1), np.uint8)
     alpha[:, 40:] = 255
@@ -72,11 +72,11 @@ def test_sixteen_bits_are_scaled_as_asked(tmp_path):
     path = save(tmp_path / "a.png", RGB.astype(np.uint16) * 257)
     with Slide(path, scale_to_8bit=(0, 65_535)) as slide:
         np.testing.assert_array_equal(slide.numpy(), RGB)
-    grey = tmp_path / "grey.png"
+    gray = tmp_path / "gray.png"
     pyvips.Image.new_from_array(RGB[..., 0].astype(np.uint16) * 16).copy(interpretation="grey16").write_to_file(
-        str(grey)
+        str(gray)
     )
-    with Slide(grey, scale_to_8bit=(0, 4_080)) as slide:
+    with Slide(gray, scale_to_8bit=(0, 4_080)) as slide:
         np.testing.assert_array_equal(slide.numpy(), np.repeat(RGB[..., :1], 3, 2))
     with Slide(save(tmp_path / "b.png", RGB), scale_to_8bit=(0, 100)) as slide:
         np.testing.assert_array_equal(slide.numpy(), RGB)
@@ -87,7 +87,7 @@ def test_a_photo_has_no_channels_to_choose(tmp_path):
         Slide(save(tmp_path / "a.png", RGB), channels=[0])
 
 
-def test_a_photos_colour_profile_is_exposed_and_applied_on_request(tmp_path):
+def test_a_photos_color_profile_is_exposed_and_applied_on_request(tmp_path):
     path = tmp_path / "a.png"
     plain = pyvips.Image.new_from_array(RGB).copy(interpretation="srgb")
     plain.icc_transform("p3", input_profile="srgb").write_to_file(str(path))

@@ -12,11 +12,11 @@ from wsidata.errors import MissingChunksWarning, SpacingUnknownError, Unreadable
 from wsidata.slides.slide import Slide
 
 RGB = np.random.default_rng(8).integers(0, 256, (3, 205, 301), dtype=np.uint8)
-COLOURS = [{"label": name, "color": colour} for name, colour in zip("RGB", ("FF0000", "00FF00", "0000FF"), strict=True)]
+COLORS = [{"label": name, "color": color} for name, color in zip("RGB", ("FF0000", "00FF00", "0000FF"), strict=True)]
 
 
 def write_zarr(path, levels, *, version="0.5", axes="tczyx", sharded=False, mpp=0.25, unit="micrometer",
-               omero=COLOURS, steps=None, shifts=None, given=None, scaled=True, **storage):  # fmt: skip
+               omero=COLORS, steps=None, shifts=None, given=None, scaled=True, **storage):  # fmt: skip
     """Levels as (c, y, x) or (y, x), or what `given` says."""
     root = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
     datasets = []
@@ -144,12 +144,12 @@ def test_three_channels_are_rgb_only_if_the_file_says_so(tmp_path):
         np.testing.assert_array_equal(slide.numpy(), np.moveaxis(RGB, 0, 2))
 
 
-def test_grey_without_a_channel_axis(tmp_path):
+def test_gray_without_a_channel_axis(tmp_path):
     with Slide(write_zarr(tmp_path / "a.zarr", [RGB[0]], axes="yx", omero=None)) as slide:
         np.testing.assert_array_equal(slide.numpy(), np.repeat(RGB[0][..., None], 3, 2))
 
 
-def test_sixteen_bit_grey_asks_how_to_be_shown(tmp_path):
+def test_sixteen_bit_gray_asks_how_to_be_shown(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", [RGB[0].astype(np.uint16) * 257], axes="yx", omero=None)
     with pytest.raises(UnsupportedImageError, match=r"uint16 samples.*scale_to_8bit"):
         Slide(path)
@@ -196,7 +196,7 @@ BLOSC = {"0.4": numcodecs.Blosc(), "0.5": zarr.codecs.BloscCodec()}
 
 @pytest.mark.parametrize("kind", ["real", "noise"])
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_a_chunk_of_blosc_that_was_cut_off_is_refused_and_its_neighbours_are_not(tmp_path, version, kind):
+def test_a_chunk_of_blosc_that_was_cut_off_is_refused_and_its_neighbors_are_not(tmp_path, version, kind):
     """c-blosc reads beyond the end: the pixels would be whatever lies there in memory."""
     pixels = RGB if kind == "noise" else np.broadcast_to(np.arange(301, dtype=np.uint8), RGB.shape)
     path = write_zarr(tmp_path / "a.zarr", [pixels], version=version, axes="cyx", compressors=BLOSC[version])

@@ -81,7 +81,7 @@ def test_statistics_are_those_of_all_pixels_of_the_training_photos(apply_icc):
         squares += (pixels**2).sum((0, 1))
     mean = sums / pixel_count
     std = np.sqrt(squares / pixel_count - mean**2)
-    tolerance = 0.005 if apply_icc else 1e-6  # Pillow leaves colours as they are stored
+    tolerance = 0.005 if apply_icc else 1e-6  # Pillow leaves colors as they are stored
     assert dm.stats.count_px == pixel_count
     np.testing.assert_allclose(dm.stats.mean, mean, atol=tolerance, rtol=0)
     np.testing.assert_allclose(dm.stats.std, std, atol=tolerance, rtol=0)

@@ -18,9 +18,9 @@ from wsidata.photos.resize import resize, size_with_short_side
 
 real_photos = pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")
 
-COLOURS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-PIXELS = cv2.resize(COLOURS, (80, 60), interpolation=cv2.INTER_CUBIC)
-GREY = np.repeat(PIXELS[..., :1], 3, axis=2)
+COLORS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+PIXELS = cv2.resize(COLORS, (80, 60), interpolation=cv2.INTER_CUBIC)
+GRAY = np.repeat(PIXELS[..., :1], 3, axis=2)
 ALPHA = np.where(np.arange(80) < 40, 0, 255).astype(np.uint8)[None].repeat(60, axis=0)
 ON_WHITE = np.where(ALPHA[..., None] == 0, np.uint8(255), PIXELS)
 
@@ -65,7 +65,7 @@ def test_jpegs_are_libjpeg_turbos(tmp_path, options):
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.bmp", "a.tif", "a.webp"])
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_black_and_white_and_palettes(tmp_path, name, mode):
+def test_gray_black_and_white_and_palettes(tmp_path, name, mode):
     image = Image.fromarray(PIXELS).convert(mode)
     if name == "a.jpg" or (name == "a.webp" and mode != "P"):
         image = image.convert("L")
@@ -82,13 +82,13 @@ def test_gif_shows_its_first_picture(tmp_path):
     assert difference(read_photo(tmp_path / "a.gif"), np.asarray(first.convert("RGB"))) == 0
 
 
-@pytest.mark.parametrize("name", ["rgba.png", "rgba.webp", "deep.png", "grey.png", "palette.png"])
+@pytest.mark.parametrize("name", ["rgba.png", "rgba.webp", "deep.png", "gray.png", "palette.png"])
 def test_transparency_is_laid_on_white(tmp_path, name):
     path = tmp_path / name
     expected = ON_WHITE
-    if name == "grey.png":
+    if name == "gray.png":
         Image.fromarray(np.dstack([PIXELS[..., 0], ALPHA])).save(path)
-        expected = np.where(ALPHA[..., None] == 0, np.uint8(255), GREY)
+        expected = np.where(ALPHA[..., None] == 0, np.uint8(255), GRAY)
     elif name == "deep.png":
         deep = np.dstack([PIXELS[..., ::-1], ALPHA]).astype(np.uint16) * 257
         cv2.imwrite(str(path), deep)
@@ -102,10 +102,10 @@ def test_transparency_is_laid_on_white(tmp_path, name):
     assert difference(read_photo(path), expected) == 0
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "grey.png"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "gray.png"])
 def test_16_bits_are_scaled_from_their_full_range(tmp_path, name):
     values = np.random.default_rng(1).integers(0, 65_536, (60, 80, 3), dtype=np.uint16)
-    values = values[..., 0] if name == "grey.png" else values
+    values = values[..., 0] if name == "gray.png" else values
     cv2.imwrite(str(tmp_path / name), values)
     expected = np.rint(values.reshape(60, 80, -1) / 257.0)[..., ::-1]
     assert difference(read_photo(tmp_path / name), np.broadcast_to(expected, (60, 80, 3))) == 0
@@ -144,7 +144,7 @@ def test_the_content_decides_and_not_the_name(tmp_path):
         assert photo_size(tmp_path / other) == (60, 80)
 
 
-# Orientation and colours
+# Orientation and colors
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
@@ -173,7 +173,7 @@ def test_a_profile_is_applied_unless_that_is_switched_off(tmp_path, name):
     Image.fromarray(displayed).save(
         tmp_path / name, icc_profile=profile, **({"lossless": True} if name == "a.webp" else options)
     )
-    inside = (PIXELS > 40).all(2) & (PIXELS < 215).all(2)  # colours beyond sRGB are clipped
+    inside = (PIXELS > 40).all(2) & (PIXELS < 215).all(2)  # colors beyond sRGB are clipped
     found = read_photo(tmp_path / name)
     assert np.abs(found.astype(int) - PIXELS)[inside].mean() < 2
     stored = read_photo(tmp_path / name, apply_icc=False)
@@ -210,8 +210,8 @@ def test_shrinking_on_load_moves_nothing(tmp_path, size, short_side_px):
     found = read_photo(path, short_side_px=short_side_px).astype(float).sum(2)
     scale = np.array(found.shape) / size
     rows, columns = np.indices(found.shape)
-    centre = np.array([(found * rows).sum(), (found * columns).sum()]) / found.sum()
-    np.testing.assert_allclose(centre, (np.array(at) + 0.5) * scale - 0.5, atol=0.04)
+    center = np.array([(found * rows).sum(), (found * columns).sum()]) / found.sum()
+    np.testing.assert_allclose(center, (np.array(at) + 0.5) * scale - 0.5, atol=0.04)
 
 
 def whole_then_resized(path, short_side_px):

@@ -49,8 +49,8 @@ def test_kinds_never_run_out():
     assert len({kind_name(kind) for kind in range(40)}) == 40
 
 
-def test_kinds_can_be_told_by_vivid_colours_and_not_by_the_mean(tmp_path):
-    """Nearest class mean of 24 photos, on the other 24: of the hues of vivid pixels, and of the mean colour."""
+def test_kinds_can_be_told_by_vivid_colors_and_not_by_the_mean(tmp_path):
+    """Nearest class mean of 24 photos, on the other 24: of the hues of vivid pixels, and of the mean color."""
     folder = write_photos(tmp_path, classes=4, per_class=12, side_px=96)
     table = pd.read_csv(folder / "labels.csv")
     files = {path.stem: path for path in (folder / "photos").iterdir()}
@@ -64,8 +64,8 @@ def test_kinds_can_be_told_by_vivid_colours_and_not_by_the_mean(tmp_path):
 
     def accuracy(features):
         features, known = np.array(features), np.arange(48) < 24
-        centres = np.array([features[known & (table["label"] == kind)].mean(0) for kind in range(4)])
-        nearest = ((features[:, None] - centres) ** 2).sum(2).argmin(1)
+        centers = np.array([features[known & (table["label"] == kind)].mean(0) for kind in range(4)])
+        nearest = ((features[:, None] - centers) ** 2).sum(2).argmin(1)
         return float((nearest == table["label"])[~known].mean())
 
     assert accuracy(hues) > 0.8

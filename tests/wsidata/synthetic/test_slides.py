@@ -1,4 +1,4 @@
-"""Artificial slides: real files, the right tags, and two classes that can be told apart by what is in them."""
+"""Synthetic slides: real files, the right tags, and two classes that can be told apart by what is in them."""
 
 import csv
 
@@ -23,11 +23,11 @@ def test_slides_open_with_the_spacing_they_were_written_with(tmp_path, vendor):
         assert slide.magnification == (40 if vendor == "aperio" else None)
 
 
-def test_tiles_are_jpeg_in_each_makers_colours(tmp_path):
-    for vendor, colour in (("generic", "YCBCR"), ("aperio", "RGB"), ("philips", "YCBCR")):
+def test_tiles_are_jpeg_in_each_makers_colors(tmp_path):
+    for vendor, color in (("generic", "YCBCR"), ("aperio", "RGB"), ("philips", "YCBCR")):
         with tifffile.TiffFile(write_slide(tmp_path / f"{vendor}.tif", vendor=vendor, **SMALL)) as tiff:
             page = tiff.pages[0]
-            assert (page.compression.name, page.photometric.name, page.is_tiled) == ("JPEG", colour, True)
+            assert (page.compression.name, page.photometric.name, page.is_tiled) == ("JPEG", color, True)
 
 
 def test_aperio_pages_come_in_aperio_order(tmp_path):
@@ -70,8 +70,8 @@ def test_there_is_glass_and_there_is_tissue(tmp_path):
 
 
 @pytest.mark.slow
-def test_tumour_shows_in_crowded_dark_nuclei_not_in_mean_colour(tmp_path):
-    """Dense nuclei tell every tumour slide; the mean colour, which stain strength moves about, does not."""
+def test_tumor_shows_in_crowded_dark_nuclei_not_in_mean_color(tmp_path):
+    """Dense nuclei tell every tumor slide; the mean color, which stain strength moves about, does not."""
 
     def features(seed, tumor):
         path = write_slide(tmp_path / "a.tif", width=640, height=640, mpp=1.6, levels=1, seed=seed, tumor=tumor)
@@ -81,9 +81,9 @@ def test_tumour_shows_in_crowded_dark_nuclei_not_in_mean_colour(tmp_path):
         return np.sort(blocks, axis=None)[-40:].mean(), red.mean()
 
     normal = np.array([features(seed, False) for seed in range(6)])
-    tumour = np.array([features(100 + seed, True) for seed in range(6)])
-    assert normal[:, 0].max() < tumour[:, 0].min()
-    assert normal[:, 1].min() < tumour[:, 1].max(), "mean colours overlap"
+    tumor = np.array([features(100 + seed, True) for seed in range(6)])
+    assert normal[:, 0].max() < tumor[:, 0].min()
+    assert normal[:, 1].min() < tumor[:, 1].max(), "mean colors overlap"
 
 
 @pytest.mark.parametrize(
@@ -114,4 +114,4 @@ def test_camelyon16_layout(tmp_path):
     for row in rows:
         with Slide(folder / "images" / f"{row['image']}.tif") as slide:
             kinds.add((slide.kind, slide.mpp and round(slide.mpp[0], 3)))
-    assert kinds == {("philips", 0.5), ("generic", 0.46)}, "two centres, two spacings"
+    assert kinds == {("philips", 0.5), ("generic", 0.46)}, "two centers, two spacings"
