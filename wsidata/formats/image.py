@@ -59,9 +59,7 @@ class PlainImagePyramid:
             height_px, width_px = upright_size(self._jpeg.height_px, self._jpeg.width_px, self._jpeg.orientation)
         self.levels = (Level(0, width_px, height_px, 1.0, 1.0),)
         self.metadata = SlideMetadata(
-            checked=(f"a {self.kind} photo has none",),
-            properties={"photo.kind": self.kind},
-            icc_profile=profile,
+            checked=(f"a {self.kind} photo has none",), properties={"photo.kind": self.kind}, icc_profile=profile
         )
         self._pixels: NDArray[np.uint8] | None = None
         self._image: pyvips.Image | None = None

@@ -53,11 +53,7 @@ def paint_tissue(width: int, height: int, *, tumor: bool, mpp: float, rng: np.ra
     eosin = _stroma(shape, mpp, rng) * tissue
     hematoxylin = 0.05 * tissue
     stroma = tissue * (nests < 0.05)
-    cells = [
-        _glands(stroma, eosin, hematoxylin, mpp, rng),
-        _spindles(stroma, mpp, rng),
-        _lymphocytes(stroma, mpp, rng),
-    ]
+    cells = [_glands(stroma, eosin, hematoxylin, mpp, rng), _spindles(stroma, mpp, rng), _lymphocytes(stroma, mpp, rng)]
     eosin += nests * (0.30 - 0.45 * eosin)
     hematoxylin += nests * 0.16
     if tumor:
