@@ -1,4 +1,4 @@
-"""Draws docs/figures/augmentation.png: one piece of synthetic tissue through each transform."""
+"""Draws docs/figures/augmentation.png, a piece of synthetic tissue through each transform."""
 
 from pathlib import Path
 

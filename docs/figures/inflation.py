@@ -1,4 +1,4 @@
-"""Draws docs/figures/inflation.png: what a random split of augmented copies does to the accuracy it measures.
+"""Draws docs/figures/inflation.png, the accuracy measured after a random split of augmented copies.
 
 python docs/figures/inflation.py --data mushrooms --labels mushrooms/raw_img_labels.csv
 
@@ -47,7 +47,7 @@ def write_copies(photos: ImageFolderDataModule, folder: Path) -> pd.DataFrame:
 
 
 def train(table: pd.DataFrame, folder: Path, group_column: str | None) -> tuple[pd.DataFrame, int]:
-    """Metrics of every epoch, and the number of photos that have copies in both parts."""
+    """Metrics of every epoch, and the number of photos with copies in both splits."""
     seed_everything(42, workers=True)
     copies = ImageFolderDataModule(
         table, folder, group_column=group_column, val_fraction=0.25, resize_px=None, image_size=SIDE_PX,
@@ -70,7 +70,7 @@ def train(table: pd.DataFrame, folder: Path, group_column: str | None) -> tuple[
 
 
 def draw(found: dict[str, pd.DataFrame], path: Path) -> None:
-    """Accuracy by epoch: training dashed, validation solid."""
+    """Draw accuracy by epoch, training dashed, validation solid."""
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     axes = figure.subplots()
     for (name, metrics), color in zip(found.items(), ("#b8434e", "#2f6da8"), strict=True):

@@ -1,4 +1,4 @@
-"""Draws docs/figures/packing.png: a slide, its tissue mask, and its tissue packed on a small canvas."""
+"""Draws docs/figures/packing.png, a slide, its tissue mask, and its tissue packed on a small canvas."""
 
 import tempfile
 from pathlib import Path
@@ -22,7 +22,7 @@ PLACES = ((100, 100), (1400, 100), (2650, 700), (200, 2050), (1700, 1900))
 
 
 def slide_pixels() -> np.ndarray:
-    """Five sections of synthetic tissue on one glass, as a technician might place them."""
+    """Pixels of five sections of synthetic tissue on one glass slide."""
     canvas = np.full((3000, 3800, 3), paint_tissue(64, 64, tumor=False, mpp=0.5, rng=np.random.default_rng(0))[0, 0])
     for seed, (x, y) in enumerate(PLACES):
         section = paint_tissue(*SECTION_PX, tumor=seed == 1, mpp=0.5, rng=np.random.default_rng(seed))
@@ -31,7 +31,7 @@ def slide_pixels() -> np.ndarray:
 
 
 def show(axes: Axes, image: np.ndarray, title: str) -> None:
-    """One panel, without ticks."""
+    """Draw one panel, without ticks."""
     axes.imshow(image)
     axes.set_title(title, fontsize=10, color=INK, loc="left")
     axes.set_xticks([])

@@ -1,4 +1,4 @@
-"""Hunt for a network whose streamed result or gradients differ from the plain ones: random networks, until time is up.
+"""Random search for networks whose streamed outputs or gradients differ from plain ones.
 
 The networks are those of ``tests/streammodels/test_streaming.py`` (chains, residual and dense joins, mixed kernels,
 strides, dilations, paddings, poolings, global pools), on larger images and with everything that should change no result
@@ -36,7 +36,7 @@ EXAMPLES_PER_ROUND = 40
 
 
 def load(name: str) -> ModuleType:
-    """A test module by its file, since tests are no package."""
+    """Import a test module from its file, since tests are not a package."""
     spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -50,14 +50,14 @@ COMPARISON, GENERATOR = load("conftest"), load("test_streaming")
 
 
 class Tally:
-    """What has been tried."""
+    """Counts of what was tested."""
 
     def __init__(self) -> None:
         self.compared, self.refused, self.sensitive, self.worst = 0, 0, 0, 0.0
 
 
 def compare(network: nn.Module, batch: int, height: int, width: int, data: Any, tally: Tally) -> None:
-    """One network on one image; raises if it is not exact."""
+    """Test one network on one image; raises if it is not exact."""
     strip_rows = data.draw(st.one_of(st.integers(1, 9), st.integers(1, max(height, width) + 3)), label="strip_rows")
     keeping = Keeping(data.draw(st.integers(1, 4), label="every"), data.draw(st.integers(0, 4), label="graphs"))
     quantum = data.draw(st.sampled_from([1, 1, 16, 200, 1024]), label="kernel_pixels")
@@ -91,7 +91,7 @@ def compare(network: nn.Module, batch: int, height: int, width: int, data: Any, 
 
 
 def farthest(result: Any, plain: Any) -> tuple[str, float]:
-    """The output or gradient that differs most, and by how much, relative."""
+    """Name and relative error of the output or gradient that differs most."""
     scale = 1e-6 * max((float(grad.norm()) for grad in plain.grads.values() if grad is not None), default=0.0)
     far = {name: COMPARISON.distance(result.grads[name], grad, scale) for name, grad in plain.grads.items()}
     far["output"] = COMPARISON.distance(result.output, plain.output)
@@ -100,7 +100,7 @@ def farthest(result: Any, plain: Any) -> tuple[str, float]:
 
 
 def last_bits(network: nn.Module, image: torch.Tensor, plain: Any) -> float:
-    """How far plain results move when every number of image and weights is changed by up to its last bit."""
+    """Change of the plain results when every number of image and weights changes by up to its last bit."""
     moved = copy.deepcopy(network)
     with torch.no_grad():
         for value in (*moved.parameters(), image := image.clone()):
@@ -109,7 +109,7 @@ def last_bits(network: nn.Module, image: torch.Tensor, plain: Any) -> float:
 
 
 def refused(streamed: nn.Module, image: torch.Tensor) -> None:
-    """Raise unless the streamed network refuses the image."""
+    """Raise unless the streamed network rejects the image."""
     try:
         streamed(image)
     except UnsupportedLayerError:
@@ -120,7 +120,7 @@ def refused(streamed: nn.Module, image: torch.Tensor) -> None:
 
 
 def hunt_round(number: int, tally: Tally) -> None:
-    """One round of generated networks; raises at a mismatch."""
+    """Test one round of generated networks; raises at a mismatch."""
 
     @seed(number)
     @settings(

@@ -1,11 +1,11 @@
-"""How fast photos become batches, and their statistics: wsidata beside torchvision, Pillow, libvips, and the limit.
+"""Speed of loading photos, and of their channel statistics, compared with torchvision, Pillow and libvips.
 
     python tests/benchmarks/photos.py --quick                     # one repeat, to see that it works
     taskset -c 0 python tests/benchmarks/photos.py                # the figures of docs/benchmarks.md
     python tests/benchmarks/photos.py --workers 1 2               # through a DataLoader's workers
 
-Photos are painted once: of 12 and 0.5 megapixels, soft and slightly noisy as cameras write them, in four qualities and
-ways to store color. All readers run in one process on one thread, one after another, `--repeats` times over; times are
+Photos are generated once: of 12 and 0.5 megapixels, soft and slightly noisy as from a camera, in four qualities and
+chroma subsamplings. All readers run in one process on one thread, one after another, `--repeats` times over; times are
 CPU milliseconds a photo (the machine may be busy): medians; in brackets how many times ours that is, and fastest
 and slowest turn. Files are in the page cache. With workers, CPU times are those of the workers and the main process
 together, from the second epoch on, and photos per second are by the clock.
@@ -39,11 +39,11 @@ KINDS = {
     "95, 4:4:4": (95, "444", False),
     "90, 4:2:0, progressive": (90, "420", True),
 }
-"""Quality, how color is stored, and whether progressive."""
+"""Quality, chroma subsampling, and whether progressive."""
 MUSHROOMS = Path(__file__).resolve().parents[3] / "shared" / "data" / "photos" / "mushrooms"
 Key = tuple[str, str]
 Times = dict[Key, list[float]]
-"""Of a reader and a column of the table: CPU seconds of each turn."""
+"""CPU seconds of each turn, by reader and column of the table."""
 OUR_STATISTICS = "channel_stats(paths)"
 
 
@@ -80,7 +80,7 @@ def arguments() -> argparse.Namespace:
 
 
 def paint(folder: Path, height: int, width: int) -> list[Path]:
-    """Eight photos below one class folder: clouds of color of all sizes, edges, and a camera's noise."""
+    """Write eight photos into one class folder: clouds of color of all sizes, edges, and camera noise."""
     paths = [folder / "class" / f"{number}.jpg" for number in range(2 * len(KINDS))]
     for number, path in enumerate(paths):
         if path.exists():
@@ -103,7 +103,7 @@ def paint(folder: Path, height: int, width: int) -> list[Path]:
 
 
 def encode(pixels: np.ndarray[Any, Any], quality: int, colors: str, progressive: bool) -> bytes:
-    """A JPEG."""
+    """Encode a JPEG."""
     if not progressive:
         return bytes(simplejpeg.encode_jpeg(pixels, quality, "RGB", colors))
     done, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality,
@@ -113,7 +113,7 @@ def encode(pixels: np.ndarray[Any, Any], quality: int, colors: str, progressive:
 
 
 def read_kind(data_set: Any, kind: int) -> None:
-    """All samples of one kind, made one batch."""
+    """Read all samples of one kind into one batch."""
     import torch
 
     images = [data_set[number][0] for number in range(kind, len(data_set), len(KINDS))]
@@ -122,7 +122,7 @@ def read_kind(data_set: Any, kind: int) -> None:
 
 
 def alternate(tasks: dict[Key, Callable[[], Any]], repeats: int) -> Times:
-    """CPU seconds of each task, which take turns; the first turn warms up and does not count."""
+    """CPU seconds of each task, run in turn; the first turn is a warm-up and is not counted."""
     times: Times = defaultdict(list)
     for turn in range(repeats + 1):
         for name, task in tasks.items():
@@ -134,7 +134,7 @@ def alternate(tasks: dict[Key, Callable[[], Any]], repeats: int) -> Times:
 
 
 def table(title: str, photos: Sequence[Path], repeats: int) -> str:
-    """CPU milliseconds a photo of each reader and kind, in Markdown."""
+    """Markdown table of CPU milliseconds per photo, by reader and kind."""
     data_sets = {name: make(photos) for name, make in READERS.items()}
     tasks = {
         (name, kind): partial(read_kind, data_set, number)
@@ -146,7 +146,7 @@ def table(title: str, photos: Sequence[Path], repeats: int) -> str:
 
 
 def stats_table(title: str, columns: dict[str, list[Path]], repeats: int) -> str:
-    """CPU milliseconds a photo of each way to the statistics, in Markdown; all that give some must agree."""
+    """Markdown table of CPU milliseconds per photo for each way to compute statistics; all results must agree."""
     for photos in columns.values():
         expected = STATISTICS["the notebook's loop"](photos)
         np.testing.assert_allclose(STATISTICS[OUR_STATISTICS](photos), expected, rtol=0, atol=1e-5)
@@ -158,7 +158,7 @@ def stats_table(title: str, columns: dict[str, list[Path]], repeats: int) -> str
 
 
 def markdown(title: str, times: Times, counts: dict[str, int], ours: str) -> str:
-    """A table of medians: milliseconds a photo (how many times ours that is; fastest - slowest)."""
+    """Markdown table of medians: milliseconds per photo (ratio to ours; fastest - slowest)."""
     rows = [f"\n| {title} | {' | '.join(counts)} |", "|---" * (1 + len(counts)) + "|"]
     for name in dict.fromkeys(name for name, _ in times):
         cells = []
@@ -171,12 +171,12 @@ def markdown(title: str, times: Times, counts: dict[str, int], ours: str) -> str
 
 
 def conditions() -> str:
-    """How busy the machine is."""
+    """Load of the machine."""
     return f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors"
 
 
 def workers_table(title: str, photos: Sequence[Path], workers: int, epochs: int) -> str:
-    """Through loaders with workers: CPU time of all processes, and photos per second by the clock."""
+    """Markdown table of loaders with workers: CPU time of all processes, and photos per second of wall time."""
     rows = [f"\n| {title}, {workers} workers | CPU ms a photo | photos/s |", "|---|---|---|"]
     copies = [path for _ in range(max(1, 32 // len(photos))) for path in photos]
     for name in list(READERS)[: -len(LIMITS)]:
@@ -194,7 +194,7 @@ def workers_table(title: str, photos: Sequence[Path], workers: int, epochs: int)
 
 
 def make_loader(name: str, photos: Sequence[Path], workers: int) -> Any:
-    """The reader's data set in a loader: ours in ours, others in torch's own."""
+    """DataLoader of a reader's dataset: ours in ours, others in torch's own."""
     from torch.utils.data import ConcatDataset, DataLoader
 
     from wsidata.datasets.loader import make_loader as our_loader
@@ -210,7 +210,7 @@ def make_loader(name: str, photos: Sequence[Path], workers: int) -> Any:
 
 
 def all_cpu_s() -> float:
-    """CPU seconds of this process and its workers, so far."""
+    """CPU seconds of this process and its workers so far."""
     ticks = 0
     for worker in multiprocessing.active_children():
         fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,7 +1,7 @@
-"""Ways from the file of a photo to (3, 224, 224) uint8 that are compared, and ways to the mean and std of a folder.
+"""The compared readers of photos to (3, 224, 224) uint8, and the compared channel statistics.
 
-Every reader makes the shorter side 256 pixels and takes the center, but for the limits, which only decode. Imports are
-made where they are needed, so that a package that is absent stops nobody else.
+Every reader resizes the shorter side to 256 pixels and crops the center, but for the limits, which only decode. Imports
+are local, so that a missing package does not stop the other readers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Sample = Callable[[int], Any]
 
 
 def wsidata(paths: Sequence[Path]) -> Any:
-    """The data set of `ImageFolderDataModule`, as it validates."""
+    """Validation dataset of `ImageFolderDataModule`."""
     import pandas as pd
 
     from wsidata.datasets.photos import PhotoDataset
@@ -39,7 +39,7 @@ def image_folder(paths: Sequence[Path]) -> Any:
 
 
 class Decoded:
-    """A data set of one function of a path."""
+    """A dataset of one function of a path."""
 
     def __init__(self, paths: Sequence[Path], read: Callable[[Path], Any]) -> None:
         self.paths, self.read = list(paths), read
@@ -64,7 +64,7 @@ def decode_image(path: Path) -> Any:
 
 
 def pillow_draft(path: Path) -> Any:
-    """Pillow, decoding at 1/2, 1/4 or 1/8 down to twice the size wanted, as ours does."""
+    """Pillow, decoding at 1/2, 1/4 or 1/8 down to twice the requested size, as ours does."""
     import torch
     from PIL import Image, ImageOps
 
@@ -79,7 +79,7 @@ def pillow_draft(path: Path) -> Any:
 
 
 def vips_thumbnail(path: Path) -> Any:
-    """libvips' thumbnail, which also decodes smaller."""
+    """libvips' thumbnail, which also decodes at a reduced size."""
     import pyvips
     import torch
 
@@ -93,7 +93,7 @@ def vips_thumbnail(path: Path) -> Any:
 
 
 def limit(path: Path, margin: int) -> Any:
-    """libjpeg-turbo decoding at the smallest of 1/8, 1/4, 1/2 that leaves `margin` times the size wanted; no more."""
+    """libjpeg-turbo decoding alone, at the smallest of 1/8, 1/4, 1/2 that leaves `margin` times the requested size."""
     import simplejpeg
 
     data = path.read_bytes()
@@ -137,7 +137,7 @@ def stats_of_wsidata(paths: Sequence[Path], how: str) -> Any:
 
 
 def stats_limit(paths: Sequence[Path]) -> Any:
-    """libjpeg-turbo decoding, nothing added up."""
+    """libjpeg-turbo decoding alone, nothing summed."""
     import simplejpeg
 
     for path in paths:

@@ -1,4 +1,4 @@
-"""Time and memory of publishing large images: wsidata beside `datasets`, to a Hub on this machine.
+"""Time and memory of publishing large images with wsidata and with `datasets`, to a local Hub.
 
     python tests/benchmarks/publish.py --quick       # 4 images of 1024 px, to see that it works
     python tests/benchmarks/publish.py               # the figures of docs/benchmarks.md
@@ -8,7 +8,7 @@ it, in a process, a cache and a Hub of its own:
 
     export        wsidata.export to a folder
     publish       wsidata.publish: export, and upload
-    bytes         Dataset.from_generator of the very same JPEG bytes, then push_to_hub: what one does who knows how
+    bytes         Dataset.from_generator of the very same JPEG bytes, then push_to_hub: the best practice
     arrays        the same of the decoded pixels, as the guides of `datasets` show it; they are stored as PNG
 """
 
@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
 
 
 def paint_slides(folder: Path, images: int, side: int) -> Path:
-    """Pyramids of painted tissue with the noise of a camera, each another; and their table."""
+    """Write different pyramids of synthetic tissue with camera noise, and their table."""
     folder = folder / f"publish-{images}x{side}"
     if (folder / "reference.csv").exists():
         return folder
@@ -93,7 +93,7 @@ def paint_slides(folder: Path, images: int, side: int) -> Path:
 
 
 def name_of(number: int, images: int) -> str:
-    """Of a slide: three fifths are for training, one for validation, one for testing."""
+    """Name of a slide: three fifths are for training, one for validation, one for testing."""
     part = PARTS[0] if number < images * 3 // 5 else PARTS[1] if number < images * 4 // 5 else PARTS[2]
     return f"{part}_{number:03d}"
 
@@ -115,7 +115,7 @@ def measure(variant: str, slides: Path, out: Path, threads: int) -> dict[str, An
 
 
 def prepare(variant: str, slides: Path, out: Path, threads: int) -> Any:
-    """What is to be measured, with everything imported."""
+    """The function to be measured, with everything imported."""
     if variant in ("export", "publish"):
         return _ours(variant, slides, out, threads)
     import numpy as np
@@ -167,7 +167,7 @@ def _ours(variant: str, slides: Path, out: Path, threads: int) -> Any:
 
 
 def memory_kib(name: str) -> int:
-    """A figure of /proc/self/status."""
+    """A value of /proc/self/status in KiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
@@ -194,7 +194,7 @@ def in_a_process(variant: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(records: list[dict[str, Any]], options: argparse.Namespace) -> str:
-    """Medians, with the least and the most."""
+    """Markdown table of medians, with minimum and maximum."""
     lines = [
         f"{options.images} images of {options.side} x {options.side} px, {options.repeats} runs each, wsidata in "
         f"{options.threads} thread(s), load average {statistics.median(one['load'] for one in records):.1f}",
@@ -211,7 +211,7 @@ def table(records: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Median, least and most."""
+    """Median, minimum and maximum."""
     digits = 1 if max(values) < 100 else 0
     low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
     return middle if len(values) == 1 else f"{middle} [{low}-{high}]"

@@ -1,4 +1,4 @@
-"""How fast slides are read: wsidata beside OpenSlide, tiffslide, cuCIM, tifffile, libvips, and the limit of decoding.
+"""Speed of reading slides, compared with OpenSlide, tiffslide, cuCIM, tifffile and libvips.
 
     python tests/benchmarks/reading.py --quick       # a small slide, to see that it works
     python tests/benchmarks/reading.py               # the figures of docs/benchmarks.md
@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
 
 
 def make_slide(folder: Path, width: int) -> Path:
-    """A pyramid of JPEG tiles, quality 80, 256 px: painted tissue, mirrored until it fills the slide."""
+    """Write a pyramid of JPEG tiles, quality 80, 256 px: synthetic tissue, mirrored until it fills the slide."""
     path = folder / f"reading-{width}.tif"
     if path.exists():
         return path
@@ -83,7 +83,7 @@ def make_slide(folder: Path, width: int) -> Path:
 
 
 def in_a_process(slide: Path, reader: str, tasks: list[str]) -> list[dict[str, Any]]:
-    """One reader's tasks; what it fails at is a record of its error."""
+    """Run one reader's tasks; a failure becomes a record of its error."""
     command = [sys.executable, __file__, "--slide", str(slide), "--one", reader, "--tasks", *tasks]
     done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, timeout=1800)
     records: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -129,13 +129,13 @@ def measure(slide: Path, name: str, task: str) -> dict[str, Any]:
 
 
 def memory(field: str) -> float:
-    """A line of /proc/self/status, in bytes."""
+    """A value of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def table(task: str, records: list[dict[str, Any]]) -> str:
-    """Medians of one task, in Markdown."""
+    """Markdown table of the medians of one task."""
     rows = [
         f"\n| {task} | CPU s | fastest - slowest | of the limit | without system | of the limit | peak MB | pixels |",
         "|---|---|---|---|---|---|---|---|",
@@ -165,7 +165,7 @@ def _cpu(record: dict[str, Any]) -> float:
 
 
 def _own(record: dict[str, Any]) -> float:
-    """Without what the system took."""
+    """CPU seconds without system time."""
     return _cpu(record) - float(record.get("system_s", "nan"))
 
 

@@ -1,9 +1,10 @@
-"""How fast lazy rows are: decoded straight from the file, and through their libvips pipeline, in turn in one process.
+"""Speed of lazy rows, decoded straight from the file and through their libvips pipeline.
 
     python tests/benchmarks/reading_lazy.py                              # the figures of docs/benchmarks.md
     python tests/benchmarks/reading_lazy.py --threads 1 2 --repeats 3
 
-Every row of a level once, from top to bottom in strips of 512. The pixels of both ways are compared by their sum.
+Every row of a level once, from top to bottom in strips of 512, both ways in turn in one process. Pixels are compared by
+their sum.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def rows_of(path: Path, repeats: int) -> list[str]:
-    """A line of the table for each pipeline."""
+    """Lines of the table, one for each pipeline."""
     from wsidata import Slide
     from wsidata.transforms.compose import Compose, he_train_transform
     from wsidata.transforms.geometry.affine import RandomD4
@@ -78,7 +79,7 @@ def rows_of(path: Path, repeats: int) -> list[str]:
 
 
 def measured(image: Any) -> tuple[float, float, int]:
-    """Seconds, seconds of a processor without what the system took, and the sum of some pixels."""
+    """Wall time (s), CPU time without system time (s), and the sum of some pixels."""
     total, height = 0, image.shape[1]
     wall, cpu = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_utime
     for start in range(0, height, STRIP_PX):

@@ -1,7 +1,7 @@
-"""The readers that are compared, each with the same three tasks: a whole level, patches, strips.
+"""The compared slide readers, with the same three tasks (a whole level, patches, strips).
 
-Every class opens the file in `__init__` and hands out uint8 arrays of (height, width, 3). Imports are made there too,
-so that a reader that is not installed stops nobody else. All of them work on one thread.
+Every class opens the file in `__init__` and returns uint8 arrays of (height, width, 3). Imports are made there too, so
+that a missing package does not stop the other readers. All of them work on one thread.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class WsidataLazily(Wsidata):
 
 
 class Limit:
-    """No reader: the bytes of the tiles through libjpeg-turbo, the pixels thrown away. What cannot be beaten."""
+    """Lower bound: the bytes of the tiles through libjpeg-turbo, the pixels discarded."""
 
     def __init__(self, path: Path) -> None:
         import tifffile
@@ -165,7 +165,7 @@ class Tiffslide(Openslide):
 
 
 class Cucim:
-    """cuCIM on the CPU. Beside PyTorch it does not come to an end, so it is measured without."""
+    """cuCIM on the CPU. Beside PyTorch it hangs, so it is measured without."""
 
     beside_torch = False
 
@@ -198,7 +198,7 @@ READERS: dict[str, type[Any]] = {
 
 
 def run(reader: Any, task: str) -> Iterator[Pixels]:
-    """The parts of a task, one after another.
+    """Run the parts of a task, one after another.
 
     Args:
         reader: An instance of one of `READERS`.

@@ -1,7 +1,8 @@
-"""Time and peak memory of a ResNet training step: plain, checkpointed, in strips, in tiles, and lightstream 1.0.7.
+"""Time and peak memory of a ResNet training step, plain, checkpointed, in strips and in tiles.
 
-The figures in docs/benchmarks.md come from here. Each measurement runs in a fresh process, so that its peak memory is
-its own, and the variants take turns, so that a machine that slows down slows all of them. See README.md in this folder.
+The figures in docs/benchmarks.md come from here, those of lightstream 1.0.7 too. Each measurement runs in a fresh
+process, so that its peak memory is its own, and the variants take turns, so that a slow phase of the machine affects
+all of them. See README.md in this folder.
 
     python tests/benchmarks/streaming.py --quick
     python tests/benchmarks/streaming.py --models resnet18 resnet50 --sizes 4096 --variants plain strips-128 memory-2GB
@@ -87,7 +88,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def measure_in_turn(options: argparse.Namespace, model: str, side_px: int, scratch: Path) -> Iterator[Record]:
-    """All variants at one size, in turn, `options.repeats` times; a variant that cannot run is reported once.
+    """Measure all variants at one size, in turn, `options.repeats` times; one that cannot run is reported once.
 
     The first one that runs is the reference for the gradients of the others.
     """
@@ -113,7 +114,7 @@ def measure_in_turn(options: argparse.Namespace, model: str, side_px: int, scrat
 
 
 def why_skip(variant: Variant, model: str, side_px: int, dtype: str) -> str | None:
-    """Why a variant cannot run here and now at this size, or None."""
+    """Why a variant cannot run at this size on this machine, or None."""
     if variant.kind == "lightstream" and importlib.util.find_spec("lightstream") is None:
         return "lightstream is not installed: pip install 'slidestream[bench]'"
     reason = variant.why_not(side_px, model)
@@ -162,7 +163,7 @@ def run_in_fresh_process(
 
 
 def worker_environment(options: argparse.Namespace) -> dict[str, str]:
-    """The environment of a worker: so many threads, no GPU, one malloc arena, glibc's malloc set as asked for."""
+    """Environment variables of a worker: threads, no GPU, one malloc arena, glibc's malloc as requested."""
     threads = str(options.threads)
     fixed = {
         "OMP_NUM_THREADS": threads,
@@ -176,7 +177,7 @@ def worker_environment(options: argparse.Namespace) -> dict[str, str]:
 
 
 def describe_environment(options: argparse.Namespace) -> Record:
-    """The machine and the settings, as far as they can be known without torch."""
+    """The machine and the settings, as far as they are available without torch."""
     cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in cpu_lines if line.startswith("model name")]
     return {
@@ -195,7 +196,7 @@ def describe_environment(options: argparse.Namespace) -> Record:
 
 
 def available_bytes() -> int:
-    """Memory a new process can have without swapping."""
+    """Memory available to a new process without swapping, in bytes."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -203,7 +204,7 @@ def available_bytes() -> int:
 
 
 def progress_line(record: Record) -> str:
-    """One line for the terminal about what just happened."""
+    """One line of progress for the terminal."""
     start = f"{record['model']}  {record['side_px']} px  {record['variant']:<17} run {record['repeat'] + 1}: "
     if record["kind"] != "run":
         return f"{start}{record['kind']}, {record['reason']}"

@@ -1,11 +1,11 @@
-"""One training step of a small ResNet on images that are never whole: time, and resident memory, by their height.
+"""Time and resident memory of a training step on images that are never whole, by image height.
 
     python tests/benchmarks/streaming_lazy.py --width 4096 --heights 4096 8192 16384 32768 65536 --strips 128
     python tests/benchmarks/streaming_lazy.py --width 32768 --heights 32768 --memory 1GB --slide build/large.tif
 
-Rows are drawn from a seed when they are asked for, or decoded through wsidata from a tiled JPEG TIFF (written first if
-there is none). Each image is measured in a fresh process; its peak above the baseline stands beside what
-`StreamedModule.forecast` said, and its largest resident memory beside both.
+A small ResNet. Rows are generated from a seed when they are read, or decoded through wsidata from a tiled JPEG TIFF
+(written first if there is none). Each image is measured in a fresh process; its peak above the baseline stands beside
+the estimate of `StreamedModule.forecast`, and its largest resident memory beside both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 HEADER = (
-    "| height x width | strips | step, s | of a processor, s | reading rows, s | peak above baseline, GB | "
+    "| height x width | strips | step, s | CPU time, s | reading rows, s | peak above baseline, GB | "
     "forecast, GB | resident, GB |\n"
     "|---|---|---|---|---|---|---|---|"
 )
@@ -33,7 +33,7 @@ BLOCK_ROWS = 64
 
 @dataclass
 class DrawnRows:
-    """An image of noise whose rows are drawn when they are asked for, always the same."""
+    """A noise image whose rows are generated when they are read, deterministically."""
 
     shape: tuple[int, int, int]
     dtype: torch.dtype = torch.uint8
@@ -51,7 +51,7 @@ class DrawnRows:
 
 
 def write_slide(path: Path, height: int, width: int) -> None:
-    """A tiled JPEG pyramid of smooth noise, as large as asked for, written in bounded memory."""
+    """Write a tiled JPEG pyramid of smooth noise of any size, in bounded memory."""
     import pyvips
 
     small = pyvips.Image.gaussnoise(width // 64, height // 64, mean=180, sigma=40)
@@ -65,14 +65,14 @@ def write_slide(path: Path, height: int, width: int) -> None:
 
 
 class Timed:
-    """An image that adds up the time its rows took; they are read in a background thread."""
+    """An image that sums the time of reading its rows, which happens in a background thread."""
 
     def __init__(self, image: Any) -> None:
         self.image, self.shape, self.dtype, self.name = image, image.shape, image.dtype, image.name
         self.read_s = 0.0
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Those of the image."""
+        """Rows of the image."""
         begun = time.perf_counter()
         rows: Tensor = self.image.rows(start, stop)
         self.read_s += time.perf_counter() - begun
@@ -92,7 +92,7 @@ def narrow_resnet() -> nn.Module:
 
 
 def measure(options: argparse.Namespace, height: int) -> dict[str, Any]:
-    """One step, in this process."""
+    """Measure one step, in this process."""
     from streaming_worker import resident_bytes, settle_memory
 
     from streammodels import Keeping, stream

@@ -1,4 +1,4 @@
-"""lightstream 1.0.7 on a CPU: its constructor moves the model to CUDA whatever it is told, so that call goes.
+"""lightstream 1.0.7 on a CPU, without the call that moves the model to CUDA unconditionally.
 
 Nothing else of lightstream is changed. It is built the way its own `StreamingResNet` builds it (`StreamingConstructor`,
 BatchNorm kept, normalization layers frozen), and trained the way its documentation says: the loss's gradient with

@@ -1,4 +1,4 @@
-"""Turns the benchmark's records into the table that docs/benchmarks.md shows, so that no figure is copied by hand."""
+"""Markdown tables of the streaming benchmark's records, as shown in docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def sorted_by_size(runs: Runs) -> list[tuple[tuple[int, str], list[Record]]]:
 
 
 def wrong_gradients(records: Iterable[Record]) -> list[str]:
-    """One line for each run whose gradients are not those of its reference, so that its time means nothing."""
+    """One line for each run whose gradients differ from its reference, so that its time is meaningless."""
     return [
         f"{record['model']}, {record['side_px']} px, {record['variant']}: gradients differ from "
         f"{record['reference']}'s by {record['gradient_error']:.1e} (relative), more than "

@@ -1,4 +1,4 @@
-"""The baseline that everybody would write first: overlapping tiles, exact, each computed again for its gradient.
+"""The obvious baseline, exact overlapping tiles, each recomputed for its gradient.
 
 Every output pixel belongs to one tile. A tile is cut out with as much overlap as its own outputs depend on, and cropped
 to them behind the last layer, so results and gradients are those of the whole image. The overlap is computed as often
@@ -29,7 +29,7 @@ class Span:
 
 
 def spans(side_px: int, tile_px: int, stride: int, lost_before: int, lost_after: int) -> list[Span]:
-    """Tiles along one side of the image: each owns what is not spoilt by its borders inside the image.
+    """Tiles along one side of the image: each owns the outputs not affected by its inner borders.
 
     Raises:
         ValueError: If a tile has no output of its own.
@@ -64,7 +64,7 @@ class TiledAverage(nn.Module):
         return result
 
     def parts(self, image: Tensor) -> Iterator[Tensor]:
-        """The sum over each tile's own outputs, and so that of the whole map."""
+        """Sums over each tile's own outputs, which add up to that of the whole map."""
         facts, (height, width) = self.facts, image.shape[2:]
         for row in spans(height, self.tile_px, facts.stride, facts.lost_top, facts.lost_bottom):
             for column in spans(width, self.tile_px, facts.stride, facts.lost_top, facts.lost_bottom):

@@ -1,7 +1,7 @@
-"""What is compared: this file exists so that the parent process, which must stay free of torch, and the worker agree.
+"""The compared variants of a training step, shared by the parent process (without torch) and workers.
 
-A variant is one way to take the same training step. Its memory is estimated here, before anything is allocated, because
-a benchmark that is killed by the kernel says nothing.
+The memory of a variant is estimated here, before anything is allocated, because a benchmark killed by the kernel has no
+result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIMES_RESNET18 = {"resnet18": 1.0, "resnet34": 1.5, "resnet50": 4.0}
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to take the training step, called by its name on the command line.
+    """One way to run the training step, by its name on the command line.
 
     | name | what runs |
     |---|---|
@@ -120,7 +120,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement, as it is handed to a fresh process.
+    """One measurement, as passed to a fresh process.
 
     Attributes:
         variant: What to run.

@@ -1,4 +1,4 @@
-"""Measures one training step of one variant, in a process of its own, so that the peak memory is its own.
+"""Measurement of one training step of one variant, in a process of its own.
 
 Order: build the model and the image, let lightstream probe, take one small warm-up step, give freed memory back to the
 system, note the resident memory (the baseline), reset the kernel's high-water mark, take the timed step. The gradients
@@ -126,7 +126,7 @@ def random_image(side_px: int, dtype: torch.dtype) -> Tensor:
 
 
 def resident_bytes(field: str) -> int:
-    """A figure of /proc/self/status: `VmRSS`, the resident memory, or `VmHWM`, its peak since the last reset."""
+    """A value of /proc/self/status: `VmRSS`, the resident memory, or `VmHWM`, its peak since the last reset."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -134,7 +134,7 @@ def resident_bytes(field: str) -> int:
 
 
 def settle_memory() -> None:
-    """Give freed memory back to the kernel and start its high-water mark anew, from what is resident now."""
+    """Return freed memory to the kernel and reset its high-water mark to the current resident memory."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
