@@ -60,12 +60,12 @@ def rows_of(path: Path, repeats: int) -> list[str]:
         "turned and cropped": {"level": 1, "transform": Compose([RandomD4(), CropOrPad(12_000)]), "seed": 1},
         "for H&E": {"level": 1, "transform": he_train_transform(4096), "seed": 1},
     }
-    straight, lines = Slide.windows, []
+    straight, lines = Slide.regions, []
     with Slide(path) as slide:
         for name, options in variants.items():
             times: dict[bool, list[tuple[float, float, int]]] = {True: [], False: []}
             for way in [True, False] * repeats:
-                Slide.windows = straight if way else lambda *_, **__: None  # type: ignore[method-assign,assignment]
+                Slide.regions = straight if way else lambda *_, **__: None  # type: ignore[method-assign,assignment]
                 times[way].append(measured(slide.lazy(**options)))
             assert len({total for found in times.values() for _, _, total in found}) == 1, "the pixels differ"
             (wall, cpu), (slow_wall, slow_cpu) = (

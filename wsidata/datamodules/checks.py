@@ -1,14 +1,14 @@
-"""A run that fails on its 200th slide after three hours could have failed in its first minute.
+"""Checks of all slides before training, from their headers alone.
 
-Every slide's header is opened once, and the asked-for resolution is planned on it, before training starts. No pixel of
-a level is decoded. Slides that can be read must also be of one kind: the same channels, samples of one type.
+Every slide is opened once and the requested resolution is planned on it; no pixel of a level is decoded. So a run fails
+in its first minute, not on its 200th slide. Slides must also be alike: the same channels, samples of one type.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,57 +16,56 @@ import numpy as np
 import pandas as pd
 import pyvips
 
-from wsidata.datasets.slides import Resolution
 from wsidata.errors import SlideError
+from wsidata.formats.resolution import MEASURES, Resolution
 from wsidata.slides.options import AS_STORED, SlideOptions
+from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import CropKind
 from wsidata.stats.result import ChannelStats
 from wsidata.transforms.to_tensor import DType
 from wsidata.utils.messages import describe_problems
 
-RESOLUTION_NAMES = ("level", "mpp", "magnification", "downsample", "max_side")
-
 
 class SlideCheckError(ValueError):
-    """Some slides cannot be read as asked; the message names each of them with its reason."""
+    """Some slides cannot be read as requested; the message names each with the reason."""
 
 
 class ChannelNamesWarning(UserWarning):
-    """Channels that were chosen by number have other names on other slides."""
+    """Channels chosen by number have other names on other slides."""
 
 
 @dataclass(frozen=True)
 class SlideSurvey:
-    """What the headers say.
+    """Facts from the headers of all slides.
 
     Attributes:
         sizes: A row per slide that can be read: `image_id`; `height_px` and `width_px` at the resolution; `samples`
             ("uchar", "ushort" or "float"); `channels`, the names of its bands.
-        problems: Why the others cannot be read, by `image_id`.
+        problems: Reasons why the others cannot be read, by `image_id`.
     """
 
     sizes: pd.DataFrame
     problems: dict[str, str]
 
 
-def one_resolution(**given: float | None) -> dict[str, Any]:
-    """The one argument that is not None.
+def one_resolution(**arguments: float | None) -> Resolution:
+    """The resolution, which must be given by exactly one argument.
 
     Raises:
         ValueError: if there is none, or more than one.
     """
-    resolution = {name: value for name, value in given.items() if value is not None}
-    if len(resolution) != 1:
-        got = ", ".join(f"{name}={value}" for name, value in resolution.items()) or "none"
-        raise ValueError(f"pass exactly one of {', '.join(f'{name}=' for name in RESOLUTION_NAMES)} (got {got}).")
-    level = resolution.get("level", 0)
+    given = {name: value for name, value in arguments.items() if value is not None}
+    if len(given) != 1:
+        got = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
+        raise ValueError(f"pass exactly one of {', '.join(f'{name}=' for name in MEASURES)} (got {got}).")
+    level = given.get("level", 0)
     if isinstance(level, bool) or not isinstance(level, (int, np.integer)):
         raise ValueError(f"level={level!r} must be a whole number: 0 is the finest level.")
-    return resolution
+    return Resolution.of(given)
 
 
-def survey_slides(table: pd.DataFrame, resolution: Resolution, options: SlideOptions = AS_STORED) -> SlideSurvey:
-    """Open every slide and plan the reading of it.
+def survey_slides(table: pd.DataFrame, resolution: Mapping[str, Any], options: SlideOptions = AS_STORED) -> SlideSurvey:
+    """Open every slide and plan how it is read.
 
     Args:
         table: Slides, with the columns `image_id` and `path`.
@@ -77,7 +76,7 @@ def survey_slides(table: pd.DataFrame, resolution: Resolution, options: SlideOpt
     rows: list[tuple[Any, ...]] = []
     for image_id, path in zip(table["image_id"], table["path"], strict=True):
         try:
-            with options.open(path) as slide:
+            with Slide.from_options(path, options) as slide:
                 image = slide.image(**resolution, keep_tiles=True)  # decodes nothing
                 rows.append((image_id, image.height, image.width, image.format, slide.channel_names))
         except (SlideError, OSError, pyvips.Error, ValueError) as error:
@@ -86,29 +85,29 @@ def survey_slides(table: pd.DataFrame, resolution: Resolution, options: SlideOpt
     return SlideSurvey(pd.DataFrame(rows, columns=columns), problems)
 
 
-def check_slides(table: pd.DataFrame, resolution: Resolution, options: SlideOptions = AS_STORED) -> pd.DataFrame:
+def check_slides(table: pd.DataFrame, resolution: Mapping[str, Any], options: SlideOptions = AS_STORED) -> pd.DataFrame:
     """The `sizes` of `survey_slides`, if all slides can be read.
 
     Raises:
-        SlideCheckError: naming every slide that cannot be opened, or lacks the level, the spacing or a channel.
+        SlideCheckError: naming every slide that cannot be opened, or lacks the level, the mpp or a channel.
     """
-    survey = survey_slides(table, resolution, options)
+    requested = Resolution.of(resolution)
+    survey = survey_slides(table, requested, options)
     if survey.problems:
-        asked = ", ".join(f"{name}={value}" for name, value in resolution.items())
         remedy = (
             "Repair or replace these files, take them out of the table, choose another resolution, or go on without "
             "them with on_error='skip'."
         )
-        raise SlideCheckError(describe_problems(f"slides read at {asked}", list(survey.problems.values()), remedy))
+        raise SlideCheckError(describe_problems(f"slides read at {requested}", list(survey.problems.values()), remedy))
     return survey.sizes
 
 
 def check_one_kind(sizes: pd.DataFrame, dtype: DType) -> None:
-    """Refuse samples that are no picture for a network, or not of one type on all slides.
+    """Check that samples are of one type on all slides, and one that batches can hold.
 
     Args:
         sizes: From `survey_slides`.
-        dtype: What batches are asked to hold.
+        dtype: Requested type of batches.
 
     Raises:
         SlideCheckError: naming a slide of each type, and what to pass.
@@ -136,16 +135,16 @@ def check_one_kind(sizes: pd.DataFrame, dtype: DType) -> None:
 def check_statistics(
     stats: ChannelStats, resolution: Resolution, crop: CropKind | None, channels: Sequence[str]
 ) -> None:
-    """Refuse channel statistics of another number of channels, resolution or crop.
+    """Check that statistics are of the same number of channels, resolution and crop as the slides.
 
     Args:
-        stats: The statistics. Without a resolution they are somebody's own, of anything.
-        resolution: At which slides are read.
-        crop: What of them is read.
+        stats: The statistics. Without a resolution they are the user's own, of anything.
+        resolution: The resolution slides are read at.
+        crop: The crop they are read with.
         channels: Channels that are read.
 
     Raises:
-        SlideCheckError: with both.
+        SlideCheckError: saying how they differ.
     """
     if len(stats.mean) != len(channels):
         raise SlideCheckError(
@@ -156,8 +155,8 @@ def check_statistics(
     if stats.resolution and (stats.resolution, stats.crop) != ours:
         raise SlideCheckError(
             f"stats= are of slides read at {stats.resolution} with crop={stats.crop!r}, and here they are read at "
-            f"{ours[0]} with crop={crop!r}: other pixels. Leave stats= out, and they are computed; if they are meant "
-            "all the same, pass dataclasses.replace(stats, resolution={})."
+            f"{ours[0]} with crop={crop!r}: other pixels. Leave stats= out, and they are computed; to use them all the "
+            "same, pass dataclasses.replace(stats, resolution={})."
         )
 
 
@@ -176,7 +175,7 @@ def _warn_of_other_names(sizes: pd.DataFrame) -> None:
 
 
 def check_batchable(sizes: pd.DataFrame, batch_size: int) -> None:
-    """Refuse batches of slides that are turned, but not cropped or padded, and so differ in size.
+    """Check that slides form batches when they are rotated, but neither cropped nor padded.
 
     Raises:
         SlideCheckError: naming two slides.

@@ -1,14 +1,13 @@
-"""From a spreadsheet and a folder of slides to batches, in one object that a Lightning Trainer takes.
+"""Lightning DataModule for whole-slide images, from a table and a folder of slides to batches.
 
     table -> split -> sample -> transform -> batch
 
-Each arrow is a module of its own (`tables`, `splits`, `datasets`, `transforms`, `loaders`); here they are joined.
+Each step is a folder of its own (`tables`, `splits`, `datasets`, `transforms`); here they are joined.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -52,20 +51,20 @@ from wsidata.utils.messages import check_choice
 
 
 class WSIDataModule(SplitDataModule):
-    """Whole-slide images, one sample a slide, with one class each, or several labels, numbers or a mask.
+    """DataModule for whole-slide images, one sample per slide, with a class, several labels, numbers or a mask.
 
     Batches of the train, validation and test loaders are `(image, target)`: image (B, 3, H, W), channels-last in
-    memory, RGB, uint8 or float in [0, 1]; target as `target` says. The predict loader yields images alone. The model
-    normalises.
+    memory, RGB, uint8 or float in [0, 1]; the target depends on `target`. The predict loader yields images alone.
+    Normalization is left to the model.
 
-    A sample's augmentation depends on the seed (`seed_everything`), the epoch and the slide only: not on the number of
+    A sample's augmentation depends only on the seed (`seed_everything`), the epoch and the slide, not on the number of
     workers or the batch size.
 
     Args:
-        table: CSV, Parquet or DataFrame with a row per slide, or a folder of class folders; see `tables.read_table`.
+        table: CSV, Parquet or DataFrame with a row per slide, or a folder of class folders; see `read_table`.
         image_dir: Folder of the slides. None: the table's own.
         image_column: Column of slide names, with or without suffix.
-        label_column: Column of labels, or columns. None: no labels, predict only.
+        label_column: Column of labels, or columns. None: no labels, prediction only.
         class_names: Classes in order, or a mapping from labels to them. None: the labels, sorted.
         target: "class": (B,) int64. "multilabel": (B, K) float32 of 0 and 1, from a column of labels separated by `;`
             or from K columns of 0 and 1. "regression": (B, K) float32, from K columns of numbers. "mask": (B, H, W)
@@ -73,60 +72,60 @@ class WSIDataModule(SplitDataModule):
         mask_dir: Folder of the masks. None: `image_dir`.
         mask_values: Pixel value of each class in the masks. None: 0, 1, ...
         level: Pyramid level to read (0 is the finest); or
-        mpp: spacing to read at, um per pixel; or
+        mpp: resolution to read at, um per pixel; or
         magnification: objective power to read at; or
         downsample: level-0 pixels per pixel; or
         max_side: longest side in pixels. Exactly one of the five.
         image_size: Height and width to crop or pad (white) to, in pixels; one number for a square. None keeps sizes.
-        split: A split made before: a CSV file, or a DataFrame with `image_id` and `split`. The arguments below are then
-            not used.
+        split: A saved split: a CSV file, or a DataFrame with `image_id` and `split`. The arguments below are then not
+            used.
         split_column: Column that predefines train, val or test rows.
         test_ids: Ids of the test rows.
-        test_prefix: What the names of test rows begin with, such as "test_".
+        test_prefix: Prefix of the names of test rows, such as "test_".
         val_ids: Ids of the validation rows.
-        val_prefix: What the names of validation rows begin with.
-        group_column: Column of patients, who are never divided.
-        site_column: Column of centres or scanners. If given, a site in two parts is a leak.
-        val_fraction: Share of the rows that are not predefined to validate on.
-        test_fraction: Share of them to test on.
-        stratify: Keep the classes in proportion, where each slide has one.
+        val_prefix: Prefix of the names of validation rows.
+        group_column: Column of patients, each of which stays in one split.
+        site_column: Column of centers or scanners. If given, a site in two splits is a leak.
+        val_fraction: Fraction of the rows that are not predefined to validate on.
+        test_fraction: Fraction of them to test on.
+        stratify: Keep the class proportions, where each slide has one class.
         k_fold: `(i, k)`: validate on fold i (0 .. k-1) of k, instead of on `val_fraction`.
-        repeat: 0, 1, ...: draw validation rows or folds anew; the test rows stay.
-        small_classes: A class too small to be in every part: "raise", or keep it in "train" and warn.
+        repeat: 0, 1, ...: redraw validation rows or folds; the test rows stay.
+        small_classes: For a class too small to be in every split: "raise", or keep it in "train" and warn.
         seed: Seed of the split, and of nothing else.
         train_transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on pyvips images. None:
             crop or pad to `image_size` and one of the eight symmetries of the square. If given, it sets the size.
         eval_transform: The same for validation, test and prediction. None: crop or pad to `image_size`.
         dtype: What uint8 pixels become: "uint8" stays, "float" is divided by 255 (16-bit ones by 65535). A transform's
             floats stay floats.
-        batch_size: Samples a batch (per process).
-        num_workers: Worker processes a loader, kept between epochs.
+        batch_size: Samples per batch (and process).
+        num_workers: Worker processes per loader, kept between epochs.
         worker_start: "forkserver" or "spawn". None: a fork server where there is one.
-        mpp_override: Spacing of level 0 in um per pixel to believe instead of the files', one number or (x, y).
-        channels: Numbers or names of the channels to read, such as `["DAPI", 3]`: images are then (B, C, H, W), and
-            what is outside a slide is 0, not white. None: RGB.
+        mpp_override: um per pixel of level 0 to use instead of the files' own, one number or (x, y).
+        channels: Numbers or names of the channels to read, such as `["DAPI", 3]`: images are then (B, C, H, W), and 0,
+            not white, outside a slide. None: RGB.
         scale_to_8bit: `(low, high)`, the stored values that become 0 and 255, for samples of more than 8 bits. Without
             it 16-bit channels need `dtype="float"`.
-        apply_icc: Turn the scanners' colours into sRGB, where a file has a colour profile.
-        on_error: What to do about slides (or masks) that cannot be read as asked, as far as their headers show:
-            "raise" names them all, before training; "skip" leaves them out of the parts with a warning that names them
-            and counts what each part and class loses, and keeps them in `skipped`. The split of the others stays.
+        apply_icc: Convert the scanners' colors to sRGB, where a file has a color profile.
+        on_error: What to do about slides (or masks) that cannot be read as requested, by their headers: "raise" names
+            them all, before training; "skip" leaves them out with a warning that names them and counts what each split
+            and class loses, and keeps them in `skipped`. The split of the others stays.
         pin_memory: Page-locked batches. None: where there is CUDA.
         predict_on: "train", "val", "test" or "all". None: the test rows, or all rows where there are none.
-        sampling: "shuffle" draws every training slide once an epoch. "balanced" draws as many, every class equally
+        sampling: "shuffle" draws every training slide once per epoch. "balanced" draws as many, every class equally
             often; a slide that is drawn twice is augmented twice.
-        stats: Channel statistics, or the JSON file they were saved in. None: computed when `stats` is first asked for.
-        leaks: What to do about patients, files, look-alikes or sites in two parts: "off" does not look, "warn", or
-            "error". Looking reads a thumbnail of every slide, once, in `setup`.
-        leak_checks: What to look for: some of "patient", "content", "thumbnail", "site". None: all that apply.
-        lazy: Images are not decoded by the loader: a batch holds a list of `LazyImage`s, whose rows are decoded when
-            the model asks for them. For models that stream, and slides that do not fit into memory.
-        crop: What of a slide is read: None all of it, "tissue" the bounding box of its tissue, "pack" its pieces of
-            tissue close together on white; a `TissueCrop` has more settings. Comes before the transforms.
+        stats: Channel statistics, or the JSON file they were saved in. None: computed on first use of `stats`.
+        leaks: What to do about patients, files, near-duplicates or sites in two splits: "off" (no check), "warn", or
+            "error". The check reads a thumbnail of every slide, once, in `setup`.
+        leak_checks: Which leaks to check for: some of "patient", "content", "thumbnail", "site". None: all that apply.
+        lazy: Images are not decoded by the loader: a batch is a list of `LazyImage`s, whose rows are decoded when the
+            model requests them. For models that stream, and slides that do not fit into memory.
+        crop: Crop before the transforms: None reads whole slides, "tissue" the bounding box of the tissue, "pack" its
+            pieces close together on white; a `TissueCrop` has more settings.
 
     Raises:
-        TableError, SplitError, SlideCheckError, TransformError: when made, at first use of the table, or in `setup`;
-            always before training starts.
+        TableError, SplitError, SlideCheckError, TransformError: in the constructor, on first use of the table, or in
+            `setup`; always before training starts.
 
     Example:
         >>> dm = WSIDataModule(table="reference.csv", image_dir="images", test_prefix="test_", level=5, image_size=4096)
@@ -220,8 +219,8 @@ class WSIDataModule(SplitDataModule):
         if target == "mask":
             if lazy:
                 raise ValueError(
-                    "target='mask' cannot be had with lazy=True: masks are read whole, as no loss takes one in rows. "
-                    "Leave lazy=True out; if slides are too large for that, read them coarser, or with crop='pack'."
+                    "target='mask' cannot be combined with lazy=True: masks are read whole, as no loss takes one in "
+                    "rows. Leave lazy=True out; if slides are too large, read them coarser, or with crop='pack'."
                 )
             self._mask_classes = mask_classes(len(mask_class_names(class_names or ("?",))), mask_values)
         # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
@@ -251,7 +250,7 @@ class WSIDataModule(SplitDataModule):
         return split_table(labels, self._split, hparams)
 
     def check(self) -> None:
-        """Open the header of every slide, and of every mask."""
+        """Check every slide, and every mask, by its header."""
         if self.on_error == "skip":  # headers were read to find what is skipped
             kept = self._survey.sizes["image_id"].isin(without_skipped(self.labels.frame, self.skipped)["image_id"])
             sizes = self._survey.sizes[kept]
@@ -266,14 +265,13 @@ class WSIDataModule(SplitDataModule):
             check_batchable(sizes, self.batch_size)
 
     def check_stats(self, stats: ChannelStats) -> None:
-        """Refuse statistics of slides that were read otherwise."""
+        """Check that statistics are of slides read in the same way."""
         crop = None if self._crop is None else self._crop.kind
-        channels = self._options.channels
-        given = (channels,) if isinstance(channels, (str, int)) else channels
-        check_statistics(stats, self.resolution, crop, RGB_NAMES if given is None else [str(one) for one in given])
+        channels = self._options.request.channels
+        check_statistics(stats, self.resolution, crop, RGB_NAMES if channels is None else tuple(map(str, channels)))
 
     def find_unreadable(self) -> dict[str, str]:
-        """Slides, and masks, that cannot be read as asked."""
+        """Slides, and masks, that cannot be read as requested."""
         frame = self.labels.frame
         masks = mask_problems(frame, self._options) if "mask" in frame.columns else {}
         return masks | self._survey.problems
@@ -283,15 +281,15 @@ class WSIDataModule(SplitDataModule):
         return survey_slides(self.labels.frame, self.resolution, self._options)
 
     def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
-        """A slide as it is compared with others, of the channels that are read."""
+        """Thumbnail of a slide for near-duplicate detection, of the channels that are read."""
         return slide_thumbnail(path, self._options)
 
     def compute_stats(self) -> ChannelStats:
-        """Pooled over all pixels of the training slides, at the resolution and with the crop they are read with."""
-        return channel_stats(self.tables["train"]["path"], crop=self._crop, **asdict(self._options), **self.resolution)
+        """Channel statistics of all pixels of the training slides, at the resolution and crop they are read with."""
+        return channel_stats(self.tables["train"]["path"], crop=self._crop, **vars(self._options), **self.resolution)
 
     def make_dataset(self, part: Part) -> SlideDataset:
-        """Slides of one part; training slides are drawn anew each epoch."""
+        """Dataset of one split; training slides are augmented differently in each epoch."""
         return SlideDataset(
             self.tables[part],
             self.resolution,
@@ -307,5 +305,5 @@ class WSIDataModule(SplitDataModule):
 
 
 def _without_suffix(names: Sequence[str] | None) -> list[str] | None:
-    """Ids as the table has them."""
+    """Names without their file suffix, as in the table."""
     return None if names is None else [split_suffix(str(name).strip())[0] for name in names]

@@ -1,7 +1,7 @@
-"""A sample is a pure function of slide, transform, seed, epoch and row: the number of workers cannot change a run.
+"""Datasets of whole-slide images, one sample per slide.
 
-How epochs are numbered and samples seeded is in `epochs.py`. Slides are opened where they are read, in the worker, and
-closed after each sample.
+A sample is a pure function of slide, transform, seed, epoch and row (see `epochs.py`), so the number of workers cannot
+change a run. Slides are opened in the worker, and closed after each sample.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import pyvips
 from torch import Tensor
 
 from wsidata.datasets.epochs import EpochDataset
+from wsidata.formats.resolution import Resolution
 from wsidata.slides.lazy_image import LazyImage
 from wsidata.slides.masks import IGNORE, mask_tensor, read_mask
 from wsidata.slides.options import AS_STORED, SlideOptions
-from wsidata.slides.pipeline import lazy_picture, outside_of, slide_lazy
+from wsidata.slides.pipeline import outside_of, readable_image, slide_lazy
 from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.slides.tissue.packing import Packing
@@ -27,35 +28,31 @@ from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.base import Sample
 from wsidata.transforms.to_tensor import DType, to_tensor
 
-Resolution = Mapping[str, Any]
-"""Exactly one of `level`, `mpp`, `magnification`, `downsample`, `max_side`, as `Slide.image` takes it."""
-
 
 class SampleError(RuntimeError):
-    """A sample could not be made; the message names the slide, and what failed."""
+    """A sample could not be made; the message names the slide and the reason."""
 
 
 class SlideDataset(EpochDataset):
-    """Slides of a table, one sample each.
+    """Dataset of the slides of a table, one sample each.
 
     Args:
         table: Rows with the columns `image_id`, `path`, `label`, and perhaps `target` or `mask` (see `tables.COLUMNS`).
-        resolution: At which resolution slides are read, such as `{"level": 5}` or `{"mpp": 2.0}`.
+        resolution: The resolution slides are read at, such as `{"level": 5}` or `{"mpp": 2.0}`.
         transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on a pyvips image.
-        dtype: "uint8" or "float"; see `tensors.to_tensor`.
-        with_labels: False gives images alone, for prediction.
+        dtype: "uint8" or "float"; see `wsidata.transforms.to_tensor`.
+        with_labels: False returns images alone, for prediction.
         options: How slides are opened.
-        fresh_epochs: True draws anew in every epoch (training). False makes the same sample every time, also with a
-            random transform.
-        lazy: Images are `LazyImage`s, whose rows are decoded when the model asks for them.
-        crop: "tissue", "pack" or a `TissueCrop`: what of a slide is read. None reads all of it.
+        fresh_epochs: True redraws random transforms in every epoch (training). False makes the same sample every time.
+        lazy: Images are `LazyImage`s, whose rows are decoded when the model requests them.
+        crop: "tissue", "pack" or a `TissueCrop`. None reads whole slides.
         mask_classes: Class number of each pixel value of the masks; see `masks.mask_classes`.
     """
 
     def __init__(
         self,
         table: pd.DataFrame,
-        resolution: Resolution,
+        resolution: Mapping[str, Any],
         transform: Any,
         *,
         dtype: DType = "uint8",
@@ -73,9 +70,9 @@ class SlideDataset(EpochDataset):
         self.targets = [target_tensor(row) for row in table.to_dict("records")]
         self.masks = [str(path) for path in table["mask"]] if "mask" in table.columns else None
         if self.masks is not None and (lazy or mask_classes is None):
-            raise ValueError("masks need mask_classes=, and cannot be had with lazy=True: they are read whole.")
+            raise ValueError("masks need mask_classes=, and cannot be combined with lazy=True: they are read whole.")
         self.mask_classes = dict(mask_classes or {})
-        self.resolution = dict(resolution)
+        self.resolution = Resolution.of(resolution)
         self.dtype: DType = dtype
         self.with_labels = with_labels
         self.options = options
@@ -100,7 +97,7 @@ class SlideDataset(EpochDataset):
         return self.image(index), self.targets[index % len(self)]
 
     def image(self, index: int) -> Tensor | LazyImage:
-        """Read, transform and convert one slide, or prepare to.
+        """Read, transform and convert one slide, or prepare to if `lazy`.
 
         Returns:
             (C, H, W), uint8 or float32, a view of (H, W, C) memory; or a `LazyImage` of that shape.
@@ -111,66 +108,62 @@ class SlideDataset(EpochDataset):
         return self._read(index, with_mask=False)[0]
 
     def untransformed(self, row: int) -> Sample:
-        """The picture of a row as it is before any transform, and its mask if there are masks; nothing is decoded yet.
+        """The image of a row before any transform, and its mask if there are masks; nothing is decoded yet.
 
         Raises:
             SampleError: naming the slide.
         """
         try:
-            with self._open(row) as slide:
+            with self.open_slide(row) as slide:
                 packing = self.packing(row, slide)
                 masks = () if self.masks is None else (self._mask(row, slide, packing),)
-                return self._sample(slide, self._picture(slide, packing), masks)
+                return self._sample(slide, self._image(slide, packing), masks)
         except Exception as error:
             raise self._named(row, error) from error
 
     def _read(self, index: int, *, with_mask: bool) -> tuple[Tensor | LazyImage, Tensor | None]:
-        """The image, and its mask if wanted."""
+        """The image, and its mask if requested."""
         row = index % len(self)
         try:
-            with self._open(row) as slide:
+            with self.open_slide(row) as slide:
                 packing, generator = self.packing(row, slide), self.generator(index)
                 if self.lazy:
                     lazy = slide_lazy(
                         slide, self.resolution, None, self.transform, generator, packing=packing, dtype=self.dtype
                     )
                     return lazy, None
-                if not with_mask and self._is_read_in_parts(slide, packing):
-                    made = lazy_picture(slide, self.resolution, packing, self.transform, generator)
-                    return to_tensor(made.whole(), self.dtype), None
-                picture = self._picture(slide, packing)
+                # Less than the whole level may be enough, or it is too large to be decoded ahead.
+                if not with_mask and (packing is not None or not slide.is_decoded_ahead(**self.resolution)):
+                    readable = readable_image(slide, self.resolution, packing, self.transform, generator)
+                    return to_tensor(readable.whole(), self.dtype), None
                 masks = (self._mask(row, slide, packing),) if with_mask else ()
-                sample = self.transform.run(self._sample(slide, picture, masks), generator)
+                sample = self.transform.run(self._sample(slide, self._image(slide, packing), masks), generator)
                 image = to_tensor(sample.image, self.dtype)
                 return image, self._mask_tensor(row, sample, image) if with_mask else None
         except Exception as error:
             raise self._named(row, error) from error
 
     @staticmethod
-    def _sample(slide: Slide, picture: pyvips.Image, masks: tuple[Any, ...]) -> Sample:
-        """What transforms start from. What they bring in from outside is no light for channels, no class for masks."""
-        return Sample(picture, masks=masks, fill=outside_of(slide), mask_fill=IGNORE)
+    def _sample(slide: Slide, image: pyvips.Image, masks: tuple[Any, ...]) -> Sample:
+        """Input of the transforms, which fill with no light around channels, and no class around masks."""
+        return Sample(image, masks=masks, fill=outside_of(slide), mask_fill=IGNORE)
 
     def _named(self, row: int, error: Exception) -> SampleError:
         return SampleError(f"slide '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}")
 
-    def _picture(self, slide: Slide, packing: Packing | None) -> pyvips.Image:
-        """What of the slide is read; of a crop, and of what is read lazily, only the tiles that are needed."""
-        picture = slide.image(**self.resolution, keep_tiles=self.lazy or packing is not None)
-        return picture if packing is None else packing.apply(picture, slide.background)
-
-    def _is_read_in_parts(self, slide: Slide, packing: Packing | None) -> bool:
-        """Whether less than the whole level may be enough, or the level is so large that it is not decoded ahead."""
-        return packing is not None or not slide.is_decoded_ahead(**self.resolution)
+    def _image(self, slide: Slide, packing: Packing | None) -> pyvips.Image:
+        """The slide, or its crop; of a crop, and if lazy, only the tiles that are needed."""
+        image = slide.image(**self.resolution, keep_tiles=self.lazy or packing is not None)
+        return image if packing is None else packing.apply(image, slide.background)
 
     def _mask(self, row: int, slide: Slide, packing: Packing | None) -> Any:
-        """The mask as an image on the grid of the slide's, cropped or packed like it."""
+        """The mask as an image on the slide's grid, cropped or packed like it."""
         assert self.masks is not None
         mask = read_mask(self.masks[row], slide, self.resolution, self.mask_classes)
         return mask if packing is None else packing.apply(mask, fill=IGNORE)
 
     def _mask_tensor(self, row: int, sample: Sample, image: Tensor) -> Tensor:
-        """The transformed mask; of the image's size, or refused."""
+        """The transformed mask, checked to have the image's size."""
         assert self.masks is not None
         mask = mask_tensor(sample.masks[0], self.masks[row], self.mask_classes)
         if mask.shape != image.shape[-2:]:
@@ -181,25 +174,26 @@ class SlideDataset(EpochDataset):
 
     def describe(self) -> str:
         """The resolution, and the channels if some were chosen."""
-        facts = [f"{name}={value}" for name, value in self.resolution.items()]
-        return ", ".join(facts if self.options.channels is None else [*facts, f"channels={self.options.channels}"])
+        channels = "" if self.options.channels is None else f", channels={self.options.channels}"
+        return f"{self.resolution}{channels}"
 
     def packing(self, row: int, slide: Slide | None = None) -> Packing | None:
-        """What of a slide is read, and how to map points to it; None if all of it is. Remembered for the next time.
+        """The crop of a slide, which also maps points; None for whole slides. Computed once per slide.
 
         Args:
             row: The slide's row.
             slide: The slide, if it is open already.
 
         Raises:
-            NoTissueError: if there is no tissue to crop to, and such slides are not read whole.
+            NoTissueError: if there is no tissue, and such slides are not read whole.
         """
         if self.crop is None:
             return None
         if row not in self._packings:
-            with nullcontext(slide) if slide is not None else self._open(row) as opened:
+            with nullcontext(slide) if slide is not None else self.open_slide(row) as opened:
                 self._packings[row] = self.crop.plan(opened, self.resolution)
         return self._packings[row]
 
-    def _open(self, row: int) -> Slide:
-        return self.options.open(self.paths[row])
+    def open_slide(self, row: int) -> Slide:
+        """Open the slide of a row as `options` say."""
+        return Slide.from_options(self.paths[row], self.options)

@@ -1,4 +1,4 @@
-"""What a caller wants of the stored samples: which channels, and whether more than 8 bits may be squeezed into 8."""
+"""The channels to read, and the scaling of samples of more than 8 bits to 8."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from wsidata.errors import UnsupportedImageError
 
 RGB_NAMES = ("red", "green", "blue")
 PLAIN_TYPES = ("uint8", "uint16", "float32")
-"""Samples handed out as they are stored."""
+"""Types of samples that are returned as they are stored."""
 
 VIPS_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
-"""What libvips has a type for, apart from complex numbers."""
+"""Types of samples that libvips has, apart from complex numbers."""
 
 
 def vips_samples(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Samples that libvips takes: in the machine's byte order, and float64 for what it has no type for."""
+    """Samples in the machine's byte order, and as float64 if libvips lacks their type."""
     native = pixels.dtype.newbyteorder("=")
     return pixels.astype(native if native.name in VIPS_TYPES else np.float64, copy=False)
 
 
 @dataclass(frozen=True)
 class PixelRequest:
-    """How samples are to be handed out.
+    """The channels to read, and the scaling of their samples.
 
     Attributes:
-        channels: Numbers or names of the channels wanted, in that order; None for an RGB picture.
+        channels: Numbers or names of the channels, in that order; None for RGB.
         scale_to_8bit: (low, high): stored values that become 0 and 255, linear between; None leaves them.
     """
 
@@ -42,10 +42,10 @@ class PixelRequest:
     def checked(
         cls, channels: Sequence[int | str] | int | str | None, scale_to_8bit: tuple[float, float] | None
     ) -> PixelRequest:
-        """From a caller's arguments.
+        """From unchecked arguments.
 
         Raises:
-            ValueError: if they make no sense.
+            ValueError: if no channel is named, or the scale is not (low, high).
         """
         if isinstance(channels, int | str):
             channels = (channels,)
@@ -58,20 +58,20 @@ class PixelRequest:
         return cls(None if channels is None else tuple(channels), scale_to_8bit)
 
 
-def channel_numbers(asked: Sequence[int | str], names: Sequence[str], path: object) -> tuple[int, ...]:
-    """Places of the channels asked for.
+def channel_numbers(requested: Sequence[int | str], names: Sequence[str], path: object) -> tuple[int, ...]:
+    """Indices of channels given by number or name.
 
     Args:
-        asked: Numbers or names.
-        names: What the file calls its channels, all of them in order.
+        requested: Numbers or names.
+        names: Names of all channels of the file, in order.
         path: The file, for errors.
 
     Raises:
-        UnsupportedImageError: for a channel that is not there, or a name that several bear; it lists them all.
+        UnsupportedImageError: for a missing channel, or a name that several share; it lists them all.
     """
     listing = ", ".join(f"{number}: '{name}'" for number, name in enumerate(names))
     numbers = []
-    for one in asked:
+    for one in requested:
         places = [one] if isinstance(one, int) else [place for place, name in enumerate(names) if name == one]
         if len(places) != 1 or not 0 <= places[0] < len(names):
             why = "is the name of several" if len(places) > 1 else "does not exist"

@@ -1,30 +1,30 @@
-"""Which level to read and how much to resample it: pure geometry, no files.
+"""Pyramid levels, and the choice of the level to decode and the factor to resample it by.
 
-A slide is a pyramid of `Level`s. A caller asks for a level, a spacing (um/px), a magnification, a downsample factor or
-a longest side; each of the `plan_*` functions answers with a `Resampling`: the level to decode and the number of its
-pixels that make one output pixel, per axis, as true (not rounded) factors.
+Pure geometry, no files. A level, a resolution (um/px, mpp), a magnification, a downsample factor or a longest side is
+requested (see `Resolution`); each `plan_*` function returns a `Resampling`: the level to decode and the number of its
+pixels per output pixel, per axis, as true (not rounded) factors.
 
 Conventions
     * x runs to the right (columns, width), y downwards (rows, height); pairs are (x, y).
     * A downsample is the number of level-0 pixels per pixel. It is measured per axis, and is rarely a whole number:
       4443 / 2221 = 2.0005.
-    * The output has round(level side / factor) pixels, at least 1; its spacing is exactly the one asked for, and its
-      last column and row may therefore stand up to half an output pixel inside or outside the edge of the level.
+    * The output has round(level side / factor) pixels, at least 1; its mpp is exactly the requested one, so its last
+      column and row may lie up to half an output pixel inside or outside the edge of the level.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError, UnknownLevelError
 
 TOLERANCE = 0.05
-"""A level up to this fraction coarser than asked for still counts as fine enough.
+"""A level up to this fraction coarser than requested still counts as fine enough.
 
-Scanners of "40x" write 0.2431, 0.2500 or 0.2527 um/px; without a tolerance mpp=0.25 would be refused for the last. The
-output is resampled to exactly the spacing asked for all the same, so the cost is at most 5 % of interpolation.
+"40x" scanners write 0.2431, 0.2500 or 0.2527 um/px; without a tolerance mpp=0.25 would be an error for the last. The
+output still has exactly the requested mpp, so the cost is at most 5 % of interpolation.
 """
 
 
@@ -38,7 +38,7 @@ class Level:
         height: Rows, in pixels of this level.
         downsample_x: Level-0 pixels per pixel of this level, along x; 1.0 for level 0.
         downsample_y: The same along y.
-        mpp: Spacing of this level in um per pixel, (x, y), or None where the slide's spacing is unknown.
+        mpp: um per pixel of this level, (x, y), or None where that of the slide is unknown.
     """
 
     index: int
@@ -50,7 +50,7 @@ class Level:
 
     @property
     def downsample(self) -> float:
-        """Level-0 pixels per pixel of this level: the mean of both axes."""
+        """Level-0 pixels per pixel of this level, mean of both axes."""
         return (self.downsample_x + self.downsample_y) / 2
 
     @property
@@ -61,7 +61,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Resampling:
-    """What to read, and what to make of it.
+    """The level to decode, and the factors to resample it by.
 
     Attributes:
         level: Index of the level to decode.
@@ -79,36 +79,29 @@ class Resampling:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the level can be handed over as it is."""
+        """Whether the level is used as it is."""
         return self.factor_x == 1.0 and self.factor_y == 1.0
 
 
 def with_spacing(levels: Sequence[Level], mpp: tuple[float, float] | None) -> tuple[Level, ...]:
-    """The same levels, each with its spacing worked out from that of level 0.
+    """The same levels with their mpp, computed from that of level 0.
 
     Args:
         levels: Levels of one slide.
-        mpp: Spacing of level 0 in um per pixel, (x, y), or None if unknown.
+        mpp: um per pixel of level 0, (x, y), or None if unknown.
     """
     return tuple(
-        Level(
-            index=level.index,
-            width=level.width,
-            height=level.height,
-            downsample_x=level.downsample_x,
-            downsample_y=level.downsample_y,
-            mpp=None if mpp is None else (mpp[0] * level.downsample_x, mpp[1] * level.downsample_y),
-        )
+        replace(level, mpp=None if mpp is None else (mpp[0] * level.downsample_x, mpp[1] * level.downsample_y))
         for level in levels
     )
 
 
 def check_level(levels: Sequence[Level], level: int, name: str = "slide") -> Level:
-    """The level of that index.
+    """The level with an index.
 
     Args:
         levels: Levels of one slide.
-        level: Index asked for. Negative indices are not counted from the end.
+        level: Requested index. Negative ones do not count from the end.
         name: The slide's file name, for the error.
 
     Raises:
@@ -127,13 +120,13 @@ def check_level(levels: Sequence[Level], level: int, name: str = "slide") -> Lev
 def coarsest_level_for(
     levels: Sequence[Level], downsample_x: float, downsample_y: float, *, tolerance: float = TOLERANCE
 ) -> Level | None:
-    """The coarsest level that still holds the detail asked for.
+    """The coarsest level that still holds the requested detail.
 
     Args:
         levels: Levels of one slide, in any order.
         downsample_x: Level-0 pixels per output pixel along x.
         downsample_y: The same along y.
-        tolerance: A level may be coarser than asked for by this fraction.
+        tolerance: See `TOLERANCE`.
 
     Returns:
         The level, or None if even the finest is too coarse.
@@ -144,7 +137,7 @@ def coarsest_level_for(
 
 
 def plan_level(levels: Sequence[Level], level: int, name: str = "slide") -> Resampling:
-    """A level as it is.
+    """Reading a level as it is.
 
     Raises:
         UnknownLevelError: if the slide has no such level.
@@ -159,19 +152,19 @@ def plan_downsample(
     *,
     tolerance: float = TOLERANCE,
     name: str = "slide",
-    asked: str | None = None,
+    requested: str | None = None,
 ) -> Resampling:
-    """One output pixel for so many level-0 pixels.
+    """Resampling to a number of level-0 pixels per output pixel.
 
     Args:
         levels: Levels of one slide.
         downsample: Level-0 pixels per output pixel, for both axes or as (x, y).
         tolerance: See `TOLERANCE`.
         name: The slide's file name, for errors.
-        asked: What the caller asked for in his own words, for errors.
+        requested: The request as the caller made it, for errors.
 
     Raises:
-        ResolutionUnavailableError: if level 0 is coarser than asked for.
+        ResolutionUnavailableError: if level 0 is coarser than requested.
     """
     down_x, down_y = _pair(downsample, "downsample")
     level = coarsest_level_for(levels, down_x, down_y, tolerance=tolerance)
@@ -179,7 +172,7 @@ def plan_downsample(
         finest = min(levels, key=lambda one: one.downsample)
         spacing = "" if finest.mpp is None else f" ({finest.mpp[0]:.4g} x {finest.mpp[1]:.4g} um/px)"
         raise ResolutionUnavailableError(
-            f"slide '{name}' cannot give {asked or f'downsample={downsample}'}: that is finer than its level 0"
+            f"slide '{name}' cannot give {requested or f'downsample={downsample}'}: that is finer than its level 0"
             f"{spacing}, and enlarging would only invent detail. Ask for level=0 or something coarser."
         )
     return _resample(level, down_x / level.downsample_x, down_y / level.downsample_y)
@@ -193,18 +186,18 @@ def plan_mpp(
     name: str = "slide",
     checked: str = "",
 ) -> Resampling:
-    """An output of exactly this spacing.
+    """Resampling to exactly this mpp.
 
     Args:
-        levels: Levels of one slide, with their spacings.
+        levels: Levels of one slide, with their mpp.
         mpp: um per output pixel, for both axes or as (x, y).
         tolerance: See `TOLERANCE`.
         name: The slide's file name, for errors.
-        checked: Where a spacing was looked for, for the error.
+        checked: Where an mpp was looked for, for the error.
 
     Raises:
-        SpacingUnknownError: if the levels carry no spacing.
-        ResolutionUnavailableError: if level 0 is coarser than asked for.
+        SpacingUnknownError: if the levels have no mpp.
+        ResolutionUnavailableError: if level 0 is coarser than requested.
     """
     mpp_x, mpp_y = _pair(mpp, "mpp")
     base = _finest(levels).mpp
@@ -214,8 +207,8 @@ def plan_mpp(
             f"slide '{name}' has no pixel spacing{where}. Pass mpp_override=..., or choose the level with level= "
             "instead of mpp=."
         )
-    asked = f"mpp={mpp}"
-    return plan_downsample(levels, (mpp_x / base[0], mpp_y / base[1]), tolerance=tolerance, name=name, asked=asked)
+    downsample = mpp_x / base[0], mpp_y / base[1]
+    return plan_downsample(levels, downsample, tolerance=tolerance, name=name, requested=f"mpp={mpp}")
 
 
 def plan_magnification(
@@ -226,19 +219,19 @@ def plan_magnification(
     tolerance: float = TOLERANCE,
     name: str = "slide",
 ) -> Resampling:
-    """An output as through an objective of this power.
+    """Resampling to an objective power.
 
     Args:
         levels: Levels of one slide.
-        magnification: Objective power asked for, such as 5 or 20.
-        base_magnification: Objective power of level 0 as the metadata has it, or None.
+        magnification: Requested objective power, such as 5 or 20.
+        base_magnification: Objective power of level 0 by the metadata, or None.
         tolerance: See `TOLERANCE`.
         name: The slide's file name, for errors.
 
     Raises:
-        SpacingUnknownError: if the power of level 0 is unknown. It is not guessed from the spacing: 0.25 um/px is
-            called 40x by one maker and 20x (with another camera) by the next.
-        ResolutionUnavailableError: if level 0 has less than the power asked for.
+        SpacingUnknownError: if the power of level 0 is unknown. It is not guessed from the mpp: 0.25 um/px is called
+            40x by one maker and 20x (with another camera) by the next.
+        ResolutionUnavailableError: if level 0 has less than the requested power.
     """
     power = _positive(magnification, "magnification")
     if base_magnification is None:
@@ -246,14 +239,14 @@ def plan_magnification(
             f"slide '{name}' does not say its objective power. Ask by spacing instead: mpp= is what scanners agree on "
             "(about 10 / magnification, so mpp=1.0 for 10x)."
         )
-    asked = f"magnification={magnification}"
-    return plan_downsample(levels, base_magnification / power, tolerance=tolerance, name=name, asked=asked)
+    requested = f"magnification={magnification}"
+    return plan_downsample(levels, base_magnification / power, tolerance=tolerance, name=name, requested=requested)
 
 
 def plan_max_side(levels: Sequence[Level], max_side: int) -> Resampling:
-    """The whole slide, its longer side exactly `max_side` pixels; a slide already smaller is left as it is.
+    """Resampling to a longer side of exactly `max_side` pixels; a smaller slide is left as it is.
 
-    The other side is rounded, so the factors of the two axes may differ by half an output pixel in all.
+    The other side is rounded, so the factors of the two axes may differ by half an output pixel overall.
 
     Raises:
         ValueError: if `max_side` is below 1.

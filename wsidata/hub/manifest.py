@@ -73,9 +73,6 @@ HUB_SPLITS = {"train": "train", "val": "validation", "test": "test", "": "predic
 PARTS = {hub: part for part, hub in HUB_SPLITS.items()}
 """The way back: "validation" -> "val", "predict" -> ""."""
 
-MASK_NO_CLASS = 255
-"""Value, in published masks, of pixels of no class."""
-
 Layout = Literal["files", "parquet"]
 LAYOUTS: tuple[Layout, ...] = ("files", "parquet")
 ImageFormat = Literal["png", "jpeg", "tiff", "tiff-jpeg", "original"]

@@ -1,4 +1,4 @@
-"""What is there to know about a slide before anything is trained on it; for the command line, notebooks and plots."""
+"""Facts about a slide for the command line, notebooks and plots."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class SlideInfo:
     Attributes:
         path: The file.
         kind: Sort of file, "" if it could not be opened.
-        reader: Who decodes its pixels.
+        reader: Decoder of its pixels.
         levels: The pyramid, finest level first.
-        mpp: Spacing of level 0 in um per pixel, (x, y), or None if unknown.
-        mpp_source: Where the spacing is from.
+        mpp: Resolution of level 0 in um per pixel, (x, y), or None if unknown.
+        mpp_source: Source of the mpp.
         magnification: Objective power, or None.
         channels: Names of the channels.
-        associated: Names of label, macro and other pictures in the file.
-        has_profile: Whether there is a colour profile.
+        associated: Names of the label, macro and other images in the file.
+        has_profile: Whether there is a color profile.
         properties: Other metadata.
-        warnings: What was warned of when it was opened.
+        warnings: Warnings when it was opened.
         error: Why it could not be opened, "" if it could.
     """
 
@@ -49,7 +49,7 @@ class SlideInfo:
     error: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Plain values for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -67,15 +67,15 @@ class SlideInfo:
 
     @property
     def spacing(self) -> str:
-        """Spacing, where it is from, and objective power, as text."""
+        """The mpp, its source, and the objective power, as text."""
         power = "" if self.magnification is None else f", {self.magnification:g}x"
         if self.mpp is None:
             return f"unknown{power} (pass mpp_override=, or choose by level=)"
         return f"{_pair(*self.mpp)} um/px, from {self.mpp_source}{power}"
 
 
-def slide_facts(slide: SlideFile, said: Iterable[str]) -> SlideInfo:
-    """What an open slide says of itself, and what was warned of when it was opened."""
+def slide_facts(slide: SlideFile, warned: Iterable[str]) -> SlideInfo:
+    """Facts about an open slide, and the warnings when it was opened."""
     return SlideInfo(
         path=str(slide.path),
         kind=slide.kind,
@@ -88,7 +88,7 @@ def slide_facts(slide: SlideFile, said: Iterable[str]) -> SlideInfo:
         associated=tuple(slide.associated_images),
         has_profile=slide.icc_profile is not None,
         properties=slide.properties,
-        warnings=tuple(said),
+        warnings=tuple(warned),
     )
 
 
@@ -97,12 +97,10 @@ def _pair(x: float, y: float) -> str:
 
 
 def slide_html(slide: SlideFile, thumbnail: pyvips.Image) -> str:
-    """A slide as HTML for a notebook: thumbnail, levels and spacing."""
+    """A slide as HTML for a notebook: thumbnail, levels and resolution."""
     info = slide_facts(slide, ())
-    if thumbnail.bands not in (1, 3) or thumbnail.format != "uchar":
-        thumbnail = (
-            thumbnail[0].scaleimage().copy(interpretation="b-w")
-        )  # channels of a fluorescence slide: the first, stretched to be seen
+    if thumbnail.bands not in (1, 3) or thumbnail.format != "uchar":  # of fluorescence channels the first, stretched
+        thumbnail = thumbnail[0].scaleimage().copy(interpretation="b-w")
     image = base64.b64encode(thumbnail.pngsave_buffer()).decode()
     rows = "".join(
         f"<tr><td>{level.index}</td><td>{level.width} &times; {level.height}</td>"

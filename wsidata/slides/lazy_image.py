@@ -1,16 +1,16 @@
-"""A slide of a hundred gigapixels does not fit into memory, and need not: a network that streams asks for some rows.
+"""Images larger than memory, decoded row by row on request, for networks that stream.
 
-`LazyImage` is such an image. Behind it is a libvips pipeline that ends in whatever was asked for: a level, resampled,
-cropped to its tissue or packed, augmented, padded. `rows(start, stop)` runs the pipeline for these rows alone, in any
-order - downwards in a forward pass, upwards in a backward pass - and decodes each tile once per pass:
+Behind a `LazyImage` is a libvips pipeline: a level, resampled, cropped to its tissue or packed, augmented, padded.
+`rows(start, stop)` runs the pipeline for these rows alone, in any order - downwards in a forward pass, upwards in a
+backward pass - and decodes each tile once per pass:
 
     tiles of the level --> [kept tiles] --> resample, pack, augment ... --> [kept blocks of rows] --> rows(start, stop)
 
-The kept tiles are those that two neighbouring blocks share; libvips alone would forget them between two requests. The
-kept blocks make the cost independent of how few rows are asked for at a time. Both are bounded.
+The kept tiles are those that two neighboring blocks share; libvips alone would forget them between two requests. The
+kept blocks make the cost independent of how few rows are requested at a time. Both are bounded.
 
-Most pipelines of slides need not run: what their rows are made of is known, and decoded straight from the file on all
-processors, in half the time (see `windows`).
+Most slide pipelines need not run: the parts of the slide that their rows are made of are decoded straight from the
+file on all processors, in half the time (see `pipeline`).
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from torch import Tensor
 
 from wsidata.errors import SlideError, UnreadableImageError
 from wsidata.formats.vips import failure_behind, naming_errors
-from wsidata.slides.resample import ReadWindow
+from wsidata.slides.resample import ReadRegion, pixels_of
 from wsidata.transforms.base import TransformError
 from wsidata.transforms.to_tensor import DType, to_tensor
 from wsidata.utils.cache import BlockCache
 from wsidata.utils.rectangle import Rectangle
 
 BLOCK_PX = 128
-"""Rows (or columns) that are made at a time, where they are not too many bytes and fewer are asked for."""
+"""Rows (or columns) of a block, unless these are too many bytes."""
 
 BLOCK_BYTES = 64 * 1024**2
-"""A block is at most about this large, unless 16 rows are."""
+"""Approximate limit of a block, unless 16 rows are larger."""
 
 MIN_BLOCK_PX = 16
 
@@ -57,37 +57,43 @@ Axis = Literal["rows", "columns"]
 
 
 @dataclass(frozen=True)
-class LazyPicture:
-    """What a `LazyImage` reads from.
+class ReadableImage:
+    """A pipeline, and a faster reader of its regions.
 
     Attributes:
-        image: The pipeline; anything but a pyvips image where it ends in something that has no rows.
-        read: Reads rectangles of it otherwise, and faster; None: through the pipeline.
+        image: The pipeline; something else than a pyvips image if it ends in something without rows.
+        read: Reads its regions without running it; None: through the pipeline.
     """
 
     image: Any
-    read: ReadWindow | None = None
+    read: ReadRegion | None = None
 
     def whole(self) -> Any:
-        """All of it: pixels, or the pipeline that makes them."""
+        """The whole image: pixels, or the pipeline that makes them."""
         return self.image if self.read is None else self.read(Rectangle(0, 0, self.image.width, self.image.height))
+
+    def pixels(self, region: Rectangle) -> NDArray[Any]:
+        """A region: (height, width, C), memory of its own."""
+        if self.read is not None:
+            return self.read(region)
+        return pixels_of(self.image.crop(region.x, region.y, region.width, region.height))
 
 
 class LazyImage:
-    """An image whose rows are decoded when they are asked for.
+    """An image whose rows are decoded on request.
 
     May be read by several threads at a time, and pickled: pixels and open files stay behind, and the pipeline is built
     again on first use.
 
     Args:
-        source: The pipeline: a pyvips image, or a function that builds it (or a `LazyPicture`). To be pickled it must
+        source: The pipeline: a pyvips image, or a function that builds it (or a `ReadableImage`). To be pickled it must
             be a picklable function that builds the same image each time.
-        name: What error messages call it.
+        name: Name in error messages.
         dtype: What uint8 pixels become: "uint8" leaves them, "float" divides them by 255, and 16-bit ones by 65535.
             Floats stay floats.
 
     Raises:
-        TransformError: if the pipeline ends in no picture of 8-bit or float pixels, or of 16-bit ones to be floats.
+        TransformError: if the pipeline ends in no image of 8-bit or float pixels, or of 16-bit ones to become floats.
 
     Example:
         >>> image = Slide("tumor_001.tif").lazy(mpp=0.5)
@@ -105,10 +111,10 @@ class LazyImage:
         self._as: DType = dtype
         self._lock = Lock()
         self._blocks = BlockCache(KEPT_BLOCK_BYTES)
-        self._built: LazyPicture | None = None
+        self._built: ReadableImage | None = None
         self._latest = 0
         self._shape: tuple[int, int, int] | None = None
-        image = self._picture().image
+        image = self._readable().image
         self._shape = image.bands, image.height, image.width
         self._format = _FORMATS[image.format]
 
@@ -124,30 +130,30 @@ class LazyImage:
         return torch.uint8 if self._format == np.uint8 and self._as == "uint8" else torch.float32
 
     def rows(self, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop - 1`.
+        """Decode rows `start` to `stop - 1`.
 
         Returns:
             (C, stop - start, W) of type `dtype`, a view of channels-last memory of its own.
 
         Raises:
             IndexError: if the image has no such rows.
-            UnreadableImageError: naming the slide, if they cannot be decoded. Asking again tries again.
+            UnreadableImageError: naming the slide, if they cannot be decoded. A second call tries again.
         """
         return self._strip("rows", start, stop)
 
     def columns(self, start: int, stop: int) -> Tensor:
-        """Columns `start` to `stop - 1`: (C, H, stop - start); otherwise as `rows`."""
+        """Decode columns `start` to `stop - 1`: (C, H, stop - start); otherwise as `rows`."""
         return self._strip("columns", start, stop)
 
     def thumbnail(self, max_side_px: int = 512) -> Tensor:
-        """The whole image, its longer side `max_side_px` or less. Decodes all of it, a part at a time."""
-        image = self._picture().image
+        """The whole image, its longer side `max_side_px` or less. Decodes all of it, part by part."""
+        image = self._readable().image
         scale = max_side_px / max(image.width, image.height)
         with naming_errors(self.name):
             return to_tensor(image.resize(scale) if scale < 1 else image, self._as)
 
     def close(self) -> None:
-        """Forget all pixels and let go of the file; the next request opens it again."""
+        """Drop all pixels and close the file; the next request opens it again."""
         with self._lock:
             self._built = None
         self._blocks.clear()
@@ -174,12 +180,12 @@ class LazyImage:
         if not 0 <= start < stop <= length:
             raise IndexError(f"{axis} {start}..{stop - 1} of '{self.name}' do not exist: it has {length} {axis}.")
         step = self._block_px(axis)
-        if stop - start >= step and self._picture().read is not None:
+        if stop - start >= step and self._readable().read is not None:
             return to_tensor(self._block(axis, start, stop - start), self._as)
         size = (stop - start, width) if axis == "rows" else (height, stop - start)
         out = np.empty((*size, channels), dtype=self._format)
         firsts = range(start // step * step, stop, step)
-        # Upwards, the uppermost block is made last, while what it shares with the next request is still there.
+        # Upwards, the uppermost block is made last, while the tiles it shares with the next request are still kept.
         upwards, self._latest = start < self._latest, start
         for first in reversed(firsts) if upwards else firsts:
             make = partial(self._block, axis, first, min(step, length - first))
@@ -201,18 +207,18 @@ class LazyImage:
 
     def _block(self, axis: Axis, first: int, count: int) -> NDArray[Any]:
         """Decode some rows or columns: (rows, columns, C)."""
-        picture = self._picture()
-        size = picture.image.width, picture.image.height
-        window = Rectangle(0, first, size[0], count) if axis == "rows" else Rectangle(first, 0, count, size[1])
+        readable = self._readable()
+        _, height, width = self.shape
+        region = Rectangle(0, first, width, count) if axis == "rows" else Rectangle(first, 0, count, height)
         pixels: NDArray[Any] | None = None
         problem: Exception | None = None
         try:
-            pixels = _pixels(picture, window)
+            pixels = readable.pixels(region)
         except (SlideError, pyvips.Error) as error:
             problem = error
-        problem = failure_behind(picture.image) or problem
+        problem = failure_behind(readable.image) or problem
         if problem is not None:
-            self.close()  # kept tiles may hold the black that libvips shows for what it cannot read
+            self.close()  # kept tiles may hold the black that libvips shows for unreadable ones
             detail = " ".join(str(problem).split())
             remedy = "" if isinstance(problem, SlideError) else ". Copy the file again from its source."
             raise UnreadableImageError(
@@ -221,14 +227,14 @@ class LazyImage:
         assert pixels is not None
         return pixels
 
-    def _picture(self) -> LazyPicture:
+    def _readable(self) -> ReadableImage:
         with self._lock:
             if self._built is None:
                 source = self._source
                 made = source if isinstance(source, pyvips.Image) else source()
-                picture = made if isinstance(made, LazyPicture) else LazyPicture(made)
-                self._check(picture.image)
-                self._built = picture
+                readable = made if isinstance(made, ReadableImage) else ReadableImage(made)
+                self._check(readable.image)
+                self._built = readable
             return self._built
 
     def _check(self, image: Any) -> None:
@@ -249,15 +255,6 @@ class LazyImage:
             )
 
 
-def _pixels(picture: LazyPicture, window: Rectangle) -> NDArray[Any]:
-    """A rectangle: (height, width, C), memory of its own."""
-    if picture.read is not None:
-        return picture.read(window)
-    image = picture.image
-    pixels = image.crop(window.x, window.y, window.width, window.height).numpy()
-    return np.asarray(pixels).reshape(window.height, window.width, image.bands)
-
-
 def as_tensor(image: Tensor | LazyImage, max_side_px: int = 1024) -> Tensor:
-    """A tensor as it is, a lazy image as a thumbnail, to be looked at."""
+    """An image to look at: a tensor as it is, a lazy image as a thumbnail."""
     return image.thumbnail(max_side_px) if isinstance(image, LazyImage) else image

@@ -1,7 +1,7 @@
-"""A mask that is shifted by a pixel, or resampled like a photo, teaches the wrong class along every border.
+"""Segmentation masks, read on the pixel grid that their slide is read on.
 
-So a mask is read on the very grid its slide is read on: each of its pixels is the one of the mask file under the centre
-of the image's pixel. Values are never mixed, and a value that is no class is refused.
+A mask shifted by a pixel, or resampled like a photo, teaches the wrong class along every border. So each pixel is the
+one of the mask file under the center of the image's pixel. Values are never mixed, and unknown ones raise an error.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from wsidata.slides.slide import Slide
 from wsidata.utils.messages import describe_problems
 
 IGNORE = 255
-"""Class number, in masks as images, of pixels that belong to no class: what transforms pad with (`mask_fill=255`)."""
+"""Class number of pixels without a class in mask images; what transforms pad with (`mask_fill=255`)."""
 
 IGNORE_INDEX = -100
 """The same in tensors; `torch.nn.functional.cross_entropy` leaves it out by default."""
 
-_UNKNOWN = 254
-_CENTRE = 0.5 + 1e-7  # of a pixel; a centre on the border of two mask pixels takes the second, whatever is rounded
+UNKNOWN = 254
+"""Class number in mask images of values that are no class, which raise an error in the end (see `mask_tensor`)."""
+
+_CENTER = 0.5 + 1e-7  # of a pixel; a center on the border of two mask pixels takes the second, whatever is rounded
 _MAX_CLASSES = 254
 
 
 class MaskError(ValueError):
-    """A mask does not fit its slide, or holds something other than classes."""
+    """A mask does not fit its slide, or contains values that are no class."""
 
 
 def mask_classes(class_count: int, values: Sequence[int] | None = None) -> dict[int, int]:
@@ -45,7 +47,7 @@ def mask_classes(class_count: int, values: Sequence[int] | None = None) -> dict[
         values: Pixel value of class 0, 1, ...; None: the value is the class number.
 
     Raises:
-        MaskError: if there is not one value from 0 to 255 for each class.
+        MaskError: if the values are not distinct and from 0 to 255, one per class.
     """
     pixel_values = list(range(class_count)) if values is None else [int(value) for value in values]
     distinct = set(pixel_values) <= set(range(256)) and len(set(pixel_values)) == len(pixel_values)
@@ -59,17 +61,17 @@ def read_mask(
 ) -> pyvips.Image:
     """The mask of a slide, on the grid of `slide.image(**resolution)`.
 
-    Masks may be coarser or finer than their slide, as long as they show the whole of it. With more than two classes the
+    Masks may be coarser or finer than their slide, as long as they cover all of it. With more than two classes the
     finest level of a mask pyramid is read: coarser ones may have been averaged, which makes class 1 of 0 and 2.
 
     Args:
-        path: One-band image, or one of three equal bands; any format `Slide` reads.
+        path: Image of one band, or of three equal ones; any format `Slide` reads.
         slide: The slide.
-        resolution: As for `Slide.image`.
+        resolution: The resolution it is read at.
         classes: Class number of each pixel value; see `mask_classes`.
 
     Returns:
-        A lazy image, uchar, one band: class numbers, and 254 where the pixel is of no class (see `mask_tensor`).
+        A lazy image, uchar, one band: class numbers, and `UNKNOWN` for values that are no class.
 
     Raises:
         MaskError: if the mask has another shape than the slide.
@@ -84,27 +86,27 @@ def read_mask(
         [1 / step[0], 0, 0, 1 / step[1]],
         interpolate=pyvips.Interpolate.new("nearest"),
         oarea=[0, 0, width, height],
-        odx=-_CENTRE,
-        ody=-_CENTRE,
+        odx=-_CENTER,
+        ody=-_CENTER,
         extend="copy",
     )
     return _as_classes(nearest, classes)
 
 
 def mask_problems(table: pd.DataFrame, options: SlideOptions = AS_STORED) -> dict[str, str]:
-    """Open every mask, and find those that do not fit their slide. No pixel is decoded.
+    """Problems of masks that do not fit their slide; every mask is opened, no pixel decoded.
 
     Args:
         table: Columns `image_id`, `path` and `mask`.
         options: How slides are opened.
 
     Returns:
-        What is wrong, by `image_id`.
+        The problems, by `image_id`.
     """
     problems: dict[str, str] = {}
     for image_id, path, mask_path in zip(table["image_id"], table["path"], table["mask"], strict=True):
         try:
-            with options.open(path) as slide, Slide(mask_path) as mask:
+            with Slide.from_options(path, options) as slide, Slide(mask_path) as mask:
                 _mask_pixels(mask, slide, {"level": 0})
         except (SlideError, OSError, ValueError) as error:
             problems[image_id] = f"{mask_path}: {type(error).__name__}: {error}"
@@ -112,7 +114,7 @@ def mask_problems(table: pd.DataFrame, options: SlideOptions = AS_STORED) -> dic
 
 
 def check_masks(table: pd.DataFrame, options: SlideOptions = AS_STORED) -> None:
-    """Refuse masks that do not fit their slide.
+    """Check that masks fit their slides.
 
     Raises:
         MaskError: naming every mask that cannot be opened or has another shape.
@@ -128,7 +130,7 @@ def _mask_pixels(mask: Slide, slide: Slide, resolution: Mapping[str, Any]) -> tu
     downsample = slide.downsample_at(**resolution)
     sides = ((slide.width, mask.width), (slide.height, mask.height))
     (x, slack_x), (y, slack_y) = ((full / part, full / part**2) for full, part in sides)
-    if abs(x - y) > slack_x + slack_y:  # more than rounding the mask's size explains
+    if abs(x - y) > slack_x + slack_y:  # more than rounding of the mask's size explains
         raise MaskError(
             f"mask '{mask.path.name}' ({mask.width} x {mask.height} px) has another shape than slide "
             f"'{slide.path.name}' ({slide.width} x {slide.height} px). Export it over the whole slide."
@@ -137,7 +139,7 @@ def _mask_pixels(mask: Slide, slide: Slide, resolution: Mapping[str, Any]) -> tu
 
 
 def _whole(ratio: float, slide_px: int, mask_px: int) -> float:
-    """The whole number a mask was shrunk by, where its size was only rounded; else the ratio of the sizes."""
+    """The whole number a mask was shrunk by, if only its size was rounded; else the ratio of the sizes."""
     whole = max(1, round(ratio))
     return float(whole) if abs(slide_px / whole - mask_px) < 1 else ratio
 
@@ -149,29 +151,29 @@ def _coarse_enough(levels: Sequence[Level], step_x: float, step_y: float) -> Lev
 
 
 def _as_classes(pixels: pyvips.Image, classes: Mapping[int, int]) -> pyvips.Image:
-    """Pixel values as class numbers."""
-    table = np.full((1, 256, 1), _UNKNOWN, dtype=np.uint8)
+    """Class numbers of pixel values."""
+    table = np.full((1, 256, 1), UNKNOWN, dtype=np.uint8)
     for value, number in classes.items():
         table[0, value] = number
     found = pixels[0].maplut(pyvips.Image.new_from_array(table))
     for band in range(1, pixels.bands):
-        found = (pixels[band] == pixels[0]).ifthenelse(found, _UNKNOWN)
+        found = (pixels[band] == pixels[0]).ifthenelse(found, UNKNOWN)
     return found.cast("uchar")
 
 
 def mask_tensor(mask: pyvips.Image, name: str, classes: Mapping[int, int]) -> Tensor:
-    """A mask, after the transforms, as what a loss takes.
+    """A mask, after the transforms, as a target for a loss.
 
     Args:
         mask: Class numbers, and 255 for no class; one band.
         name: Name for the message.
-        classes: What `read_mask` was given.
+        classes: Class number of each pixel value, as for `read_mask`.
 
     Returns:
         (H, W) int64, with -100 for no class.
 
     Raises:
-        MaskError: if a pixel held a value that is no class.
+        MaskError: if a pixel has a value that is no class.
     """
     if not isinstance(mask, pyvips.Image):
         raise MaskError(
@@ -179,8 +181,8 @@ def mask_tensor(mask: pyvips.Image, name: str, classes: Mapping[int, int]) -> Te
             "made here."
         )
     pixels = torch.from_numpy(np.array(mask.numpy(), dtype=np.uint8).reshape(mask.height, mask.width))
-    if bool((pixels == _UNKNOWN).any()):
-        share = float((pixels == _UNKNOWN).float().mean())
+    if bool((pixels == UNKNOWN).any()):
+        share = float((pixels == UNKNOWN).float().mean())
         raise MaskError(
             f"mask '{name}' holds other values than {sorted(classes)} (in {100 * share:.2g} % of it). Name them "
             "with class_names= and mask_values=, and save masks as one band without lossy compression."

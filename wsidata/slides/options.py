@@ -1,30 +1,28 @@
-"""How slides are opened is said once: check, statistics, leak check and samples then see one and the same picture."""
+"""Options for opening slides, shared by checks, statistics, leak checks and samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from wsidata.slides.slide import Slide
-from wsidata.slides.slide_file import check_arguments
+from wsidata.formats.channels import PixelRequest
+from wsidata.formats.metadata import checked_override
 from wsidata.slides.tissue.crop import TissueCrop
-from wsidata.slides.tissue.mask import check_sees_colours
+from wsidata.slides.tissue.mask import check_sees_colors
 
 
 @dataclass(frozen=True)
 class SlideOptions:
-    """Arguments of `Slide`, for all slides of a table.
+    """Arguments of `Slide` that hold for all slides of a table.
 
     Attributes:
-        mpp_override: Spacing of level 0 in um per pixel to believe instead of the files', one number or (x, y).
+        mpp_override: um per pixel of level 0 to use instead of the files' own, one number or (x, y).
         channels: Numbers or names of the channels to read. None: RGB.
         scale_to_8bit: (low, high), the stored values that become 0 and 255, for samples of more than 8 bits.
-        apply_icc: Turn the scanner's colours into sRGB, where a file has a profile.
+        apply_icc: Convert colors to sRGB by the scanner's profile, where a file has one.
 
     Raises:
-        ValueError: if they make no sense.
+        ValueError: if they are invalid.
     """
 
     mpp_override: float | tuple[float, float] | None = None
@@ -33,30 +31,31 @@ class SlideOptions:
     apply_icc: bool = False
 
     def __post_init__(self) -> None:
-        check_arguments(**self._arguments)
+        if self.apply_icc and self.channels is not None:
+            raise ValueError(
+                "apply_icc=True is for RGB slides; chosen channels= have no colors. Leave one of them out."
+            )
+        _ = self.override, self.request  # validates
 
-    def open(self, path: str | Path) -> Slide:
-        """Open a slide."""
-        return Slide(path, **self._arguments)
+    @property
+    def override(self) -> tuple[float, float] | None:
+        """`mpp_override` as (x, y)."""
+        return checked_override(self.mpp_override)
+
+    @property
+    def request(self) -> PixelRequest:
+        """Channels and scaling, as file formats take them."""
+        return PixelRequest.checked(self.channels, self.scale_to_8bit)
 
     def check_crop(self, crop: TissueCrop | None) -> None:
-        """Refuse to look for tissue by colour where there are no colours.
+        """Check that a crop does not look for tissue by color in chosen channels.
 
         Raises:
             ValueError: saying what to pass.
         """
         if crop is not None and self.channels is not None:
-            check_sees_colours(crop.method, f"crop={crop.kind!r}")
-
-    @property
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            "mpp_override": self.mpp_override,
-            "channels": self.channels,
-            "scale_to_8bit": self.scale_to_8bit,
-            "apply_icc": self.apply_icc,
-        }
+            check_sees_colors(crop.method, f"crop={crop.kind!r}")
 
 
 AS_STORED = SlideOptions()
-"""RGB, the files' own spacing and colours."""
+"""RGB, with the files' own mpp and colors."""

@@ -1,4 +1,4 @@
-"""What crops and pipelines need of an open slide, as a protocol, so that they lie below `Slide` and not beside it."""
+"""The interface of an open slide that tissue crops and pipelines need, as a protocol below `Slide`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 if TYPE_CHECKING:
     import pyvips
 
-    from wsidata.slides.resample import ReadWindow
+    from wsidata.slides.resample import ReadRegion
     from wsidata.slides.tissue.mask import TissueMask, TissueMethod
 
 
-class OpenSlide(Protocol):
-    """An open slide: see `wsidata.slides.slide.Slide`, which is one."""
+class SlideLike(Protocol):
+    """An open slide, such as `wsidata.slides.slide.Slide`."""
 
     def __enter__(self) -> Self: ...
 
@@ -33,11 +33,11 @@ class OpenSlide(Protocol):
     def image(self, *args: Any, **resolution: Any) -> pyvips.Image:
         """The whole slide at one resolution, as a lazy image."""
 
-    def windows(self, rim_px: int = 0, **resolution: Any) -> ReadWindow | None:
-        """Reads rectangles of `image` at a resolution."""
+    def regions(self, rim_px: int = 0, **resolution: Any) -> ReadRegion | None:
+        """Reads regions of `image` at a resolution."""
 
     def tissue_mask(self, method: TissueMethod = ..., **resolution: Any) -> TissueMask:
-        """Which parts of the slide are tissue."""
+        """Mask of the tissue on the slide."""
 
     def size_at(self, **resolution: Any) -> tuple[int, int]:
         """(width, height) of `image` at a resolution."""

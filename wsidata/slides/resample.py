@@ -1,7 +1,7 @@
-"""From a level's pixels to those of the resolution asked for, by libvips (Lanczos-3).
+"""Resampling of a level to the requested resolution by libvips (Lanczos-3), whole or region by region.
 
-A window of the result is made by the very pipeline that makes the whole, on a canvas of the level's size on which only
-the surroundings of the window are painted. So it has the same pixels: there is no second arithmetic to agree with.
+A region is resampled by the same pipeline as the whole, on a canvas of the level's size on which only the surroundings
+of the region are painted. So its pixels are those of the whole: there is no second arithmetic to agree with.
 """
 
 from __future__ import annotations
@@ -20,69 +20,100 @@ from wsidata.formats.vips import naming_errors
 from wsidata.utils.rectangle import ReadRectangle, Rectangle
 
 KERNEL_RADIUS = 3
-"""Of Lanczos-3, in output pixels when shrinking, in input pixels when enlarging."""
-
+"""Radius of Lanczos-3, in output pixels when shrinking, in input pixels when enlarging."""
 
 MARGIN_PX = 8
-"""More than what libvips' rounding of origins and sizes can shift its grid by, in input pixels, at factors near 1."""
-
+"""More than libvips' rounding of origins and sizes can shift its grid, in input pixels, at factors near 1."""
 
 _ROUNDING_PX = 1e-9
 """How far below a whole output pixel a quotient may lie that is meant to be that pixel: (544 + 0.5) / 1.1 is 495."""
 
+ReadRegion = Callable[[Rectangle], NDArray[Any]]
+"""From a rectangle inside an image to its pixels: (height, width, bands), memory of its own."""
 
-def output_pixel(plan: Resampling, level: Level, x_lv0: float, y_lv0: float) -> tuple[int, int]:
-    """The output pixel (column, row) that holds the centre of a level-0 pixel.
+
+def resample(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
+    """Shrink (or, within the tolerance, enlarge) a level by the plan's true factors, lazily.
+
+    libvips centers its grid on the image it is given, so the image is first cut or extended, by about half an output
+    pixel at most, to the width the output stands for. What remains is a shift of at most an eighth of an output pixel.
 
     Args:
-        plan: How the slide is read.
-        level: The level the plan decodes.
-        x_lv0: Column, in pixels of level 0; may lie outside.
-        y_lv0: Row, in pixels of level 0.
+        image: The whole level.
+        plan: Factors and size of the output. The top left corner stays in place.
     """
-    return (
-        math.floor((x_lv0 + 0.5) / (level.downsample_x * plan.factor_x) + _ROUNDING_PX),
-        math.floor((y_lv0 + 0.5) / (level.downsample_y * plan.factor_y) + _ROUNDING_PX),
-    )
+    if plan.is_identity:
+        return image
+    width, height = _spanned(plan.width, plan.factor_x), _spanned(plan.height, plan.factor_y)
+    if (width, height) != (image.width, image.height):
+        image = image.gravity("north-west", width, height, extend="copy")
+    return image.resize(1 / plan.factor_x, vscale=1 / plan.factor_y, kernel="lanczos3")
 
 
-def level_zero_place(plan: Resampling, level: Level, x: int, y: int) -> tuple[int, int]:
-    """The level-0 pixel nearest to the corner of an output pixel: the inverse of `output_pixel`.
+def _spanned(output_px: int, factor: float) -> int:
+    """Input pixels that some output pixels stand for, in whole blocks of libvips' first, box-shrinking step."""
+    block = max(1, math.floor(factor / 2))
+    return max(1, round(output_px * factor / block)) * block
 
-    Args:
-        plan: How the slide is read.
+
+@dataclass(frozen=True)
+class ResampledRegions:
+    """Reads regions of a slide at one resolution.
+
+    Attributes:
+        read: Reads rectangles of the level.
         level: The level the plan decodes.
-        x: Column of the output.
-        y: Row of the output.
+        plan: How it is resampled.
+        to_color: Converts the stored colors; None leaves them.
+        name: The slide, for errors.
     """
-    return (
-        math.floor(x * level.downsample_x * plan.factor_x + 0.5),
-        math.floor(y * level.downsample_y * plan.factor_y + 0.5),
-    )
+
+    read: ReadRectangle
+    level: Level
+    plan: Resampling
+    to_color: Callable[[pyvips.Image], pyvips.Image] | None
+    name: str
+
+    def __call__(self, region: Rectangle) -> NDArray[Any]:
+        """Decode what the region needs, and no more."""
+        if self.plan.is_identity and self.to_color is None:  # nothing between decoder and caller
+            return self.read(region.x, region.y, region.width, region.height)
+        with naming_errors(self.name):
+            image = self._resampled(region)
+            return pixels_of(image if self.to_color is None else self.to_color(image))
+
+    def _resampled(self, region: Rectangle) -> pyvips.Image:
+        source = region if self.plan.is_identity else source_region(self.plan, self.level, region)
+        part = pyvips.Image.new_from_array(self.read(source.x, source.y, source.width, source.height))
+        if self.plan.is_identity:
+            return part
+        canvas = pyvips.Image.black(self.level.width, self.level.height, bands=part.bands).cast(part.format)
+        whole = resample(canvas.insert(part, source.x, source.y), self.plan)
+        return whole.crop(region.x, region.y, region.width, region.height)
 
 
-def source_window(plan: Resampling, level: Level, window: Rectangle) -> Rectangle:
-    """What of the level is needed to resample a window of the output exactly as in the whole image.
+def source_region(plan: Resampling, level: Level, region: Rectangle) -> Rectangle:
+    """The part of the level that a region of the output is resampled from.
 
     Args:
         plan: How the slide is read.
         level: The level the plan decodes.
-        window: A rectangle inside the output.
+        region: A rectangle inside the output.
 
     Returns:
-        A rectangle inside the level, with the surroundings the kernel reaches into.
+        A rectangle inside the level, including the surroundings the kernel reaches into.
     """
-    left, width = _reach(window.x, window.width, plan.factor_x, level.width)
-    top, height = _reach(window.y, window.height, plan.factor_y, level.height)
+    left, width = _reach(region.x, region.width, plan.factor_x, level.width)
+    top, height = _reach(region.y, region.height, plan.factor_y, level.height)
     return Rectangle(left, top, width, height)
 
 
 def shared_px(plan: Resampling, rim_px: int = 0) -> tuple[int, int]:
-    """Columns and rows of the level that windows side by side, and one below the other, both need.
+    """Columns and rows of the level that neighboring regions both need, side by side and one below the other.
 
     Args:
         plan: How the slide is read.
-        rim_px: Pixels of the output that windows take more on each side, for what is done to them afterwards.
+        rim_px: Pixels of the output that regions are extended by on each side, for later operations.
     """
     if plan.is_identity:
         return 2 * rim_px, 2 * rim_px
@@ -101,80 +132,21 @@ def _reach(start: int, count: int, factor: float, side: int) -> tuple[int, int]:
     return first, last - first
 
 
-ReadWindow = Callable[[Rectangle], NDArray[Any]]
-"""From a rectangle inside a picture to its pixels: (height, width, bands), memory of its own."""
-
-
-@dataclass(frozen=True)
-class PlannedWindows:
-    """Rectangles of a slide at one resolution.
-
-    Attributes:
-        read: Reads rectangles of the level.
-        level: The level the plan decodes.
-        plan: How it is resampled.
-        coloured: Turns the stored colours into those wanted; None leaves them.
-        name: The slide, for errors.
-    """
-
-    read: ReadRectangle
-    level: Level
-    plan: Resampling
-    coloured: Callable[[pyvips.Image], pyvips.Image] | None
-    name: str
-
-    def __call__(self, window: Rectangle) -> NDArray[Any]:
-        """Decode what the rectangle needs, and no more."""
-        if self.plan.is_identity and self.coloured is None:  # nothing between decoder and caller
-            return self.read(window.x, window.y, window.width, window.height)
-        with naming_errors(self.name):
-            image = resampled_window(self.read, self.level, self.plan, window)
-            shown = image if self.coloured is None else self.coloured(image)
-            return window_pixels(shown, window)
-
-
-def resample(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
-    """Shrink (or, within the tolerance, enlarge) by the plan's true factors, the top left corner in place, lazily.
-
-    libvips centres its grid on the image it is given, so the image is first cut or continued, by about half an output
-    pixel at most, to the width the output stands for. What remains is a shift of at most an eighth of an output pixel.
+def output_pixel(plan: Resampling, level: Level, x_lv0: float, y_lv0: float) -> tuple[int, int]:
+    """The output pixel (column, row) that contains the center of a level-0 pixel.
 
     Args:
-        image: The whole level.
-        plan: What to make of it.
-    """
-    if plan.is_identity:
-        return image
-    width, height = _spanned(plan.width, plan.factor_x), _spanned(plan.height, plan.factor_y)
-    if (width, height) != (image.width, image.height):
-        image = image.gravity("north-west", width, height, extend="copy")
-    return image.resize(1 / plan.factor_x, vscale=1 / plan.factor_y, kernel="lanczos3")
-
-
-def resampled_window(read: ReadRectangle, level: Level, plan: Resampling, window: Rectangle) -> pyvips.Image:
-    """A rectangle of `resample`'s result, of which only the part of the level it needs is decoded.
-
-    Args:
-        read: Reads rectangles of the level.
+        plan: How the slide is read.
         level: The level the plan decodes.
-        plan: What to make of it.
-        window: A rectangle inside the result.
+        x_lv0: Column, in pixels of level 0; may lie outside.
+        y_lv0: Row, in pixels of level 0.
     """
-    source = window if plan.is_identity else source_window(plan, level, window)
-    part = pyvips.Image.new_from_array(read(source.x, source.y, source.width, source.height))
-    if plan.is_identity:
-        return part
-    canvas = pyvips.Image.black(level.width, level.height, bands=part.bands).cast(part.format)
-    whole = resample(canvas.insert(part, source.x, source.y), plan)
-    return whole.crop(window.x, window.y, window.width, window.height)
+    return (
+        math.floor((x_lv0 + 0.5) / (level.downsample_x * plan.factor_x) + _ROUNDING_PX),
+        math.floor((y_lv0 + 0.5) / (level.downsample_y * plan.factor_y) + _ROUNDING_PX),
+    )
 
 
-def _spanned(output_px: int, factor: float) -> int:
-    """Input pixels that so many output pixels stand for, in whole blocks of libvips' first, box-shrinking step."""
-    block = max(1, math.floor(factor / 2))
-    return max(1, round(output_px * factor / block)) * block
-
-
-def window_pixels(image: pyvips.Image, window: Rectangle) -> NDArray[Any]:
-    """The pixels of an image of a window's size: (height, width, bands)."""
-    return np.asarray(image.numpy()).reshape(window.height, window.width, image.bands)
+def pixels_of(image: pyvips.Image) -> NDArray[Any]:
+    """The decoded pixels of an image: (height, width, bands)."""
+    return np.asarray(image.numpy()).reshape(image.height, image.width, image.bands)

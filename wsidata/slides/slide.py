@@ -1,34 +1,28 @@
-"""`Slide`: one picture at many resolutions, whatever the file behind it.
+"""`Slide`, one image at many resolutions, in any file format.
 
-The class joins things that know nothing of each other: an open file and what is believed of it (`slide_file`), the
-choice of a level and a factor (`wsidata.formats.levels`), and the resampling of a level (`wsidata.slides.resample`).
+The class joins three independent parts: the open file and its metadata (`slide_file`), the choice of a level and a
+factor (`wsidata.formats.levels`), and the resampling of a level (`wsidata.slides.resample`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
 from wsidata.formats.codecs.icc import by_profile
-from wsidata.formats.levels import (
-    TOLERANCE,
-    Resampling,
-    plan_downsample,
-    plan_level,
-    plan_magnification,
-    plan_max_side,
-    plan_mpp,
-)
+from wsidata.formats.levels import TOLERANCE, Resampling
+from wsidata.formats.resolution import Resolution
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, kept_tiles, naming_errors
 from wsidata.slides.info import SlideInfo, slide_facts, slide_html
-from wsidata.slides.resample import PlannedWindows, ReadWindow, output_pixel, resample, shared_px
+from wsidata.slides.options import SlideOptions
+from wsidata.slides.resample import ReadRegion, ResampledRegions, output_pixel, pixels_of, resample, shared_px
 from wsidata.slides.slide_file import SlideFile
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.slides.tissue.mask import (
@@ -37,10 +31,10 @@ from wsidata.slides.tissue.mask import (
     TissueMask,
     TissueMethod,
     apply_method,
-    check_sees_colours,
+    check_sees_colors,
     otsu_saturation,
 )
-from wsidata.utils.rectangle import Rectangle
+from wsidata.utils.rectangle import ReadRectangle, Rectangle
 
 if TYPE_CHECKING:
     from wsidata.slides.lazy_image import LazyImage
@@ -52,31 +46,36 @@ class Slide(SlideFile):
 
     Reads Aperio SVS (JPEG and JPEG 2000), Philips TIFF, Hamamatsu NDPI, Leica SCN, Ventana BIF (without overlaps),
     Akoya QPTIFF, OME-TIFF, OME-Zarr 0.4 and 0.5, generic pyramidal TIFF and BigTIFF (levels as pages or as SubIFDs),
-    plain TIFF, JPEG, PNG and WebP; MRXS, DICOM and what else OpenSlide knows where that is installed. Pixels are 8-bit
+    plain TIFF, JPEG, PNG and WebP; MRXS, DICOM and other formats of OpenSlide where that is installed. Pixels are 8-bit
     sRGB, three bands, unless `channels` are chosen.
 
-    A slide is opened at once, so that a bad file is refused here; it can be pickled (the file is opened again on first
-    use, in the worker), and used in a `with` block. Not for use by several threads at a time.
+    A slide is opened at once, so that a bad file raises here; it can be pickled (the file is opened again on first use,
+    in the worker), and used in a `with` block. Not for several threads at a time.
 
     Args:
         path: The file.
-        mpp_override: Spacing of level 0 in um per pixel, one number or (x, y), if you know better than the file. A
-            contradiction warns.
+        mpp_override: um per pixel of level 0 to use instead of the file's own, one number or (x, y). A contradiction
+            warns.
         channels: For slides of many channels: numbers or names of those to read, such as `["DAPI", 3]`. Pixels then
             have one band per channel and the stored type (uint8, uint16 or float32).
         scale_to_8bit: `(low, high)`, the stored values that become 0 and 255, for samples of more than 8 bits. Without
-            it such samples are handed out as they are (`channels`) or refused (RGB): no rule fits all cameras.
-        derive_magnification: Where the metadata has no objective power, take 10 / spacing in um (0.25 um/px: 40x). Off,
+            it such samples keep their type (`channels`) or raise an error (RGB): no rule fits all cameras.
+        derive_magnification: Where the metadata has no objective power, use 10 / mpp (0.25 um/px: 40x). Off by default,
             because it is a rule of thumb: 0.25 um/px is called 40x by one maker and 20x by the next.
-        apply_icc: Turn the scanner's colours into sRGB by the colour profile in the file, where it has one. Off,
-            because most published models were trained on the stored values.
+        apply_icc: Convert the scanner's colors to sRGB by the color profile in the file, where it has one. Off by
+            default, because most published models were trained on the stored values.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UnreadableImageError: if the file is damaged, cut off or no image.
-        UnsupportedImageError: if it holds no 8-bit picture (16-bit, many channels, focal stacks) and nothing was said
-            about how to read it.
+        UnreadableImageError: if the file is damaged, truncated or no image.
+        UnsupportedImageError: if it is no 8-bit RGB image (16-bit, many channels, focal stacks) and no argument says
+            how to read it.
     """
+
+    @classmethod
+    def from_options(cls, path: str | Path, options: SlideOptions) -> Self:
+        """Open a slide with the arguments that `options` hold."""
+        return cls(path, **vars(options))
 
     def image(
         self,
@@ -91,9 +90,9 @@ class Slide(SlideFile):
     ) -> pyvips.Image:
         """The whole slide at one resolution, as a lazy image.
 
-        Give at most one of the five; none of them means level 0. Other than with `level`, the coarsest level that is
-        still fine enough is decoded and resampled (Lanczos) to exactly the spacing asked for. Sizes are rounded: see
-        `wsidata.formats.levels`.
+        Pass at most one of the first five arguments; none means level 0. Other than with `level`, the coarsest level
+        that is still fine enough is decoded and resampled (Lanczos) to exactly the requested resolution. Sizes are
+        rounded: see `wsidata.formats.levels`.
 
         Args:
             level: A pyramid level, untouched.
@@ -101,13 +100,13 @@ class Slide(SlideFile):
             magnification: Objective power, where the metadata has that of level 0.
             downsample: Level-0 pixels per output pixel, one number or (x, y).
             max_side: Longer side of the output; a smaller slide is not enlarged.
-            tolerance: A level this much coarser than asked for (as a fraction) still counts as fine enough.
+            tolerance: A level this much coarser than requested (as a fraction) still counts as fine enough.
             keep_tiles: Decode nothing ahead, and keep decoded tiles between requests: for an image read in strips (see
-                `formats.tile_source.kept_tiles`).
+                `wsidata.formats.vips.kept_tiles`).
 
         Returns:
-            A pyvips image, uchar, 3 bands, sRGB (or the chosen channels). Small levels are decoded at once, of large
-            ones tiles as they are used.
+            A pyvips image, uchar, 3 bands, sRGB (or the chosen channels). Small levels are decoded at once, large ones
+            tile by tile as they are used.
 
         Raises:
             TypeError: if more than one resolution is given.
@@ -116,12 +115,12 @@ class Slide(SlideFile):
             ResolutionUnavailableError: for more detail than level 0 has.
             UnreadableImageError: if the level's tiles are damaged.
         """
-        plan = self._plan(level, mpp, magnification, downsample, max_side, tolerance)
-        pyramid, coloured = self._open().pyramid, self._coloured()
+        plan = self._plan(Resolution(level, mpp, magnification, downsample, max_side, tolerance))
+        pyramid, to_color = self._open().pyramid, self._to_color()
         with naming_errors(self.path):
             decoded = kept_tiles(pyramid.lazy_image(plan.level)) if keep_tiles else pyramid.image(plan.level)
             image = resample(decoded, plan)
-            return image if coloured is None else coloured(image)
+            return image if to_color is None else to_color(image)
 
     def numpy(self, **resolution: Any) -> NDArray[Any]:
         """The whole slide at one resolution, decoded.
@@ -132,15 +131,16 @@ class Slide(SlideFile):
         Returns:
             (height, width, 3) uint8, or (height, width, channels) of the stored type.
         """
-        if set(resolution) <= {"level"}:  # straight from the decoder
-            plan = plan_level(self.levels, resolution.get("level") or 0, self.path.name)
-            return self._window(plan, Rectangle(0, 0, plan.width, plan.height))
-        image = self.image(**resolution)
+        requested = Resolution.of(resolution)
+        if requested.is_level:  # straight from the decoder
+            plan = self._plan(requested)
+            return self._region(plan, Rectangle(0, 0, plan.width, plan.height))
+        image = self.image(**requested)
         with naming_errors(self.path):
-            return np.asarray(image.numpy()).reshape(image.height, image.width, image.bands)
+            return pixels_of(image)
 
     def thumbnail(self, max_side_px: int = 512) -> pyvips.Image:
-        """The slide, its longer side `max_side_px` (or smaller, if the slide is), in memory."""
+        """The slide, its longer side `max_side_px` or less, in memory."""
         image = self.image(max_side=max_side_px)
         with naming_errors(self.path):
             return image.copy_memory()
@@ -154,53 +154,54 @@ class Slide(SlideFile):
         dtype: DType = "uint8",
         **resolution: Any,
     ) -> LazyImage:
-        """The slide as an image whose rows are decoded when they are asked for; stays usable when the slide is closed.
+        """The slide as an image whose rows are decoded on request; stays usable when the slide is closed.
 
         Args:
             crop: "tissue" for the bounding box of the tissue, "pack" for its pieces close together on white, or a
-                `TissueCrop` with its settings. The tissue is looked for now.
-            transform: Applied to the picture, lazily: one of `wsidata.transforms`, an albumentationsxl pipeline, or a
+                `TissueCrop` with its settings. The tissue is detected now.
+            transform: Applied to the image, lazily: one of `wsidata.transforms`, an albumentationsxl pipeline, or a
                 callable on a pyvips image.
-            seed: Of the transform's randomness.
+            seed: Seed of the transform.
             dtype: "uint8" keeps bytes; "float" divides them by 255, and 16-bit channels (which need it) by 65535.
             **resolution: As for `image`; none means level 0.
 
         Raises:
             NoTissueError: if `crop` finds no tissue.
-            TransformError: if the transform makes no picture that rows can be read from.
+            TransformError: if rows cannot be read from the transform's result.
         """
         from wsidata.slides.pipeline import slide_lazy
 
-        return slide_lazy(self, resolution, as_crop(crop), transform, np.random.default_rng(seed), dtype=dtype)
+        requested = Resolution.of(resolution)
+        return slide_lazy(self, requested, as_crop(crop), transform, np.random.default_rng(seed), dtype=dtype)
 
     def tissue_mask(self, method: TissueMethod = otsu_saturation, **resolution: Any) -> TissueMask:
-        """Which parts of the slide are tissue.
+        """Mask of the tissue on the slide.
 
         Args:
             method: From (height, width, 3) uint8 RGB (or the chosen channels) to booleans (height, width); see
                 `wsidata.slides.tissue.mask`.
-            **resolution: At which to look, as for `image`. None: 8 um per pixel, or a longer side of 2048 pixels where
-                the spacing is unknown or coarser.
+            **resolution: Resolution of the mask, as for `image`. None: 8 um per pixel, or a longer side of 2048 pixels
+                where the mpp is unknown or coarser.
 
         Raises:
-            ValueError: for `otsu_saturation` on chosen channels, which have no colours.
+            ValueError: for `otsu_saturation` on chosen channels, which have no colors.
         """
-        if self._request.channels is not None:
-            check_sees_colours(method, f"the tissue of slide '{self.path.name}'")
+        if self.options.channels is not None:
+            check_sees_colors(method, f"the tissue of slide '{self.path.name}'")
         if not resolution:
-            knows = self.mpp is not None and max(self.mpp) <= MASK_MPP
-            resolution = {"mpp": MASK_MPP} if knows else {"max_side": MASK_MAX_SIDE_PX}
+            is_fine = self.mpp is not None and max(self.mpp) <= MASK_MPP
+            resolution = {"mpp": MASK_MPP} if is_fine else {"max_side": MASK_MAX_SIDE_PX}
         pixels = apply_method(method, self.numpy(**resolution), f"slide '{self.path.name}'")
         return TissueMask(pixels, *self.downsample_at(**resolution), self.width, self.height)
 
     def size_at(self, **resolution: Any) -> tuple[int, int]:
         """(width, height) of `image` at a resolution."""
-        plan = self._plan_of(resolution)
+        plan = self._plan(resolution)
         return plan.width, plan.height
 
     def downsample_at(self, **resolution: Any) -> tuple[float, float]:
         """Level-0 pixels per pixel of `image` at a resolution, (x, y)."""
-        plan = self._plan_of(resolution)
+        plan = self._plan(resolution)
         level = self.levels[plan.level]
         return level.downsample_x * plan.factor_x, level.downsample_y * plan.factor_y
 
@@ -217,19 +218,19 @@ class Slide(SlideFile):
         downsample: float | tuple[float, float] | None = None,
         tolerance: float = TOLERANCE,
     ) -> NDArray[Any]:
-        """A rectangle at one resolution. As in OpenSlide, its place is in level-0 pixels, its size in its own pixels.
+        """A region at one resolution. As in OpenSlide, its place is in level-0 pixels, its size in its own pixels.
 
-        It is the same rectangle of `numpy` at that resolution, to the last bit (to 1 of 255 where `tolerance` lets a
-        level be enlarged), and only its part of the slide is decoded. The first pixel is the one that holds the centre
-        of the level-0 pixel (x_lv0, y_lv0), so neighbouring regions join without a seam. Outside the slide is white (0
-        where `channels` were chosen).
+        It has the pixels of the same region of `numpy`, to the last bit (to 1 of 255 where `tolerance` lets a level be
+        enlarged), and only its part of the slide is decoded. The first pixel is the one that contains the center of the
+        level-0 pixel (x_lv0, y_lv0), so neighboring regions join without a seam. Outside the slide is white (0 where
+        `channels` were chosen).
 
         Args:
             x_lv0: Left edge in pixels of level 0; may be negative.
             y_lv0: Top edge in pixels of level 0; may be negative.
             width: Columns of the result.
             height: Rows of the result.
-            level: A pyramid level, untouched. Give one of these four; none of them means level 0.
+            level: A pyramid level, untouched. Pass at most one of these four; none means level 0.
             mpp: um per pixel of the result.
             magnification: Objective power.
             downsample: Level-0 pixels per pixel of the result.
@@ -247,89 +248,63 @@ class Slide(SlideFile):
         """
         if width < 1 or height < 1:
             raise ValueError(f"read_region of '{self.path.name}': size {width}x{height} must be at least 1x1 pixel.")
-        plan = self._plan(level, mpp, magnification, downsample, None, tolerance)
-        window = Rectangle(*output_pixel(plan, self.levels[plan.level], x_lv0, y_lv0), width, height)
-        inside = window.inside(plan.width, plan.height)
-        pixels = self._window(plan, inside or Rectangle(0, 0, 1, 1))
-        if inside == window:
+        plan = self._plan(Resolution(level, mpp, magnification, downsample, tolerance=tolerance))
+        region = Rectangle(*output_pixel(plan, self.levels[plan.level], x_lv0, y_lv0), width, height)
+        inside = region.inside(plan.width, plan.height)
+        pixels = self._region(plan, inside or Rectangle(0, 0, 1, 1))
+        if inside == region:
             return pixels
         out = np.full((height, width, pixels.shape[2]), self.background, dtype=pixels.dtype)
         if inside is not None:
-            out[inside.within(window)] = pixels
+            out[inside.within(region)] = pixels
         return out
 
     def is_decoded_ahead(self, **resolution: Any) -> bool:
-        """Whether `image` decodes the level for a resolution whole, at once: it is small."""
-        level = self.levels[self._plan_of(resolution).level]
+        """Whether `image` decodes the level for a resolution at once, because it is small."""
+        level = self.levels[self._plan(resolution).level]
         return level.width * level.height * len(self.channel_names) <= DECODED_AT_ONCE_BYTES
 
-    def windows(self, rim_px: int = 0, **resolution: Any) -> ReadWindow | None:
-        """Reads rectangles of `image` at a resolution, on several threads; stays usable when the slide is closed.
+    def regions(self, rim_px: int = 0, **resolution: Any) -> ReadRegion | None:
+        """Reads regions of `image` at a resolution; for several threads at a time, and usable when the slide is closed.
 
-        Tiles that a rectangle cuts are kept for its neighbours. For several threads at a time.
+        Tiles that a region cuts are kept for its neighbors.
 
         Args:
-            rim_px: How much more than its own pixels a rectangle will ask for, on each side.
+            rim_px: How far beyond its own pixels a region will reach, on each side.
             **resolution: As for `image`.
 
         Returns:
-            None for formats that are not decoded tile by tile: read them through `image`.
+            A function of a `Rectangle`; None for formats that are not decoded tile by tile: read them through `image`.
         """
-        plan = self._plan_of(resolution)
+        plan = self._plan(resolution)
         read = self._open().pyramid.lazy_regions(plan.level, shared_px(plan, rim_px))
-        if read is None:
-            return None
-        return PlannedWindows(read, self.levels[plan.level], plan, self._coloured(), str(self.path))
+        return None if read is None else self._resampled(read, plan)
+
+    windows = regions
 
     def _repr_html_(self) -> str:
-        """Thumbnail, levels and spacing, in notebooks."""
+        """Thumbnail, levels and resolution, in notebooks."""
         return f"<code>{self!r}</code>" if self._closed else slide_html(self, self.thumbnail(256))
 
-    def _window(self, plan: Resampling, window: Rectangle) -> NDArray[Any]:
+    def _region(self, plan: Resampling, region: Rectangle) -> NDArray[Any]:
         """Pixels of a rectangle inside the output of a plan."""
-        region = partial(self._open().pyramid.region, plan.level)
-        return PlannedWindows(region, self.levels[plan.level], plan, self._coloured(), str(self.path))(window)
+        return self._resampled(partial(self._open().pyramid.region, plan.level), plan)(region)
 
-    def _coloured(self) -> Callable[[pyvips.Image], pyvips.Image] | None:
-        """What turns stored colours into those wanted; None if they are."""
-        profile = self._open().pyramid.metadata.icc_profile if self._apply_icc else None
+    def _resampled(self, read: ReadRectangle, plan: Resampling) -> ResampledRegions:
+        return ResampledRegions(read, self.levels[plan.level], plan, self._to_color(), str(self.path))
+
+    def _to_color(self) -> Callable[[pyvips.Image], pyvips.Image] | None:
+        """Converts stored colors to the requested ones; None if they are."""
+        profile = self._open().pyramid.metadata.icc_profile if self.options.apply_icc else None
         return None if profile is None else partial(by_profile, profile=profile, name=self.path.name)
 
-    def _plan_of(self, resolution: dict[str, Any]) -> Resampling:
-        names = ("level", "mpp", "magnification", "downsample", "max_side")
-        unknown = sorted(set(resolution) - {*names, "tolerance"})
-        if unknown:
-            raise TypeError(f"{', '.join(unknown)} is no resolution. There are {', '.join(names)} and tolerance.")
-        level, mpp, magnification, downsample, max_side = (resolution.get(name) for name in names)
-        return self._plan(level, mpp, magnification, downsample, max_side, resolution.get("tolerance", TOLERANCE))
-
-    def _plan(
-        self,
-        level: int | None,
-        mpp: float | tuple[float, float] | None,
-        magnification: float | None,
-        downsample: float | tuple[float, float] | None,
-        max_side: int | None,
-        tolerance: float,
-    ) -> Resampling:
-        asked = {"level": level, "mpp": mpp, "magnification": magnification, "downsample": downsample}
-        given = [name for name, value in (asked | {"max_side": max_side}).items() if value is not None]
-        if len(given) > 1:
-            raise TypeError(f"Slide.image takes one resolution, not {len(given)}: {', '.join(given)}.")
-        name, levels = self.path.name, self.levels
-        if mpp is not None:
-            return plan_mpp(levels, mpp, tolerance=tolerance, name=name, checked=self._open().checked)
-        if magnification is not None:
-            return plan_magnification(levels, magnification, self.magnification, tolerance=tolerance, name=name)
-        if downsample is not None:
-            return plan_downsample(levels, downsample, tolerance=tolerance, name=name)
-        if max_side is not None:
-            return plan_max_side(levels, max_side)
-        return plan_level(levels, level or 0, name)
+    def _plan(self, resolution: Mapping[str, Any]) -> Resampling:
+        requested, checked = Resolution.of(resolution), self._open().checked
+        return requested.plan(self.levels, self.magnification, name=self.path.name, checked=checked)
 
 
 def slide_info(path: str | Path, **options: Any) -> SlideInfo:
-    """Open a slide and note what it says; never raises for a bad file.
+    """Facts about a slide; never raises for a bad file.
 
     Args:
         path: The file.
@@ -340,5 +315,5 @@ def slide_info(path: str | Path, **options: Any) -> SlideInfo:
         try:
             with Slide(path, **options) as slide:
                 return slide_facts(slide, [str(warning.message) for warning in caught])
-        except Exception as error:  # whatever a reader raises is what is to be shown
+        except Exception as error:  # whatever a reader raises is shown
             return SlideInfo(str(path), error=f"{type(error).__name__}: {error}")

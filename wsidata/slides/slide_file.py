@@ -1,7 +1,7 @@
-"""A slide as an open file: opened at once, opened again where it was pickled to, and what is believed of its metadata.
+"""An open slide file and its metadata; opened at once, and again in the process it was pickled to.
 
-Which levels a file has and how they are decoded is a matter of its format (`wsidata.formats`); which resolution
-holds, of its metadata and of whoever knows better.
+The levels of a file and their decoding depend on its format (`wsidata.formats`); its resolution on its metadata, unless
+the caller overrides it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wsidata.formats.channels import PixelRequest
 from wsidata.formats.levels import Level, with_spacing
-from wsidata.formats.metadata import AssociatedImages, checked_override, choose_spacing
+from wsidata.formats.metadata import AssociatedImages, choose_spacing
 from wsidata.formats.pyramid import Pyramid, exists, open_pyramid
+from wsidata.slides.options import SlideOptions
 
 WHITE = 255
 UM_TIMES_POWER = 10.0
-"""Of the usual scanners: 0.25 um/px at 40x, 0.5 at 20x."""
+"""mpp times objective power of the usual scanners: 0.25 um/px at 40x, 0.5 at 20x."""
 
 
 class SlideFile:
@@ -35,8 +35,8 @@ class SlideFile:
         apply_icc: bool = False,
     ) -> None:
         self.path = Path(path)
-        self._override, self._request = check_arguments(mpp_override, channels, scale_to_8bit, apply_icc)
-        self._derive_magnification, self._apply_icc = derive_magnification, apply_icc
+        self.options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
+        self._derive_magnification = derive_magnification
         self._closed = False
         self._opened: _Opened | None = None
         self._open()
@@ -47,8 +47,8 @@ class SlideFile:
         if self._opened is None:
             if not exists(self.path):
                 raise FileNotFoundError(f"slide '{self.path}' does not exist, or is no file. Check the path.")
-            pyramid = open_pyramid(self.path, self._request)
-            self._opened = _Opened(pyramid, self._override, self.path.name, self._derive_magnification)
+            pyramid = open_pyramid(self.path, self.options.request)
+            self._opened = _Opened(pyramid, self.options.override, self.path.name, self._derive_magnification)
         return self._opened
 
     @property
@@ -73,7 +73,7 @@ class SlideFile:
 
     @property
     def mpp(self) -> tuple[float, float] | None:
-        """Spacing of level 0 in um per pixel, (x, y), or None if unknown."""
+        """Resolution of level 0 in um per pixel, (x, y), or None if unknown."""
         return self._open().mpp
 
     @property
@@ -83,27 +83,27 @@ class SlideFile:
 
     @property
     def magnification(self) -> float | None:
-        """Objective power of level 0 as the metadata has it, or None; with `derive_magnification`, from the spacing."""
+        """Objective power of level 0 by the metadata, or None; with `derive_magnification`, from the mpp."""
         return self._open().magnification
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """What the bands of this slide's images are: ("red", "green", "blue"), or the channels chosen."""
+        """Names of the bands of this slide's images: ("red", "green", "blue"), or the chosen channels."""
         return self._open().pyramid.channel_names
 
     @property
     def background(self) -> int:
-        """Value of what lies outside the slide: 255, white; 0, no light, where channels were chosen."""
-        return WHITE if self._request.channels is None else 0
+        """Pixel value outside the slide: 255, white; 0, no light, where channels were chosen."""
+        return WHITE if self.options.channels is None else 0
 
     @property
     def icc_profile(self) -> bytes | None:
-        """The colour profile in the file, or None. Applied only with `apply_icc=True`."""
+        """The color profile in the file, or None. Applied only with `apply_icc=True`."""
         return self._open().pyramid.metadata.icc_profile
 
     @property
     def associated_images(self) -> AssociatedImages:
-        """Pictures beside the slide by name, such as "label" and "macro"; each is decoded when it is looked up."""
+        """Images beside the slide by name, such as "label" and "macro"; each is decoded when it is looked up."""
         return AssociatedImages(self._open().pyramid.associated, self.path)
 
     @property
@@ -118,11 +118,11 @@ class SlideFile:
 
     @property
     def reader(self) -> str:
-        """Who decodes the pixels: "libjpeg-turbo" for JPEG tiles, "tifffile" for others, "libvips" for photos ..."""
+        """Decoder of the pixels: "libjpeg-turbo" for JPEG tiles, "tifffile" for others, "libvips" for photos ..."""
         return self._open().pyramid.reader
 
     def close(self) -> None:
-        """Let go of the file. Images handed out before stay usable, and keep it open until they are dropped."""
+        """Close the file. Images made from it stay usable, and keep it open until they are dropped."""
         if self._opened is not None:
             self._opened.pyramid.close()
         self._opened, self._closed = None, True
@@ -147,7 +147,7 @@ class SlideFile:
 
 
 class _Opened:
-    """What is known only while the file is open."""
+    """Facts that are known only while the file is open."""
 
     def __init__(
         self, pyramid: Pyramid, override: tuple[float, float] | None, name: str, derive_magnification: bool
@@ -163,19 +163,3 @@ class _Opened:
             f"{fact.source} says an implausible {fact.mpp[0]:.4g} x {fact.mpp[1]:.4g} um/px" for fact in facts.spacings
         ]
         self.checked = "; ".join([", ".join(facts.checked), *refused])
-
-
-def check_arguments(
-    mpp_override: float | tuple[float, float] | None = None,
-    channels: Sequence[int | str] | int | str | None = None,
-    scale_to_8bit: tuple[float, float] | None = None,
-    apply_icc: bool = False,
-) -> tuple[tuple[float, float] | None, PixelRequest]:
-    """The spacing to believe and the samples to hand out, as the arguments of `Slide` say.
-
-    Raises:
-        ValueError: if they make no sense.
-    """
-    if apply_icc and channels is not None:
-        raise ValueError("apply_icc=True is for RGB slides; chosen channels= have no colours. Leave one of them out.")
-    return checked_override(mpp_override), PixelRequest.checked(channels, scale_to_8bit)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from wsidata.photos.read import read_photo
 from wsidata.slides.options import AS_STORED, SlideOptions
+from wsidata.slides.slide import Slide
 from wsidata.utils.files import file_sha256, files_of, sample_digest
 
 SIDE_PX = 32
@@ -79,7 +80,7 @@ class Look:
 
 def slide_thumbnail(path: str, options: SlideOptions = AS_STORED) -> NDArray[np.float64]:
     """A slide, squashed to 32 x 32 gray pixels, the mean of its channels: (32, 32)."""
-    with options.open(path) as slide:
+    with Slide.from_options(path, options) as slide:
         picture = slide.thumbnail(8 * SIDE_PX)
         if options.channels is not None:  # no colors, for which `thumbnail_image` would have rules
             picture = picture.bandmean().copy(interpretation="b-w")

@@ -1,4 +1,4 @@
-"""Where one class has ten times the slides of another, a network does well by never naming the other."""
+"""Class weights inversely proportional to class frequency."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from wsidata.tables.targets import Target
 
 
 def class_weights(rows: pd.DataFrame, target: Target, class_names: Sequence[str]) -> Tensor:
-    """Weights for a loss that make classes count alike.
+    """Loss weights inversely proportional to class frequency.
 
-    One class a slide: n / (K * n_c), scikit-learn's `class_weight="balanced"`, for `CrossEntropyLoss(weight=...)`.
-    Several labels a slide: (n - n_k) / n_k, the negatives per positive, for `BCEWithLogitsLoss(pos_weight=...)`.
+    One class per slide: n / (K * n_c), scikit-learn's `class_weight="balanced"`, for `CrossEntropyLoss(weight=...)`.
+    Several labels per slide: (n - n_k) / n_k, the negatives per positive, for `BCEWithLogitsLoss(pos_weight=...)`.
 
     Args:
         rows: Training rows of `LabelTable.frame`.
-        target: What is predicted.
+        target: Kind of the targets.
         class_names: The classes.
 
     Returns:

@@ -1,7 +1,7 @@
-"""A model normalises its input with the training images' own means and standard deviations, which must be exact.
+"""Exact channel means and standard deviations of images, for normalization.
 
-Sums are whole numbers (see `pixel_counts`), so the result does not depend on the order of the images, on how many
-workers share them, or on the machine. Only the last step, from fractions to floats, rounds, once.
+Sums are integers (see `pixel_sums`), so the result does not depend on the order of the images, the number of workers,
+or the machine. Only the last step, from fractions to floats, rounds, once.
 
     stats = channel_stats(paths, mpp=2.0, tissue_only=True)
     stats.mean, stats.std                    # on the scale 0..1, ready for StreamingResNet(mean=..., std=...)
@@ -16,14 +16,17 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from fractions import Fraction
+from functools import reduce
 from multiprocessing import get_context
+from operator import add
 from pathlib import Path
 from typing import Any, Literal
 
 import pyvips
 
 from wsidata.errors import SlideError
-from wsidata.slides.options import SlideOptions
+from wsidata.formats.resolution import Resolution
+from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.stats.pixel_sums import Mask, PixelSums, Reader, Source, StatsJob
@@ -56,23 +59,23 @@ def channel_stats(
             as `numpy.mean` and `numpy.std` of them. "per_image" takes the mean of the images' own means, and the mean
             of their own unbiased (n - 1) standard deviations, as many notebooks do with torch; small images weigh as
             much as large ones, and differences between images are left out of the standard deviation.
-        tissue_only: Count only tissue, as `Slide.tissue_mask` finds it.
-        mask: Count only the pixels of a mask of your own; see `pixel_counts.Mask`. For a process pool it must be a
+        tissue_only: Count only tissue, by `Slide.tissue_mask`.
+        mask: Count only the pixels of a mask of your own; see `pixel_sums.Mask`. For a process pool it must be a
             function at the top of a module.
-        crop: Count slides as the data module reads them with this crop, on packed canvases the white in between too.
+        crop: Count slides as the data module reads them with this crop, including the white of packed canvases.
         executor: A `concurrent.futures.Executor` to spread the images over: threads, processes (`process_pool`), or
-            Dask's `client.get_executor()`. None: here, one after the other. The result is the same.
-        mpp_override: Spacing of level 0 of all paths in um/px, to believe instead of the files' own.
-        channels: Channels of all paths that are read, as for `Slide`. None: RGB.
+            Dask's `client.get_executor()`. None: in this thread, one after the other. The result is the same.
+        mpp_override: um per pixel of level 0 of all paths, to use instead of the files' own.
+        channels: Channels to read of all paths, as for `Slide`. None: RGB.
         scale_to_8bit: Stored values that become 0 and 255, as for `Slide`.
-        apply_icc: Whether colours are turned into sRGB first, as for `Slide`.
-        read: How paths become pixels, (H, W, C), if not as `Slide`s: a function of the path. For a process pool it must
-            be at the top of a module. `photos.decoding.read_photo` counts photos as they look, upright and in sRGB;
+        apply_icc: Convert colors to sRGB first, as for `Slide`.
+        read: Reads paths, if these are not slides: a function from the path to (H, W, C). For a process pool it must be
+            at the top of a module. `photos.read.read_photo` counts photos as they look, upright and in sRGB;
             `functools.partial(read_photo, short_side_px=256)` at that size.
         on_error: What to do about images that cannot be read or have no pixel to count: "raise", or "skip" them with a
             warning that names them; they are listed in `ChannelStats.skipped`.
         progress: Called with (images done, images in all) as they are done.
-        **resolution: At which resolution paths and slides are read, as for `Slide.image`: `level=`, `mpp=`,
+        **resolution: The resolution paths and slides are read at, as for `Slide.image`: `level=`, `mpp=`,
             `magnification=`, `downsample=` or `max_side=`. None: level 0.
 
     Returns:
@@ -81,33 +84,34 @@ def channel_stats(
     Raises:
         StatsError: naming every image that cannot be read, has no pixel to count or differs in channels or depth;
             or for a process pool that forks, in which libvips hangs.
-        ValueError: if `on_error`, `channels`, `scale_to_8bit` or `mpp_override` make no sense.
+        ValueError: if `on_error`, `channels`, `scale_to_8bit` or `mpp_override` are invalid.
+        TypeError: if more than one resolution is given.
 
     Warns:
         StatsWarning: naming every image that was skipped.
     """
     sources = list(images)
     if not sources:
-        raise StatsError("there are no images to take statistics of. Pass at least one.")
+        raise StatsError("there are no images to compute statistics of. Pass at least one.")
     check_choice("reduction", reduction, ("pooled", "per_image"), StatsError)
     if tissue_only and mask is not None:
         raise StatsError("tissue_only=True and mask= both say which pixels count. Pass one of them.")
     if tissue_only and crop is not None:
         raise StatsError("tissue_only=True leaves out all that crop= would, and more. Pass one of them.")
-    tissue_crop, options = as_crop(crop), SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
-    if read is not None and (resolution or crop is not None or options != SlideOptions()):
+    tissue_crop, requested = as_crop(crop), Resolution.of(resolution)
+    options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
+    if read is not None and (requested or crop is not None or options != AS_STORED):
         raise StatsError(
-            "read= reads paths its own way: leave out crop=, apply_icc= and whatever else says how slides are read."
+            "read= reads paths its own way: leave out crop=, apply_icc= and all else that says how slides are read."
         )
     check_choice("on_error", on_error, ("raise", "skip"))
     refuse_forks(executor)
     options.check_crop(tissue_crop)
-    job = StatsJob(tissue_only, mask, tissue_crop, dict(resolution), options, read)
+    job = StatsJob(tissue_only, mask, tissue_crop, requested, options, read)
     outcome = _run(job, sources, executor, progress)
     sums, skipped = _readable(outcome, sources, 1 if reduction == "pooled" else 2, skip=on_error == "skip")
     _refuse_mixtures(sources, sums)
-    reduce = _pooled if reduction == "pooled" else _per_image
-    mean, std = reduce(list(sums.values()))
+    mean, std = (_pooled if reduction == "pooled" else _per_image)(list(sums.values()))
     first = next(iter(sums.values()))
     return ChannelStats(
         mean=mean,
@@ -117,14 +121,14 @@ def channel_stats(
         reduction=reduction,
         tissue_only=tissue_only or mask is not None,
         max_value=first.max_value,
-        resolution=json.loads(json.dumps(resolution)),  # pairs become lists, as they will when read back
+        resolution=json.loads(json.dumps(dict(requested))),  # pairs become lists, as they will when read back
         crop=None if tissue_crop is None else tissue_crop.kind,
         skipped=skipped,
     )
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of processes in which libvips works: started afresh, not forked from a process whose threads it lacks.
+    """A pool of processes in which libvips works, forked from a fork server instead of this process.
 
     As everywhere with such processes, a script must keep its own start under `if __name__ == "__main__":`.
     """
@@ -137,7 +141,7 @@ def _run(
     executor: Executor | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[int, PixelSums | BaseException]:
-    """Sums of every image, or what went wrong, in order."""
+    """Sums of every image, or its error, in order."""
     results: dict[int, PixelSums | BaseException] = {}
     outcomes = _here(job, sources) if executor is None else _spread(job, sources, executor)
     for done, (index, outcome) in enumerate(outcomes, start=1):
@@ -150,9 +154,9 @@ def _run(
 def _readable(
     results: Mapping[int, PixelSums | BaseException], sources: Sequence[Source], least_px: int, *, skip: bool
 ) -> tuple[dict[int, PixelSums], tuple[tuple[str, str], ...]]:
-    """The sums there are, and (name, reason) of the images without any; all failures together in one error.
+    """The sums, and (name, reason) of the images that failed; all failures together in one error.
 
-    Only images are skipped: a full disk, a pool that broke or an error in a mask of the user's own are none of theirs.
+    Only unreadable images are skipped, not a full disk, a broken pool or an error in the user's own mask.
     """
     sums: dict[int, PixelSums] = {}
     problems: list[tuple[str, str]] = []
@@ -197,7 +201,7 @@ def _spread(
 
 
 def refuse_forks(executor: Executor | None) -> None:
-    """A fork of a process in which libvips has worked waits for ever for threads that were not copied."""
+    """Reject a process pool that forks: libvips waits forever there for threads that were not copied."""
     context = getattr(executor, "_mp_context", None)  # ProcessPoolExecutor does not say it in public
     if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
         raise StatsError(
@@ -216,7 +220,7 @@ def _refuse_mixtures(sources: Sequence[Source], sums: Mapping[int, PixelSums]) -
         if (len(one.sums), one.max_value) != (len(first.sums), first.max_value)
     ]
     if problems:
-        remedy = "Leave these out, or take their statistics apart."
+        remedy = "Leave these out, or compute their statistics separately."
         raise StatsError(describe_problems("images", problems, remedy))
 
 
@@ -227,20 +231,14 @@ def _name(source: Source, index: int) -> str:
 
 
 def _pooled(sums: Sequence[PixelSums]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    channels = range(len(sums[0].sums))
-    total = PixelSums(
-        count_px=sum(one.count_px for one in sums),
-        sums=tuple(sum(one.sums[channel] for one in sums) for channel in channels),
-        squares=tuple(sum(one.squares[channel] for one in sums) for channel in channels),
-        max_value=sums[0].max_value,
-    )
+    total = reduce(add, sums)
     return tuple(float(mean) for mean in _means(total)), tuple(_stds(total, unbiased=False))
 
 
 def _per_image(sums: Sequence[PixelSums]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     means = zip(*(_means(one) for one in sums), strict=True)
     stds = zip(*(_stds(one, unbiased=True) for one in sums), strict=True)
-    # Fractions and fsum round once, at the end, so that the order of the images leaves no trace.
+    # Fractions and fsum round once, at the end, so that the order of the images does not matter.
     mean = tuple(float(sum(channel, Fraction(0)) / len(sums)) for channel in means)
     return mean, tuple(math.fsum(channel) / len(sums) for channel in stds)
 

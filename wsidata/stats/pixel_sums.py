@@ -1,8 +1,8 @@
-"""Sums over all pixels of a slide must be exact, or the result depends on who added what first.
+"""Exact sums and sums of squares of the pixels of an image, as integers.
 
-The values of an 8- or 16-bit picture are counted, value by value (a histogram), in one streaming pass of libvips; sums
-and sums of squares then follow in whole numbers, without rounding, whatever the size. Pixels that are in memory already
-are added up by OpenCV, in pieces small enough for its floats to hold every whole number: twice as fast.
+The values of an 8- or 16-bit image are counted in a histogram, in one streaming pass of libvips; the sums follow in
+integers, without rounding, whatever the size. Pixels already in memory are summed by OpenCV, in pieces small enough for
+its floats to hold every integer: twice as fast.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.slides.lazy_image import LazyPicture
+from wsidata.formats.resolution import Resolution
+from wsidata.slides.lazy_image import ReadableImage
 from wsidata.slides.options import SlideOptions
-from wsidata.slides.pipeline import lazy_picture
+from wsidata.slides.pipeline import readable_image
 from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.slides.tissue.mask import tissue_mask
@@ -32,27 +33,33 @@ MAX_VALUES = {"uchar": 255, "ushort": 65535}
 """Largest value of each number format that can be counted."""
 
 FLOAT_TERMS = 2**24 // 255**2
-"""Squares of bytes that float32 adds up without rounding: it holds whole numbers up to 2^24."""
-
+"""Squares of bytes that float32 adds up without rounding: it holds integers up to 2^24."""
 
 _PIECE_BYTES = 2**16
-
 
 MAX_ARRAY_BANDS = 4
 """Bands that OpenCV sums at a time."""
 
+STRIP_BYTES = 64 * 1024**2
+"""Pixels in memory at a time, of slides that are counted strip by strip."""
+
 Mask = Callable[[pyvips.Image], NDArray[np.bool_]]
-"""Which pixels count. Gets the picture, lazily, and returns (rows, columns) booleans that span the same area; usually
-far fewer than the picture has pixels."""
+"""Selects the pixels that count: from the image (lazy) to (rows, columns) booleans that span the same area, usually far
+fewer than the image has pixels."""
+
+Source: TypeAlias = str | Path | Slide | pyvips.Image | NDArray[Any]
+
+Reader: TypeAlias = Callable[[str | Path], NDArray[Any]]
+"""From a path to (height, width, bands) uint8 or uint16, such as `wsidata.photos.read.read_photo`."""
 
 
 class PixelCountError(ValueError):
-    """The pixels of a picture cannot be counted exactly, or its mask does not fit."""
+    """The pixels of an image cannot be counted exactly, or its mask does not fit."""
 
 
 @dataclass(frozen=True)
 class PixelSums:
-    """What mean and standard deviation of one picture follow from.
+    """Sums that the mean and standard deviation of an image follow from.
 
     Attributes:
         count_px: Pixels counted.
@@ -67,7 +74,7 @@ class PixelSums:
     max_value: int
 
     def __add__(self, other: PixelSums) -> PixelSums:
-        """Of both, which have as many channels and the same number format."""
+        """Sums over both images, which have the same number of channels and number format."""
         return PixelSums(
             self.count_px + other.count_px,
             tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
@@ -79,21 +86,21 @@ class PixelSums:
 def count_pixels(
     image: pyvips.Image, mask: NDArray[np.bool_] | None = None, scale: tuple[float, float] | None = None
 ) -> PixelSums:
-    """Sum the values and squared values of a picture's pixels, exactly.
+    """Exact sums of the values and squared values of an image's pixels.
 
     Args:
         image: Any number of bands, uchar or ushort. Read once, from top to bottom, in bounded memory.
-        mask: (rows, columns) booleans that span the picture; a pixel counts if the mask's cell that holds its centre
-            is true. None: every pixel counts.
-        scale: Cells of the mask per pixel, (x, y), if it spans not exactly the picture. None: it does.
+        mask: (rows, columns) booleans that span the image; a pixel counts if the mask's cell under its center is true.
+            None: every pixel counts.
+        scale: Cells of the mask per pixel, (x, y), if it does not span the image exactly. None: it does.
 
     Raises:
-        PixelCountError: for another number format, or a mask of another kind.
+        PixelCountError: for another number format, or an invalid mask.
         pyvips.Error: if the pixels cannot be decoded.
     """
     if image.format not in MAX_VALUES:
         raise PixelCountError(
-            f"the picture's pixels are '{image.format}', and only 8- and 16-bit pixels (uchar, ushort) add up exactly. "
+            f"the image's pixels are '{image.format}', and only 8- and 16-bit pixels (uchar, ushort) add up exactly. "
             "Take the statistics before steps that make floats."
         )
     total_px = image.width * image.height
@@ -102,15 +109,15 @@ def count_pixels(
         counted_px = total_px
     else:
         inside = stretch_mask(mask, image.width, image.height, scale)
-        # Pixels outside are counted as zeros, and these zeros taken off again. The mask, as one more band, is counted
-        # in the same pass.
+        # Pixels outside are counted as zeros, and these subtracted again. The mask is counted in the same pass, as one
+        # more band.
         blanked = inside.ifthenelse(image, 0).cast(image.format)
         *histograms, ones = _histograms(blanked.bandjoin((inside / 255).cast(image.format)))
         counted_px = int(ones[1])
         for histogram in histograms:
             histogram[0] -= total_px - counted_px
     for histogram in histograms:
-        if sum(histogram) != counted_px:  # a histogram of 32 bits that ran over, in some libvips
+        if sum(histogram) != counted_px:  # a 32-bit histogram that overflowed, in some libvips
             raise PixelCountError(
                 f"libvips {'.'.join(str(pyvips.version(i)) for i in range(3))} counted {sum(histogram)} of "
                 f"{counted_px} pixels. Install a newer pyvips-binary."
@@ -124,12 +131,12 @@ def count_pixels(
 
 
 def suits_count_array(pixels: NDArray[Any]) -> bool:
-    """Whether `count_array` adds it up: (height, width, bands) uint8, not empty, of no more bands than OpenCV sums."""
+    """Whether `count_array` takes an array: (height, width, bands) uint8, not empty, at most `MAX_ARRAY_BANDS`."""
     return pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.size > 0 and pixels.shape[2] <= MAX_ARRAY_BANDS
 
 
 def count_array(pixels: NDArray[np.uint8]) -> PixelSums:
-    """As `count_pixels`, of an array in memory.
+    """Exact sums of an array in memory; as `count_pixels`.
 
     Args:
         pixels: (height, width, bands) uint8, one that `suits_count_array`.
@@ -139,7 +146,7 @@ def count_array(pixels: NDArray[np.uint8]) -> PixelSums:
     rows = min(height, max(1, _PIECE_BYTES // (width * bands)))
     whole = height // rows * rows
     squares = np.zeros(bands)
-    # Row i of each piece is added to row i of one sum, until it could run over.
+    # Row i of each piece is added to row i of one sum, until it could overflow.
     for top in range(0, whole, rows * FLOAT_TERMS):
         total = np.zeros((rows, width, bands), np.float32)
         for piece in range(top, min(whole, top + rows * FLOAT_TERMS), rows):
@@ -158,16 +165,16 @@ def count_array(pixels: NDArray[np.uint8]) -> PixelSums:
 def stretch_mask(
     mask: NDArray[np.bool_], width_px: int, height_px: int, scale: tuple[float, float] | None = None
 ) -> pyvips.Image:
-    """A mask of any size as a lazy one-band image, 0 or 255, of the size of the picture it spans.
+    """A mask of any size as a lazy one-band image, 0 or 255, of the size of the image it spans.
 
     Pixel (x, y) takes the cell (floor((x + 0.5) * scale_x), floor((y + 0.5) * scale_y)), or the last one if that lies
-    beyond. Where no scale is given, it is columns / width and rows / height.
+    beyond. The default scale is columns / width and rows / height.
     """
     cells = np.asarray(mask)
     if cells.ndim != 2 or cells.dtype != np.bool_ or not cells.size:
         raise PixelCountError(
             f"the mask is an array of shape {cells.shape} and type {cells.dtype}; it must be (rows, columns) of bool "
-            "that span the picture."
+            "that span the image."
         )
     image = pyvips.Image.new_from_array(cells.astype(np.uint8) * 255)
     rows, columns = cells.shape
@@ -175,69 +182,59 @@ def stretch_mask(
         return image
     steps = list(scale or (columns / width_px, rows / height_px))
     places = pyvips.Image.xyz(width_px, height_px).cast("double").linear(steps, [one / 2 for one in steps])
-    # libvips' "nearest" takes the whole part of a coordinate, which is the cell that holds it.
+    # libvips' "nearest" takes the whole part of a coordinate, which is the cell that contains it.
     return image.mapim(places, interpolate=pyvips.Interpolate.new("nearest"), extend="copy")
 
 
 def _histograms(image: pyvips.Image) -> list[list[int]]:
-    """How often each value occurs, band by band."""
+    """Number of occurrences of each value, band by band."""
     counts: NDArray[Any] = image.hist_find().numpy()
     counts = counts.reshape(-1, image.bands)
     return [[int(count) for count in counts[:, band]] for band in range(image.bands)]
 
 
-STRIP_BYTES = 64 * 1024**2
-"""Pixels that are in memory at a time, of slides that are counted strip by strip."""
-
-Source: TypeAlias = str | Path | Slide | pyvips.Image | NDArray[Any]
-
-
-Reader: TypeAlias = Callable[[str | Path], NDArray[Any]]
-"""From a path to (height, width, bands) uint8 or uint16, such as `wsidata.photos.read.read_photo`."""
-
-
 @dataclass(frozen=True)
 class StatsJob:
-    """Sums of one image; sent to the workers.
+    """Sums the pixels of one image; sent to the workers.
 
     Attributes:
         tissue_only: Count only tissue.
         mask: Count only the pixels of this mask.
-        crop: What of a slide is read.
-        resolution: At which resolution slides are read.
+        crop: Crop of slides.
+        resolution: The resolution slides are read at.
         options: How slides are opened.
-        read: How paths are read that are no slides; None if they are.
+        read: Reads paths; None: they are slides.
     """
 
     tissue_only: bool
     mask: Mask | None
     crop: TissueCrop | None
-    resolution: dict[str, Any]
+    resolution: Resolution
     options: SlideOptions
     read: Reader | None = None
 
     def __call__(self, source: Source) -> PixelSums:
-        """Add up the pixels of one image.
+        """Sum the pixels of one image.
 
         Raises:
-            PixelCountError: if they cannot be added up exactly, or the image cannot be read as asked.
+            PixelCountError: if they cannot be summed exactly, or the image cannot be read as requested.
             SlideError: if it cannot be read.
         """
         if self.read is not None and isinstance(source, str | Path):
             return self._count(self.read(source))
         if isinstance(source, np.ndarray | pyvips.Image):
             if self.resolution or self.crop:
-                wish = f"read at {self.resolution}" if self.resolution else "cropped to tissue"
-                raise PixelCountError(f"a picture in memory cannot be {wish}. Pass its path.")
+                request = f"read at {self.resolution}" if self.resolution else "cropped to tissue"
+                raise PixelCountError(f"an image in memory cannot be {request}. Pass its path.")
             return self._count(source)
-        # A Slide is opened anew (a copy is not open yet), because one Slide is not for several threads at a time.
-        with copy.copy(source) if isinstance(source, Slide) else self.options.open(source) as slide:
+        # A Slide is opened again (a copy is not open yet), because one Slide is not for several threads at a time.
+        with copy.copy(source) if isinstance(source, Slide) else Slide.from_options(source, self.options) as slide:
             return self._count_slide(slide)
 
     def _count_slide(self, slide: Slide) -> PixelSums:
         if self.crop is not None:  # only the tiles of the tissue are decoded
             packing = self.crop.plan(slide, self.resolution)
-            return self._count_picture(lazy_picture(slide, self.resolution, packing))
+            return self._count_strips(readable_image(slide, self.resolution, packing))
         if self.tissue_only:
             tissue = slide.tissue_mask()
             down_x, down_y = slide.downsample_at(**self.resolution)
@@ -245,23 +242,24 @@ class StatsJob:
             return count_pixels(slide.image(**self.resolution), tissue.pixels, scale)
         if self.mask is not None:
             return self._count(slide.image(**self.resolution))
-        is_small_level = set(self.resolution) <= {"level"} and slide.is_decoded_ahead(**self.resolution)
-        if is_small_level and slide.windows(**self.resolution) is None:
+        is_small_level = self.resolution.is_level and slide.is_decoded_ahead(**self.resolution)
+        if is_small_level and slide.regions(**self.resolution) is None:
             return self._count(slide.numpy(**self.resolution))  # a photo: nothing between decoder and sums
-        return self._count_picture(lazy_picture(slide, self.resolution))
+        return self._count_strips(readable_image(slide, self.resolution))
 
-    def _count_picture(self, picture: LazyPicture) -> PixelSums:
-        """Strip by strip, straight from the decoder, where that can be."""
-        image, read = picture.image, picture.read
+    def _count_strips(self, readable: ReadableImage) -> PixelSums:
+        """Strip by strip, straight from the decoder, where possible."""
+        image, read = readable.image, readable.read
         if read is None or self.mask is not None or image.format != "uchar" or image.bands > MAX_ARRAY_BANDS:
             return self._count(image)
         rows = max(1, STRIP_BYTES // (image.width * image.bands))
-        strips = (Rectangle(0, top, image.width, min(rows, image.height - top)) for top in range(0, image.height, rows))
+        tops = range(0, image.height, rows)
+        strips = (Rectangle(0, top, image.width, min(rows, image.height - top)) for top in tops)
         return reduce(add, (count_array(read(strip)) for strip in strips))
 
-    def _count(self, picture: pyvips.Image | NDArray[Any]) -> PixelSums:
+    def _count(self, pixels: pyvips.Image | NDArray[Any]) -> PixelSums:
         mask = tissue_mask if self.tissue_only else self.mask
-        if mask is None and isinstance(picture, np.ndarray) and suits_count_array(picture):
-            return count_array(picture)
-        image = pyvips.Image.new_from_array(picture) if isinstance(picture, np.ndarray) else picture
+        if mask is None and isinstance(pixels, np.ndarray) and suits_count_array(pixels):
+            return count_array(pixels)
+        image = pyvips.Image.new_from_array(pixels) if isinstance(pixels, np.ndarray) else pixels
         return count_pixels(image, None if mask is None else np.asarray(mask(image)))

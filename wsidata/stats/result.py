@@ -1,4 +1,4 @@
-"""Statistics are computed once and kept: in a file, in a checkpoint, with a digest that notices changes."""
+"""Channel statistics as a result that is saved to files and checkpoints, with a digest that detects changes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ Reduction = Literal["pooled", "per_image"]
 
 
 class StatsError(SlideError, ValueError):
-    """Statistics cannot be had; the message names every picture that is to blame, or what is wrong with the file."""
+    """Statistics cannot be computed or loaded; the message names every image, or the file, with the reason."""
 
 
 class StatsWarning(UserWarning):
-    """Some images are not in the statistics; the message names them."""
+    """Some images are left out of the statistics; the message names them."""
 
 
 @dataclass(frozen=True)
 class ChannelStats:
-    """Means and standard deviations of the channels of some images.
+    """Channel means and standard deviations of images.
 
     Attributes:
         mean: Mean of each channel, on the scale 0..1.
         std: Standard deviation of each channel, on the same scale.
-        count_px: Pixels they rest on (of each channel).
-        image_count: Images they rest on.
+        count_px: Number of pixels (of each channel).
+        image_count: Number of images.
         reduction: "pooled" or "per_image"; see `channel_stats`.
         tissue_only: Whether only tissue, or the pixels of a mask, were counted.
         max_value: The value that 1.0 stands for: 255 (8-bit images) or 65535 (16-bit).
-        resolution: At which resolution the images were read, such as `{"mpp": 2.0}`.
+        resolution: The resolution the images were read at, such as `{"mpp": 2.0}`.
         crop: "tissue" or "pack" if slides were cropped to their tissue; else None.
         skipped: (name, reason) of the images that were left out because they could not be read.
     """
@@ -52,11 +52,11 @@ class ChannelStats:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all but `skipped`, in hexadecimal: equal for equal statistics, whatever the machine's folders."""
+        """SHA-256 of all but `skipped`, in hexadecimal; does not depend on folders."""
         return json_sha256(_plain(self))
 
     def to_json(self) -> str:
-        """As JSON text with the digest, in which floats keep every bit."""
+        """JSON text with the digest; floats keep every bit."""
         return json.dumps({**_plain(self), "digest": self.digest, "skipped": self.skipped}, indent=2)
 
     @classmethod
@@ -85,7 +85,7 @@ class ChannelStats:
         return stats
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file; its folder is made."""
+        """Write `to_json` to a file, making its folder."""
         write_text(path, self.to_json() + "\n")
 
     @classmethod

@@ -135,10 +135,10 @@ def test_copies_are_found_by_the_look_of_their_channels(panels):
 
 def test_tissue_is_not_looked_for_by_colour(panels):
     folder = panels[0]
-    with pytest.raises(ValueError, match=r"crop='pack' cannot be found by colour where channels= are chosen"):
+    with pytest.raises(ValueError, match=r"crop='pack' cannot be found by color where channels= are chosen"):
         module(panels, crop="pack")
     with Slide(folder / "s0.ome.tif", channels=[0, 1, 2], scale_to_8bit=(0, 255)) as slide:
-        with pytest.raises(ValueError, match=r"tissue of slide 's0.ome.tif' cannot be found by colour"):
+        with pytest.raises(ValueError, match=r"tissue of slide 's0.ome.tif' cannot be found by color"):
             slide.tissue_mask()
         assert slide.tissue_mask(bright).pixels.any()
     dm = module(panels, crop=TissueCrop("pack", method=bright, margin_px=0), channels=["DAPI"])

@@ -58,7 +58,7 @@ def test_what_is_not_decoded_ahead_has_the_same_pixels(table, resolution, crop, 
     monkeypatch.setattr("wsidata.slides.slide.DECODED_AT_ONCE_BYTES", 0)
     monkeypatch.setattr("wsidata.formats.tiff.reader.DECODED_AT_ONCE_BYTES", 0)
     assert samples(SlideDataset(table[:2], resolution, transform, crop=crop)) == expected
-    monkeypatch.setattr("wsidata.slides.slide.Slide.windows", lambda *_, **__: None)
+    monkeypatch.setattr("wsidata.slides.slide.Slide.regions", lambda *_, **__: None)
     assert samples(SlideDataset(table[:2], resolution, transform, crop=crop)) == expected
 
 

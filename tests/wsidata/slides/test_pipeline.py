@@ -105,25 +105,25 @@ def test_every_operation_says_what_it_needs_or_that_it_does_not_know():
 @pytest.mark.parametrize("transform", [None, Compose([he_train_transform((150, 170))])])
 def test_slides_are_read_without_their_pipeline(slide, resolution, crop, transform, monkeypatch):
     expected = slide.lazy(crop=crop, transform=transform, seed=3, **resolution)
-    monkeypatch.setattr("wsidata.slides.slide.Slide.windows", lambda *_, **__: None)
+    monkeypatch.setattr("wsidata.slides.slide.Slide.regions", lambda *_, **__: None)
     by_pipeline = slide.lazy(crop=crop, transform=transform, seed=3, **resolution)
     monkeypatch.undo()
-    assert expected._picture().read is not None
-    assert by_pipeline._picture().read is None
+    assert expected._readable().read is not None
+    assert by_pipeline._readable().read is None
     _, height, width = expected.shape
     for window in (
         Rectangle(0, 0, width, height),
         Rectangle(width // 3, height // 2, width // 4, 7),
         Rectangle(1, 0, 1, 1),
     ):
-        there = by_pipeline._picture().image.crop(window.x, window.y, window.width, window.height).numpy()
-        np.testing.assert_array_equal(expected._picture().read(window), there)
+        there = by_pipeline._readable().image.crop(window.x, window.y, window.width, window.height).numpy()
+        np.testing.assert_array_equal(expected._readable().read(window), there)
 
 
 @pytest.mark.parametrize("transform", [Elastic(), RandomAffine(degrees=5), FunctionTransform(lambda image: image)])
 def test_what_does_not_say_what_it_needs_goes_through_the_pipeline(slide, transform):
     image = slide.lazy(level=0, transform=Compose([RandomD4(), transform, CropOrPad(200)]))
-    assert image._picture().read is None
+    assert image._readable().read is None
     assert image.rows(0, 200).shape == (3, 200, 200)
 
 
@@ -156,9 +156,9 @@ def test_colour_profile_and_channels(tmp_path):
         tiff.write(pixels, tile=(64, 64), photometric="rgb", iccprofile=profile)
     with Slide(tmp_path / "icc.tif", apply_icc=True) as slide:
         expected = slide.image(level=0).numpy()
-        np.testing.assert_array_equal(slide.windows(level=0)(Rectangle(10, 20, 150, 99)), expected[20:119, 10:160])
+        np.testing.assert_array_equal(slide.regions(level=0)(Rectangle(10, 20, 150, 99)), expected[20:119, 10:160])
     with Slide(path, channels=[2, 0]) as slide:
-        np.testing.assert_array_equal(slide.windows(level=0)(Rectangle(10, 20, 99, 88)), pixels[20:108, 10:109, [2, 0]])
+        np.testing.assert_array_equal(slide.regions(level=0)(Rectangle(10, 20, 99, 88)), pixels[20:108, 10:109, [2, 0]])
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_a_pass_decodes_every_tile_once(slide, resolution, transform, axis, step
 
 
 def test_only_the_tiles_under_a_rectangle_are_decoded(slide, decoded):
-    read = slide.windows(level=0)
+    read = slide.regions(level=0)
     decoded.clear()
     read(Rectangle(65, 1, 60, 127))
     assert sorted(decoded) == [1, 9]
@@ -210,7 +210,7 @@ def test_only_the_tiles_under_a_rectangle_are_decoded(slide, decoded):
 
 
 def test_threads_may_read_at_a_time(slide):
-    read, expected = slide.windows(mpp=0.83), slide.numpy(mpp=0.83)
+    read, expected = slide.regions(mpp=0.83), slide.numpy(mpp=0.83)
     height, width = expected.shape[:2]
     windows = [
         Rectangle(x, y, min(50, width - x), min(40, height - y)) for x in range(0, width, 31) for y in (0, 17, 90)
@@ -224,5 +224,5 @@ def test_threads_may_read_at_a_time(slide):
 def test_formats_that_are_not_decoded_by_tiles_have_none(tmp_path):
     picture_of(1, 60, 50)[1].jpegsave(str(tmp_path / "a.jpg"))
     with Slide(tmp_path / "a.jpg") as slide:
-        assert slide.windows(level=0) is None
+        assert slide.regions(level=0) is None
         assert slide.lazy(level=0).rows(3, 9).shape == (3, 6, 60)

@@ -1,12 +1,14 @@
 """A region is the same region of the whole, and neighbours join without a seam."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from wsidata.formats.levels import Level, plan_downsample
-from wsidata.slides.resample import level_zero_place, output_pixel, source_window
+from wsidata.slides.resample import output_pixel, source_region
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels
 from wsidata.utils.rectangle import Rectangle
@@ -48,7 +50,7 @@ def test_a_region_is_that_region_of_the_whole_resampled_slide(slide, down, x, y,
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(down=st.floats(1.0, 12), size=st.integers(20, 120))
 @example(down=1.1, size=99)  # 495 * 1.1 is 544.5, and (544 + 0.5) / 1.1 a little less than 495
-def test_neighbouring_regions_join_without_a_seam(slide, down, size):
+def test_neighboring_regions_join_without_a_seam(slide, down, size):
     """Places rounded to whole level-0 pixels, as a user computes them."""
     whole = slide.numpy(downsample=down)
     plan = plan_downsample(slide.levels, down)
@@ -82,25 +84,27 @@ def test_places_there_and_back_are_the_same_pixel(width, height, level_down, fac
     )
     plan = plan_downsample([level], (level_down * factor, level_down * factor))
     x, y = data.draw(st.integers(0, plan.width - 1)), data.draw(st.integers(0, plan.height - 1))
-    assert output_pixel(plan, level, *level_zero_place(plan, level, x, y)) == (x, y)
+    x_lv0 = math.floor(x * level.downsample_x * plan.factor_x + 0.5)  # nearest to the corner of the output pixel
+    y_lv0 = math.floor(y * level.downsample_y * plan.factor_y + 0.5)
+    assert output_pixel(plan, level, x_lv0, y_lv0) == (x, y)
 
 
 @given(sides, st.floats(0.96, 64), st.data())
-def test_the_source_of_a_window_is_inside_the_level_and_covers_the_kernel(side, factor, data):
+def test_the_source_of_a_region_is_inside_the_level_and_covers_the_kernel(side, factor, data):
     level = Level(0, side, side, 1.0, 1.0)
     plan = plan_downsample([level], factor)
     start = data.draw(st.integers(0, plan.width - 1))
-    window = Rectangle(start, 0, data.draw(st.integers(1, plan.width - start)), 1)
-    source = source_window(plan, level, window)
+    region = Rectangle(start, 0, data.draw(st.integers(1, plan.width - start)), 1)
+    source = source_region(plan, level, region)
     assert source.x >= 0
     assert source.width >= 1
     assert source.x + source.width <= side
     reach = 3 * max(1.0, plan.factor_x)
-    assert source.x <= max(0, window.x * plan.factor_x - reach)
-    assert source.x + source.width >= min(side, (window.x + window.width) * plan.factor_x + reach)
+    assert source.x <= max(0, region.x * plan.factor_x - reach)
+    assert source.x + source.width >= min(side, (region.x + region.width) * plan.factor_x + reach)
 
 
-def test_windows_are_cut_to_the_image():
+def test_rectangles_are_cut_to_the_image():
     assert Rectangle(-5, 3, 20, 10).inside(8, 8) == Rectangle(0, 3, 8, 5)
     assert Rectangle(8, 0, 4, 4).inside(8, 8) is None
     assert Rectangle(0, -4, 4, 4).inside(8, 8) is None

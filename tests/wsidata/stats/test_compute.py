@@ -191,7 +191,7 @@ def test_every_bad_image_is_named_at_once(slides, tmp_path):
         assert "3 problems" in message
         assert "broken.tif: UnreadableImageError" in message
         assert "absent.tif: FileNotFoundError" in message
-        assert "image 3 (ndarray): PixelCountError: the picture's pixels are 'double'" in message
+        assert "image 3 (ndarray): PixelCountError: the image's pixels are 'double'" in message
 
 
 def test_decoding_errors_that_come_late_name_the_file(slides, tmp_path):

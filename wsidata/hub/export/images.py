@@ -25,7 +25,7 @@ from wsidata.hub.export.encoding import encode
 from wsidata.hub.export.journal import Entry, Journal, content_key
 from wsidata.hub.export.plan import ExportError, ExportPlan, PartPlan, pixel_settings
 from wsidata.hub.manifest import Encoding
-from wsidata.slides.masks import MaskError
+from wsidata.slides.masks import UNKNOWN, MaskError
 from wsidata.stats.compute import refuse_forks
 from wsidata.transforms.base import Sample
 from wsidata.transforms.geometry.crop import CropOrPad
@@ -35,7 +35,6 @@ THREADS = 4
 LAZY_THREADS = 2
 """Each lazy image keeps some hundreds of MB of decoded tiles, and libvips works on it with threads of its own."""
 
-_UNKNOWN_CLASS = 254
 _ROWS_A_JOB = 16
 """Rows that a process is handed at once, because a copy of the data set travels with them."""
 
@@ -247,7 +246,7 @@ def _spacing(dataset: EpochDataset, index: int) -> tuple[float, float] | None:
     """Spacing of the image in um per pixel, if its slide says."""
     if not isinstance(dataset, SlideDataset):
         return None
-    with dataset.options.open(dataset.paths[index]) as slide:
+    with dataset.open_slide(index) as slide:
         if slide.mpp is None:
             return None
         x, y = slide.downsample_at(**dataset.resolution)
@@ -257,7 +256,7 @@ def _spacing(dataset: EpochDataset, index: int) -> tuple[float, float] | None:
 def _refuse_unknown_classes(path: Path, source: str) -> None:
     """Masks hold classes; what `masks.read_mask` marks as none must not be published as if it were one."""
     mask = pyvips.Image.new_from_file(str(path), access="sequential")
-    if (mask == _UNKNOWN_CLASS).max() > 0:
+    if (mask == UNKNOWN).max() > 0:
         path.unlink()
         raise MaskError(
             f"the mask of '{source}' holds values that are no class. Name them with class_names= and mask_values=."

@@ -19,7 +19,6 @@ from wsidata.datasets.photos import PhotoDataset
 from wsidata.datasets.slides import SlideDataset
 from wsidata.hub.client import HubError
 from wsidata.hub.load.streamed import RemoteFiles, StreamedPhotoDataset, StreamedSlideDataset
-from wsidata.hub.manifest import MASK_NO_CLASS
 from wsidata.photos.read import read_photo
 from wsidata.photos.survey import THREADS, PhotoSurvey
 from wsidata.slides.masks import IGNORE, check_masks, mask_classes
@@ -76,7 +75,7 @@ class SlideReader:
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         self._mask_classes = None
         if labels.target == "mask":
-            self._mask_classes = {**mask_classes(len(labels.class_names)), MASK_NO_CLASS: IGNORE}
+            self._mask_classes = {**mask_classes(len(labels.class_names)), IGNORE: IGNORE}
 
     def check(self, batch_size: int) -> None:
         """Open the header of every slide, and of every mask."""

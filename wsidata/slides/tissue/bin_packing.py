@@ -1,7 +1,7 @@
-"""Rectangles on a small canvas: which place each gets, so that none overlap and little is left empty.
+"""Packing of rectangles on a small canvas without overlap.
 
-Placement is the skyline heuristic: pieces by falling height, each as high up as it fits, then as far left; a few widths
-of the canvas are tried, and the smallest area wins (Jylänki, "A thousand ways to pack the bin", 2010, section 4).
+Skyline heuristic: pieces by decreasing height, each as high up as it fits, then as far left; a few widths of the canvas
+are tried, and the smallest area wins (Jylänki, "A thousand ways to pack the bin", 2010, section 4).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 CANVAS_WIDTHS = (4, 24)
-"""How many widths of the canvas are tried: the fewest, where there are many pieces, and the most."""
+"""Fewest (for many pieces) and most canvas widths that are tried."""
 
 MAX_ASPECT = 4.0
-"""The canvas is at most this many times as long as it is wide, or the other way round, where the pieces allow."""
+"""Largest ratio of the canvas' longer to its shorter side, where the pieces allow."""
 
 
 def unite_overlapping(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Replace boxes that overlap by the box around both, until none overlap.
+    """Replace overlapping boxes by the box around both, until none overlap.
 
     Args:
         boxes: (n, 4): left, top, right, bottom; right and bottom are the first beyond.
@@ -36,14 +36,14 @@ def unite_overlapping(boxes: NDArray[np.int64]) -> NDArray[np.int64]:
         group, done = np.vstack([box, done[overlaps]]), done[~overlaps]
         around = np.concatenate([group[:, :2].min(axis=0), group[:, 2:].max(axis=0)])
         if len(group) > 1:
-            waiting.append(around)  # it may overlap others now
+            waiting.append(around)  # may overlap others now
         else:
             done = np.vstack([done, around])
     return done[np.lexsort((done[:, 0], done[:, 1]))]
 
 
 def place(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-    """Find a small canvas on which rectangles lie without overlap.
+    """Place rectangles on a small canvas without overlap.
 
     Args:
         sizes: (width, height) of each, at least one.
@@ -53,8 +53,8 @@ def place(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], tupl
     """
     order = sorted(range(len(sizes)), key=lambda index: (-sizes[index][1], -sizes[index][0], index))
     side = math.sqrt(sum(width * height for width, height in sizes))
-    widest, all_abreast = max(width for width, _ in sizes), sum(width for width, _ in sizes)
-    low, high = max(widest, side / math.sqrt(MAX_ASPECT)), min(all_abreast, side * math.sqrt(MAX_ASPECT))
+    widest, in_one_row = max(width for width, _ in sizes), sum(width for width, _ in sizes)
+    low, high = max(widest, side / math.sqrt(MAX_ASPECT)), min(in_one_row, side * math.sqrt(MAX_ASPECT))
     tries = min(max(CANVAS_WIDTHS[0], 1000 // len(sizes)), CANVAS_WIDTHS[1])
     widths = {widest, *(math.ceil(width) for width in np.geomspace(low, max(low, high), tries))}
     best: tuple[tuple[int, int, int], list[tuple[int, int]], tuple[int, int]] | None = None
@@ -72,7 +72,7 @@ def place(sizes: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], tupl
 
 
 def _skyline(sizes: Sequence[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
-    """Place rectangles in this order under a skyline that grows downwards, `limit` wide (no one is wider).
+    """Place rectangles in this order under a skyline that grows downwards, `limit` wide (none is wider).
 
     The skyline is a list of (x, y): from x on, up to the next entry, everything above y is taken.
     """
@@ -87,7 +87,7 @@ def _skyline(sizes: Sequence[tuple[int, int]], limit: int) -> list[tuple[int, in
 
 
 def _top(skyline: list[tuple[int, int]], start: int, width: int) -> int:
-    """How far down everything is taken from the left edge of entry `start` on, for `width` columns."""
+    """The lowest point of the skyline over `width` columns from the left edge of entry `start` on."""
     right, top = skyline[start][0] + width, 0
     for x, y in skyline[start:]:
         if x >= right:
@@ -97,7 +97,7 @@ def _top(skyline: list[tuple[int, int]], start: int, width: int) -> int:
 
 
 def _raised(skyline: list[tuple[int, int]], left: int, right: int, height: int, limit: int) -> list[tuple[int, int]]:
-    """The skyline once everything from `left` to `right` is taken down to `height`."""
+    """The skyline once all columns from `left` to `right` are taken down to `height`."""
     behind = [(x, y) for x, y in skyline if x <= right][-1][1]  # what continues to the right of the new rectangle
     raised = [(x, y) for x, y in skyline if x < left] + [(left, height)]
     if right < limit and all(x != right for x, _ in skyline):

@@ -1,35 +1,36 @@
-"""What of a slide is read: all of it, the bounding box of its tissue, or its tissue packed on a small canvas.
+"""Crops of slides to the bounding box of their tissue, or to its pieces packed on a small canvas.
 
-A crop is planned once a slide, from a coarse mask, for the resolution that is read; the plan is a `Packing` (one piece
-for a bounding box), which is small, can be pickled, and maps points between slide and canvas.
+A crop is planned once per slide, from a coarse mask, for the resolution that is read; the plan is a `Packing` (one
+piece for a bounding box), which is small, can be pickled, and maps points between slide and canvas.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from wsidata.errors import NoTissueError
+from wsidata.formats.resolution import Resolution
 from wsidata.slides.tissue.mask import TissueMethod, otsu_saturation
 from wsidata.slides.tissue.packing import MARGIN_PX, Packing, crop_to_tissue, pack_tissue, whole
 from wsidata.utils.messages import check_choice
 
 if TYPE_CHECKING:
-    from wsidata.slides.protocol import OpenSlide
+    from wsidata.slides.protocol import SlideLike
 
 CropKind = Literal["tissue", "pack"]
 
 
 @dataclass(frozen=True)
 class TissueCrop:
-    """How slides are cropped to their tissue. `crop="tissue"` and `crop="pack"` stand for the defaults.
+    """Crop of slides to their tissue. `crop="tissue"` and `crop="pack"` stand for the defaults.
 
     Attributes:
         kind: "tissue" keeps the bounding box of all tissue; "pack" places the pieces close together on white.
-        margin_px: Rim of slide kept around tissue, in pixels of the picture that is read.
-        mask_mpp: Spacing of the mask, um per pixel. None: see `Slide.tissue_mask`.
-        method: How tissue is told from glass. For loader workers it must be picklable: a function defined at the top
-            of a module, or a `functools.partial` of one.
+        margin_px: Margin kept around tissue, in pixels of the resolution that is read.
+        mask_mpp: um per pixel of the mask. None: see `Slide.tissue_mask`.
+        method: Tissue detection. For loader workers it must be picklable: a function defined at the top of a module, or
+            a `functools.partial` of one.
         on_empty: What to do with a slide without tissue: "raise" an error, or read it "whole".
     """
 
@@ -43,15 +44,15 @@ class TissueCrop:
         check_choice("crop", self.kind, ("tissue", "pack"), advice="Leave it out for whole slides.")
         check_choice("on_empty", self.on_empty, ("raise", "whole"))
 
-    def plan(self, slide: OpenSlide, resolution: dict[str, Any]) -> Packing:
-        """Find the tissue of a slide, and what to read of it.
+    def plan(self, slide: SlideLike, resolution: Resolution) -> Packing:
+        """Detect the tissue of a slide, and place what is read of it.
 
         Args:
             slide: An open slide.
-            resolution: At which it is read, as `Slide.image` takes it.
+            resolution: The resolution it is read at.
 
         Raises:
-            NoTissueError: if there is none, and `on_empty` is "raise".
+            NoTissueError: if there is no tissue, and `on_empty` is "raise".
         """
         mask = slide.tissue_mask(self.method, **({} if self.mask_mpp is None else {"mpp": self.mask_mpp}))
         size, downsample = slide.size_at(**resolution), slide.downsample_at(**resolution)
@@ -68,9 +69,9 @@ class TissueCrop:
 
 
 def as_crop(crop: CropKind | TissueCrop | None) -> TissueCrop | None:
-    """A crop from its short form.
+    """A `TissueCrop` from its short form.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if the form is unknown.
     """
     return crop if crop is None or isinstance(crop, TissueCrop) else TissueCrop(crop)

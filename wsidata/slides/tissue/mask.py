@@ -1,19 +1,19 @@
-"""Most of a slide is empty glass: which pixels are tissue, found on a coarse view of it.
+"""Tissue masks, computed on a coarse view of a slide.
 
-The method, `otsu_saturation`, is the usual one with its usual traps closed.
+The method, `otsu_saturation`, is Otsu's threshold on saturation with its known pitfalls handled.
 
 1. Saturation is max(R, G, B) - min(R, G, B): glass, ink-free background, black borders and unscanned white are all
-   grey, stains are not. (The saturation of HSV divides this by max(R, G, B), which makes noise in black pixels look
-   colourful.) A median filter removes single pixels.
+   gray, stains are not. (The saturation of HSV divides this by max(R, G, B), which makes noise in black pixels look
+   colorful.) A median filter removes single pixels.
 2. The threshold is Otsu's (IEEE Transactions on Systems, Man, and Cybernetics 9, 1979, p. 62): the split of the
    histogram with the largest variance between its two classes. It adapts to tinted glass.
 3. Otsu splits everything in two, also a slide without tissue, and tissue that fills the view. So where the means of the
    two classes differ by less than `MIN_CONTRAST`, nothing counts as tissue - except, always, pixels more saturated than
-   `CERTAIN_SATURATION`, which no glass is.
+   `CERTAIN_SATURATION`, which glass never is.
 4. Cleaning: gaps narrower than `close_px` are closed, holes smaller than `max_hole_px` filled, pieces smaller than
    `min_piece_px` dropped.
 
-Lumps of fat, faint stains and pen marks are the known failures; whoever has a better method passes it as a function.
+Lumps of fat, faint stains and pen marks are the known failures; other methods can be passed as a function.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ import pyvips
 from numpy.typing import NDArray
 
 MASK_MPP = 8.0
-"""Spacing in um per pixel at which tissue is looked for where nothing else is asked: a nucleus is about one pixel."""
+"""Default um per pixel of masks: a nucleus is about one pixel."""
 
 MASK_MAX_SIDE_PX = 2048
-"""Longer side of the view on which tissue is looked for where the spacing is unknown."""
+"""Longer side of masks where the mpp is unknown."""
 
 MIN_CONTRAST = 10.0
-"""Least difference between the mean saturations (0..255) of glass and tissue."""
+"""Smallest difference between the mean saturations (0..255) of glass and tissue."""
 
 CERTAIN_SATURATION = 40
-"""Saturation (0..255) above which a pixel is tissue whatever the rest of the slide is like."""
+"""Saturation (0..255) above which a pixel is always tissue."""
 
 TissueMethod = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 """From (height, width, 3) uint8 RGB to a (height, width) boolean mask."""
@@ -45,7 +45,7 @@ TissueMethod = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
 @dataclass(frozen=True, eq=False)
 class TissueMask:
-    """Which parts of a slide are tissue.
+    """Mask of the tissue on a slide.
 
     Attributes:
         pixels: (height, width) booleans. Pixel (row, column) stands for the level-0 pixels from
@@ -64,7 +64,7 @@ class TissueMask:
 
     @property
     def fraction(self) -> float:
-        """Share of the slide that is tissue, 0 to 1."""
+        """Fraction of the slide that is tissue, 0 to 1."""
         return float(self.pixels.mean())
 
     @property
@@ -83,7 +83,7 @@ class TissueMask:
         return left, top, min(right, self.width_lv0) - left, min(bottom, self.height_lv0) - top
 
     def boxes(self) -> NDArray[np.int64]:
-        """Bounding boxes of the connected pieces (diagonal neighbours included), in pixels of the mask.
+        """Bounding boxes of the connected pieces (diagonal neighbors included), in pixels of the mask.
 
         Returns:
             (pieces, 4): left, top, right, bottom; right and bottom are the first beyond. Ordered by top, then left.
@@ -97,9 +97,9 @@ class TissueMask:
 def otsu_saturation(
     pixels: NDArray[np.uint8], *, close_px: int = 5, max_hole_px: int = 256, min_piece_px: int = 24
 ) -> NDArray[np.bool_]:
-    """Tissue by Otsu's threshold on saturation, cleaned. How it works stands at the top of this module.
+    """Tissue by Otsu's threshold on saturation, cleaned; see the top of this module.
 
-    The defaults suit the default spacing of 8 um per pixel. `functools.partial` sets others.
+    The defaults suit the default of 8 um per pixel. `functools.partial` sets others.
 
     Args:
         pixels: (height, width, 3) uint8 RGB.
@@ -132,25 +132,25 @@ def otsu_saturation(
 def tissue_mask(
     image: pyvips.Image, method: TissueMethod = otsu_saturation, *, max_side_px: int = MASK_MAX_SIDE_PX
 ) -> NDArray[np.bool_]:
-    """Tissue of a picture that is no slide (any more), on a view of it shrunk to `max_side_px`.
+    """Tissue of an image that is not a slide, on a view of at most `max_side_px`.
 
     Args:
         image: uchar, 3 bands. Is decoded whole.
-        method: How tissue is told from glass.
-        max_side_px: Longer side of the mask; a smaller picture is not enlarged.
+        method: Tissue detection.
+        max_side_px: Longer side of the mask; a smaller image is not enlarged.
 
     Returns:
-        (height, width) booleans that span the picture.
+        (height, width) booleans that span the image.
     """
     scale = max_side_px / max(image.width, image.height)
-    return apply_method(method, (image.resize(scale) if scale < 1 else image).numpy(), "the picture")
+    return apply_method(method, (image.resize(scale) if scale < 1 else image).numpy(), "the image")
 
 
 def apply_method(method: TissueMethod, pixels: NDArray[np.uint8], name: str) -> NDArray[np.bool_]:
-    """Call a method that may be the user's own, and check what it gives.
+    """Call a method that may be the user's own, and check its result.
 
     Raises:
-        ValueError: if that is no boolean mask of the picture's size.
+        ValueError: if that is not a boolean mask of the image's size.
     """
     mask = np.asarray(method(pixels))
     if mask.shape != pixels.shape[:2] or mask.dtype != np.bool_:
@@ -161,19 +161,19 @@ def apply_method(method: TissueMethod, pixels: NDArray[np.uint8], name: str) -> 
     return mask
 
 
-def check_sees_colours(method: TissueMethod, wish: str) -> None:
-    """Refuse `otsu_saturation` for pixels that are no colours: three channels of fluorescence look like RGB to it.
+def check_sees_colors(method: TissueMethod, purpose: str) -> None:
+    """Reject `otsu_saturation` for pixels that are not colors: it would take three fluorescence channels for RGB.
 
     Args:
-        method: How tissue is told from glass.
-        wish: What it was to be used for, for the message.
+        method: Tissue detection.
+        purpose: What it is used for, for the message.
 
     Raises:
         ValueError: if it is that method, or a `functools.partial` of it.
     """
     if getattr(method, "func", method) is otsu_saturation:
         raise ValueError(
-            f"{wish} cannot be found by colour where channels= are chosen. Pass a method that takes these channels: "
+            f"{purpose} cannot be found by color where channels= are chosen. Pass a method that takes these channels: "
             "TissueCrop(..., method=...), or Slide.tissue_mask(method)."
         )
 

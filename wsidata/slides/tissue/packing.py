@@ -1,6 +1,6 @@
-"""Tissue is scattered over a slide; a network that reads whole images pays for all the glass between. So it is packed.
+"""Packing of tissue: the boxes of its pieces, cut out of the slide and placed close together on a white canvas.
 
-The bounding boxes of the tissue pieces are cut out of the slide and placed close together on one white canvas.
+Tissue is scattered over a slide, and a network that reads whole images pays for all the glass in between.
 
         slide                       canvas
     +-------------------+        +---------+
@@ -33,21 +33,21 @@ from wsidata.slides.tissue.mask import TissueMask
 WHITE = 255
 PIECES_AT_ONCE = 16
 BAND_PX = 256
-"""A canvas of more pieces than `PIECES_AT_ONCE` is put together from bands of this many rows."""
+"""Rows of the bands that a canvas of more pieces than `PIECES_AT_ONCE` is assembled from."""
 
 MARGIN_PX = 16
-"""Rim of slide that is taken along around each piece, in pixels of the canvas."""
+"""Default margin around each piece, in pixels of the canvas."""
 
 Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A rectangle of the picture, and its place on the canvas; all in pixels of the resolution that is read.
+    """A rectangle of the image, and its place on the canvas; all in pixels of the resolution that is read.
 
     Attributes:
-        x: First column in the picture.
-        y: First row in the picture.
+        x: First column in the image.
+        y: First row in the image.
         width: Columns.
         height: Rows.
         canvas_x: First column on the canvas.
@@ -64,15 +64,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Packing:
-    """Pieces of a picture on a white canvas.
+    """Pieces of an image on a white canvas.
 
     Attributes:
-        pieces: What is placed where.
+        pieces: The pieces and their places.
         width: Columns of the canvas.
         height: Rows of the canvas.
-        source_width: Columns of the picture that pieces are cut from.
-        source_height: Rows of that picture.
-        downsample_x: Level-0 pixels per pixel of picture and canvas, along x.
+        source_width: Columns of the image that pieces are cut from.
+        source_height: Rows of that image.
+        downsample_x: Level-0 pixels per pixel of image and canvas, along x.
         downsample_y: The same along y.
     """
 
@@ -86,23 +86,22 @@ class Packing:
 
     @property
     def saving(self) -> float:
-        """Pixels of the picture per pixel of the canvas."""
+        """Pixels of the image per pixel of the canvas."""
         return self.source_width * self.source_height / (self.width * self.height)
 
     def apply(self, image: pyvips.Image, fill: float = WHITE) -> pyvips.Image:
-        """The canvas, lazily: a piece is decoded when its place on the canvas is asked for.
+        """The canvas, lazily: a piece is decoded when its place on the canvas is read.
 
         Args:
-            image: The picture, of `source_width` x `source_height` pixels, any bands, or a mask
-                of that size.
+            image: The image, `source_width` x `source_height` pixels, any bands, or a mask of that size.
             fill: Value between the pieces.
 
         Raises:
-            ValueError: if the picture has another size.
+            ValueError: if the image has another size.
         """
         if (image.width, image.height) != (self.source_width, self.source_height):
             raise ValueError(
-                f"a packing for a picture of {self.source_width}x{self.source_height} px cannot be applied to one of "
+                f"a packing for an image of {self.source_width}x{self.source_height} px cannot be applied to one of "
                 f"{image.width}x{image.height} px. Plan it for the resolution that is read."
             )
         cut = [image.crop(one.x, one.y, one.width, one.height) for one in self.pieces]
@@ -114,7 +113,7 @@ class Packing:
         return pyvips.Image.arrayjoin(bands, across=1).crop(0, 0, self.width, self.height)
 
     def _canvas(self, cut: Sequence[pyvips.Image], fill: float, top: int, height: int) -> pyvips.Image:
-        """Some rows of the canvas. libvips asks every piece on it for each patch of pixels, so the fewer the faster."""
+        """Some rows of the canvas. libvips reads every piece on it for each patch of pixels, so fewer are faster."""
         blank = cut[0].new_from_image([fill] * cut[0].bands).crop(0, 0, 1, 1)
         canvas = blank.gravity("north-west", self.width, height, extend="copy")
         for piece, pixels in zip(self.pieces, cut, strict=True):
@@ -130,13 +129,13 @@ class Packing:
             y: Rows on the canvas.
 
         Returns:
-            x and y in pixels of level 0, not a number where the canvas is white.
+            x and y in pixels of level 0, NaN where the canvas is white.
         """
         x, y, piece = self._find(x, y, self._table[:, 4], self._table[:, 5])
         shift = np.where(piece >= 0, 0.0, np.nan)
-        x_picture = x + self._table[piece, 0] - self._table[piece, 4]
-        y_picture = y + self._table[piece, 1] - self._table[piece, 5]
-        return x_picture * self.downsample_x + shift, y_picture * self.downsample_y + shift
+        x_image = x + self._table[piece, 0] - self._table[piece, 4]
+        y_image = y + self._table[piece, 1] - self._table[piece, 5]
+        return x_image * self.downsample_x + shift, y_image * self.downsample_y + shift
 
     def to_canvas(self, x_lv0: ArrayLike, y_lv0: ArrayLike) -> tuple[Points, Points]:
         """Points on the slide as points on the canvas.
@@ -146,11 +145,11 @@ class Packing:
             y_lv0: Rows of level 0.
 
         Returns:
-            x and y on the canvas, not a number where the point is in no piece.
+            x and y on the canvas, NaN where the point is in no piece.
         """
-        x_picture = np.asarray(x_lv0, dtype=np.float64) / self.downsample_x
-        y_picture = np.asarray(y_lv0, dtype=np.float64) / self.downsample_y
-        x, y, piece = self._find(x_picture, y_picture, self._table[:, 0], self._table[:, 1])
+        x_image = np.asarray(x_lv0, dtype=np.float64) / self.downsample_x
+        y_image = np.asarray(y_lv0, dtype=np.float64) / self.downsample_y
+        x, y, piece = self._find(x_image, y_image, self._table[:, 0], self._table[:, 1])
         shift = np.where(piece >= 0, 0.0, np.nan)
         return (
             x + self._table[piece, 4] - self._table[piece, 0] + shift,
@@ -165,7 +164,7 @@ class Packing:
     def _find(
         self, x: ArrayLike, y: ArrayLike, left: NDArray[np.int64], top: NDArray[np.int64]
     ) -> tuple[Points, Points, NDArray[np.int64]]:
-        """The points as arrays, and the index of the piece that holds each; -1 for none."""
+        """The points as arrays, and the index of the piece that contains each; -1 for none."""
         points_x, points_y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
         found = np.full(points_x.shape, -1, dtype=np.int64)
         for index, (width, height) in enumerate(self._table[:, 2:4].tolist()):
@@ -175,22 +174,22 @@ class Packing:
 
 
 def whole(width_px: int, height_px: int, downsample: tuple[float, float] = (1.0, 1.0)) -> Packing:
-    """A packing that leaves the picture as it is."""
+    """A packing that leaves the image as it is."""
     return _placed([(0, 0, width_px, height_px)], [(0, 0)], (width_px, height_px), (width_px, height_px), downsample)
 
 
 def crop_to_tissue(
     mask: TissueMask, size: tuple[int, int], downsample: tuple[float, float], margin_px: int = MARGIN_PX
 ) -> Packing:
-    """One piece: the bounding box of all tissue.
+    """A packing of one piece, the bounding box of all tissue.
 
     Args:
         mask: The tissue, not empty.
-        size: (width, height) of the picture that is read.
-        downsample: Level-0 pixels per pixel of the picture, (x, y).
-        margin_px: Rim around the box, in pixels of the picture; it ends at the picture's edge.
+        size: (width, height) of the image that is read.
+        downsample: Level-0 pixels per pixel of the image, (x, y).
+        margin_px: Margin around the box, in pixels of the image; it ends at the image's edge.
     """
-    boxes = _picture_boxes(mask, size, downsample, margin_px)
+    boxes = _image_boxes(mask, size, downsample, margin_px)
     left, top = boxes[:, :2].min(axis=0).tolist()
     right, bottom = boxes[:, 2:].max(axis=0).tolist()
     return _placed([(left, top, right, bottom)], [(0, 0)], (right - left, bottom - top), size, downsample)
@@ -199,30 +198,30 @@ def crop_to_tissue(
 def pack_tissue(
     mask: TissueMask, size: tuple[int, int], downsample: tuple[float, float], margin_px: int = MARGIN_PX
 ) -> Packing:
-    """All pieces of tissue, close together.
+    """A packing of all pieces of tissue, close together.
 
     Args:
         mask: The tissue, not empty.
-        size: (width, height) of the picture that is read.
-        downsample: Level-0 pixels per pixel of the picture, (x, y).
-        margin_px: Rim around each piece, in pixels of the picture; it ends at the picture's edge.
+        size: (width, height) of the image that is read.
+        downsample: Level-0 pixels per pixel of the image, (x, y).
+        margin_px: Margin around each piece, in pixels of the image; it ends at the image's edge.
     """
-    boxes = [tuple(box) for box in unite_overlapping(_picture_boxes(mask, size, downsample, margin_px)).tolist()]
+    boxes = [tuple(box) for box in unite_overlapping(_image_boxes(mask, size, downsample, margin_px)).tolist()]
     places, canvas = place([(right - left, bottom - top) for left, top, right, bottom in boxes])
     return _placed(boxes, places, canvas, size, downsample)
 
 
-def _picture_boxes(
+def _image_boxes(
     mask: TissueMask, size: tuple[int, int], downsample: tuple[float, float], margin_px: int
 ) -> NDArray[np.int64]:
-    """The mask's boxes in pixels of the picture, rounded outwards, with their margin, inside the picture."""
+    """The mask's boxes in pixels of the image, rounded outwards, with their margin, inside the image."""
     boxes = mask.boxes()
     if len(boxes) == 0:
         raise ValueError("the mask holds no tissue, so there is nothing to crop to. Ask mask.is_empty first.")
     if margin_px < 0:
         raise ValueError(f"margin_px={margin_px} must be at least 0: a piece is never cut.")
     scale = np.array([mask.downsample_x / downsample[0], mask.downsample_y / downsample[1]])
-    nearest = 1e-9  # of a pixel: what is whole but for rounding is not rounded outwards
+    nearest = 1e-9  # of a pixel: values that are whole but for rounding errors are not rounded outwards
     corner = np.floor(boxes[:, :2] * scale + nearest).astype(np.int64) - margin_px
     beyond = np.ceil(boxes[:, 2:] * scale - nearest).astype(np.int64) + margin_px
     limits = np.array(size, dtype=np.int64)
