@@ -1,6 +1,6 @@
-"""One look at what the network gets shows most mistakes of a data pipeline: wrong colours, empty crops, wrong labels.
+"""Figures of samples, class balance and resolutions, to spot mistakes in a data pipeline.
 
-Figures are made without pyplot, so that nothing is shown, kept or changed globally.
+They are made without pyplot, so that nothing is shown, kept or changed globally.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from wsidata.slides.info import SlideInfo
 from wsidata.tables.class_names import class_map
 from wsidata.tables.parts import SPLITS
 
-_PART_COLOURS = {"train": "C0", "val": "C1", "test": "C2"}
+_SPLIT_COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 _SHOWN_SIDE_PX = 384
+_COLUMNS = 4
 _TITLE_CHARACTERS = 28
 
 
 def spread_over_classes(labels: Sequence[int], count: int) -> list[int]:
-    """Up to `count` positions, taking the classes in turn, each from its beginning.
+    """Up to `count` row numbers, taking the classes in turn, each from its beginning.
 
     >>> spread_over_classes([0, 0, 0, 1], 3)
     [0, 3, 1]
@@ -37,19 +38,18 @@ def spread_over_classes(labels: Sequence[int], count: int) -> list[int]:
     return [int(i) for i in order.sort_values(["turn", "label"], kind="stable").index[:count]]
 
 
-def plot_images(images: Sequence[Tensor], titles: Sequence[str], heading: str = "", columns: int = 4) -> Figure:
-    """Pictures in a grid, as the network gets them.
+def plot_images(images: Sequence[Tensor], titles: Sequence[str], heading: str = "") -> Figure:
+    """A grid of images, as the network sees them.
 
     Args:
         images: (C, H, W), uint8 or float in [0, 1]; may differ in size. One or three channels.
-        titles: A text over each.
-        heading: A text over all.
-        columns: Pictures a row.
+        titles: Title of each.
+        heading: Title of the figure.
 
     Returns:
         A figure; save it with `figure.savefig(path)`.
     """
-    columns = max(1, min(columns, len(images)))
+    columns = max(1, min(_COLUMNS, len(images)))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.9 * rows + 0.5), layout="constrained")
     if heading:
@@ -68,30 +68,30 @@ def plot_images(images: Sequence[Tensor], titles: Sequence[str], heading: str = 
 
 
 def overlay_masks(figure: Figure, masks: Sequence[Tensor], class_names: Sequence[str]) -> None:
-    """Lay masks over the pictures of `plot_images`: a colour per class from 1 on, grey where a pixel has no class.
+    """Overlay masks on the images of `plot_images`: a color per class from 1 on, gray for pixels of no class.
 
     Args:
         figure: The figure.
-        masks: (H, W) int64 class numbers, negative for no class; one per picture, in order.
+        masks: (H, W) int64 class numbers, negative for no class; one per image, in order.
         class_names: Names for the legend.
     """
-    colours = np.array([(0.0, 0.0, 0.0, 0.0), *(to_rgba(f"C{i % 10}", 0.45) for i in range(1, len(class_names)))])
+    colors = np.array([(0.0, 0.0, 0.0, 0.0), *(to_rgba(f"C{i % 10}", 0.45) for i in range(1, len(class_names)))])
     seen: set[int] = set()
     for axis, mask in zip([axis for axis in figure.axes if axis.axison], masks, strict=True):
         step = max(1, -(-max(mask.shape) // _SHOWN_SIDE_PX))
         small = mask[::step, ::step].numpy()
         seen.update(int(number) for number in np.unique(small))
         left, right, bottom, top = axis.images[0].get_extent()
-        layer = np.where((small < 0)[..., None], (0.5, 0.5, 0.5, 0.6), colours[np.maximum(small, 0)])
+        layer = np.where((small < 0)[..., None], (0.5, 0.5, 0.5, 0.6), colors[np.maximum(small, 0)])
         axis.imshow(layer, extent=(left, right, bottom, top), interpolation="nearest")
-    handles = [Patch(color=colours[number], label=class_names[number]) for number in sorted(seen) if number > 0]
+    handles = [Patch(color=colors[number], label=class_names[number]) for number in sorted(seen) if number > 0]
     handles += [Patch(color=(0.5, 0.5, 0.5, 0.6), label="no class")] if min(seen, default=0) < 0 else []
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
 
 
 def displayable(image: Tensor) -> NDArray[np.float32]:
-    """A picture of at most 384 pixels a side, averaged over areas, as (H, W, 3) or (H, W) floats in [0, 1]."""
+    """An image shrunk to at most 384 pixels a side by area averaging, as (H, W, 3) or (H, W) floats in [0, 1]."""
     pixels = image.float() / 255 if image.dtype == torch.uint8 else image.float()
     factor = max(pixels.shape[-2:]) / _SHOWN_SIDE_PX
     if factor > 1:
@@ -102,19 +102,19 @@ def displayable(image: Tensor) -> NDArray[np.float32]:
 
 
 def _shorten(line: str) -> str:
-    """A line that fits over a picture; the end of a name says more than its beginning."""
+    """A line that fits over an image; the end of a name is more informative than its beginning."""
     return line if len(line) <= _TITLE_CHARACTERS else f"...{line[3 - _TITLE_CHARACTERS :]}"
 
 
 def plot_split(table: pd.DataFrame, class_names: Sequence[str] | None = None) -> Figure:
-    """Class balance: the share of each class in each part, with the number of slides.
+    """Bar charts of the class balance of each split, with numbers of slides.
 
     Args:
         table: Columns `split` and `label_name`, as `make_splits` returns.
         class_names: Order of the classes. None: sorted, numbers as numbers.
 
     Returns:
-        A figure with one panel per part; equal bars mean equal balance.
+        A figure with one panel per split; equal bars mean equal balance.
     """
     names = list(class_names or class_map(table["label_name"].tolist()).class_names)
     parts = [part for part in SPLITS if (table["split"] == part).any()]
@@ -124,10 +124,10 @@ def plot_split(table: pd.DataFrame, class_names: Sequence[str] | None = None) ->
         labels = table.loc[table["split"] == part, "label_name"]
         counts = [int((labels == name).sum()) for name in names]
         shares = [100 * count / max(len(labels), 1) for count in counts]
-        bars = panel.barh(range(len(names)), shares, color=_PART_COLOURS[part])
+        bars = panel.barh(range(len(names)), shares, color=_SPLIT_COLORS[part])
         panel.bar_label(bars, [str(count) for count in counts], padding=3, fontsize=8)
         panel.set_title(f"{part}: {len(labels)} slides", fontsize=9)
-        panel.set_xlabel("% of the part", fontsize=8)
+        panel.set_xlabel("% of the split", fontsize=8)
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(range(len(names)), [_shorten(str(name)) for name in names])
@@ -137,15 +137,15 @@ def plot_split(table: pd.DataFrame, class_names: Sequence[str] | None = None) ->
 
 
 def plot_spacing(slides: Sequence[SlideInfo], mpp: float | None = None) -> Figure:
-    """Spacing of every level of every slide: does `level=k` mean the same on all of them?
+    """Plot of the mpp of every level of every slide, which shows whether `level=k` means the same on all.
 
     Args:
-        slides: What `slide_info` returned for each.
-        mpp: A spacing to mark.
+        slides: Results of `slide_info`.
+        mpp: An mpp to mark.
 
     Returns:
-        A figure: levels downwards, um per pixel (logarithmic) to the right, a line of dots per slide, coloured by
-        where the spacing is from.
+        A figure: levels downwards, um per pixel (logarithmic) to the right, a line of dots per slide, colored by the
+        source of the mpp.
     """
     known = [slide for slide in slides if slide.mpp is not None]
     deepest = max((len(slide.levels) for slide in known), default=1)
@@ -154,9 +154,9 @@ def plot_spacing(slides: Sequence[SlideInfo], mpp: float | None = None) -> Figur
     sources = sorted({str(slide.mpp_source) for slide in known})
     for number, slide in enumerate(known):
         place = 0.6 * (number / (len(known) - 1) - 0.5) if len(known) > 1 else 0.0  # side by side, not on one another
-        colour = f"C{sources.index(str(slide.mpp_source))}"
+        color = f"C{sources.index(str(slide.mpp_source))}"
         dots = [(level.mpp[0], level.index + place) for level in slide.levels if level.mpp]
-        axis.plot(*zip(*dots, strict=True), "o-", ms=4, lw=0.4, alpha=0.7, color=colour)
+        axis.plot(*zip(*dots, strict=True), "o-", ms=4, lw=0.4, alpha=0.7, color=color)
     for number, source in enumerate(sources):
         count = sum(str(slide.mpp_source) == source for slide in known)
         axis.plot([], [], "o", ms=4, color=f"C{number}", label=f"{source} ({count})")

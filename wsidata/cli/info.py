@@ -1,4 +1,4 @@
-"""The command `wsidata info SLIDE...`, which prints levels, resolution, reader and warnings of slides."""
+"""The command `wsidata info SLIDE...`, which prints levels, resolution and reader of slides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `wsidata publish TABLE`, which exports a preprocessed, split data set to a folder or the Hub."""
+"""The command `wsidata publish TABLE`, which exports preprocessed images to a folder or the Hub."""
 
 from __future__ import annotations
 

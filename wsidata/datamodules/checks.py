@@ -126,7 +126,7 @@ def check_one_kind(sizes: pd.DataFrame, dtype: DType) -> None:
         raise SlideCheckError(f"slides hold floats ({shown}), for which 0 to 1 may mean anything. {scale}")
     if "ushort" in examples and dtype != "float":
         raise SlideCheckError(
-            f"slides have 16-bit samples ({shown}), and dtype='uint8' was asked for. Pass dtype='float' (divides by "
+            f"slides have 16-bit samples ({shown}), and dtype='uint8' was requested. Pass dtype='float' (divides by "
             f"65535), or scale them. {scale}"
         )
     _warn_of_other_names(sizes)

@@ -1,4 +1,4 @@
-"""Map-style data sets of slides and photos, their loader and sampler."""
+"""Map-style datasets of slides and photos, their loader and sampler."""
 
 from typing import TYPE_CHECKING
 

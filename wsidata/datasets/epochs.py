@@ -1,7 +1,7 @@
-"""Workers that outlive an epoch must learn of the next one, and the same seed must give the same run with any of them.
+"""Datasets whose samples are reproducible, whatever the workers, processes or batch size.
 
-The loader announces each epoch by one number, in shared memory. The order of an epoch and the randomness of each sample
-follow from that number and the row, never from a worker, a rank or a batch size.
+The loader passes the number of each epoch to its persistent workers in shared memory. The order of an epoch and the
+randomness of each sample follow from that number and the row alone.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from torch.utils.data import Dataset
 class EpochDataset(Dataset[Any], ABC):
     """A map-style dataset whose samples are a pure function of epoch number and index.
 
-    An index beyond the last row means a row that is drawn again in the same epoch (balanced sampling): `index % len`
-    is the row, and the whole index seeds the sample, so that it is augmented differently.
+    An index beyond the last row is a row drawn again in the same epoch (balanced sampling): `index % len` is the row,
+    and the whole index seeds the sample, so that it is augmented differently.
 
     Args:
-        transform: What is applied to each image; must be picklable where there are workers.
-        fresh_epochs: True draws anew in every epoch (training). False makes the same sample every time, also with a
-            random transform.
+        transform: Applied to each image; must be picklable where there are workers.
+        fresh_epochs: True redraws random transforms in every epoch (training). False makes the same sample every time.
 
     Attributes:
-        noun: What figures and messages call one row.
+        noun: Name of one row in figures and messages.
     """
 
     noun = "slide"
@@ -45,27 +44,27 @@ class EpochDataset(Dataset[Any], ABC):
 
     @abstractmethod
     def image(self, index: int) -> Any:
-        """The image of one sample, as the network gets it: a (C, H, W) tensor, or a `LazyImage` of that shape."""
+        """The input of the network for one sample: a (C, H, W) tensor, or a `LazyImage` of that shape."""
 
     def describe(self) -> str:
-        """How images are read, for the heading of a figure."""
+        """How images are read, as the heading of a figure."""
         return ""
 
     def generator(self, index: int) -> np.random.Generator:
-        """The generator of a sample in the present epoch."""
+        """The random generator of a sample in the current epoch."""
         return np.random.default_rng([self.epoch_seed, index])
 
     @property
     def epoch_seed(self) -> int:
-        """The number that the epoch's order and augmentation follow from."""
+        """The seed of the epoch's order and augmentation."""
         return int(self._epoch_seed.item())
 
     def begin_epoch(self) -> None:
-        """Choose the epoch's number; loaders call this whenever they are iterated.
+        """Set the epoch's seed; loaders call this whenever they are iterated.
 
         Inside a Trainer it follows from the seed of the run (`seed_everything`) and the Trainer's epoch, so a resumed
-        run continues as the uninterrupted one would. Elsewhere it is drawn from torch's global generator, as loaders
-        draw theirs.
+        run continues as if it had not been interrupted. Elsewhere it is drawn from torch's global generator, like the
+        seeds of other loaders.
         """
         if not self.fresh_epochs:
             return
@@ -78,5 +77,5 @@ class EpochDataset(Dataset[Any], ABC):
         self._epoch_seed.fill_(seed)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The epoch source looks at the Trainer, which stays in the parent; workers read the shared number.
+        # The epoch source refers to the Trainer, which stays in the parent; workers read the shared seed.
         return {**self.__dict__, "epoch_source": None}

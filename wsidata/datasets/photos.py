@@ -1,4 +1,4 @@
-"""A sample of a photo data set: decoded at the size that is needed, cropped, mirrored, and never copied in vain.
+"""Datasets of photos, one sample per photo, decoded at the required size.
 
 As with slides, a sample is a pure function of photo, transform, seed, epoch and row; see `epochs.py`.
 """
@@ -29,21 +29,20 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class PhotoDataset(EpochDataset):
-    """Photos of a table, one sample each.
+    """Dataset of the photos of a table, one sample each.
 
     Args:
         table: Rows with the columns `image_id`, `path`, `label`, and perhaps `target` (see `tables.COLUMNS`).
         transform: One of `wsidata.transforms`, an albumentationsxl Compose, or a callable on a pyvips image.
-        resize_px: Length of the shorter side at which photos are read; None: as they are.
-        apply_icc: Turn colours into sRGB by the profile in the file.
-        cache: Where decoded photos are kept; None decodes each time.
-        dtype: "uint8" or "float"; see `tensors.to_tensor`.
-        with_labels: False gives images alone, for prediction.
-        fresh_epochs: True draws anew in every epoch (training). False makes the same sample every time, also with a
-            random transform.
+        resize_px: Shorter side at which photos are read; None: as they are.
+        apply_icc: Convert colors to sRGB by the profile in the file.
+        cache: Cache of decoded photos; None decodes each time.
+        dtype: "uint8" or "float"; see `wsidata.transforms.to_tensor`.
+        with_labels: False returns images alone, for prediction.
+        fresh_epochs: True redraws random transforms in every epoch (training). False makes the same sample every time.
 
     Attributes:
-        normalization: Mean and standard deviation that samples, though not what `image` gives, are normalised with.
+        normalization: Mean and standard deviation that samples, but not the results of `image`, are normalized with.
     """
 
     noun = "photo"
@@ -74,7 +73,7 @@ class PhotoDataset(EpochDataset):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Any:
-        """`(image, target)`, or the image alone; the image is that of `image`, normalised if `normalization` is set.
+        """`(image, target)`, or the image alone; the image is that of `image`, normalized if `normalization` is set.
 
         The target is a class number, or (K,) float32 for several labels or numbers.
         """
@@ -84,7 +83,7 @@ class PhotoDataset(EpochDataset):
         return (image, self.targets[index % len(self)]) if self.with_labels else image
 
     def image(self, index: int) -> Tensor:
-        """Read, transform and convert one photo; not normalised.
+        """Read, transform and convert one photo, without normalization.
 
         Returns:
             (C, H, W), uint8 or float32, a view of (H, W, C) memory.
@@ -99,7 +98,7 @@ class PhotoDataset(EpochDataset):
             raise self._named(row, error) from error
 
     def untransformed(self, row: int) -> Sample:
-        """The photo as it is before any transform.
+        """The photo before any transform.
 
         Raises:
             SampleError: naming the photo.
@@ -118,11 +117,11 @@ class PhotoDataset(EpochDataset):
         return SampleError(f"photo '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}")
 
     def _transformed(self, pixels: NDArray[np.uint8], generator: np.random.Generator) -> Any:
-        """The transformed picture, in memory of its own where it was not decoded for this sample alone."""
+        """The transformed photo, in memory of its own if it was not decoded for this sample alone."""
         if runs_on_arrays(self.transform):
             return np.ascontiguousarray(run_on_array(self.transform, pixels, generator))
-        picture = pyvips.Image.new_from_array(pixels, interpretation="srgb")
-        return self.transform.run(Sample(picture), generator).image
+        photo = pyvips.Image.new_from_array(pixels, interpretation="srgb")
+        return self.transform.run(Sample(photo), generator).image
 
     def describe(self) -> str:
         """The size photos are read at."""

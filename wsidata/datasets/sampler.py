@@ -1,8 +1,7 @@
-"""Which rows an epoch has, in which order, and which of them this process takes.
+"""Sampler of training epochs, shuffled or class-balanced, and divided over the processes of a run.
 
-Under a sampler of one's own each process needs the same order, whether the run is seeded or not, and a row that one of
-them draws again to fill its share should not be augmented alike. So a training epoch is shared out here; its order
-follows from the epoch's number alone.
+All processes need the same order, whether the run is seeded or not, and a row that is repeated to fill a share should
+be augmented differently. So the order follows from the epoch's seed alone.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from wsidata.tables.parts import Part, SplitWarning
 
 @dataclass(frozen=True)
 class Share:
-    """The part of an epoch that one process takes: every `count`-th sample, from `index` on.
+    """The samples of an epoch that one process takes: every `count`-th, from `index` on.
 
-    Samples are drawn again until all processes have the same number, as training needs.
+    Samples are repeated until all processes have the same number, as training requires.
 
     Attributes:
         index: Number of the process, 0 .. count-1.
@@ -37,21 +36,21 @@ class Share:
 
 
 def share_of_process(trainer: Any, part: Part, rows: int) -> Share | None:
-    """This process's part of the training samples, where several train together; Lightning shares out the rest.
+    """This process's share of the training samples; Lightning divides those for evaluation itself.
 
-    For evaluation it repeats samples until all processes have the same number. Shares that differ would be exact, but
-    Lightning averages what is logged with `sync_dist=True` over a number of samples that it rounds down.
+    It repeats samples until all processes have the same number. Unequal shares would be exact, but Lightning averages
+    what is logged with `sync_dist=True` over a number of samples that it rounds down.
 
     Args:
         trainer: The Lightning Trainer, or None outside of one.
-        part: What is loaded.
-        rows: How many rows that part has.
+        part: The split that is loaded.
+        rows: Its number of rows.
 
     Returns:
         The share for the sampler; None where this process takes all, or Lightning divides.
 
     Warns:
-        SplitWarning: if slides are counted twice in evaluation.
+        SplitWarning: if slides count twice in evaluation.
     """
     divided = None if trainer is None or part == "predict" else trainer.distributed_sampler_kwargs
     if divided is None or divided["num_replicas"] == 1:
@@ -71,18 +70,18 @@ def share_of_process(trainer: Any, part: Part, rows: int) -> Share | None:
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """The rows of an epoch, in an order that follows from the dataset's epoch number.
+    """Sampler whose order follows from the dataset's epoch seed.
 
-    It is a `DistributedSampler` so that Lightning leaves it as it is.
+    A `DistributedSampler`, so that Lightning does not replace it.
 
     Args:
-        dataset: What is sampled.
+        dataset: The dataset.
         shuffle: Random order, a new one each epoch; False keeps the dataset's.
-        balance: Class of each row: every class is then drawn equally often (see `balanced_rows`).
-        share: This process's part.
+        balance: Class of each row, to draw every class equally often (see `balanced_rows`).
+        share: This process's share.
 
     Attributes:
-        skipped: Samples at the beginning of an epoch that were drawn already, before a run was interrupted.
+        skipped: Samples at the beginning of the epoch that were drawn before a run was interrupted.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class EpochSampler(DistributedSampler[Any]):
         return list(range(rows))
 
     def _repeated(self, order: list[int]) -> list[int]:
-        """The samples that are drawn again, so that every process gets the same number."""
+        """The samples that are repeated, so that every process gets the same number."""
         missing = -len(order) % self.share.count
         return (order * self.share.count)[:missing]
 
@@ -125,12 +124,12 @@ class EpochSampler(DistributedSampler[Any]):
 def balanced_rows(classes: NDArray[np.int64], rng: np.random.Generator) -> list[int]:
     """As many samples as there are rows, each class equally often (to within one), in random order.
 
-    Within a class every row is drawn once before one is drawn again, so a large class gives other rows each epoch, and
-    a small one all of its rows several times. A row that is drawn again appears as `row + n * len(classes)`.
+    Within a class every row is drawn once before any is repeated, so a large class contributes other rows each epoch,
+    and a small one all of its rows several times. A repeated row appears as `row + n * len(classes)`.
 
     Args:
         classes: Class of each row.
-        rng: What the draw follows from.
+        rng: Random generator.
 
     Returns:
         Indices for an `EpochDataset`.

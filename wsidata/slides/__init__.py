@@ -1,4 +1,4 @@
-"""Slides: opening, levels, resolution, regions, lazy images, masks and tissue."""
+"""Whole-slide images, their levels, regions, lazy images, masks and tissue."""
 
 from typing import TYPE_CHECKING
 

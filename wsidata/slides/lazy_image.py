@@ -251,7 +251,7 @@ class LazyImage:
         if self._shape is not None and self._shape != (image.bands, image.height, image.width):
             raise UnreadableImageError(
                 f"'{self.name}' had the shape {self._shape} and is now {(image.bands, image.height, image.width)}. "
-                "Was the file replaced meanwhile? Read it anew."
+                "Was the file replaced meanwhile? Read it again."
             )
 
 

@@ -1,8 +1,8 @@
-"""The pipeline from a slide to a lazy image: level, resampling, crop or packing, transform.
+"""The pipeline from a slide to a lazy image.
 
-It can be pickled, and is read as rows (`LazyImage`), or all at once where less than a whole level is needed. Regions of
-its output are also read without it, from the parts of the slide they are made of, as long as every operation says what
-it needs.
+It reads a level, resamples, crops or packs, and transforms it. It can be pickled, and is read as rows (`LazyImage`), or
+all at once where less than a whole level is needed. Regions of its output are also read without it, from the parts of
+the slide they are made of, as long as every operation says what it needs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Resampling of a level to the requested resolution by libvips (Lanczos-3), whole or region by region.
+"""Resampling of a level to the requested resolution (Lanczos-3), whole or region by region.
 
 A region is resampled by the same pipeline as the whole, on a canvas of the level's size on which only the surroundings
 of the region are painted. So its pixels are those of the whole: there is no second arithmetic to agree with.

@@ -1,4 +1,4 @@
-"""Channel statistics as a result that is saved to files and checkpoints, with a digest that detects changes."""
+"""Channel statistics, saved to files and checkpoints with a digest that detects changes."""
 
 from __future__ import annotations
 

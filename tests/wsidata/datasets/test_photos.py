@@ -21,7 +21,7 @@ def table(toadstools):
     return pd.DataFrame({"image_id": [p.stem for p in paths], "path": map(str, paths), "label": range(len(paths))})
 
 
-def test_sample_is_the_centre_of_the_resized_photo_and_its_label(table):
+def test_sample_is_the_center_of_the_resized_photo_and_its_label(table):
     image, label = PhotoDataset(table, photo_eval_transform((40, 48)), resize_px=56)[2]
     pixels = read_photo(table["path"][2], short_side_px=56)
     top, left = (pixels.shape[0] - 40) // 2, (pixels.shape[1] - 48) // 2
@@ -83,7 +83,7 @@ def test_whole_photo_from_the_cache_is_not_the_caches_memory(table):
     assert torch.equal(dataset[0], before)
 
 
-def test_normalisation_is_per_channel_and_keeps_the_layout(table):
+def test_normalization_is_per_channel_and_keeps_the_layout(table):
     dataset = PhotoDataset(table, photo_eval_transform((32, 32)), resize_px=40, dtype="float")
     plain, _ = dataset[0]
     dataset.normalization = ((0.1, 0.2, 0.3), (0.5, 0.25, 1.0))

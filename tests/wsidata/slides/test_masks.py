@@ -27,8 +27,8 @@ def save(values, path, **options):
     return path
 
 
-def under_centres(values, slide, resolution):
-    """The mask's pixel under the centre of each pixel of the slide, by the definition."""
+def under_centers(values, slide, resolution):
+    """The mask's pixel under the center of each pixel of the slide, by the definition."""
     width, height = slide.size_at(**resolution)
     x, y = slide.downsample_at(**resolution)
     scale_x, scale_y = values.shape[1] / slide.width, values.shape[0] / slide.height
@@ -42,7 +42,7 @@ def under_centres(values, slide, resolution):
 def test_mask_lies_on_the_slides_grid_to_the_pixel(tmp_path, slide, values, resolution, name, options):
     classes = mask_classes(3)
     mask = read_mask(save(values, tmp_path / name, **options), slide, resolution, classes)
-    assert np.array_equal(mask_tensor(mask, name, classes).numpy(), under_centres(values, slide, resolution))
+    assert np.array_equal(mask_tensor(mask, name, classes).numpy(), under_centers(values, slide, resolution))
 
 
 def test_coarse_mask_is_enlarged_without_mixing(tmp_path, slide, values):
@@ -56,7 +56,7 @@ def test_coarse_mask_is_enlarged_without_mixing(tmp_path, slide, values):
 def test_averaged_pyramid_of_three_classes_is_not_believed(tmp_path, slide, values):
     path = save(values, tmp_path / "m.tif", pyramid=True, region_shrink="mean", **TILES)
     mask = mask_tensor(read_mask(path, slide, {"level": 2}, mask_classes(3)), "m", mask_classes(3))
-    assert np.array_equal(mask.numpy(), under_centres(values, slide, {"level": 2}))
+    assert np.array_equal(mask.numpy(), under_centers(values, slide, {"level": 2}))
 
 
 def test_pixel_values_become_class_numbers_and_others_are_refused(tmp_path, slide, values):
@@ -65,8 +65,8 @@ def test_pixel_values_become_class_numbers_and_others_are_refused(tmp_path, slid
     assert set(mask_tensor(read_mask(path, slide, {"level": 1}, classes), "m", classes).unique().tolist()) == {0, 1}
     with pytest.raises(MaskError, match=r"'m' holds other values than \[0, 255\]"):
         mask_tensor(read_mask(save(values, tmp_path / "n.png"), slide, {"level": 1}, classes), "m", classes)
-    coloured = np.stack([values, values, 1 - values // 2], axis=2)
-    path = save(coloured, tmp_path / "c.png")
+    colored = np.stack([values, values, 1 - values // 2], axis=2)
+    path = save(colored, tmp_path / "c.png")
     with pytest.raises(MaskError, match="one band"):
         mask_tensor(read_mask(path, slide, {"level": 0}, mask_classes(3)), "c", mask_classes(3))
 

@@ -31,7 +31,7 @@ def test_what_makes_no_sense_is_refused_before_any_slide_is_opened(options, mess
         SlideOptions(**options)
 
 
-def test_tissue_by_colour_needs_colours():
+def test_tissue_by_color_needs_colors():
     AS_STORED.check_crop(TissueCrop("pack"))
     SlideOptions(channels=[0]).check_crop(None)
     with pytest.raises(ValueError, match=r"crop='tissue' cannot be found by color.*method="):

@@ -32,7 +32,7 @@ MIX = ((0.9, 0.1, 0.0), (0.05, 1.1, -0.1), (0.0, 0.2, 0.8))
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory):
-    path = tmp_path_factory.mktemp("windows") / "tumor_001.tif"
+    path = tmp_path_factory.mktemp("regions") / "tumor_001.tif"
     with Slide(write_slide(path, width=WIDTH, height=HEIGHT, tile=TILE, tumor=True)) as slide:
         yield slide
 
@@ -77,7 +77,7 @@ def test_what_is_done_to_a_part_is_what_is_done_to_the_whole(chain, width, heigh
             )
         whole = operation.image(whole)
     x, y = data.draw(numbers(0, whole.width - 1)), data.draw(numbers(0, whole.height - 1))
-    window = Rectangle(x, y, data.draw(numbers(1, whole.width - x)), data.draw(numbers(1, whole.height - y)))
+    region = Rectangle(x, y, data.draw(numbers(1, whole.width - x)), data.draw(numbers(1, whole.height - y)))
     asked = []
 
     def read(part):
@@ -85,8 +85,8 @@ def test_what_is_done_to_a_part_is_what_is_done_to_the_whole(chain, width, heigh
         assert part.inside(width, height) == part
         return pixels[part.y : part.y + part.height, part.x : part.x + part.width].copy()
 
-    part = transformed(read, chain, picture, "a.tif")(window)
-    np.testing.assert_array_equal(part, whole.numpy()[y : y + window.height, x : x + window.width])
+    part = transformed(read, chain, picture, "a.tif")(region)
+    np.testing.assert_array_equal(part, whole.numpy()[y : y + region.height, x : x + region.width])
     assert len(asked) <= 1
 
 
@@ -95,7 +95,7 @@ def test_every_operation_says_what_it_needs_or_that_it_does_not_know():
     assert known == {"Window", "Symmetry", "ToneCurve", "GaussianBlur", "DensityMap", "ReinhardMap", "Holes"}
     _, picture = picture_of(0, 20, 30)
     turn, shear = Symmetry(1, True), AffineMap(((1.0, 0.1), (0.0, 1.0)), (0.0, 0.0), None, 0)
-    assert transformed(lambda window: None, [turn, shear], picture, "a.tif") is None
+    assert transformed(lambda region: None, [turn, shear], picture, "a.tif") is None
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_slides_are_read_without_their_pipeline(slide, resolution, crop, transfo
     assert expected._readable().read is not None
     assert by_pipeline._readable().read is None
     _, height, width = expected.shape
-    for window in (
+    for region in (
         Rectangle(0, 0, width, height),
         Rectangle(width // 3, height // 2, width // 4, 7),
         Rectangle(1, 0, 1, 1),
     ):
-        there = by_pipeline._readable().image.crop(window.x, window.y, window.width, window.height).numpy()
-        np.testing.assert_array_equal(expected._readable().read(window), there)
+        there = by_pipeline._readable().image.crop(region.x, region.y, region.width, region.height).numpy()
+        np.testing.assert_array_equal(expected._readable().read(region), there)
 
 
 @pytest.mark.parametrize("transform", [Elastic(), RandomAffine(degrees=5), FunctionTransform(lambda image: image)])
@@ -136,17 +136,17 @@ def test_many_pieces_are_placed_as_in_the_pipeline(slide):
     picture = SlidePipeline(slide, {"level": 0}, packing)()
     assert picture.read is not None
     expected = picture.image.numpy()
-    for window in (
+    for region in (
         Rectangle(0, 0, 380, 310),
         Rectangle(100, 40, 33, 90),
         Rectangle(0, 300, 3, 10),
         Rectangle(3, 0, 30, 50),
     ):
-        there = expected[window.y : window.y + window.height, window.x : window.x + window.width]
-        np.testing.assert_array_equal(picture.read(window), there)
+        there = expected[region.y : region.y + region.height, region.x : region.x + region.width]
+        np.testing.assert_array_equal(picture.read(region), there)
 
 
-def test_colour_profile_and_channels(tmp_path):
+def test_color_profile_and_channels(tmp_path):
     pixels = np.random.default_rng(4).integers(0, 256, (150, 200, 3), dtype=np.uint8)
     profile = bytes(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     path = write_pixels(tmp_path / "a.tif", pixels, tile=64, compression="deflate")
@@ -212,12 +212,12 @@ def test_only_the_tiles_under_a_rectangle_are_decoded(slide, decoded):
 def test_threads_may_read_at_a_time(slide):
     read, expected = slide.regions(mpp=0.83), slide.numpy(mpp=0.83)
     height, width = expected.shape[:2]
-    windows = [
+    regions = [
         Rectangle(x, y, min(50, width - x), min(40, height - y)) for x in range(0, width, 31) for y in (0, 17, 90)
     ]
     with ThreadPoolExecutor(4) as threads:
-        for window, part in zip(windows, threads.map(read, windows), strict=True):
-            there = expected[window.y : window.y + window.height, window.x : window.x + window.width]
+        for region, part in zip(regions, threads.map(read, regions), strict=True):
+            there = expected[region.y : region.y + region.height, region.x : region.x + region.width]
             np.testing.assert_array_equal(part, there)
 
 

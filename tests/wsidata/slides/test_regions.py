@@ -1,4 +1,4 @@
-"""A region is the same region of the whole, and neighbours join without a seam."""
+"""A region is the same region of the whole, and neighbors join without a seam."""
 
 import math
 

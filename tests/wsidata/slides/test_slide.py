@@ -32,7 +32,7 @@ def real(name):
 
 
 def picture(width=700, height=500, seed=0):
-    """Smooth colours with some texture, no two corners alike."""
+    """Smooth colors with some texture, no two corners alike."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     base = np.stack([x * 200 / width, y * 200 / height, 120 + 60 * np.sin(x / 23) * np.cos(y / 31)], axis=-1)
@@ -155,8 +155,8 @@ def test_asked_resolutions_have_the_asked_size(svs, resolution, size):
 def test_resampling_keeps_places_to_an_eighth_of_a_pixel(tmp_path, factor):
     """The centroid of a soft blob, measured in the output, lies where the true factor puts it."""
     y, x = np.mgrid[0:1200, 0:1500]
-    centre_x, centre_y, spread = 901.0, 333.0, 60.0
-    blob = 255 * (1 - np.exp(-((x - centre_x) ** 2 + (y - centre_y) ** 2) / (2 * spread**2)))
+    center_x, center_y, spread = 901.0, 333.0, 60.0
+    blob = 255 * (1 - np.exp(-((x - center_x) ** 2 + (y - center_y) ** 2) / (2 * spread**2)))
     path = write_pixels(
         tmp_path / "a.tif", np.repeat(blob[..., None], 3, 2).astype(np.uint8), levels=1, compression="none"
     )
@@ -165,8 +165,8 @@ def test_resampling_keeps_places_to_an_eighth_of_a_pixel(tmp_path, factor):
     small[small < 3] = 0
     rows, columns = np.mgrid[0 : small.shape[0], 0 : small.shape[1]]
     found_x, found_y = (small * columns).sum() / small.sum(), (small * rows).sum() / small.sum()
-    assert found_x == pytest.approx((centre_x + 0.5) / factor - 0.5, abs=0.13)
-    assert found_y == pytest.approx((centre_y + 0.5) / factor - 0.5, abs=0.13)
+    assert found_x == pytest.approx((center_x + 0.5) / factor - 0.5, abs=0.13)
+    assert found_y == pytest.approx((center_y + 0.5) / factor - 0.5, abs=0.13)
 
 
 def test_finer_than_level_zero_is_refused(svs):
@@ -293,7 +293,7 @@ def test_a_stated_magnification_is_not_derived_anew(svs):
         assert slide.magnification == 20
 
 
-def test_a_colour_profile_in_a_slide_is_exposed_and_applied_on_request(tmp_path):
+def test_a_color_profile_in_a_slide_is_exposed_and_applied_on_request(tmp_path):
     profile = bytes(pyvips.Image.profile_load("p3"))
     tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb", tile=(64, 64), iccprofile=profile)
     with Slide(tmp_path / "a.tif") as slide:
@@ -358,7 +358,7 @@ def test_real_jpeg2000_svs_without_spacing():
         assert slide.image(mpp=1.0).width == round(4443 / 4)
 
 
-def test_real_ome_tiff_whose_jpeg_colours_are_mislabelled():
+def test_real_ome_tiff_whose_jpeg_colors_are_mislabeled():
     with Slide(real("OS-2-ndpi.ome.tif")) as slide:
         assert slide.reader == "libjpeg-turbo"
         assert slide.mpp == pytest.approx((0.2271, 0.2271), abs=1e-4)

@@ -86,12 +86,12 @@ def test_full_and_empty_masks(everywhere):
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 300), st.integers(1, 300))
 @settings(max_examples=60, deadline=None)
-def test_mask_cells_are_those_that_hold_the_pixels_centres(columns, rows, width, height):
+def test_mask_cells_are_those_that_hold_the_pixels_centers(columns, rows, width, height):
     cells = np.random.default_rng(columns * rows).random((rows, columns)) < 0.5
     across = ((2 * np.arange(width) + 1) * columns) // (2 * width)
     down = ((2 * np.arange(height) + 1) * rows) // (2 * height)
     got = stretch_mask(cells, width, height).numpy().reshape(height, width)
-    # Where a centre falls on the border of two cells to the last bit, either is right.
+    # Where a center falls on the border of two cells to the last bit, either is right.
     exact = ((2 * np.arange(width) + 1) * columns) % (2 * width) != 0
     exact_down = ((2 * np.arange(height) + 1) * rows) % (2 * height) != 0
     expected = cells[np.ix_(down, across)] * 255

@@ -1,1 +1,1 @@
-"""Tissue: masks, crops to it, and packing of its pieces into a compact image."""
+"""Tissue masks, crops to tissue, and packing of its pieces into a compact image."""

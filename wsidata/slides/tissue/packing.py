@@ -1,6 +1,7 @@
-"""Packing of tissue: the boxes of its pieces, cut out of the slide and placed close together on a white canvas.
+"""Packing of tissue pieces close together on a white canvas.
 
-Tissue is scattered over a slide, and a network that reads whole images pays for all the glass in between.
+Tissue is scattered over a slide, and a network that reads whole images pays for all the glass in between. So the
+bounding boxes of its pieces are cut out and placed close together.
 
         slide                       canvas
     +-------------------+        +---------+

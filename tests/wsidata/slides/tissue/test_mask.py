@@ -15,10 +15,10 @@ def glass(shape=(200, 300), tint=(244, 240, 246), noise=2.0):
     return np.clip(rng.normal(tint, noise, (*shape, 3)), 0, 255).astype(np.uint8)
 
 
-def stain(pixels, rows, columns, colour=(200, 110, 170)):
+def stain(pixels, rows, columns, color=(200, 110, 170)):
     rng = np.random.default_rng(1)
     part = pixels[rows, columns]
-    part[:] = np.clip(rng.normal(colour, 6, part.shape), 0, 255).astype(np.uint8)
+    part[:] = np.clip(rng.normal(color, 6, part.shape), 0, 255).astype(np.uint8)
     return pixels
 
 
@@ -41,7 +41,7 @@ def test_view_full_of_tissue_is_tissue():
 
 
 def test_black_borders_and_pale_tissue():
-    pixels = stain(glass(), slice(40, 120), slice(60, 200), colour=(232, 214, 228))
+    pixels = stain(glass(), slice(40, 120), slice(60, 200), color=(232, 214, 228))
     pixels[:, :30] = np.random.default_rng(2).integers(0, 4, (200, 30, 3))
     mask = otsu_saturation(pixels)
     assert not mask[:, :50].any()
