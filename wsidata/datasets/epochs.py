@@ -7,12 +7,22 @@ randomness of each sample follow from that number and the row alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import Dataset
+
+from wsidata.tables.targets import target_tensor
+from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.to_tensor import DType
+
+
+class SampleError(RuntimeError):
+    """A sample could not be made; the message names its file and the reason."""
 
 
 class EpochDataset(Dataset[Any], ABC):
@@ -79,3 +89,37 @@ class EpochDataset(Dataset[Any], ABC):
     def __getstate__(self) -> dict[str, Any]:
         # The epoch source refers to the Trainer, which stays in the parent; workers read the shared seed.
         return {**self.__dict__, "epoch_source": None}
+
+
+class TableDataset(EpochDataset):
+    """An `EpochDataset` of the files of a table, one sample each.
+
+    Args:
+        table: Rows with the columns `image_id`, `path`, `label`, and perhaps `target` (see `tables.COLUMNS`).
+        transform: Anything `as_transform` takes.
+        dtype: "uint8" or "float"; see `wsidata.transforms.to_tensor`.
+        with_labels: False returns images alone, for prediction.
+        fresh_epochs: See `EpochDataset`.
+    """
+
+    def __init__(
+        self, table: pd.DataFrame, transform: Any, *, dtype: DType, with_labels: bool, fresh_epochs: bool
+    ) -> None:
+        super().__init__(as_transform(transform), fresh_epochs=fresh_epochs)
+        self.paths = [str(path) for path in table["path"]]
+        self.image_ids = [str(name) for name in table["image_id"]]
+        self.targets = [target_tensor(row) for row in table.to_dict("records")]
+        self.dtype: DType = dtype
+        self.with_labels = with_labels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @contextmanager
+    def naming(self, row: int) -> Iterator[None]:
+        """Raise errors as `SampleError`, naming the row."""
+        try:
+            yield
+        except Exception as error:
+            named = f"{self.noun} '{self.image_ids[row]}' ({self.paths[row]})"
+            raise SampleError(f"{named}: {type(error).__name__}: {error}") from error

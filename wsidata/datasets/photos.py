@@ -14,12 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsidata.datasets.epochs import EpochDataset
-from wsidata.datasets.slides import SampleError
+from wsidata.datasets.epochs import TableDataset
 from wsidata.photos.cache import DecodedCache
 from wsidata.photos.read import read_photo
-from wsidata.tables.targets import target_tensor
-from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.arrays import run_on_array, runs_on_arrays
 from wsidata.transforms.base import Sample
 from wsidata.transforms.to_tensor import DType, to_tensor
@@ -28,7 +25,7 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, on the scale 0..1."""
 
 
-class PhotoDataset(EpochDataset):
+class PhotoDataset(TableDataset):
     """Dataset of the photos of a table, one sample each.
 
     Args:
@@ -59,18 +56,9 @@ class PhotoDataset(EpochDataset):
         with_labels: bool = True,
         fresh_epochs: bool = False,
     ) -> None:
-        super().__init__(as_transform(transform), fresh_epochs=fresh_epochs)
-        self.paths = [str(path) for path in table["path"]]
-        self.image_ids = [str(name) for name in table["image_id"]]
-        self.targets = [target_tensor(row) for row in table.to_dict("records")]
-        self.resize_px, self.apply_icc = resize_px, apply_icc
-        self.cache = cache
-        self.dtype: DType = dtype
-        self.with_labels = with_labels
+        super().__init__(table, transform, dtype=dtype, with_labels=with_labels, fresh_epochs=fresh_epochs)
+        self.resize_px, self.apply_icc, self.cache = resize_px, apply_icc, cache
         self.normalization: Normalization | None = None
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def __getitem__(self, index: int) -> Any:
         """`(image, target)`, or the image alone; the image is that of `image`, normalized if `normalization` is set.
@@ -92,10 +80,8 @@ class PhotoDataset(EpochDataset):
             SampleError: naming the photo.
         """
         row = index % len(self)
-        try:
+        with self.naming(row):
             return to_tensor(self._transformed(self.pixels(row), self.generator(index)), self.dtype)
-        except Exception as error:
-            raise self._named(row, error) from error
 
     def untransformed(self, row: int) -> Sample:
         """The photo before any transform.
@@ -103,18 +89,13 @@ class PhotoDataset(EpochDataset):
         Raises:
             SampleError: naming the photo.
         """
-        try:
+        with self.naming(row):
             return Sample(pyvips.Image.new_from_array(self.pixels(row), interpretation="srgb"))
-        except Exception as error:
-            raise self._named(row, error) from error
 
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """The photo as it is read, upright, (H, W, 3)."""
         read = read_photo if self.cache is None else self.cache.get
         return read(self.paths[row], short_side_px=self.resize_px, apply_icc=self.apply_icc)
-
-    def _named(self, row: int, error: Exception) -> SampleError:
-        return SampleError(f"photo '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}")
 
     def _transformed(self, pixels: NDArray[np.uint8], generator: np.random.Generator) -> Any:
         """The transformed photo, in memory of its own if it was not decoded for this sample alone."""

@@ -14,7 +14,8 @@ import pandas as pd
 import pyvips
 from torch import Tensor
 
-from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.epochs import SampleError as SampleError
+from wsidata.datasets.epochs import TableDataset
 from wsidata.formats.resolution import Resolution
 from wsidata.slides.lazy_image import LazyImage
 from wsidata.slides.masks import IGNORE, mask_tensor, read_mask
@@ -23,17 +24,11 @@ from wsidata.slides.pipeline import outside_of, readable_image, slide_lazy
 from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.slides.tissue.packing import Packing
-from wsidata.tables.targets import target_tensor
-from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.base import Sample
 from wsidata.transforms.to_tensor import DType, to_tensor
 
 
-class SampleError(RuntimeError):
-    """A sample could not be made; the message names the slide and the reason."""
-
-
-class SlideDataset(EpochDataset):
+class SlideDataset(TableDataset):
     """Dataset of the slides of a table, one sample each.
 
     Args:
@@ -63,26 +58,18 @@ class SlideDataset(EpochDataset):
         crop: CropKind | TissueCrop | None = None,
         mask_classes: Mapping[int, int] | None = None,
     ) -> None:
-        super().__init__(as_transform(transform), fresh_epochs=fresh_epochs)
-        self.paths = [str(path) for path in table["path"]]
-        self.image_ids = [str(name) for name in table["image_id"]]
+        super().__init__(table, transform, dtype=dtype, with_labels=with_labels, fresh_epochs=fresh_epochs)
         self.labels = [int(label) for label in table["label"]]
-        self.targets = [target_tensor(row) for row in table.to_dict("records")]
         self.masks = [str(path) for path in table["mask"]] if "mask" in table.columns else None
         if self.masks is not None and (lazy or mask_classes is None):
             raise ValueError("masks need mask_classes=, and cannot be combined with lazy=True: they are read whole.")
         self.mask_classes = dict(mask_classes or {})
         self.resolution = Resolution.of(resolution)
-        self.dtype: DType = dtype
-        self.with_labels = with_labels
         self.options = options
         self.lazy = lazy
         self.crop = as_crop(crop)
         options.check_crop(self.crop)
         self._packings: dict[int, Packing] = {}
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def __getitem__(self, index: int) -> Any:
         """`(image, target)`, or the image alone.
@@ -113,43 +100,34 @@ class SlideDataset(EpochDataset):
         Raises:
             SampleError: naming the slide.
         """
-        try:
-            with self.open_slide(row) as slide:
-                packing = self.packing(row, slide)
-                masks = () if self.masks is None else (self._mask(row, slide, packing),)
-                return self._sample(slide, self._image(slide, packing), masks)
-        except Exception as error:
-            raise self._named(row, error) from error
+        with self.naming(row), self.open_slide(row) as slide:
+            packing = self.packing(row, slide)
+            masks = () if self.masks is None else (self._mask(row, slide, packing),)
+            return self._sample(slide, self._image(slide, packing), masks)
 
     def _read(self, index: int, *, with_mask: bool) -> tuple[Tensor | LazyImage, Tensor | None]:
         """The image, and its mask if requested."""
         row = index % len(self)
-        try:
-            with self.open_slide(row) as slide:
-                packing, generator = self.packing(row, slide), self.generator(index)
-                if self.lazy:
-                    lazy = slide_lazy(
-                        slide, self.resolution, None, self.transform, generator, packing=packing, dtype=self.dtype
-                    )
-                    return lazy, None
-                # Less than the whole level may be enough, or it is too large to be decoded ahead.
-                if not with_mask and (packing is not None or not slide.is_decoded_ahead(**self.resolution)):
-                    readable = readable_image(slide, self.resolution, packing, self.transform, generator)
-                    return to_tensor(readable.whole(), self.dtype), None
-                masks = (self._mask(row, slide, packing),) if with_mask else ()
-                sample = self.transform.run(self._sample(slide, self._image(slide, packing), masks), generator)
-                image = to_tensor(sample.image, self.dtype)
-                return image, self._mask_tensor(row, sample, image) if with_mask else None
-        except Exception as error:
-            raise self._named(row, error) from error
+        with self.naming(row), self.open_slide(row) as slide:
+            packing, generator = self.packing(row, slide), self.generator(index)
+            if self.lazy:
+                lazy = slide_lazy(
+                    slide, self.resolution, None, self.transform, generator, packing=packing, dtype=self.dtype
+                )
+                return lazy, None
+            # Less than the whole level may be enough, or it is too large to be decoded ahead.
+            if not with_mask and (packing is not None or not slide.is_decoded_ahead(**self.resolution)):
+                readable = readable_image(slide, self.resolution, packing, self.transform, generator)
+                return to_tensor(readable.whole(), self.dtype), None
+            masks = (self._mask(row, slide, packing),) if with_mask else ()
+            sample = self.transform.run(self._sample(slide, self._image(slide, packing), masks), generator)
+            image = to_tensor(sample.image, self.dtype)
+            return image, self._mask_tensor(row, sample, image) if with_mask else None
 
     @staticmethod
     def _sample(slide: Slide, image: pyvips.Image, masks: tuple[Any, ...]) -> Sample:
         """Input of the transforms, which fill with no light around channels, and no class around masks."""
         return Sample(image, masks=masks, fill=outside_of(slide), mask_fill=IGNORE)
-
-    def _named(self, row: int, error: Exception) -> SampleError:
-        return SampleError(f"slide '{self.image_ids[row]}' ({self.paths[row]}): {type(error).__name__}: {error}")
 
     def _image(self, slide: Slide, packing: Packing | None) -> pyvips.Image:
         """The slide, or its crop; of a crop, and if lazy, only the tiles that are needed."""
