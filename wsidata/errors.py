@@ -1,44 +1,44 @@
-"""What can be wrong with a slide, as exceptions: one base class, so that a loop over a folder catches one name.
+"""Errors and warnings about slides and photos, with one base class.
 
-Every message names the file, says what was found, and what to do about it.
+Messages name the file, what was found, and what to do about it.
 """
 
 
 class SlideError(Exception):
-    """Base class of everything wsidata refuses about one slide or photo."""
+    """Base class of the errors about one slide or photo."""
 
 
 class UnreadableImageError(SlideError, OSError):
-    """The file is damaged, cut off, or no image at all."""
+    """The file is damaged, truncated, or no image."""
 
 
 class UnsupportedImageError(SlideError, ValueError):
-    """The file is sound, but what it holds is no 8-bit RGB image that could be shown without guessing."""
+    """The file is intact, but has no unambiguous 8-bit RGB image."""
 
 
 class ForeignFormatError(UnsupportedImageError):
-    """A slide format that wsidata does not read by itself; OpenSlide may."""
+    """A slide format that only OpenSlide may read."""
 
 
 class UnknownLevelError(SlideError, ValueError):
-    """A pyramid level was asked for that the slide does not have."""
+    """The slide does not have the requested pyramid level."""
 
 
 class SpacingUnknownError(SlideError, ValueError):
-    """A spacing or magnification was asked for, and the slide does not say its own."""
+    """A resolution (um/px, mpp) or magnification was requested, and the slide does not state its own."""
 
 
 class ResolutionUnavailableError(SlideError, ValueError):
-    """More detail was asked for than level 0 holds."""
+    """The requested resolution is finer than that of level 0."""
 
 
 class NoTissueError(SlideError, ValueError):
-    """A crop to the tissue was asked for, and the slide shows none."""
+    """A crop to the tissue was requested, and the slide has none."""
 
 
 class SpacingConflictWarning(UserWarning):
-    """Two sources disagree about the pixel spacing of one slide."""
+    """Two sources disagree about the resolution (um/px, mpp) of one slide."""
 
 
 class MissingChunksWarning(UserWarning):
-    """Chunks of an OME-Zarr are absent: never written, or lost in copying."""
+    """Chunks of an OME-Zarr are missing: never written, or lost in copying."""

@@ -133,7 +133,7 @@ def test_real_slides_have_other_defaults_than_the_demo(recipe: ModuleType) -> No
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides are not here")
-@pytest.mark.filterwarnings("ignore:no leak between parts")  # one of the slides is plain white
+@pytest.mark.filterwarnings("ignore:no leakage between splits")  # one of the slides is plain white
 def test_slides_cut_from_real_ones(recipe: ModuleType, tmp_path: Path) -> None:
     from wsidata import Slide
     from wsidata.synthetic.slides import write_pixels

@@ -54,7 +54,7 @@ def test_split_is_written_and_counted(camelyon, tmp_path, capsys):
     arguments = ["split", *table(camelyon), "--test-prefix", "test_", "-o", str(tmp_path / "split.csv")]
     assert main([*arguments, "--plot", str(tmp_path / "balance.png")]) == 0
     out = capsys.readouterr().out
-    assert "no leak between parts" in out
+    assert "no leakage between splits" in out
     assert out.splitlines()[-2].split() == ["all", "10", "2", "4"]
     frame = load_splits(tmp_path / "split.csv")
     assert frame["split"].value_counts().to_dict() == {"train": 10, "test": 4, "val": 2}

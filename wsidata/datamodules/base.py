@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,7 @@ from wsidata.splits.unreadable import SkipWarning, check_skipped, describe_skipp
 from wsidata.stats.class_weights import class_weights
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.label_table import LabelTable
-from wsidata.tables.parts import PARTS, SPLITS, Part, SplitError
+from wsidata.tables.parts import SPLITS, Part, SplitError
 from wsidata.utils.messages import check_choice, name_some
 
 OnError = Literal["raise", "skip"]
@@ -238,7 +238,7 @@ class SplitDataModule(LightningDataModule, ABC):
             self.check()
             if self.leaks != "off" and (self.trainer is None or self.trainer.is_global_zero):
                 self.check_leaks().report("error" if self.leaks == "error" else "warn")
-            self.datasets = {part: self.make_dataset(part) for part in PARTS}
+            self.datasets = {part: self.make_dataset(part) for part in get_args(Part)}
             self.datasets["train"].epoch_source = self._trainer_epoch
         self._run_seed = torch.initial_seed()
         if self.trainer is not None:  # the order of an epoch must be the same on every rank, seeded or not

@@ -1,6 +1,6 @@
-"""A checkpoint remembers what its model was trained on: no run goes on, or is scored, on other slides unnoticed.
+"""State of a data module in checkpoints, compared when training resumes or a model is evaluated.
 
-The memory is plain values only: a checkpoint can then be loaded with `weights_only=True`.
+It consists of plain values only, so that checkpoints load with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from wsidata.tables.parts import Part, SplitError
 def remember(
     table: pd.DataFrame, skipped: pd.DataFrame, class_names: Sequence[str], stats: ChannelStats | None
 ) -> dict[str, Any]:
-    """The split, what was left out of it, the classes, and the statistics if they are known, for a checkpoint.
+    """The state: the split, the images left out of it, the classes, and the statistics if they are known.
 
     Args:
         table: Slides, with the columns `image_id` and `split`.
-        skipped: Those that are left out; see `skipping.skipped_rows`.
+        skipped: Those that are left out; see `skipped_rows`.
         class_names: Classes in order.
         stats: Channel statistics of the training slides, or None.
     """
@@ -38,7 +38,7 @@ def remember(
 
 
 def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str]) -> None:
-    """Refuse classes that are not the checkpoint's, or in another order; a table without labels has none to compare.
+    """Raise if the classes, or their order, differ from the checkpoint's; a table without labels passes.
 
     Raises:
         SplitError: with both.
@@ -53,16 +53,16 @@ def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str])
 def check_remembered_split(
     memory: dict[str, Any], table: pd.DataFrame, skipped: pd.DataFrame, evaluated: Part | None = None
 ) -> None:
-    """Refuse to train on with other slides in the parts, or to evaluate on slides that were trained on.
+    """Raise if training would resume with another split, or evaluate on images that were trained on.
 
     Args:
         memory: What `remember` returned.
         table: Slides, with the columns `image_id` and `split`.
         skipped: Those that are left out.
-        evaluated: The part that is to be evaluated; None where training goes on.
+        evaluated: The split to evaluate; None where training resumes.
 
     Raises:
-        SplitError: naming the slides.
+        SplitError: naming the images.
     """
     if evaluated is not None:
         check_no_leak(memory["split"], list(table.loc[table["split"] == evaluated, "image_id"]), evaluated)
@@ -80,7 +80,7 @@ def remembered_stats(memory: dict[str, Any], ours: ChannelStats | None) -> Chann
         ours: The statistics of this run, if they are known.
 
     Raises:
-        SplitError: if these are others.
+        SplitError: if these differ.
     """
     if memory.get("stats") is None:
         return None
@@ -94,7 +94,7 @@ def remembered_stats(memory: dict[str, Any], ours: ChannelStats | None) -> Chann
 
 
 def plain(value: Any) -> Any:
-    """What a checkpoint can hold of an argument."""
+    """An argument as a plain value; None for tables and statistics."""
     if isinstance(value, (pd.DataFrame, ChannelStats)):
         return None
     if isinstance(value, Mapping):
@@ -103,7 +103,7 @@ def plain(value: Any) -> Any:
 
 
 def plain_values(value: Any) -> Any:
-    """NumPy's numbers and arrays as Python's, at any depth: `weights_only=True` loads no others."""
+    """NumPy numbers and arrays as Python's, at any depth; `weights_only=True` loads no others."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

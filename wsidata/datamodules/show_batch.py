@@ -1,4 +1,4 @@
-"""What `show_batch` draws: samples of a dataset as the network gets them, with their names, labels and masks."""
+"""Figures of samples as the network gets them, with their names, labels and masks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def draw_samples(
     path: str | Path | None = None,
     bands: Sequence[int] | None = None,
 ) -> Figure:
-    """Draw samples of one part, the classes in turn.
+    """Draw samples of one split, one class after the other.
 
     Args:
-        dataset: The part.
+        dataset: The split.
         table: Its rows, with the columns `image_id`, `label` and `label_name`, and `mask` where there are masks.
-        part: What the heading calls it; masks are drawn unless it is "predict".
+        part: Name of the split; masks are drawn unless it is "predict".
         class_names: Names of the classes in a mask.
-        max_images: How many samples at most.
+        max_images: Number of samples, at most.
         path: Where to save the figure; None saves nothing.
         bands: Numbers of the channels to show: one as gray, three as red, green and blue. None: all, if they are one or
             three.
@@ -41,7 +41,7 @@ def draw_samples(
         The figure.
 
     Raises:
-        SplitError: if the part has no rows.
+        SplitError: if the split has no rows.
         ValueError: if there are no such bands, or neither one nor three.
     """
     if table.empty:
@@ -54,13 +54,8 @@ def draw_samples(
     sizes = sorted({f"{image.shape[1]} x {image.shape[2]}" for image in images})
     size = f"{sizes[0]} px" if len(sizes) == 1 else "sizes differ"
     chosen = "" if bands is None else f"bands {', '.join(map(str, bands))}"
-    facts = [
-        f"{part}: {len(rows)} of {len(table)} {dataset.noun}s",
-        dataset.describe(),
-        chosen,
-        size,
-        str(images[0].dtype)[6:],
-    ]
+    counts = f"{part}: {len(rows)} of {len(table)} {dataset.noun}s"
+    facts = [counts, dataset.describe(), chosen, size, str(images[0].dtype)[6:]]
     figure = plot_images(images, titles, ", ".join(fact for fact in facts if fact))
     if masked:
         overlay_masks(figure, [mask for _, mask in samples], class_names)
@@ -71,7 +66,7 @@ def draw_samples(
 
 
 def _shown(image: Tensor, bands: Sequence[int] | None) -> Tensor:
-    """The bands to be shown, (1, H, W) or (3, H, W)."""
+    """The bands to show, (1, H, W) or (3, H, W)."""
     numbers = range(len(image)) if bands is None else bands
     if len(numbers) not in (1, 3) or not all(0 <= number < len(image) for number in numbers):
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Chance without a generator: slides are ordered by a hash of the seed and their own name.
+"""Random draws in the order of a hash of seed and slide name.
 
-So a draw cannot depend on row order, process, platform or the release of a library, and a slide that is added to a
-table moves few others. (Folds of whole groups are the exception: scikit-learn makes them.) Everything here is
-arithmetic on names, class numbers and groups; which rows take part, and what they become, is decided in `splits.py`.
+A draw therefore depends on no row order, process, platform or library release, and a slide that is added to a table
+moves few others. (Folds of whole groups are the exception: scikit-learn makes them.) `make.py` decides which rows can
+be drawn, and what they become.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ATTEMPTS = 200
 
 
 class DrawError(ValueError):
-    """The rows cannot be divided as asked; the message says why."""
+    """The rows cannot be divided as requested; the message says why."""
 
 
 def hashed_order(names: Sequence[str], key: str) -> Integers:
@@ -36,9 +36,9 @@ def hashed_order(names: Sequence[str], key: str) -> Integers:
 
 
 def allocate(counts: Sequence[int], size: int) -> list[int]:
-    """Divide `size` over classes in proportion to `counts`, at least 1 and at most count - 1 each.
+    """Divide `size` among classes in proportion to `counts`, at least 1 and at most count - 1 each.
 
-    Largest remainders: each class gets its whole share, and what is left goes to the largest fractions.
+    Largest remainders: each class gets the whole part of its share, and the rest goes to the largest fractions.
 
     Args:
         counts: Rows of each class, each at least 2.
@@ -59,11 +59,11 @@ def allocate(counts: Sequence[int], size: int) -> list[int]:
 
 
 def draw_slides(names: Sequence[str], classes: Integers, fraction: float, key: str) -> Integers:
-    """Positions of about `fraction` of the slides, each class in proportion and at least once on either side.
+    """Positions of about `fraction` of the slides, stratified, with each class on both sides.
 
     Args:
         names: Distinct ids.
-        classes: Class number of each; all 0 for a draw that does not look at classes.
+        classes: Class number of each; all 0 for a draw that ignores classes.
         fraction: Above 0, below 1.
         key: Seed and purpose.
 
@@ -89,7 +89,7 @@ def fold_slides(names: Sequence[str], classes: Integers, folds: int, key: str) -
 
 
 def draw_groups(groups: Sequence[str], classes: Integers, fraction: float, key: str) -> Integers:
-    """Positions of whole groups that hold about `fraction` of the rows of every class, each on both sides.
+    """Positions of whole groups with about `fraction` of the rows of every class, each class on both sides.
 
     First one group of each class, rarest first: the first in hashed order that is no larger than what is to be drawn,
     or the smallest, if none is. Then groups in hashed order, whenever one brings the rows drawn nearer to the share of
@@ -150,7 +150,7 @@ def _grouped_folds(groups: Sequence[str], classes: Integers, folds: int, key: st
     seed = int.from_bytes(_digest(key, "groups")[:4], "big")
     splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(classes), dtype=np.int64)
-    with warnings.catch_warnings():  # whether small classes are in every fold is looked after by the callers
+    with warnings.catch_warnings():  # callers check that small classes are in every fold
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         for fold, (_, part) in enumerate(splitter.split(classes, classes, np.asarray(groups, dtype=str))):
             fold_of[part] = fold

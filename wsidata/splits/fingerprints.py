@@ -1,9 +1,10 @@
-"""Is this the same image again? Asked of bytes (a copy) and of looks (saved again, resized, turned, cropped).
+"""Detection of copies by their bytes, and of near-duplicates by perceptual hashing.
 
 Reading hundreds of slides of gigabytes whole would take hours, so bytes are compared in three steps, each only for the
-files the step before could not tell apart: size, the ends and the middle, everything. Looks are compared by a
-perceptual hash of a thumbnail (the signs of its low frequencies, after pHash: Zauner, "Implementation and benchmarking
-of perceptual image hash functions", 2010), and confirmed by correlating the thumbnails.
+files that the step before could not tell apart: size, the ends and the middle, everything. Near-duplicates (saved
+again, resized, rotated, cropped) are found by a perceptual hash of a thumbnail (the signs of its low frequencies, after
+pHash: Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010), and confirmed by
+correlating the thumbnails.
 """
 
 from __future__ import annotations
@@ -23,26 +24,25 @@ from wsidata.slides.slide import Slide
 from wsidata.utils.files import file_sha256, files_of, sample_digest
 
 SIDE_PX = 32
-"""Side of the thumbnails that are compared."""
+"""Side of the thumbnails."""
 
 _FREQUENCIES = 12
 
-
 _PLAIN_STD = 0.01
-"""A thumbnail that varies less than this (as a fraction of its brightest value) has no look to speak of."""
+"""Variation (as a fraction of the brightest value) below which a thumbnail is plain."""
 
 HASH_DISTANCE = 0.18
-"""Share of differing signs up to which two images may look alike.
+"""Fraction of differing signs up to which two images may be near-duplicates.
 
-Measured on photos and artificial slides: up to 0.09 for the same image recompressed, halved, lightened or turned, up
-to 0.2 with 5 % of it cut off (0.13 in the middle), at least 0.28 for different images."""
+Measured on photos and synthetic slides: up to 0.09 for the same image recompressed, halved, lightened or rotated, up to
+0.2 with 5 % of it cut off (0.13 in the middle), at least 0.28 for different images."""
 
 CORRELATION = 0.8
-"""Correlation of thumbnails from which two images look alike."""
+"""Correlation of thumbnails from which two images are near-duplicates."""
 
 
 def same_bytes(paths: Iterable[str]) -> list[list[str]]:
-    """Groups of files with the same content; a folder (Zarr) counts as one file, what is not there as none."""
+    """Groups of files with the same content; a folder (Zarr) counts as one file, missing paths are ignored."""
     groups = [[path for path in dict.fromkeys(paths) if Path(path).exists()]]
     for key in (_size, sample_digest, _digest):
         groups = [same for group in groups for same in _divide(group, key)]
@@ -67,7 +67,7 @@ def _digest(path: Path) -> tuple[str | None, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What is remembered of an image's look.
+    """Perceptual hash and thumbnail of an image.
 
     Attributes:
         signs: (8, 143) bool: hash of the image in each of the eight right-angle symmetries, itself first.
@@ -79,18 +79,24 @@ class Look:
 
 
 def slide_thumbnail(path: str, options: SlideOptions = AS_STORED) -> NDArray[np.float64]:
-    """A slide, squashed to 32 x 32 gray pixels, the mean of its channels: (32, 32)."""
+    """Thumbnail of a slide, the mean of its channels, without its aspect ratio: (32, 32)."""
     with Slide.from_options(path, options) as slide:
         picture = slide.thumbnail(8 * SIDE_PX)
-        if options.channels is not None:  # no colors, for which `thumbnail_image` would have rules
+        if options.channels is not None:  # `thumbnail_image` has rules for colors, which these are not
             picture = picture.bandmean().copy(interpretation="b-w")
         small = picture.thumbnail_image(SIDE_PX, height=SIDE_PX, size="force")
         pixels = np.asarray(small.numpy(), dtype=np.float64)
     return pixels if pixels.ndim == 2 else np.asarray(pixels.mean(axis=2))
 
 
+def photo_thumbnail(path: str) -> NDArray[np.float64]:
+    """Thumbnail of a photo, without its aspect ratio: (32, 32)."""
+    small = read_photo(path, short_side_px=2 * SIDE_PX)
+    return np.asarray(cv2.resize(small, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA).mean(axis=2))
+
+
 def look_of(thumbnail: NDArray[np.float64]) -> Look | None:
-    """The look of a square gray thumbnail; None if it is plain, and so like every other plain one."""
+    """Perceptual hash of a square gray thumbnail; None if it is plain, and so like every other plain one."""
     if thumbnail.std() <= _PLAIN_STD * max(float(np.abs(thumbnail).max()), 1e-9):
         return None
     turned = [np.rot90(side, turns) for side in (thumbnail, thumbnail.T) for turns in range(4)]
@@ -108,14 +114,14 @@ def _signs(picture: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def alike(first: list[Look], second: list[Look]) -> list[tuple[int, int, float]]:
-    """Pairs of images that look alike, turned or not.
+    """Pairs of near-duplicates, rotated or not.
 
     Args:
-        first: Looks.
-        second: Looks to compare each of them with.
+        first: Perceptual hashes.
+        second: Hashes to compare each of them with.
 
     Returns:
-        `(i, j, correlation)` with `first[i]` and `second[j]` alike.
+        `(i, j, correlation)` for `first[i]` and `second[j]`.
     """
     if not first or not second:
         return []
@@ -129,9 +135,3 @@ def alike(first: list[Look], second: list[Look]) -> list[tuple[int, int, float]]
             if correlation >= CORRELATION:
                 pairs.append((int(i), j, correlation))
     return pairs
-
-
-def photo_thumbnail(path: str) -> NDArray[np.float64]:
-    """A photo, squashed to 32 x 32 gray pixels, (32, 32)."""
-    small = read_photo(path, short_side_px=2 * SIDE_PX)
-    return np.asarray(cv2.resize(small, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA).mean(axis=2))

@@ -1,8 +1,4 @@
-"""A model that has seen the patient, the slide or the scanner of a test image is praised for what it remembers.
-
-`check_leaks` looks for the ways in which that happens though every row of the table is in one part only: a patient with
-slides in two parts, a file that is there twice, a slide that was scanned, saved or cut again, a site in two parts.
-"""
+"""Leak checks: patients, files, near-duplicates and sites shared between splits."""
 
 from __future__ import annotations
 
@@ -19,7 +15,7 @@ from numpy.typing import NDArray
 
 from wsidata.splits.fingerprints import Look, alike, look_of, same_bytes, slide_thumbnail
 from wsidata.tables.parts import SPLITS, SplitError
-from wsidata.utils.messages import check_choice, name_some
+from wsidata.utils.messages import bullets, check_choice, name_some
 
 LeakKind = Literal["patient", "content", "thumbnail", "site"]
 LEAK_KINDS: tuple[LeakKind, ...] = ("patient", "content", "thumbnail", "site")
@@ -35,21 +31,21 @@ _SAYS = {
 
 
 class LeakError(SplitError):
-    """Training and evaluation share patients, files, looks or sites; the message names them."""
+    """Splits share patients, files, near-duplicates or sites; the message names them."""
 
 
 class LeakWarning(UserWarning):
-    """The same, where it was asked to warn."""
+    """The same, as a warning; or images that could not be compared."""
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that is in more than one part.
+    """A patient, file, pair of near-duplicates or site in several splits.
 
     Attributes:
         kind: "patient", "content", "thumbnail" or "site".
-        what: Name of the patient or site, or how alike the slides are.
-        members: `(image_id, part)` of every slide concerned.
+        what: Name of the patient or site, or similarity of the images.
+        members: `(image_id, split)` of every image concerned.
     """
 
     kind: LeakKind
@@ -64,12 +60,12 @@ class Leak:
 
 @dataclass(frozen=True)
 class LeakReport:
-    """What was found, and what was looked at.
+    """Result of a leak check; true if there are leaks.
 
     Attributes:
         leaks: The leaks, by kind.
-        checked: Kinds that were looked for.
-        unread: Slides whose look could not be had, with the reason; and plain ones, which look like any other.
+        checked: Kinds that were checked.
+        unread: Images without a perceptual hash, with the reason; plain ones have none, as all of them look alike.
     """
 
     leaks: tuple[Leak, ...]
@@ -80,19 +76,15 @@ class LeakReport:
         return bool(self.leaks)
 
     def __str__(self) -> str:
-        looked = f"looked for: {', '.join(self.checked) or 'nothing'}"
-        aside = (
-            f"\n{len(self.unread)} images were not compared by look: {name_some(self.unread, 3)}" if self.unread else ""
-        )
+        checked = f"checked: {', '.join(self.checked) or 'nothing'}"
+        unread = f"\n{len(self.unread)} images were not compared: {name_some(self.unread, 3)}" if self.unread else ""
         if not self.leaks:
-            return f"no leak between parts ({looked}){aside}"
-        shown = "".join(f"\n  - {leak}" for leak in self.leaks[:_SHOWN])
-        more = f"\n  ... and {len(self.leaks) - _SHOWN} more" if len(self.leaks) > _SHOWN else ""
-        return f"{len(self.leaks)} leaks between parts ({looked}):{shown}{more}{aside}"
+            return f"no leakage between splits ({checked}){unread}"
+        return f"{len(self.leaks)} leaks between splits ({checked}):{bullets(self.leaks, _SHOWN)}{unread}"
 
     @property
     def frame(self) -> pd.DataFrame:
-        """One row per slide of each leak: `leak` (number), `kind`, `what`, `image_id`, `split`."""
+        """One row per image of each leak: `leak` (number), `kind`, `what`, `image_id`, `split`."""
         rows = [(i, leak.kind, leak.what, *member) for i, leak in enumerate(self.leaks) for member in leak.members]
         return pd.DataFrame(rows, columns=["leak", "kind", "what", "image_id", "split"])
 
@@ -103,7 +95,7 @@ class LeakReport:
             LeakError: naming them, for "error".
 
         Warns:
-            LeakWarning: naming them, for "warn"; or the slides that could not be compared.
+            LeakWarning: naming them, for "warn"; or the images that could not be compared.
         """
         if not self.leaks:
             if self.unread:
@@ -126,20 +118,21 @@ def check_leaks(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> LeakReport:
-    """Look for what is in more than one part of a split.
+    """Find patients, files, near-duplicates and sites that are in several splits.
 
     Args:
         table: Columns `image_id`, `split`, and those the checks need: `group` (patients), `site`, `path`. See
-            `tables.COLUMNS`; rows that are in no part are left out.
-        checks: "patient": slides of one patient in two parts. "content": the same file twice. "thumbnail": slides that
-            look alike, also saved again, resized, turned by right angles, or cropped by a few percent. "site": slides
-            of one site in two parts. None: all that the table's columns allow.
-        thumbnail: Makes (32, 32) gray pixels of a path, for other files than slides. Reads the smallest level only.
-        executor: Where thumbnails are made. None: here.
-        progress: Called with the number of slides looked at, and of all of them.
+            `label_table.COLUMNS`; rows without a split are left out.
+        checks: "patient": slides of one patient in two splits. "content": the same file twice. "thumbnail":
+            near-duplicates, also saved again, resized, rotated by right angles, or cropped by a few percent. "site":
+            slides of one site in two splits. None: all that the table's columns allow.
+        thumbnail: Makes (32, 32) gray pixels of a path, for other files than slides. The default reads the smallest
+            level only.
+        executor: Where thumbnails are made. None: in this thread.
+        progress: Called with the number of thumbnails made, and of all of them.
 
     Returns:
-        The report; it is true if there are leaks.
+        The report; true if there are leaks.
 
     Raises:
         SplitError: if a check is unknown, or the table lacks what it needs.
@@ -164,7 +157,7 @@ def check_leaks(
 
 
 def _chosen(table: pd.DataFrame, checks: Sequence[LeakKind] | None) -> tuple[LeakKind, ...]:
-    """The checks to make, of those that the columns allow."""
+    """The requested checks; of None, those that the columns allow."""
     needs = {"patient": "group", "content": "path", "thumbnail": "path", "site": "site"}
     able = [kind for kind in LEAK_KINDS if needs[kind] in table.columns and (table[needs[kind]] != "").any()]
     if checks is None:
@@ -183,14 +176,14 @@ def _members(rows: pd.DataFrame) -> tuple[tuple[str, str], ...]:
 
 
 def _shared(table: pd.DataFrame, column: str, kind: LeakKind) -> Iterator[Leak]:
-    """Values of a column that are in more than one part."""
+    """Values of a column that are in several splits."""
     for value, rows in table[table[column] != ""].groupby(column, sort=True):
         if rows["split"].nunique() > 1:
             yield Leak(kind, repr(str(value)), _members(rows))
 
 
 def _copies(table: pd.DataFrame) -> Iterator[Leak]:
-    """Files with the same content in more than one part."""
+    """Files with the same content in several splits."""
     for paths in same_bytes(table["path"].tolist()):
         rows = table[table["path"].isin(paths)]
         if rows["split"].nunique() > 1:
@@ -204,7 +197,7 @@ def _looks(
     progress: Progress | None,
     unread: list[str],
 ) -> list[Look | None]:
-    """The look of each file; those without one are added to `unread`."""
+    """The perceptual hash of each file; those without one are added to `unread`."""
     attempts = _Attempt(thumbnail)
     results = map(attempts, paths) if executor is None else executor.map(attempts, paths)
     looks: list[Look | None] = []
@@ -220,19 +213,19 @@ def _looks(
 
 @dataclass(frozen=True)
 class _Attempt:
-    """Makes a thumbnail, or says why not: one bad slide must not end the check of the others."""
+    """Makes a thumbnail, or returns why not, so that the other files are still checked."""
 
     thumbnail: Callable[[str], NDArray[np.float64]]
 
     def __call__(self, path: str) -> Any:
         try:
             return self.thumbnail(path)
-        except Exception as error:  # any reader's own; the reason is in the report
+        except Exception as error:  # of any reader; the report has the reason
             return f"{type(error).__name__}: {error}"
 
 
 def _look_alikes(table: pd.DataFrame, looks: list[Look | None]) -> Iterator[Leak]:
-    """Pairs of slides in different parts that look alike."""
+    """Pairs of near-duplicates in different splits."""
     rows = {part: [int(i) for i in np.flatnonzero(table["split"] == part) if looks[i] is not None] for part in SPLITS}
     for first, second in combinations(SPLITS, 2):
         ours, theirs = ([look for i in rows[part] if (look := looks[i]) is not None] for part in (first, second))
@@ -242,6 +235,6 @@ def _look_alikes(table: pd.DataFrame, looks: list[Look | None]) -> Iterator[Leak
 
 
 def _explained(leak: Leak, known: set[frozenset[str]]) -> bool:
-    """Whether the slides were already found to be the same file."""
+    """Whether the images are known to be the same file."""
     names = {name for name, _ in leak.members}
     return any(names <= copy for copy in known)

@@ -1,7 +1,7 @@
-"""A split drawn from global randomness or row order differs between runs and ranks, and test slides leak into training.
+"""Reproducible train, validation and test splits, stratified by class and grouped by patient.
 
 `make_splits` is a pure function: the same slides, labels, fractions and seed give the same split, in any row order and
-on any rank. How rows are drawn is in `split_draws.py`, files and checkpoints are the business of `split_files.py`.
+on any rank. `draw.py` decides which rows are drawn.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ def make_splits(
     id_column: str = "image_id",
     label_column: str | None = "label_name",
 ) -> pd.DataFrame:
-    """Divide slides into train, val and test.
+    """Split slides into train, val and test.
 
-    Rows that are predefined (by column, list or prefix) stay where they are put, but for one thing: if none of them is
-    `val`, validation rows are drawn from train, and from the rows that are in no part yet. Test rows are drawn from the
-    latter, if there are any. Fractions are of the rows that could be drawn.
+    Rows that are predefined (by column, list or prefix) stay where they are, with one exception: if none of them is
+    `val`, validation rows are drawn from train, and from the rows without a split. Test rows are drawn from the latter,
+    if there are any. Fractions are of the rows that could be drawn.
 
-    Without groups every class is divided in proportion, to within one slide, and each class has at least one slide in
-    every part that is drawn. With groups (patients) no group is divided, and the classes are in proportion as far as
-    whole groups allow.
+    Without groups every class is divided in proportion, to within one slide, and has at least one slide in every split
+    that is drawn. With groups (patients) no group is divided, and the classes are in proportion as far as whole groups
+    allow.
 
     Args:
         table: One row per slide, ids unique. Not changed.
-        val_fraction: Share of the rows to draw as validation. Not used with `k_fold`.
-        test_fraction: Share of the rows to draw as test, in addition to the predefined ones.
+        val_fraction: Fraction of the rows to draw as validation. Not used with `k_fold`.
+        test_fraction: Fraction of the rows to draw as test, in addition to the predefined ones.
         seed: Seed of the draw. Global generators are neither read nor changed.
-        stratify: False draws without looking at labels.
+        stratify: False ignores the labels.
         k_fold: `(i, k)`: the rows that are not test are divided into k folds; fold i (0 .. k-1) is validation.
-        repeat: 0, 1, ...: draws the validation rows, or the folds, again; the test rows stay the same.
-        small_classes: What to do with a class (or, with groups, the patients of a class) too few to be in every part:
-            "raise" refuses, "train" keeps its slides in train and warns.
+        repeat: 0, 1, ...: redraws the validation rows, or the folds; the test rows stay the same.
+        small_classes: For a class with too few slides (or, with groups, patients) for every split: "raise", or keep its
+            slides in "train" and warn.
         split_column: Column with train, val, test (or training, valid, validation, testing, ...), or an empty cell.
         val_ids: Ids of validation rows.
         test_ids: Ids of test rows.
@@ -68,7 +68,7 @@ def make_splits(
         test_prefix: What the names of test rows begin with, such as "test_".
         group_column: Column of groups, such as patients.
         id_column: Column of ids.
-        label_column: Column of labels. None: there are none to look at.
+        label_column: Column of labels. None: no labels.
 
     Returns:
         A copy of `table`, in its order, with the column `split`.
@@ -122,7 +122,7 @@ def make_splits(
 
 @dataclass(frozen=True)
 class _Rows:
-    """What a draw looks at, in the order of the ids."""
+    """Columns that a draw depends on, in the order of the ids."""
 
     names: pd.Series[Any]
     labels: pd.Series[Any] | None
@@ -169,7 +169,7 @@ def _fold(rows: _Rows, free: pd.Series[bool], k_fold: tuple[int, int], key: str)
 
 
 def _columns(rows: _Rows, taking: pd.Series[bool]) -> tuple[list[str], Integers, list[str] | None]:
-    """Names, class numbers and groups of the rows that take part."""
+    """Names, class numbers and groups of the rows that can be drawn."""
     names = rows.names[taking].tolist()
     classes = np.zeros(len(names), dtype=np.int64)
     if rows.labels is not None:
@@ -178,16 +178,16 @@ def _columns(rows: _Rows, taking: pd.Series[bool]) -> tuple[list[str], Integers,
 
 
 def _at(taking: pd.Series[bool], positions: Integers) -> pd.Series[bool]:
-    """The rows at `positions` among those that take part."""
+    """The rows at `positions` among those that can be drawn."""
     drawn = pd.Series(False, index=taking.index)
     drawn.iloc[np.flatnonzero(taking.to_numpy())[positions]] = True
     return drawn
 
 
 def _without_small_classes(rows: _Rows, free: pd.Series[bool], least: int, where: str) -> pd.Series[bool]:
-    """`free`, less the classes that have fewer than `least` slides or groups; or an error, if that is wanted.
+    """`free` without the classes of fewer than `least` slides or groups; or an error, by `rows.small_classes`.
 
-    A group that holds such a class stays out whole, which may make another class too small, and so on.
+    A group with such a class stays out whole, which may make another class too small, and so on.
     """
     taking = free.copy()
     left_out: set[str] = set()
@@ -217,7 +217,7 @@ def _without_small_classes(rows: _Rows, free: pd.Series[bool], least: int, where
 
 
 def _check_arguments(table: pd.DataFrame, val: float, test: float, columns: tuple[str | None, ...]) -> None:
-    """Refuse impossible fractions, absent columns and repeated ids or index labels."""
+    """Raise for impossible fractions, missing columns and repeated ids or index labels."""
     if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
         raise SplitError(f"val_fraction={val} and test_fraction={test} must be in [0, 1) and leave rows to train on.")
     absent = [column for column in columns if column is not None and column not in table.columns]
@@ -239,7 +239,7 @@ def _check_arguments(table: pd.DataFrame, val: float, test: float, columns: tupl
 
 
 def _check_fold(k_fold: tuple[int, int] | None, repeat: int, small_classes: str) -> None:
-    """Refuse folds that do not exist."""
+    """Raise for folds and choices that do not exist."""
     is_pair = isinstance(k_fold, (tuple, list)) and len(k_fold) == 2
     if k_fold is not None and not (
         is_pair and all(isinstance(one, (int, np.integer)) for one in k_fold) and 0 <= k_fold[0] < k_fold[1] >= 2
@@ -251,7 +251,7 @@ def _check_fold(k_fold: tuple[int, int] | None, repeat: int, small_classes: str)
 
 
 def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
-    """Refuse a group that is on two sides.
+    """Raise if a group is in several splits.
 
     Args:
         groups: Group of each row.
@@ -270,10 +270,10 @@ def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
 
 
 def warn_of_missing_classes(labels: pd.Series[Any], splits: pd.Series[Any]) -> None:
-    """Say which classes a part lacks that others have; parts without rows are left alone.
+    """Warn of classes that are missing from a split; splits without rows are ignored.
 
     Warns:
-        SplitWarning: naming part and classes.
+        SplitWarning: naming splits and classes.
     """
     everyone = set(labels)
     lacking = {part: sorted(everyone - set(labels[splits == part])) for part in SPLITS if (splits == part).any()}

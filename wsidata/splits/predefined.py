@@ -1,7 +1,4 @@
-"""Published splits come as a column, a list of ids or a prefix of names; what they say is taken, never guessed at.
-
-The rows that nobody predefined are drawn in `splits.py`.
-"""
+"""Predefined splits, given by a column, a list of ids or a prefix of names."""
 
 from __future__ import annotations
 
@@ -10,45 +7,46 @@ from typing import Any
 
 import pandas as pd
 
-from wsidata.tables.parts import _ALIASES, SplitError, part_name
+from wsidata.tables.parts import SplitError, part_name
 from wsidata.utils.messages import name_some
 
 
 def predefined_by_column(table: pd.DataFrame, name: str | None) -> pd.Series[Any]:
-    """`train`, `val`, `test` where the column decides, "" elsewhere.
+    """`train`, `val` or `test` where the column says so, "" elsewhere.
 
     Raises:
         SplitError: if a cell says anything else.
     """
     if name is None:
         return pd.Series("", index=table.index, dtype=object)
-    given = table[name].fillna("").astype(str).str.strip().str.lower()
-    unknown = sorted(set(given) - set(_ALIASES) - {""})
+    cells = table[name].fillna("").astype(str).str.strip().str.lower()
+    parts = cells.map(part_name).astype(object)
+    unknown = sorted(set(cells[(parts == "") & (cells != "")]))
     if unknown:
         raise SplitError(f"column '{name}' says {name_some(unknown)}. Write train, val, test or leave it empty.")
-    return given.map(part_name).astype(object)
+    return parts
 
 
 def put_in(
     splits: pd.Series[Any],
     part: str,
     ids: pd.Series[Any],
-    wanted_ids: Collection[str] | None,
+    listed: Collection[str] | None,
     prefix: str | tuple[str, ...] | None,
 ) -> pd.Series[Any]:
-    """Put the rows that are listed, or whose names begin so, into `part`.
+    """Assign rows to `part`, by a list of ids or a prefix of names.
 
     Raises:
-        SplitError: if an id is not in the table, a prefix fits nothing, or the row is in another part already.
+        SplitError: if an id is not in the table, a prefix fits nothing, or the row is in another split already.
     """
-    if wanted_ids is not None:
-        wanted = {str(name).strip() for name in wanted_ids}
-        absent = sorted(wanted - set(ids))
+    if listed is not None:
+        names = {str(name).strip() for name in listed}
+        absent = sorted(names - set(ids))
         if absent:
             raise SplitError(
                 f"{part}_ids {name_some(absent)} are not in the table. Ids look like {name_some(list(ids))}."
             )
-        splits = _move(splits, part, ids.isin(list(wanted)), ids, f"{part}_ids")
+        splits = _move(splits, part, ids.isin(list(names)), ids, f"{part}_ids")
     if prefix is not None:
         prefixes = prefix if isinstance(prefix, str) else tuple(prefix)
         fits = ids.str.rsplit("/", n=1).str[-1].map(lambda name: name.startswith(prefixes)).astype(bool)
@@ -74,10 +72,10 @@ def _move(
 def check_predefined_val(
     splits: pd.Series[Any], ids: pd.Series[Any], column: str | None, k_fold: Any, val_ids: Any, val_prefix: Any
 ) -> None:
-    """Where val is predefined, nothing is left to draw.
+    """Raise if validation rows are predefined, and other rows left to draw.
 
     Raises:
-        SplitError: if folds are asked for as well, or a column leaves open where some rows belong.
+        SplitError: if folds are requested as well, or the column is empty in some rows.
     """
     if k_fold is not None:
         raise SplitError("k_fold= draws the validation rows, and some are predefined. Leave out one of the two.")

@@ -1,7 +1,7 @@
-"""A split is worth keeping: it is saved beside the run, reused by the next one, and compared when a run resumes.
+"""Saved splits: CSV files with a digest, applied to a table or compared with a checkpoint's split.
 
-The file is a plain CSV to read and mail; the digest is a fingerprint of who is in which part, whatever the order. It
-stands in every row, so that a file that was edited, cut or mixed with another is noticed when it is used.
+The digest is a fingerprint of which image is in which split, whatever the order. It is in every row, so that a file
+that was edited, cut or mixed with another is noticed when it is used.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _DIGITS = 16
 _PREFIX = "sha256:"  # without it a spreadsheet takes digits for a number
 
 Parts = dict[str, list[str]]
-"""Ids of each part, sorted: `{"train": [...], "val": [...], "test": [...]}`."""
+"""Ids of each split, sorted: `{"train": [...], "val": [...], "test": [...]}`."""
 
 
 def split_parts(table: pd.DataFrame) -> Parts:
-    """The sorted ids of every part of a table with the columns `image_id` and `split`."""
+    """Ids of every split of a table with the columns `image_id` and `split`, sorted."""
     return {name: sorted(table.loc[table["split"] == name, "image_id"].astype(str)) for name in SPLITS}
 
 
@@ -36,7 +36,7 @@ def split_digest(table: pd.DataFrame) -> str:
 
 
 def parts_digest(parts: Parts) -> str:
-    """The same of the ids of every part."""
+    """The digest of the ids of every split."""
     rows = [(name, image_id) for name, ids in parts.items() for image_id in ids]
     return split_digest(pd.DataFrame(rows, columns=["split", "image_id"]))
 
@@ -46,7 +46,7 @@ def save_splits(table: pd.DataFrame, path: str | Path) -> str:
 
     Args:
         table: What `make_splits` returned.
-        path: CSV file to write; its folder is made.
+        path: CSV file to write; its folder is created.
 
     Returns:
         The digest of the split.
@@ -62,12 +62,11 @@ def save_splits(table: pd.DataFrame, path: str | Path) -> str:
 def save_splits_beside(table: pd.DataFrame, folder: str | Path) -> Path:
     """Write `split.csv` into a folder, or `split_DIGEST.csv` where there is another split of that name already.
 
-    Runs share a folder when they are repeated, or are the folds of one experiment; the split of an earlier one is never
-    lost.
+    Repeated runs, and folds of one experiment, may share a folder: the split of an earlier one is kept.
 
     Args:
         table: What `make_splits` returned.
-        folder: Is made if it is not there.
+        folder: Created if it does not exist.
 
     Returns:
         The file.
@@ -83,12 +82,12 @@ def save_splits_beside(table: pd.DataFrame, folder: str | Path) -> Path:
 def _holds(path: Path, digest: str) -> bool:
     try:
         return split_digest(load_splits(path)) == digest
-    except SplitError:  # edited, or no split: not ours to replace
+    except SplitError:  # edited, or no split: kept
         return False
 
 
 def load_splits(path: str | Path | pd.DataFrame, *, expected_digest: str | None = None) -> pd.DataFrame:
-    """Read a split file, or check a split that was read or made elsewhere.
+    """Read a split file, or check a split in a DataFrame.
 
     Args:
         path: CSV, Parquet or DataFrame with at least the columns `image_id` and `split`. A column `split_digest` must
@@ -99,7 +98,7 @@ def load_splits(path: str | Path | pd.DataFrame, *, expected_digest: str | None 
         The other columns of the file as text.
 
     Raises:
-        SplitError: if columns are absent, a split name is unknown, an id is repeated, or the digest differs.
+        SplitError: if columns are missing, a split name is unknown, an id is repeated, or the digest differs.
     """
     name = "the split" if isinstance(path, pd.DataFrame) else f"split file '{path}'"
     try:
@@ -114,7 +113,7 @@ def load_splits(path: str | Path | pd.DataFrame, *, expected_digest: str | None 
     if unknown or repeated:
         raise SplitError(
             f"{name} has unknown splits [{name_some(unknown)}] and repeated ids [{name_some(repeated)}]. "
-            "Every slide must be there once, with train, val or test."
+            "Every image must be there once, with train, val or test."
         )
     digest = split_digest(frame)
     if expected_digest is not None and not digest.startswith(expected_digest.removeprefix(_PREFIX)):
@@ -129,17 +128,17 @@ def load_splits(path: str | Path | pd.DataFrame, *, expected_digest: str | None 
 
 
 def apply_splits(table: pd.DataFrame, saved: pd.DataFrame) -> pd.DataFrame:
-    """Give `table` the split that was saved for exactly these slides.
+    """Apply a saved split to the table of the same images.
 
     Args:
-        table: Slides, with the column `image_id`.
+        table: Images, with the column `image_id`.
         saved: What `load_splits` returned.
 
     Returns:
         A copy of `table` with the column `split`.
 
     Raises:
-        SplitError: if one has slides that the other lacks.
+        SplitError: if one has images that the other lacks.
     """
     of = dict(zip(saved["image_id"].astype(str), saved["split"].astype(str), strict=True))
     ids = table["image_id"].astype(str)
@@ -154,10 +153,10 @@ def apply_splits(table: pd.DataFrame, saved: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_same_split(saved: Parts, current: Parts) -> None:
-    """Refuse to go on training on another split than the checkpoint's.
+    """Raise if training would resume with another split than the checkpoint's.
 
     Raises:
-        SplitError: saying how many slides moved, and which.
+        SplitError: saying how many images moved, and which.
     """
     moved = [
         f"{name} ({was} -> {now})"
@@ -166,8 +165,8 @@ def check_same_split(saved: Parts, current: Parts) -> None:
         if was != now
         for name in sorted(set(saved[was]) & set(current[now]))
     ]
-    everyone = [{name for part in parts.values() for name in part} for parts in (saved, current)]
-    gone, new = sorted(everyone[0] - everyone[1]), sorted(everyone[1] - everyone[0])
+    ids = [{name for part in parts.values() for name in part} for parts in (saved, current)]
+    gone, new = sorted(ids[0] - ids[1]), sorted(ids[1] - ids[0])
     if moved or gone or new:
         raise SplitError(
             f"the checkpoint was trained on another split: {len(moved)} images moved [{name_some(moved)}], "
@@ -178,7 +177,7 @@ def check_same_split(saved: Parts, current: Parts) -> None:
 
 
 def check_no_leak(saved: Parts, evaluated: list[str], part: str) -> None:
-    """Refuse to evaluate a checkpoint on slides it was trained on.
+    """Raise if a checkpoint would be evaluated on images it was trained on.
 
     Raises:
         SplitError: naming them.

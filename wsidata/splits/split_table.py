@@ -1,7 +1,4 @@
-"""A table and the arguments of a data module become a table that is split: by a file, or by `make_splits`.
-
-Slides and photos are split alike, so this is said once.
-"""
+"""The split of a data module's table, from a file or by `make_splits`."""
 
 from __future__ import annotations
 
@@ -25,16 +22,16 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
 
     Args:
         labels: The table as `read_table` gives it. One without labels is left as it is.
-        split: A split made before: a CSV file, or a DataFrame with `image_id` and `split`. None: make one.
+        split: A saved split: a CSV file, or a DataFrame with `image_id` and `split`. None: make one.
         options: Arguments of the data module, by name: `val_fraction`, `test_fraction`, `seed`, `k_fold`, `repeat`,
             `small_classes`, `test_ids`, `test_prefix`, `val_ids`, `val_prefix`, `stratify`, `group_column`,
             `label_column`.
 
     Returns:
-        The same rows, each in a part.
+        The same rows, each in a split.
 
     Raises:
-        SplitError: see `splits.make_splits` and `split_files.apply_splits`.
+        SplitError: see `make_splits` and `apply_splits`.
     """
     if split is not None:
         frame = apply_splits(labels.frame, load_splits(split))
@@ -59,7 +56,7 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
 
 
 def _warn_of_missing_labels(labels: LabelTable, frame: pd.DataFrame) -> None:
-    """Of several labels an image, say which ones no image of a part has."""
+    """Warn of labels that no image of a split has, where images have several labels."""
     if labels.target != "multilabel" or "target" not in frame.columns:
         return
     pairs = [
@@ -68,5 +65,5 @@ def _warn_of_missing_labels(labels: LabelTable, frame: pd.DataFrame) -> None:
         for name, has in zip(labels.class_names, target, strict=True)
         if has
     ]
-    there = pd.DataFrame(pairs, columns=["label", "split"], dtype=object)
-    warn_of_missing_classes(there["label"], there["split"])
+    present = pd.DataFrame(pairs, columns=["label", "split"], dtype=object)
+    warn_of_missing_classes(present["label"], present["split"])

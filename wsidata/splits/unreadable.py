@@ -1,7 +1,7 @@
-"""Some slides of a large table cannot be read: whoever goes on without them must know which, and what parts lose.
+"""Unreadable images that are left out of a split, and checks of what the split loses.
 
-A split is drawn over the whole table first, so a slide that is left out moves no other. What is left out is named, with
-its part, class and reason, and counted; a part or a class that would be lost altogether is refused.
+The split is drawn over the whole table first, so an image that is left out moves no other. Losing a whole split, or a
+class of one, is an error.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from wsidata.tables.parts import SPLITS, SplitError
-from wsidata.utils.messages import name_some
+from wsidata.utils.messages import bullets, name_some
 
 SKIPPED_COLUMNS = ("image_id", "split", "label_name", "path", "reason")
 _SHOWN = 20
@@ -22,10 +22,10 @@ class SkipWarning(UserWarning):
 
 
 def skipped_rows(table: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFrame:
-    """The rows that are left out.
+    """The unreadable rows of a table.
 
     Args:
-        table: All rows, split; see `tables.COLUMNS`.
+        table: All rows, split; see `label_table.COLUMNS`.
         reasons: Why rows cannot be read, by `image_id`.
 
     Returns:
@@ -36,19 +36,19 @@ def skipped_rows(table: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFram
 
 
 def without_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are left, index 0, 1, ...."""
+    """The other rows, index 0, 1, ...."""
     return table[~table["image_id"].isin(skipped["image_id"])].reset_index(drop=True)
 
 
 def check_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> None:
-    """Refuse to leave out all of a part, or all slides of a class in a part.
+    """Raise if all of a split, or all images of a class in a split, would be left out.
 
     Args:
         table: All rows, split.
         skipped: What `skipped_rows` returned.
 
     Raises:
-        SplitError: naming what would be lost, and the slides.
+        SplitError: naming what would be lost, and the images.
     """
     left = without_skipped(table, skipped)
     lost: list[str] = []
@@ -69,7 +69,7 @@ def check_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> None:
 
 
 def describe_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> str:
-    """What is left out of which part, and why, for people.
+    """A message that says what is left out of which split, and why.
 
     Args:
         table: All rows, split.
@@ -79,10 +79,10 @@ def describe_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> str:
     for part in (*SPLITS, ""):
         gone, whole = skipped[skipped["split"] == part], int((table["split"] == part).sum())
         if len(gone):
-            labelled = gone[gone["image_id"].isin(table.loc[table["label"] >= 0, "image_id"])]
-            classes = labelled["label_name"].value_counts().sort_index()
+            labeled = gone[gone["image_id"].isin(table.loc[table["label"] >= 0, "image_id"])]
+            classes = labeled["label_name"].value_counts().sort_index()
             of = ", ".join(f"{count} {name}" for name, count in classes.items())
-            counts.append(f"{len(gone)} of {whole} {part or 'unlabelled'}" + (f" ({of})" if of else ""))
+            counts.append(f"{len(gone)} of {whole} {part or 'unlabeled'}" + (f" ({of})" if of else ""))
     return (
         f"{len(skipped)} of {len(table)} images cannot be read and are left out (on_error='skip'): "
         f"{'; '.join(counts)}. The split of the others is as it was drawn.{_listed(skipped)}"
@@ -90,14 +90,14 @@ def describe_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> str:
 
 
 def check_same_skipped(saved: Sequence[str], skipped: pd.DataFrame) -> None:
-    """Refuse to go on training without slides that were trained on, or with ones that were not.
+    """Raise if training would resume without images that were trained on, or with ones that were not.
 
     Args:
         saved: Ids that the checkpoint's run left out of training and validation.
-        skipped: What this run leaves out.
+        skipped: Rows that this run leaves out.
 
     Raises:
-        SplitError: naming the slides.
+        SplitError: naming the images.
     """
     before, now = set(saved), set(trained_without(skipped))
     if before != now:
@@ -115,9 +115,5 @@ def trained_without(skipped: pd.DataFrame) -> list[str]:
 
 
 def _listed(skipped: pd.DataFrame) -> str:
-    lines = [
-        f"\n  - {row['split'] or 'no part'} '{row['image_id']}': {row['reason']}"
-        for row in skipped.head(_SHOWN).to_dict("records")
-    ]
-    more = f"\n  ... and {len(skipped) - _SHOWN} more" if len(skipped) > _SHOWN else ""
-    return "".join(lines) + more
+    lines = [f"{row['split'] or 'no split'} '{row['image_id']}': {row['reason']}" for row in skipped.to_dict("records")]
+    return bullets(lines, _SHOWN)

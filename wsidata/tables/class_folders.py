@@ -1,9 +1,8 @@
-"""Many collections have no table: the folder an image lies in is its label. Here the folders become one.
+"""Label tables of folders with a folder of images per class.
 
-    root/<class>/image.jpg                 root/<part>/<class>/image.jpg   with parts train, val, test
+    root/<class>/image.jpg                 root/<split>/<class>/image.jpg   with splits train, val, test
 
-No file is passed over in silence: one that is no image by its name is reported, so that a collection with a kind of
-file that is not known here does not shrink unseen.
+A file that is no image by its name is reported, so that no unknown kind of file is left out silently.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _DOCUMENTS = {
 
 
 def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = ImageFolder.is_image_name) -> TextTable:
-    """A table with the columns `image` (path below `root`), `class`, and `split` if the first folders are parts.
+    """A table with the columns `image` (path below `root`), `class`, and `split` if the first folders are splits.
 
-    Hidden files, read-me and license files are left out, and so are the folders beside MRXS slides, and tables, texts
-    and scripts beside the class folders.
+    Hidden files, readme and license files, the folders beside MRXS slides, and tables, texts and scripts beside the
+    class folders are left out.
 
     Args:
         root: The folder.
@@ -38,7 +37,7 @@ def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = 
 
     Returns:
         The table, sorted by path; places are the paths. Its problems name files that lie in no class folder or are no
-        images, class folders without images, and folders of parts beside folders of classes.
+        images, class folders without images, and folders of splits beside folders of classes.
 
     Raises:
         TableError: if there is no image in any class folder.
@@ -49,7 +48,7 @@ def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = 
     problems = _strays(root, root)
     if parts and len(parts) < len(folders):
         others = ", ".join(folder.name for folder in folders if folder not in parts)
-        problems.append(f"{parts[0].name}: is a part of a split, and beside it are other folders: {others}")
+        problems.append(f"{parts[0].name}: is a split, and beside it are other folders: {others}")
     if not parts and len(folders) == 1 and _folders(folders[0]) and not _files(folders[0]):
         problems.append(
             f"{folders[0].name}: is the only folder, and holds folders and no images; pass this one instead"
@@ -88,7 +87,7 @@ def _strays(folder: Path, root: Path) -> list[str]:
 
 
 def _files(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Images (or what may be meant as one) in a folder, and below it if `deep`; a Zarr folder is one image."""
+    """Images (or files that may be meant as one) in a folder, and below it if `deep`; a Zarr folder is one image."""
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     mirax = {entry.stem for entry in entries if entry.suffix.lower() == ".mrxs"}
     found: list[Path] = []

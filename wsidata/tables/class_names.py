@@ -1,4 +1,4 @@
-"""Which number a class gets decides what a trained model means; it is fixed here once, never by the order of rows."""
+"""Class names: their order, which is independent of the order of rows, and the labels they stand for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from wsidata.tables.text_table import TableError, TextTable, read_text_table
 from wsidata.utils.messages import describe_problems
 
 ClassNames = Sequence[str] | Mapping[str, str] | Mapping[str, int]
+LabelNames = str | Path | pd.DataFrame | Mapping[str, str]
+
+_NAME_COLUMNS = ("name", "class_name", "label_name")
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Labels as they are written in the table, and what they mean.
+    """Classes in order, and the class of each label of the table.
 
     Attributes:
         class_names: Name of class 0, 1, ...
@@ -29,7 +32,7 @@ class ClassMap:
 
 
 def class_map(labels: Sequence[str], class_names: ClassNames | None = None) -> ClassMap:
-    """Decide the classes and their order.
+    """Classes and their order.
 
     Args:
         labels: The labels in the table; empty ones are ignored.
@@ -39,7 +42,7 @@ def class_map(labels: Sequence[str], class_names: ClassNames | None = None) -> C
             which the mapping first names them.
 
     Returns:
-        The classes. Labels that `class_names` does not know are not in `renames`.
+        The classes. Labels that are not in `class_names` are not in `renames`.
 
     Raises:
         ValueError: if `class_names` is empty, repeats a name, or its numbers are not 0, 1, ..., n-1.
@@ -71,28 +74,23 @@ def class_map(labels: Sequence[str], class_names: ClassNames | None = None) -> C
 
 
 def _sort_labels(labels: set[str]) -> list[str]:
-    """Whole numbers in their order (2 before 10), anything else alphabetically."""
+    """Sort whole numbers by value (2 before 10), other labels alphabetically."""
     if all(label.lstrip("-").isdecimal() for label in labels):
         return sorted(labels, key=lambda label: (int(label), label))
     return sorted(labels)
 
 
-LabelNames = str | Path | pd.DataFrame | Mapping[str, str]
-
-_NAME_COLUMNS = ("name", "class_name", "label_name")
-
-
 def read_label_names(label_names: LabelNames, label_column: str | Sequence[str] | None = None) -> dict[str, str]:
-    """Names of labels, in the labels' order (as numbers, if they are).
+    """Names of labels, in the labels' order (numeric, if they are numbers).
 
     Args:
-        label_names: CSV, Parquet or DataFrame with a column of labels, called as in the table or "label", and one of
-            names, called "name", "class_name" or "label_name"; of a table of two columns, whatever they are called, the
-            first holds the labels. Further columns are not read. Or a mapping.
-        label_column: What the column of labels is called in the table of photos.
+        label_names: CSV, Parquet or DataFrame with a column of labels, named as in the table or "label", and one of
+            names, named "name", "class_name" or "label_name"; of a table of two columns, whatever their names, the
+            first holds the labels. Other columns are ignored. Or a mapping.
+        label_column: Name of the column of labels in the table of photos.
 
     Raises:
-        TableError: if there are no such columns, a cell is empty, a label is there twice, or two labels have one name.
+        TableError: if there are no such columns, a cell is empty, a label is repeated, or two labels have one name.
     """
     if isinstance(label_names, Mapping):
         source = "label_names"
@@ -114,10 +112,10 @@ def read_label_names(label_names: LabelNames, label_column: str | Sequence[str] 
     return {label: known[label] for label in class_map(list(known)).class_names}
 
 
-def _columns(text: TextTable, wanted: Sequence[str]) -> tuple[str, str]:
+def _columns(text: TextTable, label_columns: Sequence[str]) -> tuple[str, str]:
     """The columns of labels and of names."""
     existing = list(text.frame.columns)
-    labels = [column for column in (*wanted, "label") if column in existing]
+    labels = [column for column in (*label_columns, "label") if column in existing]
     names = [column for column in _NAME_COLUMNS if column in existing and column not in labels[:1]]
     if labels and names:
         return labels[0], names[0]

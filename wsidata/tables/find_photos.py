@@ -1,7 +1,7 @@
-"""A table of photos says `img_12`, the disk has `2019/IMG_12.JPG`: each name means exactly one file, or is refused.
+"""Photo files by the names in a table, such as `img_12` for `2019/IMG_12.JPG`.
 
-Names are compared in one Unicode form (NFC): macOS writes `é` as two characters, most others as one. Files are listed
-once, also those in sub-folders; hidden files, such as macOS puts beside others, are never meant.
+A name means exactly one file or is an error. Names are compared in one Unicode form (NFC): macOS writes `é` as two
+characters, most systems as one. Files are listed once, with those in subfolders, without hidden ones.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from wsidata.tables.find_slides import ImageFolder, ImageLookupError
+from wsidata.tables.find_slides import ImageFolder, ImageLookupError, suggestion
 
 PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".avif"),
     *(".heic", ".heif", ".bmp"),
 )
-"""What a photo's name may end in. Whether it can be decoded is another question, asked of the file."""
+"""Suffixes of photos. Whether a file can be decoded is checked elsewhere."""
 
 _SHOWN = 5
 
@@ -36,7 +36,7 @@ def photo_stem(name: str) -> str:
 
 
 class NameIndex:
-    """Which of many files a loosely written name means.
+    """Files by loosely written names.
 
     Args:
         files: Paths relative to one folder, with `/` between folders.
@@ -56,7 +56,7 @@ class NameIndex:
         return exact
 
     def fitting(self, name: str) -> list[str]:
-        """The files that `name` fits best: several if it is ambiguous, none if it fits no file.
+        """Files that `name` fits best: several if it is ambiguous, none if it fits no file.
 
         Tried in this order: the very path; the end of a path; the same in another case, blanks aside; the end of a path
         without the photo's suffix; the same in another case, blanks aside.
@@ -67,9 +67,9 @@ class NameIndex:
         parts = [part for part in name.split("/") if part not in ("", ".")]
         for without_suffix in (False, True):
             for relaxed in (False, True):
-                wanted = [_key(part, relaxed) for part in parts]
-                found = self._table(relaxed, without_suffix).get(wanted[-1], []) if wanted else []
-                found = [file for file in found if self._lies_in(file, wanted[:-1], relaxed)]
+                keys = [_key(part, relaxed) for part in parts]
+                found = self._table(relaxed, without_suffix).get(keys[-1], []) if keys else []
+                found = [file for file in found if self._lies_in(file, keys[:-1], relaxed)]
                 if found:
                     return found
         return []
@@ -93,7 +93,7 @@ class NameIndex:
 
 
 class PhotoFolder(ImageFolder):
-    """Finds the photo that a table's name means, in a folder and all folders below it.
+    """The photos of a folder and all folders below it, found by their names in a table.
 
     Args:
         root: Folder that names are relative to. Absolute names are taken as they are.
@@ -117,7 +117,7 @@ class PhotoFolder(ImageFolder):
         return tuple(sorted(file for file in self.index.files if self.is_image_name(file)))
 
     def find(self, name: str) -> Path:
-        """The one file that `name` means.
+        """The file that `name` means.
 
         Args:
             name: File name with or without suffix, in any case, with all, some or none of the folders above it.
@@ -157,9 +157,9 @@ class PhotoFolder(ImageFolder):
         if not self.photos:
             return " (the folder has no photos)"
         lasts = {_key(photo_stem(file.rpartition("/")[2]), True): file for file in self.photos}
-        wanted = _key(photo_stem(name.rpartition("/")[2]), True)
-        near = [lasts[key] for key in difflib.get_close_matches(wanted, lasts, n=2, cutoff=0.8)]
-        return f" (did you mean {' or '.join(near)}?)" if near else f" ({len(self.photos)} other photos there)"
+        last = _key(photo_stem(name.rpartition("/")[2]), True)
+        near = [lasts[key] for key in difflib.get_close_matches(last, lasts, n=2, cutoff=0.8)]
+        return suggestion(near, f"{len(self.photos)} other photos there")
 
 
 def _nfc(name: str) -> str:
@@ -183,7 +183,7 @@ def _list_files(root: Path) -> list[str]:
 
 
 def _leads_back(folder: str, name: str) -> bool:
-    """Whether a folder is a link to one that holds it."""
+    """Whether a folder is a link to one that contains it."""
     target = os.path.realpath(os.path.join(folder, name))
     return f"{folder}{os.sep}".startswith(f"{target}{os.sep}")
 

@@ -1,6 +1,6 @@
-"""Tables name slides loosely (`normal_001`, `normal_001.TIF`, `center_0/normal_001.tif`); files have exact names.
+"""Slide files by the names in a table, such as `normal_001`, `normal_001.TIF` or `center_0/normal_001.tif`.
 
-A name resolves to exactly one file or not at all: never to "the first that fits".
+A name means exactly one file or is an error, never "the first that fits".
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ SLIDE_SUFFIXES = (
     *(".qptiff", ".tiff", ".tif", ".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"),
     *(".jpeg", ".jpg", ".png", ".webp", ".bmp"),
 )
-"""What may be left out of a name in a table; a suffix stands before those it ends in. Other dots belong to the name."""
+"""Suffixes that a table may leave out; each stands before those it ends in. Other dots belong to the name."""
 
 
 class ImageLookupError(LookupError):
-    """A name fits no file, or more than one."""
+    """A name fits no file, or several."""
 
 
 def split_suffix(name: str) -> tuple[str, str]:
@@ -35,18 +35,18 @@ def split_suffix(name: str) -> tuple[str, str]:
 
 
 def _stems(name: str) -> set[str]:
-    """What may be left of a name without its suffix: `a.ome.tif` is `a` to some and `a.ome` to others."""
+    """The stems of a name: `a.ome.tif` may be called `a` or `a.ome`."""
     return {name[: -len(suffix)] for suffix in SLIDE_SUFFIXES if name.lower().endswith(suffix)}
 
 
 class ImageFolder:
-    """Finds the file a table's name means, listing each folder once.
+    """The slides of a folder, found by their names in a table; each folder is listed once.
 
     Args:
         root: Folder that names are relative to. Absolute names are taken as they are.
 
     Attributes:
-        noun: What messages call an image.
+        noun: Word for an image in messages.
     """
 
     noun = "slide"
@@ -61,7 +61,7 @@ class ImageFolder:
         return bool(split_suffix(name)[1])
 
     def find(self, name: str) -> Path:
-        """The one file that `name` means.
+        """The file that `name` means.
 
         Tried in this order: the exact name; the name in another case; the name without a slide suffix, equal to a
         file's stem; the same in another case.
@@ -95,8 +95,8 @@ class ImageFolder:
         raise ImageLookupError(f"no file '{name}' in '{folder}'{self._hint(name, listing)}")
 
     def image_id(self, path: Path) -> str:
-        """Name of a slide that does not depend on where the folder lies: the path below `root` without slide suffix."""
-        # Names may lead out of the folder and in again, and the folder be a link: a slide has one name all the same.
+        """Id of a slide, independent of the folder's location: the path below `root` without slide suffix."""
+        # Names may lead out of the folder and in again, and the folder may be a link; the id stays the same.
         for resolved in (os.path.abspath, os.path.realpath):
             relative = os.path.relpath(resolved(path), resolved(self.root))
             if not relative.startswith(os.pardir):
@@ -119,4 +119,9 @@ class ImageFolder:
         stem = split_suffix(name)[0].lower()
         near = [entry for entry in listing if split_suffix(entry)[0].lower() == stem]
         near = near or difflib.get_close_matches(name, listing, n=2, cutoff=0.8)
-        return f" (did you mean {' or '.join(near)}?)" if near else f" ({len(listing)} other files there)"
+        return suggestion(near, f"{len(listing)} other files there")
+
+
+def suggestion(near: list[str], otherwise: str) -> str:
+    """The end of a message, with the names that were perhaps meant."""
+    return f" (did you mean {' or '.join(near)}?)" if near else f" ({otherwise})"

@@ -1,7 +1,6 @@
-"""A spreadsheet of slides is where most runs go wrong: a slide missing, a label misspelled, a row twice.
+"""Label tables of slides, read and checked.
 
-All of it is found here, before anything is opened or split, and reported at once. What comes out is one tidy frame that
-the rest of the package relies on.
+Missing slides, misspelled labels and repeated rows are all reported at once, before any slide is opened.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ class LabelTable:
             - `path` (str): the file.
             - `label_name` (str): class name, or the target as text; "" in a table without labels.
             - `label` (int): index into `class_names`, -1 where the target is not one class.
-            - `group` (str): patient or other unit that must not be divided, "" if no group column was given.
+            - `group` (str): patient or other unit that stays in one split, "" if no group column was given.
             - `site` (str): center or scanner, "" if no site column was given.
-            - `split` (str): what the split column says (see `splits.make_splits`), "" if none was given.
+            - `split` (str): what the split column says (see `make_splits`), "" if none was given.
             - `target` (tuple of floats): several labels (0 or 1 each), or numbers.
             - `mask` (str): the file of the mask.
         class_names: Name of class 0, 1, ...
         source: File name of the table, for messages.
-        target: What is predicted; see `targets`.
+        target: Kind of the targets; see `targets`.
     """
 
     frame: pd.DataFrame
@@ -69,7 +68,7 @@ def read_table(
 ) -> LabelTable:
     """Read and check a table of slides.
 
-    Ids and labels are text: leading zeros stay, blanks around them go.
+    Ids and labels are text: leading zeros are kept, blanks around them removed.
 
     Args:
         table: CSV (comma, semicolon, tab; UTF-8 with or without byte-order mark), Parquet, or DataFrame; or a folder
@@ -80,20 +79,20 @@ def read_table(
         label_column: Column (or columns) of labels, numbers or mask names. None for a table without labels, which can
             only be predicted on.
         target: "class", "multilabel", "regression" or "mask"; see `targets.read_targets`.
-        class_names: Classes in their order, or a mapping; see `labels.class_map`. None: the labels found, sorted.
+        class_names: Classes in their order, or a mapping; see `class_names.class_map`. None: the labels found, sorted.
         mask_dir: Folder the masks lie in. None: `image_dir`.
         group_column: Column of patients (or other groups).
         site_column: Column of centers, hospitals or scanners.
         split_column: Column that says train, val or test for some or all rows.
-        folder_type: How a name finds its file: of slides, or of photos (`photos.finding.PhotoFolder`).
-        inspect: Gets the files that were found, and returns a line for each that cannot be used, so that these are
-            reported together with what is wrong with the table.
+        folder_type: `ImageFolder` for slides, or `PhotoFolder` for photos.
+        inspect: Called with the files that were found; returns a line for each unusable one, to be reported with the
+            problems of the table.
 
     Returns:
         The checked table.
 
     Raises:
-        TableError: naming every absent column, missing or ambiguous file, duplicate, empty cell and unknown label.
+        TableError: naming every missing column, missing or ambiguous file, duplicate, empty cell and unknown label.
         ValueError: if `target`, `label_column` and `class_names` do not go together.
     """
     check_choice("target", target, TARGETS)
@@ -140,7 +139,7 @@ def _open(
 
 
 def image_root(table: str | Path | pd.DataFrame, image_dir: str | Path | None) -> Path:
-    """The folder a table's names are relative to: `image_dir`, or the table's own; the working folder for a frame."""
+    """Folder of a table's names: `image_dir`, or the table's own; the working folder for a DataFrame."""
     if image_dir is not None:
         return Path(image_dir).absolute()
     if isinstance(table, pd.DataFrame):
@@ -155,10 +154,10 @@ def _folder(path: str | Path, argument: str, folder_type: type[ImageFolder]) -> 
     return folder
 
 
-def _check_columns(text: TextTable, wanted: list[str]) -> None:
-    """Refuse absent columns, saying which exist."""
+def _check_columns(text: TextTable, columns: list[str]) -> None:
+    """Raise for missing columns, naming the existing ones."""
     existing = list(text.frame.columns)
-    absent = [name for name in wanted if name not in existing]
+    absent = [name for name in columns if name not in existing]
     if not absent:
         return
     near = [column for column in existing for name in absent if column.lower() == name.lower()]
@@ -170,7 +169,7 @@ def _check_columns(text: TextTable, wanted: list[str]) -> None:
 
 
 def _find_images(text: TextTable, column: str, folder: ImageFolder, problems: list[str]) -> list[Path | None]:
-    """The file of every row; what cannot be found, or is named twice, is added to `problems`."""
+    """The file of every row; names without a file, and repeated ones, are added to `problems`."""
     was_number = column in text.numeric_columns
     hint = "; this column holds numbers, so leading zeros are lost: read it as text (dtype=str)" if was_number else ""
     seen: dict[str, str] = {}

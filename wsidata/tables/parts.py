@@ -1,24 +1,21 @@
-"""The words every module about splits shares: the names of the parts, and what can be wrong with them."""
+"""Names of the splits (train, val, test), and the errors about them."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 Part = Literal["train", "val", "test", "predict"]
-
+"""A split, or the rows to predict on."""
 
 SPLITS = ("train", "val", "test")
 
 
-PARTS: tuple[Part, ...] = ("train", "val", "test", "predict")
-
-
 class SplitError(ValueError):
-    """The split asked for cannot be made, or would mix training and test slides; the message says what to change."""
+    """The requested split cannot be made, or would leak training images; the message says what to change."""
 
 
 class SplitWarning(UserWarning):
-    """The split was made, and a class is missing from a part of it."""
+    """A class is missing from a split."""
 
 
 _ALIASES = {
@@ -29,5 +26,5 @@ _ALIASES = {
 
 
 def part_name(name: str) -> str:
-    """The part `train`, `val` or `test` for a name that means one of them, such as "Validation"; else ""."""
+    """`train`, `val` or `test` for a synonym such as "Validation"; else ""."""
     return _ALIASES.get(name.strip().lower(), "")

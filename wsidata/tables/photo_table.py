@@ -1,7 +1,4 @@
-"""From a table, class folders or a bare folder to the checked rows of a photo data set.
-
-Everything that is wrong is said at once: rows without photo, labels without meaning, files that are no photos.
-"""
+"""Label tables of photos, read from a table, class folders or a bare folder, and checked."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ Unlisted = Literal["off", "warn", "error"]
 
 
 class UnlistedWarning(UserWarning):
-    """Photos lie in the folder that no row of the table names; the message names them."""
+    """Photos in the folder are in no row of the table; the message names them."""
 
 
 def read_photo_table(
@@ -35,20 +32,20 @@ def read_photo_table(
     unlisted: Unlisted = "warn",
     **options: Any,
 ) -> LabelTable:
-    """Read and check a table of photos; see `tables.read_table`.
+    """Read and check a table of photos; see `read_table`.
 
     Args:
-        table: CSV, Parquet or DataFrame; a folder with a folder of photos per class (perhaps below folders of parts);
+        table: CSV, Parquet or DataFrame; a folder with a folder of photos per class (perhaps below folders of splits);
             or, with `label_column=None`, a folder of photos.
         image_dir: Folder in which, or below which, the photos lie. None: the table's own.
-        inspect: Gets the files that were found, and returns a line for each that cannot be used.
+        inspect: Called with the files that were found; returns a line for each unusable one.
         image_column: Column of names.
         label_column: Column of labels, or columns. None: no labels.
-        unlisted: What to do about photos below `image_dir` that no row names: "off" does not look.
+        unlisted: For photos below `image_dir` that no row names: "off" does not look, "warn", or "error".
         **options: Other arguments of `read_table`.
 
     Returns:
-        The checked table. `image_id` is the path without suffix, or with it where two photos differ by it only.
+        The checked table. `image_id` is the path without suffix, or with it where two photos differ only by it.
 
     Raises:
         TableError: naming every problem of the table and of the files.
@@ -95,12 +92,12 @@ def _unnamed(folder: PhotoFolder, paths: Sequence[Path]) -> list[str]:
 
 
 def match_ids(names: Sequence[str] | None, frame: pd.DataFrame, argument: str) -> list[str] | None:
-    """The ids of photos that are named as loosely as a table may name them.
+    """Ids of photos by loosely written names, as in a table.
 
     Args:
         names: Ids or file names, with or without suffix and folders. None stays None.
         frame: Columns `image_id` and `path`.
-        argument: What `names` is called in messages.
+        argument: Name of `names` in messages.
 
     Returns:
         An id for each name; a name that fits nothing stays as it is.

@@ -1,7 +1,6 @@
-"""What a sample is to be predicted as: one class, several labels, numbers, or a mask.
+"""Targets of a label table: one class, several labels, numbers, or a mask.
 
-An empty cell may mean "nothing found", "not looked at" or "forgotten"; only the person who wrote the table knows, so
-no empty cell is given a meaning here.
+An empty cell is a problem, as it may mean "nothing found", "not examined" or "forgotten".
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class Targets:
         class_names: Classes, labels, or names of the numbers.
         columns: Columns for `LabelTable.frame`: `label_name` and `label` always; `target` (a tuple of floats) with
             several labels and with numbers, `mask` (a path) with masks.
-        problems: What is wrong, one line each.
+        problems: Problems, one line each.
     """
 
     class_names: tuple[str, ...]
@@ -48,7 +47,7 @@ def read_targets(
     class_names: ClassNames | None,
     mask_folder: ImageFolder | None = None,
 ) -> Targets:
-    """Make the targets of all rows out of text.
+    """Targets of all rows of a table of text.
 
     Args:
         text: The table.
@@ -56,9 +55,9 @@ def read_targets(
             there is none), or a column of 0 and 1 per label. "regression": columns of numbers. "mask": one column of
             names of mask images.
         columns: Columns of the table; none for a table without labels.
-        class_names: See `labels.class_map`; a sequence of names (one a column, where there are several columns). Needed
+        class_names: See `class_map`; a sequence of names (one a column, where there are several columns). Needed
             with masks, whose classes are not in the table.
-        mask_folder: Where masks lie.
+        mask_folder: Folder of the masks.
 
     Returns:
         Targets and problems.
@@ -136,7 +135,7 @@ def _label_lists(text: TextTable, column: str, class_names: ClassNames | None) -
 
 
 def _label_columns(text: TextTable, columns: Sequence[str], class_names: ClassNames | None) -> Targets:
-    """A column of 0 and 1 per label."""
+    """A column of 0 and 1 for each label."""
     names = _column_names(columns, class_names)
     chosen: list[set[str]] = [set() for _ in text.places]
     problems: list[str] = []
@@ -172,9 +171,9 @@ def _numbers(text: TextTable, columns: Sequence[str], class_names: ClassNames | 
 
 
 def _number(cell: str) -> float:
-    """Nan for what is none, or too large for the 32 bits that targets have."""
+    """The number in a cell; NaN for none, infinity where float32 is too small."""
     try:
-        number = float(cell.replace("_", "?"))  # Python's own digit groups are no notation of tables
+        number = float(cell.replace("_", "?"))  # not Python's digit groups
     except ValueError:
         return math.nan
     return number if abs(number) <= torch.finfo(torch.float32).max else math.inf
@@ -202,7 +201,7 @@ def mask_class_names(class_names: ClassNames) -> tuple[str, ...]:
     """Names of the classes of masks, one for each pixel value.
 
     Raises:
-        ValueError: if they are a mapping that merges: which pixel values it means cannot be told.
+        ValueError: if they are a mapping that merges classes, which leaves the pixel values open.
     """
     names = class_map([], class_names).class_names
     if len(names) != len(class_names):
@@ -213,7 +212,7 @@ def mask_class_names(class_names: ClassNames) -> tuple[str, ...]:
 
 
 def _column_names(columns: Sequence[str], class_names: ClassNames | None) -> tuple[str, ...]:
-    """Names of the entries of a target: the columns', unless others are given."""
+    """Names of the entries of a target: `class_names`, or the columns."""
     names = tuple(columns) if class_names is None else class_map([], class_names).class_names
     if len(names) != len(columns):
         raise ValueError(f"class_names={list(names)} must name each of the columns {list(columns)}, in their order.")

@@ -1,7 +1,7 @@
-"""Tables arrive as CSV, Parquet or DataFrame, and typed readers damage ids: `007` becomes 7, `NA` becomes missing.
+"""CSV files, Parquet files and DataFrames, read as text with the place of every row.
 
-Here every cell becomes text, stripped of blanks, and remembers the line it came from, so that an error can point at
-it. No meaning is given to any column; that is `tables.py`.
+Typed readers damage ids: `007` becomes 7, `NA` becomes missing. Here every cell is text, stripped of blanks, and errors
+name the line. Columns get their meaning in `label_table.py`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,12 @@ import pandas as pd
 from wsidata.utils.messages import describe_problems
 
 _DELIMITERS = ",;\t|"
-
-
 _TEXT_SUFFIXES = {".csv", ".tsv", ".txt"}
-
-
 _PARQUET_SUFFIXES = {".parquet", ".pq"}
-
-
 _LISTS = (list, tuple, set, np.ndarray)
 
 NO_LABEL = "none"
-"""What a cell of several labels says where there is none of them."""
+"""Content of a cell of several labels where there are none."""
 
 
 class TableError(ValueError):
@@ -45,10 +39,10 @@ class TextTable:
         frame: One text column per column of the source; missing cells are empty strings.
         source: The file name, or "DataFrame", for error messages.
         places: For each row, where it is in the source, such as "line 12" or "row 7".
-        numeric_columns: Columns that were numbers in the source; leading zeros may have been lost before we saw them.
-        list_columns: Columns of lists in the source (as Parquet may have them), which are text like `a; b` here, and
-            `none` where they were empty.
-        problems: What is wrong with the source beyond its rows, one line each, to be reported with those.
+        numeric_columns: Columns of numbers in the source; leading zeros may be lost.
+        list_columns: Columns of lists in the source (possible in Parquet), here text like `a; b`, and `none` for empty
+            ones.
+        problems: Problems of the source beyond its rows, one line each, to be reported with those.
         remedy: What to do about problems.
     """
 
@@ -64,8 +58,7 @@ class TextTable:
 def read_text_table(table: str | Path | pd.DataFrame) -> TextTable:
     """Read a table with every cell as stripped text.
 
-    CSV files may begin with a byte-order mark and may separate cells by comma, semicolon, tab or `|`, as the header
-    does.
+    CSV files may begin with a byte-order mark, and separate cells by comma, semicolon, tab or `|`, as in the header.
 
     Args:
         table: Path of a .csv, .tsv, .txt, .parquet or .pq file, or a DataFrame (which is not changed).
@@ -74,7 +67,7 @@ def read_text_table(table: str | Path | pd.DataFrame) -> TextTable:
         The cells as text, and where each row came from.
 
     Raises:
-        TableError: if the file is absent, of another kind, not UTF-8, empty, ragged, or names a column twice.
+        TableError: if the file is missing, of another kind, not UTF-8, empty, ragged, or names a column twice.
     """
     if isinstance(table, pd.DataFrame):
         return _from_frame(table, "DataFrame", index_places=True)
@@ -120,7 +113,7 @@ def _from_frame(frame: pd.DataFrame, source: str, *, index_places: bool) -> Text
 
 
 def _unlistable(values: Any, where: str) -> list[str]:
-    """What is wrong with a cell that holds several values."""
+    """Problems of a cell with several values."""
     odd = [value for value in values if not isinstance(value, str) or not value.strip() or set(value) & set(";|")]
     return [f"{where} lists {odd[0]!r}, which is no label"] if odd else []
 
@@ -135,7 +128,7 @@ def _as_text(value: object) -> str:
 
 
 def _from_delimited(path: Path) -> TextTable:
-    """Read delimited text with the standard library's reader, which keeps cells as they are and knows line numbers."""
+    """Read delimited text with the standard library's reader, which leaves cells unchanged and counts lines."""
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

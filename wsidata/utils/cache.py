@@ -1,4 +1,4 @@
-"""Several threads may want the same pixels at once: they are made once, and kept for a while, in bounded memory."""
+"""A cache of recently used blocks of pixels, for several threads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Block = NDArray[Any]
 
 
 class BlockCache:
-    """The blocks of pixels that were used last.
+    """The blocks of pixels that were used last, in bounded memory.
 
     Args:
-        max_bytes: Blocks that were not used for the longest time are forgotten beyond this many bytes...
+        max_bytes: The least recently used blocks are dropped beyond this many bytes...
         min_blocks: ... but so many are kept, whatever their size. Blocks that are being made come on top.
     """
 
@@ -29,12 +29,12 @@ class BlockCache:
         self._bytes = 0
 
     def get(self, key: Hashable, make: Callable[[], Block]) -> Block:
-        """The block of that key. Nobody may write to it.
+        """The block of a key. Read-only.
 
         Args:
             key: Name of the block.
-            make: Called if it is not there, by one of the threads that ask; the others wait. An exception goes to all
-                of them, and the next one to ask tries again.
+            make: Called if it is missing, by one of the threads that need it; the others wait. An exception is raised
+                in all of them, and the next call tries again.
         """
         with self._lock:
             found = self._blocks.get(key)
@@ -64,7 +64,7 @@ class BlockCache:
         return self._bytes
 
     def clear(self) -> None:
-        """Forget all blocks. What is being made is handed to those who wait for it, and not kept."""
+        """Drop all blocks. Blocks that are being made reach the waiting threads, and are not kept."""
         with self._lock:
             self._blocks.clear()
             self._bytes = 0

@@ -30,6 +30,10 @@ def name_some(names: Collection[str], limit: int = 5) -> str:
 def describe_problems(source: str, problems: list[str], remedy: str, limit: int = 20) -> str:
     """One message for many problems: their count, the first `limit` of them one per line, and the remedy."""
     noun = "problem" if len(problems) == 1 else "problems"
-    shown = "".join(f"\n  - {problem}" for problem in problems[:limit])
-    more = f"\n  ... and {len(problems) - limit} more" if len(problems) > limit else ""
-    return f"'{source}' has {len(problems)} {noun}:{shown}{more}\n{remedy}"
+    return f"'{source}' has {len(problems)} {noun}:{bullets(problems, limit)}\n{remedy}"
+
+
+def bullets(lines: Sequence[object], limit: int) -> str:
+    """The first `limit` lines as a list, and how many follow."""
+    more = [f"\n  ... and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "".join([*(f"\n  - {line}" for line in lines[:limit]), *more])

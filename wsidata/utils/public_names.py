@@ -1,6 +1,6 @@
-"""Public names of a package, imported when they are first used.
+"""Public names of a package, imported on first use.
 
-So that importing a package costs next to nothing, and importing one of its modules does not import the others.
+Importing a package thus costs next to nothing, and importing one of its modules does not import the others.
 """
 
 from collections.abc import Callable, Mapping, Sequence

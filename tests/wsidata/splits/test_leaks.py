@@ -32,7 +32,7 @@ def test_different_slides_do_not_leak(slides):
     report = check_leaks(slides)
     assert not report
     assert report.checked == ("content", "thumbnail")
-    assert str(report) == "no leak between parts (looked for: content, thumbnail)"
+    assert str(report) == "no leakage between splits (checked: content, thumbnail)"
 
 
 def test_copied_file_is_found_once_and_by_its_bytes(slides):
@@ -99,16 +99,16 @@ def test_unreadable_and_plain_slides_are_said_and_do_not_stop_the_rest(slides, t
         report = check_leaks(slides, executor=pool, progress=lambda done, total: calls.append((done, total)))
     assert [leak.kind for leak in report.leaks] == ["content"]
     assert [line.split(": ")[-1] for line in report.unread[1:]] == ["plain", "plain"]
-    assert "3 images were not compared by look" in str(report)
+    assert "3 images were not compared" in str(report)
     assert calls[-1] == (13, 13)
-    with pytest.warns(LeakWarning, match="no leak between parts .*\n.*3 images were not compared"):
+    with pytest.warns(LeakWarning, match="no leakage between splits .*\n.*3 images were not compared"):
         LeakReport((), report.checked, report.unread).report("warn")
 
 
 def test_report_warns_or_raises_as_asked(slides):
     slides["group"] = ["p"] * 13
     report = check_leaks(slides, checks=["patient"])
-    with pytest.raises(LeakError, match=r"1 leaks between parts .*\n  - patient 'p' is in train .* and val .*test"):
+    with pytest.raises(LeakError, match=r"1 leaks between splits .*\n  - patient 'p' is in train .* and val .*test"):
         report.report("error")
     with pytest.warns(LeakWarning, match="group_column="):
         report.report("warn")

@@ -157,7 +157,7 @@ def test_what_is_lost_is_counted_by_part_and_class():
     check_skipped(table, skipped_rows(table, {}))
     some = skipped_rows(table, {"a": "bad", "d": "worse"})
     check_skipped(table, some)
-    assert "left out (on_error='skip'): 1 of 2 train (1 x); 1 of 1 unlabelled." in describe_skipped(table, some)
+    assert "left out (on_error='skip'): 1 of 2 train (1 x); 1 of 1 unlabeled." in describe_skipped(table, some)
     with pytest.raises(SplitError, match="leave out every val row:"):
         check_skipped(table, skipped_rows(table, {"c": "bad"}))
     with pytest.raises(SplitError, match="leave out every row:"):

@@ -41,7 +41,7 @@ def test_everything_that_would_be_lost_is_reported_at_once(tmp_path):
     (root / "empty").mkdir()
     with pytest.raises(TableError) as error:
         read_table(root)
-    for said in ("stray.jpg: lies in no class folder", "train: is a part of a split"):
+    for said in ("stray.jpg: lies in no class folder", "train: is a split"):
         assert said in str(error.value)
     root = make(tmp_path / "second", "a/1.jpg", "a/2.vsi")
     (root / "empty").mkdir()

@@ -5,16 +5,7 @@ import pytest
 from wsidata.tables.find_photos import NameIndex, PhotoFolder, photo_stem
 from wsidata.tables.find_slides import ImageLookupError
 
-
-@pytest.fixture
-def folder(tmp_path):
-    def make(*names):
-        for name in names:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
-        return PhotoFolder(tmp_path)
-
-    return make
+FOLDER = PhotoFolder
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,7 @@ import pytest
 
 from wsidata.tables.find_slides import ImageFolder, ImageLookupError, split_suffix
 
-
-@pytest.fixture
-def folder(tmp_path):
-    def make(*names):
-        for name in names:
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).touch()
-        return ImageFolder(tmp_path)
-
-    return make
+FOLDER = ImageFolder
 
 
 @pytest.mark.parametrize(
