@@ -218,6 +218,11 @@ class Transform(ABC):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
 
+def same_window(operation: Operation, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
+    """`source_window` of operations in which no pixel depends on others."""
+    return window
+
+
 def describe(image: pyvips.Image) -> tuple[int, int, int, str]:
     """Width, height, bands and number format."""
     return image.width, image.height, image.bands, image.format

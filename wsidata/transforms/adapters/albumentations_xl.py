@@ -1,7 +1,7 @@
-"""Some members of albumentationsxl 0.1.2 give wrong images without an error, or kill the process.
+"""Checks for members of albumentationsxl 0.1.2 that silently give wrong images, or kill the process.
 
-They are refused by name, each with its reason and a replacement; members that are right on some images only are
-checked against the pipeline and the image. All of it was measured against NumPy, scikit-image and OpenCV.
+These raise `TransformError`, with the reason and a replacement; members that are right on some images only are checked
+against the pipeline and the image. All of it was measured against NumPy, scikit-image and OpenCV.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REFUSED = {
     "Lambda": ("cannot be constructed", "the function itself, in wsidata.transforms.Compose([...])"),
     "PerChannel": ("raises on every call", "a function of your own on the pyvips image"),
 }
-"""Members of albumentationsxl 0.1.2 that are broken: what they do, and what to use."""
+"""Broken members of albumentationsxl 0.1.2: the fault, and a replacement."""
 
 _ONLY_BEFORE_FLOAT = {
     **dict.fromkeys(("HueSaturationValue", "HEDShift", "Sharpen"), "gives a black picture"),
@@ -47,11 +47,11 @@ _ONLY_RGB = frozenset(("HueSaturationValue", "HEDShift", "RandomBrightnessContra
 """Members that fail on a gray image, or make three bands of it."""
 
 _COSTS = {"MedianBlur": 25.0, "HEDShift": 12.0, "HueSaturationValue": 3.5, "Sharpen": 3.0}
-"""Processor time in decodings (see `Operation.cost`), where it is more than two."""
+"""CPU time in decodings (see `Operation.cost`), where it is more than two."""
 
 
 def check_pipeline(pipeline: Any) -> None:
-    """Walk a pipeline with everything nested in it, in order, and refuse what is known to be wrong.
+    """Raise if a pipeline, with everything nested in it, has a member that is known to be wrong.
 
     Raises:
         TransformError: naming the member, the reason and the replacement.
@@ -66,7 +66,7 @@ def check_pipeline(pipeline: Any) -> None:
         if "Normalize" in names and not is_float:
             raise TransformError(
                 "albumentationsxl.Normalize before ToDtype('float') takes pixels of 0..255 for 0..1. Put "
-                "A.ToDtype('float', scale=True) before it, or leave it out if the model normalises."
+                "A.ToDtype('float', scale=True) before it, or leave it out if the model normalizes."
             )
         for name in names & _ONLY_BEFORE_FLOAT.keys():
             if is_float:
@@ -77,7 +77,7 @@ def check_pipeline(pipeline: Any) -> None:
 
 
 def check_picture(pipeline: Any, image: pyvips.Image) -> None:
-    """Refuse an image on which a member of the pipeline would be wrong.
+    """Raise for an image on which a member of the pipeline would be wrong.
 
     Raises:
         TransformError: naming the member, and what is wrong.
@@ -89,7 +89,7 @@ def check_picture(pipeline: Any, image: pyvips.Image) -> None:
         )
     if image.bands not in (1, 3):
         raise TransformError(
-            f"albumentationsxl is right on grey and RGB pictures only, and this one has {image.bands} channels. "
+            f"albumentationsxl is right on gray and RGB pictures only, and this one has {image.bands} channels. "
             "Use wsidata.transforms."
         )
     resized = False
@@ -111,7 +111,7 @@ _SAME_SIZE = frozenset(("NoOp", "HorizontalFlip", "VerticalFlip", "Flip", "Image
 
 
 def slowest_member(pipeline: Any) -> tuple[str, float]:
-    """Name and cost, in decodings, of the member that costs most."""
+    """Name and cost, in decodings, of the most expensive member."""
     costs = [("", 0.0)]
     for member in members_of(pipeline):
         costs += [(f"albumentationsxl.{name}", _COSTS[name]) for name in names_of(member) & _COSTS.keys()]
@@ -119,7 +119,7 @@ def slowest_member(pipeline: Any) -> tuple[str, float]:
 
 
 def _check_arguments(member: Any, names: set[str]) -> None:
-    """Refuse arguments with which a sound member goes wrong."""
+    """Raise for arguments with which a member goes wrong."""
     if "Rotate" in names and getattr(member, "crop_border", False):
         raise TransformError(
             "albumentationsxl.Rotate(crop_border=True) leaves up to half of the picture as background (release 0.1.2). "
@@ -129,7 +129,7 @@ def _check_arguments(member: Any, names: set[str]) -> None:
         raise TransformError("albumentationsxl.PadIfNeeded raises without value=. Pass value=[255, 255, 255].")
     if "Normalize" in names and not (isinstance(member.mean, list) and isinstance(member.std, list)):
         raise TransformError(
-            "albumentationsxl.Normalize works with lists only, after ToDtype. Leave it out if the model normalises "
+            "albumentationsxl.Normalize works with lists only, after ToDtype. Leave it out if the model normalizes "
             "(StreamingResNet does); else pass mean=[...], std=[...]."
         )
     if "GaussianBlur" in names and getattr(member, "min_amplitude", 0.2) < 0.2:
@@ -163,5 +163,5 @@ def members_of(pipeline: Any) -> Iterator[Any]:
 
 
 def names_of(transform: Any) -> set[str]:
-    """Names of the albumentationsxl classes that `transform` is an instance of; none if it is foreign to it."""
+    """Names of the albumentationsxl classes that `transform` is an instance of."""
     return {cls.__name__ for cls in type(transform).__mro__ if cls.__module__.split(".")[0] == _PACKAGE}

@@ -1,9 +1,7 @@
-"""Pipelines in albumentationsxl and plain functions become transforms that obey the sample's generator.
+"""Plain functions and albumentationsxl pipelines as transforms that draw from the sample's generator.
 
-Foreign code draws from the global generators of `random`, NumPy and torch. They are seeded from the sample's generator
-for the length of the call and put back afterwards.
-
-What is known to be wrong in albumentationsxl is refused when the transform is made; see `transform_checks`.
+Such code draws from the global generators of `random`, NumPy and torch. They are seeded from the sample's generator for
+the call, and restored afterwards.
 """
 
 from __future__ import annotations
@@ -21,12 +19,7 @@ import numpy as np
 import pyvips
 import torch
 
-from wsidata.transforms.adapters.albumentations_xl import (
-    check_picture,
-    check_pipeline,
-    names_of,
-    slowest_member,
-)
+from wsidata.transforms.adapters.albumentations_xl import check_picture, check_pipeline, names_of, slowest_member
 from wsidata.transforms.base import (
     GIGAPIXEL_PX,
     GigapixelWarning,
@@ -39,7 +32,7 @@ from wsidata.transforms.base import (
     warn_if_costly,
 )
 
-# Affine and Rotate hold an interpolator, which pickle does not know and loader workers need.
+# Affine and Rotate hold an interpolator, which loader workers need and pickle does not support.
 copyreg.pickle(pyvips.Interpolate, lambda kernel: (pyvips.Interpolate.new, (kernel.get("nickname"),)))
 
 
@@ -61,32 +54,32 @@ def seeded_globals(rng: np.random.Generator) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ForeignCall(Operation):
-    """A call of code that is not ours. Its seed is known, what it did is not.
+    """A call of foreign code, of which the record holds the seed alone.
 
     Attributes:
-        name: What was called, for people.
-        seed: From which the global generators were seeded.
+        name: Name of the function or pipeline, for messages.
+        seed: Seed of the global generators.
     """
 
     name: str
     seed: int
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
-        """Refused: the function is not part of the record."""
+        """Raises `TransformError`: the function is not part of the record."""
         raise TransformError(f"'{self.name}' is not ours and can only be repeated by Record.replay(foreign=[...]).")
 
 
 class Foreign(Transform):
-    """A transform that calls code of others."""
+    """A transform that calls foreign code."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What is called."""
+        """Name of the function or pipeline."""
 
     @abstractmethod
     def call(self, sample: Sample, operation: ForeignCall) -> Sample:
-        """Do the call that `operation` describes."""
+        """Make the call that `operation` describes."""
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> ForeignCall:
         """Draw the call's seed."""
@@ -102,12 +95,15 @@ class FunctionTransform(Foreign):
 
     Args:
         function: Takes a pyvips image; returns a pyvips image, an (H, W, C) array or a (C, H, W) tensor.
-        colours_only: True states that the function moves no pixel, so that masks and points still fit.
+        colors_only: Whether the function moves no pixel, so that masks and points still fit.
+        colours_only: The same, as it was spelled before.
     """
 
-    def __init__(self, function: Callable[[pyvips.Image], Picture], colours_only: bool = False) -> None:
+    def __init__(
+        self, function: Callable[[pyvips.Image], Picture], colors_only: bool = False, *, colours_only: bool = False
+    ) -> None:
         self.function = function
-        self.colours_only = colours_only
+        self.colors_only = colors_only or colours_only
 
     @property
     def name(self) -> str:
@@ -120,23 +116,23 @@ class FunctionTransform(Foreign):
         Raises:
             TransformError: if the sample has masks or points, unless the function keeps pixels where they are.
         """
-        if (sample.masks or sample.points is not None) and not self.colours_only:
+        if (sample.masks or sample.points is not None) and not self.colors_only:
             raise TransformError(
                 f"'{self.name}' changes the picture, and its masks and points would stay. If it moves no pixel, pass "
-                "FunctionTransform(function, colours_only=True); else build it of wsidata.transforms."
+                "FunctionTransform(function, colors_only=True); else build it of wsidata.transforms."
             )
         with seeded_globals(np.random.default_rng(operation.seed)):
             image = self.function(sample.image)
-        _warn_if_materialised(self.name, sample.image, image)
-        if self.colours_only and isinstance(image, pyvips.Image) and describe(image)[:2] != describe(sample.image)[:2]:
-            raise TransformError(f"'{self.name}' has colours_only=True, and yet it changed the picture's size.")
+        _warn_if_materialized(self.name, sample.image, image)
+        if self.colors_only and isinstance(image, pyvips.Image) and describe(image)[:2] != describe(sample.image)[:2]:
+            raise TransformError(f"'{self.name}' has colors_only=True, and yet it changed the picture's size.")
         return sample.with_image(image, operation)
 
 
 class AlbumentationsXL(Foreign):
     """An albumentationsxl pipeline, checked for members that are known to be wrong.
 
-    Masks go through it together with the image if they are one band each; points are refused.
+    Masks of one band go through it together with the image; points raise `TransformError`.
 
     Args:
         pipeline: A Compose, or a single transform.
@@ -164,16 +160,14 @@ class AlbumentationsXL(Foreign):
         warn_if_costly(*slowest_member(self.pipeline), sample.image)
         if sample.points is not None:
             raise TransformError("albumentationsxl moves points wrongly or not at all. Use wsidata.transforms instead.")
-        masks = []
-        for mask in sample.masks:
-            masks.append(self._run(operation.seed, image=sample.image, mask=mask)["mask"])
+        masks = [self._run(operation.seed, image=sample.image, mask=mask)["mask"] for mask in sample.masks]
         if masks and sample.mask_fill and isinstance(masks[0], pyvips.Image):
             # Members pad masks with 0, which may be a class.
             whole = (sample.masks[0].extract_band(0) * 0 + 255).cast("uchar")
             inside = self._run(operation.seed, image=sample.image, mask=whole)["mask"]
             masks = [(inside == 0).ifthenelse(sample.mask_fill, mask).cast(mask.format) for mask in masks]
         image = self._run(operation.seed, image=sample.image)["image"]
-        _warn_if_materialised(self.name, sample.image, image)
+        _warn_if_materialized(self.name, sample.image, image)
         return sample.with_image(image, operation, masks=tuple(masks))
 
     def _run(self, seed: int, **targets: pyvips.Image) -> dict[str, Any]:
@@ -183,7 +177,7 @@ class AlbumentationsXL(Foreign):
 
 
 def as_transform(transform: Any) -> Transform:
-    """Make a `Transform` of one of ours, an albumentationsxl pipeline, or a callable on a pyvips image.
+    """A `Transform` from one, an albumentationsxl pipeline, or a callable on a pyvips image.
 
     Raises:
         TransformError: if it is none of these, or a refused member of albumentationsxl.
@@ -194,7 +188,7 @@ def as_transform(transform: Any) -> Transform:
 
 
 def as_foreign(transform: Any) -> Foreign:
-    """Make a transform of code that is not ours: an albumentationsxl pipeline, or a callable on a pyvips image.
+    """A transform from an albumentationsxl pipeline, or a callable on a pyvips image.
 
     Raises:
         TransformError: if it is neither, or a refused member of albumentationsxl.
@@ -211,7 +205,7 @@ def as_foreign(transform: Any) -> Foreign:
     )
 
 
-def _warn_if_materialised(name: str, before: pyvips.Image, after: Picture) -> None:
+def _warn_if_materialized(name: str, before: pyvips.Image, after: Picture) -> None:
     if isinstance(after, pyvips.Image) or before.width * before.height < GIGAPIXEL_PX:
         return
     gigabytes = getattr(after, "nbytes", 0) / 1e9

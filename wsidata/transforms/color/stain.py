@@ -15,8 +15,15 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.transforms.base import Operation, Transform, TransformError, check_limit, check_probability, require
-from wsidata.utils.rectangle import Rectangle
+from wsidata.transforms.base import (
+    Operation,
+    Transform,
+    TransformError,
+    check_limit,
+    check_probability,
+    require,
+    same_window,
+)
 
 Vector: TypeAlias = tuple[float, float, float]
 Matrix: TypeAlias = tuple[Vector, Vector, Vector]
@@ -51,6 +58,7 @@ class DensityMap(Operation):
     cost: ClassVar[float] = 8.0
     matrix: Matrix
     offset: Vector
+    source_window = same_window
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Map, for 3 bands of 8 or 16 bits."""
@@ -70,10 +78,6 @@ class DensityMap(Operation):
         centres = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
         back = np.rint(np.clip((largest + 1) * np.exp(-centres) - 1, 0, largest)).astype(np.uint8)
         return steps.maplut(pyvips.Image.new_from_array(back[None])).copy(interpretation="srgb")
-
-    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """The same rectangle: pixels do not depend on others."""
-        return window
 
 
 class StainJitter(Transform):

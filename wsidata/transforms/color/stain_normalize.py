@@ -14,7 +14,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.transforms.base import Operation, Transform, TransformError, require
+from wsidata.transforms.base import Operation, Transform, TransformError, require, same_window
 from wsidata.transforms.color.stain import (
     TISSUE_DENSITY,
     DensityMap,
@@ -28,7 +28,6 @@ from wsidata.transforms.color.stain import (
     tissue_weight,
 )
 from wsidata.utils.messages import check_choice
-from wsidata.utils.rectangle import Rectangle
 
 OnBlank = Literal["raise", "keep"]
 
@@ -186,6 +185,7 @@ class ReinhardMap(Operation):
     cost: ClassVar[float] = 30.0
     matrix: Matrix
     offset: Vector
+    source_window = same_window
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Map, for 3 bands of 8 or 16 bits."""
@@ -201,10 +201,6 @@ class ReinhardMap(Operation):
         mapped = lms.recomb(_vips(np.linalg.inv(LMS_FROM_RGB)))
         shown = "srgb" if largest == 255 else "rgb16"
         return (mapped * (largest + step) - step).rint().cast(image.format).copy(interpretation=shown)
-
-    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """The same rectangle: pixels do not depend on others."""
-        return window
 
 
 class MacenkoNormalize(Transform):

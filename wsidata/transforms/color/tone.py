@@ -18,6 +18,7 @@ from wsidata.transforms.base import (
     check_probability,
     check_range,
     require,
+    same_window,
 )
 from wsidata.utils.rectangle import Rectangle
 
@@ -38,15 +39,12 @@ class ToneCurve(Operation):
     brightness: tuple[float, ...]
     contrast: tuple[float, ...]
     gamma: tuple[float, ...]
+    source_window = same_window
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Look values up."""
         largest = require(image, "ToneCurve", bands=len(self.gamma))
         return image.maplut(table(self.values(largest), largest))
-
-    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """The same rectangle: pixels do not depend on others."""
-        return window
 
     def values(self, largest: int) -> NDArray[np.float64]:
         """The result for each value, (1, largest + 1, bands), whole numbers."""

@@ -1,4 +1,4 @@
-"""Holes in the image keep a network from relying on one place."""
+"""Coarse dropout, which fills random rectangles."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import ClassVar
 import numpy as np
 import pyvips
 
-from wsidata.transforms.base import Operation, Transform, TransformError, check_probability
+from wsidata.transforms.base import Operation, Transform, TransformError, check_probability, same_window
 from wsidata.transforms.geometry.crop import white_of
-from wsidata.utils.rectangle import Rectangle
 
 
 @dataclass(frozen=True)
@@ -20,28 +19,25 @@ class Holes(Operation):
     Attributes:
         boxes: (left, top, width, height) of each, inside the image.
         fill: Value in all bands. None: white in the image's number format.
-        mask_fill: Value in the masks; None leaves them as they are.
+        mask_fill: Value in the masks; None leaves them unchanged.
     """
 
     cost: ClassVar[float] = 0.5
     boxes: tuple[tuple[int, int, int, int], ...]
     fill: float | None
     mask_fill: float | None
+    source_window = same_window
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Fill."""
         return self._fill(image, white_of(image, self.fill))
 
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
-        """Fill, or not."""
+        """Fill, if `mask_fill` is set."""
         return mask if self.mask_fill is None else self._fill(mask, self.mask_fill)
 
-    def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
-        """The same: every pixel stands for itself."""
-        return window
-
     def filled(self, fill: float | None, mask_fill: float | None) -> Operation:
-        """With a value for the holes in the image; masks are left alone unless a value was given."""
+        """The same operation with `fill` where its own is None; `mask_fill` stays, as None means unchanged masks."""
         return super().filled(fill, None)
 
     def _fill(self, image: pyvips.Image, fill: float) -> pyvips.Image:
@@ -52,13 +48,13 @@ class Holes(Operation):
 
 
 class CoarseDropout(Transform):
-    """Fill some rectangles of random place and size.
+    """Fill rectangles of random place and size.
 
     Args:
         count: Range of their number, at most 64.
-        size_px: Range of their sides, in pixels; cut to the image's.
+        size_px: Range of their sides, in pixels; at most the image's.
         fill: Value in all bands. None: white in the image's number format.
-        mask_fill: Value in the masks; None leaves them as they are.
+        mask_fill: Value in the masks; None leaves them unchanged.
         p: Probability.
     """
 

@@ -1,4 +1,4 @@
-"""Tissue is stretched when it is cut: a smooth random displacement, the same for image, masks and points.
+"""Elastic deformation, a smooth random displacement of image, masks and points.
 
 The field is coarse: random displacements on a grid of control points, joined by a uniform cubic B-spline. That keeps it
 cheap, and bounds its slopes: a spline whose control points differ by at most 2 alpha rises by at most 2 alpha / cell
@@ -19,7 +19,7 @@ from wsidata.transforms.base import Operation, Points, Transform, TransformError
 from wsidata.transforms.geometry.crop import white_of
 
 MAX_SHARE = 0.25
-"""Largest displacement, as a share of the spacing of control points."""
+"""Largest displacement, as a fraction of the spacing of control points."""
 
 _NODES_PER_CELL = 8
 """The spline is evaluated at so many nodes per control point, and is linear in between."""
@@ -27,14 +27,14 @@ _NODES_PER_CELL = 8
 
 @dataclass(frozen=True)
 class ElasticField(Operation):
-    """A pixel at p is taken from p + d(p). Images bilinear, masks nearest neighbor, points by the inverse.
+    """The pixel at p comes from p + d(p). Images bilinear, masks nearest neighbor, points by the inverse.
 
     Attributes:
-        seed: Of the displacements; PCG64's raw stream, which NumPy keeps the same for ever.
+        seed: Of the displacements: PCG64's raw stream, which is the same in every NumPy release.
         alpha_px: Largest displacement along each axis.
         cell_px: Spacing of the control points, a multiple of 8.
-        fill: Value of what comes from outside. None: white in the image's number format.
-        mask_fill: The same in masks. None: 0, or no class where a data module reads masks.
+        fill: Value outside the image. None: white in its number format.
+        mask_fill: Value outside the masks. None: 0.
     """
 
     cost: ClassVar[float] = 10.0
@@ -54,7 +54,7 @@ class ElasticField(Operation):
         )
 
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
-        """Take the mask's pixel that holds the place."""
+        """Resample, nearest neighbor."""
         return mask.mapim(
             self._sources(mask.width, mask.height) + 0.5,  # "nearest" takes the whole part
             interpolate=pyvips.Interpolate.new("nearest"),
@@ -63,7 +63,7 @@ class ElasticField(Operation):
         )
 
     def points(self, points: Points, width_px: int, height_px: int) -> Points:
-        """Find where each point goes: the q with q + d(q) = p, by iteration (d is a contraction)."""
+        """The q with q + d(q) = p for each point p, by iteration (d is a contraction)."""
         nodes = self.nodes(width_px, height_px)
         found = points.copy()
         for _ in range(100):
@@ -82,7 +82,7 @@ class ElasticField(Operation):
         return np.ascontiguousarray(smooth, dtype=np.float32)
 
     def _sources(self, width_px: int, height_px: int) -> pyvips.Image:
-        """For every pixel, where it comes from, in libvips' coordinates (pixel centers are whole numbers)."""
+        """The source of every pixel, in libvips' coordinates (pixel centers are whole numbers)."""
         step = self.cell_px // _NODES_PER_CELL
         field = pyvips.Image.new_from_array(self.nodes(width_px, height_px)).affine(
             [step, 0, 0, step], oarea=[0, 0, width_px, height_px], interpolate=pyvips.Interpolate.new("bilinear")
@@ -90,7 +90,7 @@ class ElasticField(Operation):
         return pyvips.Image.xyz(width_px, height_px) + field
 
     def _displacement(self, nodes: NDArray[np.float32], points: Points) -> Points:
-        """The displacement at any place, as libvips has it: bilinear between nodes, and as at the border beyond it."""
+        """Displacement at any place, as in libvips: bilinear between nodes, constant beyond the border."""
         step = self.cell_px // _NODES_PER_CELL
         limit = np.array([nodes.shape[1] - 1.001, nodes.shape[0] - 1.001])
         place = np.clip((points - 0.5) / step, 0, limit)
@@ -102,15 +102,15 @@ class ElasticField(Operation):
 
 
 class Elastic(Transform):
-    """Displace smoothly by a random field.
+    """Elastic deformation by a random field.
 
     Costs about ten times the decoding, so crop first.
 
     Args:
         alpha_px: Largest displacement along each axis, in pixels; at most a quarter of `cell_px`, or tissue would fold.
-        cell_px: Spacing of the random displacements: the size of the waves. A multiple of 8.
-        fill: Value of what comes from outside. None: white in the image's number format.
-        mask_fill: The same in masks. None: 0, or no class where a data module reads masks.
+        cell_px: Spacing of the random displacements, the size of the waves. A multiple of 8.
+        fill: Value outside the image. None: white in its number format.
+        mask_fill: Value outside the masks. None: 0, or no class where a data module reads masks.
         p: Probability.
 
     Raises:

@@ -162,8 +162,8 @@ def test_functions_keep_masks_only_if_they_move_no_pixel(image):
     changed = FunctionTransform(darker, colours_only=True).run(sample)
     assert changed.masks == sample.masks
     np.testing.assert_array_equal(changed.image.numpy(), image.numpy() // 2)
-    with pytest.raises(TransformError, match="colours_only=True, and yet it changed the picture's size"):
-        FunctionTransform(pyvips.Image.rot90, colours_only=True)(image.crop(0, 0, 10, 20))
+    with pytest.raises(TransformError, match="colors_only=True, and yet it changed the picture's size"):
+        FunctionTransform(pyvips.Image.rot90, colors_only=True)(image.crop(0, 0, 10, 20))
 
 
 def darker(picture):
@@ -174,7 +174,7 @@ def test_pictures_on_which_a_member_is_wrong_are_refused(image):
     grey = image.extract_band(0)
     with pytest.raises(TransformError, match=r"albumentationsxl.HEDShift needs 3 channels, and this picture has 1"):
         as_transform(A.Compose([A.Flip(), A.HEDShift()]))(grey)
-    with pytest.raises(TransformError, match="grey and RGB pictures only, and this one has 4"):
+    with pytest.raises(TransformError, match="gray and RGB pictures only, and this one has 4"):
         as_transform(A.Flip(p=1))(image.bandjoin(grey))
     with pytest.raises(TransformError, match=r"RandomCrop\(64, 40\) of a picture of 48 x 48.*position='random'"):
         as_transform(A.Compose([A.Flip(), A.RandomCrop(64, 40)]))(image)
