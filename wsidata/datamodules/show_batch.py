@@ -71,6 +71,6 @@ def _shown(image: Tensor, bands: Sequence[int] | None) -> Tensor:
     if len(numbers) not in (1, 3) or not all(0 <= number < len(image) for number in numbers):
         raise ValueError(
             f"images of {len(image)} channels cannot be shown with bands={bands}. Pass bands=[i] for one of them as "
-            "grey, or bands=[i, j, k] as red, green and blue."
+            "gray, or bands=[i, j, k] as red, green and blue."
         )
     return image if bands is None else image[list(bands)]

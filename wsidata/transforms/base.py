@@ -107,9 +107,9 @@ class Operation(ABC):
         if name not in Operation.known:
             raise TransformError(f"operation {name!r} is not known. Known are {', '.join(sorted(Operation.known))}.")
         kind = Operation.known[name]
-        wanted = {one.name for one in fields(kind)}
-        if set(values) != wanted:
-            raise TransformError(f"operation {name} is described by {sorted(wanted)}, and not by {sorted(values)}.")
+        names = {one.name for one in fields(kind)}
+        if set(values) != names:
+            raise TransformError(f"operation {name} is described by {sorted(names)}, and not by {sorted(values)}.")
         return kind(**values)
 
 

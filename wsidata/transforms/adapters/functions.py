@@ -138,7 +138,7 @@ class AlbumentationsXL(Foreign):
         pipeline: A Compose, or a single transform.
 
     Raises:
-        TransformError: naming the first member that is refused, why, and what to use.
+        TransformError: naming the first broken member, the fault and a replacement.
     """
 
     def __init__(self, pipeline: Any) -> None:
@@ -180,7 +180,7 @@ def as_transform(transform: Any) -> Transform:
     """A `Transform` from one, an albumentationsxl pipeline, or a callable on a pyvips image.
 
     Raises:
-        TransformError: if it is none of these, or a refused member of albumentationsxl.
+        TransformError: if it is none of these, or a broken member of albumentationsxl.
     """
     if isinstance(transform, type):
         raise TransformError(f"{transform.__name__} is a class. Make one of it: {transform.__name__}(...).")
@@ -191,7 +191,7 @@ def as_foreign(transform: Any) -> Foreign:
     """A transform from an albumentationsxl pipeline, or a callable on a pyvips image.
 
     Raises:
-        TransformError: if it is neither, or a refused member of albumentationsxl.
+        TransformError: if it is neither, or a broken member of albumentationsxl.
     """
     if isinstance(transform, Foreign):
         return transform

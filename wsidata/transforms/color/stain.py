@@ -75,8 +75,8 @@ class DensityMap(Operation):
                 ((mapped * -1).exp() * (largest + step) - step).rint().cast(image.format).copy(interpretation="rgb16")
             )
         steps = (mapped * _STEPS_PER_DENSITY).cast("ushort")
-        centres = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
-        back = np.rint(np.clip((largest + 1) * np.exp(-centres) - 1, 0, largest)).astype(np.uint8)
+        middles = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
+        back = np.rint(np.clip((largest + 1) * np.exp(-middles) - 1, 0, largest)).astype(np.uint8)
         return steps.maplut(pyvips.Image.new_from_array(back[None])).copy(interpretation="srgb")
 
 

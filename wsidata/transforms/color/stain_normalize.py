@@ -151,7 +151,7 @@ def fit_reinhard(image: pyvips.Image) -> ColorFit:
     lab = np.log(np.exp(-density) @ LMS_FROM_RGB.T) @ LAB_FROM_LMS.T
     std = lab.std(axis=0)
     if not (std**2 > _LEAST_VARIANCE).all():
-        raise BlankPictureError("the picture's tissue has one colour only. Pass on_blank='keep'.")
+        raise BlankPictureError("the picture's tissue has one color only. Pass on_blank='keep'.")
     return ColorFit(as_vector(lab.mean(axis=0)), as_vector(std))
 
 

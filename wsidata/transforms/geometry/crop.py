@@ -152,7 +152,7 @@ class CropOrPad(Transform):
         if (image.height, image.width) == (self.height_px, self.width_px):
             return None
         left, top = self._start(image.width - self.width_px, rng), self._start(image.height - self.height_px, rng)
-        white_of(image, self.fill)  # refuses early
+        white_of(image, self.fill)  # raises early
         return CropWindow(left, top, self.width_px, self.height_px, self.fill, self.mask_fill)
 
     def _start(self, spare_px: int, rng: np.random.Generator) -> int:
@@ -205,9 +205,9 @@ class RandomResizedCrop(Transform):
 
     def _middle(self, width_px: int, height_px: int, shape: tuple[float, float]) -> ResizedWindow:
         """The largest rectangle in the middle with a shape in a range."""
-        wanted = min(max(width_px / height_px, shape[0]), shape[1])
-        width = max(1, min(width_px, round(height_px * wanted)))
-        height = max(1, min(height_px, round(width_px / wanted)))
+        ratio = min(max(width_px / height_px, shape[0]), shape[1])
+        width = max(1, min(width_px, round(height_px * ratio)))
+        height = max(1, min(height_px, round(width_px / ratio)))
         left, top = (width_px - width) // 2, (height_px - height) // 2
         return ResizedWindow(left, top, width, height, self.width_px, self.height_px)
 

@@ -134,7 +134,7 @@ def test_blank_pictures_are_refused_or_kept(make):
 
 def test_one_colour_is_not_two_stains():
     flat = np.full((64, 64, 3), (200, 100, 150), np.uint8)
-    with pytest.raises(BlankPictureError, match="one colour only"):
+    with pytest.raises(BlankPictureError, match="one color only"):
         fit_reinhard(vips(flat))
     with pytest.raises(BlankPictureError, match="one stain only"):
         fit_macenko(vips(flat))
