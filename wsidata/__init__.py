@@ -1,4 +1,4 @@
-"""Lightning DataModules for whole-slide images and folders of photos: labeled, split, augmented samples.
+"""Lightning DataModules of labeled, split and augmented whole-slide images and photos.
 
 Names are imported when they are first used, so that `import wsidata` costs next to nothing.
 """

@@ -1,4 +1,4 @@
-"""Base class of the data modules, with the loaders of every split and a split that checkpoints remember.
+"""Base class of the data modules, with loaders of every split and a split in checkpoints.
 
 A subclass reads a table (`read_labels`), checks it (`check`), makes a dataset of each split (`make_dataset`) and
 computes channel statistics (`compute_stats`).

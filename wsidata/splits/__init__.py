@@ -1,4 +1,4 @@
-"""Splits (train, val, test): drawing, saving, loading and leak checks."""
+"""Splits (train, val, test), their files, and leak checks."""
 
 from typing import TYPE_CHECKING
 

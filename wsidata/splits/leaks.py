@@ -1,4 +1,4 @@
-"""Leak checks: patients, files, near-duplicates and sites shared between splits."""
+"""Leak checks, for patients, files, near-duplicates and sites shared between splits."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Saved splits: CSV files with a digest, applied to a table or compared with a checkpoint's split.
+"""Saved splits with a digest, applied to a table or compared with a checkpoint.
 
-The digest is a fingerprint of which image is in which split, whatever the order. It is in every row, so that a file
-that was edited, cut or mixed with another is noticed when it is used.
+The files are CSV. The digest is a fingerprint of which image is in which split, whatever the order. It is in every row,
+so that a file that was edited, cut or mixed with another is noticed when it is used.
 """
 
 from __future__ import annotations

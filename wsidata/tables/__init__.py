@@ -1,4 +1,4 @@
-"""Label tables: reading, validation, class names, targets, and finding the images they name."""
+"""Label tables, their class names and targets, and the images they name."""
 
 from typing import TYPE_CHECKING
 

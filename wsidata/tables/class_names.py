@@ -1,4 +1,4 @@
-"""Class names: their order, which is independent of the order of rows, and the labels they stand for."""
+"""Class names, their order and the labels they stand for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slide files by the names in a table, such as `normal_001`, `normal_001.TIF` or `center_0/normal_001.tif`.
+"""Slide files by the names in a table, such as `normal_001` or `center_0/normal_001.TIF`.
 
 A name means exactly one file or is an error, never "the first that fits".
 """

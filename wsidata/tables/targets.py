@@ -1,4 +1,4 @@
-"""Targets of a label table: one class, several labels, numbers, or a mask.
+"""Targets of a label table, which are one class, several labels, numbers, or a mask.
 
 An empty cell is a problem, as it may mean "nothing found", "not examined" or "forgotten".
 """

@@ -1,8 +1,8 @@
-"""Crops, right-angle rotations, flips and changes of tone on NumPy arrays, for transforms made of nothing else.
+"""Crops, flips, right-angle rotations and changes of tone on NumPy arrays.
 
-Around a small decoded photo a libvips pipeline costs as much as decoding. Here transforms draw from the sample's
-generator as on libvips images, and give the same pixels; but `RandomResizedCrop` resamples as `read_photo` does, which
-differs from libvips by rounding, and by how edges are continued.
+For transforms made of these alone: around a small decoded photo a libvips pipeline costs as much as decoding. They draw
+from the sample's generator as on libvips images, and give the same pixels; but `RandomResizedCrop` resamples as
+`read_photo` does, which differs from libvips by rounding, and by how edges are continued.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Helpers without a domain: rectangles, caches, files and messages."""
+"""Helpers without a domain, for rectangles, caches, files and messages."""

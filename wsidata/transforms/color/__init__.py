@@ -1,1 +1,1 @@
-"""Color transforms: tone, blur, stain jitter and stain normalization."""
+"""Color transforms, which change tone, blur and stains."""

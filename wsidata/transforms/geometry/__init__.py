@@ -1,1 +1,1 @@
-"""Geometric transforms: crops, flips, rotations, affine and elastic maps, dropout."""
+"""Geometric transforms, such as crops, flips, rotations, affine and elastic maps."""
