@@ -70,7 +70,7 @@ def _linear_cam(
     model: ExplainedModel, pooled: PooledFeatureMap, image: Image, class_index: ClassIndex, channels: int
 ) -> Found:
     """For average pooling and an affine head, whose weight is its derivative and whose bias its value at zero."""
-    vector = pooled.rules[0].whole(model.zeros(1, channels, 1, 1)).requires_grad_()
+    vector = pooled.reductions[0].whole(model.zeros(1, channels, 1, 1)).requires_grad_()
     with torch.enable_grad():
         at_zero = model.scores_of(pooled.network.finish([vector]))[0]
         weight = torch.stack([torch.autograd.grad(one, vector, retain_graph=True)[0].flatten() for one in at_zero])

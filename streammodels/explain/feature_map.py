@@ -32,7 +32,7 @@ class PooledFeatureMap:
         node: Index of the map in the network.
         operation: The fx node of the map.
         pools: The fx nodes of the pools.
-        rules: The reductions of the pools.
+        reductions: The reductions of the pools.
     """
 
     module: nn.Module
@@ -40,7 +40,7 @@ class PooledFeatureMap:
     node: int
     operation: fx.Node
     pools: tuple[fx.Node, ...]
-    rules: tuple[Reduction, ...]
+    reductions: tuple[Reduction, ...]
 
     @classmethod
     def of(cls, module: nn.Module, network: Network) -> PooledFeatureMap:
@@ -49,24 +49,24 @@ class PooledFeatureMap:
         Raises:
             ValueError: If the network does not end in global pooling of one map.
         """
-        rules, pools, nodes = [], [], set[int]()
+        reductions, pools, nodes = [], [], set[int]()
         for index, operation in zip(network.boundary, network.boundary_names, strict=True):
             rule = network.nodes[index].rule
             if not isinstance(rule, Reduction):
                 raise ValueError(f"the map of layer '{network.nodes[index].path}' is not pooled. {_REMEDY}")
-            rules.append(rule)
+            reductions.append(rule)
             pools.append(operation)
             nodes.update(network.nodes[index].inputs)
         if len(nodes) != 1 or nodes == {0}:
             found = "several maps are pooled" if len(nodes) > 1 else "the image itself is pooled"
             raise ValueError(f"{found}, so there is no single map to show. {_REMEDY}")
         operation = next(node for node in pools[0].all_input_nodes if node in network.streamed_names)
-        return cls(module, network, nodes.pop(), operation, tuple(pools), tuple(rules))
+        return cls(module, network, nodes.pop(), operation, tuple(pools), tuple(reductions))
 
     @property
     def is_average(self) -> bool:
         """Whether the only pool is the average."""
-        return len(self.rules) == 1 and isinstance(self.rules[0], GlobalAverage)
+        return len(self.reductions) == 1 and isinstance(self.reductions[0], GlobalAverage)
 
     @property
     def is_attention(self) -> bool:

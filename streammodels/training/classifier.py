@@ -7,7 +7,7 @@ module.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -123,19 +123,20 @@ class StreamingClassifier(LabeledSteps):
                 setattr(trunk, name, own)
         return streamed
 
-    def _trunk_parameters(self) -> Iterable[nn.Parameter]:
-        """Parameters of the trunk without those of its pools, which belong to the head."""
+    def _train_trunk(self, trained: bool) -> None:
+        """Set `requires_grad` in the trunk except for its pools, which belong to the head."""
         pools = [layer for layer in self.streamed_trunk.modules() if self._is_pool(layer)]
         pooled = {id(parameter) for pool in pools for parameter in pool.parameters()}
-        return [parameter for parameter in self.streamed_trunk.parameters() if id(parameter) not in pooled]
+        for parameter in self.streamed_trunk.parameters():
+            if id(parameter) not in pooled:
+                parameter.requires_grad_(trained)
 
     def _is_pool(self, layer: nn.Module) -> bool:
         return isinstance(layer, GlobalPool)
 
     def freeze_streaming_layers(self) -> None:
         """Freeze the trunk, which then needs no carries and no backward pass."""
-        for parameter in self._trunk_parameters():
-            parameter.requires_grad_(False)
+        self._train_trunk(False)
 
     def unfreeze_streaming_layers(self) -> None:
         """Unfreeze the trunk. The optimizer already holds its parameters.
@@ -150,13 +151,12 @@ class StreamingClassifier(LabeledSteps):
                 "the trunk cannot be unfrozen while fitting on several processes. Fit in two stages: call "
                 "Trainer.fit, then unfreeze_streaming_layers(), then fit with a new Trainer."
             )
-        for parameter in self._trunk_parameters():
-            parameter.requires_grad_(True)
+        self._train_trunk(True)
 
     def train(self, mode: bool = True) -> StreamingClassifier:
         """Set the training mode; batch normalization stays frozen."""
         super().train(mode)
-        if self.__dict__.get("frozen_batch_norm", True) and "_streamed" in self.__dict__:
+        if "_streamed" in self.__dict__ and self.frozen_batch_norm:
             freeze_batch_norm(self.streamed_trunk)
         return self
 

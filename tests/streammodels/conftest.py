@@ -1,4 +1,4 @@
-"""How a streamed module is compared with the plain one, for every test in this folder."""
+"""Comparisons of streamed with plain modules, and fixtures for every test in this folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from streammodels import StreamedModule, stream
-from streammodels.backprop import arena as shelf
+from streammodels.backprop import arena
 
 Compare = Callable[..., float]
 RELATIVE_TOLERANCE = 1e-12
@@ -91,10 +91,10 @@ def randomize_batch_norm() -> Callable[[nn.Module], nn.Module]:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes how many numbers the largest tensor made has.
+    """Records the number of elements of the largest tensor created.
 
     Attributes:
-        numbers: So many; 0 if none was made.
+        numbers: That number; 0 if no tensor was created.
     """
 
     def __init__(self) -> None:
@@ -111,19 +111,19 @@ class LargestTensor(TorchDispatchMode):
 @pytest.fixture
 def largest_tensor(monkeypatch: pytest.MonkeyPatch) -> LargestTensor:
     """``with largest_tensor: ...``, then ``largest_tensor.numbers``. Kept carries do not share blocks."""
-    monkeypatch.setattr(shelf, "BLOCK_BYTES", 0)
+    monkeypatch.setattr(arena, "BLOCK_BYTES", 0)
     return LargestTensor()
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every layer computes as soon as it can: in images as small as these it would else wait for all their rows."""
+    """Every layer computes as soon as it can; on small images it would otherwise wait for all rows."""
     monkeypatch.setattr(StreamedModule, "kernel_pixels", 1)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread_and_seed() -> Iterator[None]:
-    """Small kernels on one thread, and numbers that do not depend on the order of the tests."""
+    """One thread, for small kernels, and random numbers that do not depend on the order of the tests."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -133,7 +133,7 @@ def _one_thread_and_seed() -> Iterator[None]:
 
 @pytest.fixture
 def trainer() -> Callable[..., Trainer]:
-    """Makes a Trainer on the CPU that writes nothing, for three steps unless told otherwise."""
+    """Makes a Trainer on the CPU that writes no files, by default for three steps."""
 
     def make(**options: Any) -> Trainer:
         defaults: dict[str, Any] = {

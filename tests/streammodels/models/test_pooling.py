@@ -83,8 +83,8 @@ def test_plain_module_is_the_textbook_formula(name: str) -> None:
     head, features = HEADS[name]().double(), torch.randn(2, 4, 5, 7, dtype=torch.float64)
     ours = outcomes(head, head, features)
     expected = outcomes(head, lambda x: textbook(head, x), features)
-    for actual, wanted in zip(ours, expected, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-11, atol=1e-12)
+    for actual, value in zip(ours, expected, strict=True):
+        torch.testing.assert_close(actual, value, rtol=1e-11, atol=1e-12)
 
 
 def trunk(head: nn.Module) -> nn.Sequential:
