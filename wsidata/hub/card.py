@@ -1,7 +1,7 @@
-"""The dataset card: what people, and the Hub's search and viewer, know about a published split.
+"""The dataset card (README.md) of an export, for people and for the Hub's search and viewer.
 
-Two owners write in one file. Ours are the front matter's `configs`, `dataset_info` and `size_categories`, and the text
-between two marks; everything else belongs to the user, and survives.
+This module owns the front matter's `configs`, `dataset_info` and `size_categories`, and the text between two marks.
+Everything else belongs to the user and is preserved.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1
 
 
 class CardError(ValueError):
-    """A card cannot be read, or was changed in two places."""
+    """A card cannot be read, or was changed both locally and on the Hub."""
 
 
 @dataclass(frozen=True)
 class CardText:
-    """What only the user knows; None leaves what the card says.
+    """The user's part of a card; None leaves what the card says.
 
     Attributes:
-        license: Identifier of the Hub, such as "cc-by-4.0", or "other".
-        title: Name of the data set for people.
-        description: A paragraph: what is shown, where it comes from.
-        tags: Further tags.
+        license: The Hub's identifier, such as "cc-by-4.0", or "other".
+        title: Name of the dataset.
+        description: A paragraph on content and origin.
+        tags: Additional tags.
     """
 
     license: str | None = None
@@ -54,35 +54,35 @@ class CardText:
 
 
 def write_card(folder: Path, preprocessing: Preprocessing, rows: pd.DataFrame, text: CardText) -> str:
-    """Write README.md of an export, or bring the one that is there up to date.
+    """Write or update README.md of an export.
 
     Args:
         folder: The export.
-        preprocessing: What was exported.
-        rows: What `privacy.published_rows` gave.
-        text: What the user said.
+        preprocessing: The manifest.
+        rows: Result of `privacy.published_rows`.
+        text: The user's part.
 
     Returns:
         The card.
 
     Raises:
-        CardError: if there is a card whose front matter cannot be read.
+        CardError: if the front matter of an existing card cannot be read.
     """
     path = folder / CARD_FILE
-    present = path.read_text(encoding="utf-8") if path.exists() else ""
-    card = merged_card(present, preprocessing, rows, text)
-    if card != present:
+    existing = path.read_text(encoding="utf-8") if path.exists() else ""
+    card = merged_card(existing, preprocessing, rows, text)
+    if card != existing:
         write_text(path, card)
     return card
 
 
-def merged_card(present: str, preprocessing: Preprocessing, rows: pd.DataFrame, text: CardText) -> str:
-    """The card, with the user's part of the present one."""
-    front, body = split_card(present)
+def merged_card(existing: str, preprocessing: Preprocessing, rows: pd.DataFrame, text: CardText) -> str:
+    """The card, with the user's part of the existing one."""
+    front, body = split_card(existing)
     ours = _front_matter(preprocessing, rows)
     tags = [*(front.get("tags") or ours["tags"]), *text.tags]
     given = {"license": text.license, "pretty_name": text.title}
-    merged = {**ours, **{name: value for name, value in front.items() if name not in _OURS}}
+    merged = {**ours, **_users_front(front)}
     merged |= {"tags": list(dict.fromkeys(tags))} | {name: value for name, value in given.items() if value is not None}
     return f"---\n{_yaml(merged)}---\n{replace_ours(body, _body(preprocessing, rows, merged, text.description))}"
 
@@ -91,7 +91,7 @@ def split_card(card: str, source: str = CARD_FILE) -> tuple[dict[str, Any], str]
     """Front matter and body of a card.
 
     Raises:
-        CardError: if there is front matter that is no YAML mapping.
+        CardError: if the front matter is not a YAML mapping.
     """
     if not card.startswith("---\n"):
         return {}, card
@@ -101,14 +101,14 @@ def split_card(card: str, source: str = CARD_FILE) -> tuple[dict[str, Any], str]
     try:
         content = yaml.safe_load(front) or {}
     except yaml.YAMLError as error:
-        raise CardError(f"the front matter of '{source}' is no YAML: {' '.join(str(error).split())}.") from error
+        raise CardError(f"the front matter of '{source}' is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
-        raise CardError(f"the front matter of '{source}' is no mapping of names to values.")
+        raise CardError(f"the front matter of '{source}' is not a mapping of names to values.")
     return content, body
 
 
 def replace_ours(body: str, ours: str) -> str:
-    """A body with our part of it replaced, or put first."""
+    """A body with the generated part replaced, or put first."""
     written = f"{BEGIN}\n{ours}\n{END}\n"
     if BEGIN in body and END in body:
         before, _, rest = body.partition(BEGIN)
@@ -117,15 +117,18 @@ def replace_ours(body: str, ours: str) -> str:
 
 
 def users_part(card: str) -> tuple[dict[str, Any], str]:
-    """What of a card is the user's: front matter but for ours, and the text around our part."""
+    """The user's part of a card: front matter and text that are not generated."""
     front, body = split_card(card)
-    theirs = {name: value for name, value in front.items() if name not in _OURS}
     before, _, rest = body.partition(BEGIN)
-    return theirs, (before + rest.partition(END)[2]).strip()
+    return _users_front(front), (before + rest.partition(END)[2]).strip()
+
+
+def _users_front(front: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in front.items() if name not in _OURS}
 
 
 def _front_matter(preprocessing: Preprocessing, rows: pd.DataFrame) -> dict[str, Any]:
-    """All that can be known without asking, in an order that does not depend on what is there."""
+    """The generated front matter, in a fixed order."""
     size = next((name for limit, name in _SIZES if len(rows) < limit), "n>1M")
     front: dict[str, Any] = {
         "license": "unknown",
@@ -149,7 +152,7 @@ def _pattern(preprocessing: Preprocessing, split: str) -> str:
 
 
 def _features(preprocessing: Preprocessing, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Columns as the Hub describes them, with class names."""
+    """Columns in the Hub's schema, with class names."""
     names = {str(number): name for number, name in enumerate(preprocessing.class_names)}
     features: list[dict[str, Any]] = [{"name": "image", "dtype": "image"}]
     if preprocessing.target == "mask":
@@ -169,13 +172,13 @@ def _features(preprocessing: Preprocessing, rows: pd.DataFrame) -> list[dict[str
 
 
 def _body(preprocessing: Preprocessing, rows: pd.DataFrame, front: dict[str, Any], description: str | None) -> str:
-    """Our part of the text."""
+    """The generated text."""
     sections = [f"# {front.get('pretty_name') or 'A published split'}"]
     sections += [description] if description else []
     sections += [
         f"{len(rows):,} images, {preprocessing.image_bytes / 1e6:,.1f} MB, published with "
         f"[slidestream](https://pypi.org/project/slidestream/) {preprocessing.versions.get('slidestream', '')}. "
-        f"Everything a machine must know is in `{PREPROCESSING_FILE}`.",
+        f"Its manifest is `{PREPROCESSING_FILE}`.",
         f"## Splits\n\n{_counts(preprocessing, rows)}\n\n{_rule(preprocessing, rows)}",
         f"## Images\n\n{_images(preprocessing)}",
         f"## Channel statistics\n\n{_statistics(preprocessing)}",
@@ -186,7 +189,7 @@ def _body(preprocessing: Preprocessing, rows: pd.DataFrame, front: dict[str, Any
 
 
 def _counts(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
-    """Images of each class in each split, as a table."""
+    """Table of image counts by split and class."""
     names = list(preprocessing.class_names) if preprocessing.target == "class" else []
     lines = ["| split | images | " + "".join(f"{_cell(name)} | " for name in names)]
     lines.append("|---|---|" + "---|" * len(names))
@@ -202,7 +205,7 @@ def _cell(name: str) -> str:
 
 
 def _rule(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
-    """How the split was made, as far as its arguments say."""
+    """How the split was made, according to its arguments."""
     given = preprocessing.arguments
     facts = [f"seed {given['seed']}"] if given.get("seed") is not None else []
     if given.get("k_fold"):
@@ -210,9 +213,9 @@ def _rule(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
     elif given.get("val_fraction") is not None:
         facts.append(f"val_fraction {given['val_fraction']} and test_fraction {given.get('test_fraction', 0)}")
     facts.append("stratified by class" if given.get("stratify") else "not stratified")
-    facts.append("groups (patients) are never divided" if "group" in rows.columns else "no groups are known")
+    facts.append("groups (patients) are never divided" if "group" in rows.columns else "without groups")
     return (
-        f"Rows that the source did not assign were drawn with: {', '.join(facts)}. Digest of the split: "
+        f"Rows without a predefined split were drawn with: {', '.join(facts)}. Digest of the split: "
         f"`{preprocessing.split_digest[:16]}`."
     )
 
@@ -223,15 +226,15 @@ def _images(preprocessing: Preprocessing) -> str:
     read = [f"{name}={given[name]}" for name in names if given.get(name) is not None]
     crop = preprocessing.crop
     facts = [
-        f"Read at {', '.join(read) or 'their own size'}" + (f", cropped to tissue ({crop['kind']})." if crop else "."),
+        f"Read at {', '.join(read) or 'full size'}" + (f", cropped to tissue ({crop['kind']})." if crop else "."),
         f"Encoded as {preprocessing.encoding.format}"
         + ("" if preprocessing.encoding.lossless else f" of quality {preprocessing.encoding.quality}")
-        + (", which loses nothing." if preprocessing.encoding.lossless else "."),
+        + (", lossless." if preprocessing.encoding.lossless else "."),
     ]
     for part, transforms in preprocessing.transforms.items():
         done = f"`{transforms.applied}`" if transforms.applied else "nothing"
         facts.append(f"Applied of the {part} transform: {done}.")
-    facts.append("Nothing random has been applied. `mpp_x` and `mpp_y` are um per pixel, where known.")
+    facts.append("Nothing random has been applied. `mpp_x` and `mpp_y` are the resolution in um/px, where known.")
     return "\n".join(f"- {fact}" for fact in facts)
 
 
@@ -254,7 +257,7 @@ def _loading(preprocessing: Preprocessing) -> str:
         'dm = HubDataModule("this/repository")  # or the folder; the same splits, classes and statistics',
         "```",
         "",
-        "or, without slidestream (images above 13,378 pixels squared need `decode=False`):",
+        "or, without slidestream (images above 13,378 x 13,378 pixels need `decode=False`):",
         "",
         "```python",
         "from datasets import Image, load_dataset",
@@ -270,29 +273,29 @@ def _privacy(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
     ids = "Image ids were replaced by numbers." if preprocessing.opaque_ids else "Image ids are those of the source."
     columns = ", ".join(f"`{name}`" for name in rows.columns if name not in ("split", "place"))
     return (
-        f"Files hold pixels and nothing else: no label or macro image, scanner description, EXIF or colour profile. "
-        f"Columns published of the source: {columns}. {ids}"
+        f"Files hold pixels and nothing else: no label or macro image, scanner description, EXIF or color profile. "
+        f"Published columns: {columns}. {ids}"
     )
 
 
-def unfinished_card(present: str) -> str:
-    """A card for the time of an upload: the user's part, and a warning in place of ours."""
-    front, body = split_card(present)
-    theirs = {name: value for name, value in front.items() if name not in _OURS}
+def unfinished_card(existing: str) -> str:
+    """The card during an upload: the user's part, and a warning in place of the generated text."""
+    front, body = split_card(existing)
+    theirs = _users_front(front)
     written = f"---\n{_yaml(theirs)}---\n" if theirs else ""
-    return written + replace_ours(body, "This data set is being uploaded, and is **not complete**.\n")
+    return written + replace_ours(body, "This dataset is being uploaded, and is **not complete**.\n")
 
 
 def agreed_card(local: str, remote: str, base: str | None) -> str:
-    """A card that both a folder and a repository have, with the changes the user made in either.
+    """Three-way merge of a card's local and remote versions.
 
     Args:
-        local: The folder's, whose part of ours is right.
-        remote: The repository's; "" if it has none.
-        base: What both were when they were last the same; None if they never were, and then the repository's holds.
+        local: The folder's, whose generated part is kept.
+        remote: The repository's; "" if there is none.
+        base: The last version common to both; None if there never was one, and the repository's is preferred.
 
     Raises:
-        CardError: if the user changed the same in both.
+        CardError: if the user changed the same part in both.
     """
     if not remote:
         return local
@@ -313,7 +316,7 @@ def agreed_card(local: str, remote: str, base: str | None) -> str:
 
 
 def _changed_by(what: str, local: Any, remote: Any, base: Any) -> bool:
-    """Whether the repository's version holds; neither may undo what the other changed."""
+    """Whether the remote version is kept; changes on both sides raise `CardError`."""
     if local == base:
         return True
     if remote in (base, local):

@@ -1,29 +1,30 @@
-"""What can go wrong between a Hub and a training run, and how the client libraries' errors are told apart.
+"""Errors of the Hub's client libraries, explained, and retries of requests that may succeed later.
 
-They raise errors of the HTTP library they happen to use, wrapped several times; a user needs to know whether to wait,
-to log in, or to free some disk.
+The libraries raise errors of the HTTP library they happen to use, wrapped several times; a user needs to know whether
+to wait, to log in, or to free disk space.
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TypeVar
 
 _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
-"""Libraries whose own errors mean that there is no connection; which is used depends on huggingface_hub's age."""
+"""Libraries whose own errors mean that there is no connection; which is used depends on huggingface_hub's version."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-_WORDS = 300
+_RETRIED = (408, 409, 412, 429)
+_QUOTA = (402, 413, 507)
+_MAX_REASON = 300
+_Result = TypeVar("_Result")
 
 
 class HubError(RuntimeError):
-    """The Hub, or a copy of it, does not give what is asked for; the message says what to do."""
+    """The Hub, or a local copy of a dataset, cannot be used as requested; the message says what to do."""
 
 
 class UnreachableError(HubError):
@@ -31,15 +32,15 @@ class UnreachableError(HubError):
 
 
 class HubOfflineWarning(UserWarning):
-    """The Hub cannot be reached, and a copy in the cache is used, which may not be the newest."""
+    """The Hub cannot be reached, and a cached copy is used, which may not be the newest."""
 
 
 class HubWarning(UserWarning):
-    """What is loaded is not in every way what was published; the message says how it differs."""
+    """What is loaded differs from what was published; the message says how."""
 
 
 def check_installed(library: str, what: str) -> None:
-    """Refuse what needs a library that is not installed.
+    """Raise an error if a library is not installed.
 
     Raises:
         HubError: saying how to install it.
@@ -48,33 +49,11 @@ def check_installed(library: str, what: str) -> None:
         raise HubError(f"{what} needs the library {library}: pip install 'slidestream[hub]'.")
 
 
-def explain_download(error: Exception, what: str, revision: str | None = None) -> HubError:
-    """An error of the client libraries while something was downloaded, with its cause and a remedy.
-
-    Args:
-        error: The error.
-        what: What could not be done, as a clause.
-        revision: The revision that was asked for.
-    """
-    from huggingface_hub import errors
-
-    reason = " ".join(str(error).split())[:_WORDS]
-    if isinstance(error, errors.RevisionNotFoundError):
-        return HubError(f"{what}: there is no revision '{revision}'. Look up branches and commits on its page.")
-    if isinstance(error, errors.RepositoryNotFoundError | errors.GatedRepoError) or status_of(error) in (401, 403):
-        return HubError(
-            f"{what}: it does not exist, or this token may not read it ({reason}). Check the name; for a private or "
-            "gated data set log in (`hf auth login`, or HF_TOKEN) with an account that has access."
-        )
-    if is_disk_full(error):
-        return HubError(f"{what}: no space is left on the disk ({reason}). Free some, or pass another cache_dir=.")
-    if is_unreachable(error):
-        return UnreachableError(f"{what}: the Hub does not answer ({type(error).__name__}: {reason})")
-    return HubError(f"{what}: {type(error).__name__}: {reason}")
+# -- kinds of errors ---------------------------------------------------------------------------------------------------
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status an error is about, if it is about one."""
+    """The HTTP status of an error, if it has one."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
 
@@ -90,7 +69,7 @@ def is_unreachable(error: BaseException) -> bool:
 
 
 def is_busy(error: BaseException) -> bool:
-    """Whether a Hub that is there could not answer now, or broke off: what is worth another attempt."""
+    """Whether the Hub is reachable but could not answer, or dropped the connection."""
     status = status_of(error)
     if status is not None:
         return status >= 500 or status in (408, 429)
@@ -98,34 +77,41 @@ def is_busy(error: BaseException) -> bool:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that caused it, is that of a full disk, a quota or a file size limit."""
+    """Whether an error, or one of its causes, is that of a full disk, a quota or a file size limit."""
+    return any(isinstance(cause, OSError) and cause.errno in _FULL for cause in _causes(error))
+
+
+def is_quota(error: BaseException) -> bool:
+    """Whether the account's storage is used up."""
+    telling = telling_error(error)
+    words = str(telling).lower()
+    said = status_of(telling) == 403 and any(word in words for word in ("quota", "storage limit", "storage patterns"))
+    return status_of(telling) in _QUOTA or said
+
+
+def telling_error(error: BaseException) -> BaseException:
+    """The first of an error and its causes that has an HTTP status or means no connection; uploads wrap it."""
+    return next((cause for cause in _causes(error) if status_of(cause) is not None or is_unreachable(cause)), error)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, outermost first."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            return True
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    return False
 
 
-Result = TypeVar("Result")
-
-
-_AGAIN = (408, 409, 412, 429)
-
-
-_QUOTA = (402, 413, 507)
-
-
-_WORDS = 300
+# -- retries -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How often something is tried; an instance is called with what to try.
+    """Retries with exponential backoff; an instance is called with the request.
 
     Attributes:
-        attempts: Times in all.
-        wait_seconds: Before the second; twice as long before each further one.
+        attempts: Maximum number of attempts.
+        wait_seconds: Wait before the second; doubled before each further one.
         repeat_on: Whether an error is worth another attempt. None: `worth_repeating`.
     """
 
@@ -133,8 +119,8 @@ class Patience:
     wait_seconds: float = 1.0
     repeat_on: Callable[[BaseException], bool] | None = None
 
-    def __call__(self, action: Callable[[], Result], say: Callable[[str], None] = print) -> Result:
-        """Do it, again if that may help.
+    def __call__(self, action: Callable[[], _Result], say: Callable[[str], None] = print) -> _Result:
+        """The result of the first attempt that succeeds.
 
         Raises:
             Exception: the last error of `action`.
@@ -153,41 +139,51 @@ class Patience:
 
 
 def worth_repeating(error: BaseException) -> bool:
-    """Whether the same request may succeed later: a busy or absent Hub, or a commit that came in between."""
+    """Whether the same request may succeed later: the Hub was busy or unreachable, or a commit came in between."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     telling = telling_error(error)
     if is_disk_full(error) or is_quota(error) or isinstance(telling, OfflineModeIsEnabled):
         return False
     status = status_of(telling)
-    return status in _AGAIN if status is not None and status < 500 else is_unreachable(telling)
+    return status in _RETRIED if status is not None and status < 500 else is_unreachable(telling)
 
 
-def telling_error(error: BaseException) -> BaseException:
-    """The error behind this one that knows what the Hub answered, or that it did not; uploads wrap it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if status_of(cause) is not None or is_unreachable(cause):
-            return cause
-        cause = cause.__cause__ or cause.__context__
-    return error
+# -- explanations ------------------------------------------------------------------------------------------------------
 
 
-def is_quota(error: BaseException) -> bool:
-    """Whether the account's storage is used up."""
-    telling = telling_error(error)
-    words = str(telling).lower()
-    said = status_of(telling) == 403 and any(word in words for word in ("quota", "storage limit", "storage patterns"))
-    return status_of(telling) in _QUOTA or said
-
-
-def explain_upload(error: Exception, what: str, repo_id: str) -> str:
-    """An error of the client libraries while something was uploaded, with its cause and a remedy.
+def explain_download(error: Exception, what: str, revision: str | None = None) -> HubError:
+    """A `HubError` with cause and remedy for a client library's error during a download.
 
     Args:
         error: The error.
-        what: What could not be done, as a clause.
-        repo_id: Where.
+        what: What failed, as a clause.
+        revision: The requested revision.
+    """
+    from huggingface_hub import errors
+
+    reason = _reason(error)
+    if isinstance(error, errors.RevisionNotFoundError):
+        return HubError(f"{what}: there is no revision '{revision}'. Look up branches and commits on its page.")
+    if isinstance(error, errors.RepositoryNotFoundError | errors.GatedRepoError) or status_of(error) in (401, 403):
+        return HubError(
+            f"{what}: it does not exist, or this token may not read it ({reason}). Check the name; for a private or "
+            "gated dataset log in (`hf auth login`, or HF_TOKEN) with an account that has access."
+        )
+    if is_disk_full(error):
+        return HubError(f"{what}: no space is left on the disk ({reason}). Free some, or pass another cache_dir=.")
+    if is_unreachable(error):
+        return UnreachableError(f"{what}: the Hub does not answer ({type(error).__name__}: {reason})")
+    return HubError(f"{what}: {type(error).__name__}: {reason}")
+
+
+def explain_upload(error: Exception, what: str, repo_id: str) -> str:
+    """A message with cause and remedy for a client library's error during an upload.
+
+    Args:
+        error: The error.
+        what: What failed, as a clause.
+        repo_id: The repository.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -203,7 +199,7 @@ def explain_upload(error: Exception, what: str, repo_id: str) -> str:
             f"{what}: the storage of '{owner}' is used up ({reason}). Free some, or ask for more on its billing page."
         )
     if status == 401:
-        return f"{what}: the access token is not valid ({reason}). Log in anew (`hf auth login`), or pass token=."
+        return f"{what}: the access token is not valid ({reason}). Log in again (`hf auth login`), or pass token=."
     if status in (403, 404):
         return (
             f"{what}: this token may not write there ({reason}). It needs permission to write to '{owner}' "
@@ -215,4 +211,4 @@ def explain_upload(error: Exception, what: str, repo_id: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:_WORDS]
+    return (" ".join(str(error).split()) or type(error).__name__)[:_MAX_REASON]

@@ -1,49 +1,49 @@
-"""Whoever writes a published split and whoever reads it, perhaps years later, agree on this file and nothing else.
+"""Layout and manifest of an exported folder and of the repository made of it.
 
-An exported folder, and the repository made of it, in the layout "files" (a file per image: slides, large photos):
+Writers and readers agree on this module and nothing else. An export in the layout
+"files" (a file per image: slides, large photos):
 
     README.md                                 the dataset card
-    preprocessing.json                        `Preprocessing`: everything a machine must know; written last
+    preprocessing.json                        `Preprocessing`, the manifest; written last
     train/metadata.parquet                    a row per image, in the order of `dm.tables["train"]`
-    train/images/00000/normal_001.png         the image; names are made safe, so take them from `file_name`
+    train/images/00000/normal_001.png         the image; names are sanitized, so take them from `file_name`
     train/masks/00000/normal_001.png          its mask, with target="mask"
-    validation/...  test/...  predict/...     only parts that have rows; "predict" are rows without a split
+    validation/...  test/...  predict/...     only splits that have rows; "predict" are rows without a split
 
 and in the layout "parquet" (small photos):
 
     README.md, preprocessing.json             as above
     data/train-00000-of-00002.parquet         rows in order; images inside, as `datasets.Image` (bytes, path)
 
-`preprocessing.json` is written after everything else, and taken away before anything of a finished folder is changed:
-a folder without it is not finished. `.export/` is the writer's journal; it is never uploaded.
+`preprocessing.json` is written last, and removed before anything in a finished folder is changed, so a folder without
+it is not finished. `.export/` is the writer's journal; it is never uploaded.
 
-Columns of metadata.parquet and of the shards; what is not said to be optional is always there:
+Columns of metadata.parquet and of the shards; present unless marked as optional:
 
-    file_name       string     "files" only: path from the metadata's folder, such as "images/00000/normal_001.png"
+    file_name       string     "files" only: path below the metadata's folder, such as "images/00000/normal_001.png"
     image           Image      "parquet" only: struct of bytes and path
     mask_file_name  string     "files" and target="mask": as file_name, of the mask
     mask            Image      "parquet" and target="mask"
     image_id        string     unique in the whole export; the data module's own, or opaque
     label           int64      target="class": index into `class_names` (in shards a `datasets.ClassLabel`)
-    label_name      string     class name or the target as text; "" for rows without labels
+    label_name      string     class name, or the target as text; "" for rows without labels
     target          list<float64>  target="multilabel" or "regression": one number per class name
-    group           string     where the data module had groups: the group's own name, or an opaque one
-    site            string     where it had sites; as group
+    group           string     optional: the group's own name, or an opaque one
+    site            string     optional: as group
     row             int64      row in the data module's whole table (`dm.labels.frame` without `dm.skipped`)
     width, height   int64      of the image, pixels
-    mpp_x, mpp_y    float64    um per pixel of the image; null where it is not known
-    sha256          string     of the encoded image, hexadecimal
+    mpp_x, mpp_y    float64    resolution of the image, um/px; null if unknown
+    sha256          string     of the encoded image, in hexadecimal
     mask_sha256     string     target="mask": of the encoded mask
 
-Masks are PNG of one band on the image's grid: class numbers, and 255 for no class.
+Masks are single-band PNGs on the image's grid: class numbers, and 255 for no class.
 
-The images have gone through everything that is not random: resolution, `crop` (box or packing), colours made RGB, and
-of the transform the `CropOrPad` it begins with, where one can be told (`Transforms.applied`). They have not gone
-through the rest: to get the data module's samples, apply its *whole* transform (the default of slides or photos for
-`image_size`, where `Transforms.is_default`) to them. Its `CropOrPad` then finds pictures of its size and does nothing,
-nor does it draw random numbers; so the samples are the data module's to the last bit, where `Encoding.lossless`, for
-equal (seed, epoch, row). Training images are cropped only if train and evaluation begin with the same crop, so that it
-is right also to evaluate on them.
+Everything deterministic has been applied to the images: resolution, `crop` (box or packing), conversion to RGB, and the
+`CropOrPad` that the transform begins with, if any (`Transforms.applied`). To get the data module's samples, apply its
+*whole* transform (the default of slides or photos for `image_size`, where `Transforms.is_default`). Its `CropOrPad`
+then does nothing, and draws no random numbers; so the samples are bitwise those of the data module, where
+`Encoding.lossless`, for equal (seed, epoch, row). Training images are cropped only if the training and evaluation
+transforms begin with the same crop, so that they can be evaluated on too.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from wsidata.stats.result import ChannelStats
 from wsidata.utils.files import json_sha256, write_text
 
 FORMAT_VERSION = 1
-"""Raised when an older reader would misread what a newer writer wrote."""
+"""Increased when older readers would misread what is written."""
 
 PREPROCESSING_FILE = "preprocessing.json"
 CARD_FILE = "README.md"
@@ -68,10 +68,10 @@ SHARD_FOLDER = "data"
 JOURNAL_FOLDER = ".export"
 
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test", "": "predict"}
-"""What a part of `dm.labels.frame["split"]` is called on the Hub: folder, split and configuration use that name."""
+"""Name on the Hub of each split in `dm.labels.frame["split"]`, for folders, shards and configurations."""
 
-PARTS = {hub: part for part, hub in HUB_SPLITS.items()}
-"""The way back: "validation" -> "val", "predict" -> ""."""
+TABLE_SPLITS = {hub: split for split, hub in HUB_SPLITS.items()}
+"""The inverse: "validation" -> "val", "predict" -> ""."""
 
 Layout = Literal["files", "parquet"]
 LAYOUTS: tuple[Layout, ...] = ("files", "parquet")
@@ -81,18 +81,18 @@ Kind = Literal["slides", "photos"]
 
 
 class ExportFormatError(ValueError):
-    """A folder is no finished export, or one that this version cannot read."""
+    """A folder is not a finished export, or this version cannot read it."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images were encoded.
+    """Encoding of images.
 
     Attributes:
         format: "png" and "tiff" (tiled pyramidal BigTIFF, deflate) are lossless, "jpeg" and "tiff-jpeg" (the same
-            BigTIFF with JPEG tiles) are not. "original": JPEG photos whose pixels nothing changes keep their compressed
-            data, stripped of all metadata, and others are PNG; so the pixels are those of the data module.
-        quality: JPEG quality, 1 to 100; None where nothing is lossy.
+            BigTIFF with JPEG tiles) are not. "original": JPEG photos whose pixels are unchanged keep their compressed
+            data, stripped of all metadata, and others are PNG, which is lossless too.
+        quality: JPEG quality, 1 to 100; None if lossless.
     """
 
     format: ImageFormat
@@ -100,19 +100,19 @@ class Encoding:
 
     @property
     def lossless(self) -> bool:
-        """Whether decoding gives exactly the pixels that the data module reads."""
+        """Whether decoded pixels equal those that the data module reads."""
         return self.format in ("png", "tiff", "original")
 
 
 @dataclass(frozen=True)
 class Transforms:
-    """What the transform of a part is, and how much of it published images have gone through.
+    """Transform of a split, and the part of it that was applied to published images.
 
     Attributes:
-        is_default: The data module's own for `image_size`: for slides `default_train_transform` and
+        is_default: Whether it is the default for `image_size`: for slides `default_train_transform` and
             `default_eval_transform`, for photos `photo_train_transform` and `photo_eval_transform`.
-        text: The whole transform, for people.
-        applied: The `CropOrPad` it begins with, as text, if published images have gone through it; else None.
+        text: Representation of the whole transform.
+        applied: Representation of the `CropOrPad` it begins with, if it was applied; else None.
     """
 
     is_default: bool
@@ -122,13 +122,13 @@ class Transforms:
 
 @dataclass(frozen=True)
 class TableFile:
-    """A file of rows: metadata.parquet of a split, or one of its shards.
+    """A Parquet file of rows: metadata.parquet of a split, or one of its shards.
 
     Attributes:
         split: Name on the Hub: "train", "validation", "test" or "predict".
         path: Path below the folder, with forward slashes.
         rows: Number of rows.
-        sha256: Of the file, hexadecimal.
+        sha256: Of the file, in hexadecimal.
     """
 
     split: str
@@ -139,26 +139,26 @@ class TableFile:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Content of preprocessing.json.
+    """The manifest: content of preprocessing.json.
 
     Attributes:
         kind: "slides" (of a `WSIDataModule`) or "photos" (of an `ImageFolderDataModule`).
         layout: "files" or "parquet".
         encoding: How images were encoded.
         target: "class", "multilabel", "regression" or "mask".
-        class_names: Name of class 0, 1, ... (or of the labels, or of the numbers).
+        class_names: Name of class 0, 1, ... (or of each label or number).
         tables: The files of rows; those of a split in the order of its rows.
         transforms: "train" and "eval".
-        arguments: Arguments of the data module that say what a sample is, and how the split was made, by name; nothing
-            that names a file, a person or a column of the source. Always with "image_size" ([height, width] or None),
-            "dtype" and "lazy"; of photos with "resize_px" (a number or None), at which images were read already.
-        crop: Settings of the crop to tissue, or None.
+        arguments: Arguments of the data module that define samples and split, by name; none that names a file, a
+            person or a column of the source. Includes "image_size" ([height, width] or None), "dtype" and "lazy"; for
+            photos "resize_px" (a number or None), at which the images were read.
+        crop: Settings of the tissue crop, or None.
         split_digest: `split_digest` of the published `image_id`s.
         opaque_ids: Whether ids were replaced.
         stats: Channel statistics of the data module, or None.
         versions: Version of each library the pixels depend on.
-        image_count: Images in all.
-        image_bytes: Their encoded bytes in all.
+        image_count: Number of images.
+        image_bytes: Their encoded size in total.
     """
 
     kind: Kind
@@ -178,27 +178,27 @@ class Preprocessing:
     image_bytes: int = 0
 
     def tables_of(self, split: str) -> tuple[TableFile, ...]:
-        """The files of one split ("train", "validation", "test", "predict"), in the order of its rows; may be none."""
+        """The files of one split ("train", "validation", "test", "predict"), in the order of its rows."""
         return tuple(table for table in self.tables if table.split == split)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Splits that have rows, as they are called on the Hub."""
+        """Splits that have rows, by their names on the Hub."""
         return tuple(dict.fromkeys(table.split for table in self.tables))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it, and through `tables` of all pixels and labels."""
+        """SHA-256 of the content, which through `tables` covers all pixels and labels."""
         return json_sha256(self._plain())
 
     def to_json(self) -> str:
-        """As JSON text, with the format version and the digest."""
+        """JSON text, with the format version and the digest."""
         return json.dumps({"format_version": FORMAT_VERSION, **self._plain(), "digest": self.digest}, indent=2) + "\n"
 
     def _plain(self) -> dict[str, Any]:
         stats = None if self.stats is None else json.loads(self.stats.to_json())
-        shallow = {**vars(self), "stats": None}  # statistics have a JSON of their own, with a digest
-        copied = json.loads(json.dumps(shallow, default=asdict))  # tuples become lists, as they will when read back
+        shallow = {**vars(self), "stats": None}  # they have their own JSON, with a digest
+        copied = json.loads(json.dumps(shallow, default=asdict))  # tuples become lists
         return {**copied, "stats": stats}
 
     @classmethod
@@ -207,17 +207,17 @@ class Preprocessing:
 
         Args:
             text: The JSON.
-            source: What error messages call it.
+            source: Its name in error messages.
 
         Raises:
-            ExportFormatError: if it is something else, of a newer version, or was changed since.
+            ExportFormatError: if it is not a manifest, of a newer version, or was modified.
         """
         try:
             content = dict(json.loads(text))
             version, digest = content.pop("format_version"), content.pop("digest")
         except (ValueError, TypeError, KeyError) as error:
             raise ExportFormatError(
-                f"'{source}' is no preprocessing.json of slidestream ({type(error).__name__}: {error})."
+                f"'{source}' is not a preprocessing.json of slidestream ({type(error).__name__}: {error})."
             ) from error
         if version != FORMAT_VERSION:
             raise ExportFormatError(
@@ -260,14 +260,14 @@ class Preprocessing:
         """Read preprocessing.json of a folder.
 
         Raises:
-            ExportFormatError: if the folder is no finished export.
+            ExportFormatError: if the folder is not a finished export.
         """
         path = Path(folder) / PREPROCESSING_FILE
         try:
             text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ExportFormatError(
-                f"'{folder}' is no finished export: it has no {PREPROCESSING_FILE}. If an export was interrupted, run "
-                "it again; it goes on where it stopped."
+                f"'{folder}' is not a finished export: it has no {PREPROCESSING_FILE}. If an export was interrupted, "
+                "run it again; it goes on where it stopped."
             ) from error
         return cls.from_json(text, str(path))

@@ -106,8 +106,8 @@ def test_users_words_survive():
     assert split_card(card(mine, license="other"))[0]["license"] == "other"
 
 
-@pytest.mark.parametrize(("text", "message"), [("---\na: b\n", "does not end"), ("---\na: [\n---\n", "no YAML"),
-                                               ("---\n- a\n---\n", "no mapping")])  # fmt: skip
+@pytest.mark.parametrize(("text", "message"), [("---\na: b\n", "does not end"), ("---\na: [\n---\n", "not YAML"),
+                                               ("---\n- a\n---\n", "not a mapping")])  # fmt: skip
 def test_cards_that_cannot_be_read_are_refused(text, message):
     with pytest.raises(CardError, match=message):
         card(text)

@@ -181,7 +181,7 @@ def test_changed_tables_are_refused(published, tmp_path):
 def test_unfinished_exports_are_refused(published, tmp_path):
     folder = copied(published[1], tmp_path)
     (folder / PREPROCESSING_FILE).unlink()
-    with pytest.raises(ExportFormatError, match="no finished export"):
+    with pytest.raises(ExportFormatError, match="not a finished export"):
         HubDataModule(folder).setup()
 
 

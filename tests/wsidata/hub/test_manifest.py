@@ -5,8 +5,8 @@ import pytest
 
 from wsidata.hub.manifest import (
     HUB_SPLITS,
-    PARTS,
     PREPROCESSING_FILE,
+    TABLE_SPLITS,
     Encoding,
     ExportFormatError,
     Preprocessing,
@@ -59,7 +59,7 @@ def test_tables_of_a_split_and_names_of_splits():
     assert [table.path for table in preprocessing().tables_of("train")] == ["train/metadata.parquet"]
     assert preprocessing().tables_of("validation") == ()
     assert preprocessing().splits == ("train", "test")
-    assert {PARTS[HUB_SPLITS[part]] for part in HUB_SPLITS} == set(HUB_SPLITS)
+    assert {TABLE_SPLITS[HUB_SPLITS[part]] for part in HUB_SPLITS} == set(HUB_SPLITS)
 
 
 @pytest.mark.parametrize(("encoding", "lossless"), [("png", True), ("tiff", True), ("jpeg", False)])
@@ -74,8 +74,8 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "is no preprocessing.json of slidestream"),
-        ("[1]", "is no preprocessing.json of slidestream"),
+        ("{}", "is not a preprocessing.json of slidestream"),
+        ("[1]", "is not a preprocessing.json of slidestream"),
         (changed(format_version=2), "is of format 2, and this version of slidestream reads 1"),
         (changed(split_digest="dd"), "was changed since it was written"),
         (changed(tables=[{"path": "x"}]), "is damaged"),
@@ -94,5 +94,5 @@ def test_changed_statistics_are_refused():
 
 
 def test_unfinished_folder_says_what_to_do(tmp_path):
-    with pytest.raises(ExportFormatError, match=r"no finished export.*run it again"):
+    with pytest.raises(ExportFormatError, match=r"not a finished export.*run it again"):
         Preprocessing.load(tmp_path)

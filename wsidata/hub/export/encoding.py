@@ -1,8 +1,7 @@
-"""Published pixels must be the data module's own, and nothing but pixels: no description, EXIF, profile or thumbnail.
+"""Encoding of images for publication as PNG, JPEG or pyramidal TIFF, without any metadata.
 
-libvips writes the pipeline of a picture from top to bottom, so that not even a gigapixel is ever whole in memory. Every
-writer is told `keep="none"`: by default libvips copies a scanner's description, which may name the patient, into what
-it writes.
+libvips writes an image's pipeline from top to bottom, so that even gigapixels are never whole in memory. Every writer
+gets `keep="none"`: by default libvips copies a scanner's description, which may name the patient.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from wsidata.utils.files import atomic_write, file_sha256
 from wsidata.utils.messages import check_choice
 
 JPEG_MAX_PX = 65_500
-"""Longest side of a JPEG (libjpeg), and of what is written as PNG here: beyond, a picture belongs in a pyramid."""
+"""Longest side of a JPEG (libjpeg), and of PNGs written here; larger images become pyramids."""
 
 TILE_PX = 512
 UM_PER_MM = 1000.0
@@ -35,14 +34,14 @@ _PNG = {"compression": 3, "filter": "up"}
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """A picture that was written.
+    """An image that was written.
 
     Attributes:
         path: The file.
-        sha256: Of its bytes, hexadecimal.
+        sha256: Of its bytes, in hexadecimal.
         size_bytes: Its length.
-        width: Columns.
-        height: Rows.
+        width: In pixels.
+        height: In pixels.
     """
 
     path: Path
@@ -53,16 +52,16 @@ class EncodedImage:
 
 
 def choose_encoding(image_format: ImageFormat | None, quality: int | None, *, lazy: bool, photos: bool) -> Encoding:
-    """What was asked for, or what suits: lossless in any case.
+    """The requested encoding, or a lossless default.
 
     Args:
-        image_format: None chooses "original" for photos, "tiff" for lazy images, else "png".
-        quality: JPEG quality. None: 90 where there is one.
+        image_format: None: "original" for photos, "tiff" for lazy images, else "png".
+        quality: JPEG quality. None: 90 for lossy formats.
         lazy: Whether images are too large to be read whole.
         photos: Whether the images are photos.
 
     Raises:
-        ValueError: for a format or quality that is not known, or a quality where nothing is lossy.
+        ValueError: for an unknown format, or a quality out of range or of a lossless format.
     """
     if image_format is None:
         image_format = "tiff" if lazy else "original" if photos else "png"
@@ -71,7 +70,7 @@ def choose_encoding(image_format: ImageFormat | None, quality: int | None, *, la
         raise ValueError("image_format='original' is for photos: slides are read at a resolution and encoded anew.")
     if image_format not in ("jpeg", "tiff-jpeg"):
         if quality is not None:
-            raise ValueError(f"quality={quality} is for 'jpeg' and 'tiff-jpeg'; {image_format!r} loses nothing.")
+            raise ValueError(f"quality={quality} is for 'jpeg' and 'tiff-jpeg'; {image_format!r} is lossless.")
         return Encoding(image_format)
     quality = DEFAULT_QUALITY if quality is None else quality
     if not 1 <= quality <= 100:
@@ -88,19 +87,19 @@ def encode(
     mpp: tuple[float, float] | None = None,
     original: Path | None = None,
 ) -> EncodedImage:
-    """Write a picture; the file is there at once, whole, or not at all.
+    """Write an image, whole or not at all.
 
     Args:
-        image: Lazy or not; uchar (or ushort, where the format has it).
-        stem: Path without suffix; its folder is made.
-        encoding: As what. With "png", pictures beyond 65,500 pixels become "tiff"; with "jpeg", "tiff-jpeg".
-        name: What error messages call it.
-        mpp: um per pixel, written into TIFF.
+        image: uchar, or ushort where the format supports it.
+        stem: Path without suffix; its folder is created.
+        encoding: The encoding. Above 65,500 pixels "png" becomes "tiff", and "jpeg" becomes "tiff-jpeg".
+        name: Its name in error messages.
+        mpp: Resolution in um/px, written into TIFF.
         original: The photo's own file, for "original".
 
     Raises:
-        UnreadableImageError: if the picture's own file cannot be decoded.
-        UnsupportedImageError: if the format cannot hold the picture.
+        UnreadableImageError: if the source file cannot be decoded.
+        UnsupportedImageError: if the format cannot hold the image.
         OSError: if the disk is full, or the file cannot be written.
     """
     kept = stripped_jpeg(original) if encoding.format == "original" and original is not None else None
@@ -119,7 +118,7 @@ def encode(
 
 
 def _fitting(image: pyvips.Image, encoding: Encoding, name: str) -> str:
-    """The format of this picture: pyramids where it is too large for a plain file."""
+    """The format of this image: a pyramid where it is too large for a plain file."""
     chosen: str = "png" if encoding.format == "original" else encoding.format
     if max(image.width, image.height) > JPEG_MAX_PX:
         chosen = {"png": "tiff", "jpeg": "tiff-jpeg"}.get(chosen, chosen)
@@ -129,7 +128,7 @@ def _fitting(image: pyvips.Image, encoding: Encoding, name: str) -> str:
     if image.format not in (("uchar", "ushort") if deep else ("uchar",)) or image.bands not in bands:
         raise UnsupportedImageError(
             f"'{name}' has {image.bands} bands of {image.format}, which '{chosen}' cannot hold unchanged. Pass "
-            "image_format='tiff' for more bands or 16 bits; publish pixels, not normalised floats."
+            "image_format='tiff' for more bands or 16 bits; publish pixels, not normalized floats."
         )
     return chosen
 
@@ -150,19 +149,20 @@ def _write(
         if cause is None and ("write error" in detail or "No space left" in detail or "too large" in detail):
             raise OSError(errno.ENOSPC, f"'{path}' could not be written ({detail[:200]})") from error
         raise UnreadableImageError(f"'{name}' could not be decoded whole: {detail}") from (cause or error)
-    failure = failure_behind(image)  # libvips may show black for what it could not read
+    failure = failure_behind(image)  # libvips may return black for what it could not read
     if failure is not None:
         raise UnreadableImageError(f"'{name}' could not be decoded whole: {failure}") from failure
 
 
 def _write_pyramid(image: pyvips.Image, path: Path, quality: int | None, mpp: tuple[float, float] | None) -> None:
-    """Tiled pyramidal BigTIFF, from the top to the bottom."""
+    """Write a tiled pyramidal BigTIFF."""
     compression: dict[str, Any] = {"compression": "deflate", "predictor": "horizontal"}
     if quality is not None:
         compression = {"compression": "jpeg", "Q": quality}
     spacing = {} if mpp is None else {"xres": UM_PER_MM / mpp[0], "yres": UM_PER_MM / mpp[1], "resunit": "cm"}
-    plain = image.copy(xres=0, yres=0)  # a density that is no spacing must not become one
-    tile_px = min(TILE_PX, -(-max(image.width, image.height) // 16) * 16)  # libvips reads no tile far above the picture
+    plain = image.copy(xres=0, yres=0)  # a print density must not become a resolution
+    # libvips cannot read tiles far larger than the image
+    tile_px = min(TILE_PX, -(-max(image.width, image.height) // 16) * 16)
     plain.tiffsave(
         str(path), tile=True, tile_width=tile_px, tile_height=tile_px, pyramid=True, bigtiff=True, keep="none",
         **compression, **spacing,
@@ -170,7 +170,7 @@ def _write_pyramid(image: pyvips.Image, path: Path, quality: int | None, mpp: tu
 
 
 def _same_pixels(encoded: bytes, image: pyvips.Image, name: str) -> bool:
-    """Whether a JPEG is read as exactly this picture: not if it was turned, resized or in other colours than sRGB."""
+    """Whether a JPEG decodes to exactly this image: not if that was rotated, resized or converted to sRGB."""
     from wsidata.photos.read import decode_photo
 
     try:

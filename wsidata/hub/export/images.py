@@ -1,7 +1,7 @@
-"""Writing the images of an export: several at a time, each noted when it is done, none held longer than it takes.
+"""Parallel writing of an export's images, each recorded in the journal as soon as it is done.
 
-A worker is handed the row's number and writes the file; only facts come back. With threads (the default) as many
-pictures are in memory as there are threads, and of slides only some rows of each.
+Workers get row numbers, write files, and return only facts. At most one image per thread is in memory; of lazy images
+only some rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wsidata.datasets.slides import SlideDataset
 from wsidata.hub.client import is_disk_full
 from wsidata.hub.export.encoding import encode
 from wsidata.hub.export.journal import Entry, Journal, content_key
-from wsidata.hub.export.plan import ExportError, ExportPlan, PartPlan, pixel_settings
+from wsidata.hub.export.plan import ExportError, ExportPlan, SplitPlan, pixel_settings
 from wsidata.hub.manifest import Encoding
 from wsidata.slides.masks import UNKNOWN, MaskError
 from wsidata.stats.compute import refuse_forks
@@ -33,23 +33,23 @@ from wsidata.utils.messages import describe_problems
 
 THREADS = 4
 LAZY_THREADS = 2
-"""Each lazy image keeps some hundreds of MB of decoded tiles, and libvips works on it with threads of its own."""
+"""Each lazy image keeps some hundreds of MB of decoded tiles, and libvips processes it in its own threads."""
 
 _ROWS_A_JOB = 16
-"""Rows that a process is handed at once, because a copy of the data set travels with them."""
+"""Rows per job of a process pool, because a copy of the dataset is sent with each job."""
 
 _JOBS_WAITING = 32
 
 
 @dataclass(frozen=True)
-class Task:
-    """One image to write.
+class ImageTask:
+    """An image to write.
 
     Attributes:
-        index: Row in the data set.
+        index: Row in the dataset.
         place: Path below the export, without suffix.
-        mask_place: Likewise of the mask; None without one.
-        key: What it is made of.
+        mask_place: The same for the mask; None without one.
+        key: Its content key; see `journal.content_key`.
         source: Its file.
     """
 
@@ -61,14 +61,14 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Writer:
-    """Writes images of one part; sent to the workers.
+class ImageWriter:
+    """Writes images of one split; sent to the workers.
 
     Attributes:
-        dataset: Where pictures come from.
-        crop: What is applied to them.
-        encoding: How they are encoded.
-        staging: Folder they are written below.
+        dataset: Source of the images.
+        crop: Crop or padding to apply.
+        encoding: Their encoding.
+        staging: Folder to write below.
     """
 
     dataset: EpochDataset
@@ -76,25 +76,25 @@ class Writer:
     encoding: Encoding
     staging: Path
 
-    def __call__(self, tasks: list[Task]) -> list[Entry | str]:
-        """An entry for each task, or what was wrong with it.
+    def __call__(self, tasks: list[ImageTask]) -> list[Entry | str]:
+        """An entry for each task, or its error message.
 
         Raises:
-            OSError: if nothing more can be written.
+            OSError: if the disk is full.
         """
         outcomes: list[Entry | str] = []
         for task in tasks:
             try:
                 outcomes.append(self._write(task))
-            except Exception as error:  # whatever a decoder raises is reported with the name of its file
+            except Exception as error:  # of any decoder; reported with the name of the file
                 if is_disk_full(error):
                     raise
                 outcomes.append(f"{task.source}: {type(error).__name__}: {' '.join(str(error).split())}")
         return outcomes
 
-    def _write(self, task: Task) -> Entry:
+    def _write(self, task: ImageTask) -> Entry:
         sample = self._sample(task.index)
-        mpp = _spacing(self.dataset, task.index)
+        mpp = _mpp(self.dataset, task.index)
         stem = self.staging / task.place
         made = encode(
             sample.image, stem, self.encoding, name=Path(task.source).name, mpp=mpp, original=Path(task.source)
@@ -119,7 +119,7 @@ class Writer:
         )
 
     def _sample(self, index: int) -> Sample:
-        """The picture of a row, and its mask, after everything that is not random."""
+        """The image of a row, and its mask, after the deterministic steps."""
         untransformed = getattr(self.dataset, "untransformed", None)
         if untransformed is None:
             raise ExportError(
@@ -131,21 +131,21 @@ class Writer:
 
 
 def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: Executor | None, *, quiet: bool) -> None:
-    """Write all images that are not there yet, and note each in the journal.
+    """Write all missing images, and record each in the journal.
 
     Args:
-        plan: What is exported.
-        journal: Of its folder.
-        done: Places that need not be written again.
-        executor: Where: threads, processes, Dask. None: four threads.
+        plan: The plan.
+        journal: The folder's journal.
+        done: Places that are written already.
+        executor: Threads, processes or Dask. None: four threads.
         quiet: No progress bar.
 
     Raises:
-        ExportError: naming every image that cannot be read or encoded; the others are written.
+        ExportError: naming every image that cannot be read or encoded; all others are written.
         OSError: if the disk is full; see `enough_room`.
     """
     refuse_forks(executor)
-    jobs = [(part, tasks(plan, part, done)) for part in plan.parts]
+    jobs = [(split, tasks(plan, split, done)) for split in plan.splits]
     count = sum(len(missing) for _, missing in jobs)
     if not count:
         return
@@ -160,38 +160,38 @@ def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: E
             else:
                 problems.append(outcome)
     if problems:
-        remedy = "Repair these, or take them out of the table, and run the export again; what is done is kept."
+        remedy = "Repair these, or remove them from the table, and run the export again; what is done is kept."
         raise ExportError(describe_problems("images", sorted(problems), remedy))
 
 
-def tasks(plan: ExportPlan, part: PartPlan, done: set[str]) -> list[Task]:
-    """What is to be written of a part."""
-    keys = keys_of(plan, part)
-    masks: tuple[str | None, ...] = part.mask_places or (None,) * len(part.places)
+def tasks(plan: ExportPlan, split: SplitPlan, done: set[str]) -> list[ImageTask]:
+    """The images of a split that are still to be written."""
+    keys = keys_of(plan, split)
+    masks: tuple[str | None, ...] = split.mask_places or (None,) * len(split.places)
     return [
-        Task(index, place, mask, keys[place], sources[0])
-        for index, place, mask, sources in zip(part.indices, part.places, masks, part.sources, strict=True)
+        ImageTask(index, place, mask, keys[place], sources[0])
+        for index, place, mask, sources in zip(split.indices, split.places, masks, split.sources, strict=True)
         if place not in done
     ]
 
 
-def keys_of(plan: ExportPlan, part: PartPlan) -> dict[str, str]:
-    """By place, what each image of a part is made of."""
-    settings = pixel_settings(plan, part)
+def keys_of(plan: ExportPlan, split: SplitPlan) -> dict[str, str]:
+    """Content key of each image of a split, by place."""
+    settings = pixel_settings(plan, split)
     return {
         place: content_key([Path(source) for source in sources], settings)
-        for place, sources in zip(part.places, part.sources, strict=True)
+        for place, sources in zip(split.places, split.sources, strict=True)
     }
 
 
 def _outcomes(
-    plan: ExportPlan, jobs: list[tuple[PartPlan, list[Task]]], staging: Path, pool: Executor, at_once: int
+    plan: ExportPlan, jobs: list[tuple[SplitPlan, list[ImageTask]]], staging: Path, pool: Executor, at_once: int
 ) -> Iterator[Entry | str]:
-    """As they come; no more jobs wait than the workers need, so that all of it can be stopped."""
+    """Outcomes in the order of completion; only a few jobs are queued, so that all can be cancelled."""
     waiting: set[Future[list[Entry | str]]] = set()
     queue = (
-        (Writer(part.dataset, part.crop, plan.encoding, staging), missing[start : start + at_once])
-        for part, missing in jobs
+        (ImageWriter(split.dataset, split.crop, plan.encoding, staging), missing[start : start + at_once])
+        for split, missing in jobs
         for start in range(0, len(missing), at_once)
     )
     try:
@@ -210,10 +210,10 @@ def _outcomes(
 
 @contextmanager
 def enough_room(folder: Path) -> Iterator[None]:
-    """Say what to do when the disk is full.
+    """Explain what to do if the disk is full.
 
     Raises:
-        ExportError: in place of the error of a disk that is full.
+        ExportError: instead of the `OSError` of a full disk.
     """
     try:
         yield
@@ -221,7 +221,8 @@ def enough_room(folder: Path) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         raise ExportError(
-            f"'{folder}' cannot take more: {error}. Make room and run the export again; it goes on where it stopped."
+            f"'{folder}' cannot take more: {error}. Free some space and run the export again; it goes on "
+            "where it stopped."
         ) from error
 
 
@@ -242,8 +243,8 @@ def _bar(total: int, *, quiet: bool) -> Iterator[Any]:
         yield bar
 
 
-def _spacing(dataset: EpochDataset, index: int) -> tuple[float, float] | None:
-    """Spacing of the image in um per pixel, if its slide says."""
+def _mpp(dataset: EpochDataset, index: int) -> tuple[float, float] | None:
+    """Resolution of the image in um/px (x, y), if its slide states it."""
     if not isinstance(dataset, SlideDataset):
         return None
     with dataset.open_slide(index) as slide:
@@ -254,10 +255,10 @@ def _spacing(dataset: EpochDataset, index: int) -> tuple[float, float] | None:
 
 
 def _refuse_unknown_classes(path: Path, source: str) -> None:
-    """Masks hold classes; what `masks.read_mask` marks as none must not be published as if it were one."""
+    """Refuse masks with values that `masks.read_mask` marks as of no class."""
     mask = pyvips.Image.new_from_file(str(path), access="sequential")
     if (mask == UNKNOWN).max() > 0:
         path.unlink()
         raise MaskError(
-            f"the mask of '{source}' holds values that are no class. Name them with class_names= and mask_values=."
+            f"the mask of '{source}' holds values of no class. Name them with class_names= and mask_values=."
         )

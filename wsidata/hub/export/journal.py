@@ -1,8 +1,7 @@
-"""An export of hours that was interrupted must go on where it stopped, and must never pass for a finished one.
+"""Journal of an export, from which an interrupted export resumes and a repeated one reuses images.
 
-While images are written they lie in the export's `.export/` folder, and a line of the journal says of each what it was
-made of (`key`) and what came out (`sha256`). They move to their places when all of them are there. The journal stays,
-so that the next export of the same data module knows what it need not make again.
+Images are first written to the export's `.export/` folder, and a line of the journal records each one's source (`key`)
+and result (`sha256`). They are moved to their places when all are there; the journal stays.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ STAGING = "files"
 
 @dataclass(frozen=True)
 class Entry:
-    """An image that was made.
+    """An image that was written.
 
     Attributes:
         place: Path below the export without suffix, such as "train/images/00000/normal_001".
-        key: What it was made of; see `content_key`.
+        key: Digest of its source; see `content_key`.
         file: Path below the export.
         sha256: Of the file.
         size_bytes: Of the file.
-        width: Columns.
-        height: Rows.
-        mpp: um per pixel (x, y), if known.
+        width: In pixels.
+        height: In pixels.
+        mpp: Resolution in um/px (x, y), if known.
         mask_file: The mask's path below the export, if it has one.
         mask_sha256: Of that file.
     """
@@ -49,7 +48,7 @@ class Entry:
 
 
 class Journal:
-    """The journal of an export's folder.
+    """The journal of an export folder.
 
     Args:
         folder: The export.
@@ -68,36 +67,36 @@ class Journal:
 
     @property
     def exists(self) -> bool:
-        """Whether an export was ever begun here."""
+        """Whether an export was ever started here."""
         return self._lines.is_file()
 
     def begin(self) -> None:
-        """Make the folder."""
+        """Create the folder."""
         self.staging.mkdir(parents=True, exist_ok=True)
         if not self._lines.exists():
             self._lines.touch()
-        else:  # a line that was cut off in the middle must not swallow the next one
+        else:  # the next line must not continue a truncated one
             text = self._lines.read_text(encoding="utf-8")
             if text and not text.endswith("\n"):
                 self._lines.write_text(text + "\n", encoding="utf-8")
 
     def add(self, entry: Entry) -> None:
-        """Remember an image, at once."""
+        """Append an image."""
         self.entries[entry.place] = entry
         with self._lines.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(entry)) + "\n")
 
     def keep_only(self, places: set[str]) -> None:
-        """Forget all other images."""
+        """Remove all other images."""
         self.entries = {place: entry for place, entry in self.entries.items() if place in places}
         write_text(self._lines, "".join(json.dumps(asdict(one)) + "\n" for one in self.entries.values()))
 
     def note(self, name: str, content: Mapping[str, Any]) -> None:
-        """Keep something small beside the entries."""
+        """Store a small JSON object beside the entries."""
         write_text(self.root / f"{name}.json", json.dumps(content))
 
     def noted(self, name: str) -> dict[str, Any]:
-        """What was kept; empty if nothing was."""
+        """The stored object; empty if there is none."""
         try:
             return dict(json.loads((self.root / f"{name}.json").read_text(encoding="utf-8")))
         except (OSError, ValueError):
@@ -105,7 +104,7 @@ class Journal:
 
 
 def _entry(line: str) -> Entry | None:
-    """A line of the journal; None if it was cut off while it was written."""
+    """A line of the journal; None if it is truncated."""
     try:
         content = json.loads(line)
         return Entry(**{**content, "mpp": None if content["mpp"] is None else tuple(content["mpp"])})
@@ -114,14 +113,14 @@ def _entry(line: str) -> Entry | None:
 
 
 def content_key(paths: list[Path], settings: Mapping[str, Any]) -> str:
-    """A digest of everything a published image depends on.
+    """Digest of everything a published image depends on.
 
-    Files count by size, time of change, and the content of their ends and middle: slides of gigabytes are not read
-    whole to learn that nothing happened to them.
+    Files count by size, modification time, and the content of their ends and middle, so that large slides are not read
+    whole.
 
     Args:
         paths: The image, and perhaps its mask; folders (Zarr) count with all their files.
-        settings: What is done with it, as plain values.
+        settings: How it is processed, as plain values.
     """
     files = [
         [str(file.name), file.stat().st_size, file.stat().st_mtime_ns] for path in paths for file in files_of(path)

@@ -1,8 +1,8 @@
-"""Before the first image is written, all is decided: which rows, under which names, how far preprocessed, how encoded.
+"""Plan of an export, made before any image is written: rows, file names, preprocessing and encoding.
 
-Training from an export must equal training from the slides. So images are published as they are before anything random
-happens, and their place in the rows is kept, for the random part is drawn per (seed, epoch, row). Of a transform only
-the `CropOrPad` it begins with is applied: applied once more, it does nothing, and so the loader need not know.
+Training from an export must equal training from the slides. So images are published before anything random is applied,
+and their row numbers are kept, because augmentation is drawn per (seed, epoch, row). Of a transform only the
+`CropOrPad` it begins with is applied: loaders apply the whole transform, and cropping again does nothing.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from wsidata.transforms.compose import (
 from wsidata.transforms.geometry.crop import CropOrPad
 
 FILES_PER_FOLDER = 1000
-"""The Hub asks for at most 10,000 entries a folder; file browsers for fewer."""
+"""The Hub asks for at most 10,000 entries per folder; file browsers for fewer."""
 
 _DATASETS: dict[str, Part] = {"train": "train", "validation": "val", "test": "test", "predict": "predict"}
 _LIBRARIES = ("slidestream", "pyvips", "pyvips-binary", "tifffile", "imagecodecs", "simplejpeg", "numpy")
 
 
 class ExportError(ValueError):
-    """An export cannot be made; the message says why, and what is there already is never taken for a finished one."""
+    """An export cannot be made; the message says why. What is there already never passes for a finished export."""
 
 
 @dataclass(frozen=True)
-class PartPlan:
-    """The images of one part.
+class SplitPlan:
+    """The images of one split.
 
     Attributes:
         split: Name on the Hub.
-        dataset: Where they come from.
-        crop: What is applied of the transform; None: nothing.
+        dataset: Source of the images.
+        crop: The applied part of the transform; None if there is none.
         indices: Row in `dataset` of each image, in order.
         places: Path of each below the export, without suffix.
-        mask_places: Likewise of each mask; empty without masks.
-        sources: File, or files with the mask, of each.
+        mask_places: The same for each mask; empty without masks.
+        sources: Source file of each, followed by that of its mask.
     """
 
     split: str
@@ -72,18 +72,18 @@ class PartPlan:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """An export, decided.
+    """A planned export.
 
     Attributes:
         kind: "slides" or "photos".
-        encoding: How images are encoded.
+        encoding: Encoding of the images.
         target: What is predicted.
         class_names: Name of class 0, 1, ...
-        rows: What `privacy.published_rows` gave, and the column `place`.
-        parts: The parts that have rows.
+        rows: Result of `privacy.published_rows`, and the column `place`.
+        splits: The splits that have rows.
         transforms: "train" and "eval".
         arguments: Published arguments.
-        crop: Settings of the crop to tissue.
+        crop: Settings of the tissue crop.
         opaque_ids: Whether ids were replaced.
         versions: Of the libraries that the pixels depend on.
     """
@@ -93,7 +93,7 @@ class ExportPlan:
     target: str
     class_names: tuple[str, ...]
     rows: pd.DataFrame
-    parts: tuple[PartPlan, ...]
+    splits: tuple[SplitPlan, ...]
     transforms: dict[str, Transforms]
     arguments: dict[str, Any]
     crop: dict[str, Any] | None
@@ -109,17 +109,18 @@ def plan_export(
     opaque_ids: bool = False,
     keep_names: Sequence[str] = (),
 ) -> ExportPlan:
-    """Decide everything about an export; reads the table and no image.
+    """Plan an export; reads the table and no image.
 
     Args:
         dm: The data module.
         image_format: See `encoding.choose_encoding`.
         quality: JPEG quality.
         opaque_ids: See `privacy.published_rows`.
-        keep_names: Likewise.
+        keep_names: See `privacy.published_rows`.
 
     Raises:
-        PrivacyError, TableError, SplitError, ValueError: as they say.
+        ExportError: if the data module is of another kind, or leaves rows out.
+        PrivacyError, TableError, SplitError, ValueError: for its table and arguments.
     """
     if not isinstance(dm, WSIDataModule | ImageFolderDataModule):
         raise ExportError(
@@ -141,8 +142,8 @@ def plan_export(
         arguments["resize_px"] = datasets["train"].resize_px
     crops = {name: leading_crop(dataset.transform) for name, dataset in datasets.items()}
     train_crop = crops["train"] if repr(crops["train"]) == repr(crops["val"]) else None
-    parts = tuple(
-        _part(dm, labels.frame["image_id"], split, rows, train_crop if split == "train" else crops["val"])
+    splits = tuple(
+        _plan_split(dm, labels.frame["image_id"], split, rows, train_crop if split == "train" else crops["val"])
         for split in dict.fromkeys(rows["split"])
     )
     applied = {"train": train_crop, "eval": crops["val"]}
@@ -156,7 +157,7 @@ def plan_export(
         target=dm.labels.target,
         class_names=dm.class_names,
         rows=rows,
-        parts=parts,
+        splits=splits,
         transforms=transforms,
         arguments=arguments,
         crop=_crop_settings(getattr(datasets["train"], "crop", None)),
@@ -166,18 +167,17 @@ def plan_export(
 
 
 def leading_crop(transform: Any) -> CropOrPad | None:
-    """The `CropOrPad` that a transform begins with, if it draws nothing; None if it begins with something else."""
+    """The deterministic `CropOrPad` that a transform begins with; None if it begins with something else."""
     if isinstance(transform, Compose):
         return leading_crop(transform.transforms[0]) if transform.transforms else None
     return transform if isinstance(transform, CropOrPad) and transform.position == "centre" else None
 
 
-def _part(
+def _plan_split(
     dm: SplitDataModule, image_ids: pd.Series[str], split: str, rows: pd.DataFrame, crop: CropOrPad | None
-) -> PartPlan:
-    part = _DATASETS[split]
+) -> SplitPlan:
     ours = rows[rows["split"] == split]
-    table = dm.tables[part]
+    table = dm.tables[_DATASETS[split]]
     position = {name: index for index, name in enumerate(table["image_id"])}
     ids = image_ids.iloc[ours["row"]]
     if not set(ids) <= set(position):
@@ -188,9 +188,9 @@ def _part(
     indices = tuple(position[name] for name in ids)
     columns = [name for name in ("path", "mask") if name in table.columns]
     places = tuple(ours["place"])
-    return PartPlan(
+    return SplitPlan(
         split=split,
-        dataset=dm.make_dataset(part),
+        dataset=dm.make_dataset(_DATASETS[split]),
         crop=crop,
         indices=indices,
         places=places,
@@ -200,7 +200,7 @@ def _part(
 
 
 def _places(rows: pd.DataFrame) -> list[str]:
-    """A path for each image that any file system and any address can hold, and that no other image has."""
+    """A unique path for each image that is safe in any file system and URL."""
     places: list[str] = []
     taken: set[str] = set()
     counts = dict.fromkeys(HUB_SPLITS.values(), 0)
@@ -221,7 +221,7 @@ def _mask_place(place: str) -> str:
 
 
 def _default(kind: Kind, part: str, size: tuple[int, int] | None) -> Transform:
-    """What the data module does unless it is told otherwise."""
+    """The data module's default transform."""
     if kind == "photos":
         return photo_train_transform(size) if part == "train" else photo_eval_transform(size)
     return default_train_transform(size) if part == "train" else default_eval_transform(size)
@@ -233,7 +233,7 @@ def _described(transform: Any, default: Any, applied: CropOrPad | None) -> Trans
 
 
 def _crop_settings(crop: TissueCrop | None) -> dict[str, Any] | None:
-    """A crop to tissue as plain values; its method by name."""
+    """Settings of a tissue crop as plain values; its method by name."""
     if crop is None:
         return None
     settings = {one.name: getattr(crop, one.name) for one in fields(crop)}
@@ -250,16 +250,16 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def pixel_settings(plan: ExportPlan, part: PartPlan) -> dict[str, Any]:
-    """All that the pixels of a part depend on, beside its files."""
-    method = getattr(getattr(part.dataset, "crop", None), "method", None)
+def pixel_settings(plan: ExportPlan, split: SplitPlan) -> dict[str, Any]:
+    """Everything that the pixels of a split depend on, apart from its files."""
+    method = getattr(getattr(split.dataset, "crop", None), "method", None)
     code = getattr(method, "__code__", None)
     return {
         "encoding": asdict(plan.encoding),
-        "crop": repr(part.crop),
+        "crop": repr(split.crop),
         "tissue": plan.crop,
         "tissue_code": None if code is None else [code.co_code.hex(), without_addresses(repr(code.co_consts))],
-        "mask_classes": getattr(part.dataset, "mask_classes", None),
+        "mask_classes": getattr(split.dataset, "mask_classes", None),
         "arguments": {name: plan.arguments.get(name) for name in READING_ARGUMENTS},
         "versions": plan.versions,
     }

@@ -1,7 +1,7 @@
-"""The rows of an export, as Parquet: beside image files, or with the images inside.
+"""Parquet tables of an export, beside image files or with the images inside.
 
-Shards are cut, and their row groups bounded, by bytes and not by a number of rows per something: whatever the mixture
-of sizes, no array passes Arrow's 2 GB, no shard is empty, and no more than a row group is in memory.
+Shards and their row groups are limited by bytes instead of rows: whatever the image sizes, no array exceeds Arrow's
+2 GB, no shard is empty, and at most one row group is in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHARD_BYTES = 500 * 1000**2
 ROW_GROUP_BYTES = 32 * 1000**2
 ROW_GROUP_ROWS = 100
 LARGEST_ROW_BYTES = 1000**3
-"""Arrow ends at 2 GB; loaders that copy rows together need half."""
+"""Arrow's limit is 2 GB; loaders that concatenate rows need half of it."""
 
 _PLAIN: dict[str, pa.DataType] = {
     "image_id": pa.string(),
@@ -42,17 +42,17 @@ _PLAIN: dict[str, pa.DataType] = {
     "sha256": pa.string(),
     "mask_sha256": pa.string(),
 }
-"""Columns of both layouts, in their order; those that an export does not have are left out."""
+"""Columns of both layouts, in order; those that do not apply are omitted."""
 
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The rows of one split, with what was made of them.
+    """The rows of one split, with their images.
 
     Attributes:
         split: Name on the Hub.
-        rows: Of `ExportPlan.rows`.
-        entries: Of the journal, row by row.
+        rows: Rows of `ExportPlan.rows`.
+        entries: Journal entry of each row.
     """
 
     split: str
@@ -60,7 +60,7 @@ class SplitRows:
     entries: Sequence[Entry]
 
     def columns(self) -> dict[str, list[Any]]:
-        """Values of all columns of both layouts."""
+        """Values of the columns of both layouts."""
         made = self.entries
         values = {name: self.rows[name].tolist() for name in _PLAIN if name in self.rows.columns}
         values["width"], values["height"] = [one.width for one in made], [one.height for one in made]
@@ -73,7 +73,7 @@ class SplitRows:
 
 
 def split_rows(rows: pd.DataFrame, journal: Journal) -> list[SplitRows]:
-    """The splits that have rows, in the order they come in."""
+    """The splits that have rows, in order of appearance."""
     return [
         SplitRows(split, ours, [journal.entries[place] for place in ours["place"]])
         for split in dict.fromkeys(rows["split"])
@@ -106,8 +106,8 @@ def write_shards(folder: Path, journal: Journal, part: SplitRows, class_names: S
     for number, (start, stop) in enumerate(shards):
         path = folder / SHARD_FOLDER / f"{part.split}-{number:05d}-of-{len(shards):05d}.parquet"
         step = _rows_a_group([one.size_bytes for one in part.entries[start:stop]])
-        # Images are compressed already, and the least and greatest of them are no statistics. A page index lets the
-        # Hub's viewer read single rows.
+        # Images are compressed already, and their minimum and maximum are meaningless. A page index lets the Hub's
+        # viewer read single rows.
         with atomic_write(path) as unfinished, pq.ParquetWriter(
             unfinished, schema, compression="none", use_dictionary=False, write_statistics=list(columns),
             write_page_index=True,
@@ -123,7 +123,7 @@ _DIGESTS = {"image": "sha256", "mask": "mask_sha256"}
 
 
 def packed_digests(shards: Sequence[Path]) -> set[str]:
-    """SHA-256 of all images and masks inside shards, without reading them."""
+    """SHA-256 of all images and masks inside shards, from their columns."""
     found: set[str] = set()
     for path in shards:
         with pq.ParquetFile(path) as shard:
@@ -132,8 +132,8 @@ def packed_digests(shards: Sequence[Path]) -> set[str]:
     return found
 
 
-def unpack_shards(shards: Sequence[Path], journal: Journal) -> None:
-    """Put the images inside an export's shards where its journal says they wait; what waits already stays."""
+def restore_images(shards: Sequence[Path], journal: Journal) -> None:
+    """Extract images from an export's shards into the staging folder, unless they are there."""
     waiting: dict[str, list[str]] = {}
     for entry in journal.entries.values():
         for sha256, file in ((entry.sha256, entry.file), (entry.mask_sha256, entry.mask_file)):
@@ -152,18 +152,18 @@ def unpack_shards(shards: Sequence[Path], journal: Journal) -> None:
 
 
 def located(folder: Path, journal: Journal, file: str) -> Path:
-    """Where a file of the export lies now: in its place, or waiting."""
+    """Current path of a file of the export: in the staging folder, or in its place."""
     waiting = journal.staging / file
     return waiting if waiting.exists() else folder / file
 
 
 def is_intact(folder: Path, table: TableFile) -> bool:
-    """Whether a table is as it was written."""
+    """Whether a table is unchanged since it was written."""
     return file_sha256(folder / table.path) == table.sha256
 
 
 def _below(file: str) -> str:
-    """A path below the export as one below its split's folder."""
+    """A path relative to its split's folder instead of the export."""
     return str(PurePosixPath(*PurePosixPath(file).parts[1:]))
 
 
@@ -172,7 +172,7 @@ def _table_file(folder: Path, path: Path, split: str, rows: int) -> TableFile:
 
 
 def _cut(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Runs of rows, each at least one row, of at most `SHARD_BYTES` unless one row is more."""
+    """Row ranges of at most `SHARD_BYTES` each, or of a single larger row."""
     start, total = 0, 0
     for index, size in enumerate(sizes):
         if index > start and total + size > SHARD_BYTES:
@@ -184,10 +184,10 @@ def _cut(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _rows_a_group(sizes: Sequence[int]) -> int:
-    """Rows of every row group of a shard, so that none is too large.
+    """Rows per row group of a shard, so that none is too large.
 
-    All have as many, because `datasets` reads a file in batches of as many rows as its first group has: huge images
-    behind tiny ones would come in one batch, beyond Arrow's 2 GB.
+    It is the same for all groups, because `datasets` reads a file in batches of the first group's size: huge images
+    after tiny ones would form a batch beyond Arrow's 2 GB.
     """
     rows = ROW_GROUP_ROWS
     while rows > 1 and any(sum(sizes[low : low + rows]) > ROW_GROUP_BYTES for low in range(0, len(sizes), rows)):
@@ -196,7 +196,7 @@ def _rows_a_group(sizes: Sequence[int]) -> int:
 
 
 def _schema(part: SplitRows, class_names: Sequence[str]) -> pa.Schema:
-    """Columns with what `datasets` is to make of them, so that a shard explains itself."""
+    """Schema with the `datasets` features, so that shards are self-describing."""
     try:
         from datasets import ClassLabel, Features, Image, Value
     except ImportError as error:
@@ -224,7 +224,7 @@ def _group(
     group: slice,
     schema: pa.Schema,
 ) -> pa.Table:
-    """A row group, with its images."""
+    """A row group with its images."""
     arrays: dict[str, Any] = {"image": [_image(folder, journal, one.file) for one in entries]}
     if "mask" in schema.names:
         arrays["mask"] = [_image(folder, journal, one.mask_file or "") for one in entries]
@@ -237,12 +237,12 @@ def _image(folder: Path, journal: Journal, file: str) -> dict[str, Any]:
 
 
 def choose_layout(layout: Layout | None, entries: Sequence[Entry], *, lazy: bool) -> Layout:
-    """What was asked for, or what suits the encoded sizes.
+    """The requested layout, or one that suits the encoded sizes.
 
-    Files above 1 MB a picture on average (the Hub's own advice), for pyramids, and where a picture is above 100 MB.
+    "files" for images above 1 MB on average (the Hub's advice), for pyramids, and if an image exceeds 100 MB.
 
     Raises:
-        ExportError: if Parquet cannot hold a picture.
+        ExportError: if Parquet cannot hold an image.
     """
     largest = max(entries, key=lambda one: one.size_bytes)
     if layout is None:

@@ -1,9 +1,8 @@
-"""A split, preprocessed and written to a folder that `HubDataModule`, and anybody's `datasets`, trains from.
+"""Export of a preprocessed split to a folder that `HubDataModule`, and the `datasets` library, can load.
 
-    plan -> write images (into .export/) -> statistics -> move or pack them -> tables -> card -> preprocessing.json
+    plan -> write images (into .export/) -> statistics -> move or pack them -> tables -> preprocessing.json -> card
 
-What is in the folder is described in `layout`. Interrupted anywhere, the next run goes on; run again, it writes what
-changed.
+The folder's layout is described in `manifest`. An interrupted export resumes; a repeated one writes only what changed.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from wsidata.hub.export.tables import (
     is_intact,
     located,
     packed_digests,
+    restore_images,
     split_rows,
-    unpack_shards,
     write_metadata,
     write_shards,
 )
@@ -34,9 +33,9 @@ from wsidata.hub.manifest import (
     CARD_FILE,
     HUB_SPLITS,
     LAYOUTS,
-    PARTS,
     PREPROCESSING_FILE,
     SHARD_FOLDER,
+    TABLE_SPLITS,
     ExportFormatError,
     ImageFormat,
     Layout,
@@ -69,30 +68,29 @@ def export(
     audience: str | None = None,
     ready: Callable[[], object] | None = None,
 ) -> Preprocessing:
-    """Write every image of every part of a data module, preprocessed but not augmented, to a folder.
+    """Write every image of every split of a data module, preprocessed but not augmented, to a folder.
 
-    Training from the folder with `HubDataModule(folder)` is training from `dm`, to the last bit unless the encoding
-    loses something. Memory: one picture per thread (of lazy images, some rows).
+    Training from the folder with `HubDataModule(folder)` equals training from `dm`, bitwise if the encoding is
+    lossless. Memory: one image per thread (of lazy images, some rows).
 
     Args:
         dm: A `WSIDataModule` or an `ImageFolderDataModule`.
-        folder: Where to; new, empty, or an earlier export, of which only what changed is written again.
-        layout: "files" (an image file each) or "parquet" (images in shards). None: files if images have more than 1 MB
+        folder: A new or empty folder, or an earlier export, of which only what changed is written again.
+        layout: "files" (one file per image) or "parquet" (images in shards). None: files if images have more than 1 MB
             on average, or are pyramids.
-        image_format: "png" and "tiff" (tiled pyramidal BigTIFF) lose nothing; "jpeg" and "tiff-jpeg" are a quarter of
-            their size. None: "tiff" for lazy images, else "png"; for photos "original", their own compressed data.
-            Above 65,500 pixels pictures are always TIFF.
+        image_format: "png" and "tiff" (tiled pyramidal BigTIFF) are lossless; "jpeg" and "tiff-jpeg" take a quarter of
+            the space. None: "tiff" for lazy images, else "png"; for photos "original", their own compressed data.
+            Images above 65,500 pixels are always TIFF.
         quality: JPEG quality, 1 to 100. None: 90.
         opaque_ids: Publish "image-0001", ... instead of ids.
         keep_names: Which of "group" (patients) and "site" are published by their own names, not as numbers.
-        card: Licence, title and description for the dataset card.
-        stats: Whether to publish `dm.stats`; computing them reads the training images once more, where they are not
-            known.
-        executor: Where to work: threads, `stats.process_pool(n)`, Dask's `client.get_executor()`. None: four threads.
+        card: License, title and description for the dataset card.
+        stats: Whether to publish `dm.stats`; computing them, if unknown, reads the training images once more.
+        executor: Threads, `stats.process_pool(n)` or Dask's `client.get_executor()`. None: four threads.
         quiet: No progress bar.
-        say: Told, before anything is done, what will be in the folder; and at the end, how large it is.
+        say: Called first with what will be published, and at the end with the size.
         audience: Who will see it, for that first line. None: the folder.
-        ready: Called after that, before anything is done; may raise.
+        ready: Called after that first line, before anything is done; may raise.
 
     Returns:
         The content of the folder's preprocessing.json.
@@ -127,7 +125,7 @@ def export(
 
 
 def _refuse_other_folders(folder: Path, journal: Journal) -> None:
-    """Folders named train/ or data/ of somebody else would be overwritten."""
+    """Refuse folders of other origin, whose train/ or data/ would be overwritten."""
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"'{folder}' is a file. Pass a folder.")
     inside = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -139,8 +137,8 @@ def _refuse_other_folders(folder: Path, journal: Journal) -> None:
 
 
 def _reusable(plan: ExportPlan, folder: Path, journal: Journal) -> set[str]:
-    """Places whose images were made of the same and are intact, in a file or in a shard."""
-    keys = {place: key for part in plan.parts for place, key in keys_of(plan, part).items()}
+    """Places whose images have the same source and are intact, in a file or in a shard."""
+    keys = {place: key for split in plan.splits for place, key in keys_of(plan, split).items()}
     same = {place for place, key in keys.items() if place in journal.entries and journal.entries[place].key == key}
     packed = packed_digests(intact_shards(folder)) if same else set()
     return {place for place in same if _is_there(folder, journal, journal.entries[place], packed)}
@@ -157,7 +155,7 @@ def _is_there(folder: Path, journal: Journal, entry: Entry, packed: set[str]) ->
 
 
 def intact_shards(folder: Path) -> list[Path]:
-    """Shards of a finished export that are as they were written."""
+    """Unchanged shards of a finished export."""
     earlier = _earlier(folder)
     if earlier is None or earlier.layout != "parquet":
         return []
@@ -165,7 +163,7 @@ def intact_shards(folder: Path) -> list[Path]:
 
 
 def _earlier(folder: Path) -> Preprocessing | None:
-    """The export that is in the folder, if it is finished."""
+    """The manifest of the folder, if its export is finished."""
     try:
         return Preprocessing.load(folder)
     except ExportFormatError:
@@ -173,9 +171,9 @@ def _earlier(folder: Path) -> Preprocessing | None:
 
 
 def _stats(dm: SplitDataModule, plan: ExportPlan, journal: Journal) -> ChannelStats:
-    """The data module's statistics; computed once for the same training images."""
+    """The data module's statistics; computed only once for the same training images."""
     if "stats" in dm.__dict__:
-        return replace(dm.stats, skipped=())  # names of files
+        return replace(dm.stats, skipped=())  # these are names of files
     train = plan.rows.loc[plan.rows["split"] == "train", "place"]
     key = hashlib.sha256("".join(journal.entries[place].key for place in train).encode()).hexdigest()
     noted = journal.noted(_STATS)
@@ -189,8 +187,9 @@ def _stats(dm: SplitDataModule, plan: ExportPlan, journal: Journal) -> ChannelSt
 def _finish(
     plan: ExportPlan, folder: Path, journal: Journal, layout: Layout, stats: ChannelStats | None
 ) -> Preprocessing:
-    """Put images and tables into their places, unless they are there."""
-    parts = split_rows(plan.rows, journal)
+    """Move images to their places and write tables and manifest, unless they are up to date."""
+    splits = split_rows(plan.rows, journal)
+    entries = [one for split in splits for one in split.entries]
     facts = Preprocessing(
         kind=plan.kind,
         layout=layout,
@@ -201,30 +200,29 @@ def _finish(
         transforms=plan.transforms,
         arguments=plan.arguments,
         crop=plan.crop,
-        split_digest=_split_digest(plan),
+        split_digest=split_digest(plan.rows.assign(split=plan.rows["split"].map(TABLE_SPLITS))),
         opaque_ids=plan.opaque_ids,
         stats=stats,
         versions=plan.versions,
         image_count=len(plan.rows),
-        image_bytes=sum(one.size_bytes for part in parts for one in part.entries),
+        image_bytes=sum(one.size_bytes for one in entries),
     )
-    entries = [asdict(one) for part in parts for one in part.entries]
-    fingerprint = json_sha256([plan.rows.to_json(orient="split"), entries, facts.to_json()])
+    fingerprint = json_sha256([plan.rows.to_json(orient="split"), [asdict(one) for one in entries], facts.to_json()])
     earlier = _earlier(folder)
     if earlier is not None and journal.noted(_FINISHED) == {"fingerprint": fingerprint, "digest": earlier.digest}:
         nothing_waits = not any(path.is_file() for path in journal.staging.rglob("*"))
         if nothing_waits and all(is_intact(folder, table) for table in earlier.tables):
             _clear(journal, plan)
             return earlier
-    unpack_shards(intact_shards(folder), journal)  # before any of them is written anew
+    restore_images(intact_shards(folder), journal)  # before any of them is overwritten
     (folder / PREPROCESSING_FILE).unlink(missing_ok=True)
     if layout == "files":
-        expected = {file for part in parts for one in part.entries for file in (one.file, one.mask_file) if file}
+        expected = {file for one in entries for file in (one.file, one.mask_file) if file}
         _move(folder, journal, expected)
-        tables = [write_metadata(folder, part) for part in parts]
+        tables = [write_metadata(folder, split) for split in splits]
     else:
         expected = set()
-        tables = [table for part in parts for table in write_shards(folder, journal, part, plan.class_names)]
+        tables = [table for split in splits for table in write_shards(folder, journal, split, plan.class_names)]
     _remove_all_but(folder, expected | {table.path for table in tables})
     finished = replace(facts, tables=tuple(tables))
     finished.save(folder)
@@ -233,12 +231,8 @@ def _finish(
     return finished
 
 
-def _split_digest(plan: ExportPlan) -> str:
-    return split_digest(plan.rows.assign(split=[PARTS[split] for split in plan.rows["split"]]))
-
-
 def _move(folder: Path, journal: Journal, files: set[str]) -> None:
-    """From where they waited to their places."""
+    """Move files from the staging folder to their places."""
     for file in sorted(files):
         waiting = journal.staging / file
         if waiting.exists():
@@ -247,9 +241,9 @@ def _move(folder: Path, journal: Journal, files: set[str]) -> None:
 
 
 def _remove_all_but(folder: Path, expected: set[str]) -> None:
-    """Take away images and tables of earlier exports."""
+    """Delete images and tables of earlier exports."""
     for name in _OURS:
-        paths = sorted((folder / name).rglob("*"), reverse=True)  # what is inside comes before its folder
+        paths = sorted((folder / name).rglob("*"), reverse=True)  # contents before their folder
         for path in paths:
             if path.is_dir():
                 if not any(path.iterdir()):
@@ -261,6 +255,6 @@ def _remove_all_but(folder: Path, expected: set[str]) -> None:
 
 
 def _clear(journal: Journal, plan: ExportPlan) -> None:
-    """Nothing waits any longer."""
+    """Remove what is no longer needed."""
     journal.keep_only(set(plan.rows["place"]))
     shutil.rmtree(journal.staging, ignore_errors=True)

@@ -20,7 +20,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
-class Copy:
+class LocalCopy:
     """Files of a data set on this disk.
 
     Attributes:
@@ -50,7 +50,7 @@ class Copy:
         return {"repo_id": repo_id, "commit": self.commit, "digest": digest}
 
 
-def open_folder(folder: Path, cache_dir: Path | None = None) -> Copy:
+def open_folder(folder: Path, cache_dir: Path | None = None) -> LocalCopy:
     """An exported folder, or one that `datasets` can load.
 
     Args:
@@ -63,10 +63,10 @@ def open_folder(folder: Path, cache_dir: Path | None = None) -> Copy:
     """
     if not folder.is_dir():
         raise HubError(f"'{folder}' is no folder. Pass an exported folder, or the name of a data set: 'owner/name'.")
-    return Copy(folder.absolute(), _preprocessing(folder), cache_dir=cache_dir)
+    return LocalCopy(folder.absolute(), _preprocessing(folder), cache_dir=cache_dir)
 
 
-def open_repository(repository: HubRepository, *, tables_only: bool = False) -> Copy:
+def open_repository(repository: HubRepository, *, tables_only: bool = False) -> LocalCopy:
     """A data set of a Hub: the commit that is asked for, downloaded where the cache lacks it.
 
     A commit never changes, so for one that is cached whole nobody is asked.
@@ -84,7 +84,7 @@ def open_repository(repository: HubRepository, *, tables_only: bool = False) -> 
     patterns = [PREPROCESSING_FILE, CARD_FILE, f"*{METADATA_FILE}"] if tables_only else None
     if repository.revision is not None and _COMMIT.fullmatch(repository.revision):
         folder = repository.cached_snapshot(patterns) or repository.snapshot(patterns)
-        return Copy(folder, _preprocessing(folder), repository, repository.revision, repository.cache_dir)
+        return LocalCopy(folder, _preprocessing(folder), repository, repository.revision, repository.cache_dir)
     try:
         commit = repository.newest_commit()
     except UnreachableError as error:
@@ -95,10 +95,10 @@ def open_repository(repository: HubRepository, *, tables_only: bool = False) -> 
             f"'{repository.repo_id}' was at commit {commit} and then at {folder.name} while it was downloaded. Try "
             f"again, or pass revision='{commit}'."
         )
-    return Copy(folder, _preprocessing(folder), repository, commit, repository.cache_dir)
+    return LocalCopy(folder, _preprocessing(folder), repository, commit, repository.cache_dir)
 
 
-def _open_offline(repository: HubRepository, patterns: list[str] | None, error: UnreachableError) -> Copy:
+def _open_offline(repository: HubRepository, patterns: list[str] | None, error: UnreachableError) -> LocalCopy:
     """What the cache holds of the revision, with a warning; or the error."""
     folder = repository.cached_snapshot(patterns)
     if folder is None:
@@ -111,7 +111,7 @@ def _open_offline(repository: HubRepository, patterns: list[str] | None, error: 
         HubOfflineWarning,
         stacklevel=2,
     )
-    return Copy(folder, _preprocessing(folder), repository, folder.name, repository.cache_dir)
+    return LocalCopy(folder, _preprocessing(folder), repository, folder.name, repository.cache_dir)
 
 
 def _preprocessing(folder: Path) -> Preprocessing | None:
@@ -132,7 +132,7 @@ def _preprocessing(folder: Path) -> Preprocessing | None:
     return None
 
 
-def refuse_other_images(theirs: dict[str, str | None], copy: Copy) -> None:
+def refuse_other_images(theirs: dict[str, str | None], copy: LocalCopy) -> None:
     """Refuse to go on training on other images than the checkpoint's.
 
     Args:

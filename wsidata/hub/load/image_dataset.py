@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from wsidata.hub.client import HubError, check_installed
-from wsidata.hub.load.download import Copy
+from wsidata.hub.load.download import LocalCopy
 from wsidata.hub.load.unpack import cache_folder, once, write_image
 from wsidata.splits.make import SmallClasses, make_splits
 from wsidata.tables.class_names import class_map
@@ -28,7 +28,7 @@ _CLASSES = "classes.json"
 
 
 @dataclass(frozen=True)
-class OrdinaryColumns:
+class ImageDatasetColumns:
     """Where an ordinary data set has what.
 
     Attributes:
@@ -46,9 +46,9 @@ class OrdinaryColumns:
     site: str | None = None
 
 
-def read_ordinary(
-    copy: Copy,
-    columns: OrdinaryColumns,
+def read_image_dataset(
+    copy: LocalCopy,
+    columns: ImageDatasetColumns,
     *,
     val_fraction: float = 0.2,
     seed: int = 42,
@@ -100,7 +100,7 @@ def _part(split: str) -> str:
     return part
 
 
-def _folder(copy: Copy, columns: OrdinaryColumns) -> Path:
+def _folder(copy: LocalCopy, columns: ImageDatasetColumns) -> Path:
     """Where it is unpacked: a name that follows from the files and the columns."""
     if copy.commit is not None and copy.repository is not None:
         which: list[Any] = [copy.repository.repo_id, copy.commit]
@@ -110,7 +110,7 @@ def _folder(copy: Copy, columns: OrdinaryColumns) -> Path:
     return cache_folder(copy.cache_dir) / json_sha256([which, vars(columns)])[:40]
 
 
-def _unpack(copy: Copy, columns: OrdinaryColumns, folder: Path) -> None:
+def _unpack(copy: LocalCopy, columns: ImageDatasetColumns, folder: Path) -> None:
     """Write images, an index of them and the class names."""
     splits = _load(copy, columns.config)
     features = next(iter(splits.values())).features
@@ -142,7 +142,7 @@ def _unpack(copy: Copy, columns: OrdinaryColumns, folder: Path) -> None:
     (folder / _CLASSES).write_text(json.dumps(names), encoding="utf-8")
 
 
-def _load(copy: Copy, config: str | None) -> Mapping[str, Any]:
+def _load(copy: LocalCopy, config: str | None) -> Mapping[str, Any]:
     """The splits, as streams over the files on this disk."""
     from datasets import load_dataset
 
@@ -157,7 +157,7 @@ def _load(copy: Copy, config: str | None) -> Mapping[str, Any]:
     return {str(name): data for name, data in loaded.items()}
 
 
-def _columns(features: Mapping[str, Any], columns: OrdinaryColumns, name: str) -> tuple[str, str]:
+def _columns(features: Mapping[str, Any], columns: ImageDatasetColumns, name: str) -> tuple[str, str]:
     """The columns of images and of classes."""
     from datasets import ClassLabel, Image
 

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 
 from wsidata.hub.client import HubError, HubWarning, check_installed
-from wsidata.hub.load.download import Copy, open_folder, open_repository
-from wsidata.hub.load.image_dataset import OrdinaryColumns, read_ordinary
+from wsidata.hub.load.download import LocalCopy, open_folder, open_repository
+from wsidata.hub.load.image_dataset import ImageDatasetColumns, read_image_dataset
 from wsidata.hub.load.readers import PhotoReader, SlideReader
 from wsidata.hub.load.tables import read_export
 from wsidata.hub.manifest import Kind, Preprocessing
@@ -46,7 +46,7 @@ class Opened:
         loading: `batch_size`, `sampling` and `predict_on`, as requested or published.
     """
 
-    copy: Copy
+    copy: LocalCopy
     labels: LabelTable
     facts: pd.DataFrame | None
     reader: SlideReader | PhotoReader
@@ -69,7 +69,7 @@ def open_published(options: Mapping[str, Any], token: str | bool | None, transfo
     drawn = {name: options[name] for name in _DRAWN if options[name] is not None}
     facts = None
     if copy.preprocessing is None:
-        labels = read_ordinary(copy, OrdinaryColumns(**columns), **drawn)
+        labels = read_image_dataset(copy, ImageDatasetColumns(**columns), **drawn)
     else:
         given = [*(_COLUMNS[name] for name in columns), *drawn]
         if given:
@@ -86,7 +86,7 @@ def open_published(options: Mapping[str, Any], token: str | bool | None, transfo
     return Opened(copy, labels, facts, kind(labels, **{**chosen, **transforms}), loading)
 
 
-def _find(options: Mapping[str, Any], token: str | bool | None) -> Copy:
+def _find(options: Mapping[str, Any], token: str | bool | None) -> LocalCopy:
     """The files, downloaded if need be."""
     source, streaming = options["source"], options["streaming"]
     folder = Path(source).expanduser()
@@ -111,7 +111,7 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text).expanduser()
 
 
-def _choose(copy: Copy, options: Mapping[str, Any]) -> dict[str, Any]:
+def _choose(copy: LocalCopy, options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of the reader and of the loaders: as requested, else as published, else the default of the kind."""
     kind: Kind = "photos" if copy.preprocessing is None else copy.preprocessing.kind
     published = {} if copy.preprocessing is None else copy.preprocessing.arguments

@@ -15,9 +15,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from wsidata.hub.client import HubError
-from wsidata.hub.load.download import Copy
+from wsidata.hub.load.download import LocalCopy
 from wsidata.hub.load.unpack import cache_folder, once, unpack_shards
-from wsidata.hub.manifest import PARTS, ExportFormatError, Preprocessing, TableFile
+from wsidata.hub.manifest import TABLE_SPLITS, ExportFormatError, Preprocessing, TableFile
 from wsidata.splits.split_file import split_digest
 from wsidata.tables.label_table import COLUMNS, LabelTable
 from wsidata.tables.targets import TARGETS, Target
@@ -29,7 +29,9 @@ FACTS = ("sha256", "mask_sha256", "width", "height", "file_name", "mask_file_nam
 """Columns of `read_facts`: what was published of each image beside its labels."""
 
 
-def read_export(copy: Copy, preprocessing: Preprocessing, *, remote: bool = False) -> tuple[LabelTable, pd.DataFrame]:
+def read_export(
+    copy: LocalCopy, preprocessing: Preprocessing, *, remote: bool = False
+) -> tuple[LabelTable, pd.DataFrame]:
     """The table of a published split.
 
     Args:
@@ -101,14 +103,14 @@ def _digest_or_problem(path: str) -> str:
         return f"cannot be read ({type(error).__name__})"
 
 
-def _target(preprocessing: Preprocessing, copy: Copy) -> Target:
+def _target(preprocessing: Preprocessing, copy: LocalCopy) -> Target:
     for target in TARGETS:
         if target == preprocessing.target:
             return target
     raise ExportFormatError(f"'{copy.name}' has targets of an unknown kind, '{preprocessing.target}'.")
 
 
-def _read_table(copy: Copy, table: TableFile) -> pd.DataFrame:
+def _read_table(copy: LocalCopy, table: TableFile) -> pd.DataFrame:
     """The rows of one file, with the columns of `tables.COLUMNS`, `row` and `FACTS`."""
     path = copy.folder / table.path
     digest = file_sha256(path)
@@ -117,7 +119,7 @@ def _read_table(copy: Copy, table: TableFile) -> pd.DataFrame:
         raise ExportFormatError(f"'{path}' {what}. Download or export it again.")
     names = [name for name in pq.read_schema(path).names if name not in _IMAGES]
     stored = pq.read_table(path, columns=names).to_pydict()
-    if len(stored["image_id"]) != table.rows or table.split not in PARTS:
+    if len(stored["image_id"]) != table.rows or table.split not in TABLE_SPLITS:
         raise ExportFormatError(f"'{path}' has {len(stored['image_id'])} rows of '{table.split}', not {table.rows}.")
     columns: dict[str, Any] = {
         "image_id": stored["image_id"],
@@ -125,7 +127,7 @@ def _read_table(copy: Copy, table: TableFile) -> pd.DataFrame:
         "label": [-1 if label is None else label for label in stored.get("label", [None] * table.rows)],
         "group": stored.get("group", [""] * table.rows),
         "site": stored.get("site", [""] * table.rows),
-        "split": [PARTS[table.split]] * table.rows,
+        "split": [TABLE_SPLITS[table.split]] * table.rows,
         **{name: stored[name] for name in ("row", "width", "height", "sha256", "mask_sha256") if name in stored},
     }
     if "target" in stored:
@@ -138,7 +140,7 @@ def _read_table(copy: Copy, table: TableFile) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _add_unpacked(frame: pd.DataFrame, copy: Copy, preprocessing: Preprocessing) -> None:
+def _add_unpacked(frame: pd.DataFrame, copy: LocalCopy, preprocessing: Preprocessing) -> None:
     """Unpack the images of shards, unless it was done before, and add their paths."""
     shards = [copy.folder / table.path for table in preprocessing.tables]
     columns = {name: digest for name, digest in _IMAGES.items() if digest in frame.columns}

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from wsidata.hub.client import HubError, is_disk_full
 
-FILES_PER_FOLDER = 10_000
+_FILES_PER_FOLDER = 10_000
 _MAGIC = {
     b"\xff\xd8": ".jpg",
     b"\x89PNG": ".png",
@@ -91,7 +91,7 @@ def write_image(folder: Path, number: int, content: bytes, name: str | None = No
         The path.
     """
     suffix = next((known for start, known in _MAGIC.items() if content.startswith(start)), None)
-    path = folder / f"{number // FILES_PER_FOLDER:05d}" / f"{number:07d}{suffix or Path(name or '').suffix.lower()}"
+    path = folder / f"{number // _FILES_PER_FOLDER:05d}" / f"{number:07d}{suffix or Path(name or '').suffix.lower()}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path

@@ -48,7 +48,7 @@ def test_nothing_is_lost_unless_it_is_asked_for(options, expected):
     ("image_format", "quality", "message"),
     [
         ("webp", None, "not one of"),
-        ("png", 90, "loses nothing"),
+        ("png", 90, "is lossless"),
         ("jpeg", 101, "1 to 100"),
         ("original", None, "photo"),
     ],

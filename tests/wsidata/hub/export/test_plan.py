@@ -65,7 +65,7 @@ def test_pixels_depend_on_crop_code_and_libraries(camelyon):
         return plan_export(module(camelyon, crop=TissueCrop("tissue", method=method), **options))
 
     def key(plan):
-        return content_key([], pixel_settings(plan, plan.parts[0]))
+        return content_key([], pixel_settings(plan, plan.splits[0]))
 
     first = plan_of(lambda pixels: pixels[..., 0] < 200)
     assert key(first) == key(plan_of(lambda pixels: pixels[..., 0] < 200))
@@ -86,4 +86,4 @@ def test_skipped_slides_are_left_out(camelyon, tmp_path):
         plan = plan_export(dm)
     assert "tumor_003" not in set(plan.rows["image_id"])
     assert plan.rows["row"].tolist() == list(range(15))
-    assert sum(len(part.places) for part in plan.parts) == 15
+    assert sum(len(split.places) for split in plan.splits) == 15

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from wsidata.hub.export import tables as export_tables
 from wsidata.hub.export.journal import Entry, Journal
 from wsidata.hub.export.plan import ExportError
-from wsidata.hub.export.tables import choose_layout, packed_digests, split_rows, unpack_shards, write_shards
+from wsidata.hub.export.tables import choose_layout, packed_digests, restore_images, split_rows, write_shards
 from wsidata.utils.files import file_sha256
 
 
@@ -106,7 +106,7 @@ def test_shards_are_unpacked_to_where_the_journal_says(tmp_path):
     first, second = expected
     (journal.staging / second).unlink()
     (journal.staging / first).write_bytes(b"newer")
-    unpack_shards(shards, journal)
+    restore_images(shards, journal)
     assert (journal.staging / second).read_bytes() == expected[second]
     assert (journal.staging / first).read_bytes() == b"newer"
 

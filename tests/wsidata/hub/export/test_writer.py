@@ -217,7 +217,7 @@ def test_interrupted_export_never_looks_complete_and_goes_on(camelyon, tmp_path,
         monkeypatch.setattr(export_module, "_finish", stop)
     with pytest.raises(KeyboardInterrupt), ThreadPoolExecutor(1) as pool:
         quietly(module(camelyon), tmp_path / "out", layout=layout, executor=pool)
-    with pytest.raises(ExportFormatError, match="no finished export"):
+    with pytest.raises(ExportFormatError, match="not a finished export"):
         Preprocessing.load(tmp_path / "out")
     if moment in ("images", "finishing"):
         assert not files(tmp_path / "out")
@@ -249,7 +249,7 @@ def test_full_disk_stops_at_once_and_says_so(camelyon, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export_images, "encode", full)
-    with pytest.raises(ExportError, match=r"cannot take more.*No space left.*Make room and run the export again"):
+    with pytest.raises(ExportError, match=r"cannot take more.*No space left.*Free some space and run the export again"):
         quietly(module(camelyon), tmp_path / "out")
 
 
@@ -333,7 +333,7 @@ def test_masks_are_published_on_the_grid_of_their_images(camelyon, tmp_path, lay
 
 
 def test_values_of_masks_that_are_no_class_are_refused(camelyon, tmp_path):
-    with pytest.raises(ExportError, match=r"(?s)16 problems.*values that are no class"):
+    with pytest.raises(ExportError, match=r"(?s)16 problems.*values of no class"):
         quietly(masked(camelyon, tmp_path, value=7), tmp_path / "out")
 
 
