@@ -1,4 +1,4 @@
-"""Preprocessed data sets as folders and Hugging Face Hub repositories: export, publish and load.
+"""Preprocessed datasets as folders and Hugging Face Hub repositories: export, publish and load.
 
 `manifest` defines the layout of such a folder, `export/` writes it, `publish` uploads it, `load/` reads it back.
 """

@@ -1,7 +1,7 @@
-"""One line trains on what somebody else published: the same rows, parts, pixels, statistics and batches.
+"""Lightning DataModule of published datasets, from a folder or the Hugging Face Hub.
 
-What was published is settled by a commit, which goes into the checkpoint; the images are read by the data module that
-they were published with (see `published`).
+Rows, splits, pixels, statistics and batches are those of the data module that was published. The commit is recorded in
+checkpoints.
 """
 
 from __future__ import annotations
@@ -39,61 +39,61 @@ _THREADS = 4
 
 
 class HubDataModule(SplitDataModule):
-    """Images that were published with `wsidata.publish` or exported to a folder; or any image classification data set.
+    """Images that were published with `wsidata.publish` or exported to a folder; or any image classification dataset.
 
-    Tables, classes, split, statistics and batches are those of the data module that was published, and so are all
-    arguments that are left out here: image size, type, batch size, sampling. The random part of the augmentation is
-    drawn here, from (seed, epoch, row) as ever; for lossless encodings training equals the publisher's to the last bit.
+    Tables, classes, split, statistics and batches are those of the data module that was published, and so are the
+    defaults of image size, type, batch size and sampling. Augmentation is drawn from (seed, epoch, row) as usual; for
+    lossless encodings training equals the publisher's bitwise.
 
-    An ordinary data set of the Hub, with a column of images and one of classes, is read like a folder of photos (see
-    `ImageFolderDataModule`). Where it has no validation split, one is drawn from its training rows.
+    Any other dataset of the Hub, with a column of images and one of classes, is read like a folder of photos (see
+    `ImageFolderDataModule`). If it has no validation split, one is drawn from its training rows.
 
     Args:
-        source: "owner/name" of a data set on the Hub; or a folder, exported or one that `datasets` can load. A folder
-            of that name comes first.
-        revision: Branch, tag or commit. None: the main branch. Whatever it means now is written into checkpoints as a
-            commit, and training goes on with that one only.
-        streaming: Leave the images on the Hub, and download each when its sample is made, every epoch anew. For exports
+        source: "owner/name" of a dataset on the Hub; or a folder, exported or one that `datasets` can load. A folder
+            of that name takes precedence.
+        revision: Branch, tag or commit. None: the main branch. Its present commit is recorded in checkpoints, and
+            training resumes with that one only.
+        streaming: Leave the images on the Hub, and download each when its sample is made, in every epoch. For exports
             with a file per image.
         lazy: Images are not decoded by the loader: a batch holds a list of `LazyImage`s. For pyramidal TIFF (exported
             with `image_format="tiff"`). None: as published.
         verify: Compare the SHA-256 of every image on this disk with the published one, in `setup`.
         image_size: Height and width to crop or pad to, in pixels. None: as published.
         resize_px: For photos: length of the shorter side they are read at; "auto" as in `ImageFolderDataModule`, None
-            for their size. "published": as they were published; of an ordinary data set "auto".
+            for full size. "published": as published; "auto" if not published by this package.
         train_transform: As for `WSIDataModule`. None: the default of the kind of images, for `image_size`.
         eval_transform: The same for validation, test and prediction.
         dtype: "uint8" or "float". None: as published.
         normalize: For photos: "stats", "imagenet", None for neither, or "published".
-        batch_size: Samples a batch (per process). None: as published.
-        num_workers: Worker processes a loader.
-        worker_start: "forkserver" or "spawn". None: a fork server where there is one.
-        pin_memory: Page-locked batches. None: where there is CUDA.
-        predict_on: "train", "val", "test", "all", or None: the test rows, or all rows where there are none.
+        batch_size: Samples per batch (and process). None: as published.
+        num_workers: Worker processes per loader.
+        worker_start: "forkserver" or "spawn". None: the fork server where available.
+        pin_memory: Page-locked batches. None: if CUDA is available.
+        predict_on: "train", "val", "test", "all", or None: the test rows, or all rows if there are none.
             "published": as published.
         sampling: "shuffle" or "balanced". None: as published.
         stats: Channel statistics to use instead of the published ones, or the file they were saved in.
-        leaks: What to do about leaks between parts: "off", "warn" or "error".
-        leak_checks: What to look for. None: all that apply; of images that are streamed, patients and sites.
-        config: Configuration of an ordinary data set that has several.
+        leaks: What to do about leakage between splits: "off", "warn" or "error".
+        leak_checks: What to check. None: all that apply; for streamed images, patients and sites.
+        config: For datasets not published by this package, as the next seven: configuration, if there are several.
         image_column: Its column of images. None: the only one.
         label_column: Its column of classes. None: the only `ClassLabel`, or "label".
         group_column: Its column of patients.
-        site_column: Its column of centres or scanners.
-        val_fraction: Share of its training rows to validate on, where it has no validation split. None: 0.2.
-        seed: Of that draw. None: 42.
+        site_column: Its column of centers or scanners.
+        val_fraction: Fraction of its training rows to validate on, if it has no validation split. None: 0.2.
+        seed: Seed of that draw. None: 42.
         small_classes: As for `WSIDataModule`, in that draw. None: "raise".
-        token: A token for private and gated data sets. None: the one stored by `hf auth login`, or in HF_TOKEN.
+        token: Token for private and gated datasets. None: the one stored by `hf auth login`, or in HF_TOKEN.
         endpoint: Address of the Hub. None: HF_ENDPOINT, or huggingface.co.
-        cache_dir: Where downloads and unpacked images are kept. None: in HF_HOME.
+        cache_dir: Folder of downloads and unpacked images. None: HF_HOME.
 
     Raises:
-        HubError: if the data set cannot be had, naming the remedy.
-        ExportFormatError: if it was changed since it was published, or was not finished.
+        HubError: if the dataset cannot be loaded, naming the remedy.
+        ExportFormatError: if it was modified since it was published, or is unfinished.
 
     Warns:
-        HubOfflineWarning: if the Hub cannot be reached, and the copy in the cache is used.
-        HubWarning: if a published transform cannot be made here.
+        HubOfflineWarning: if the Hub cannot be reached, and a cached copy is used.
+        HubWarning: if a published transform cannot be reproduced here.
 
     Example:
         >>> dm = HubDataModule("somebody/camelyon16-2um", revision="3f0c...")
@@ -148,8 +148,8 @@ class HubDataModule(SplitDataModule):
         )
         self._transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
         self.streaming, self._token = streaming, token
-        # A checkpoint holds plain values only, and no secret; and models that stream have a `streaming` of their own,
-        # with which loggers would refuse this one.
+        # A checkpoint holds plain values only, and no secret; and loggers refuse a second `streaming` beside that of
+        # models that stream.
         left_out = ["train_transform", "eval_transform", "token", "streaming"]
         left_out += ["stats"] if isinstance(stats, ChannelStats) else []
         source, cache_dir, stats = map(plain, (source, cache_dir, stats))
@@ -159,12 +159,12 @@ class HubDataModule(SplitDataModule):
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """What was published with the images: resolution, crop, encoding, versions; None in an ordinary data set."""
+        """The manifest: resolution, crop, encoding, versions; None if the dataset was not published by this package."""
         return self._opened.copy.preprocessing
 
     @property
     def commit(self) -> str | None:
-        """The commit that is trained on; None for a folder."""
+        """The commit of the dataset; None for a folder."""
         return self._opened.copy.commit
 
     @cached_property
@@ -177,18 +177,18 @@ class HubDataModule(SplitDataModule):
             setattr(self, name, value)
         return opened
 
-    # -- what a data module does ---------------------------------------------------------------------------------------
+    # -- datasets and checks -------------------------------------------------------------------------------------------
 
     def read_labels(self) -> LabelTable:
         """Download what is missing, and read the table."""
         return self._opened.labels
 
     def prepare_data(self) -> None:
-        """Download; on each machine one process does."""
+        """Download what is missing; called by one process per machine."""
         self.read_labels()
 
     def setup(self, stage: str | None = None) -> None:
-        """Download, check, make the datasets; the same commit in all processes.
+        """Download, check, and make the datasets, from the same commit in all processes.
 
         Raises:
             HubError: if processes found different commits.
@@ -204,10 +204,10 @@ class HubDataModule(SplitDataModule):
         super().setup(stage)
 
     def check(self) -> None:
-        """Compare all images with what was published, then check them as their own data module does."""
+        """Compare all images with the published digests, then check them as their own data module does."""
         opened = self._opened
         if self.streaming:
-            self._check_unseen()
+            self._check_streamed()
             return
         rank_zero = self.trainer is None or self.trainer.is_global_zero
         if opened.facts is not None and self.hparams["verify"] and rank_zero:
@@ -215,7 +215,7 @@ class HubDataModule(SplitDataModule):
                 check_images(opened.labels.frame, opened.facts, pool)
         opened.reader.check(self.batch_size)
 
-    def _check_unseen(self) -> None:
+    def _check_streamed(self) -> None:
         """Check what can be checked without the images: whether batches of them are possible."""
         opened = self._opened
         assert opened.facts is not None
@@ -262,16 +262,16 @@ class HubDataModule(SplitDataModule):
     # -- the checkpoint ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """What every data module remembers, and which commit this is."""
+        """The memory of every data module, and the commit."""
         return {**super().state_dict(), "hub": self._opened.copy.pin}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare with the checkpoint; see `SplitDataModule.load_state_dict`.
 
-        A checkpoint of the data module that was published is taken too.
+        A checkpoint of the data module that was published is accepted too.
 
         Raises:
-            HubError: if training would go on with another commit, or other images.
+            HubError: if training would resume with another commit, or other images.
         """
         if self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING:
             refuse_other_images(state_dict.get("hub") or {}, self._opened.copy)

@@ -1,7 +1,7 @@
-"""Slides come from patients. What is published about them is written on a list here; whatever is not on it stays.
+"""Allowlist of what is published about slides; everything else stays local.
 
-Of the table: ids (or opaque ones), labels, which rows share a patient or a site - as numbers, unless their names are
-asked for - and nothing else. Of the arguments: those that say what a sample is. Of the files: pixels, size, spacing.
+From the table: ids (or opaque ones), labels, and which rows share a patient or a site, as numbers unless their names
+are requested. From the arguments: those that define samples. From the files: pixels, size and resolution.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wsidata.hub.manifest import HUB_SPLITS
 from wsidata.tables.label_table import LabelTable
 
 NAMED_COLUMNS = ("group", "site")
-"""Columns whose own values are published only if asked for; otherwise rows that share one share a number."""
+"""Columns whose values are published only on request; otherwise they are replaced by numbers."""
 
 READING_ARGUMENTS = (
     "level", "mpp", "magnification", "downsample", "max_side", "mpp_override", "channels", "scale_to_8bit", "apply_icc",
@@ -29,39 +29,39 @@ PUBLISHED_ARGUMENTS = (
     *READING_ARGUMENTS, "dtype", "normalize", "val_fraction", "test_fraction", "stratify", "k_fold", "repeat",
     "small_classes", "seed", "sampling", "batch_size", "predict_on", "leaks", "leak_checks",
 )  # fmt: skip
-"""Arguments of data modules that are published. Paths, ids, prefixes and column names of the source are not."""
+"""Published arguments of data modules; paths, ids, prefixes and column names of the source are not published."""
 
 
 class PrivacyError(ValueError):
-    """Something would be published that is on no list; nothing was written or sent."""
+    """Something outside the allowlist would be published; nothing was written or sent."""
 
 
 def published_rows(labels: LabelTable, *, opaque_ids: bool, keep_names: Sequence[str] = ()) -> pd.DataFrame:
-    """What is published of each row of a table.
+    """The published columns of a table.
 
     Args:
         labels: The whole table, split.
-        opaque_ids: Number images in the table's order instead of naming them.
+        opaque_ids: Replace ids by numbers in the table's order.
         keep_names: Which of "group" and "site" keep their values; they become "group-0001", ... otherwise.
 
     Returns:
         The table's rows in its order, with `image_id`, `label` (if `target` is "class"), `label_name`, `target` (if
-        there is one), `group` and `site` (where there are any), `row`, and `split` as the Hub calls it.
+        there is one), `group` and `site` (where there are any), `row`, and `split` as named on the Hub.
 
     Raises:
         PrivacyError: if ids are absolute paths.
-        ValueError: for names in `keep_names` that are none of these columns.
+        ValueError: for other names in `keep_names`.
     """
     unknown = sorted(set(keep_names) - set(NAMED_COLUMNS))
     if unknown:
-        raise ValueError(f"keep_names={list(keep_names)}: {unknown} is none of {', '.join(NAMED_COLUMNS)}.")
+        raise ValueError(f"keep_names={list(keep_names)}: {unknown} is not one of {', '.join(NAMED_COLUMNS)}.")
     frame = labels.frame
     ids = _numbered("image", range(len(frame))) if opaque_ids else [str(name) for name in frame["image_id"]]
     absolute = [name for name in ids if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute()]
     if absolute:
         raise PrivacyError(
-            f"{len(absolute)} images lie outside image_dir, so that their ids are whole paths, such as "
-            f"'{absolute[0]}'. Pass opaque_ids=True, or the folder above all images as image_dir."
+            f"{len(absolute)} images lie outside image_dir, so their ids are absolute paths, such as "
+            f"'{absolute[0]}'. Pass opaque_ids=True, or a parent folder of all images as image_dir."
         )
     columns: dict[str, Any] = {"image_id": ids}
     if labels.target == "class":
@@ -79,30 +79,32 @@ def published_rows(labels: LabelTable, *, opaque_ids: bool, keep_names: Sequence
 
 
 def published_arguments(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a data module that are on the list, as plain values."""
+    """The published arguments of a data module, as plain values."""
     return {name: _plain(hparams[name]) for name in PUBLISHED_ARGUMENTS if name in hparams}
 
 
 def without_addresses(text: str) -> str:
-    """The text of an object, without the places in memory of its functions."""
+    """The representation of an object, without memory addresses."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def disclosure(rows: pd.DataFrame, where: str, *, opaque_ids: bool, class_names: Sequence[str]) -> str:
-    """One line: what will be seen, and by whom.
+    """One line saying what will be visible, and to whom.
 
     Args:
-        rows: What `published_rows` gave.
-        where: By whom, such as "PUBLIC, for everybody, at ...".
-        opaque_ids: As there.
-        class_names: Published too.
+        rows: Result of `published_rows`.
+        where: To whom, such as "PUBLIC, for everybody, at ...".
+        opaque_ids: Whether ids were replaced.
+        class_names: Names of the classes.
     """
     parts = ", ".join(f"{count} {split}" for split, count in rows["split"].value_counts(sort=False).items())
     ids = "numbers for ids" if opaque_ids else f"ids as they are (such as '{rows['image_id'].iloc[0]}')"
     shared = [_shown(name, rows) for name in NAMED_COLUMNS if name in rows.columns]
     names = ", ".join(class_names[:4]) + (", ..." if len(class_names) > 4 else "")
     what = [f"{len(rows)} images ({parts})", f"labels ({names})" if class_names else "no labels", ids, *shared]
-    return f"{where}: {'; '.join(what)}; spacing and size. No other column, description, EXIF, profile or label image."
+    return (
+        f"{where}: {'; '.join(what)}; resolution and size. No other column, description, EXIF, profile or label image."
+    )
 
 
 def _shown(name: str, rows: pd.DataFrame) -> str:
@@ -111,14 +113,14 @@ def _shown(name: str, rows: pd.DataFrame) -> str:
 
 
 def _numbered(name: str, values: Sequence[Any]) -> list[str]:
-    """Values as numbers, in the order they first appear; an empty one stays empty."""
+    """Values replaced by numbers in order of appearance; empty ones stay empty."""
     known = {value: number for number, value in enumerate(dict.fromkeys(v for v in values if v != ""), start=1)}
     digits = max(4, len(str(len(known))))
     return ["" if value == "" else f"{name}-{known[value]:0{digits}d}" for value in values]
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, and nothing that JSON has no word for."""
+    """A value that JSON can hold."""
     if isinstance(value, (list, tuple)):
         return [_plain(one) for one in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else without_addresses(repr(value))

@@ -1,6 +1,6 @@
-"""From a data module to the Hub in one call: export, and upload.
+"""Export of a data module and upload to the Hub in one call.
 
-What will be seen, and by whom, is said first; that the repository is private is checked before the export begins, and
+What will be visible, and to whom, is printed first; that the repository is private is checked before the export, and
 again before anything is sent.
 """
 
@@ -30,31 +30,31 @@ def publish(
     say: Callable[[str], None] = print,
     **export_options: Any,
 ) -> Published:
-    """Publish exactly what is trained on: every image of every part, preprocessed, split, with statistics and card.
+    """Publish the images of a data module to the Hub: preprocessed and split, with statistics and a dataset card.
 
-    Anybody who may read the repository then trains from it with `HubDataModule(repo_id)`.
+    Anyone with access to the repository can train from it with `HubDataModule(repo_id)`.
 
     Args:
         dm: A `WSIDataModule` or an `ImageFolderDataModule`.
-        repo_id: Data set on the Hub, "name/of-data-set"; made if there is none.
-        private: True publishes only to a private repository, and refuses a public one. False: to everybody.
-        folder: Where the export is written, and stays, so that publishing again sends only what changed. None:
+        repo_id: Dataset on the Hub, "owner/name"; created if there is none.
+        private: True publishes to private repositories only. False: to everybody.
+        folder: Folder of the export, which is kept, so that publishing again sends only what changed. None:
             "published/<repo_id>" in the working folder.
-        revision: Branch, made if there is none. None: main.
+        revision: Branch, created if there is none. None: main.
         create_pr: Open a pull request instead of changing main.
-        token: Access token that may write. None: HF_TOKEN, or who is logged in (`hf auth login`).
+        token: Access token that may write. None: HF_TOKEN, or the one stored by `hf auth login`.
         endpoint: Address of the Hub. None: HF_ENDPOINT, or huggingface.co.
-        message: Of the commit.
-        say: Told, first, what will be seen by whom.
+        message: Commit message.
+        say: Called first with what will be visible to whom.
         **export_options: See `export`: `layout`, `image_format`, `quality`, `opaque_ids`, `keep_names`, `card`,
             `stats`, `executor`, `quiet`.
 
     Returns:
-        Where it is, and the commit.
+        Its URL and commit.
 
     Raises:
-        PublishError: for no token, permission, network or space, and for a public repository with `private=True`.
-        ExportError, PrivacyError, ValueError: as `export`.
+        PublishError: without token, permission, network or space, and for a public repository with `private=True`.
+        ExportError, PrivacyError, ValueError: as in `export`.
         CardError: if the card was changed both in the folder and on the Hub.
 
     Example:

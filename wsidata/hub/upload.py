@@ -1,11 +1,11 @@
-"""An export becomes a repository of the Hub, in steps that can be interrupted and repeated, and never too publicly.
+"""Upload of an export to a repository of the Hub, in steps that can be interrupted and repeated.
 
-    1. the repository exists, and is private if it should be; before that nothing is sent
-    2. a commit that says "not complete": preprocessing.json goes, the card warns
-    3. images, or shards (as many commits as the Hub needs; what it has already is not sent again)
-    4. one commit with tables, card and preprocessing.json, that also removes what is left of earlier versions
+    1. the repository is created if necessary, and is private if requested; before that nothing is sent
+    2. a commit that says "not complete": preprocessing.json is deleted, the card warns
+    3. images, or shards (as many commits as the Hub needs; existing files are not sent again)
+    4. one commit with tables, card and preprocessing.json, that also deletes files of earlier versions
 
-Earlier versions stay in the repository's history: delete the repository to take back what should not have been public.
+Earlier versions stay in the repository's history: delete the repository to retract what should not have been public.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _OURS = tuple(f"{name}/" for name in (*HUB_SPLITS.values(), SHARD_FOLDER))
 
 @dataclass(frozen=True)
 class Published:
-    """What is on the Hub now.
+    """A dataset as published on the Hub.
 
     Attributes:
         repo_id: The repository.
         url: Its page, or that of the pull request.
-        commit: Hash of the commit: `HubDataModule(repo_id, revision=commit)` is exactly this version.
+        commit: Hash of the commit; `HubDataModule(repo_id, revision=commit)` loads exactly this version.
         private: Whether the repository is private.
         digest: `Preprocessing.digest`.
     """
@@ -61,14 +61,14 @@ def upload(
 
     Args:
         folder: The export.
-        to: Where to.
-        message: Of the last commit.
-        say: Told about what is repeated, and at the end.
+        to: The repository.
+        message: Message of the last commit.
+        say: Called with each retry, and at the end.
 
     Raises:
-        PublishError: see the class.
+        PublishError: if it fails.
         ExportFormatError: if the export is not finished.
-        CardError: if the card was changed both here and there.
+        CardError: if the card was changed both in the folder and on the Hub.
     """
     folder = Path(folder)
     preprocessing = Preprocessing.load(folder)
@@ -81,10 +81,10 @@ def upload(
 
 
 def published_files(folder: Path, preprocessing: Preprocessing) -> list[str]:
-    """Images or shards, and tables, of an export; all of them, and nothing else.
+    """Paths of all images or shards, and tables, of an export.
 
     Raises:
-        PublishError: if a file is missing, was changed, or does not belong there.
+        PublishError: if a file is missing, was modified, or does not belong there.
     """
     expected: set[str] = set()
     problems: list[str] = []
@@ -98,11 +98,11 @@ def published_files(folder: Path, preprocessing: Preprocessing) -> list[str]:
                 for column in rows.read(columns=names).to_pydict().values():
                     expected.update(f"{table.split}/{file}" for file in column)
     tables = {table.path for table in preprocessing.tables}
-    present = {
+    existing = {
         path.relative_to(folder).as_posix() for name in _OURS for path in (folder / name).rglob("*") if path.is_file()
     }
-    problems += [f"{name} is missing" for name in sorted(expected - present - tables)]
-    problems += [f"{name} was not exported" for name in sorted(present - expected)]
+    problems += [f"{name} is missing" for name in sorted(expected - existing - tables)]
+    problems += [f"{name} was not exported" for name in sorted(existing - expected)]
     if problems:
         raise PublishError(
             f"'{folder}' is not as it was exported: {'; '.join(problems[:5])}"
@@ -123,7 +123,7 @@ class _Upload:
     say: Callable[[str], None]
 
     def run(self, private: bool, message: str | None) -> Published:
-        """All of them, as far as they are needed."""
+        """Take all steps that are needed."""
         api, to = self.to.api, self.to
         repository = {"repo_id": to.repo_id, "repo_type": "dataset"}
         if to.revision not in (None, "main") and not str(to.revision).startswith("refs/pr/"):
@@ -157,7 +157,7 @@ class _Upload:
         return self.to.patience(action, self.say)
 
     def _begin(self, api: Any, card: str) -> Any:
-        """Say that it is not complete; what is there is looked up anew, because a lost answer may hide a success."""
+        """Mark it as not complete; files are listed again, because a lost answer may hide a success."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         operations: list[Any] = [CommitOperationAdd(CARD_FILE, unfinished_card(card).encode())]
@@ -169,7 +169,7 @@ class _Upload:
         )  # fmt: skip
 
     def _send(self, api: Any, revision: str | None) -> None:
-        """Images, or shards."""
+        """Send images, or shards."""
         patterns = [f"{SHARD_FOLDER}/*"]
         if self.preprocessing.layout == "files":
             folders = (IMAGE_FOLDER, MASK_FOLDER)
@@ -180,7 +180,7 @@ class _Upload:
         )  # fmt: skip
 
     def _finish(self, api: Any, revision: str | None, message: str | None, create_pr: bool) -> Any:
-        """What makes it complete, and what is left of earlier versions."""
+        """Send what completes it, and delete files of earlier versions."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         stale = self._stale(_remote_files(api, self.to, revision))
@@ -192,7 +192,7 @@ class _Upload:
         )  # fmt: skip
 
     def _last_files(self) -> list[str]:
-        """Files that make the others look complete."""
+        """Files that mark the others as complete."""
         tables = [table.path for table in self.preprocessing.tables if self.preprocessing.layout == "files"]
         return [*tables, CARD_FILE, PREPROCESSING_FILE]
 
@@ -202,7 +202,7 @@ class _Upload:
 
 
 def _refuse_other_data(to: HubRepository, remote: dict[str, Any], stale: list[str], card: str) -> None:
-    """Data that was not published from here is not ours to remove."""
+    """Refuse to delete data that was not published by this package."""
     if stale and BEGIN not in card and PREPROCESSING_FILE not in remote:
         raise PublishError(
             f"'{to.repo_id}' holds other data ({', '.join(stale[:3])}), which publishing would remove. Choose another "
@@ -211,7 +211,7 @@ def _refuse_other_data(to: HubRepository, remote: dict[str, Any], stale: list[st
 
 
 def _remote_files(api: Any, to: HubRepository, revision: str | None) -> dict[str, Any]:
-    """Files of a revision by path."""
+    """Files of a revision, by path."""
     tree = api.list_repo_tree(to.repo_id, repo_type="dataset", revision=revision, recursive=True)
     return {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
 
@@ -222,7 +222,7 @@ def _remote_card(api: Any, to: HubRepository) -> str:
 
 
 def _is_same(path: Path, entry: Any) -> bool:
-    """Whether the repository has this very file: by SHA-256, or as git names small ones."""
+    """Whether the repository has this file: by SHA-256, or by git blob id for small ones."""
     if entry is None or entry.size != path.stat().st_size:
         return False
     if entry.lfs is not None:
@@ -232,7 +232,7 @@ def _is_same(path: Path, entry: Any) -> bool:
 
 
 def _agree_on_card(folder: Path, to: HubRepository, remote: str) -> None:
-    """Take over what the user changed on the Hub."""
+    """Merge the user's changes on the Hub into the local card."""
     path = folder / CARD_FILE
     local = path.read_text(encoding="utf-8")
     agreed = agreed_card(local, remote, Journal(folder).noted(_card_note(to)).get("text"))
@@ -241,6 +241,6 @@ def _agree_on_card(folder: Path, to: HubRepository, remote: str) -> None:
 
 
 def _card_note(to: HubRepository) -> str:
-    """Name of the note of the card that was last published there."""
+    """Name of the journal's note of the card that was last published there."""
     place = f"{to.endpoint} {to.repo_id} {to.revision} {to.create_pr}"
     return f"card-{hashlib.sha256(place.encode()).hexdigest()[:16]}"

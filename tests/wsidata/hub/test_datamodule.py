@@ -209,7 +209,7 @@ def test_data_sets_whose_publication_was_interrupted_are_refused(hub, address, p
 
 
 def test_absent_folder_is_not_looked_for_on_the_hub(tmp_path):
-    with pytest.raises(HubError, match=r"is no folder.*'owner/name'"):
+    with pytest.raises(HubError, match=r"is not a folder.*'owner/name'"):
         HubDataModule(tmp_path / "absent").setup()
 
 

@@ -1,1 +1,1 @@
-"""Loading of published data sets: download, verification, and readers of images and tables."""
+"""Loading of published datasets: download, verification, and readers of images and tables."""

@@ -1,7 +1,7 @@
-"""Which commit of a repository a run trains on is settled once, here, and the same commit is found again later.
+"""Download of a dataset at one commit, which checkpoints remember.
 
-A branch moves; a model that was trained on it yesterday must not go on with something else today. And a client library
-that cannot reach the Hub takes what it finds in its cache without a word; here that is said, or refused.
+A branch moves, and training must not resume on other data. Client libraries that cannot reach the Hub use their cache
+silently; here that gives a warning, or an error if the cache is incomplete.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class LocalCopy:
-    """Files of a data set on this disk.
+    """Files of a dataset on this disk.
 
     Attributes:
-        folder: Where they are.
-        preprocessing: What was published with them; None in an ordinary data set.
-        repository: Where they came from; None for a folder of one's own.
-        commit: The commit they are; None for a folder of one's own.
-        cache_dir: Where unpacked images are kept. None: in HF_HOME.
+        folder: Their folder.
+        preprocessing: The manifest; None if the dataset was not published by this package.
+        repository: Their repository; None for a local folder.
+        commit: Their commit; None for a local folder.
+        cache_dir: Folder of unpacked images. None: HF_HOME.
     """
 
     folder: Path
@@ -39,12 +39,12 @@ class LocalCopy:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return str(self.folder) if self.repository is None else f"{self.repository.repo_id}@{(self.commit or '')[:12]}"
 
     @property
     def pin(self) -> dict[str, str | None]:
-        """What a checkpoint remembers of it: `repo_id`, `commit`, and `digest` of what was published."""
+        """Its identity in checkpoints: `repo_id`, `commit`, and `digest` of the manifest."""
         repo_id = None if self.repository is None else self.repository.repo_id
         digest = None if self.preprocessing is None else self.preprocessing.digest
         return {"repo_id": repo_id, "commit": self.commit, "digest": digest}
@@ -55,28 +55,28 @@ def open_folder(folder: Path, cache_dir: Path | None = None) -> LocalCopy:
 
     Args:
         folder: The folder.
-        cache_dir: Where images that are inside Parquet are unpacked.
+        cache_dir: Folder of images that are unpacked from Parquet.
 
     Raises:
         HubError: if there is no such folder.
-        ExportFormatError: if an export was not finished, or was changed.
+        ExportFormatError: if an export is unfinished, or was modified.
     """
     if not folder.is_dir():
-        raise HubError(f"'{folder}' is no folder. Pass an exported folder, or the name of a data set: 'owner/name'.")
+        raise HubError(f"'{folder}' is not a folder. Pass an exported folder, or the name of a dataset: 'owner/name'.")
     return LocalCopy(folder.absolute(), _preprocessing(folder), cache_dir=cache_dir)
 
 
 def open_repository(repository: HubRepository, *, tables_only: bool = False) -> LocalCopy:
-    """A data set of a Hub: the commit that is asked for, downloaded where the cache lacks it.
+    """A dataset of a Hub at the requested revision, downloaded unless cached.
 
-    A commit never changes, so for one that is cached whole nobody is asked.
+    A commit never changes, so one that is cached completely needs no request.
 
     Args:
         repository: The repository.
         tables_only: Leave images on the Hub.
 
     Raises:
-        HubError: if it cannot be had.
+        HubError: if it cannot be downloaded.
 
     Warns:
         HubOfflineWarning: if the Hub cannot be reached, and the cache holds the commit it last saw.
@@ -99,7 +99,7 @@ def open_repository(repository: HubRepository, *, tables_only: bool = False) -> 
 
 
 def _open_offline(repository: HubRepository, patterns: list[str] | None, error: UnreachableError) -> LocalCopy:
-    """What the cache holds of the revision, with a warning; or the error."""
+    """The cached copy of the revision, with a warning; or the error."""
     folder = repository.cached_snapshot(patterns)
     if folder is None:
         raise UnreachableError(
@@ -107,7 +107,7 @@ def _open_offline(repository: HubRepository, patterns: list[str] | None, error: 
         ) from error
     warnings.warn(
         f"{error}. The copy in the cache is used, commit {folder.name}, which may not be the newest. Pass "
-        f"revision='{folder.name}' to say that it is the one you want.",
+        f"revision='{folder.name}' to confirm it.",
         HubOfflineWarning,
         stacklevel=2,
     )
@@ -115,11 +115,11 @@ def _open_offline(repository: HubRepository, patterns: list[str] | None, error: 
 
 
 def _preprocessing(folder: Path) -> Preprocessing | None:
-    """What was published with a data set; None if it is an ordinary one.
+    """The manifest of a dataset; None if it was not published by this package.
 
     Raises:
-        ExportFormatError: if an export was begun and not finished.
-        HubError: if publishing was.
+        ExportFormatError: if its export is unfinished.
+        HubError: if publishing it is unfinished.
     """
     if (folder / PREPROCESSING_FILE).exists() or (folder / JOURNAL_FOLDER).exists():
         return Preprocessing.load(folder)
@@ -133,14 +133,14 @@ def _preprocessing(folder: Path) -> Preprocessing | None:
 
 
 def refuse_other_images(theirs: dict[str, str | None], copy: LocalCopy) -> None:
-    """Refuse to go on training on other images than the checkpoint's.
+    """Refuse to resume training on other images than the checkpoint's.
 
     Args:
-        theirs: The `pin` that the checkpoint remembers; empty if it remembers none.
-        copy: What would be trained on.
+        theirs: The checkpoint's `pin`; empty if it has none.
+        copy: The images to train on.
 
     Raises:
-        HubError: if the commits differ; or, where one of the two is a folder, what was published.
+        HubError: if the commits differ; or the manifests, if one of the two is a folder.
     """
     ours = copy.pin
     trained, here = theirs.get("commit"), ours["commit"]

@@ -1,7 +1,7 @@
-"""Most image classification data sets of the Hub were published by others: a column of images, one of classes, splits.
+"""Image classification datasets of any origin: a column of images, one of classes, and splits.
 
-`datasets` finds their files in whatever layout, and hands out each row's encoded bytes; they are written to files once
-(see `unpacking`), so that such a data set is read, checked and split like any folder of photos.
+The `datasets` library finds their files in any layout and returns each row's encoded bytes, which are written to files
+once (see `unpack`), so that such a dataset is read, checked and split like a folder of photos.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _CLASSES = "classes.json"
 
 @dataclass(frozen=True)
 class ImageDatasetColumns:
-    """Where an ordinary data set has what.
+    """Columns of an image classification dataset.
 
     Attributes:
-        config: Its configuration, where it has several.
-        image: Column of images. None: the only one there is.
-        label: Column of classes. None: the only `ClassLabel` there is, or "label".
+        config: Its configuration, if it has several.
+        image: Column of images. None: the only one.
+        label: Column of classes. None: the only `ClassLabel`, or "label".
         group: Column of patients, or None.
-        site: Column of centres or scanners, or None.
+        site: Column of centers or scanners, or None.
     """
 
     config: str | None = None
@@ -54,33 +54,33 @@ def read_image_dataset(
     seed: int = 42,
     small_classes: SmallClasses = "raise",
 ) -> LabelTable:
-    """The table of an ordinary data set, split as it is published; ids are `<split>-<row>`.
+    """The table of an image classification dataset with its own splits; ids are `<split>-<row>`.
 
     Args:
         copy: Its files.
-        columns: Where it has what.
-        val_fraction: Share of the training rows to validate on, where no validation rows are published.
-        seed: Of that draw.
+        columns: Its columns.
+        val_fraction: Fraction of the training rows to validate on, if it has no validation split.
+        seed: Seed of that draw.
         small_classes: See `splits.make_splits`.
 
     Raises:
-        HubError: if `datasets` cannot load it, or has not the columns.
-        SplitError: if its splits are called by names that mean nothing here.
+        HubError: if `datasets` cannot load it, or it lacks the columns.
+        SplitError: if a split is not called train, validation or test.
     """
     check_installed("datasets", f"'{copy.name}' was not published by this package: reading it")
     folder = once(_folder(copy, columns), lambda empty: _unpack(copy, columns, empty))
     frame = pd.read_parquet(folder / _INDEX).assign(split=lambda rows: rows["split"].map(_part))
     frame["path"] = [name if Path(name).is_absolute() else str(folder / name) for name in frame["path"]]
     names = json.loads((folder / _CLASSES).read_text(encoding="utf-8"))
-    if names is None:  # labels are text or numbers: classes are the values, sorted
+    if names is None:  # labels are text or numbers: classes are their sorted values
         names = list(class_map([label for label in frame["label_name"] if label]).class_names)
     number = {name: index for index, name in enumerate(names)}
     frame["label"] = [number.get(name, -1) for name in frame["label_name"]]
-    labelled = frame["label"] >= 0
+    labeled = frame["label"] >= 0
     if not (frame["split"] == "val").any() and val_fraction:
         free = frame["split"].where(frame["split"] != "train", "")
         drawn = make_splits(
-            frame[labelled].assign(split=free[labelled]),
+            frame[labeled].assign(split=free[labeled]),
             val_fraction=val_fraction,
             seed=seed,
             small_classes=small_classes,
@@ -89,29 +89,29 @@ def read_image_dataset(
             label_column="label_name",
         )
         frame["split"] = drawn["split"].reindex(frame.index).fillna("")
-    frame.loc[~labelled, "split"] = ""  # such as a test split whose labels are kept secret: for prediction only
+    frame.loc[~labeled, "split"] = ""  # such as a test split with secret labels: for prediction only
     return LabelTable(frame[list(COLUMNS)], tuple(names), copy.name)
 
 
 def _part(split: str) -> str:
     part = part_name(split)
     if not part:
-        raise SplitError(f"the data set has a split '{split}', which is neither train, validation nor test.")
+        raise SplitError(f"the dataset has a split '{split}', which is neither train, validation nor test.")
     return part
 
 
 def _folder(copy: LocalCopy, columns: ImageDatasetColumns) -> Path:
-    """Where it is unpacked: a name that follows from the files and the columns."""
+    """Folder of the unpacked images, named by a digest of files and columns."""
     if copy.commit is not None and copy.repository is not None:
         which: list[Any] = [copy.repository.repo_id, copy.commit]
-    else:  # a folder of one's own: the files it holds now
+    else:  # a local folder: the files it holds now
         files = sorted(path for path in copy.folder.rglob("*") if path.is_file())
         which = [str(copy.folder), *((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files)]
     return cache_folder(copy.cache_dir) / json_sha256([which, vars(columns)])[:40]
 
 
 def _unpack(copy: LocalCopy, columns: ImageDatasetColumns, folder: Path) -> None:
-    """Write images, an index of them and the class names."""
+    """Write images, their index and the class names."""
     splits = _load(copy, columns.config)
     features = next(iter(splits.values())).features
     if not features:
@@ -143,7 +143,7 @@ def _unpack(copy: LocalCopy, columns: ImageDatasetColumns, folder: Path) -> None
 
 
 def _load(copy: LocalCopy, config: str | None) -> Mapping[str, Any]:
-    """The splits, as streams over the files on this disk."""
+    """The splits, streamed from the files on this disk."""
     from datasets import load_dataset
 
     try:
@@ -151,7 +151,7 @@ def _load(copy: LocalCopy, config: str | None) -> Mapping[str, Any]:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise HubError(
-            f"'{copy.name}' is no data set that `datasets` can load ({type(error).__name__}: {reason}). Where it has "
+            f"'{copy.name}' is not a dataset that `datasets` can load ({type(error).__name__}: {reason}). Where it has "
             "several configurations, pass config=."
         ) from error
     return {str(name): data for name, data in loaded.items()}
@@ -167,7 +167,7 @@ def _columns(features: Mapping[str, Any], columns: ImageDatasetColumns, name: st
             found = ["label"]
         if len(found) != 1 or found[0] not in features:
             shown = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
-            raise HubError(f"'{name}' has not one column of {what}: its columns are {shown}. Pass {argument}...")
+            raise HubError(f"'{name}' needs exactly one column of {what}; its columns are {shown}. Pass {argument}...")
         return str(found[0])
 
     for extra in (columns.group, columns.site):
@@ -180,19 +180,19 @@ def _columns(features: Mapping[str, Any], columns: ImageDatasetColumns, name: st
 
 
 def _label_name(label: Any, names: list[str] | None) -> str:
-    """The class of a row; "" if it has none (-1 in a `ClassLabel`)."""
+    """Class name of a row; "" if it has none (-1 in a `ClassLabel`)."""
     if label is None or (names is not None and label < 0):
         return ""
     return str(label) if names is None else names[label]
 
 
 def _image_file(image: Any, folder: Path, number: int, root: Path, where: str) -> str:
-    """The file of an image: the one it has, or one that is written; below `root`, or absolute."""
+    """Path of an image's own file (absolute), or of one written for it (below `root`)."""
     if not isinstance(image, Mapping) or (image.get("bytes") is None and image.get("path") is None):
         raise HubError(f"{where}: has no image.")
     if image["bytes"] is not None:
         return write_image(folder, number, image["bytes"], image.get("path")).relative_to(root).as_posix()
     path = Path(image["path"])
     if not path.is_file():
-        raise HubError(f"{where}: its image '{path}' is not there. Download the data set again.")
+        raise HubError(f"{where}: its image '{path}' is missing. Download the dataset again.")
     return str(path.absolute())

@@ -1,6 +1,6 @@
-"""Opening of a published or ordinary data set by name, which yields its table and a reader of its images.
+"""Opening of a dataset by its name, which yields its table and a reader of its images.
 
-folder or repository -> files of one commit -> table, as published or of an ordinary data set -> reader
+folder or repository -> files of one commit -> table (of an export or any image dataset) -> reader
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ _DEFAULTS: dict[Kind, dict[str, Any]] = {
 
 _COLUMNS = {name: f"{name}_column" for name in ("image", "label", "group", "site")} | {"config": "config"}
 _DRAWN = ("val_fraction", "seed", "small_classes")
-Transforms = Mapping[str, Callable[[Any], Any] | None]
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A data set whose table was read.
+    """A dataset whose table was read.
 
     Attributes:
         copy: Its files.
         labels: Its table.
-        facts: What was published of each image (see `tables.FACTS`); None in an ordinary data set.
+        facts: What was published of each image (see `tables.FACTS`); None if it was not published by this package.
         reader: What checks, reads and counts its images.
-        loading: `batch_size`, `sampling` and `predict_on`, as requested or published.
+        loading: `batch_size`, `sampling` and `predict_on`.
     """
 
     copy: LocalCopy
@@ -53,8 +52,10 @@ class Opened:
     loading: dict[str, Any]
 
 
-def open_published(options: Mapping[str, Any], token: str | bool | None, transforms: Transforms) -> Opened:
-    """Find a data set, download what is missing, and read its table.
+def open_published(
+    options: Mapping[str, Any], token: str | bool | None, transforms: Mapping[str, Callable[[Any], Any] | None]
+) -> Opened:
+    """Find a dataset, download what is missing, and read its table.
 
     Args:
         options: Arguments of `HubDataModule`, by name.
@@ -87,7 +88,7 @@ def open_published(options: Mapping[str, Any], token: str | bool | None, transfo
 
 
 def _find(options: Mapping[str, Any], token: str | bool | None) -> LocalCopy:
-    """The files, downloaded if need be."""
+    """The files, downloaded if necessary."""
     source, streaming = options["source"], options["streaming"]
     folder = Path(source).expanduser()
     if folder.is_dir() or source.startswith(("/", ".", "~")):
@@ -112,7 +113,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _choose(copy: LocalCopy, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of the reader and of the loaders: as requested, else as published, else the default of the kind."""
+    """Arguments of reader and loaders: requested, else published, else the default of the kind of image."""
     kind: Kind = "photos" if copy.preprocessing is None else copy.preprocessing.kind
     published = {} if copy.preprocessing is None else copy.preprocessing.arguments
     defaults = {**_DEFAULTS[kind], "sampling": "shuffle", "predict_on": None}
@@ -121,7 +122,7 @@ def _choose(copy: LocalCopy, options: Mapping[str, Any]) -> dict[str, Any]:
         if options[name] is not None:
             chosen[name] = options[name]
     if copy.preprocessing is not None and kind == "photos":
-        chosen["resize_px"] = None  # they were resized before they were published
+        chosen["resize_px"] = None  # they were resized before publishing
     for name in ("resize_px", "normalize", "predict_on"):
         if options[name] != "published":
             chosen[name] = options[name]
@@ -137,7 +138,7 @@ def _choose(copy: LocalCopy, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _warn_of_differences(name: str, published: Preprocessing, transforms: Mapping[str, Any], *, lazy: bool) -> None:
-    """Say what cannot be as it was published."""
+    """Warn of what will differ from the published dataset."""
     for part, argument in (("train", "train_transform"), ("eval", "eval_transform")):
         transform = published.transforms[part]
         if not transform.is_default and transforms[argument] is None:
@@ -147,8 +148,8 @@ def _warn_of_differences(name: str, published: Preprocessing, transforms: Mappin
             )
     if lazy and not published.encoding.format.startswith("tiff"):
         _warn(
-            f"'{name}' holds {published.encoding.format} images, which are decoded whole however few rows are asked "
-            "for. Export with image_format='tiff' for images that are never whole."
+            f"'{name}' holds {published.encoding.format} images, which are decoded whole however few rows are "
+            "requested. Export with image_format='tiff' for images that are never whole."
         )
 
 

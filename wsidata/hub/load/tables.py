@@ -1,6 +1,6 @@
-"""A published split becomes the very table of the data module it was made from: same rows, order, classes and parts.
+"""Table of an export: the rows, order, classes and splits of the data module it was made from, with other paths.
 
-Only the files are elsewhere. What the columns mean is said in `layout`.
+The columns are described in `manifest`.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from wsidata.utils.messages import describe_problems
 
 _IMAGES = {"image": "sha256", "mask": "mask_sha256"}
 FACTS = ("sha256", "mask_sha256", "width", "height", "file_name", "mask_file_name")
-"""Columns of `read_facts`: what was published of each image beside its labels."""
+"""Columns that describe each published image beside its labels."""
 
 
 def read_export(
     copy: LocalCopy, preprocessing: Preprocessing, *, remote: bool = False
 ) -> tuple[LabelTable, pd.DataFrame]:
-    """The table of a published split.
+    """The table of an export.
 
     Args:
         copy: Its files.
-        preprocessing: What was published with them.
-        remote: The images are still on the Hub: `path` is empty.
+        preprocessing: Its manifest.
+        remote: Whether the images are left on the Hub, so that `path` is empty.
 
     Returns:
-        The table (rows in the order of the data module's), and row by row what was published of the images: `FACTS`,
-        with `file_name` and `mask_file_name` below the root of the repository.
+        The table, in the data module's order, and the columns `FACTS` of its rows, with `file_name` and
+        `mask_file_name` below the root of the repository.
 
     Raises:
-        ExportFormatError: if a table was changed, or does not belong to the others.
+        ExportFormatError: if a table was modified, or does not belong to the others.
         HubError: if images inside Parquet are not those that were published.
     """
     target = _target(preprocessing, copy)
@@ -54,7 +54,9 @@ def read_export(
         _add_unpacked(frame, copy, preprocessing)
     elif remote:
         frame["path"] = ""
-    frame = frame.sort_values("row", kind="stable", ignore_index=True).astype({"split": object})  # as from a table
+    frame = frame.sort_values("row", kind="stable", ignore_index=True).astype(
+        {"split": object}
+    )  # as in a table that was read
     order = [*COLUMNS, *(name for name in ("target", "mask") if name in frame.columns)]
     facts = frame[[name for name in FACTS if name in frame.columns]]
     digest = split_digest(frame)
@@ -67,27 +69,27 @@ def read_export(
 
 
 def check_images(table: pd.DataFrame, facts: pd.DataFrame, executor: Executor) -> None:
-    """Compare every image on this disk with what was published.
+    """Compare the digest of every image on this disk with the published one.
 
     Args:
         table: Columns `image_id`, `path`, and perhaps `mask`.
         facts: The rows' `sha256`, and perhaps `mask_sha256`.
-        executor: Where files are read.
+        executor: Reads the files.
 
     Raises:
-        HubError: naming every file that is absent, or is another.
+        HubError: naming every file that is missing or differs.
     """
     pairs = [("path", "sha256"), ("mask", "mask_sha256")]
-    wanted = [
+    published = [
         (path, digest)
         for column, digests in pairs
         if column in table.columns
         for path, digest in zip(table[column], facts[digests], strict=True)
     ]
-    found: Iterable[str] = executor.map(_digest_or_problem, [path for path, _ in wanted])
+    found: Iterable[str] = executor.map(_digest_or_problem, [path for path, _ in published])
     problems = [
         f"{path}: {'is not the image that was published' if len(said) == 64 else said}"
-        for (path, digest), said in zip(wanted, found, strict=True)
+        for (path, digest), said in zip(published, found, strict=True)
         if said != digest
     ]
     if problems:
@@ -107,11 +109,11 @@ def _target(preprocessing: Preprocessing, copy: LocalCopy) -> Target:
     for target in TARGETS:
         if target == preprocessing.target:
             return target
-    raise ExportFormatError(f"'{copy.name}' has targets of an unknown kind, '{preprocessing.target}'.")
+    raise ExportFormatError(f"'{copy.name}' has an unknown kind of target, '{preprocessing.target}'.")
 
 
 def _read_table(copy: LocalCopy, table: TableFile) -> pd.DataFrame:
-    """The rows of one file, with the columns of `tables.COLUMNS`, `row` and `FACTS`."""
+    """The rows of one file, with the columns of `label_table.COLUMNS`, `row` and `FACTS`."""
     path = copy.folder / table.path
     digest = file_sha256(path)
     if digest != table.sha256:
@@ -141,7 +143,7 @@ def _read_table(copy: LocalCopy, table: TableFile) -> pd.DataFrame:
 
 
 def _add_unpacked(frame: pd.DataFrame, copy: LocalCopy, preprocessing: Preprocessing) -> None:
-    """Unpack the images of shards, unless it was done before, and add their paths."""
+    """Unpack the images of shards, unless done before, and add their paths."""
     shards = [copy.folder / table.path for table in preprocessing.tables]
     columns = {name: digest for name, digest in _IMAGES.items() if digest in frame.columns}
     folder = cache_folder(copy.cache_dir) / preprocessing.digest[:40]

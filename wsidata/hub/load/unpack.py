@@ -1,8 +1,7 @@
-"""Images that travel inside Parquet become files once, so that everything here reads them as it reads any photo.
+"""Unpacking of images inside Parquet to files, without decoding them.
 
-`datasets` would copy them into Arrow files instead, as large, and decode them by PIL, which refuses 16,384 squared.
-Bytes are written as they are; nothing is decoded. A folder is made under another name and renamed when it is whole, so
-one that exists is complete, whoever made it.
+The `datasets` library would copy them into equally large Arrow files, and decode them by PIL, which refuses
+16,384 x 16,384 pixels. A folder is renamed when it is complete, so one that exists is complete.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _MAGIC = {
 
 
 def cache_folder(cache_dir: Path | None) -> Path:
-    """Where unpacked data sets are kept: beside the downloads, of which `HF_HOME` says where they are."""
+    """Folder of unpacked datasets, beside the downloads in `HF_HOME`."""
     if cache_dir is None:
         above = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         cache_dir = Path(os.environ.get("HF_HOME") or Path(above) / "huggingface").expanduser()
@@ -42,11 +41,11 @@ def cache_folder(cache_dir: Path | None) -> Path:
 
 
 def once(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Make a folder unless it is there.
+    """Create a folder unless it exists.
 
     Args:
         folder: The folder, which exists only if it is complete.
-        write: Fills an empty folder of another name.
+        write: Fills the empty folder it is called with.
 
     Returns:
         `folder`.
@@ -65,7 +64,7 @@ def once(folder: Path, write: Callable[[Path], None]) -> Path:
             try:
                 made.rename(folder)
             except OSError:
-                if not folder.is_dir():  # else another process was faster; its folder is the same
+                if not folder.is_dir():  # else another process made the same
                     raise
     except OSError as error:
         if not is_disk_full(error):
@@ -79,13 +78,13 @@ def once(folder: Path, write: Callable[[Path], None]) -> Path:
 
 
 def write_image(folder: Path, number: int, content: bytes, name: str | None = None) -> Path:
-    """Write the bytes of an image as the file of its number.
+    """Write the bytes of an image to a numbered file.
 
     Args:
-        folder: Where.
+        folder: The folder.
         number: 0, 1, ...
         content: The encoded image.
-        name: What it was called, for the suffix of formats that do not show themselves.
+        name: Its original name, for the suffix of unrecognized formats.
 
     Returns:
         The path.
@@ -98,7 +97,7 @@ def write_image(folder: Path, number: int, content: bytes, name: str | None = No
 
 
 def shard_rows(shard: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, one at a time; one of its row groups is in memory."""
+    """The rows of a Parquet file, one at a time, with one row group in memory."""
     with pq.ParquetFile(shard) as file:
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(batch_size=1, row_groups=[group]):
@@ -106,12 +105,12 @@ def shard_rows(shard: Path) -> Iterator[dict[str, Any]]:
 
 
 def unpack_shards(shards: list[Path], columns: dict[str, str], folder: Path) -> None:
-    """Write the images of shards as files: `folder/<column>/00000/0000000.png`, numbered by row.
+    """Write the images of shards to files `folder/<column>/00000/0000000.png`, numbered by row.
 
     Args:
         shards: Parquet files, in the order of their rows.
         columns: Columns of images, each with the column of their SHA-256.
-        folder: Where.
+        folder: The folder.
 
     Raises:
         HubError: naming the row whose bytes are not those that were published.

@@ -100,9 +100,9 @@ def test_image_folders_are_read_where_they_lie(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_column": "picture"}, r"not one column of images: its columns are img \(Image\)"),
+        ({"image_column": "picture"}, r"needs exactly one column of images; its columns are img \(Image\)"),
         ({"group_column": "patient"}, "has no column 'patient'"),
-        ({"config": "other"}, r"no data set that `datasets` can load.*pass config="),
+        ({"config": "other"}, r"not a dataset that `datasets` can load.*pass config="),
         ({"lazy": True}, "holds photos, for which there is no lazy="),
     ],
 )
