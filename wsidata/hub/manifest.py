@@ -73,6 +73,9 @@ HUB_SPLITS = {"train": "train", "val": "validation", "test": "test", "": "predic
 TABLE_SPLITS = {hub: split for split, hub in HUB_SPLITS.items()}
 """The inverse: "validation" -> "val", "predict" -> ""."""
 
+IMAGE_DIGESTS = {"image": "sha256", "mask": "mask_sha256"}
+"""Column of the SHA-256 of each column of images."""
+
 Layout = Literal["files", "parquet"]
 LAYOUTS: tuple[Layout, ...] = ("files", "parquet")
 ImageFormat = Literal["png", "jpeg", "tiff", "tiff-jpeg", "original"]

@@ -1,1 +1,1 @@
-"""Export of a data module to a folder: images, masks, tables, manifest and journal."""
+"""Export of a data module to a folder of images, masks, tables, manifest and journal."""

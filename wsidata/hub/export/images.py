@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyvips
@@ -104,7 +103,7 @@ class ImageWriter:
             mask = sample.masks[0].copy(interpretation="b-w")
             mask_made = encode(mask, self.staging / task.mask_place, Encoding("png"), name=f"mask of {task.source}")
             _refuse_unknown_classes(mask_made.path, task.source)
-            mask_file, mask_sha256 = str(mask_made.path.relative_to(self.staging).as_posix()), mask_made.sha256
+            mask_file, mask_sha256 = mask_made.path.relative_to(self.staging).as_posix(), mask_made.sha256
         return Entry(
             place=task.place,
             key=task.key,
@@ -149,9 +148,12 @@ def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: E
     count = sum(len(missing) for _, missing in jobs)
     if not count:
         return
+    from tqdm.auto import tqdm
+
     problems: list[str] = []
-    threads = LAZY_THREADS if plan.arguments["lazy"] else THREADS
-    with _pool(executor, threads) as pool, _bar(count, quiet=quiet) as bar:
+    threads = min(LAZY_THREADS if plan.arguments["lazy"] else THREADS, os.cpu_count() or 1)
+    own = ThreadPoolExecutor(threads) if executor is None else nullcontext(executor)
+    with own as pool, tqdm(total=count, desc="writing images", unit="image", disable=quiet) as bar:
         at_once = 1 if isinstance(pool, ThreadPoolExecutor) else max(1, min(_ROWS_A_JOB, count // 8))
         for outcome in _outcomes(plan, jobs, journal.staging, pool, at_once):
             bar.update()
@@ -224,23 +226,6 @@ def enough_room(folder: Path) -> Iterator[None]:
             f"'{folder}' cannot take more: {error}. Free some space and run the export again; it goes on "
             "where it stopped."
         ) from error
-
-
-@contextmanager
-def _pool(executor: Executor | None, threads: int) -> Iterator[Executor]:
-    if executor is not None:
-        yield executor
-        return
-    with ThreadPoolExecutor(min(threads, os.cpu_count() or 1)) as pool:
-        yield pool
-
-
-@contextmanager
-def _bar(total: int, *, quiet: bool) -> Iterator[Any]:
-    from tqdm.auto import tqdm
-
-    with tqdm(total=total, desc="writing images", unit="image", disable=quiet) as bar:
-        yield bar
 
 
 def _mpp(dataset: EpochDataset, index: int) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""Plan of an export, made before any image is written: rows, file names, preprocessing and encoding.
+"""Plan of an export's rows, file names, preprocessing and encoding, made before any image is written.
 
 Training from an export must equal training from the slides. So images are published before anything random is applied,
 and their row numbers are kept, because augmentation is drawn per (seed, epoch, row). Of a transform only the
@@ -26,7 +26,6 @@ from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, publishe
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.unreadable import without_skipped
 from wsidata.tables.parts import Part
-from wsidata.transforms.base import Transform
 from wsidata.transforms.compose import (
     Compose,
     default_eval_transform,
@@ -40,6 +39,10 @@ FILES_PER_FOLDER = 1000
 """The Hub asks for at most 10,000 entries per folder; file browsers for fewer."""
 
 _DATASETS: dict[str, Part] = {"train": "train", "validation": "val", "test": "test", "predict": "predict"}
+_DEFAULTS = {
+    "slides": (default_train_transform, default_eval_transform),
+    "photos": (photo_train_transform, photo_eval_transform),
+}
 _LIBRARIES = ("slidestream", "pyvips", "pyvips-binary", "tifffile", "imagecodecs", "simplejpeg", "numpy")
 
 
@@ -146,10 +149,10 @@ def plan_export(
         _plan_split(dm, labels.frame["image_id"], split, rows, train_crop if split == "train" else crops["val"])
         for split in dict.fromkeys(rows["split"])
     )
-    applied = {"train": train_crop, "eval": crops["val"]}
+    train_default, eval_default = _DEFAULTS[kind]
     transforms = {
-        name: _described(datasets[key].transform, _default(kind, name, size), applied[name])
-        for name, key in (("train", "train"), ("eval", "val"))
+        "train": _described(datasets["train"].transform, train_default(size), train_crop),
+        "eval": _described(datasets["val"].transform, eval_default(size), crops["val"]),
     }
     return ExportPlan(
         kind=kind,
@@ -194,7 +197,9 @@ def _plan_split(
         crop=crop,
         indices=indices,
         places=places,
-        mask_places=tuple(_mask_place(place) for place in places) if "mask" in columns else (),
+        mask_places=tuple(place.replace(f"/{IMAGE_FOLDER}/", f"/{MASK_FOLDER}/", 1) for place in places)
+        if "mask" in columns
+        else (),
         sources=tuple(tuple(str(table[name].iloc[index]) for name in columns) for index in indices),
     )
 
@@ -214,17 +219,6 @@ def _places(rows: pd.DataFrame) -> list[str]:
         taken.add(place.lower())
         places.append(place)
     return places
-
-
-def _mask_place(place: str) -> str:
-    return place.replace(f"/{IMAGE_FOLDER}/", f"/{MASK_FOLDER}/", 1)
-
-
-def _default(kind: Kind, part: str, size: tuple[int, int] | None) -> Transform:
-    """The data module's default transform."""
-    if kind == "photos":
-        return photo_train_transform(size) if part == "train" else photo_eval_transform(size)
-    return default_train_transform(size) if part == "train" else default_eval_transform(size)
 
 
 def _described(transform: Any, default: Any, applied: CropOrPad | None) -> Transforms:

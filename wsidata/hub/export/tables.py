@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from wsidata.hub.export.journal import Entry, Journal
 from wsidata.hub.export.plan import ExportError
-from wsidata.hub.manifest import METADATA_FILE, SHARD_FOLDER, Layout, TableFile
+from wsidata.hub.manifest import IMAGE_DIGESTS, METADATA_FILE, SHARD_FOLDER, Layout, TableFile
 from wsidata.utils.files import atomic_write, file_sha256
 
 SHARD_BYTES = 500 * 1000**2
@@ -119,15 +119,12 @@ def write_shards(folder: Path, journal: Journal, part: SplitRows, class_names: S
     return tables
 
 
-_DIGESTS = {"image": "sha256", "mask": "mask_sha256"}
-
-
 def packed_digests(shards: Sequence[Path]) -> set[str]:
     """SHA-256 of all images and masks inside shards, from their columns."""
     found: set[str] = set()
     for path in shards:
         with pq.ParquetFile(path) as shard:
-            names = [name for name in _DIGESTS.values() if name in shard.schema_arrow.names]
+            names = [name for name in IMAGE_DIGESTS.values() if name in shard.schema_arrow.names]
             found.update(*shard.read(columns=names).to_pydict().values())
     return found
 
@@ -141,11 +138,11 @@ def restore_images(shards: Sequence[Path], journal: Journal) -> None:
                 waiting.setdefault(sha256, []).append(file)
     for path in shards:
         with pq.ParquetFile(path) as shard:
-            names = [name for name in _DIGESTS if name in shard.schema_arrow.names]
-            for batch in shard.iter_batches(batch_size=1, columns=[*names, *(_DIGESTS[name] for name in names)]):
+            names = [name for name in IMAGE_DIGESTS if name in shard.schema_arrow.names]
+            for batch in shard.iter_batches(batch_size=1, columns=[*names, *(IMAGE_DIGESTS[name] for name in names)]):
                 row = batch.to_pylist()[0]
                 for name in names:
-                    for file in waiting.get(row[_DIGESTS[name]], []):
+                    for file in waiting.get(row[IMAGE_DIGESTS[name]], []):
                         target = journal.staging / file
                         target.parent.mkdir(parents=True, exist_ok=True)
                         target.write_bytes(row[name]["bytes"])

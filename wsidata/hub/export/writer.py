@@ -1,4 +1,4 @@
-"""Export of a preprocessed split to a folder that `HubDataModule`, and the `datasets` library, can load.
+"""Export of a preprocessed split to a folder that `HubDataModule` and `datasets` can load.
 
     plan -> write images (into .export/) -> statistics -> move or pack them -> tables -> preprocessing.json -> card
 

@@ -1,1 +1,1 @@
-"""Loading of published datasets: download, verification, and readers of images and tables."""
+"""Download, verification and reading of published datasets."""

@@ -1,4 +1,4 @@
-"""Image classification datasets of any origin: a column of images, one of classes, and splits.
+"""Image classification datasets of any origin, with a column of images, one of classes, and splits.
 
 The `datasets` library finds their files in any layout and returns each row's encoded bytes, which are written to files
 once (see `unpack`), so that such a dataset is read, checked and split like a folder of photos.

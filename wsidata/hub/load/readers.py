@@ -1,4 +1,4 @@
-"""Checks, datasets and statistics of published images, by the code of the data modules they were published from.
+"""Checks, datasets and statistics of published images, as in the data modules they came from.
 
 Published slides are images of a single level; photos are photos.
 """

@@ -1,4 +1,4 @@
-"""Table of an export: the rows, order, classes and splits of the data module it was made from, with other paths.
+"""Table of an export, with the rows, classes and splits of the data module it was made from.
 
 The columns are described in `manifest`.
 """
@@ -17,14 +17,13 @@ import pyarrow.parquet as pq
 from wsidata.hub.client import HubError
 from wsidata.hub.load.download import LocalCopy
 from wsidata.hub.load.unpack import cache_folder, once, unpack_shards
-from wsidata.hub.manifest import TABLE_SPLITS, ExportFormatError, Preprocessing, TableFile
+from wsidata.hub.manifest import IMAGE_DIGESTS, TABLE_SPLITS, ExportFormatError, Preprocessing, TableFile
 from wsidata.splits.split_file import split_digest
 from wsidata.tables.label_table import COLUMNS, LabelTable
 from wsidata.tables.targets import TARGETS, Target
 from wsidata.utils.files import file_sha256
 from wsidata.utils.messages import describe_problems
 
-_IMAGES = {"image": "sha256", "mask": "mask_sha256"}
 FACTS = ("sha256", "mask_sha256", "width", "height", "file_name", "mask_file_name")
 """Columns that describe each published image beside its labels."""
 
@@ -119,7 +118,7 @@ def _read_table(copy: LocalCopy, table: TableFile) -> pd.DataFrame:
     if digest != table.sha256:
         what = "is absent" if digest is None else "was changed since it was published"
         raise ExportFormatError(f"'{path}' {what}. Download or export it again.")
-    names = [name for name in pq.read_schema(path).names if name not in _IMAGES]
+    names = [name for name in pq.read_schema(path).names if name not in IMAGE_DIGESTS]
     stored = pq.read_table(path, columns=names).to_pydict()
     if len(stored["image_id"]) != table.rows or table.split not in TABLE_SPLITS:
         raise ExportFormatError(f"'{path}' has {len(stored['image_id'])} rows of '{table.split}', not {table.rows}.")
@@ -145,7 +144,7 @@ def _read_table(copy: LocalCopy, table: TableFile) -> pd.DataFrame:
 def _add_unpacked(frame: pd.DataFrame, copy: LocalCopy, preprocessing: Preprocessing) -> None:
     """Unpack the images of shards, unless done before, and add their paths."""
     shards = [copy.folder / table.path for table in preprocessing.tables]
-    columns = {name: digest for name, digest in _IMAGES.items() if digest in frame.columns}
+    columns = {name: digest for name, digest in IMAGE_DIGESTS.items() if digest in frame.columns}
     folder = cache_folder(copy.cache_dir) / preprocessing.digest[:40]
     once(folder, lambda empty: unpack_shards(shards, columns, empty))
     for name, column in (("image", "path"), ("mask", "mask")):
