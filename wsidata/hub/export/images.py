@@ -104,18 +104,8 @@ class ImageWriter:
             mask_made = encode(mask, self.staging / task.mask_place, Encoding("png"), name=f"mask of {task.source}")
             _refuse_unknown_classes(mask_made.path, task.source)
             mask_file, mask_sha256 = mask_made.path.relative_to(self.staging).as_posix(), mask_made.sha256
-        return Entry(
-            place=task.place,
-            key=task.key,
-            file=made.path.relative_to(self.staging).as_posix(),
-            sha256=made.sha256,
-            size_bytes=made.size_bytes,
-            width=made.width,
-            height=made.height,
-            mpp=mpp,
-            mask_file=mask_file,
-            mask_sha256=mask_sha256,
-        )
+        facts = made.sha256, made.size_bytes, made.width, made.height, mpp, mask_file, mask_sha256
+        return Entry(task.place, task.key, made.path.relative_to(self.staging).as_posix(), *facts)
 
     def _sample(self, index: int) -> Sample:
         """The image of a row, and its mask, after the deterministic steps."""
@@ -151,7 +141,7 @@ def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: E
     from tqdm.auto import tqdm
 
     problems: list[str] = []
-    threads = min(LAZY_THREADS if plan.arguments["lazy"] else THREADS, os.cpu_count() or 1)
+    threads = min(LAZY_THREADS if plan.manifest.arguments["lazy"] else THREADS, os.cpu_count() or 1)
     own = ThreadPoolExecutor(threads) if executor is None else nullcontext(executor)
     with own as pool, tqdm(total=count, desc="writing images", unit="image", disable=quiet) as bar:
         at_once = 1 if isinstance(pool, ThreadPoolExecutor) else max(1, min(_ROWS_A_JOB, count // 8))
@@ -192,7 +182,7 @@ def _outcomes(
     """Outcomes in the order of completion; only a few jobs are queued, so that all can be cancelled."""
     waiting: set[Future[list[Entry | str]]] = set()
     queue = (
-        (ImageWriter(split.dataset, split.crop, plan.encoding, staging), missing[start : start + at_once])
+        (ImageWriter(split.dataset, split.crop, plan.manifest.encoding, staging), missing[start : start + at_once])
         for split, missing in jobs
         for start in range(0, len(missing), at_once)
     )

@@ -21,9 +21,19 @@ from wsidata.datamodules.image_folder import ImageFolderDataModule
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.hub.export.encoding import choose_encoding
-from wsidata.hub.manifest import HUB_SPLITS, IMAGE_FOLDER, MASK_FOLDER, Encoding, ImageFormat, Kind, Transforms
+from wsidata.hub.manifest import (
+    HUB_SPLITS,
+    IMAGE_FOLDER,
+    MASK_FOLDER,
+    TABLE_SPLITS,
+    ImageFormat,
+    Kind,
+    Preprocessing,
+    Transforms,
+)
 from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows, without_addresses
 from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.splits.split_file import split_digest
 from wsidata.splits.unreadable import without_skipped
 from wsidata.tables.parts import Part
 from wsidata.transforms.compose import (
@@ -78,30 +88,14 @@ class ExportPlan:
     """A planned export.
 
     Attributes:
-        kind: "slides" or "photos".
-        encoding: Encoding of the images.
-        target: What is predicted.
-        class_names: Name of class 0, 1, ...
+        manifest: The manifest, without tables, statistics and number of bytes, and before the layout is chosen.
         rows: Result of `privacy.published_rows`, and the column `place`.
         splits: The splits that have rows.
-        transforms: "train" and "eval".
-        arguments: Published arguments.
-        crop: Settings of the tissue crop.
-        opaque_ids: Whether ids were replaced.
-        versions: Of the libraries that the pixels depend on.
     """
 
-    kind: Kind
-    encoding: Encoding
-    target: str
-    class_names: tuple[str, ...]
+    manifest: Preprocessing
     rows: pd.DataFrame
     splits: tuple[SplitPlan, ...]
-    transforms: dict[str, Transforms]
-    arguments: dict[str, Any]
-    crop: dict[str, Any] | None
-    opaque_ids: bool
-    versions: dict[str, str]
 
 
 def plan_export(
@@ -122,7 +116,7 @@ def plan_export(
         keep_names: See `privacy.published_rows`.
 
     Raises:
-        ExportError: if the data module is of another kind, or leaves rows out.
+        ExportError: if the data module is of another kind, leaves rows out, or has none.
         PrivacyError, TableError, SplitError, ValueError: for its table and arguments.
     """
     if not isinstance(dm, WSIDataModule | ImageFolderDataModule):
@@ -138,6 +132,8 @@ def plan_export(
     encoding = choose_encoding(image_format, quality, lazy=lazy, photos=kind == "photos")
     labels = replace(dm.labels, frame=without_skipped(dm.labels.frame, dm.skipped))
     rows = published_rows(labels, opaque_ids=opaque_ids, keep_names=keep_names)
+    if rows.empty:
+        raise ExportError("the data module's table has no rows.")
     rows = rows.assign(place=_places(rows))
     datasets: dict[str, Any] = {"train": dm.make_dataset("train"), "val": dm.make_dataset("val")}
     arguments["dtype"] = datasets["train"].dtype
@@ -154,19 +150,23 @@ def plan_export(
         "train": _described(datasets["train"].transform, train_default(size), train_crop),
         "eval": _described(datasets["val"].transform, eval_default(size), crops["val"]),
     }
-    return ExportPlan(
+    manifest = Preprocessing(
         kind=kind,
+        layout="files",
         encoding=encoding,
         target=dm.labels.target,
         class_names=dm.class_names,
-        rows=rows,
-        splits=splits,
+        tables=(),
         transforms=transforms,
         arguments=arguments,
         crop=_crop_settings(getattr(datasets["train"], "crop", None)),
+        split_digest=split_digest(rows.assign(split=rows["split"].map(TABLE_SPLITS))),
         opaque_ids=opaque_ids,
+        stats=None,
         versions=_versions(),
+        image_count=len(rows),
     )
+    return ExportPlan(manifest, rows, splits)
 
 
 def leading_crop(transform: Any) -> CropOrPad | None:
@@ -247,13 +247,13 @@ def _versions() -> dict[str, str]:
 def pixel_settings(plan: ExportPlan, split: SplitPlan) -> dict[str, Any]:
     """Everything that the pixels of a split depend on, apart from its files."""
     method = getattr(getattr(split.dataset, "crop", None), "method", None)
-    code = getattr(method, "__code__", None)
+    code, manifest = getattr(method, "__code__", None), plan.manifest
     return {
-        "encoding": asdict(plan.encoding),
+        "encoding": asdict(manifest.encoding),
         "crop": repr(split.crop),
-        "tissue": plan.crop,
+        "tissue": manifest.crop,
         "tissue_code": None if code is None else [code.co_code.hex(), without_addresses(repr(code.co_consts))],
         "mask_classes": getattr(split.dataset, "mask_classes", None),
-        "arguments": {name: plan.arguments.get(name) for name in READING_ARGUMENTS},
-        "versions": plan.versions,
+        "arguments": {name: manifest.arguments.get(name) for name in READING_ARGUMENTS},
+        "versions": manifest.versions,
     }

@@ -35,14 +35,12 @@ from wsidata.hub.manifest import (
     LAYOUTS,
     PREPROCESSING_FILE,
     SHARD_FOLDER,
-    TABLE_SPLITS,
     ExportFormatError,
     ImageFormat,
     Layout,
     Preprocessing,
 )
 from wsidata.hub.privacy import disclosure
-from wsidata.splits.split_file import split_digest
 from wsidata.stats.result import ChannelStats
 from wsidata.utils.files import file_sha256, json_sha256
 from wsidata.utils.messages import check_choice
@@ -103,10 +101,8 @@ def export(
     folder = Path(folder)
     check_choice("layout", layout, (None, *LAYOUTS))
     plan = plan_export(dm, image_format=image_format, quality=quality, opaque_ids=opaque_ids, keep_names=keep_names)
-    if plan.rows.empty:
-        raise ExportError("the data module's table has no rows.")
     audience = audience or f"In '{folder}'"
-    say(disclosure(plan.rows, audience, opaque_ids=opaque_ids, class_names=plan.class_names))
+    say(disclosure(plan.rows, audience, opaque_ids=opaque_ids, class_names=plan.manifest.class_names))
     if ready is not None:
         ready()
     journal = Journal(folder)
@@ -117,7 +113,7 @@ def export(
         write_images(plan, journal, _reusable(plan, folder, journal), executor, quiet=quiet)
         found_stats = _stats(dm, plan, journal) if stats and len(dm.tables["train"]) else None
         entries = [journal.entries[place] for place in plan.rows["place"]]
-        chosen = choose_layout(layout, entries, lazy=bool(plan.arguments["lazy"]))
+        chosen = choose_layout(layout, entries, lazy=bool(plan.manifest.arguments["lazy"]))
         finished = _finish(plan, folder, journal, chosen, found_stats)
         write_card(folder, finished, plan.rows, card or CardText())
     say(f"'{folder}' holds {finished.image_count} images, {finished.image_bytes / 1e6:,.1f} MB, layout '{chosen}'.")
@@ -190,23 +186,7 @@ def _finish(
     """Move images to their places and write tables and manifest, unless they are up to date."""
     splits = split_rows(plan.rows, journal)
     entries = [one for split in splits for one in split.entries]
-    facts = Preprocessing(
-        kind=plan.kind,
-        layout=layout,
-        encoding=plan.encoding,
-        target=plan.target,
-        class_names=plan.class_names,
-        tables=(),
-        transforms=plan.transforms,
-        arguments=plan.arguments,
-        crop=plan.crop,
-        split_digest=split_digest(plan.rows.assign(split=plan.rows["split"].map(TABLE_SPLITS))),
-        opaque_ids=plan.opaque_ids,
-        stats=stats,
-        versions=plan.versions,
-        image_count=len(plan.rows),
-        image_bytes=sum(one.size_bytes for one in entries),
-    )
+    facts = replace(plan.manifest, layout=layout, stats=stats, image_bytes=sum(one.size_bytes for one in entries))
     fingerprint = json_sha256([plan.rows.to_json(orient="split"), [asdict(one) for one in entries], facts.to_json()])
     earlier = _earlier(folder)
     if earlier is not None and journal.noted(_FINISHED) == {"fingerprint": fingerprint, "digest": earlier.digest}:
@@ -222,7 +202,7 @@ def _finish(
         tables = [write_metadata(folder, split) for split in splits]
     else:
         expected = set()
-        tables = [table for split in splits for table in write_shards(folder, journal, split, plan.class_names)]
+        tables = [table for split in splits for table in write_shards(folder, journal, split, facts.class_names)]
     _remove_all_but(folder, expected | {table.path for table in tables})
     finished = replace(facts, tables=tuple(tables))
     finished.save(folder)
@@ -243,15 +223,12 @@ def _move(folder: Path, journal: Journal, files: set[str]) -> None:
 def _remove_all_but(folder: Path, expected: set[str]) -> None:
     """Delete images and tables of earlier exports."""
     for name in _OURS:
-        paths = sorted((folder / name).rglob("*"), reverse=True)  # contents before their folder
-        for path in paths:
+        for path in sorted([folder / name, *(folder / name).rglob("*")], reverse=True):  # contents before their folder
             if path.is_dir():
                 if not any(path.iterdir()):
                     path.rmdir()
-            elif path.relative_to(folder).as_posix() not in expected:
+            elif path.exists() and path.relative_to(folder).as_posix() not in expected:
                 path.unlink()
-        if (folder / name).is_dir() and not any((folder / name).iterdir()):
-            (folder / name).rmdir()
 
 
 def _clear(journal: Journal, plan: ExportPlan) -> None:

@@ -38,8 +38,8 @@ from wsidata.transforms.geometry.crop import check_size
 from wsidata.utils.messages import check_choice, describe_problems
 
 _LEVEL = {"level": 0}
-Transform = Callable[[Any], Any] | None
-ImageSize = int | tuple[int, int] | None
+_Transform = Callable[[Any], Any] | None
+_ImageSize = int | tuple[int, int] | None
 
 
 class SlideReader:
@@ -61,9 +61,9 @@ class SlideReader:
         self,
         labels: LabelTable,
         *,
-        image_size: ImageSize,
-        train_transform: Transform,
-        eval_transform: Transform,
+        image_size: _ImageSize,
+        train_transform: _Transform,
+        eval_transform: _Transform,
         dtype: Literal["uint8", "float"],
         lazy: bool,
     ) -> None:
@@ -130,9 +130,9 @@ class PhotoReader:
         self,
         labels: LabelTable,
         *,
-        image_size: ImageSize,
-        train_transform: Transform,
-        eval_transform: Transform,
+        image_size: _ImageSize,
+        train_transform: _Transform,
+        eval_transform: _Transform,
         dtype: Literal["uint8", "float"] | None,
         resize_px: int | Literal["auto"] | None,
         normalize: Literal["stats", "imagenet"] | None,
