@@ -1,4 +1,4 @@
-"""A Hub for each test that asks for one; the helpers in this folder can be imported by its tests."""
+"""Fixture of a local Hub; helper modules of this folder can be imported by its tests."""
 
 from __future__ import annotations
 

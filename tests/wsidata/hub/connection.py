@@ -1,4 +1,4 @@
-"""How the test server speaks HTTP: bodies, answers, a log of requests, and failures that were ordered.
+"""HTTP connection of the test server, with bodies, answers, a log of requests, and injected failures.
 
 Failures are ordered through /_control/fail: an answer with a status, or a connection that is dropped, for the next so
 many requests whose method and path fit.
@@ -22,7 +22,7 @@ BLOCK = 1024**2
 
 @dataclass
 class Failure:
-    """What is to go wrong; see `LocalHub.fail`."""
+    """An injected failure; see `LocalHub.fail`."""
 
     method: str
     path: str
@@ -34,7 +34,7 @@ class Failure:
 
 
 class State(ThreadingHTTPServer):
-    """The server and what it remembers."""
+    """The server and its state."""
 
     daemon_threads = True
 
@@ -45,7 +45,7 @@ class State(ThreadingHTTPServer):
         self.failures: list[Failure] = []
 
     def failure(self, method: str, path: str) -> Failure | None:
-        """The failure that was ordered for a request, used up by one."""
+        """The failure injected for a request, used once."""
         with self.hub.lock:
             for failure in self.failures:
                 if failure.times > 0 and re.fullmatch(failure.method, method) and re.search(failure.path, path):
@@ -55,18 +55,18 @@ class State(ThreadingHTTPServer):
 
 
 class DroppedError(Exception):
-    """The connection is to be cut."""
+    """The connection is to be dropped."""
 
 
 class Connection(BaseHTTPRequestHandler):
-    """One request: its body, its answer, and what was ordered to go wrong."""
+    """One request: its body, its answer, and an injected failure."""
 
     protocol_version = "HTTP/1.1"
     server: State
     cut = False
 
     def handle_any(self) -> None:
-        """Answer, or fail as ordered."""
+        """Answer, or fail if injected."""
         self.body_read, self.cut, self.status = False, False, 0
         target = urlsplit(self.path)
         self.route_path, self.query = unquote(target.path), parse_qs(target.query)
@@ -88,7 +88,7 @@ class Connection(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815  # names that http.server looks up
 
     def go_wrong(self) -> None:
-        """Carry out the failure that was ordered for this request, if one was."""
+        """Carry out the failure injected for this request, if any."""
         failure = self.server.failure(self.command, self.route_path)
         if failure is None:
             return
@@ -126,7 +126,7 @@ class Connection(BaseHTTPRequestHandler):
             yield block
 
     def finish_body(self) -> None:
-        """Read what nobody asked for, so that the connection can be used again."""
+        """Read an unused body, so that the connection can be reused."""
         for _ in self.blocks():
             pass
 
@@ -151,4 +151,4 @@ class Connection(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  # the name in the base class
-        """Say nothing: the log is asked for."""
+        """Print nothing; requests are in the log."""

@@ -1,4 +1,4 @@
-"""Publishes data modules to a Hub, or loads them back and compares: each half runs in a process and a cache of its own.
+"""Publishing of data modules to a Hub, and comparison after loading, each in its own process and cache.
 
 python journey.py publish SLIDES PHOTOS FOLDER          prints a line of JSON per variant: name, commit
 python journey.py load SLIDES PHOTOS FOLDER             prints a line of JSON per variant: name, and what is the same
@@ -67,7 +67,7 @@ class Small(LightningModule):
 
 
 def trained(dm: SplitDataModule) -> str:
-    """A digest of the weights after two epochs."""
+    """Digest of the weights after two epochs."""
     seed_everything(5, verbose=False)
     model = Small(dm.num_classes)
     quiet = {
@@ -87,7 +87,7 @@ def trained(dm: SplitDataModule) -> str:
 
 
 def pixels(dm: SplitDataModule) -> list[torch.Tensor]:
-    """Every image as the evaluation gets it, part by part."""
+    """Every evaluated image, by split."""
     dm.setup()
     parts = [("train", dm.make_dataset("train").image)] + [
         (part, dm.make_dataset(part).image) for part in ("val", "test")
@@ -96,7 +96,7 @@ def pixels(dm: SplitDataModule) -> list[torch.Tensor]:
 
 
 def compare(name: str, ours: SplitDataModule, theirs: HubDataModule, folder: Path) -> dict[str, Any]:
-    """What is the same of a data module and of what was loaded."""
+    """Comparison of a data module with what was loaded."""
     statistics = ours.stats, theirs.stats  # known from here on, and remembered
     pairs = list(zip(pixels(ours), pixels(theirs), strict=True))
     memory, remembered = ours.state_dict(), theirs.state_dict()

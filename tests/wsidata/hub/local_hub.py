@@ -1,4 +1,4 @@
-"""Starts the test server in a process of its own, and runs Python against it in fresh processes.
+"""Test server in its own process, and clients in fresh Python processes.
 
 A process each, because huggingface_hub reads HF_ENDPOINT when it is imported, and a cache each, because a full cache
 hides a server that does not answer.
@@ -22,7 +22,7 @@ START_SECONDS = 20
 
 
 class LocalHub:
-    """A Hub of one's own; use as a context manager.
+    """A local Hub; use as a context manager.
 
     Args:
         folder: Where the server keeps what is uploaded, and homes of clients are made.
@@ -55,13 +55,13 @@ class LocalHub:
         self.stop()
 
     def stop(self) -> None:
-        """End the server: from now on there is no network."""
+        """End the server, as if there were no network."""
         self._process.kill()
         self._process.wait()
         self._errors.close()
 
     def errors(self) -> str:
-        """What the server complained of."""
+        """Error output of the server."""
         return (self.folder / "server-errors.txt").read_text()
 
     def home(self) -> Path:
@@ -96,7 +96,7 @@ class LocalHub:
         self, code: str, *arguments: object, home: Path | None = None, token: str | None = OWNER, timeout: float = 300,
         **more: str,
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-        """Run Python code (`sys.argv[1:]` are the arguments) as a client, in a process of its own."""
+        """Run Python code (`sys.argv[1:]` are the arguments) as a client, in a new process."""
         return subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
             env=self.environment(home, token, **more),
@@ -108,7 +108,7 @@ class LocalHub:
         )
 
     def put(self, repo_id: str, folder: Path, *, private: bool = False) -> str:
-        """Commit a folder as it is, in place of everything before, without any client. Returns the commit."""
+        """Commit a folder in place of everything before, without a client. Returns the commit."""
         return str(self._ask("POST", "put", {"repo_id": repo_id, "folder": str(folder), "private": private}))
 
     def log(self) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ class LocalHub:
         return self._ask("GET", "log")
 
     def clear(self) -> None:
-        """Forget the log, and failures not used up."""
+        """Clear the log and unused failures."""
         self._ask("POST", "clear")
 
     def repository(self, repo_id: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the test server remembers: repositories as a Hub has them, with commits, branches, pull requests and objects.
+"""Repositories of the test server, with commits, branches, pull requests and objects.
 
 Small on purpose, and strict where the Hub is: an object that was never uploaded cannot be committed, and a commit on a
 parent that has moved is refused.
@@ -16,14 +16,14 @@ from threading import Lock
 from typing import Any
 
 LFS_SUFFIXES = (".parquet", ".arrow", ".jpg", ".jpeg", ".png", ".webp", ".tiff", ".bmp", ".gif", ".zip", ".tar")
-"""What the Hub's default .gitattributes of a data set stores beside git."""
+"""What the Hub's default .gitattributes of a dataset stores beside git."""
 
 LFS_BYTES = 10 * 1024**2
 POINTER_BYTES = 134
 
 
 class RefusedError(Exception):
-    """What the server answers instead of doing it: a status, and the code a client tells errors apart by."""
+    """An error answer: a status, and the code by which clients distinguish errors."""
 
     def __init__(self, status: int, message: str, code: str | None = None, url: str | None = None) -> None:
         super().__init__(message)
@@ -51,14 +51,14 @@ Tree = dict[str, Entry]
 
 
 class Objects:
-    """Contents by their SHA-256, on disk, so that the server stays small whatever is uploaded."""
+    """Contents by SHA-256, on disk, so that the server stays small."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
-        """Where a content lies, or would."""
+        """Path of a content."""
         return self.folder / sha256
 
     def has(self, sha256: str) -> bool:
@@ -79,7 +79,7 @@ class Objects:
 
 @dataclass
 class Repository:
-    """One data set."""
+    """One dataset."""
 
     repo_id: str
     private: bool
@@ -109,7 +109,7 @@ class Repository:
         self.branches[name] = self.commit_of(start)
 
     def commit(self, revision: str, lines: list[dict[str, Any]], objects: Objects, create_pr: bool) -> dict[str, Any]:
-        """Carry out what the lines of a commit request say."""
+        """Apply the lines of a commit request."""
         header = next(line["value"] for line in lines if line["key"] == "header")
         if revision not in self.branches and not create_pr:
             raise RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
@@ -201,7 +201,7 @@ def list_folder(tree: Tree, folder: str, recursive: bool) -> list[dict[str, Any]
 
 
 class Hub:
-    """All repositories, and who may do what."""
+    """All repositories, with access rights."""
 
     def __init__(self, folder: Path) -> None:
         self.objects = Objects(folder / "objects")

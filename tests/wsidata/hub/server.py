@@ -1,4 +1,4 @@
-"""A small real HTTP server that answers what huggingface_hub and datasets ask of a Hub, over their LFS path.
+"""Small HTTP server with the Hub endpoints that huggingface_hub and datasets use, over their LFS path.
 
 python server.py FOLDER PORT_FILE
 
@@ -21,7 +21,7 @@ from connection import BLOCK, Connection, DroppedError, Failure, State
 from repositories import Entry, RefusedError, Repository, list_folder, upload_mode
 
 OWNER, READER = "hf_owner", "hf_reader"
-"""The two tokens that are known: of a user who may write, and of one who may only read."""
+"""The two known tokens: of a user with write access, and of one with read access only."""
 
 USER = "tester"
 
@@ -30,7 +30,7 @@ class Handler(Connection):
     """The endpoints."""
 
     def route(self, raw_path: str) -> None:
-        """Find who answers: paths are matched quoted, since revisions may hold slashes."""
+        """The endpoint of a path; paths are matched quoted, since revisions may contain slashes."""
         for method, pattern, answer in ROUTES:
             found = re.fullmatch(pattern, raw_path)
             if found and self.command in method.split("|"):
@@ -47,20 +47,20 @@ class Handler(Connection):
         return self.headers.get("Authorization", "").removeprefix("Bearer ") or None
 
     def reader(self) -> str | None:
-        """Who reads, or None for anybody."""
+        """The reading user, or None for anonymous access."""
         if self.token is not None and self.token not in (OWNER, READER):
             raise RefusedError(401, "Invalid credentials in Authorization header")
         return self.token
 
     def writer(self) -> None:
-        """Refuse those who may not write."""
+        """Refuse users without write access."""
         if self.reader() is None:
             raise RefusedError(401, "Invalid username or password.")
         if self.token != OWNER:
             raise RefusedError(403, "Forbidden: you must use a write token to upload to a repository.")
 
     def repository(self, repo_id: str, *, write: bool = False) -> Repository:
-        """The repository that is asked for."""
+        """The requested repository."""
         found = self.server.hub.find(repo_id, self.reader())
         if write:
             self.writer()
@@ -150,7 +150,7 @@ class Handler(Connection):
         self.reply({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, oid: str) -> None:
-        """PUT an object; its content must be what its name says."""
+        """PUT an object, whose content must match its name."""
         digest = hashlib.sha256()
         with tempfile.NamedTemporaryFile(dir=self.server.hub.uploads, delete=False) as file:
             for block in self.blocks():
@@ -221,7 +221,7 @@ class Handler(Connection):
         self.send_file(entry, commit)
 
     def send_file(self, entry: Entry, commit: str) -> None:
-        """Send a file, or the range that is asked for."""
+        """Send a file, or the requested range."""
         etag = entry.sha256 if entry.lfs else entry.oid
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if entry.lfs:
@@ -252,7 +252,7 @@ class Handler(Connection):
         self.reply(self.server.log)
 
     def control_clear(self) -> None:
-        """POST /_control/clear: forget the log and all failures ordered."""
+        """POST /_control/clear: clear the log and injected failures."""
         self.server.log.clear()
         self.server.failures.clear()
         self.reply({})

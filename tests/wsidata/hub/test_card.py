@@ -74,7 +74,7 @@ def test_parquet_has_patterns_of_its_own():
     assert front["configs"][0]["data_files"][0]["path"] == "data/train-*"
 
 
-def test_body_says_how_images_came_about():
+def test_body_describes_how_images_were_made():
     _, body = split_card(card(description="From Utrecht."))
     for said in (
         "From Utrecht.", "| train | 2 | 1 | 1 |", "a\\|b", "seed 42", "val_fraction 0.2", "stratified by class",
@@ -93,7 +93,7 @@ def test_writing_it_again_changes_nothing(tmp_path):
     assert first.count(BEGIN) == first.count(END) == 1
 
 
-def test_users_words_survive():
+def test_user_text_is_kept():
     front = yaml.safe_dump({"license": "mit", "extra_gated_prompt": "Be kind.", "tags": ["mine"], "configs": ["old"]})
     mine = f"---\n{front}---\n# Above\n\n{BEGIN}\nold facts\n{END}\n\nBelow: é\n"
     merged, body = split_card(card(mine))
@@ -139,7 +139,7 @@ def test_new_facts_take_the_place_of_old_ones_on_the_hub():
     assert users_part(agreed)[1] == "Mine, better."
 
 
-def test_card_of_a_repository_that_is_published_to_for_the_first_time_wins():
+def test_existing_card_of_a_repository_is_preferred_at_first_publication():
     theirs = "---\nlicense: gpl\n---\nTheirs.\n"
     agreed = agreed_card(card(), theirs, None)
     assert split_card(agreed)[0]["license"] == "gpl"
@@ -148,7 +148,7 @@ def test_card_of_a_repository_that_is_published_to_for_the_first_time_wins():
     assert agreed.count(BEGIN) == 1
 
 
-def test_what_both_changed_is_refused():
+def test_conflicting_changes_raise():
     base = card()
     with pytest.raises(CardError, match=r"'license' of README\.md was changed both"):
         agreed_card(edited(base, license="mit"), edited(base, license="gpl"), base)

@@ -7,7 +7,7 @@ from wsidata.hub.client import Patience, explain_upload, is_quota, worth_repeati
 
 
 class AnswerError(Exception):
-    """As the client libraries raise it: with the response."""
+    """An error with a response, as client libraries raise it."""
 
     def __init__(self, status, text="as ordered"):
         super().__init__(text)
@@ -15,7 +15,7 @@ class AnswerError(Exception):
 
 
 def wrapped(error):
-    """As uploads raise it."""
+    """The error wrapped, as uploads raise it."""
     try:
         try:
             raise error
@@ -42,7 +42,7 @@ def wrapped(error):
     ],
     ids=repr,
 )
-def test_only_what_may_pass_is_repeated(error, again):
+def test_only_transient_errors_are_retried(error, again):
     assert worth_repeating(error) is again
 
 
@@ -73,7 +73,7 @@ def test_result_of_the_first_success_counts():
     assert Patience(5, 0.001)(act, lambda _: None) == 7
 
 
-def test_hopeless_errors_are_raised_at_once():
+def test_permanent_errors_are_raised_at_once():
     tried = []
 
     def fail():
@@ -104,6 +104,6 @@ def test_errors_come_with_a_remedy(error, remedy):
         raise RuntimeError(explain_upload(error, "not published", "me/data"))
 
 
-def test_quota_is_told_from_a_missing_permission():
+def test_quota_is_distinguished_from_a_missing_permission():
     assert is_quota(AnswerError(403, "You have exceeded your quota"))
     assert not is_quota(AnswerError(403, "forbidden"))

@@ -33,7 +33,7 @@ def published(camelyon, tmp_path_factory):
 
 @pytest.fixture
 def address(hub, tmp_path):
-    """Where the tests' own Hub is, and an empty cache."""
+    """Arguments for the local Hub and an empty cache."""
     return {"endpoint": hub.url, "cache_dir": tmp_path / "cache", "token": "hf_reader", "num_workers": 0}
 
 
@@ -51,7 +51,7 @@ def equal(first, second):
 
 
 class Mean(LightningModule):
-    """A linear classifier on the mean colour."""
+    """A linear classifier on the mean color."""
 
     def __init__(self):
         super().__init__()
@@ -97,12 +97,12 @@ def test_folder_gives_the_batches_tables_and_memory_of_the_data_module(camelyon,
     assert len(again.show_batch("val").axes) >= 2
 
 
-def test_published_statistics_are_there_before_anything_else_is_asked_for(published):
+def test_published_statistics_are_available_first(published):
     dm, folder = published
     assert HubDataModule(folder).stats == dm.stats
 
 
-def test_arguments_given_here_come_before_the_published_ones(published):
+def test_arguments_override_the_published_ones(published):
     dm, folder = published
     mine = ChannelStats((0.5,) * 3, (0.5,) * 3, 1, 1, "pooled", False, 255)
     again = HubDataModule(
@@ -114,7 +114,7 @@ def test_arguments_given_here_come_before_the_published_ones(published):
     assert again.stats is mine
 
 
-def test_transform_that_cannot_travel_is_named(camelyon, tmp_path):
+def test_unpublished_transform_is_named_in_a_warning(camelyon, tmp_path):
     from wsidata.transforms.geometry.crop import CropOrPad
 
     folder = exported(module(camelyon, train_transform=CropOrPad(64)), tmp_path / "out")
@@ -142,7 +142,7 @@ def _set_up(dm):
     return dm
 
 
-def test_lazy_images_of_other_files_are_warned_of(published):
+def test_lazy_images_of_files_without_pyramid_warn(published):
     with pytest.warns(HubWarning, match=r"holds png images, which are decoded whole.*image_format='tiff'"):
         HubDataModule(published[1], lazy=True).setup()
 
@@ -199,7 +199,7 @@ def test_arguments_without_effect_are_refused(published, options, message):
         HubDataModule(published[1], **options).setup()
 
 
-def test_data_sets_whose_publication_was_interrupted_are_refused(hub, address, published, tmp_path):
+def test_datasets_whose_publication_was_interrupted_are_refused(hub, address, published, tmp_path):
     folder = copied(published[1], tmp_path)
     (folder / PREPROCESSING_FILE).unlink()
     (folder / "README.md").write_text(unfinished_card((folder / "README.md").read_text()))
@@ -248,7 +248,7 @@ def test_streaming_gives_the_same_batches_and_keeps_nothing(hub, address, publis
     assert again.show_batch("test", max_images=2).axes
 
 
-def test_streaming_survives_what_passes(hub, address, published):
+def test_streaming_retries_transient_errors(hub, address, published):
     dm, folder = published
     hub.put("tester/slides", folder)
     again = HubDataModule("tester/slides", streaming=True, **address)
@@ -258,7 +258,7 @@ def test_streaming_survives_what_passes(hub, address, published):
     assert equal(batches(again, "test"), batches(dm, "test"))
 
 
-def test_streaming_refuses_what_was_replaced(hub, address, published, tmp_path):
+def test_streaming_refuses_replaced_images(hub, address, published, tmp_path):
     folder = copied(published[1], tmp_path)
     first, second = sorted((folder / "test").rglob("*.png"))[:2]
     first.write_bytes(second.read_bytes())
@@ -288,7 +288,7 @@ def test_offline_the_cache_is_used_and_named(hub, address, published):
         HubDataModule("tester/others", **address).setup()
 
 
-def test_a_partial_download_is_no_copy(hub, address, published):
+def test_partial_download_is_not_used(hub, address, published):
     hub.put("tester/slides", published[1])
     hub.fail("GET", "test_003.png", times=100, status=404, code="EntryNotFound")
     with pytest.raises(HubError, match="could not be downloaded"):
@@ -308,7 +308,7 @@ def test_a_partial_download_is_no_copy(hub, address, published):
         ("tester/slides", {"revision": "0" * 40}, "there is no revision '0000"),
     ],
 )
-def test_what_cannot_be_had_is_explained(hub, address, published, repo_id, options, message):
+def test_download_errors_are_explained(hub, address, published, repo_id, options, message):
     hub.put("tester/slides", published[1], private=True)
     with pytest.raises(HubError, match=message):
         HubDataModule(repo_id, **address | options).setup()
@@ -352,7 +352,7 @@ def test_checkpoint_pins_the_commit(hub, address, published, camelyon, tmp_path)
 
 
 def _for(dm, path):
-    """A checkpoint keeps a data module's memory under the name of its class."""
+    """Checkpoint with the data module's state under the name of its class."""
     if isinstance(dm, HubDataModule):
         return path
     content = torch.load(path, weights_only=True)

@@ -40,7 +40,7 @@ def test_only_listed_columns_are_published():
     assert rows["split"].tolist() == ["train", "validation", "train"]
 
 
-def test_patients_are_numbers_unless_their_names_are_asked_for():
+def test_patients_are_numbers_unless_names_are_requested():
     assert published_rows(labels(), opaque_ids=False)["group"].tolist() == ["group-0001", "group-0002", "group-0001"]
     named = published_rows(labels(), opaque_ids=True, keep_names=["group"])
     assert named["group"].tolist() == ["Doe", "Roe", "Doe"]
@@ -48,14 +48,14 @@ def test_patients_are_numbers_unless_their_names_are_asked_for():
         published_rows(labels(), opaque_ids=False, keep_names=["diagnosed"])
 
 
-def test_opaque_ids_tell_nothing():
+def test_opaque_ids_are_numbers():
     rows = published_rows(labels(), opaque_ids=True)
     assert rows["image_id"].tolist() == ["image-0001", "image-0002", "image-0003"]
     assert "doe" not in rows.to_json().lower()
 
 
 @pytest.mark.parametrize("name", ["/slides/doe/x", "C:\\slides\\doe", "\\\\server\\doe"])
-def test_ids_that_are_whole_paths_are_refused(name):
+def test_ids_that_are_absolute_paths_are_refused(name):
     table = labels(image_id=[name, "b", "c"])
     with pytest.raises(PrivacyError, match="opaque_ids=True"):
         published_rows(table, opaque_ids=False)
@@ -84,11 +84,11 @@ def test_only_listed_arguments_are_published_as_plain_values():
     assert not private & set(PUBLISHED_ARGUMENTS)
 
 
-def test_texts_lose_places_in_memory():
+def test_memory_addresses_are_removed():
     assert without_addresses("<function f at 0x7f00aaBB>") == "<function f>"
 
 
-def test_disclosure_is_one_line_that_says_who_sees_what():
+def test_disclosure_is_one_line_with_audience_and_content():
     line = disclosure(
         published_rows(labels(), opaque_ids=False, keep_names=["group"]),
         "PUBLIC",

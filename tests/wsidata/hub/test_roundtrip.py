@@ -1,4 +1,4 @@
-"""What is published is what is loaded: pixels, files, splits, statistics, and the model that is trained from it."""
+"""Round trip through the Hub of pixels, files, splits, statistics and the trained model."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def journey(camelyon, tmp_path_factory):
     folder = tmp_path_factory.mktemp("journey")
     photos = write_photos(folder / "photos", classes=3, per_class=8, side_px=64)
     with LocalHub(folder / "hub") as hub:
-        # What passes in the real world: publishing must come to the same end.
+        # Transient failures: publishing must give the same result.
         hub.fail("PUT", "_lfs", times=2, status=503)
         hub.fail("POST", "/commit/", status=412)
         hub.fail("POST", "/preupload/", how="drop")
@@ -46,7 +46,7 @@ def journey(camelyon, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_what_was_published_is_loaded(journey, name):
+def test_loaded_equals_published(journey, name):
     found = journey["load"][name]
     assert found["commit"] == journey["publish"][name]["commit"]
     assert journey["private"][name]
@@ -74,7 +74,7 @@ def test_jpeg_loses_little(journey):
     assert not found["same model"]
 
 
-def test_everything_came_from_this_hub_through_its_failures(journey):
+def test_everything_came_from_this_hub_despite_failures(journey):
     failed = [line for line in journey["publish requests"] if line["status"] in (503, 412, -1)]
     assert len(failed) == 5
     loaded = [line for line in journey["load requests"] if line["method"] == "GET" and "/resolve/" in line["path"]]

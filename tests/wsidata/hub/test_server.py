@@ -1,4 +1,4 @@
-"""The test server is only worth something if the real client libraries take it for a Hub."""
+"""The test server behaves like a Hub to the real client libraries."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_failures_happen_as_often_as_ordered(hub, tmp_path):
 
 
 @pytest.mark.slow
-def test_tokens_decide(hub, tmp_path):
+def test_tokens_control_access(hub, tmp_path):
     (tmp_path / "a.txt").write_text("a")
     for token, said in ((None, "401"), ("hf_reader", "403"), ("hf_unknown", "401")):
         assert said in hub.python(UPLOAD, tmp_path, {}, token=token).stderr

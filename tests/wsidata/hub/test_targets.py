@@ -27,12 +27,12 @@ def table(camelyon, tmp_path_factory):
 
 
 def epoch(dm):
-    """All batches of the labelled parts, and of prediction."""
+    """All batches of the labeled parts, and of prediction."""
     seed_everything(3, verbose=False)
     dm.setup("fit")
-    labelled = [batch for part in ("train", "val", "test") if len(dm.tables[part]) and part in dm.datasets
+    labeled = [batch for part in ("train", "val", "test") if len(dm.tables[part]) and part in dm.datasets
                 and dm.labels.class_names for batch in getattr(dm, f"{part}_dataloader")()]  # fmt: skip
-    return [tensor for batch in labelled for tensor in batch] + list(dm.predict_dataloader())
+    return [tensor for batch in labeled for tensor in batch] + list(dm.predict_dataloader())
 
 
 MASKS = {"label_column": "mask", "target": "mask", "class_names": ["light", "dark"], "mask_values": [0, 255]}

@@ -1,4 +1,4 @@
-"""Uploads to the tests' own Hub, each in a process of its own, as users run them."""
+"""Uploads to the local Hub, each in its own process."""
 
 import json
 import shutil
@@ -136,7 +136,7 @@ def test_publishing_to_everybody_says_so_first(hub, camelyon, tmp_path):
 
 
 @pytest.mark.slow
-def test_upload_that_broke_off_is_marked_and_goes_on(hub, folder):
+def test_interrupted_upload_is_marked_and_resumes(hub, folder):
     hub.fail("POST", r"/commit/main", times=1)  # repeated
     hub.fail("PUT", r".*", times=200, status=403)  # which the client does not repeat for minutes
     out = send(hub, folder)
@@ -152,7 +152,7 @@ def test_upload_that_broke_off_is_marked_and_goes_on(hub, folder):
 
 
 @pytest.mark.slow
-def test_replaced_version_is_never_half_there(hub, exports, folder):
+def test_replaced_version_is_never_half_published(hub, exports, folder):
     send(hub, folder)
     hub.fail("POST", r"/commit/main", times=1, status=403, message="no")
     shutil.rmtree(folder)
@@ -170,7 +170,7 @@ def test_replaced_version_is_never_half_there(hub, exports, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("status", "how"), [(409, "status"), (412, "status"), (503, "status"), (0, "drop")])
-def test_busy_hub_is_asked_again(hub, folder, status, how):
+def test_requests_to_a_busy_hub_are_retried(hub, folder, status, how):
     hub.fail("POST", r"/commit/main", times=2, status=status or 503, how=how)
     out = send(hub, folder)
     assert out.count("Trying again") == 2
@@ -230,7 +230,7 @@ def test_other_data_of_a_repository_is_not_removed(hub, folder):
 
 
 @pytest.mark.slow
-def test_words_written_on_the_hub_survive(hub, folder):
+def test_text_written_on_the_hub_is_kept(hub, folder):
     send(hub, folder)
     edit = (
         "from huggingface_hub import HfApi; api = HfApi(); text = open(api.hf_hub_download('tester/split', "

@@ -179,7 +179,7 @@ def keys_of(plan: ExportPlan, split: SplitPlan) -> dict[str, str]:
 def _outcomes(
     plan: ExportPlan, jobs: list[tuple[SplitPlan, list[ImageTask]]], staging: Path, pool: Executor, at_once: int
 ) -> Iterator[Entry | str]:
-    """Outcomes in the order of completion; only a few jobs are queued, so that all can be cancelled."""
+    """Outcomes in the order of completion; only a few jobs are queued, so that all can be canceled."""
     waiting: set[Future[list[Entry | str]]] = set()
     queue = (
         (ImageWriter(split.dataset, split.crop, plan.manifest.encoding, staging), missing[start : start + at_once])

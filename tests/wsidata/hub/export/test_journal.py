@@ -9,7 +9,7 @@ def entry(place="train/images/00000/a", **changes):
                     "height": 3, "mpp": (0.5, 0.5)} | changes)  # fmt: skip
 
 
-def test_entries_are_remembered_at_once_and_the_last_one_counts(tmp_path):
+def test_entries_are_stored_at_once_and_the_last_one_counts(tmp_path):
     journal = Journal(tmp_path)
     assert not journal.exists
     journal.begin()
@@ -20,7 +20,7 @@ def test_entries_are_remembered_at_once_and_the_last_one_counts(tmp_path):
     assert again.entries == {entry().place: entry(key="new", mpp=None)}
 
 
-def test_line_that_was_cut_off_is_forgotten_and_harms_no_other(tmp_path):
+def test_truncated_line_is_dropped_and_harms_no_other(tmp_path):
     journal = Journal(tmp_path)
     journal.begin()
     journal.add(entry("a"))
@@ -64,5 +64,5 @@ def test_key_follows_content_time_and_settings(tmp_path):
     assert content_key([path], {"level": 1}) != first
 
 
-def test_sha256_of_no_file_is_none(tmp_path):
+def test_sha256_of_a_missing_file_is_none(tmp_path):
     assert file_sha256(tmp_path / "a") is None

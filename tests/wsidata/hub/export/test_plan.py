@@ -32,7 +32,7 @@ def module(folder, **options):
         (as_transform(lambda image: image), False),
     ],
 )
-def test_only_a_crop_that_draws_nothing_and_comes_first_is_certain(transform, found):
+def test_only_a_deterministic_leading_crop_is_applied(transform, found):
     assert (leading_crop(transform) is not None) == found
 
 

@@ -14,7 +14,7 @@ from wsidata.utils.files import file_sha256
 
 
 def journal_of(folder, sizes):
-    """A journal of images that are nothing but bytes, and their rows."""
+    """A journal of images that are mere bytes, and their rows."""
     journal = Journal(folder)
     journal.begin()
     for number, size in enumerate(sizes):
@@ -78,7 +78,7 @@ def test_shards_and_groups_are_cut_by_bytes_whatever_the_mixture(tmp_path, monke
     assert images == [bytes([number % 251]) * size for number, size in enumerate(sizes)]
 
 
-def test_shards_say_what_their_columns_are(tmp_path):
+def test_shards_describe_their_columns(tmp_path):
     journal, rows = journal_of(tmp_path, [5, 6])
     table = write_shards(tmp_path, journal, split_rows(rows, journal)[0], ("a", "b"))[0]
     schema = pq.read_schema(tmp_path / table.path)
@@ -98,7 +98,7 @@ def test_datasets_loads_shards_with_class_names(tmp_path):
     assert data.cast_column("image", Image(decode=False))[2]["image"]["bytes"] == b"\x02" * 7
 
 
-def test_shards_are_unpacked_to_where_the_journal_says(tmp_path):
+def test_shards_are_unpacked_to_the_staging_folder(tmp_path):
     journal, rows = journal_of(tmp_path, [50, 60])
     shards = [tmp_path / table.path for table in write_shards(tmp_path, journal, split_rows(rows, journal)[0], ())]
     expected = {one.file: (journal.staging / one.file).read_bytes() for one in journal.entries.values()}

@@ -43,21 +43,21 @@ def metadata(folder, split):
     return pd.read_parquet(folder / split / "metadata.parquet")
 
 
-def picture(path):
+def pixels_of(path):
     image = pyvips.Image.new_from_file(str(path))
     return np.asarray(image.numpy())
 
 
 @pytest.fixture
 def slides(camelyon, tmp_path):
-    """A copy that may be changed."""
+    """A copy that tests may modify."""
     shutil.copytree(camelyon, tmp_path / "slides")
     return tmp_path / "slides"
 
 
 @pytest.fixture
 def photos(tmp_path):
-    """Six photos of two classes, one of them with EXIF and one turned."""
+    """Six photos of two classes, all with EXIF, one rotated."""
     rng = np.random.default_rng(0)
     names = [f"p{number}" for number in range(6)]
     (tmp_path / "photos").mkdir()
@@ -74,7 +74,7 @@ def photos(tmp_path):
     )
 
 
-def test_every_image_is_what_the_transform_begins_with(camelyon, tmp_path):
+def test_every_image_is_the_input_of_the_transform(camelyon, tmp_path):
     dm = module(camelyon)
     found = quietly(dm, tmp_path / "out", layout="files")
     assert found == Preprocessing.load(tmp_path / "out")
@@ -87,7 +87,7 @@ def test_every_image_is_what_the_transform_begins_with(camelyon, tmp_path):
                 pixels = slide.numpy(level=1)
             top, left = (pixels.shape[0] - 64) // 2, (pixels.shape[1] - 64) // 2
             expected = pixels[top : top + 64, left : left + 64]
-            np.testing.assert_array_equal(picture(tmp_path / "out" / split / name), expected)
+            np.testing.assert_array_equal(pixels_of(tmp_path / "out" / split / name), expected)
 
 
 def test_facts_of_images_are_written_beside_them(camelyon, tmp_path):
@@ -129,7 +129,7 @@ def test_layouts_hold_the_same_and_follow_the_size_of_images(camelyon, tmp_path)
             assert row == packed
 
 
-def test_first_line_says_what_will_be_seen_before_anything_is_written(camelyon, tmp_path):
+def test_disclosure_is_printed_before_anything_is_written(camelyon, tmp_path):
     said = []
 
     def say(line):
@@ -281,7 +281,7 @@ def test_processes_make_the_same_export(camelyon, tmp_path):
     assert found == quietly(module(camelyon), tmp_path / "b")
 
 
-def test_lazy_images_become_pyramids_of_the_whole_picture(camelyon, tmp_path):
+def test_lazy_images_become_pyramids_of_the_whole_image(camelyon, tmp_path):
     found = quietly(module(camelyon, lazy=True, image_size=None, level=0), tmp_path / "out")
     assert (found.layout, found.encoding.format, found.arguments["lazy"]) == ("files", "tiff", True)
     rows = metadata(tmp_path / "out", "train")
@@ -293,14 +293,14 @@ def test_lazy_images_become_pyramids_of_the_whole_picture(camelyon, tmp_path):
         assert made.mpp == pytest.approx(slide.mpp)
 
 
-def test_crops_to_tissue_are_cut_before(camelyon, tmp_path):
+def test_tissue_crops_are_applied_before_export(camelyon, tmp_path):
     dm = module(camelyon, crop="pack", image_size=None, level=0)
     found = quietly(dm, tmp_path / "out", layout="files")
     assert found.crop["kind"] == "pack"
     assert found.crop["method"] == "otsu_saturation"
     row = metadata(tmp_path / "out", "validation").iloc[0]
     expected = dm.make_dataset("val").image(0).permute(1, 2, 0).numpy()
-    np.testing.assert_array_equal(picture(tmp_path / "out" / "validation" / row["file_name"]), expected)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "out" / "validation" / row["file_name"]), expected)
 
 
 def masked(camelyon, folder, value=1, **options):
@@ -324,7 +324,7 @@ def test_masks_are_published_on_the_grid_of_their_images(camelyon, tmp_path, lay
     _, expected = dm.make_dataset("val")[0]
     if layout == "files":
         row = metadata(tmp_path / "out", "validation").iloc[0]
-        mask = picture(tmp_path / "out" / "validation" / row["mask_file_name"])
+        mask = pixels_of(tmp_path / "out" / "validation" / row["mask_file_name"])
     else:
         row = pq.read_table(tmp_path / "out" / "data/validation-00000-of-00001.parquet").to_pylist()[0]
         mask = np.asarray(pyvips.Image.new_from_buffer(row["mask"]["bytes"], "").numpy())
@@ -332,7 +332,7 @@ def test_masks_are_published_on_the_grid_of_their_images(camelyon, tmp_path, lay
     np.testing.assert_array_equal(np.where(mask == 255, -100, mask.astype(int)), expected.numpy())
 
 
-def test_values_of_masks_that_are_no_class_are_refused(camelyon, tmp_path):
+def test_mask_values_of_no_class_are_refused(camelyon, tmp_path):
     with pytest.raises(ExportError, match=r"(?s)16 problems.*values of no class"):
         quietly(masked(camelyon, tmp_path, value=7), tmp_path / "out")
 
@@ -360,7 +360,7 @@ def test_rows_without_labels_are_a_split_of_their_own(camelyon, tmp_path):
     assert metadata(tmp_path / "out", "predict")["image_id"].tolist() == dm.tables["predict"]["image_id"].tolist()
 
 
-def test_user_transform_is_applied_only_as_far_as_it_is_certain(camelyon, tmp_path):
+def test_only_the_deterministic_start_of_a_user_transform_is_applied(camelyon, tmp_path):
     from wsidata.transforms.color.stain import StainJitter
     from wsidata.transforms.compose import Compose
     from wsidata.transforms.geometry.affine import RandomD4
@@ -382,7 +382,7 @@ def test_photos_keep_their_compressed_pixels_and_lose_their_exif(photos, tmp_pat
         dataset = dm.make_dataset(part)
         for index, row in metadata(tmp_path / "out", split).iterrows():
             path = tmp_path / "out" / split / row["file_name"]
-            np.testing.assert_array_equal(picture(path), dataset.pixels(index))
+            np.testing.assert_array_equal(pixels_of(path), dataset.pixels(index))
             assert path.suffix == (".png" if row["image_id"] == "p1" else ".jpg")  # turned by EXIF: not the same pixels
             assert b"Jane" not in path.read_bytes()
             assert b"Exif" not in path.read_bytes()

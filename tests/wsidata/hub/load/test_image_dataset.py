@@ -1,4 +1,4 @@
-"""Image classification data sets as others publish them."""
+"""Image classification datasets that this package did not publish."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ from wsidata.tables.parts import SplitError
 
 
 def encoded(number, suffix="png"):
-    """A small picture, each another."""
+    """A small image, different for each number."""
     pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     out = io.BytesIO()
     Picture.fromarray(pixels).save(out, suffix)
@@ -22,7 +22,7 @@ def encoded(number, suffix="png"):
 
 
 def parquet(folder, counts, *, first=0, label=None, **columns):
-    """A data set of Parquet files, as `push_to_hub` writes them, and its pixels by id."""
+    """A dataset of Parquet files, as `push_to_hub` writes them, and its pixels by id."""
     from datasets import ClassLabel, Dataset, Features, Image, Value
 
     names = ["dog", "cat"]
@@ -106,7 +106,7 @@ def test_image_folders_are_read_where_they_lie(tmp_path):
         ({"lazy": True}, "holds photos, for which there is no lazy="),
     ],
 )
-def test_columns_that_are_not_there_are_named(tmp_path, options, message):
+def test_missing_columns_are_named(tmp_path, options, message):
     parquet(tmp_path / "set", {"train": 4, "test": 2})
     with pytest.raises(HubError, match=message):
         module(tmp_path / "set", cache_dir=tmp_path / "cache", **options).setup()
