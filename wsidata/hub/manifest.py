@@ -70,6 +70,9 @@ JOURNAL_FOLDER = ".export"
 HUB_SPLITS = {"train": "train", "val": "validation", "test": "test", "": "predict"}
 """Name on the Hub of each split in `dm.labels.frame["split"]`, for folders, shards and configurations."""
 
+DATA_FOLDERS = (*HUB_SPLITS.values(), SHARD_FOLDER)
+"""Folders of images and tables."""
+
 TABLE_SPLITS = {hub: split for split, hub in HUB_SPLITS.items()}
 """The inverse: "validation" -> "val", "predict" -> ""."""
 

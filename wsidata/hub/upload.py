@@ -22,7 +22,7 @@ from wsidata.hub.card import BEGIN, agreed_card, unfinished_card
 from wsidata.hub.export.journal import Journal
 from wsidata.hub.manifest import (
     CARD_FILE,
-    HUB_SPLITS,
+    DATA_FOLDERS,
     IMAGE_FOLDER,
     MASK_FOLDER,
     PREPROCESSING_FILE,
@@ -31,8 +31,6 @@ from wsidata.hub.manifest import (
 )
 from wsidata.hub.repository import HubRepository, PublishError
 from wsidata.utils.files import file_sha256, write_text
-
-_OURS = tuple(f"{name}/" for name in (*HUB_SPLITS.values(), SHARD_FOLDER))
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,10 @@ def published_files(folder: Path, preprocessing: Preprocessing) -> list[str]:
                     expected.update(f"{table.split}/{file}" for file in column)
     tables = {table.path for table in preprocessing.tables}
     existing = {
-        path.relative_to(folder).as_posix() for name in _OURS for path in (folder / name).rglob("*") if path.is_file()
+        path.relative_to(folder).as_posix()
+        for name in DATA_FOLDERS
+        for path in (folder / name).rglob("*")
+        if path.is_file()
     }
     problems += [f"{name} is missing" for name in sorted(expected - existing - tables)]
     problems += [f"{name} was not exported" for name in sorted(existing - expected)]
@@ -198,7 +199,8 @@ class _Upload:
 
     def _stale(self, remote: dict[str, Any]) -> list[str]:
         """Files of earlier versions."""
-        return sorted(path for path in remote if path.startswith(_OURS) and path not in set(self.files))
+        folders = tuple(f"{name}/" for name in DATA_FOLDERS)
+        return sorted(path for path in remote if path.startswith(folders) and path not in set(self.files))
 
 
 def _refuse_other_data(to: HubRepository, remote: dict[str, Any], stale: list[str], card: str) -> None:

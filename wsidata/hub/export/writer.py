@@ -31,10 +31,9 @@ from wsidata.hub.export.tables import (
 )
 from wsidata.hub.manifest import (
     CARD_FILE,
-    HUB_SPLITS,
+    DATA_FOLDERS,
     LAYOUTS,
     PREPROCESSING_FILE,
-    SHARD_FOLDER,
     ExportFormatError,
     ImageFormat,
     Layout,
@@ -46,7 +45,6 @@ from wsidata.utils.files import file_sha256, json_sha256
 from wsidata.utils.messages import check_choice
 
 _FINISHED, _STATS = "finished", "stats"
-_OURS = (*HUB_SPLITS.values(), SHARD_FOLDER)
 
 
 def export(
@@ -222,7 +220,7 @@ def _move(folder: Path, journal: Journal, files: set[str]) -> None:
 
 def _remove_all_but(folder: Path, expected: set[str]) -> None:
     """Delete images and tables of earlier exports."""
-    for name in _OURS:
+    for name in DATA_FOLDERS:
         for path in sorted([folder / name, *(folder / name).rglob("*")], reverse=True):  # contents before their folder
             if path.is_dir():
                 if not any(path.iterdir()):

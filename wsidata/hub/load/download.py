@@ -84,34 +84,35 @@ def open_repository(repository: HubRepository, *, tables_only: bool = False) -> 
     patterns = [PREPROCESSING_FILE, CARD_FILE, f"*{METADATA_FILE}"] if tables_only else None
     if repository.revision is not None and _COMMIT.fullmatch(repository.revision):
         folder = repository.cached_snapshot(patterns) or repository.snapshot(patterns)
-        return LocalCopy(folder, _preprocessing(folder), repository, repository.revision, repository.cache_dir)
+    else:
+        folder = _newest_snapshot(repository, patterns)
+    return LocalCopy(folder, _preprocessing(folder), repository, folder.name, repository.cache_dir)
+
+
+def _newest_snapshot(repository: HubRepository, patterns: list[str] | None) -> Path:
+    """The folder of the newest commit; offline the cached copy, with a warning."""
     try:
         commit = repository.newest_commit()
     except UnreachableError as error:
-        return _open_offline(repository, patterns, error)
+        cached = repository.cached_snapshot(patterns)
+        if cached is None:
+            raise UnreachableError(
+                f"{error}, and the cache has no complete copy of it. Connect once, or pass an exported folder."
+            ) from error
+        warnings.warn(
+            f"{error}. The copy in the cache is used, commit {cached.name}, which may not be the newest. Pass "
+            f"revision='{cached.name}' to confirm it.",
+            HubOfflineWarning,
+            stacklevel=3,
+        )
+        return cached
     folder = repository.snapshot(patterns)
     if folder.name != commit:  # the branch moved meanwhile, or the library fell back to its cache
         raise HubError(
             f"'{repository.repo_id}' was at commit {commit} and then at {folder.name} while it was downloaded. Try "
             f"again, or pass revision='{commit}'."
         )
-    return LocalCopy(folder, _preprocessing(folder), repository, commit, repository.cache_dir)
-
-
-def _open_offline(repository: HubRepository, patterns: list[str] | None, error: UnreachableError) -> LocalCopy:
-    """The cached copy of the revision, with a warning; or the error."""
-    folder = repository.cached_snapshot(patterns)
-    if folder is None:
-        raise UnreachableError(
-            f"{error}, and the cache has no complete copy of it. Connect once, or pass an exported folder."
-        ) from error
-    warnings.warn(
-        f"{error}. The copy in the cache is used, commit {folder.name}, which may not be the newest. Pass "
-        f"revision='{folder.name}' to confirm it.",
-        HubOfflineWarning,
-        stacklevel=2,
-    )
-    return LocalCopy(folder, _preprocessing(folder), repository, folder.name, repository.cache_dir)
+    return folder
 
 
 def _preprocessing(folder: Path) -> Preprocessing | None:

@@ -161,8 +161,8 @@ def _columns(features: Mapping[str, Any], columns: ImageDatasetColumns, name: st
     """The columns of images and of classes."""
     from datasets import ClassLabel, Image
 
-    def only(asked: str | None, kind: type, what: str, argument: str) -> str:
-        found = [asked] if asked else [key for key, feature in features.items() if isinstance(feature, kind)]
+    def only(given: str | None, kind: type, what: str, argument: str) -> str:
+        found = [given] if given else [key for key, feature in features.items() if isinstance(feature, kind)]
         if not found and argument == "label_column=" and "label" in features:
             found = ["label"]
         if len(found) != 1 or found[0] not in features:

@@ -143,8 +143,8 @@ def _warn_of_differences(name: str, published: Preprocessing, transforms: Mappin
         transform = published.transforms[part]
         if not transform.is_default and transforms[argument] is None:
             _warn(
-                f"'{name}' was published with a {part} transform of its own, which cannot travel: {transform.text}. "
-                f"The default is used. Pass {argument}= for batches like the publisher's."
+                f"'{name}' was published with a {part} transform of its own, {transform.text}, which cannot be "
+                f"loaded; the default is used. Pass {argument}= for batches like the publisher's."
             )
     if lazy and not published.encoding.format.startswith("tiff"):
         _warn(
