@@ -125,7 +125,7 @@ class JpegTiles:
         )
 
 
-def are_faithful(levels: Sequence[JpegTiles]) -> bool:
+def agree_with_tifffile(levels: Sequence[JpegTiles]) -> bool:
     """Whether libjpeg-turbo gives tifffile's pixels, tried on a tile of each of some levels of a file.
 
     Damaged tiles do not count; reading them raises the error. Also False where all tiles tried cause a harmless
@@ -140,7 +140,7 @@ def are_faithful(levels: Sequence[JpegTiles]) -> bool:
     """
     failures, successes = [], 0
     for jpeg in levels:
-        for index in jpeg.tiles.samples():
+        for index in jpeg.tiles.sample_indices():
             try:
                 ours = jpeg.decode(index)
             except UnreadableImageError as error:

@@ -28,7 +28,7 @@ from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import RGB_NAMES, PixelRequest, channel_numbers, vips_samples
 from wsidata.formats.codecs.color import channels_image, scaled_to_8bit, to_rgb
 from wsidata.formats.metadata import Loaders
-from wsidata.formats.tiff.jpeg_tiles import JpegTiles, are_faithful
+from wsidata.formats.tiff.jpeg_tiles import JpegTiles, agree_with_tifffile
 from wsidata.formats.tiff.layout import TiffLayout
 from wsidata.formats.tiff.levels import find_layout, opening
 from wsidata.formats.tiff.photometric import RGB, SEPARATED, YCBCR
@@ -100,8 +100,8 @@ class TiffPyramid:
         if self._request != PixelRequest() or not all(JpegTiles.suits(tiles) for (tiles,) in self._tiles):
             return "tifffile"
         finest_and_coarsest = self._tiles[:1] + self._tiles[1:][-1:]  # all would double the time of opening
-        faithful = are_faithful([JpegTiles(tiles) for (tiles,) in finest_and_coarsest])
-        return "libjpeg-turbo" if faithful else "tifffile"
+        is_right = agree_with_tifffile([JpegTiles(tiles) for (tiles,) in finest_and_coarsest])
+        return "libjpeg-turbo" if is_right else "tifffile"
 
     def image(self, level: int) -> pyvips.Image:
         """A whole level as RGB or the requested channels: decoded now, or lazy if it is large."""

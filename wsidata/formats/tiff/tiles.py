@@ -77,7 +77,7 @@ class TiffTiles(TileIndex):
         below = (math.ceil(shared_px[1] / self.grid.height_px) + 3) * self.grid.columns
         return KeptTiles(shared_px, BlockCache(KEPT_TILE_BYTES, max(beside, below) * self.grid.planes))
 
-    def samples(self) -> list[int]:
+    def sample_indices(self) -> list[int]:
         """Indices of a few tiles to try a decoder on: the one of most bytes, then three spread over the level."""
         written = np.flatnonzero(~self.is_empty)
         if len(written) == 0:

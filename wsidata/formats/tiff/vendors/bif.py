@@ -1,8 +1,8 @@
 """Layout of Ventana (Roche) BIF, whose camera tiles may overlap on the glass.
 
-Tiles are stored side by side: read as a plain TIFF, a BIF shows every strip of tissue on the seams twice. The XMP of
-level 0 lists, for each pair of neighboring tiles, by how many pixels they overlap. Where all are 0 the file is read
-as a plain TIFF; otherwise it has to be stitched, which OpenSlide does.
+Tiles are stored side by side: read as a plain TIFF, a BIF shows every strip of tissue on the seams twice. The XMP
+packet of level 0 lists, for each pair of neighboring tiles, by how many pixels they overlap. Where all are 0 the file
+is read as a plain TIFF; otherwise it has to be stitched, which OpenSlide does.
 
 The packet of directory 0 (`iScan`) has the spacing (ScanRes, um/px) and the objective power.
 """
