@@ -1,4 +1,4 @@
-"""File formats: how the pyramid in a file is found and decoded."""
+"""Readers of slide and image file formats."""
 
 from typing import TYPE_CHECKING
 

@@ -136,7 +136,7 @@ def _made_by() -> str:
 def _load(file: Path) -> NDArray[np.uint8] | None:
     """The stored pixels; None if there are none, or they are damaged (the archive has a checksum)."""
     try:
-        with np.load(file) as archive:
+        with file.open("rb") as stream, np.load(stream) as archive:  # np.load(file) leaves damaged files open
             pixels: NDArray[np.uint8] = archive["pixels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

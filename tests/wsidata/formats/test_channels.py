@@ -1,4 +1,4 @@
-"""What may be asked of samples and channels."""
+"""Validation of requested channels and scaling."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_senseless_scales_are_refused(low_high):
         PixelRequest.checked(None, low_high)
 
 
-def test_channels_are_found_in_the_order_asked():
+def test_channels_are_found_in_the_requested_order():
     assert channel_numbers([2, "CD3", 0], NAMES, "a.tif") == (2, 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""DICOM whole-slide images through OpenSlide: the smallest that conform, written by hand."""
+"""DICOM whole-slide images through OpenSlide, as minimal conforming files written by hand."""
 
 import struct
 
@@ -87,12 +87,12 @@ def test_uncompressed_frames(tmp_path, name):
         np.testing.assert_array_equal(slide.read_region(50, 40, 60, 70)[:60], pixels[40:100, 50:110])
 
 
-def test_jpeg_frames_that_say_their_colors(tmp_path):
+def test_jpeg_frames_labeled_correctly(tmp_path):
     with Slide(write_dicom(tmp_path / "a.dcm", SMOOTH, photometric="YBR_FULL_422", jpeg=True)) as slide:
         assert np.abs(slide.numpy().astype(int) - SMOOTH).mean() < 3
 
 
-def test_jpeg_frames_that_lie_about_their_colors_are_refused(tmp_path):
+def test_jpeg_frames_labeled_wrongly_raise(tmp_path):
     """As wsi2dcm writes them: OpenSlide shows false colors without an error."""
     with pytest.raises(UnsupportedImageError, match=r"a\.dcm' says its frames are RGB, but they are YCbCr"):
         Slide(write_dicom(tmp_path / "a.dcm", SMOOTH, photometric="RGB", jpeg=True))

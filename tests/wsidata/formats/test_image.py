@@ -1,4 +1,4 @@
-"""Plain images: colors, orientation, damage."""
+"""Plain images (colors, orientation, damage)."""
 
 import gzip
 
@@ -28,7 +28,7 @@ def test_lossless_photos_come_back(tmp_path, suffix, options):
         np.testing.assert_array_equal(slide.read_region(70, 50, 20, 20)[:10, :10], RGB[50:, 70:])
 
 
-def test_print_density_is_no_spacing(tmp_path):
+def test_print_density_is_not_a_spacing(tmp_path):
     path = save(tmp_path / "a.jpg", RGB)
     with Slide(path) as slide:
         assert slide.mpp is None
@@ -62,13 +62,13 @@ def test_ink_of_a_cmyk_jpeg_is_not_dropped(tmp_path):
     assert pixels[:, 40:].min() > 240
 
 
-def test_sixteen_bits_are_refused(tmp_path):
+def test_sixteen_bits_raise(tmp_path):
     path = save(tmp_path / "a.png", RGB.astype(np.uint16) * 257)
     with pytest.raises(UnsupportedImageError, match=r"'a\.png' holds ushort samples"):
         Slide(path)
 
 
-def test_sixteen_bits_are_scaled_as_asked(tmp_path):
+def test_sixteen_bits_are_scaled_as_requested(tmp_path):
     path = save(tmp_path / "a.png", RGB.astype(np.uint16) * 257)
     with Slide(path, scale_to_8bit=(0, 65_535)) as slide:
         np.testing.assert_array_equal(slide.numpy(), RGB)
@@ -87,7 +87,7 @@ def test_a_photo_has_no_channels_to_choose(tmp_path):
         Slide(save(tmp_path / "a.png", RGB), channels=[0])
 
 
-def test_a_photos_color_profile_is_exposed_and_applied_on_request(tmp_path):
+def test_color_profile_of_a_photo_is_exposed_and_applied_on_request(tmp_path):
     path = tmp_path / "a.png"
     plain = pyvips.Image.new_from_array(RGB).copy(interpretation="srgb")
     plain.icc_transform("p3", input_profile="srgb").write_to_file(str(path))
@@ -115,7 +115,7 @@ def test_exif_orientation_is_applied_once(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_a_cut_off_photo_is_refused_by_name(tmp_path, suffix):
+def test_cut_off_photo_raises_naming_the_file(tmp_path, suffix):
     data = save(tmp_path / f"whole{suffix}", RGB).read_bytes()
     cut = tmp_path / f"cut{suffix}"
     for length in range(1, len(data) - 2, max(1, len(data) // 40)):
@@ -124,7 +124,7 @@ def test_a_cut_off_photo_is_refused_by_name(tmp_path, suffix):
             Slide(cut).image()
 
 
-def test_altered_png_is_refused(tmp_path):
+def test_altered_png_raises(tmp_path):
     path = save(tmp_path / "a.png", RGB)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
@@ -133,7 +133,7 @@ def test_altered_png_is_refused(tmp_path):
         Slide(path).image()
 
 
-def test_pixels_of_a_jpeg_are_the_callers_own(tmp_path):
+def test_pixels_of_a_jpeg_belong_to_the_caller(tmp_path):
     with Slide(save(tmp_path / "a.jpg", RGB)) as slide:
         assert slide.reader == "libjpeg-turbo"
         expected = slide.numpy().copy()
@@ -146,7 +146,7 @@ def test_pixels_of_a_jpeg_are_the_callers_own(tmp_path):
     np.testing.assert_array_equal(image.numpy(), expected)  # closed since
 
 
-def test_enormous_jpegs_are_left_to_libvips(tmp_path, monkeypatch):
+def test_very_large_jpegs_are_decoded_by_libvips(tmp_path, monkeypatch):
     path = save(tmp_path / "a.jpg", RGB)
     with Slide(path) as slide:
         expected = slide.numpy()
@@ -156,7 +156,7 @@ def test_enormous_jpegs_are_left_to_libvips(tmp_path, monkeypatch):
         np.testing.assert_array_equal(slide.numpy(), expected)
 
 
-def test_the_extension_is_not_believed(tmp_path):
+def test_the_extension_is_not_trusted(tmp_path):
     data = save(tmp_path / "a.png", RGB).read_bytes()
     (tmp_path / "a.tif").write_bytes(data)
     with Slide(tmp_path / "a.tif") as slide:
@@ -173,7 +173,7 @@ def test_names_that_libvips_takes_for_options_and_keywords_that_are_no_utf8(tmp_
             np.testing.assert_array_equal(slide.numpy(), RGB)
 
 
-def test_gzip_is_told_by_name(tmp_path):
+def test_gzip_raises_with_the_remedy(tmp_path):
     (tmp_path / "a.svs").write_bytes(gzip.compress(b"II*\0" + bytes(100)))
     with pytest.raises(UnreadableImageError, match=r"a\.svs' is compressed by gzip. Unpack it first"):
         Slide(tmp_path / "a.svs")

@@ -1,4 +1,4 @@
-"""Which level is read, and by how much it is resampled."""
+"""Choice of the level to read and of its resampling factor."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_unknown_level_names_the_levels_there_are(level):
         check_level(pyramid(), level, "a.svs")
 
 
-def test_a_single_level_is_named_in_the_singular():
+def test_message_for_a_single_level_is_in_the_singular():
     with pytest.raises(UnknownLevelError, match=r"has only level 0; level 5 does not exist"):
         plan_level(pyramid(steps=(1,)), 5)
 
@@ -70,7 +70,7 @@ def test_the_chosen_level_is_fine_enough_and_the_next_is_not(width, height, fact
 
 
 @given(sides, sides, steps, st.floats(1, 50))
-def test_output_has_the_asked_spacing_within_half_a_pixel_of_the_whole_side(width, height, factors, asked):
+def test_output_has_the_requested_spacing_within_half_a_pixel_of_the_whole_side(width, height, factors, asked):
     plan = plan_downsample(pyramid(width, height, factors), asked)
     assert plan.width == pytest.approx(max(1, width / asked), abs=0.5 + 1e-6 * width)
     assert plan.height == pytest.approx(max(1, height / asked), abs=0.5 + 1e-6 * height)
@@ -78,7 +78,7 @@ def test_output_has_the_asked_spacing_within_half_a_pixel_of_the_whole_side(widt
 
 
 @given(sides, sides, steps, st.floats(0.2, 0.6), st.floats(0.6, 30))
-def test_mpp_is_a_downsample_in_other_words(width, height, factors, base, asked):
+def test_mpp_equals_the_corresponding_downsample(width, height, factors, base, asked):
     levels = pyramid(width, height, factors, (base, base))
     assert plan_mpp(levels, asked) == plan_downsample(levels, asked / base)
 
@@ -96,7 +96,7 @@ def test_max_side_is_met_exactly_and_never_enlarges(width, height, factors, max_
     assert plan.height == pytest.approx(max(1, height * scale), abs=0.51)
 
 
-def test_levels_nearly_as_asked_are_used_within_the_tolerance_only():
+def test_levels_near_the_requested_spacing_are_used_within_the_tolerance_only():
     levels = pyramid(10_000, 8_000, (1, 2, 4), (0.2525, 0.2525))
     plan = plan_mpp(levels, 0.25)
     assert plan.level == 0
@@ -136,11 +136,11 @@ def test_magnification_needs_metadata():
 
 
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf])
-def test_values_that_mean_nothing_are_refused(value):
+def test_invalid_values_raise(value):
     with pytest.raises(ValueError, match="finite number above 0"):
         plan_downsample(pyramid(), value)
 
 
-def test_max_side_below_one_is_refused():
+def test_max_side_below_one_raises():
     with pytest.raises(ValueError, match="at least 1"):
         plan_max_side(pyramid(), 0)

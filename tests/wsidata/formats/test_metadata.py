@@ -1,4 +1,4 @@
-"""Whose word about the spacing is taken: units, implausible values, contradictions."""
+"""Stated spacings (units, implausible values, contradictions) and associated images."""
 
 import warnings
 
@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsidata.errors import SpacingConflictWarning
+from wsidata.errors import SpacingConflictWarning, UnreadableImageError
 from wsidata.formats.metadata import StatedSpacing, choose_spacing
+from wsidata.formats.tiff.tiles import TiffTiles
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels
 
 PIXELS = np.random.default_rng(5).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+SLIDE = np.random.default_rng(2).integers(0, 255, (300, 400, 3), dtype=np.uint8)
 
 
 def spacing(tmp_path, **tags):
@@ -79,7 +81,7 @@ def test_rationals_are_read_whole(tmp_path):
     assert Slide(path).mpp == pytest.approx((0.5, 0.5))
 
 
-def test_the_scanner_is_believed_before_the_resolution_tags(tmp_path):
+def test_the_scanners_text_comes_before_the_resolution_tags(tmp_path):
     path = tmp_path / "a.svs"
     description = "Aperio Image Library v11 \r\n64x64|AppMag = 40|MPP = 0.2500"
     options = {"tile": (64, 64), "photometric": "rgb", "metadata": None, "description": description}
@@ -121,17 +123,76 @@ def test_ome_units(tmp_path, unit, size):
     assert Slide(path).mpp == pytest.approx((0.25, 0.25))
 
 
-def test_strongly_anisotropic_spacing_is_not_believed():
+def test_strongly_anisotropic_spacing_is_not_plausible():
     assert not StatedSpacing("tags", (0.25, 0.5)).is_plausible
     assert StatedSpacing("tags", (0.25, 0.26)).is_plausible
 
 
-def test_nobody_knows():
+def test_no_plausible_spacing_is_none():
     assert choose_spacing([StatedSpacing("tags", (352.8, 352.8))], None, "a.tif") == (None, None)
 
 
-def test_each_level_knows_its_spacing(tmp_path):
+def test_each_level_has_its_spacing(tmp_path):
     path = write_pixels(tmp_path / "a.tif", np.zeros((128, 128, 3), np.uint8), tile=64, mpp=0.4)
     with Slide(path) as slide:
         assert slide.mpp_source == "TIFF resolution"
         assert [level.mpp for level in slide.levels] == [pytest.approx((0.4, 0.4)), pytest.approx((0.8, 0.8))]
+
+
+@pytest.fixture
+def svs(tmp_path):
+    return write_pixels(tmp_path / "a.svs", SLIDE, vendor="aperio", tile=64, levels=2, mpp=0.5)
+
+
+def test_associated_images_are_those_of_the_file(svs):
+    with Slide(svs) as slide, tifffile.TiffFile(svs) as tiff:
+        images = slide.associated_images
+        assert list(images) == ["thumbnail", "label", "macro"]
+        assert len(images) == 3
+        assert repr(images) == "AssociatedImages(thumbnail, label, macro)"
+        for name, series in zip(images, tiff.series[1:], strict=True):
+            np.testing.assert_array_equal(images[name].numpy(), series.asarray())
+
+
+def test_listing_associated_images_decodes_nothing(svs, monkeypatch):
+    with Slide(svs) as slide:
+        monkeypatch.setattr(TiffTiles, "read", lambda *args: pytest.fail("decoded"))
+        images = slide.associated_images
+        assert "label" in images
+        assert "nothing" not in images
+        assert list(images) == list(images.keys())
+
+
+def test_unknown_associated_image_lists_the_known_ones(svs):
+    with (
+        Slide(svs) as slide,
+        pytest.raises(KeyError, match=r"no associated image 'lable' .*'thumbnail', 'label', 'macro'"),
+    ):
+        slide.associated_images["lable"]
+
+
+def test_associated_images_of_a_closed_slide_raise(svs):
+    with Slide(svs) as slide:
+        images = slide.associated_images
+    with pytest.raises(ValueError, match=r"a\.svs' is closed"):
+        images["label"]
+
+
+def test_a_damaged_label_does_not_affect_the_slide(svs):
+    with tifffile.TiffFile(svs) as tiff:
+        page = tiff.series[2].keyframe
+        offset, count = page.dataoffsets[0], page.databytecounts[0]
+    with svs.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * count)
+    with Slide(svs) as slide:
+        assert slide.numpy(level=0).shape == (300, 400, 3)
+        with pytest.raises(UnreadableImageError, match=r"a\.svs"):
+            slide.associated_images["label"]
+
+
+def test_photos_have_no_associated_images(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", SLIDE, photometric="rgb")
+    with Slide(tmp_path / "a.tif") as slide:
+        assert not slide.associated_images
+        assert repr(slide.associated_images) == "AssociatedImages(none)"

@@ -1,4 +1,4 @@
-"""MRXS: a canvas that is mostly empty, of which only what was scanned is the slide."""
+"""MRXS slides, cropped from a mostly empty canvas to the scanned area."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def path(canvas, tmp_path_factory):
     return write_mrxs(tmp_path_factory.mktemp("mrxs") / "a.mrxs", canvas, TAKEN, SIDE)
 
 
-def test_only_what_was_scanned_is_the_slide(path, canvas):
+def test_slide_is_cropped_to_the_scanned_area(path, canvas):
     with Slide(path) as slide:
         assert (slide.kind, slide.reader) == ("mirax", "openslide")
         assert [level.size for level in slide.levels] == [(WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2)]
@@ -42,7 +42,7 @@ def test_only_what_was_scanned_is_the_slide(path, canvas):
         np.testing.assert_array_equal(slide.lazy(level=0).rows(50, 150).permute(1, 2, 0), scanned[50:150])
 
 
-def test_places_count_from_the_first_scanned_pixel_and_beyond_is_white(path, canvas):
+def test_coordinates_start_at_the_first_scanned_pixel_and_outside_is_white(path, canvas):
     with Slide(path) as slide:
         np.testing.assert_array_equal(slide.read_region(70, 90, 33, 20), canvas[TOP + 90 :, LEFT + 70 :][:20, :33])
         half = slide.read_region(70, 90, 33, 20, level=1)
@@ -67,7 +67,7 @@ def test_canvas_is_not_tissue(path):
         ("Slidedat.ini", "is only the cover"),
     ],
 )
-def test_parts_that_are_missing_are_told(tmp_path, canvas, name, words):
+def test_missing_files_are_named(tmp_path, canvas, name, words):
     path = write_mrxs(tmp_path / "a.mrxs", canvas, TAKEN, SIDE)
     (tmp_path / "a" / name).unlink()
     with pytest.raises(UnreadableImageError, match=rf"a\.mrxs' {words}"):

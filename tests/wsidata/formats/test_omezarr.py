@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4 and 0.5, sharded too; what is missing from a copy is noticed."""
+"""OME-Zarr 0.4 and 0.5, sharded or not, with missing or damaged chunks."""
 
 import shutil
 import warnings
@@ -78,20 +78,20 @@ def test_units(tmp_path, unit, mpp):
         assert slide.mpp == pytest.approx((0.25, 0.25))
 
 
-def test_a_scale_without_a_unit_is_no_spacing(tmp_path):
+def test_a_scale_without_a_unit_is_not_a_spacing(tmp_path):
     with Slide(write_zarr(tmp_path / "a.zarr", [RGB], unit=None)) as slide:
         assert slide.mpp is None
         with pytest.raises(SpacingUnknownError, match=r"a\.zarr.*OME-Zarr scale and unit"):
             slide.image(mpp=1.0)
 
 
-def test_no_scale_is_no_spacing_of_one(tmp_path):
+def test_no_scale_is_not_a_spacing_of_one(tmp_path):
     with Slide(write_zarr(tmp_path / "a.zarr", pyramid(RGB), scaled=False)) as slide:
         assert slide.mpp is None
         assert [level.size for level in slide.levels] == [(301, 205), (151, 103), (76, 52)]
 
 
-def test_levels_that_are_not_listed_from_the_largest_are_refused(tmp_path):
+def test_levels_not_listed_from_the_largest_raise(tmp_path):
     with pytest.raises(UnsupportedImageError, match=r"level 1 \(151x103\) is no smaller than the one before"):
         Slide(write_zarr(tmp_path / "a.zarr", pyramid(RGB)[::-1]))
 
@@ -149,7 +149,7 @@ def test_gray_without_a_channel_axis(tmp_path):
         np.testing.assert_array_equal(slide.numpy(), np.repeat(RGB[0][..., None], 3, 2))
 
 
-def test_sixteen_bit_gray_asks_how_to_be_shown(tmp_path):
+def test_sixteen_bit_gray_needs_scale_to_8bit(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", [RGB[0].astype(np.uint16) * 257], axes="yx", omero=None)
     with pytest.raises(UnsupportedImageError, match=r"uint16 samples.*scale_to_8bit"):
         Slide(path)
@@ -157,7 +157,7 @@ def test_sixteen_bit_gray_asks_how_to_be_shown(tmp_path):
         np.testing.assert_array_equal(slide.numpy()[..., 1], RGB[0])
 
 
-def test_metadata_without_chunks_is_not_a_black_slide(tmp_path):
+def test_metadata_without_chunks_raises(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", pyramid(RGB))
     shutil.rmtree(path / "1" / "c")
     with Slide(path) as slide:
@@ -178,7 +178,7 @@ def test_lost_chunks_warn(tmp_path, sharded):
 
 
 @pytest.mark.parametrize("channels", [None, [1], [0, 1, 2]])
-def test_lost_chunks_of_what_is_read_warn_whatever_lies_beside_them(tmp_path, channels):
+def test_lost_chunks_warn_only_for_the_channels_read(tmp_path, channels):
     path = write_zarr(tmp_path / "a.zarr", [RGB], version="0.4", axes="cyx")
     (path / "0" / "1" / "0" / "0").unlink()
     (path / "0" / "notes.txt").write_text("no chunk")
@@ -196,7 +196,7 @@ BLOSC = {"0.4": numcodecs.Blosc(), "0.5": zarr.codecs.BloscCodec()}
 
 @pytest.mark.parametrize("kind", ["real", "noise"])
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_a_chunk_of_blosc_that_was_cut_off_is_refused_and_its_neighbors_are_not(tmp_path, version, kind):
+def test_truncated_blosc_chunk_raises_and_its_neighbors_do_not(tmp_path, version, kind):
     """c-blosc reads beyond the end: the pixels would be whatever lies there in memory."""
     pixels = RGB if kind == "noise" else np.broadcast_to(np.arange(301, dtype=np.uint8), RGB.shape)
     path = write_zarr(tmp_path / "a.zarr", [pixels], version=version, axes="cyx", compressors=BLOSC[version])
@@ -216,7 +216,7 @@ def test_a_chunk_of_blosc_that_was_cut_off_is_refused_and_its_neighbors_are_not(
         np.testing.assert_array_equal(slide.numpy(), np.moveaxis(pixels, 0, 2))
 
 
-def test_a_damaged_chunk_is_refused(tmp_path):
+def test_a_damaged_chunk_raises(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", [RGB])
     chunk = next(file for file in (path / "0" / "c").rglob("*") if file.is_file())
     chunk.write_bytes(b"\xa5" * 40)
@@ -224,7 +224,7 @@ def test_a_damaged_chunk_is_refused(tmp_path):
         slide.numpy()
 
 
-def test_stacks_and_plates_are_refused(tmp_path):
+def test_stacks_and_plates_raise(tmp_path):
     with pytest.raises(UnsupportedImageError, match="z: 3"):
         Slide(write_zarr(tmp_path / "z.zarr", [RGB], axes="zyx", given="zyx"))
     plate = zarr.open_group(tmp_path / "plate.zarr", mode="w")
@@ -233,12 +233,12 @@ def test_stacks_and_plates_are_refused(tmp_path):
         Slide(tmp_path / "plate.zarr")
 
 
-def test_a_scale_that_contradicts_the_sizes_is_refused(tmp_path):
+def test_a_scale_that_contradicts_the_sizes_raises(tmp_path):
     with pytest.raises(UnsupportedImageError, match=r"level 1 \(151x103\) has the scale 3 of level 0"):
         Slide(write_zarr(tmp_path / "a.zarr", pyramid(RGB), steps=[(1, 1), (3, 3), (4, 4)]))
 
 
-def test_levels_that_begin_elsewhere_are_refused(tmp_path):
+def test_shifted_levels_raise(tmp_path):
     half_a_pixel = [0.0, 0.125, 0.375]
     Slide(write_zarr(tmp_path / "a.zarr", pyramid(RGB), shifts=half_a_pixel)).close()
     with pytest.raises(UnsupportedImageError, match=r"level 2 begins 5\.0 of its pixels away"):
@@ -257,18 +257,18 @@ def test_bioformats2raw_keeps_the_slide_in_image_0_and_the_label_beside_it(tmp_p
 
 
 @pytest.mark.parametrize("attributes", [{}, {"ome": {"multiscales": [{"axes": [], "datasets": []}]}}, {"ome": 3}])
-def test_senseless_metadata_is_refused_by_name(tmp_path, attributes):
+def test_invalid_metadata_raises_naming_the_file(tmp_path, attributes):
     zarr.open_group(tmp_path / "a.zarr", mode="w").attrs.update(attributes)
     with pytest.raises((UnreadableImageError, UnsupportedImageError), match=r"a\.zarr"):
         Slide(tmp_path / "a.zarr")
 
 
-def test_a_folder_that_is_no_store_is_no_slide(tmp_path):
+def test_a_folder_that_is_not_a_store_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist, or is no file"):
         Slide(tmp_path)
 
 
-def test_metadata_that_names_what_is_not_there_or_is_too_old_says_so(tmp_path):
+def test_missing_arrays_and_old_versions_raise(tmp_path):
     path = write_zarr(tmp_path / "lost.zarr", pyramid(RGB), version="0.4")
     shutil.rmtree(path / "1")
     with pytest.raises(UnreadableImageError, match="level '1' is named in the metadata, but not there"):

@@ -1,4 +1,4 @@
-"""What is read through OpenSlide, what is refused by name without it, and what is never mistaken for a photo."""
+"""Slides read through OpenSlide, and the errors without it."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ openslide = pytest.importorskip("openslide")
 RGB = np.random.default_rng(9).integers(0, 256, (200, 260, 3), dtype=np.uint8)
 
 
-def test_the_jpeg_that_stands_for_an_mrxs_is_not_the_slide(tmp_path):
+def test_cover_of_an_mrxs_is_not_the_slide(tmp_path):
     """An MRXS is a folder beside a file that begins, and opens, as a JPEG thumbnail."""
     path = tmp_path / "a.mrxs"
     pyvips.Image.new_from_array(RGB).write_to_file(str(tmp_path / "a.jpg"))
@@ -28,7 +28,7 @@ def test_the_jpeg_that_stands_for_an_mrxs_is_not_the_slide(tmp_path):
         Slide(path)
 
 
-def test_the_tiff_that_stands_for_a_vsi_is_not_the_slide(tmp_path):
+def test_cover_of_a_vsi_is_not_the_slide(tmp_path):
     path = tmp_path / "a.vsi"
     tifffile.imwrite(path, RGB, photometric="rgb")
     with pytest.raises(ForeignFormatError, match=r"a\.vsi' is the cover of an Olympus VSI slide.*'_a_/'.*bfconvert"):
@@ -44,14 +44,14 @@ def test_the_tiff_that_stands_for_a_vsi_is_not_the_slide(tmp_path):
         ("a.vms", b"[Virtual Microscope Specimen]\n", "a Hamamatsu VMS slide"),
     ],
 )
-def test_without_openslide_these_are_refused_with_the_remedy(tmp_path, monkeypatch, name, content, what):
+def test_without_openslide_these_raise_with_the_remedy(tmp_path, monkeypatch, name, content, what):
     monkeypatch.setattr("wsidata.formats.openslide.find_spec", lambda name: None)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ForeignFormatError, match=rf"{name}' is {what}.*pip install 'slidestream\[openslide\]'"):
         Slide(tmp_path / name)
 
 
-def test_half_an_installation_of_openslide_is_named(tmp_path, monkeypatch):
+def test_openslide_without_its_library_raises_with_the_remedy(tmp_path, monkeypatch):
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM" + bytes(60))
     monkeypatch.setattr("wsidata.formats.openslide.find_spec", lambda name: "its Python half")
     monkeypatch.setitem(sys.modules, "openslide", None)
@@ -90,7 +90,7 @@ def pyramid(tmp_path):
     opened.close()
 
 
-def test_levels_facts_and_pixels_are_openslides(pyramid):
+def test_levels_metadata_and_pixels_are_openslides(pyramid):
     assert pyramid.kind == "aperio"
     assert [level.size for level in pyramid.levels] == [(260, 200), (130, 100)]
     assert [level.downsample for level in pyramid.levels] == [1, 2]
@@ -111,7 +111,7 @@ def test_levels_much_smaller_than_what_is_read_at_a_time(tmp_path):
     pyramid.close()
 
 
-def test_lazy_images_outlive_the_slide_and_then_let_go_of_it(tmp_path):
+def test_lazy_images_outlive_the_slide_and_then_close_it(tmp_path):
     trestle(tmp_path / "a.tif")
 
     def handles():
@@ -128,7 +128,7 @@ def test_lazy_images_outlive_the_slide_and_then_let_go_of_it(tmp_path):
 
 
 def test_tiles_never_scanned_are_white(tmp_path):
-    """OpenSlide hands them out transparent, which becomes black if the fourth band is dropped."""
+    """OpenSlide returns them transparent, which becomes black if the fourth band is dropped."""
     path = write_pixels(tmp_path / "a.tif", RGB, tile=64, levels=1, compression="none", mpp=0.5)
     with tifffile.TiffFile(path, mode="r+") as tiff:
         for name in ("TileOffsets", "TileByteCounts"):
@@ -139,7 +139,7 @@ def test_tiles_never_scanned_are_white(tmp_path):
     np.testing.assert_array_equal(pixels[64:], RGB[64:])
 
 
-def test_a_file_openslide_cannot_open_is_refused_by_name(tmp_path):
+def test_a_file_openslide_cannot_open_raises_naming_the_file(tmp_path):
     path = write_pixels(tmp_path / "a.tif", RGB, tile=64, levels=1)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UnreadableImageError, match=r"a\.tif' could not be opened by OpenSlide"):
@@ -155,7 +155,7 @@ def test_transparency_is_composited_on_white():
     assert np.abs(on_white(rgba)[0, 2] - expected).max() <= 0.5
 
 
-def test_an_empty_canvas_is_cut_to_the_bounds():
+def test_the_canvas_is_cropped_to_the_bounds():
     stated = {
         f"openslide.bounds-{key}": str(value)
         for key, value in zip(("x", "y", "width", "height"), (5, 6, 70, 900), strict=True)
@@ -164,7 +164,7 @@ def test_an_empty_canvas_is_cut_to_the_bounds():
     assert _bounds({}, (100, 200)) == (0, 0, 100, 200)
 
 
-def test_a_profile_that_cannot_be_read_is_no_reason_not_to_open_a_slide(pyramid, monkeypatch, tmp_path):
+def test_a_slide_with_an_unreadable_profile_opens(pyramid, monkeypatch, tmp_path):
     def broken(slide):
         raise OSError("cannot open profile from string")  # as Pillow's PyCMSError
 

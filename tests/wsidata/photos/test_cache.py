@@ -1,4 +1,4 @@
-"""The cache gives what decoding gives, of the file as it is now, to any number of processes."""
+"""Cached photos match decoded ones, for the current content of the file, in any number of processes."""
 
 import os
 import pickle
@@ -38,7 +38,7 @@ def cache(request, tmp_path):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Paths that were decoded and not remembered."""
+    """Paths that were decoded, not cached."""
     paths = []
 
     def decode(data, path, **options):
@@ -60,7 +60,7 @@ def test_the_second_time_gives_the_same_without_decoding(cache, photo, decoded, 
     assert decoded == [photo]
 
 
-def test_sizes_and_treatment_of_profiles_are_kept_apart(cache, photo, decoded):
+def test_sizes_and_use_of_profiles_are_cached_separately(cache, photo, decoded):
     for _ in range(2):
         assert cache.get(photo).shape == (60, 80, 3)
         assert cache.get(photo, 30).shape == (30, 40, 3)
@@ -80,19 +80,19 @@ def test_a_changed_photo_of_the_same_name_size_and_date_is_decoded(cache, tmp_pa
     np.testing.assert_array_equal(cache.get(path), second)
 
 
-def test_a_moved_photo_is_remembered(cache, photo, decoded):
+def test_a_moved_photo_is_cached(cache, photo, decoded):
     cache.get(photo, 20)
     cache.get(photo.rename(photo.with_name("b.png")), 20)
     assert len(decoded) == 1
 
 
-def test_nobody_can_write_to_what_is_kept(cache, photo):
+def test_cached_pixels_are_read_only(cache, photo):
     for _ in range(2):
         with pytest.raises(ValueError, match="read-only"):
             cache.get(photo)[0, 0, 0] = 1
 
 
-def test_damaged_photos_are_refused_every_time_and_not_kept(cache, photo, tmp_path):
+def test_damaged_photos_raise_every_time_and_are_not_cached(cache, photo, tmp_path):
     photo.write_bytes(photo.read_bytes()[:-300])
     for _ in range(2):
         with pytest.raises(UnreadableImageError, match=r"a\.jpg'"):
@@ -112,7 +112,7 @@ def test_memory_is_filled_and_not_overrun(tmp_path, decoded):
     assert [decoded.count(photo) for photo in photos] == [1, 1, 3, 3]  # the first two stay, epoch after epoch
 
 
-def test_it_travels_empty(tmp_path, photo):
+def test_pickling_leaves_the_photos_out(tmp_path, photo):
     for where in (10**6, tmp_path / "cache"):
         cache = DecodedCache(where)
         cache.get(photo)
@@ -159,7 +159,7 @@ def test_several_processes_share_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut off", "altered", "empty", "something else"])
-def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path, photo, decoded, damage):
+def test_a_damaged_cache_file_is_replaced(tmp_path, photo, decoded, damage):
     cache = DecodedCache(tmp_path / "cache")
     expected = cache.get(photo)
     [kept] = (tmp_path / "cache").rglob("*.npz")
@@ -183,7 +183,7 @@ def test_a_folder_deleted_meanwhile_is_filled_again(tmp_path, photo, decoded):
     assert len(decoded) == 2
 
 
-def test_a_folder_that_cannot_be_written_warns_once_and_training_goes_on(tmp_path, photo, decoded):
+def test_an_unwritable_folder_warns_once_and_is_otherwise_harmless(tmp_path, photo, decoded):
     (tmp_path / "cache").write_text("a file, not a folder")
     cache = DecodedCache(tmp_path / "cache")
     with pytest.warns(UserWarning, match=r"cannot be kept in '.*cache'.*Make room there"):
@@ -200,6 +200,6 @@ def test_other_versions_of_the_decoders_are_other_pixels(cache, photo, decoded, 
 
 
 @pytest.mark.parametrize("where", [0, -1, True])
-def test_no_memory_at_all_is_refused(where):
+def test_no_memory_at_all_raises(where):
     with pytest.raises(ValueError, match="pass a number of bytes, at least 1, or the path of a folder"):
         DecodedCache(where)

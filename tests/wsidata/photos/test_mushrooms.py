@@ -1,4 +1,4 @@
-"""On real photos: counts, split, pixels and statistics against what pandas, NumPy and Pillow say of the same files."""
+"""Counts, split, pixels and statistics of real photos, compared with pandas, NumPy and Pillow."""
 
 import csv
 from collections import Counter
@@ -42,7 +42,7 @@ def test_photos_and_classes_are_those_of_the_table(truth):
 
 
 @pytest.mark.parametrize(("val", "test", "sizes"), [(0.25, 0.0, (183, 61, 0)), (0.15, 0.15, (170, 37, 37))])
-def test_every_class_is_divided_in_proportion(truth, val, test, sizes):
+def test_every_class_is_split_in_proportion(truth, val, test, sizes):
     dm = module(val_fraction=val, test_fraction=test)
     whole = Counter(truth.values())
     assert tuple(len(dm.tables[part]) for part in ("train", "val", "test")) == sizes

@@ -1,4 +1,4 @@
-"""Whatever the file: upright, sRGB, the size asked for, or refused by name."""
+"""Photos of all formats are upright, in sRGB and of the requested size, or raise."""
 
 import io
 
@@ -31,7 +31,7 @@ def difference(found, expected):
 
 
 def psnr(found, expected):
-    """Peak signal to noise, dB."""
+    """Peak signal-to-noise ratio in dB."""
     return 10 * np.log10(255**2 / np.mean((found.astype(float) - expected) ** 2))
 
 
@@ -76,14 +76,14 @@ def test_gray_black_and_white_and_palettes(tmp_path, name, mode):
     assert difference(read_photo(tmp_path / name), expected) == 0
 
 
-def test_gif_shows_its_first_picture(tmp_path):
+def test_gif_shows_its_first_frame(tmp_path):
     first, second = (Image.fromarray(one).quantize(64) for one in (PIXELS, 255 - PIXELS))
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
     assert difference(read_photo(tmp_path / "a.gif"), np.asarray(first.convert("RGB"))) == 0
 
 
 @pytest.mark.parametrize("name", ["rgba.png", "rgba.webp", "deep.png", "gray.png", "palette.png"])
-def test_transparency_is_laid_on_white(tmp_path, name):
+def test_transparency_is_composited_on_white(tmp_path, name):
     path = tmp_path / name
     expected = ON_WHITE
     if name == "gray.png":
@@ -112,7 +112,7 @@ def test_16_bits_are_scaled_from_their_full_range(tmp_path, name):
 
 
 @pytest.mark.parametrize("stored", ["CMYK", "YCCK"])
-def test_ink_is_shown_by_a_press_profile(tmp_path, stored):
+def test_cmyk_is_converted_by_a_press_profile(tmp_path, stored):
     """Adobe programs, and Pillow, store ink upside down; a marker says so."""
     path = tmp_path / "a.jpg"
     ink = np.ascontiguousarray(np.asarray(Image.fromarray(PIXELS).convert("CMYK")))
@@ -135,7 +135,7 @@ def test_rgb_jpeg_is_not_taken_for_ycbcr(tmp_path):
     assert difference(read_photo(path), PIXELS) < 4
 
 
-def test_the_content_decides_and_not_the_name(tmp_path):
+def test_the_format_follows_the_content_not_the_name(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "a.png")
     Image.fromarray(PIXELS).save(tmp_path / "a.jpg", quality=95)
     for name, other in (("a.png", "really_png.jpg"), ("a.jpg", "really_jpg.png"), ("a.jpg", "really_jpg.tif")):
@@ -220,7 +220,7 @@ def whole_then_resized(path, short_side_px):
 
 
 @pytest.mark.parametrize("short_side_px", [100, 128, 190, 250])
-def test_a_photo_as_cameras_write_them_differs_by_rounding_from_a_whole_decode(tmp_path, monkeypatch, short_side_px):
+def test_a_camera_photo_differs_by_rounding_from_a_whole_decode(tmp_path, monkeypatch, short_side_px):
     """Soft at the level of pixels, with some noise: shrinking is seen to happen, and nothing else is."""
     rng = np.random.default_rng(short_side_px)
     blobs = [cv2.resize(rng.normal(size=(s, s, 3)), (1200, 1000), interpolation=cv2.INTER_CUBIC) for s in (4, 16, 64)]
@@ -238,7 +238,7 @@ def test_a_photo_as_cameras_write_them_differs_by_rounding_from_a_whole_decode(t
 
 
 @pytest.mark.parametrize(("short_side_px", "shrink", "with_margin", "without"), [(200, 4, 39, 33), (400, 2, 34, 27)])
-def test_the_hardest_picture_needs_the_margin(tmp_path, short_side_px, shrink, with_margin, without):
+def test_a_zone_plate_needs_the_margin(tmp_path, short_side_px, shrink, with_margin, without):
     """A zone plate has every frequency there is; what is shrunk too far shows rings that are not there. In dB."""
     path = tmp_path / "a.jpg"
     path.write_bytes(simplejpeg.encode_jpeg(zone_plate(1600), quality=95, colorsubsampling="444"))

@@ -1,4 +1,4 @@
-"""The filter is the one that others use, and the picture is not stretched."""
+"""Resizing matches Pillow and does not stretch the image."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_same_size_is_left_alone():
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 600))
-def test_the_shorter_side_is_as_asked_and_the_longer_in_proportion(height, width, short_side):
+def test_the_shorter_side_is_as_requested_and_the_longer_in_proportion(height, width, short_side):
     found = size_with_short_side(height, width, short_side)
     assert min(found) == short_side
     assert (found[0] <= found[1]) == (height <= width) or found[0] == found[1]

@@ -1,3 +1,5 @@
+"""Photo files are checked by their headers."""
+
 import io
 import struct
 
@@ -46,7 +48,7 @@ def test_whole_files_pass(tmp_path, name):
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name != "film behind.jpg"])
 @pytest.mark.parametrize("left", [0.6, 0.97])
-def test_files_that_were_cut_off_are_refused_without_decoding(tmp_path, name, left):
+def test_cut_off_files_are_found_without_decoding(tmp_path, name, left):
     path = tmp_path / name
     path.write_bytes(WHOLE[name][: int(left * len(WHOLE[name]))])
     assert is_cut_off(path)
@@ -103,7 +105,7 @@ def huge_jpeg(height, width):
     return bytes(data)
 
 
-def test_photo_that_does_not_fit_in_memory_is_refused_by_its_header(tmp_path):
+def test_photo_that_does_not_fit_in_memory_is_found_by_its_header(tmp_path):
     path = tmp_path / "wall.jpg"
     path.write_bytes(huge_jpeg(60_000, 60_000))
     [problem] = PhotoSurvey().look([path])

@@ -1,3 +1,5 @@
+"""Synthetic photos are deterministic and their kinds can be learned."""
+
 import hashlib
 
 import cv2
@@ -49,7 +51,7 @@ def test_kinds_never_run_out():
     assert len({kind_name(kind) for kind in range(40)}) == 40
 
 
-def test_kinds_can_be_told_by_vivid_colors_and_not_by_the_mean(tmp_path):
+def test_kinds_are_distinguished_by_vivid_colors_and_not_by_the_mean(tmp_path):
     """Nearest class mean of 24 photos, on the other 24: of the hues of vivid pixels, and of the mean color."""
     folder = write_photos(tmp_path, classes=4, per_class=12, side_px=96)
     table = pd.read_csv(folder / "labels.csv")

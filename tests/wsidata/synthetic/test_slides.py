@@ -1,4 +1,4 @@
-"""Synthetic slides: real files, the right tags, and two classes that can be told apart by what is in them."""
+"""Synthetic slides have the right tags, and two classes that differ in structure."""
 
 import csv
 
@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
     assert first != third
 
 
-def test_there_is_glass_and_there_is_tissue(tmp_path):
+def test_slides_have_glass_and_tissue(tmp_path):
     for seed in range(4):
         path = write_slide(tmp_path / "a.tif", width=640, height=640, mpp=1.6, seed=seed, tumor=bool(seed % 2))
         with Slide(path) as slide:
@@ -71,7 +71,7 @@ def test_there_is_glass_and_there_is_tissue(tmp_path):
 
 @pytest.mark.slow
 def test_tumor_shows_in_crowded_dark_nuclei_not_in_mean_color(tmp_path):
-    """Dense nuclei tell every tumor slide; the mean color, which stain strength moves about, does not."""
+    """Dense nuclei identify every tumor slide; the mean color, which varies with stain strength, does not."""
 
     def features(seed, tumor):
         path = write_slide(tmp_path / "a.tif", width=640, height=640, mpp=1.6, levels=1, seed=seed, tumor=tumor)
@@ -96,7 +96,7 @@ def test_tumor_shows_in_crowded_dark_nuclei_not_in_mean_color(tmp_path):
         ({"levels": 12}, "levels=12 is too many"),
     ],
 )
-def test_files_that_could_not_exist_are_refused(tmp_path, options, message):
+def test_impossible_files_raise(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         write_pixels(tmp_path / "a.tif", np.zeros((64, 64, 3), np.uint8), **options)
 
