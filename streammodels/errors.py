@@ -1,14 +1,14 @@
-"""The errors a user of `stream` meets: a layer that cannot be streamed exactly, and an image that cannot be read."""
+"""Errors for layers that cannot be streamed exactly and for images that cannot be read."""
 
 from __future__ import annotations
 
 
 class UnsupportedLayerError(ValueError):
-    """A layer of the network cannot be streamed with exact results, so it is refused.
+    """A layer of the network cannot be streamed with exact results.
 
     Attributes:
         layer: Dotted path of the layer inside the streamed module, e.g. ``"layer1.0.bn1"``.
-        reason: Why strips of rows cannot give the plain network's result there.
+        reason: Why strips of rows do not give the plain network's result.
         remedy: What to change.
     """
 
@@ -23,4 +23,4 @@ class UnsupportedLayerError(ValueError):
 
 
 class ImageReadError(RuntimeError):
-    """Rows of a lazily read image could not be had; the message names the image and the rows."""
+    """Rows of a lazy image could not be read; the message names the image and the rows."""

@@ -1,4 +1,4 @@
-"""A traced module, along either side of the image: its network, the engine that runs it, the plans made for it."""
+"""A traced module in both orientations, with strips along the height or the width of the image."""
 
 from __future__ import annotations
 
@@ -10,51 +10,68 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from streammodels.backprop.checkpointing import Choice
+from streammodels.backprop.checkpointing import Schedule
 from streammodels.core.engine import Engine
 from streammodels.core.network import Network
 from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import RowNode, RowPlan, RowsError, plan_rows
+from streammodels.memory.budget import Sizes
+from streammodels.memory.estimate import StepMemory
 
-_CACHED = 64
+_CACHE_SIZE = 64
 
 
 @dataclass
-class Route:
-    """A network that is computed along one side of the image.
+class Orientation:
+    """A network computed in strips along one side of the image.
 
     Attributes:
         network: The network.
-        sideways: Whether strips run along the width: the network then is that of images with the sides swapped.
-        choices: What was chosen for images of one size, by all that it depends on.
-        plans: The plans made, by batch, height, width and strip height.
+        sideways: Whether strips run along the width; the network then is for images with height and width swapped.
+        schedules: Schedules for images of one size, by all that they depend on.
+        plans: Row plans, by batch, height, width, strip height and `kernel_pixels`.
     """
 
     network: Network
     sideways: bool
-    choices: OrderedDict[Hashable, Choice] = field(default_factory=OrderedDict)
+    schedules: OrderedDict[Hashable, Schedule] = field(default_factory=OrderedDict)
     plans: OrderedDict[Hashable, RowPlan] = field(default_factory=OrderedDict)
 
     @cached_property
     def engine(self) -> Engine:
-        """Runs the network."""
+        """The engine of the network."""
         return Engine(self.network)
 
     def extent(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of an image as its strips see it."""
         return (width, height) if self.sideways else (height, width)
 
-    def plan(self, batch: int, height: int, width: int, strip_rows: int, kernel_pixels: int) -> RowPlan:
-        """The plan for a batch of images of one size, as the strips see it; remembered for the next."""
-        key = (batch, height, width, strip_rows, kernel_pixels)
+    def tensors(self) -> list[list[Tensor | None]]:
+        """The tensors of every node, connected to the parameters."""
+        return [node.tensors() for node in self.network.nodes]
+
+    def schedule(self, memory: StepMemory, sizes: Sizes, device_type: str) -> Schedule:
+        """The schedule for images of one size, cached.
+
+        Raises:
+            ValueError: If they are too small for a layer.
+        """
+        key = (memory.key, sizes, device_type)
+        if key not in self.schedules:
+            self._check_size(memory.height, memory.width)
+            cache(self.schedules, key, sizes.schedule(memory, device_type))
+        return self.schedules[key]
+
+    def plan(self, memory: StepMemory, strip_rows: int) -> RowPlan:
+        """The row plan for images of one size, cached."""
+        key = (memory.batch, memory.height, memory.width, strip_rows, memory.kernel_pixels)
         if key not in self.plans:
-            remember(
-                self.plans, key, plan_rows(self.network.row_nodes(batch, width, kernel_pixels), height, strip_rows)
-            )
+            nodes = self.network.row_nodes(memory.batch, memory.width, memory.kernel_pixels)
+            cache(self.plans, key, plan_rows(nodes, memory.height, strip_rows))
         return self.plans[key]
 
     def finish(self, results: Sequence[Tensor]) -> Tensor:
-        """What the module returns, out of the values of the network's boundary nodes."""
+        """What the module returns, given the values of the network's boundary nodes."""
         if self.sideways:
             rules = [self.network.nodes[index].rule for index in self.network.boundary]
             results = [
@@ -63,58 +80,47 @@ class Route:
             ]
         return self.network.finish(results)
 
-    def check(self, height: int, width: int) -> None:
-        """Refuse images, of a size as the strips see it, that a layer has no result for.
-
-        Raises:
-            ValueError: Naming the layer.
-        """
-        sides = (height, width) if not self.sideways else (width, height)
-        for nodes, size, kind in zip(self._lines(), sides, ("rows", "columns"), strict=True):
+    def _check_size(self, height: int, width: int) -> None:
+        """Check that every layer has an output for images of a size as the strips see it."""
+        nodes = self.network.nodes
+        along = ([RowNode(node.inputs, node.window) for node in nodes], height)
+        across = ([RowNode(node.inputs, node.columns) for node in nodes], width)
+        axes = (across, along) if self.sideways else (along, across)
+        for (geometry, size), kind in zip(axes, ("rows", "columns"), strict=True):
             try:
-                plan_rows(nodes, size, size)
+                plan_rows(geometry, size, size)
             except RowsError as error:
-                path, reason = self.network.nodes[error.node].path, error.reason.replace("rows", kind)
+                path, reason = nodes[error.node].path, error.reason.replace("rows", kind)
                 raise ValueError(f"layer '{path}': {reason}. Use a larger image, or fewer layers.") from error
 
-    def _lines(self) -> tuple[list[RowNode], list[RowNode]]:
-        """The geometry along the image's height, and along its width."""
-        along = [RowNode(node.inputs, node.window) for node in self.network.nodes]
-        across = [RowNode(node.inputs, node.columns) for node in self.network.nodes]
-        return (across, along) if self.sideways else (along, across)
 
-
-class Traced:
-    """A traced module."""
+class TracedModule:
+    """A traced module, upright and, if possible, sideways."""
 
     def __init__(self, network: Network) -> None:
-        self.upright = Route(network, sideways=False)
-
-    @property
-    def network(self) -> Network:
-        """The network, upright."""
-        return self.upright.network
+        self.network = network
+        self.upright = Orientation(network, sideways=False)
 
     @cached_property
-    def sideways(self) -> Route | None:
-        """The same along the image's width; None if the result would depend on it."""
-        turned = self.network.sideways()
-        return None if turned is None else Route(turned, sideways=True)
+    def sideways(self) -> Orientation | None:
+        """With strips along the width; None if the result would depend on it."""
+        swapped = self.network.sideways()
+        return None if swapped is None else Orientation(swapped, sideways=True)
 
-    def route(self, height: int, width: int, turns: bool = True) -> Route:
-        """Along the longer side, if the network and the image (`turns`) can be turned."""
-        return self.sideways if width > height and turns and self.sideways is not None else self.upright
+    def orientation(self, height: int, width: int, has_columns: bool = True) -> Orientation:
+        """With strips along the longer side, if the network and the image (`has_columns`) allow."""
+        return self.sideways if width > height and has_columns and self.sideways is not None else self.upright
 
 
-def remember(store: OrderedDict[Hashable, Any], key: Hashable, value: Any) -> None:
-    """Put a value into a store that forgets the oldest."""
+def cache(store: OrderedDict[Hashable, Any], key: Hashable, value: Any, size: int = _CACHE_SIZE) -> None:
+    """Add a value to a cache that drops the oldest beyond its size."""
     store[key] = value
-    if len(store) > _CACHED:
+    if len(store) > size:
         store.popitem(last=False)
 
 
-def settings(layer: nn.Module) -> Hashable:
-    """What a trace of the layer depends on: which layer it is, which tensors it holds, its numbers and flags."""
+def layer_settings(layer: nn.Module) -> Hashable:
+    """What the trace of a layer depends on, its identity, tensors, numbers and flags."""
     tensors = (*layer._parameters.values(), *layer._buffers.values())
     plain = (bool, int, float, str, tuple)
     own = tuple((name, repr(value)) for name, value in vars(layer).items() if isinstance(value, plain))

@@ -1,4 +1,4 @@
-"""The streamed pass as one differentiable function of the image and of all tensors the network computes with."""
+"""The streamed pass as one differentiable function of the image and all tensors of the network."""
 
 from __future__ import annotations
 
@@ -9,73 +9,75 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from streammodels.backprop.bptt import Pass
+from streammodels.backprop.bptt import ImagePass
 from streammodels.core.engine import NodeTensors
 
 
-class Streamed(torch.autograd.Function):
-    """``Streamed.apply(job, image, *tensors)``: what `Pass.forward` returns, with gradients.
+class StreamedFunction(torch.autograd.Function):
+    """``StreamedFunction.apply(image_pass, image, *tensors)``, the result of `ImagePass.forward` with gradients.
 
-    `image` is the tensor that the job reads, or None for an image that is no tensor; `tensors` are those of all nodes,
-    without gaps, of which the job has its own leaves.
+    `image` is the tensor that the pass reads, or None for a lazy image. `tensors` are those of all nodes that are not
+    None, of which the pass has leaves.
     """
 
     @staticmethod
-    def forward(ctx: Any, job: Pass, image: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Run all strips, keep what the job keeps."""
-        values = job.forward()
-        ctx.job, ctx.number = job, len(tensors)
-        # Saved as autograd saves: freed after the backward pass, and checked for changes in between.
-        ctx.save_for_backward(image, *tensors, *job.give_away())
-        ctx.gaps = [[tensor is None for tensor in node] for node in job.tensors]
-        job.reader.source.hold(None)
+    def forward(ctx: Any, image_pass: ImagePass, image: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Run all strips."""
+        values = image_pass.forward()
+        ctx.image_pass, ctx.number = image_pass, len(tensors)
+        # Saved by autograd, which frees them after the backward pass and checks them for changes in between.
+        ctx.save_for_backward(image, *tensors, *image_pass.move_out())
+        ctx.missing = [[tensor is None for tensor in node] for node in image_pass.tensors]
+        image_pass.reader.source.tensor = None
         return tuple(values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Run the strips from last to first. What lives on with the result, the job, then holds no tensor of size."""
-        job: Pass = ctx.job
-        image, *saved = ctx.saved_tensors
-        job.reader.source.hold(image)
-        job.take_back(saved[ctx.number :])
-        if not job.tensors:  # the graph was retained: this is not its first backward pass
-            job.tensors = leaves(_in_nodes(saved, ctx.gaps))
+        """Run the strips from last to first. The pass, which is freed with the result only, then holds no tensors."""
+        image_pass: ImagePass = ctx.image_pass
+        source = image_pass.reader.source
+        source.tensor, *saved = ctx.saved_tensors
+        image_pass.move_in(saved[ctx.number :])
+        if not image_pass.tensors:  # the graph was retained, and this is not its first backward pass
+            image_pass.tensors = leaves(_by_node(saved, ctx.missing))
         try:
-            image_grad: Tensor | None = None
-            if job.image_needs_grad:
-                image_grad = _image_gradient(job, image, grads)
+            image_grad = None
+            if image_pass.image_needs_grad:
+                image_grad = _image_gradient(image_pass, grads)
             else:
-                job.backward(grads)
-            return (None, image_grad, *(leaf.grad for leaf in present(job.tensors)))
+                image_pass.backward(grads)
+            return (None, image_grad, *(leaf.grad for leaf in flat_tensors(image_pass.tensors)))
         finally:
-            job.drop()
-            job.reader.source.hold(None)
+            image_pass.release()
+            source.tensor = None
 
 
 def leaves(tensors: NodeTensors) -> list[list[Tensor | None]]:
-    """The same tensors as leaves of a graph of their own; they still notice changes of the originals in place."""
+    """The same tensors as leaves of another graph; a change of the originals in place is still detected."""
     return [[None if t is None else t.detach().requires_grad_(t.requires_grad) for t in node] for node in tensors]
 
 
-def present(tensors: NodeTensors) -> list[Tensor]:
-    """The tensors of all nodes, without gaps."""
+def flat_tensors(tensors: NodeTensors) -> list[Tensor]:
+    """The tensors of all nodes that are not None."""
     return [tensor for node in tensors for tensor in node if tensor is not None]
 
 
-def _in_nodes(tensors: Sequence[Tensor], gaps: Sequence[Sequence[bool]]) -> list[list[Tensor | None]]:
-    """The tensors of all nodes, node by node; `gaps` says which are missing."""
+def _by_node(tensors: Sequence[Tensor], missing: Sequence[Sequence[bool]]) -> list[list[Tensor | None]]:
+    """The inverse of `flat_tensors`; `missing` says which tensors are None."""
     remaining = iter(tensors)
-    return [[None if gap else next(remaining) for gap in node] for node in gaps]
+    return [[None if gap else next(remaining) for gap in node] for node in missing]
 
 
-def _image_gradient(job: Pass, image: Tensor, grads: Sequence[Tensor]) -> Tensor:
-    """Run the backward pass; returns the gradient of the image."""
-    result = torch.empty_like(image)
-    upright = result.transpose(2, 3) if job.reader.source.sideways else result
+def _image_gradient(image_pass: ImagePass, grads: Sequence[Tensor]) -> Tensor:
+    """Run the backward pass, and return the gradient of the image."""
+    source = image_pass.reader.source
+    assert source.tensor is not None
+    result = torch.empty_like(source.tensor)
+    upright = result.transpose(2, 3) if source.sideways else result
 
-    def take(rows: range, grad: Tensor) -> None:
+    def write(rows: range, grad: Tensor) -> None:
         upright[:, :, rows.start : rows.stop] = grad
 
-    job.backward(grads, take)
+    image_pass.backward(grads, write)
     return result

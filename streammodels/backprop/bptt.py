@@ -1,4 +1,4 @@
-"""All strips of an image, forwards and backwards: back-propagation through time.
+"""Back-propagation through time over the strips of an image.
 
     strip 0      strip 1      strip 2          forward, without autograd
     rows 0..h    rows h..2h   rows 2h..H
@@ -7,9 +7,9 @@
        |            |            |
       y0           y1           y2
 
-A strip is one step of a recurrent network whose state is the carries. The backward pass is complete, not truncated:
-strips from last to first, each recomputed with autograd from its rows and the carries that entered it; the gradient of
-its carries is handed to the strip before.
+A strip is one step of a recurrent network whose state is the carries. The backward pass is not truncated. It goes from
+the last strip to the first, recomputes each with autograd from its rows and the carries that entered it, and passes the
+gradient of these carries to the strip before.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from streammodels.backprop.arena import Shelf
-from streammodels.backprop.checkpointing import Keeping, Visit, visits
-from streammodels.backprop.rng_state import Surroundings
-from streammodels.core.engine import Carries, Engine, NodeTensors, Strip
-from streammodels.core.image_rows import Handover, StripReader
-from streammodels.core.reductions import Parts, Reduction, present
+from streammodels.backprop.arena import Arena
+from streammodels.backprop.checkpointing import Keeping, Visit, backward_order
+from streammodels.backprop.rng_state import RngState
+from streammodels.core.engine import Carries, Engine, NodeTensors, StripResult, StripRun
+from streammodels.core.frozen_prefix import FrozenPrefix, nodes_needing_grad
+from streammodels.core.image_rows import SingleUseTensor, StripReader
+from streammodels.core.reductions import Parts, Reduction, without_none
 from streammodels.core.row_plan import RowPlan
 
-TakeRows = Callable[[range, Tensor], None]
-"""Receives the gradient of some rows of the image, (B, C, rows, W), from the last rows to the first."""
+RowGradCallback = Callable[[range, Tensor], None]
+"""Called with rows of the image and their gradient (B, C, rows, W), from the last rows to the first."""
 
 
 @dataclass
-class Reduced:
-    """What a reduction has seen of the image.
+class ReductionState:
+    """The partial results of a reduction.
 
     Attributes:
-        parts: The partial results, strip by strip; given away when all are there.
-        strips: The strips they came from.
-        number: How many tensors a partial result has.
-        pixels: Pixels of the map, of one image.
+        pixels: Pixels of the map of one image.
         dtype: Type of the map.
+        number: Number of tensors of a partial result.
+        parts: The partial results, strip by strip; moved out when all are there.
+        strips: The strips they are of.
     """
 
     pixels: int
@@ -53,117 +54,124 @@ class Reduced:
 
 
 @dataclass
-class Graph:
-    """A strip computed with autograd: its leaves and what came out."""
+class StripGraph:
+    """A strip computed with autograd, its leaves (rows of the image, carries that entered) and its result."""
 
     image_rows: Tensor | None
     entered: Carries
-    step: Strip
+    result: StripResult
 
 
 @dataclass
-class Pass:
-    """One image on its way through the engine.
+class ImagePass:
+    """The forward and backward pass of one image, or batch of images of one size.
 
     Attributes:
         engine: The engine.
         plan: The plan for the image's height.
-        reader: Hands out the image's rows on the device that computes.
-        surroundings: Global state at the call.
+        reader: Yields the strips of the image.
+        rng_state: State at the call.
         tensors: The tensors of every node; leaves of autograd if there will be a backward pass.
-        image_needs_grad: Whether the gradient of the image will be asked for.
-        keeping: What is kept for a backward pass; None if there will be none.
+        image_needs_grad: Whether the backward pass computes the gradient of the image.
+        keeping: What is kept for the backward pass; None if there will be none.
         carries: The carries that enter every ``keeping.every``-th strip.
-        frozen_rows: By strip, the rows that layers in front of everything trained hand to trained ones.
+        prefix_rows: By strip, the rows of the outputs of the frozen prefix.
         graphs: Graphs of the last strips.
-        reduced: What each reduction has seen.
+        reductions: State of each reduction.
     """
 
     engine: Engine
     plan: RowPlan
     reader: StripReader
-    surroundings: Surroundings
+    rng_state: RngState
     tensors: NodeTensors
     image_needs_grad: bool = False
     keeping: Keeping | None = None
     carries: dict[int, Carries] = field(default_factory=dict)
-    frozen_rows: dict[int, Carries] = field(default_factory=dict)
-    graphs: dict[int, Graph] = field(default_factory=dict)
-    reduced: dict[int, Reduced] = field(default_factory=dict)
+    prefix_rows: dict[int, Carries] = field(default_factory=dict)
+    graphs: dict[int, StripGraph] = field(default_factory=dict)
+    reductions: dict[int, ReductionState] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.needs = self.engine.needs_grad(self.tensors, self.image_needs_grad)
+        nodes = self.engine.nodes
+        self.needs_grad = nodes_needing_grad(nodes, self.tensors, self.image_needs_grad)
         frozen = self.keeping is not None and self.keeping.frozen
-        self.shortcut = self.engine.shortcut(self.needs) if frozen else None
-        self._carry_shelf, self._row_shelf = Shelf(), Shelf()
+        self.prefix = FrozenPrefix.find(nodes, self.needs_grad) if frozen else None
+        self._carry_arena, self._prefix_arena = Arena(), Arena()
 
     @property
     def device(self) -> torch.device:
-        """Where the strips are computed."""
+        """The device that computes."""
         return self.reader.device
 
     def forward(self) -> list[Tensor]:
-        """All strips.
+        """Run all strips.
 
         Returns:
-            For every boundary node its map or, for a reduction, the partial results: see `finish`. Without graph.
+            Of every boundary node its map or, for a reduction, the partial results, without graph. See `finish`.
         """
         strips, keeping = self.plan.strips, self.keeping
         with_graph = strips if keeping is None else max(0, strips - keeping.graphs)
         maps: dict[int, Tensor] = {}
         carries: Carries = {}
         with torch.no_grad(), ExitStack() as stack:
-            self.surroundings.enter_autocast(stack)
+            self.rng_state.enter_autocast(stack)
             read = self.reader.strips([self.plan.new(0, strip) for strip in range(strips)])
             for strip, rows in enumerate(stack.enter_context(closing(read))):
                 if keeping is not None:
-                    self._keep(strip, carries)
+                    self._keep(strip, carries, keeping)
                 if strip >= with_graph:
-                    self.graphs[strip] = graph = self._graph(strip, rows, carries, None)
-                    step = graph.step
+                    self.graphs[strip] = graph = self._run_with_graph(strip, rows, carries)
+                    result = graph.result
                 else:
-                    step = self._step(strip, rows, carries, None)
-                if self.shortcut is not None:
-                    self.frozen_rows[strip] = {i: self._row_shelf.put(rows) for i, rows in step.handed_over.items()}
-                carries = step.carries
-                self._collect(step, strip, maps)
-            return [value for index in self.engine.network.boundary for value in self._yielded(index, maps)]
+                    result = self._run(strip, rows, carries)
+                if self.prefix is not None:
+                    kept = {i: self._prefix_arena.put(rows) for i, rows in result.prefix_rows.items()}
+                    self.prefix_rows[strip] = kept
+                carries = result.carries
+                self._collect(result, strip, maps)
+            return [tensor for index in self.engine.network.boundary for tensor in self._outputs(index, maps)]
 
-    def _keep(self, strip: int, carries: Carries) -> None:
-        """Keep what entered a strip."""
-        assert self.keeping is not None
-        if strip % self.keeping.every == 0:
-            wanted = {i: c for i, c in carries.items() if self.shortcut is None or i not in self.shortcut.skipped}
-            self.carries[strip] = {i: self._carry_shelf.put(c, self.keeping.on_host) for i, c in wanted.items()}
+    def _keep(self, strip: int, carries: Carries, keeping: Keeping) -> None:
+        """Keep the carries that enter a strip, and the random-number state."""
+        if strip % keeping.every == 0:
+            skipped = frozenset() if self.prefix is None else self.prefix.skipped
+            kept = {i: self._carry_arena.put(c, keeping.on_host) for i, c in carries.items() if i not in skipped}
+            self.carries[strip] = kept
         if self.engine.network.has_random_nodes:
-            self.surroundings.note_random_state(self.device)
+            self.rng_state.append_strip(self.device)
 
-    def _step(self, strip: int, rows: Handover | None, carries: Carries, given: Carries | None) -> Strip:
-        seeds = self.surroundings.seeds
-        return self.engine.step(self.plan, strip, rows, carries, self.tensors, seeds, self.shortcut, given)
+    def _run(
+        self, strip: int, rows: SingleUseTensor | None, carries: Carries, prefix_rows: Carries | None = None
+    ) -> StripResult:
+        seeds = self.rng_state.seeds
+        run = StripRun(self.engine, self.plan, strip, self.tensors, seeds, self.prefix, prefix_rows)
+        return run.forward(rows, carries)
 
-    def _graph(self, strip: int, rows: Handover | None, carries: Carries, given: Carries | None) -> Graph:
-        """Compute a strip with autograd, its rows and carries as leaves."""
-        entered = {i: c.detach().requires_grad_(self.needs[i]) for i, c in carries.items()}
+    def _run_with_graph(
+        self, strip: int, rows: SingleUseTensor | None, carries: Carries, prefix_rows: Carries | None = None
+    ) -> StripGraph:
+        """Run a strip with autograd, its rows and carries as leaves."""
+        entered = {i: c.detach().requires_grad_(self.needs_grad[i]) for i, c in carries.items()}
         image_rows = None
         if rows is not None and self.image_needs_grad:
             image_rows = rows.take().detach().requires_grad_()
-            rows = Handover(image_rows)
+            rows = SingleUseTensor(image_rows)
         with torch.enable_grad():
-            return Graph(image_rows, entered, self._step(strip, rows, entered, given))
+            return StripGraph(image_rows, entered, self._run(strip, rows, entered, prefix_rows))
 
-    def _yielded(self, index: int, maps: dict[int, Tensor]) -> list[Tensor]:
-        """The map of a boundary node, or the partial results of all strips, each tensor of them stacked."""
+    def _outputs(self, index: int, maps: dict[int, Tensor]) -> list[Tensor]:
+        """The map of a boundary node, or the tensors of its partial results, those of all strips stacked."""
         if index in maps:
             return [maps[index]]
-        parts, self.reduced[index].parts = self.reduced[index].parts, []
+        parts, self.reductions[index].parts = self.reductions[index].parts, []
         return [torch.stack(tensors) for tensors in zip(*parts, strict=True)]
 
     def finish(self, values: Iterable[Tensor], tensors: NodeTensors) -> list[Tensor]:
-        """The values of the boundary nodes, out of what `forward` returned; differentiable.
+        """The values of the boundary nodes, differentiable.
 
         Args:
-            values: What `forward` returned, connected by autograd.
+            values: The result of `forward`, connected by autograd.
             tensors: The tensors of every node, connected to the parameters.
         """
         remaining = iter(values)
@@ -173,116 +181,122 @@ class Pass:
             if not isinstance(rule, Reduction):
                 result.append(next(remaining))
                 continue
-            seen = self.reduced[index]
-            parts = tuple(next(remaining) for _ in range(seen.number))
-            result.append(rule.combine(parts, seen.pixels, seen.dtype, *present(tensors[index])))
+            state = self.reductions[index]
+            parts = tuple(next(remaining) for _ in range(state.number))
+            result.append(rule.combine(parts, state.pixels, state.dtype, *without_none(tensors[index])))
         return result
 
-    def _collect(self, step: Strip, strip: int, maps: dict[int, Tensor]) -> None:
-        """Write emitted rows into the feature maps, and remember partial results."""
-        for index, parts in step.reduced.items():
-            width, dtype = step.reduced_from[index]
-            seen = self.reduced.setdefault(index, Reduced(self.plan.totals[index] * width, dtype, len(parts)))
-            seen.parts.append(parts)
-            seen.strips.append(strip)
-        for index, rows in step.emitted.items():
+    def _collect(self, result: StripResult, strip: int, maps: dict[int, Tensor]) -> None:
+        """Copy emitted rows into the feature maps, and append partial results."""
+        for index, parts in result.reduced.items():
+            width, dtype = result.reduced_from[index]
+            state = ReductionState(self.plan.totals[index] * width, dtype, len(parts))
+            state = self.reductions.setdefault(index, state)
+            state.parts.append(parts)
+            state.strips.append(strip)
+        for index, rows in result.emitted.items():
             if index not in maps:
                 batch, channels, _, width = rows.shape
                 maps[index] = rows.new_empty(batch, channels, self.plan.totals[index], width)
             new = self.plan.new(index, strip)
             maps[index][:, :, new.start : new.stop] = rows
 
-    def backward(self, grads: Sequence[Tensor], take_image_grad: TakeRows | None = None) -> None:
-        """All strips from last to first; those without a graph are computed again.
+    def backward(self, grads: Sequence[Tensor], on_image_grad: RowGradCallback | None = None) -> None:
+        """Run all strips from last to first; those without a kept graph are recomputed.
 
         Args:
-            grads: Gradients of what `forward` returned. Those of the tensors are accumulated in their ``.grad``.
-            take_image_grad: Receives the gradient of the image, rows by rows.
+            grads: Gradients of the result of `forward`. Those of `tensors` are accumulated in their ``.grad``.
+            on_image_grad: Called with the gradient of the image, strip by strip.
         """
         assert self.keeping is not None
-        order = visits(self.plan.strips, self.keeping.every, len(self.graphs))
-        reads = [self.plan.new(0, visit.strip) for visit in order if visit.reads and self._reads_image]
+        order = backward_order(self.plan.strips, self.keeping.every, len(self.graphs))
+        reads = [self.plan.new(0, visit.strip) for visit in order if self._reads_image(visit)]
         with closing(self.reader.strips(reads)) as strips:
-            self._visit(order, strips, grads, take_image_grad)
+            self._backward(order, strips, grads, on_image_grad)
 
-    def _visit(
-        self, order: list[Visit], strips: Iterator[Handover], grads: Sequence[Tensor], take_image_grad: TakeRows | None
+    def _reads_image(self, visit: Visit) -> bool:
+        """Whether a step reads the image; it does not if all that reads it is frozen and kept."""
+        return visit.reads and (self.prefix is None or self.prefix.reads_image)
+
+    def _backward(
+        self,
+        order: list[Visit],
+        strips: Iterator[SingleUseTensor],
+        grads: Sequence[Tensor],
+        on_image_grad: RowGradCallback | None,
     ) -> None:
-        """The backward pass in a given order of the strips, whose rows come from `strips`."""
+        """The backward pass in a given order; `strips` yields the rows of the image that it reads."""
         carries: dict[int, Carries] = {}
         carry_grads: Carries = {}
         for visit in order:
             strip = visit.strip
-            rows = next(strips) if visit.reads and self._reads_image else None
-            given = self.frozen_rows.get(strip)
+            rows = next(strips) if self._reads_image(visit) else None
+            prefix_rows = self.prefix_rows.get(strip)
             graph = self.graphs.pop(strip, None)
             if graph is None:
                 if strip in self.carries:
                     carries[strip] = {i: c.to(self.device, non_blocking=True) for i, c in self.carries[strip].items()}
                 with ExitStack() as stack:
-                    self.surroundings.restore(stack, strip, self.device)
+                    self.rng_state.restore(stack, strip, self.device)
                     if not visit.backward:
                         with torch.no_grad():
-                            carries[strip + 1] = self._step(strip, rows, carries[strip], given).carries
+                            carries[strip + 1] = self._run(strip, rows, carries[strip], prefix_rows).carries
                         continue
-                    graph = self._graph(strip, rows, carries.pop(strip), given)
+                    graph = self._run_with_graph(strip, rows, carries.pop(strip), prefix_rows)
             carry_grads = self._backward_through(graph, strip, grads, carry_grads)
-            if take_image_grad is not None:
+            if on_image_grad is not None:
                 assert graph.image_rows is not None
                 rows_grad = graph.image_rows.grad
                 rows_grad = torch.zeros_like(graph.image_rows) if rows_grad is None else rows_grad
-                take_image_grad(self.plan.new(0, strip), rows_grad)
+                on_image_grad(self.plan.new(0, strip), rows_grad)
 
-    @property
-    def _reads_image(self) -> bool:
-        """Whether the backward pass needs the image; not if everything that reads it is frozen and kept."""
-        return self.shortcut is None or self.shortcut.reads_image
-
-    def _backward_through(self, graph: Graph, strip: int, grads: Sequence[Tensor], carry_grads: Carries) -> Carries:
-        """Gradients of a strip, given those of what it yielded and carried; returns those of what entered it."""
-        roots = [(graph.step.carries[index], grad) for index, grad in carry_grads.items()]
-        roots += self._boundary_roots(graph.step, strip, grads)
+    def _backward_through(
+        self, graph: StripGraph, strip: int, grads: Sequence[Tensor], carry_grads: Carries
+    ) -> Carries:
+        """Gradients of the carries that entered a strip, given those of its outputs and of the carries that left it."""
+        roots = [(graph.result.carries[index], grad) for index, grad in carry_grads.items()]
+        roots += self._boundary_roots(graph.result, strip, grads)
         roots = [(root, grad) for root, grad in roots if root.requires_grad]
         inputs = [t for node in self.tensors for t in node if t is not None and t.requires_grad]
         inputs += [c for c in graph.entered.values() if c.requires_grad]
-        if graph.image_rows is not None and graph.image_rows.requires_grad:
+        if graph.image_rows is not None:
             inputs.append(graph.image_rows)
         if roots:
             torch.autograd.backward([r for r, _ in roots], [g for _, g in roots], inputs=inputs)
         return {i: c.grad for i, c in graph.entered.items() if c.grad is not None}
 
-    def _boundary_roots(self, step: Strip, strip: int, grads: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """What the strip yielded at the boundary, with its gradient."""
+    def _boundary_roots(self, result: StripResult, strip: int, grads: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The outputs of a strip at the boundary, with their gradients."""
         roots: list[tuple[Tensor, Tensor]] = []
         remaining = iter(grads)
         for index in self.engine.network.boundary:
-            if index in self.reduced:
-                of_parts = [next(remaining) for _ in range(self.reduced[index].number)]
-                if index in step.reduced:
-                    place = self.reduced[index].strips.index(strip)
-                    roots += [(part, grad[place]) for part, grad in zip(step.reduced[index], of_parts, strict=True)]
+            if index in self.reductions:
+                of_parts = [next(remaining) for _ in range(self.reductions[index].number)]
+                if index in result.reduced:
+                    place = self.reductions[index].strips.index(strip)
+                    roots += [(part, grad[place]) for part, grad in zip(result.reduced[index], of_parts, strict=True)]
                 continue
             grad, new = next(remaining), self.plan.new(index, strip)
-            if index in step.emitted:
-                roots.append((step.emitted[index], grad[:, :, new.start : new.stop]))
+            if index in result.emitted:
+                roots.append((result.emitted[index], grad[:, :, new.start : new.stop]))
         return roots
 
-    def give_away(self) -> list[Tensor]:
-        """The kept carries and rows, for autograd to save: it frees them after the backward pass."""
-        stores = (self.carries, self.frozen_rows)
+    def move_out(self) -> list[Tensor]:
+        """The kept carries and rows, moved out for autograd to save, which frees them after the backward pass."""
+        stores = (self.carries, self.prefix_rows)
         self._places = [[(strip, tuple(rows)) for strip, rows in store.items()] for store in stores]
         tensors = [tensor for store in stores for rows in store.values() for tensor in rows.values()]
-        self.carries, self.frozen_rows = {}, {}
-        self._carry_shelf, self._row_shelf = Shelf(), Shelf()
+        self.carries, self.prefix_rows = {}, {}
+        self._carry_arena, self._prefix_arena = Arena(), Arena()
         return tensors
 
-    def take_back(self, tensors: Iterable[Tensor]) -> None:
-        """The same, as autograd returned them."""
+    def move_in(self, tensors: Iterable[Tensor]) -> None:
+        """Move the same tensors back in, as autograd returned them."""
         remaining = iter(tensors)
-        for store, places in zip((self.carries, self.frozen_rows), self._places, strict=True):
+        for store, places in zip((self.carries, self.prefix_rows), self._places, strict=True):
             for strip, nodes in places:
                 store[strip] = {index: next(remaining) for index in nodes}
 
-    def drop(self) -> None:
-        """Let go of all that a backward pass needs; `take_back` and new leaves make up for it."""
-        self.carries, self.frozen_rows, self.graphs, self.tensors = {}, {}, {}, ()
+    def release(self) -> None:
+        """Release all that a backward pass needs. Before another one, call `move_in` and set `tensors`."""
+        self.carries, self.prefix_rows, self.graphs, self.tensors = {}, {}, {}, ()

@@ -1,11 +1,12 @@
-"""What of the forward pass is kept for the backward pass: memory against time, from plain training to O(width).
+"""Checkpointing, what the forward pass keeps for the backward pass and what is recomputed.
 
-A strip is computed a second time in the backward pass, from its rows and the carries that entered it. So the least that
-has to be kept is some carries; the most is everything. With n strips, F the operations of one forward pass:
+The backward pass recomputes a strip from its rows and the carries that entered it, so some carries have to be kept; at
+most everything is. `Keeping` chooses, and `backward_order` is the order of the strips that follows from it. For n
+strips, and F the operations of one forward pass, a training step takes
 
-    carries at every boundary            every=1, graphs=0     4 F     memory: one strip + n carries
-    carries at every k-th boundary       every=k, graphs=0     5 F     memory: one strip + n/k + k carries
-    the graphs of the last m strips      every=1, graphs=m     4 F - m/n F, for m = n 3 F: plain training
+    carries of every strip               every=1, graphs=0     4 F            memory: one strip + n carries
+    carries of every k-th strip          every=k, graphs=0     5 F            memory: one strip + n/k + k carries
+    graphs of the last m strips          every=1, graphs=m     (4 - m/n) F    m = n is plain training, 3 F
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Keeping:
-    """What is kept.
+    """What the forward pass keeps for the backward pass.
 
     Attributes:
-        every: Carries are kept at every so many strips; those between are computed again, group by group.
-        graphs: So many of the last strips keep their graph and are not computed a second time. One costs no memory: the
-            backward pass would begin by computing it again.
-        on_host: Kept carries wait in host memory. Only for computation on another device.
-        frozen: Layers in front of everything that is trained are not computed a second time: the rows they hand to
-            trained layers are kept. Otherwise they are computed again.
+        every: Carries are kept of every so many strips; those between are recomputed, group by group.
+        graphs: Number of last strips whose graph is kept, so that they are not recomputed. One costs no memory, since
+            the backward pass would start by recomputing it.
+        on_host: Whether kept carries are moved to host memory. Only for computation on another device.
+        frozen: Whether the rows that trained layers read from the frozen layers in front of everything trained are
+            kept. Otherwise these layers are recomputed too.
     """
 
     every: int = 1
@@ -36,22 +37,30 @@ class Keeping:
             raise ValueError(f"every has to be at least 1 and graphs at least 0, got {self.every} and {self.graphs}")
 
     def recomputed(self, strips: int) -> float:
-        """The share of `strips` strips that have no graph."""
+        """The share of `strips` strips whose graph is not kept."""
         return 1 - min(strips, self.graphs) / strips
 
-    def passes_again(self, strips: int) -> float:
-        """Forward passes computed again: those strips for their graphs and, in groups, once more for their carries."""
+    def recomputed_passes(self, strips: int) -> float:
+        """Forward passes recomputed, for the graphs of these strips and for the carries within groups."""
         return self.recomputed(strips) * (2 - 1 / self.every)
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How an image is computed, in strips of what height, and what is kept."""
+
+    strip_rows: int
+    keeping: Keeping
+
+
+@dataclass(frozen=True)
 class Visit:
-    """A strip that the backward pass comes to.
+    """A step of the backward pass, in which one strip is computed.
 
     Attributes:
-        strip: Its number.
-        backward: Whether gradients are computed; else only the carries that leave it, once more.
-        reads: Whether its rows of the image are needed.
+        strip: Number of the strip.
+        backward: Whether its gradients are computed; otherwise only the carries that leave it are recomputed.
+        reads: Whether its rows of the image are read.
     """
 
     strip: int
@@ -59,17 +68,17 @@ class Visit:
     reads: bool
 
 
-def visits(strips: int, every: int, graphs: int) -> list[Visit]:
-    """The strips in the order of the backward pass.
+def backward_order(strips: int, every: int, graphs: int) -> list[Visit]:
+    """The steps of the backward pass.
 
     Args:
         strips: Number of strips.
-        every: Carries are there at every so many strips.
-        graphs: So many of the last strips have their graph.
+        every: Carries are kept of every so many strips.
+        graphs: Number of last strips whose graph is kept.
 
     Returns:
-        Group by group from the last: forwards without gradients up to the last strip whose carries are wanted, then
-        backwards through all strips of the group.
+        Group by group from the last, forwards without gradients up to the last strip that needs carries, then backwards
+        through all strips of the group.
     """
     result: list[Visit] = []
     for start in reversed(range(0, strips, every)):
@@ -78,11 +87,3 @@ def visits(strips: int, every: int, graphs: int) -> list[Visit]:
         result += [Visit(strip, backward=False, reads=True) for strip in recomputed[:-1]]
         result += [Visit(strip, backward=True, reads=strip < strips - graphs) for strip in reversed(range(start, stop))]
     return result
-
-
-@dataclass(frozen=True)
-class Choice:
-    """How an image is computed: the height of its strips, and what is kept."""
-
-    strip_rows: int
-    keeping: Keeping

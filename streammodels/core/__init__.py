@@ -1,1 +1,1 @@
-"""The streaming engine: row arithmetic, operations, carries and reductions."""
+"""The streaming engine, with row arithmetic, operations, carries and reductions."""

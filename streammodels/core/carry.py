@@ -1,11 +1,10 @@
-"""Carried rows in front of new rows, in one pass over memory.
+"""Concatenation of carried rows and new rows, in one pass over memory.
 
-Before every layer that looks beyond its own row three things happen: the carry is put in front of the new rows, an
-activation is applied, and the last rows are set aside for the next strip. As separate operations of torch each would
-copy the strip once more, and the gradient of setting rows aside would fill a strip with zeros first. Here it is one
-function with the gradient
+In front of every layer with a carry, the carry and the new rows are concatenated, a ReLU may be applied, and the last
+rows are copied as the next carry. As separate operations of torch, each would copy the strip once more, and the
+gradient of the copy would first fill a strip with zeros. Here they are one function with the gradient
 
-    d rows = mask * d joined[new rows],   with d kept added to its last rows      (mask: where the activation passes)
+    d rows = mask * d joined[new rows],   with d kept added to its last rows      (mask: where the ReLU passes)
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from torch.autograd.function import once_differentiable
 
 
 def join_rows(carry: Tensor, rows: Tensor, keep: int, relu: bool) -> tuple[Tensor, Tensor | None]:
-    """Put `carry` in front of `rows`.
+    """Concatenate `carry` and `rows`, and copy the last rows.
 
     Args:
         carry: (B, C, carried, W).
         rows: (B, C, new, W), of the same type.
-        keep: How many of the last rows to set aside.
-        relu: Whether the joined rows pass a ReLU. What is set aside has not passed it.
+        keep: How many of the last rows to copy.
+        relu: Whether the joined rows pass a ReLU. The copied rows have not passed it.
 
     Returns:
         (B, C, carried + new, W), and a copy of its last `keep` rows (before the ReLU), None if `keep` is 0.
@@ -38,7 +37,7 @@ def join_rows(carry: Tensor, rows: Tensor, keep: int, relu: bool) -> tuple[Tenso
 def last_rows(carry: Tensor | None, rows: Tensor, keep: int) -> Tensor | None:
     """A copy of the last `keep` rows of both together; None for 0.
 
-    A copy, because a view would keep the whole strip alive, and would see what an activation writes in place.
+    A view would keep the whole strip in memory, and would change with an activation in place.
     """
     if keep == 0:
         return None
@@ -77,7 +76,7 @@ class _JoinRows(torch.autograd.Function):
             (joined,) = ctx.saved_tensors
             carry_grad = torch.ops.aten.threshold_backward(carry_grad, joined[:, :, : ctx.carried], 0)
             rows_grad = torch.ops.aten.threshold_backward(rows_grad, joined[:, :, ctx.carried :], 0)
-        elif kept_grad is not None:  # not ours to write into
+        elif kept_grad is not None:  # the incoming gradient must not be written into
             carry_grad, rows_grad = carry_grad.clone(), rows_grad.clone()
         if kept_grad is not None:
             from_rows = min(kept_grad.shape[2], rows_grad.shape[2])

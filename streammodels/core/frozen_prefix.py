@@ -1,20 +1,68 @@
-"""TODOC streammodels/core/frozen_prefix.py."""
+"""The frozen layers in front of everything trained, which the backward pass does not compute again.
+
+The rows that trained layers read from them are kept from the first computation of a strip instead:
+
+    image -> [frozen] -> [frozen] -> rows kept -> [trained] -> [frozen] -> ...
+             skipped     output                   computed again with autograd
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
+
+from streammodels.core.network import Node
+from streammodels.core.operations import Pointwise
 
 
 @dataclass(frozen=True)
-class Shortcut:
-    """How a strip is computed again without the layers in front of everything trained.
+class FrozenPrefix:
+    """The nodes in front of everything trained.
 
     Attributes:
-        skipped: Nodes that are left out.
-        handed_over: Nodes whose new rows are given instead; they still keep their carries.
-        reads_image: Whether a node that runs reads the image.
+        skipped: Nodes that are not computed again.
+        outputs: Nodes whose new rows are kept instead of computed again. They still have carries.
+        reads_image: Whether a node that is computed again reads the image.
     """
 
     skipped: frozenset[int]
-    handed_over: frozenset[int]
+    outputs: frozenset[int]
     reads_image: bool
+
+    @classmethod
+    def find(cls, nodes: Sequence[Node], needs_grad: Sequence[bool]) -> FrozenPrefix | None:
+        """The frozen prefix of a network; None if there is none, or it cannot be skipped.
+
+        Args:
+            nodes: The network.
+            needs_grad: Whether each node needs a gradient.
+        """
+        read: set[int] = set()
+        for index in reversed(range(len(nodes))):
+            if needs_grad[index] or (index in read and nodes[index].transparent):
+                read.update(source for source in nodes[index].inputs if not needs_grad[source])
+        outputs = frozenset(index for index in read - {0} if not nodes[index].transparent)
+        skipped = frozenset(index for index in range(len(nodes)) if not needs_grad[index]) - read
+        left_out = [nodes[index].rule for index in skipped | outputs]
+        if any(isinstance(rule, Pointwise) and rule.random for rule in left_out):
+            return None  # the layers behind would draw other random numbers
+        return cls(skipped, outputs, 0 in read) if skipped - {0} | outputs else None
+
+
+def nodes_needing_grad(
+    nodes: Sequence[Node], tensors: Sequence[Sequence[Tensor | None]], image_needs_grad: bool
+) -> list[bool]:
+    """Whether each node needs a gradient, because it or a node in front of it is trained.
+
+    Args:
+        nodes: The network.
+        tensors: Weights and statistics of every node.
+        image_needs_grad: Whether the image needs one.
+    """
+    needs = [image_needs_grad]
+    for node, own in zip(nodes[1:], tensors[1:], strict=True):
+        trained = any(tensor is not None and tensor.requires_grad for tensor in own)
+        needs.append(trained or any(needs[source] for source in node.inputs))
+    return needs

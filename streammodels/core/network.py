@@ -1,15 +1,8 @@
-"""What the engine runs: the streamed part of a module as a list of nodes, and the small rest behind it.
+"""A traced network, its streamed part as a list of nodes and the layers behind it.
 
-Everything from the image to the feature map, or to the global pools, is a list of `Node`s, each with its rule
-(`rules.py`). What only depends on pooled vectors (flatten, a linear classifier) is the *tail*: it runs once, in plain
-PyTorch. `tracing.py` makes a `Network` out of a module.
-
-A batch normalisation that follows a convolution is folded into it, under autograd:
-
-    weight' = weight * gamma / sqrt(var + eps)        bias' = beta + (bias - mean) * gamma / sqrt(var + eps)
-
-so the streamed pass computes with weight' and bias' only, and their gradients reach weight, gamma and beta by the chain
-rule, outside the streamed pass.
+Everything from the image to the feature map, or to the global pools, is a list of `Node`s, each with a rule
+(`operations.py`). Operations on pooled vectors only (flatten, a linear classifier) are the *tail*, which is computed
+once, in plain PyTorch. `tracing` makes a `Network` of a module.
 """
 
 from __future__ import annotations
@@ -20,16 +13,11 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from streammodels.core.operations import AveragePool, Convolution, MaxPool, Pointwise, Rule
+from streammodels.core.operations import Convolution, Pointwise, Rule, Windowed
 from streammodels.core.reductions import Reduction
-from streammodels.core.row_plan import RowNode, Window
+from streammodels.core.row_plan import RowNode, SlidingWindow
 
 Tensors = Callable[[], list[Tensor | None]]
-
-
-def no_tensors() -> list[Tensor | None]:
-    """What a node without weights computes with."""
-    return []
 
 
 @dataclass(frozen=True)
@@ -41,25 +29,25 @@ class Node:
         kind: Short name of the layer, for tables and messages.
         inputs: Indices of the nodes it reads; empty for the image, which is node 0.
         rule: What it computes; None for the image.
-        tensors: Returns the weights and statistics it computes with, connected to the parameters by autograd.
-        differs_by_column: Whether it computes with a constant that differs from column to column.
+        tensors: Returns its weights and statistics, connected to the parameters by autograd.
+        differs_by_column: Whether one of its constants differs from column to column.
     """
 
     path: str
     kind: str
     inputs: tuple[int, ...]
     rule: Rule | None
-    tensors: Tensors = no_tensors
+    tensors: Tensors = list
     differs_by_column: bool = False
 
     @property
-    def window(self) -> Window | None:
-        """The vertical geometry, for a windowed node."""
+    def window(self) -> SlidingWindow | None:
+        """The vertical geometry of a windowed node."""
         return getattr(self.rule, "window", None)
 
     @property
-    def columns(self) -> Window | None:
-        """The horizontal geometry, for a windowed node."""
+    def columns(self) -> SlidingWindow | None:
+        """The horizontal geometry of a windowed node."""
         return getattr(self.rule, "columns", None)
 
     @property
@@ -68,13 +56,14 @@ class Node:
         return isinstance(self.rule, Pointwise) and not self.rule.random
 
     def sideways(self) -> Node:
-        """The same operation on maps whose height and width are swapped."""
-        if isinstance(self.rule, Convolution):
-            return replace(self, rule=self.rule.sideways(), tensors=_swapped_weight(self.tensors))
-        return replace(self, rule=self.rule.sideways()) if isinstance(self.rule, MaxPool | AveragePool) else self
+        """The same operation for maps whose height and width are swapped."""
+        if not isinstance(self.rule, Windowed):
+            return self
+        tensors = _swapped_weight(self.tensors) if isinstance(self.rule, Convolution) else self.tensors
+        return replace(self, rule=self.rule.sideways(), tensors=tensors)
 
     def row_node(self, quantum: int = 1) -> RowNode:
-        """What the plan has to know; see `RowNode` for `quantum`."""
+        """The row geometry of the node; see `RowNode` for `quantum`."""
         return RowNode(self.inputs, self.window, self.transparent, quantum)
 
 
@@ -84,10 +73,10 @@ class Network:
 
     Attributes:
         nodes: The streamed part in topological order; node 0 is the image.
-        boundary: Nodes whose result leaves the streamed part: feature maps (whole) or reductions.
-        tail: The whole graph; with the streamed nodes given, it computes the rest. None if there is no rest.
+        boundary: Nodes whose result leaves the streamed part, feature maps (whole) or reductions.
+        tail: The whole graph, of which the nodes that are not streamed are computed. None if there are none.
         boundary_names: fx nodes of `boundary`.
-        streamed_names: fx nodes that the tail must not compute again.
+        streamed_names: fx nodes of the streamed part.
     """
 
     nodes: tuple[Node, ...]
@@ -101,20 +90,12 @@ class Network:
         """Whether the streamed part draws random numbers strip by strip."""
         return any(isinstance(node.rule, Pointwise | Reduction) and node.rule.random for node in self.nodes)
 
-    def readers(self) -> list[list[int]]:
-        """For every node the nodes that read it."""
-        result: list[list[int]] = [[] for _ in self.nodes]
-        for index, node in enumerate(self.nodes):
-            for source in node.inputs:
-                result[source].append(index)
-        return result
-
     def row_nodes(self, batch: int, width: int, kernel_pixels: int) -> list[RowNode]:
-        """What the plan has to know of every node.
+        """The row geometry of every node.
 
-        A layer that shrinks the image waits until it, and so the stage behind it, has `kernel_pixels` pixels to compute
-        at once. The stages deep in a network have many weights for few pixels: at a strip or less at a time they would
-        spend their time reading weights. What they wait for is carried, a bounded number of pixels.
+        A layer with a stride waits until it, and so the stage behind it, has `kernel_pixels` pixels to compute at once.
+        Deep stages have many weights for few pixels, and would spend most time reading weights if they ran in every
+        strip. The rows that they wait for are carried, a bounded number of pixels.
         """
         strides = [1] * len(self.nodes)
         result = []
@@ -129,8 +110,8 @@ class Network:
         """The same network for images whose height and width are swapped.
 
         Returns:
-            The network, or None if a value of it depends on which side is which: of equal maxima of a global maximum
-            the first one in reading order gets the gradient, and a constant may differ from column to column.
+            The network; None if the result depends on the orientation, because a reduction depends on the order of
+            pixels or a constant differs from column to column.
         """
         ordered = any(isinstance(node.rule, Reduction) and not node.rule.ignores_order for node in self.nodes)
         if ordered or any(node.differs_by_column for node in self.nodes):
@@ -138,7 +119,7 @@ class Network:
         return replace(self, nodes=tuple(node.sideways() for node in self.nodes))
 
     def finish(self, values: Sequence[Tensor]) -> Tensor:
-        """Run the tail on the values of the boundary nodes."""
+        """What the module returns, given the values of the boundary nodes."""
         if self.tail is None:
             return values[0]
         known: dict[fx.Node, Any] = dict.fromkeys(self.streamed_names)

@@ -1,41 +1,41 @@
-"""What a strip of rows does in each kind of layer.
+"""Rules, the operations on strips of rows that layers are made of.
 
-Four kinds are enough for every convolutional trunk, and each is one small class here:
+There are four kinds:
 
-* `Pointwise` - every output pixel depends on the same input pixel (activation, frozen batch normalisation, dropout);
-* `Windowed` - an output row depends on a few neighbouring input rows (convolution, pooling);
-* `Join` - two or more values meet row by row (residual sum, concatenation);
-* `Reduction` - the whole map becomes one vector (global pooling); it emits at the end, see `reductions.py`.
+* `Pointwise` - every output pixel depends on the same input pixel (activation, frozen batch normalization, dropout);
+* `Windowed` - an output row depends on a few neighboring input rows (convolution, pooling);
+* `Join` - two or more maps are combined row by row (residual sum, concatenation);
+* `Reduction` - the whole map becomes one vector (global pooling), see `reductions.py`.
 
-A rule is a pure function of rows and of the layer's tensors (weights, running statistics), which the caller passes in.
-Which rows it sees is not its business: the plan (`rows.py`) knows, the engine (`engine.py`) follows the plan.
-`layers.py` says which rule a layer of torch gets.
+A rule is a pure function of rows and of the layer's tensors (weights, running statistics). `row_plan.py` decides which
+rows it gets, `engine.py` passes them, and `tracing` decides which rule each layer of torch has.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from streammodels.core.reductions import Reduction
-from streammodels.core.row_plan import Window
+from streammodels.core.row_plan import SlidingWindow
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Pointwise:
-    """A map of single pixels.
+    """A function of single pixels.
 
     Attributes:
         function: ``function(rows, *tensors) -> rows``.
-        in_place: The same, writing into `rows`, or None if there is no such form.
-        random: Whether it draws random numbers; its output is then never computed twice in one pass.
+        in_place: The same, writing into `rows`; None if there is no such form.
+        random: Whether it draws random numbers; its output is then computed once in a pass.
     """
 
     function: Callable[..., Tensor]
@@ -52,12 +52,12 @@ class FrozenBatchNorm(Pointwise):
 
 @dataclass(frozen=True)
 class ChannelDropout:
-    """`torch.nn.Dropout2d` in training: whole channels of the whole map are dropped, so all strips share one mask."""
+    """`torch.nn.Dropout2d` in training mode. Channels are dropped from the whole map, so all strips share one mask."""
 
     probability: float
 
     def apply(self, rows: Tensor, seed: int) -> Tensor:
-        """Drop what `seed` picks, the same in every strip, and scale up the rest."""
+        """Drop the channels that `seed` selects, the same in every strip, and scale up the others."""
         generator = None if rows.is_meta else torch.Generator(rows.device).manual_seed(seed)
         keep = 1.0 - self.probability
         mask = torch.empty(self.mask_shape(rows), dtype=torch.float32, device=rows.device)
@@ -65,57 +65,50 @@ class ChannelDropout:
         return rows * mask.to(rows.dtype)
 
     def mask_shape(self, rows: Tensor) -> tuple[int, int, int, int]:
-        """One number for every channel of every image."""
+        """(B, C, 1, 1), one number for each channel of each image."""
         return rows.shape[0], rows.shape[1], 1, 1
 
 
 @dataclass(frozen=True)
 class StochasticDepth(ChannelDropout):
-    """`torchvision.ops.StochasticDepth` in training: the whole map of an image is dropped, or those of all images."""
+    """`torchvision.ops.StochasticDepth` in training mode, which drops whole maps, by image or of the whole batch."""
 
     whole_batch: bool = False
 
     def mask_shape(self, rows: Tensor) -> tuple[int, int, int, int]:
-        """One number for every image, or a single one."""
+        """(B, 1, 1, 1), or (1, 1, 1, 1) for the whole batch."""
         return 1 if self.whole_batch else rows.shape[0], 1, 1, 1
 
 
-class Windowed(Protocol):
-    """A layer whose output rows read neighbouring input rows."""
+@dataclass(frozen=True)
+class Windowed(ABC):
+    """A layer whose output rows read neighboring input rows.
 
-    @property
-    def window(self) -> Window:
-        """The vertical geometry."""
-        ...
+    Attributes:
+        window: The vertical geometry.
+        columns: The horizontal geometry, with columns for rows, and left and right for top and bottom.
+        fill: Value of the padding rows.
+    """
 
-    @property
-    def columns(self) -> Window:
-        """The horizontal geometry; `Window`'s rows are columns here, and top and bottom left and right."""
-        ...
+    window: SlidingWindow
+    columns: SlidingWindow
+    fill: ClassVar[float] = 0.0
 
-    @property
-    def fill(self) -> float:
-        """The value of the padding rows."""
-        ...
-
+    @abstractmethod
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
-        """Compute all output rows of `rows`, which `vertical_pad` further rows of padding surround above and below."""
-        ...
+        """All output rows of `rows`, padded above and below by `vertical_pad` further rows."""
 
-    def sideways(self) -> Windowed:
-        """The same layer on maps whose height and width are swapped."""
-        ...
+    def sideways(self) -> Self:
+        """The same layer for maps whose height and width are swapped."""
+        return replace(self, window=self.columns, columns=self.window)
 
 
 @dataclass(frozen=True)
-class Convolution:
-    """`torch.nn.Conv2d`; tensors are (weight, bias)."""
+class Convolution(Windowed):
+    """`torch.nn.Conv2d`; tensors are (weight, bias). On swapped maps the weight has to be swapped too."""
 
-    window: Window
-    columns: Window
     dilation: Pair
     groups: int
-    fill: float = 0.0
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Windowed.apply`."""
@@ -129,16 +122,16 @@ class Convolution:
             pad = 0
         return functional.conv2d(rows, weight, bias, stride, (vertical_pad, pad), self.dilation, self.groups)
 
-    def sideways(self) -> Convolution:
-        """The same on swapped maps; its weight has to be swapped too."""
-        return replace(self, window=self.columns, columns=self.window, dilation=self.dilation[::-1])
+    def sideways(self) -> Self:
+        """See `Windowed.sideways`."""
+        return replace(super().sideways(), dilation=self.dilation[::-1])
 
 
 @dataclass(frozen=True)
 class ChannelLinear(Convolution):
-    """`torch.nn.Linear` over the channels of each pixel, which is a 1x1 convolution; tensors are those of one.
+    """`torch.nn.Linear` over the channels of each pixel, a 1x1 convolution; tensors are those of a convolution.
 
-    Computed with the channels last, as a product of matrices: what is in front of it left them so in memory.
+    Computed as a matrix product over the last dimension, because the channels are last in memory there.
     """
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
@@ -149,19 +142,17 @@ class ChannelLinear(Convolution):
 
 
 @dataclass(frozen=True)
-class MaxPool:
+class MaxPool(Windowed):
     """`torch.nn.MaxPool2d`.
 
-    `swapped` says that height and width of the maps are swapped. The kernel still sees them as they were, because of
-    equal maxima the first one in reading order gets the gradient.
+    `swapped` means that height and width of the maps are swapped. They are swapped back for the kernel, because among
+    equal maxima the first in reading order gets the gradient.
     """
 
-    window: Window
-    columns: Window
     kernel: Pair
     dilation: Pair
     swapped: bool = False
-    fill: float = float("-inf")
+    fill: ClassVar[float] = float("-inf")
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Windowed.apply`."""
@@ -173,21 +164,18 @@ class MaxPool:
         pooled = functional.max_pool2d(upright, kernel[::-1], stride[::-1], padding[::-1], dilation[::-1], ceil)
         return pooled.transpose(2, 3)
 
-    def sideways(self) -> MaxPool:
-        """The same on swapped maps."""
-        swapped = replace(self, window=self.columns, columns=self.window, swapped=not self.swapped)
-        return replace(swapped, kernel=self.kernel[::-1], dilation=self.dilation[::-1])
+    def sideways(self) -> Self:
+        """See `Windowed.sideways`."""
+        kernel, dilation = self.kernel[::-1], self.dilation[::-1]
+        return replace(super().sideways(), kernel=kernel, dilation=dilation, swapped=not self.swapped)
 
 
 @dataclass(frozen=True)
-class AveragePool:
-    """`torch.nn.AvgPool2d`. `apply` divides by the whole kernel; `correct` makes up for windows cut by a border."""
+class AveragePool(Windowed):
+    """`torch.nn.AvgPool2d`. `apply` divides by the whole kernel; `correct` rescales windows cut by a border."""
 
-    window: Window
-    columns: Window
     count_include_pad: bool
     divisor: int | None
-    fill: float = 0.0
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Windowed.apply`."""
@@ -196,7 +184,7 @@ class AveragePool:
         return functional.avg_pool2d(rows, kernel, stride, padding, self.window.ceil_mode, divisor_override=divisor)
 
     def correct(self, averages: Tensor, rows_out: range, rows_in: int, columns_in: int) -> Tensor:
-        """Let each of the output rows `rows_out` divide by the number of pixels torch divides by."""
+        """Rescale the output rows `rows_out` so that each is divided by the number of pixels torch divides by."""
         if self.divisor is not None:
             return averages
         vertical = [self._counted(j, self.window, rows_in) for j in rows_out]
@@ -207,22 +195,18 @@ class AveragePool:
         factors = self.window.extent * self.columns.extent / counts.to(torch.float64)
         return averages * factors.to(averages)
 
-    def _counted(self, index: int, window: Window, size: int) -> int:
-        """Pixels along one axis that the pool at `index` divides by, as in torch's `avg_pool2d`."""
+    def _counted(self, index: int, window: SlidingWindow, size: int) -> int:
+        """Pixels along one axis that output `index` is divided by, as in torch's `avg_pool2d`."""
         start = index * window.stride - window.pad_top
         stop = min(start + window.extent, size + window.pad_bottom)
         return stop - start if self.count_include_pad else min(stop, size) - max(start, 0)
 
-    def sideways(self) -> AveragePool:
-        """The same on swapped maps."""
-        return replace(self, window=self.columns, columns=self.window)
-
 
 @dataclass(frozen=True)
 class Join:
-    """Several values combined row by row: ``function(*rows) -> rows``."""
+    """Several maps combined row by row, ``function(*rows) -> rows``."""
 
     function: Callable[..., Tensor]
 
 
-Rule = Pointwise | ChannelDropout | Convolution | MaxPool | AveragePool | Join | Reduction
+Rule = Pointwise | ChannelDropout | Windowed | Join | Reduction

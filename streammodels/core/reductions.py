@@ -1,17 +1,17 @@
-"""How a whole map becomes one vector, strip by strip, so that the map itself never exists.
+"""Global pooling strip by strip, so that the whole feature map is never in memory.
 
-Every strip yields a *partial* result, a few numbers per channel. The partial results of all strips are combined at the
-end, in plain PyTorch:
+Each strip gives a *partial* result of a few numbers per channel. The partial results are combined at the end, in plain
+PyTorch:
 
     rows of strip 0 -> partial 0 -+
     rows of strip 1 -> partial 1 -+-> combine -> (B, C)
     rows of strip 2 -> partial 2 -+
 
-`combine` is differentiable, so autograd itself finds the gradient of every partial result; the backward pass of the
-strips starts from there. No rule has to state a derivative.
+`combine` is differentiable, so autograd gives the gradient of every partial result, and the backward pass of the strips
+starts from there. No reduction states a derivative.
 
-Sums of exponentials and powers are kept relative to a running maximum, which no gradient passes: the outcome does not
-depend on it. Sums are taken in at least float32.
+Sums of exponentials and powers are relative to a maximum that no gradient passes through, because the result does not
+depend on it. Sums are in at least float32.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ Parts = tuple[Tensor, ...]
 
 
 class Reduction(ABC):
-    """A whole map to one vector per image, strip by strip."""
+    """A global pool, from a (B, C, H, W) map to one vector per image, computed strip by strip."""
 
     @property
     def random(self) -> bool:
@@ -37,72 +38,64 @@ class Reduction(ABC):
 
     @property
     def ignores_order(self) -> bool:
-        """Whether the pixels of a map may come in any order, for the outcome and for its gradient.
+        """Whether the order of the pixels affects neither result nor gradient.
 
-        If not, strips run from the top of an image to its bottom, though it may be wider than tall.
+        If False, strips run from top to bottom even on images wider than tall.
         """
         return False
 
     @abstractmethod
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
-        """Reduce the (B, C, rows, W) of one strip; differentiable. Always the same number of tensors."""
+        """Partial result of one strip (B, C, rows, W), differentiable; the same number of tensors for every strip."""
 
     @abstractmethod
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
-        """The final vector; differentiable.
+        """The final vector, differentiable.
 
         Args:
-            parts: What `partial` returned, that of all strips stacked along a new first dimension.
-            pixels: Pixels of the whole map, of one image.
-            dtype: Type of the map, and of the result.
-            tensors: The same as in `partial`.
+            parts: The results of `partial`, those of all strips stacked along a new first dimension.
+            pixels: Pixels of the whole map of one image.
+            dtype: Type of the map and of the result.
+            tensors: As in `partial`.
         """
 
     def whole(self, features: Tensor, *tensors: Tensor) -> Tensor:
-        """The final vector of a whole (B, C, H, W) map, as one strip."""
+        """The final vector of a whole (B, C, H, W) map."""
         if features.ndim != 4:
             raise ValueError(f"expected a (B, C, H, W) map, got shape {tuple(features.shape)}")
         parts = tuple(part[None] for part in self.partial(features, *tensors))
         return self.combine(parts, features.shape[2] * features.shape[3], features.dtype, *tensors)
 
 
-class _Symmetric(Reduction):
-    """A reduction to which all pixels are alike."""
-
-    @property
-    def ignores_order(self) -> bool:
-        """See `Reduction`."""
-        return True
-
-
 @dataclass(frozen=True)
-class GlobalAverage(_Symmetric):
+class GlobalAverage(Reduction):
     """`AdaptiveAvgPool2d(1)` or ``mean`` over height and width."""
 
     keep_dimensions: bool = True
+    ignores_order: ClassVar[bool] = True
 
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
-        """Sum of the strip."""
+        """The sum of the strip."""
         return (rows.sum(dim=(2, 3), keepdim=self.keep_dimensions, dtype=sum_dtype(rows.dtype)),)
 
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
-        """Sum over count."""
+        """The sum divided by the number of pixels."""
         return (parts[0].sum(dim=0) / pixels).to(dtype)
 
 
 @dataclass(frozen=True)
 class GlobalMaximum(Reduction):
-    """`AdaptiveMaxPool2d(1)`. Of equal maxima the first one gets the gradient, and of NaNs the last, as in torch."""
+    """`AdaptiveMaxPool2d(1)`. The gradient goes to the first of equal maxima and to the last of NaNs, as in torch."""
 
     keep_dimensions: bool = True
 
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
-        """Maximum of the strip."""
+        """The maximum of the strip."""
         pooled: Tensor = functional.adaptive_max_pool2d(rows, 1)
         return (pooled if self.keep_dimensions else pooled.flatten(1),)
 
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
-        """The largest."""
+        """The maximum of all strips."""
         maxima = parts[0]
         numbers = torch.arange(len(maxima), device=maxima.device).view(-1, *[1] * (maxima.ndim - 1))
         last_nan = torch.where(maxima.isnan(), numbers, -1).amax(dim=0)
@@ -111,13 +104,14 @@ class GlobalMaximum(Reduction):
 
 
 @dataclass(frozen=True)
-class GeneralizedMean(_Symmetric):
+class GeneralizedMean(Reduction):
     """``mean(max(x, epsilon)^p)^(1/p)`` of each channel; the tensor is p, of one element.
 
-    Powers are taken of x relative to the largest x of its channel, so that they cannot overflow.
+    Powers are of x relative to the largest x of its channel, so that they cannot overflow.
     """
 
     epsilon: float
+    ignores_order: ClassVar[bool] = True
 
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
         """The largest value, and the sum of powers relative to it: (B, C) each."""
@@ -136,8 +130,10 @@ class GeneralizedMean(_Symmetric):
 
 
 @dataclass(frozen=True)
-class LogMeanExponential(_Symmetric):
+class LogMeanExponential(Reduction):
     """``log(mean(exp(r x))) / r`` of each channel; the tensor is r, of one element."""
+
+    ignores_order: ClassVar[bool] = True
 
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
         """The largest exponent, and the sum of exponentials relative to it: (B, C) each."""
@@ -155,23 +151,19 @@ class LogMeanExponential(_Symmetric):
 
 
 @dataclass(frozen=True)
-class Attention(_Symmetric):
-    """The mean over all pixels, weighted by a softmax of scores that a small network gives to every pixel.
+class Attention(Reduction):
+    """The mean over all pixels weighted by a softmax of their scores, as in attention-based pooling.
 
     Attributes:
         scores: ``scores(rows, *tensors)`` -> (B, heads, rows, W).
         one_vector: Whether the result is (B, C) instead of (B, heads, C).
-        draws: Whether `scores` draws random numbers.
+        random: Whether `scores` draws random numbers.
     """
 
     scores: Callable[..., Tensor]
     one_vector: bool
-    draws: bool = False
-
-    @property
-    def random(self) -> bool:
-        """See `Reduction`."""
-        return self.draws
+    random: bool = False
+    ignores_order: ClassVar[bool] = True
 
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
         """The largest score, the sum of weights relative to it (B, heads), and of weighted pixels (B, heads, C)."""
@@ -179,11 +171,11 @@ class Attention(_Symmetric):
         scores = self.scores(rows, *tensors).to(dtype).flatten(2)
         largest = scores.detach().amax(dim=2, keepdim=True)
         weights = (scores - _finite_or(largest, 0.0)).exp()
-        with torch.autocast("cpu" if rows.is_meta else rows.device.type, enabled=False):  # "meta" knows no autocast
+        with torch.autocast("cpu" if rows.is_meta else rows.device.type, enabled=False):  # "meta" has no autocast
             return largest.squeeze(2), weights.sum(dim=2), weights @ rows.to(dtype).flatten(2).transpose(1, 2)
 
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
-        """Weighted sum over sum of weights."""
+        """The weighted sum divided by the sum of weights."""
         largest, weights, weighted = parts[0].detach(), parts[1], parts[2]
         share = (largest - _finite_or(largest.amax(dim=0), 0.0)).exp()
         vectors = (weighted * share[..., None]).sum(dim=0) / (weights * share).sum(dim=0)[..., None]
@@ -191,15 +183,15 @@ class Attention(_Symmetric):
 
 
 def _finite_or(values: Tensor, instead: float) -> Tensor:
-    """What exponents and powers are taken relative to: an infinite or NaN maximum would hide the others' values."""
+    """`values` where finite, else `instead`: relative to an infinite or NaN maximum all other values would be lost."""
     return torch.where(values.isfinite(), values, instead)
 
 
-def present(tensors: Iterable[Tensor | None]) -> list[Tensor]:
-    """The tensors of a node without its gaps; a reduction knows which it has."""
+def without_none(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    """The tensors that are not None, in their order."""
     return [tensor for tensor in tensors if tensor is not None]
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type sums over a map of `dtype` are taken in."""
+    """The type for sums over a map of `dtype`, at least float32."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

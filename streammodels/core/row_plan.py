@@ -1,17 +1,17 @@
-"""Row arithmetic: which rows go into a layer, come out of it, and are carried to the next strip.
+"""Row arithmetic, the integer plan of which rows each layer reads, emits and carries in each strip.
 
-Everything here is integers. An image of H rows is fed to the network in strips. A windowed layer (convolution, pooling)
-with effective kernel height e, stride s and padding p emits output row j as soon as input row ``j*s - p + e - 1`` has
-been seen, so after r of H input rows it has emitted
+An image of H rows passes through the network in strips. A convolution or pooling layer with effective kernel height e,
+stride s and padding p emits output row j as soon as it has input row ``j*s - p + e - 1``, so after r of H input rows it
+has emitted
 
     ready(r) = max(0, floor((r + p - e) / s) + 1)        while r < H
     ready(H) = all output rows                           the bottom padding exists only at the end
 
-and the first input row it will still need is ``ready * s - p``. The rows from there to r are its *carry*: they are put
-in front of the rows of the next strip, and so no row of any layer is computed twice.
+and the first input row it still needs is ``ready * s - p``. The rows from there to r are its *carry*: they are put in
+front of the rows of the next strip, so that no row of any layer is computed twice.
 
-The whole table - for every node and every strip: rows emitted, rows kept - is made once per image height (`plan_rows`)
-and followed blindly by the engine. It costs microseconds and needs no probing of the network.
+The table of rows emitted and kept, for every node and strip, is computed once per image height (`plan_rows`). It takes
+microseconds and needs no probing of the network.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ PaddingMode = Literal["zeros", "reflect", "replicate"]
 
 
 @dataclass(frozen=True)
-class Window:
-    """The vertical geometry of a convolution or pooling layer.
+class SlidingWindow:
+    """Kernel, stride and padding of a convolution or pooling layer along one axis, described for rows.
 
     Attributes:
-        extent: Input rows one output row reads, ``dilation * (kernel - 1) + 1``.
-        stride: Input rows between two output rows.
+        extent: Input rows that one output row reads, ``dilation * (kernel - 1) + 1``.
+        stride: Input rows from one output row to the next.
         pad_top: Rows of padding above the image.
         pad_bottom: Rows of padding below the image.
-        mode: What the padding rows hold. For pooling "zeros" stands for the neutral value of the pool.
-        ceil_mode: Whether a last window that begins inside the image but ends beyond the padding counts (pooling only).
+        mode: Content of the padding rows. For pooling, "zeros" means the neutral value of the pool.
+        ceil_mode: Whether a last window that starts inside the image but ends beyond the padding counts (pooling only).
     """
 
     extent: int
@@ -44,42 +44,42 @@ class Window:
     ceil_mode: bool = False
 
     def total(self, rows_in: int) -> int:
-        """Output rows of a whole image of `rows_in` rows; zero or less if the image is too small."""
+        """Number of output rows for `rows_in` input rows; zero or less if there are too few."""
         if self.mode == "reflect" and max(self.pad_top, self.pad_bottom) >= rows_in:
             return 0  # as in torch: there are not enough rows to mirror
         span = rows_in + self.pad_top + self.pad_bottom - self.extent
         if not self.ceil_mode:
             return span // self.stride + 1
         out = -(-span // self.stride) + 1
-        # As in torch: the last window has to begin inside the image or the top padding.
+        # As in torch: the last window has to start inside the image or the top padding.
         return out - 1 if (out - 1) * self.stride >= rows_in + self.pad_top else out
 
     def ready(self, rows_seen: int, rows_in: int) -> int:
-        """Output rows that can be computed once `rows_seen` of `rows_in` input rows are known."""
+        """Number of output rows that the first `rows_seen` of `rows_in` input rows suffice for."""
         if rows_seen >= rows_in:
             return self.total(rows_in)
         if rows_seen < 1:
-            return 0  # output rows in the padding alone wait too: without input there is not even a width
+            return 0  # rows that read padding alone wait too: without input the width is unknown
         if self.mode == "reflect" and rows_seen <= self.pad_top:
             return 0  # the top padding mirrors rows 1 .. pad_top
         return max(0, (rows_seen + self.pad_top - self.extent) // self.stride + 1)
 
     def first_needed(self, rows_out: int, rows_seen: int) -> int:
-        """First input row that is still needed after `rows_out` output rows; at most `rows_seen`."""
+        """First input row still needed after `rows_out` output rows; at most `rows_seen`."""
         needed = rows_out * self.stride - self.pad_top
         if self.mode == "reflect":
             needed = min(needed, rows_seen - self.pad_bottom)  # the bottom padding mirrors the rows above the last
         return min(max(0, needed), rows_seen)
 
-    def read(self, rows_out: range, rows_in: int) -> Read:
-        """The input rows, and the padding around them, that give the output rows `rows_out`."""
+    def input_rows(self, rows_out: range, rows_in: int) -> InputRows:
+        """The input rows, and the padding around them, that the output rows `rows_out` read."""
         first = rows_out.start * self.stride - self.pad_top
         stop = (rows_out.stop - 1) * self.stride - self.pad_top + self.extent
         low, high = min(max(first, 0), rows_in), min(max(stop, 0), rows_in)
-        return Read(low, high, min(max(0, -first), stop - first), min(max(0, stop - rows_in), stop - first))
+        return InputRows(low, high, min(max(0, -first), stop - first), min(max(0, stop - rows_in), stop - first))
 
-    def padded_rows(self, rows_out: range, rows_in: int) -> list[int]:
-        """For "reflect" and "replicate": the real input row behind every row read, padding included."""
+    def mirrored_rows(self, rows_out: range, rows_in: int) -> list[int]:
+        """For "reflect" and "replicate", the index of the input row that each row read is a copy of."""
         first = rows_out.start * self.stride - self.pad_top
         stop = (rows_out.stop - 1) * self.stride - self.pad_top + self.extent
         last = rows_in - 1
@@ -89,8 +89,8 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Read:
-    """Input rows ``start .. stop-1`` of a layer, with `top` rows of padding above and `bottom` below."""
+class InputRows:
+    """Input rows ``start .. stop-1``, with `top` rows of padding above and `bottom` below."""
 
     start: int
     stop: int
@@ -100,31 +100,31 @@ class Read:
 
 @dataclass(frozen=True)
 class RowNode:
-    """What the plan has to know of one node of the network.
+    """Row geometry of one node of the network.
 
     Attributes:
         inputs: Indices of the nodes it reads; empty for the image.
-        window: Its geometry, or None for a node that maps rows to the same rows.
+        window: Its vertical geometry; None if output row j reads input row j only.
         transparent: True for a deterministic pointwise node. Its carry is kept at its input instead, so that it can
             work in place on the joined rows.
-        quantum: The node waits until this many rows can be emitted at once; 1 is "at once".
+        quantum: The node emits a multiple of this many rows, and waits for them; 1 is no waiting.
     """
 
     inputs: tuple[int, ...]
-    window: Window | None = None
+    window: SlidingWindow | None = None
     transparent: bool = False
     quantum: int = 1
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """For every node and strip the rows emitted and kept. Row numbers are those of the node's own output.
+    """Rows that each node emits and keeps in each strip, numbered as in the node's own output.
 
     Attributes:
         strips: Number of strips.
         totals: Rows of every node over the whole image.
-        ready: ``ready[node][strip]``: rows emitted up to and including the strip.
-        keep: ``keep[node][strip]``: first row of the node still needed after the strip.
+        ready: ``ready[node][strip]``, rows emitted up to and including the strip.
+        keep: ``keep[node][strip]``, first row of the node still needed after the strip.
     """
 
     strips: int
@@ -137,16 +137,16 @@ class RowPlan:
         return range(self.ready[node][strip - 1] if strip else 0, self.ready[node][strip])
 
     def held(self, node: int, strip: int) -> range:
-        """Rows of the node that its readers see in the strip: those carried in, then the new ones."""
+        """Rows of the node that its readers see in the strip, those carried in, then the new ones."""
         return range(self.keep[node][strip - 1] if strip else 0, self.ready[node][strip])
 
     def carried(self, node: int, strip: int) -> range:
-        """Rows of the node kept for the next strip."""
+        """Rows of the node carried to the next strip."""
         return range(self.keep[node][strip], self.ready[node][strip])
 
 
 class RowsError(ValueError):
-    """An image height for which a node has no result; `node` is its index."""
+    """An image height for which a node has no output; `node` is its index."""
 
     def __init__(self, node: int, reason: str) -> None:
         self.node = node
@@ -155,18 +155,15 @@ class RowsError(ValueError):
 
 
 def plan_rows(nodes: Sequence[RowNode], rows: int, strip_rows: int) -> RowPlan:
-    """Plan an image of `rows` rows in strips of `strip_rows`.
+    """The row plan of an image of `rows` rows in strips of `strip_rows`.
 
     Args:
         nodes: The network in topological order; node 0 is the image.
         rows: Image height in pixels, at least 1.
         strip_rows: Rows of every strip but the last, at least 1.
 
-    Returns:
-        The table the engine follows.
-
     Raises:
-        RowsError: If a node has no output for so small an image, or joins maps of different height.
+        RowsError: If the image is too small for a node, or a node joins maps of different heights.
     """
     strips = -(-rows // strip_rows)
     ready: list[list[int]] = []
@@ -185,20 +182,27 @@ def plan_rows(nodes: Sequence[RowNode], rows: int, strip_rows: int) -> RowPlan:
         totals.append(total)
         ready.append([_emitted(node, [ready[i][s] for i in node.inputs], totals[source], total) for s in range(strips)])
     keep = [[0] * strips for _ in nodes]
-    readers: list[list[int]] = [[] for _ in nodes]
+    readers = readers_of([node.inputs for node in nodes])
     for index in reversed(range(len(nodes))):
         for strip in range(strips):
             first = ready[index][strip]
             for reader in readers[index]:
                 first = min(first, _first_needed(nodes[reader], ready, keep, reader, index, strip))
             keep[index][strip] = first if strip < strips - 1 else ready[index][strip]
-        for source in set(nodes[index].inputs):
-            readers[source].append(index)
     return RowPlan(strips, tuple(totals), tuple(map(tuple, ready)), tuple(map(tuple, keep)))
 
 
+def readers_of(inputs: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For every node the nodes that read it, given the `inputs` of every node."""
+    readers: list[list[int]] = [[] for _ in inputs]
+    for index, sources in enumerate(inputs):
+        for source in sources:
+            readers[source].append(index)
+    return readers
+
+
 def _emitted(node: RowNode, seen: list[int], rows_in: int, total: int) -> int:
-    """Rows emitted by a node whose inputs have emitted `seen` rows each."""
+    """Rows emitted by a node whose inputs have emitted `seen` rows."""
     rows = min(seen)
     out = rows if node.window is None else node.window.ready(rows, rows_in)
     return out if rows >= rows_in else min(out // node.quantum * node.quantum, total)

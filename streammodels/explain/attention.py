@@ -16,7 +16,7 @@ from streammodels.core.image_rows import scale_to_unit
 from streammodels.core.reductions import sum_dtype
 from streammodels.explain.feature_map import is_gated_attention, up_to
 from streammodels.models.pooling import GatedAttention
-from streammodels.streaming import StreamedModule, with_batch
+from streammodels.streaming import StreamedModule, add_batch_dimension
 from streammodels.tracing.trace import trace
 
 
@@ -39,7 +39,7 @@ def attention_map(module: nn.Module, image: Any) -> Any:
     """
     scores = _scores(module)
     if isinstance(image, list | tuple):
-        return [_softmax(scores(with_batch(one))) for one in image]
+        return [_softmax(scores(add_batch_dimension(one))) for one in image]
     return _softmax(scores(image))
 
 
@@ -50,7 +50,7 @@ def _scores(module: nn.Module) -> Callable[[Any], Tensor]:
     network, parameter = _up_to_scores(module), next(module.parameters())
 
     def scores(image: Any) -> Tensor:
-        whole: Any = with_batch(image)
+        whole: Any = add_batch_dimension(image)
         computed: Tensor = network(scale_to_unit(whole.to(parameter.device), parameter.dtype))
         return computed
 

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from streammodels.core.network import Network
-from streammodels.core.row_plan import Window
+from streammodels.core.row_plan import SlidingWindow
 
 Method = Literal["gradient", "class activation map", "Grad-CAM", "attention"]
 
@@ -83,7 +83,7 @@ def receptive_field_grid(network: Network, node: int) -> MapGrid:
     return MapGrid(*(_axis(network, along, node) for along in windows))
 
 
-def _axis(network: Network, windows: list[Window | None], node: int) -> MapAxis:
+def _axis(network: Network, windows: list[SlidingWindow | None], node: int) -> MapAxis:
     """Propagate the receptive field of pixel 0 (first and last image pixel) and the stride from the image to a node."""
     first, last, strides = [0], [0], [1]
     for each, window in list(zip(network.nodes, windows, strict=True))[1 : node + 1]:

@@ -1,1 +1,1 @@
-"""Memory of a training step: estimate, forecast, and strip height for a budget."""
+"""Memory of a training step, its estimate and forecast, and the strip height for a budget."""

@@ -1,12 +1,12 @@
-"""How much memory a streamed training step takes, estimated from shapes.
+"""Estimate of the peak memory of a streamed training step, from shapes.
 
-Peak memory above the parameters is made of
+Above the parameters, memory is taken by
 
-* what autograd saves for one strip (all trained layers, strip height x image width), and for every strip kept as graph,
-* the carries kept at the boundaries between strips,
-* the rows that frozen layers hand to trained ones, if they are kept,
+* activations that autograd saves, of the trained layers, for one strip and for every strip whose graph is kept,
+* the carries kept between strips,
+* the rows kept of the frozen prefix,
 * the working space of the largest layer, its gradient included,
-* copies of the weights: batch normalisation folded in, gradients of that, gradients of the parameters,
+* copies of the weights, with batch normalization folded in, and the gradients of both,
 * the result, if it is a feature map.
 """
 
@@ -15,41 +15,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from streammodels.backprop.checkpointing import Choice
+from streammodels.backprop.checkpointing import Schedule
 from streammodels.core.engine import Engine
+from streammodels.core.frozen_prefix import FrozenPrefix
 from streammodels.core.operations import Join, MaxPool
 from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import RowsError, plan_rows
 from streammodels.memory.shapes import ValueShape, boundary_bytes, value_shapes
 
 _INDEX_BYTES = 8  # a maximum pool saves an int64 index for every output pixel
-
-
 _WEIGHT_COPIES = 4  # folded weights, their gradients, the parameters' gradients, and one reordered by the kernels
-
-
 _WORKING_COPIES = 3  # gradient of the largest value, a re-ordered copy of it, and one of its input
-
-
-_SLACK = 1.1  # blocks that the allocator has taken back and not given away again: see docs/benchmarks.md
-
-
-_SAMPLED_STRIPS = 96  # carries repeat from strip to strip; so many show their mean
+_SLACK = 1.1  # memory that is free but not reusable, see docs/benchmarks.md
+_SAMPLED_STRIPS = 96  # carries repeat from strip to strip, so their mean is that of so many strips
 
 
 @dataclass(frozen=True, eq=False)
 class StepMemory:
-    """Estimates the peak memory of training steps on a batch of images of one size.
+    """Memory estimates for training steps on a batch of images of one size.
 
     Attributes:
         engine: The network's engine.
-        needs_grad: For every node whether it gets a gradient.
-        batch: Images.
-        channels: Of the image; None is read off the network.
-        height: Of the image as the strips see it, pixels.
+        needs_grad: Whether each node needs a gradient.
+        batch: Number of images.
+        channels: Channels of the images; None to infer them from the network.
+        height: Height of the images in pixels, as the strips see it.
         width: Likewise.
         kernel_pixels: See `Network.row_nodes`.
-        images: So many such batches are computed before one backward pass; only the last one's graphs are kept.
+        images: Number of such batches before one backward pass. Graphs are kept of the last one only.
     """
 
     engine: Engine
@@ -63,12 +56,12 @@ class StepMemory:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What tells it from estimates for other images with the same engine."""
+        """All that the estimates depend on besides the engine."""
         return (self.needs_grad, self.batch, self.channels, self.height, self.width, self.kernel_pixels, self.images)
 
     @cached_property
     def shapes(self) -> list[ValueShape]:
-        """Of every value over the whole image."""
+        """Shape of every value over the whole image."""
         return value_shapes(self.engine.network, self.height, self.width, self.channels)
 
     @cached_property
@@ -78,12 +71,12 @@ class StepMemory:
 
     @cached_property
     def saved(self) -> int:
-        """Bytes autograd saves of a whole image: values that a layer needs again for its gradient."""
-        nodes, readers = self.engine.nodes, self.engine.network.readers()
+        """Bytes that autograd saves of a whole image, values that a layer needs for its gradient."""
+        nodes, readers = self.engine.nodes, self.engine.readers
         total = 0
         for index, node in enumerate(nodes):
             trained = [reader for reader in readers[index] if self.needs_grad[reader]]
-            overwritten = any(self.engine.works_in_place(reader) for reader in readers[index])
+            overwritten = any(self.engine.in_place[reader] for reader in readers[index])
             if not overwritten and any(not isinstance(nodes[r].rule, Join | Reduction) for r in trained):
                 total += self.values[index]
             if isinstance(node.rule, MaxPool) and self.needs_grad[index]:
@@ -91,20 +84,24 @@ class StepMemory:
         return total
 
     @cached_property
-    def frozen(self) -> int:
-        """Bytes of the rows that frozen layers hand to trained ones, of a whole image."""
-        shortcut = self.engine.shortcut(list(self.needs_grad))
-        return 0 if shortcut is None else sum(self.values[index] for index in shortcut.handed_over)
+    def prefix(self) -> FrozenPrefix | None:
+        """The frozen prefix of the network."""
+        return FrozenPrefix.find(self.engine.nodes, self.needs_grad)
+
+    @cached_property
+    def prefix_bytes(self) -> int:
+        """Bytes of the rows kept of the frozen prefix, of a whole image."""
+        return 0 if self.prefix is None else sum(self.values[index] for index in self.prefix.outputs)
 
     @cached_property
     def _fixed(self) -> int:
-        """Bytes that no choice changes."""
+        """Bytes that do not depend on the schedule."""
         nodes = self.engine.nodes
         weights = sum(t.numel() * t.element_size() for node in nodes for t in node.tensors() if t is not None)
         return _WEIGHT_COPIES * weights + 2 * sum(self.values[i] for i in self.engine.network.boundary)
 
     def in_strip(self, strip_rows: int) -> float:
-        """Bytes of one strip with its gradients: what autograd saves, and the working space of the largest layer."""
+        """Bytes of one strip, those that autograd saves and the working space of the largest layer."""
         return (self.saved + _WORKING_COPIES * max(self.values)) * min(1.0, strip_rows / self.height)
 
     def strips(self, strip_rows: int) -> int:
@@ -123,16 +120,16 @@ class StepMemory:
         sizes = [boundary_bytes(plan, self.engine.network, self.shapes, self.batch, strip) for strip in between]
         return sum(sizes) / len(sizes) if sizes else 0.0
 
-    def total(self, choice: Choice, carried: float | None = None) -> int:
+    def total(self, schedule: Schedule, carried: float | None = None) -> int:
         """Estimated peak bytes of a training step above the parameters and the image."""
-        strips, keeping = self.strips(choice.strip_rows), choice.keeping
-        carried = self.carried(choice.strip_rows) if carried is None else carried
+        strips, keeping = self.strips(schedule.strip_rows), schedule.keeping
+        carried = self.carried(schedule.strip_rows) if carried is None else carried
         kept = -(-strips // keeping.every) - 1 + min(keeping.every, strips) - 1
-        share = min(1.0, choice.strip_rows / self.height)
+        share = min(1.0, schedule.strip_rows / self.height)
         graphs = min(1.0, max(1, keeping.graphs) * share)
         working = _WORKING_COPIES * max(self.values) * share
-        frozen = self.frozen if keeping.frozen else 0
-        waiting = self.images * (kept * carried + frozen)
-        # Rows joined with carries hold these once more.
+        prefix = self.prefix_bytes if keeping.frozen else 0
+        waiting = self.images * (kept * carried + prefix)
+        # The carries are copied once more when they are joined with rows.
         of_graphs = self.saved * graphs + max(1, min(keeping.graphs, strips)) * carried
         return int(_SLACK * (waiting + of_graphs + working + self._fixed))

@@ -1,4 +1,4 @@
-"""The shape of every value of a network for an image of a given size, found without computing a number."""
+"""Shape of every value of a network for an image of a given size, found on the meta device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from streammodels.core.engine import Engine, StripRun
-from streammodels.core.image_rows import Handover
+from streammodels.core.image_rows import SingleUseTensor
 from streammodels.core.network import Network
 from streammodels.core.operations import Convolution
 from streammodels.core.row_plan import RowPlan, plan_rows
@@ -15,7 +15,7 @@ from streammodels.core.row_plan import RowPlan, plan_rows
 
 @dataclass(frozen=True)
 class ValueShape:
-    """Size of a node's value over the whole image: channels, rows, width, and bytes of one number."""
+    """Size of a node's value over the whole image, and bytes of one number."""
 
     channels: int
     rows: int
@@ -28,7 +28,7 @@ class ValueShape:
 
 
 class _ShapeRun(StripRun):
-    """Runs on the meta device, where no number is computed, and notes the shape of every value."""
+    """A run that records the shape of every value."""
 
     shapes: list[ValueShape]
 
@@ -42,7 +42,7 @@ def value_shapes(network: Network, height: int, width: int, channels: int | None
     """The shape of every node's value for an image of `height` x `width` pixels.
 
     Raises:
-        ValueError: If `channels` of the image are not given and those of the first convolution are not right.
+        ValueError: If `channels` of the image is None and those of the first convolution are wrong.
     """
     tensors = [[None if t is None else t.detach().to("meta") for t in node.tensors()] for node in network.nodes]
     floating = next((t.dtype for node in tensors for t in node if t is not None), torch.get_default_dtype())
@@ -52,7 +52,7 @@ def value_shapes(network: Network, height: int, width: int, channels: int | None
     run.shapes = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
     try:
         with torch.no_grad():
-            run.through(Handover(image), {})
+            run.forward(SingleUseTensor(image), {})
     except RuntimeError as error:
         if channels is not None:
             raise
@@ -64,7 +64,7 @@ def value_shapes(network: Network, height: int, width: int, channels: int | None
 
 
 def _image_channels(network: Network) -> int:
-    """Channels of the image, read off the first convolution; 3 if there is none."""
+    """Channels that the first convolution reads; 3 if there is none."""
     for node in network.nodes:
         if isinstance(node.rule, Convolution):
             weight = node.tensors()[0]

@@ -1,4 +1,4 @@
-"""The table of a streamed network: what each layer sees, what it carries, and what plain tiling would lose there."""
+"""Table of the layers of a network, with receptive fields, carries, and what tiling would lose."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from streammodels.core.network import Network
-from streammodels.core.row_plan import RowPlan, Window
-from streammodels.memory.shapes import ValueShape, boundary_bytes, value_shapes
+from streammodels.core.row_plan import RowPlan, SlidingWindow
+from streammodels.memory.shapes import ValueShape, boundary_bytes
 
 _MEGABYTE = 1e6
 
@@ -19,7 +19,7 @@ class LayerFacts:
     Attributes:
         stride: Image rows between two of its output rows.
         receptive_field: Image rows that one output row depends on.
-        lost_top: Output rows spoilt at the top of a tile cut out of an image, if it is padded as though it were one.
+        lost_top: Output rows that padding makes wrong at the top of a tile cut out of an image.
         lost_bottom: Likewise at the bottom, for a tile whose height is a multiple of every stride.
     """
 
@@ -30,7 +30,7 @@ class LayerFacts:
 
 
 def layer_facts(network: Network) -> list[LayerFacts]:
-    """The facts of every node, by exact interval arithmetic (no probing)."""
+    """Row geometry of every node, by exact interval arithmetic (no probing)."""
     tile_rows = prod(node.window.stride for node in network.nodes if node.window) * 4096
     facts: list[LayerFacts] = []
     rows: list[int] = []
@@ -52,8 +52,8 @@ def layer_facts(network: Network) -> list[LayerFacts]:
     return facts
 
 
-def _through(window: Window, facts: LayerFacts, rows_in: int) -> LayerFacts:
-    """Facts behind a windowed layer that reads a value with `facts`."""
+def _through(window: SlidingWindow, facts: LayerFacts, rows_in: int) -> LayerFacts:
+    """Row geometry behind a windowed layer whose input has `facts`."""
     last_good = (rows_in - facts.lost_bottom - window.extent + window.pad_top) // window.stride
     return LayerFacts(
         facts.stride * window.stride,
@@ -63,20 +63,16 @@ def _through(window: Window, facts: LayerFacts, rows_in: int) -> LayerFacts:
     )
 
 
-def layer_table(
-    network: Network, plan: RowPlan, height: int, width: int, sideways: bool = False, channels: int | None = None
-) -> str:
-    """The table as text, one line for every layer that looks beyond its own row or joins values.
+def layer_table(network: Network, plan: RowPlan, shapes: list[ValueShape], sideways: bool) -> str:
+    """The table as text, with a line for every layer that has a carry or joins values.
 
     Args:
         network: The traced network.
-        plan: Its plan for the height.
-        height: Image height in pixels, as the strips see it.
-        width: Likewise.
-        sideways: Whether strips run along the image's width, so that what they call rows are its columns.
-        channels: Of the image; None for those that the first convolution reads.
+        plan: Its row plan.
+        shapes: The shape of every value.
+        sideways: Whether strips run along the image's width, so that their rows are its columns.
     """
-    facts, shapes = layer_facts(network), value_shapes(network, height, width, channels)
+    facts = layer_facts(network)
     title = ("layer", "kind", "stride", "receptive", "rows", "carried", "lost", "carried MB")
     lines: list[tuple[str, ...]] = [title, ("", "", "px", "field px", "out", "rows", "top,bottom", "per strip")]
     for index, node in enumerate(network.nodes):
@@ -94,7 +90,7 @@ def layer_table(
 
 
 def _carried_rows(network: Network, plan: RowPlan, index: int, position: int) -> int:
-    """The most rows of an input that a node leaves for the next strip."""
+    """The most rows of an input that a node carries to the next strip."""
     node = network.nodes[index]
     source = node.inputs[position]
     most = 0

@@ -27,7 +27,7 @@ from streammodels.core.reductions import (
     GlobalMaximum,
     LogMeanExponential,
     Reduction,
-    present,
+    without_none,
 )
 
 
@@ -54,7 +54,7 @@ class GlobalPool(nn.Module, ABC):
 
     def forward(self, features: Tensor) -> Tensor:
         """The pooled vector (B, C) of a (B, C, H, W) map."""
-        return self.reduction().whole(features, *present(self.tensors()))
+        return self.reduction().whole(features, *without_none(self.tensors()))
 
 
 class GlobalAvgPool(GlobalPool):
@@ -180,7 +180,7 @@ class GatedAttention(GlobalPool):
     def reduction(self) -> Reduction:
         """See `GlobalPool`."""
         dropout = self.dropout if self.training else 0.0
-        return Attention(partial(self.scores_with, dropout=dropout), self.heads is None, draws=dropout > 0)
+        return Attention(partial(self.scores_with, dropout=dropout), self.heads is None, random=dropout > 0)
 
     def tensors(self) -> list[Tensor | None]:
         """Weights and biases in the order of `scores_with`."""
@@ -195,7 +195,7 @@ class GatedAttention(GlobalPool):
 
     def scores(self, features: Tensor) -> Tensor:
         """Scores (B, heads, H, W) of a (B, C, H, W) map, before the softmax and without dropout."""
-        return self.scores_with(features, *present(self.tensors()))
+        return self.scores_with(features, *without_none(self.tensors()))
 
     @staticmethod
     def scores_with(features: Tensor, *tensors: Tensor, dropout: float = 0.0) -> Tensor:

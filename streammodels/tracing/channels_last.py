@@ -1,8 +1,8 @@
-"""Maps whose channels come last, (B, H, W, C), as ConvNeXt has them between two permutations.
+"""The rules of operations on maps whose channels are last, (B, H, W, C), as in ConvNeXt.
 
-The engine holds every map as (B, C, rows, W), so a permutation computes nothing. What changes is what the operations
-behind it mean: `nn.Linear` and `nn.LayerNorm` work on the last dimension, which are the channels of a single pixel now.
-They are row-local here, while the same layers on a (B, C, H, W) map would mix its columns.
+The engine has every map as (B, C, rows, W), so a permutation computes nothing, and changes the meaning of operations
+behind it. `nn.Linear` and `nn.LayerNorm` work on the last dimension, the channels of each pixel, and are row-local
+here; on a (B, C, H, W) map they would mix its columns.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from streammodels.core.operations import ChannelLinear, Pointwise, Rule
-from streammodels.core.row_plan import Window
+from streammodels.core.row_plan import SlidingWindow
 from streammodels.errors import UnsupportedLayerError
-from streammodels.tracing import modules as layers
+from streammodels.tracing import modules
 
 _TO_LAST, _TO_FIRST, _UNCHANGED = (0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 2, 3)
 _PERMUTATIONS: frozenset[Any] = frozenset(
@@ -28,15 +28,15 @@ _REMEDY = "Permute the map back to (B, C, H, W) in front of it."
 
 
 def layout_after(node: fx.Node, last: bool, path: str) -> bool | None:
-    """Whether the channels come last behind a permutation of a whole map.
+    """Whether the channels are last behind a permutation.
 
     Args:
         node: The operation.
-        last: Whether they come last in front of it.
-        path: Its name, for the error.
+        last: Whether they are last in front of it.
+        path: Its name, for errors.
 
     Returns:
-        The new layout, or None if the operation is no permutation.
+        Whether they are last behind it, or None if the operation is not a permutation.
 
     Raises:
         UnsupportedLayerError: If the permutation gives neither (B, C, H, W) nor (B, H, W, C).
@@ -53,7 +53,7 @@ def layout_after(node: fx.Node, last: bool, path: str) -> bool | None:
 
 
 def _permuted(node: fx.Node) -> tuple[int, ...] | None:
-    """Where each dimension of the result comes from; None if that is not written in numbers."""
+    """The dimension of the input that each dimension of the result is; None if they are not numbers."""
     given: list[Any] = list(node.args[1:])
     if node.target in (torch.permute, "permute"):
         order = given or [node.kwargs.get("dims")]
@@ -67,8 +67,8 @@ def _permuted(node: fx.Node) -> tuple[int, ...] | None:
     return tuple(rest)
 
 
-def on_last(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function of (B, C, rows, W) that does what `function` does to (B, rows, W, C)."""
+def _channels_first(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function`, of (B, rows, W, C), as a function of (B, C, rows, W)."""
 
     def apply(rows: Tensor, *tensors: Tensor | None) -> Tensor:
         return function(rows.permute(_TO_LAST), *tensors).permute(_TO_FIRST)
@@ -77,44 +77,45 @@ def on_last(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def module_rule(layer: Any, path: str) -> Rule:
-    """The rule of a leaf module that is called on a map whose channels come last.
+    """The rule of a leaf module that is called on a map whose channels are last.
 
     Raises:
-        UnsupportedLayerError: If the layer does not work pixel by pixel there.
+        UnsupportedLayerError: If the layer is not pointwise there.
     """
-    if layers.computes_as(layer, nn.Linear):
-        return ChannelLinear(Window(1), Window(1), (1, 1), 1)
-    if layers.computes_as(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
-        return _normalisation(layer.normalized_shape, layer.eps)
-    elementwise = layers.computes_as(layer, nn.PReLU) and layer.num_parameters == 1
-    elementwise |= any(layers.computes_as(layer, kind) for kind in layers.POINTWISE_MODULES if kind is not nn.PReLU)
-    if elementwise or layers.computes_as(layer, nn.Dropout):
-        return layers.module_rule(layer, path)
+    if modules.computes_as(layer, nn.Linear):
+        return ChannelLinear(SlidingWindow(1), SlidingWindow(1), (1, 1), 1)
+    if modules.computes_as(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
+        return _layer_norm(layer.normalized_shape, layer.eps)
+    elementwise = modules.computes_as(layer, nn.PReLU) and layer.num_parameters == 1
+    elementwise |= any(modules.computes_as(layer, kind) for kind in modules.POINTWISE_MODULES if kind is not nn.PReLU)
+    if elementwise or modules.computes_as(layer, nn.Dropout):
+        return modules.module_rule(layer, path)
     raise UnsupportedLayerError(path, f"{type(layer).__name__} is called on a map whose channels come last", _REMEDY)
 
 
 def layer_norm(node: fx.Node, path: str, last: bool) -> tuple[Pointwise, tuple[Any, Any]]:
-    """The rule of a call of ``functional.layer_norm``, and the arguments that are its weight and bias.
+    """The rule of a call of ``functional.layer_norm``, and its weight and bias arguments.
 
     Raises:
-        UnsupportedLayerError: If it does not normalise the channels of each pixel.
+        UnsupportedLayerError: If it does not normalize the channels of each pixel.
     """
     given: dict[str, Any] = dict(zip(("normalized_shape", "weight", "bias", "eps"), node.args[1:], strict=False))
     given |= node.kwargs
     shape, epsilon = given["normalized_shape"], given.get("eps", 1e-5)
     if not last or isinstance(shape, fx.Node) or len(shape) != 1 or not isinstance(shape[0], int):
         reason = "layer_norm takes its statistics over rows or columns"
-        raise UnsupportedLayerError(
-            path, reason, "Normalise the channels of each pixel, as torchvision's ConvNeXt does."
-        )
-    return _normalisation(shape, epsilon), (given.get("weight"), given.get("bias"))
+        remedy = "Normalize the channels of each pixel, as torchvision's ConvNeXt does."
+        raise UnsupportedLayerError(path, reason, remedy)
+    return _layer_norm(shape, epsilon), (given.get("weight"), given.get("bias"))
 
 
-def _normalisation(shape: Any, epsilon: float) -> Pointwise:
-    """Layer normalisation over the channels of each pixel; tensors are (weight, bias)."""
-    return Pointwise(on_last(lambda rows, weight, bias: functional.layer_norm(rows, shape, weight, bias, epsilon)))
+def _layer_norm(shape: Any, epsilon: float) -> Pointwise:
+    """Layer normalization over the channels of each pixel; tensors are (weight, bias)."""
+    return Pointwise(
+        _channels_first(lambda rows, weight, bias: functional.layer_norm(rows, shape, weight, bias, epsilon))
+    )
 
 
 def with_constants(rule: Pointwise) -> Pointwise:
-    """A pointwise rule whose further tensors are laid out as (..., C)."""
-    return replace(rule, function=on_last(rule.function), in_place=None)
+    """The rule for constants whose channels are last."""
+    return replace(rule, function=_channels_first(rule.function), in_place=None)

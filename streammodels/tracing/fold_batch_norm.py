@@ -1,4 +1,10 @@
-"""TODOC streammodels/tracing/fold_batch_norm.py."""
+"""Folding of frozen batch normalization into the convolution before it, under autograd.
+
+    weight' = weight * gamma / sqrt(var + eps)        bias' = beta + (bias - mean) * gamma / sqrt(var + eps)
+
+The strips compute with weight' and bias' only. Their gradients reach weight, gamma and beta by the chain rule, once per
+image.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +15,30 @@ from torch import Tensor
 
 from streammodels.core.network import Node, Tensors
 from streammodels.core.operations import Convolution, FrozenBatchNorm
+from streammodels.core.row_plan import readers_of
 
 
 def fold_batch_norms(nodes: list[Node], boundary: set[int]) -> tuple[tuple[Node, ...], dict[int, int]]:
-    """Fold each batch normalisation into the convolution before it; returns the nodes and where old ones went."""
-    readers: dict[int, list[int]] = {}
-    for index, node in enumerate(nodes):
-        for source in node.inputs:
-            readers.setdefault(source, []).append(index)
+    """Fold each batch normalization that alone reads a convolution.
+
+    Args:
+        nodes: The network in topological order.
+        boundary: Nodes whose result leaves the network.
+
+    Returns:
+        The remaining nodes, and the new index of every old node.
+    """
+    readers = readers_of([node.inputs for node in nodes])
     folded: list[Node] = []
     moved: dict[int, int] = {}
     for index, node in enumerate(nodes):
-        convolution = nodes[node.inputs[0]] if node.inputs else None
-        alone = bool(node.inputs) and readers[node.inputs[0]] == [index] and node.inputs[0] not in boundary
-        foldable = convolution is not None and isinstance(convolution.rule, Convolution) and alone
-        if isinstance(node.rule, FrozenBatchNorm) and foldable:
-            moved[index] = moved[node.inputs[0]]
-            merged = folded[moved[index]]
-            tensors = _folded_tensors(merged.tensors, node.tensors, node.rule.epsilon)
-            folded[moved[index]] = replace(merged, tensors=tensors)
+        source = node.inputs[0] if node.inputs else 0
+        alone = readers[source] == [index] and source not in boundary
+        if isinstance(node.rule, FrozenBatchNorm) and isinstance(nodes[source].rule, Convolution) and alone:
+            moved[index] = moved[source]
+            convolution = folded[moved[index]]
+            tensors = _folded_tensors(convolution.tensors, node.tensors, node.rule.epsilon)
+            folded[moved[index]] = replace(convolution, tensors=tensors)
             continue
         moved[index] = len(folded)
         folded.append(replace(node, inputs=tuple(moved[i] for i in node.inputs)))
@@ -35,7 +46,7 @@ def fold_batch_norms(nodes: list[Node], boundary: set[int]) -> tuple[tuple[Node,
 
 
 def _folded_tensors(convolution: Tensors, norm: Tensors, epsilon: float) -> Tensors:
-    """Weight and bias of a convolution with the frozen batch normalisation behind it multiplied in."""
+    """Weight and bias of a convolution with the batch normalization behind it folded in."""
 
     def tensors() -> list[Tensor | None]:
         weight, bias = convolution()

@@ -1,7 +1,7 @@
-"""The rules of operations that a module spells as functions, methods or operators.
+"""The rules of functions, methods and operators that stream.
 
-Numbers among their arguments are taken as they are, parameters and buffers as *constants*: the caller passes their
-values of now with every strip. In a map whose channels come last (`channels_last.py`) dimension 3 is the channels.
+Numbers among their arguments are fixed when the module is traced. Parameters and buffers are *constants*, whose present
+values are passed with every strip. In a map whose channels are last (`channels_last.py`), dimension 3 is the channels.
 """
 
 from __future__ import annotations
@@ -17,36 +17,71 @@ from torch.nn import functional
 from streammodels.core.operations import Pointwise, Rule
 from streammodels.core.reductions import GlobalAverage
 from streammodels.errors import UnsupportedLayerError
-from streammodels.tracing import modules as layers
+from streammodels.tracing import modules
 from streammodels.tracing.channels_last import with_constants
 
+POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
+    {
+        functional.relu, functional.relu_, torch.relu, torch.relu_, functional.relu6, functional.hardtanh,
+        functional.leaky_relu, functional.elu, functional.celu, functional.selu, torch.selu, torch.celu,
+        functional.gelu, functional.silu, functional.mish, functional.sigmoid, torch.sigmoid, functional.logsigmoid,
+        functional.tanh, torch.tanh, functional.hardsigmoid, functional.hardswish, functional.softplus,
+        functional.softsign, functional.tanhshrink, functional.hardshrink, functional.softshrink,
+        functional.threshold, torch.threshold, torch.exp, torch.abs, torch.sqrt, torch.square, torch.neg,
+        torch.clamp, torch.clip, operator.neg, operator.pos, operator.pow, torch.pow,
+    }
+)  # fmt: skip
+"""Functions of single pixels; further arguments have to be numbers or constants."""
+
+RELUS = frozenset({functional.relu, functional.relu_, torch.relu, torch.relu_})
+"""Functions whose form in place is ``functional.relu_``."""
+
+POINTWISE_METHODS = frozenset(
+    {
+        "relu", "relu_", "sigmoid", "tanh", "exp", "abs", "sqrt", "square", "neg", "pow", "clamp", "clip",
+        "contiguous", "float", "double", "half", "bfloat16",
+    }
+)  # fmt: skip
+"""Methods of single pixels; further arguments have to be numbers or constants."""
+
+JOIN_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
+    operator.add: torch.add, operator.iadd: torch.add, torch.add: torch.add, "add": torch.add, "add_": torch.add,
+    operator.sub: torch.sub, operator.isub: torch.sub, torch.sub: torch.sub, "sub": torch.sub, "sub_": torch.sub,
+    operator.mul: torch.mul, operator.imul: torch.mul, torch.mul: torch.mul, "mul": torch.mul, "mul_": torch.mul,
+    operator.truediv: torch.div, operator.itruediv: torch.div, torch.div: torch.div, "div": torch.div,
+    torch.maximum: torch.maximum, torch.minimum: torch.minimum,
+}  # fmt: skip
+"""Functions and methods of two maps. With a number or a parameter as one of them they are pointwise."""
+
+CONCATENATIONS: frozenset[Any] = frozenset({torch.cat, torch.concat, torch.concatenate})
+
 SPLITS: frozenset[Any] = frozenset({torch.split, torch.chunk, "split", "chunk"})
-"""Operations that give a tuple of maps, of some channels each."""
+"""Operations that return a tuple of maps, of some channels each."""
 
 _POOLS: dict[Any, Callable[..., Rule]] = {
-    functional.max_pool2d: layers.max_pool,
-    functional.avg_pool2d: lambda _path, *arguments, **options: layers.average_pool(*arguments, **options),
+    functional.max_pool2d: modules.max_pool,
+    functional.avg_pool2d: lambda _path, *arguments, **options: modules.average_pool(*arguments, **options),
 }
 
 
 def name_of(node: fx.Node) -> str:
-    """Short name of a function or method."""
+    """Short name of the operation of a node."""
     return str(getattr(node.target, "__name__", node.target))
 
 
 def is_channels(dimension: Any, last: bool) -> bool:
-    """Whether a dimension of a map is the one of its channels."""
+    """Whether a dimension of a map is that of its channels."""
     return isinstance(dimension, int) and dimension in ((3, -1) if last else (1, -3))
 
 
 def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Callable[[], Any]], last: bool) -> Pointwise:
-    """A function or method of one map and numbers, or per-channel constants.
+    """The rule of a function or method of one map, numbers and constants.
 
     Args:
         node: The operation.
-        path: Its name, for the error.
-        constants: What computes the values of constants.
-        last: Whether the channels of the map come last.
+        path: Its name, for errors.
+        constants: Functions that compute the values of constants.
+        last: Whether the channels of the map are last.
 
     Raises:
         UnsupportedLayerError: If it reads several maps, or a constant that differs from row to row.
@@ -58,7 +93,7 @@ def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Callabl
     read = [source for source in node.all_input_nodes if source in constants]
     for constant in read:
         _check_constant(constant, constants[constant](), path, last)
-    in_place = functional.relu_ if node.target in layers.RELUS else None
+    in_place = functional.relu_ if node.target in RELUS else None
     rule = Pointwise(_call(node, read), in_place)
     return with_constants(rule) if last and read else rule
 
@@ -75,7 +110,7 @@ def _check_constant(constant: fx.Node, value: Any, path: str, last: bool) -> Non
 
 
 def _call(node: fx.Node, constants: list[fx.Node]) -> Callable[..., Tensor]:
-    """The operation as a function of rows and of the values of its constants."""
+    """The operation as a function of rows and the values of its constants."""
     target, arguments, options = node.target, node.args, dict(node.kwargs)
     options.pop("inplace", None)
 
@@ -83,13 +118,13 @@ def _call(node: fx.Node, constants: list[fx.Node]) -> Callable[..., Tensor]:
         known = dict(zip(constants, tensors, strict=True))
         values = [known.get(a, rows) if isinstance(a, fx.Node) else a for a in arguments]
         further = {k: known[v] if isinstance(v, fx.Node) else v for k, v in options.items()}
-        if isinstance(target, str) and target not in layers.JOIN_FUNCTIONS:
+        if isinstance(target, str) and target not in JOIN_FUNCTIONS:
             result: Tensor = getattr(values[0], target.removesuffix("_"))(*values[1:], **further)
             return result
-        function: Any = layers.JOIN_FUNCTIONS.get(target, target)
+        function: Any = JOIN_FUNCTIONS.get(target, target)
         if function in (functional.relu_, torch.relu_):
             function = functional.relu
-        if function in layers.JOIN_FUNCTIONS.values():  # torch.add and its kin take a number only as the second
+        if function in JOIN_FUNCTIONS.values():  # torch.add and the like take a number only as the second
             values = [v if isinstance(v, Tensor) else _number(v, rows) for v in values]
         computed: Tensor = function(*values, **further)
         return computed
@@ -98,16 +133,16 @@ def _call(node: fx.Node, constants: list[fx.Node]) -> Callable[..., Tensor]:
 
 
 def _number(value: Any, rows: Tensor) -> Tensor:
-    """A number as torch takes it in arithmetic with `rows`: as exact as Python's, without raising their precision."""
+    """A number as torch takes it in arithmetic with `rows`, in double precision without raising theirs."""
     kind = torch.promote_types(rows.dtype, torch.float64) if isinstance(value, float) else None
     return torch.tensor(value, dtype=kind)
 
 
 def function_rule(node: fx.Node, path: str, last: bool) -> Rule:
-    """Pools, dropout, means and parts of the channels.
+    """The rule of a pool, dropout, mean or part of the channels.
 
     Raises:
-        UnsupportedLayerError: If the operation is not known to work row by row.
+        UnsupportedLayerError: If the operation does not stream.
     """
     arguments: list[Any] = list(node.args[1:])
     options: dict[str, Any] = dict(node.kwargs)
@@ -116,17 +151,17 @@ def function_rule(node: fx.Node, path: str, last: bool) -> Rule:
         return _part(node, path, last)
     if is_stochastic_depth(target):
         given = dict(zip(("p", "mode", "training"), arguments, strict=False)) | options
-        return layers.stochastic_depth(given["p"], given["mode"], given.get("training", True))
+        return modules.stochastic_depth(given["p"], given["mode"], given.get("training", True))
     if target is functional.dropout or (target is functional.dropout2d and not last):
         given = dict(zip(("p", "training", "inplace"), arguments, strict=False)) | options
-        return layers.dropout(target is functional.dropout2d, given.get("p", 0.5), given.get("training", True))
+        return modules.dropout(target is functional.dropout2d, given.get("p", 0.5), given.get("training", True))
     if target in (torch.mean, "mean"):
         return _mean(node, path, last, dict(zip(("dim", "keepdim"), arguments, strict=False)) | options)
     if target in _POOLS and not last:
         return _POOLS[target](path, *arguments, **options)
     if target in (functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d) and not last:
         size = arguments[0] if arguments else options["output_size"]
-        return layers.global_pool(path, size, target is functional.adaptive_max_pool2d)
+        return modules.global_pool(path, size, target is functional.adaptive_max_pool2d)
     raise _unknown(node, path, last)
 
 
@@ -138,7 +173,7 @@ def _unknown(node: fx.Node, path: str, last: bool) -> UnsupportedLayerError:
 
 
 def _mean(node: fx.Node, path: str, last: bool, given: dict[str, Any]) -> Rule:
-    """The mean over height and width, which pools globally, or over the channels of each pixel."""
+    """The rule of a mean over height and width, which is a global pool, or over the channels of each pixel."""
     dimensions, keep = given.get("dim"), bool(given.get("keepdim", False))
     listed: list[Any] = list(dimensions) if isinstance(dimensions, list | tuple) else [dimensions]
     if set(given) - {"dim", "keepdim", "input"} or not all(isinstance(d, int) for d in listed):
@@ -151,10 +186,10 @@ def _mean(node: fx.Node, path: str, last: bool, given: dict[str, Any]) -> Rule:
 
 
 def check_split(node: fx.Node, path: str, last: bool) -> None:
-    """Refuse a `SPLITS` operation of anything but channels, or whose result is not taken apart by number.
+    """Check that a `SPLITS` operation splits channels, and that its parts are read by index.
 
     Raises:
-        UnsupportedLayerError: If so.
+        UnsupportedLayerError: If not.
     """
     given = _split_arguments(node)
     sizes = given.get("sizes")
@@ -168,14 +203,14 @@ def check_split(node: fx.Node, path: str, last: bool) -> None:
 
 
 def _split_arguments(node: fx.Node) -> dict[str, Any]:
-    """Number or sizes of the parts, whatever torch calls them there, and the dimension."""
+    """Number or sizes of the parts, which torch has several names for, and the dimension."""
     given: dict[str, Any] = dict(zip(("sizes", "dim"), node.args[1:], strict=False))
     renamed = dict.fromkeys(("split_size_or_sections", "split_size", "chunks"), "sizes")
     return given | {renamed.get(name, name): value for name, value in node.kwargs.items()}
 
 
 def _part(node: fx.Node, path: str, last: bool) -> Pointwise:
-    """One part of a split, or a slice of the channels."""
+    """The rule of one part of a split, or of a slice of the channels."""
     source: Any = node.args[0]
     index: Any = node.args[1]
     if isinstance(source, fx.Node) and source.target in SPLITS:
@@ -185,16 +220,16 @@ def _part(node: fx.Node, path: str, last: bool) -> Pointwise:
     whole = slice(None)
     items = list(index) if isinstance(index, tuple) else [index]
     channels = 3 if last else 1
-    wanted = items[channels] if len(items) > channels else whole
+    chosen = items[channels] if len(items) > channels else whole
     others = [item for position, item in enumerate(items) if position != channels]
-    if not isinstance(wanted, slice) or any(item != whole for item in others) or len(items) > 4:
+    if not isinstance(chosen, slice) or any(item != whole for item in others) or len(items) > 4:
         raise UnsupportedLayerError(path, "it takes a part of the rows, the columns or the batch", "Take channels.")
-    if not all(bound is None or isinstance(bound, int) for bound in (wanted.start, wanted.stop, wanted.step)):
+    if not all(bound is None or isinstance(bound, int) for bound in (chosen.start, chosen.stop, chosen.step)):
         raise UnsupportedLayerError(path, "its bounds are computed", "Compute them in __init__.")
-    return Pointwise(lambda rows: rows[:, wanted])
+    return Pointwise(lambda rows: rows[:, chosen])
 
 
 def is_stochastic_depth(target: Any) -> bool:
-    """Whether a function is torchvision's `stochastic_depth`; known by its name, so that torchvision need not load."""
+    """Whether a function is torchvision's `stochastic_depth`, by its name, so that torchvision is not imported."""
     name = (getattr(target, "__module__", ""), getattr(target, "__name__", ""))
     return name == ("torchvision.ops.stochastic_depth", "stochastic_depth")

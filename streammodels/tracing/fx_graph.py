@@ -1,4 +1,4 @@
-"""A module written down by `torch.fx` as a list of operations, in a way that hides nothing from who reads it."""
+"""The graph of a module's forward, traced by `torch.fx` with in-place operators kept apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streammodels.errors import UnsupportedLayerError
 
 
 class _Value(fx.Proxy):
-    """A traced value that remembers ``+=`` and its kin: torch.fx would write them down as ``+``."""
+    """A traced value that records ``+=`` and the like, which torch.fx would record as ``+``."""
 
     def __iadd__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -30,7 +30,7 @@ class _Value(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Leaves are torch's own layers, subclasses of them that compute the same, and our own modules that stream."""
+    """A tracer with the leaves of `is_leaf`."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """See `_Value`."""
@@ -42,7 +42,7 @@ class _Tracer(fx.Tracer):
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module is one operation: torch's own layers, subclasses that compute the same, and ours that stream."""
+    """Whether a module is one operation, a layer of torch or a subclass that computes the same, or one of ours."""
     if getattr(module, "streams_pointwise", False) or getattr(module, "streams_reduction", False):
         return True
     own = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
@@ -54,11 +54,11 @@ def is_leaf(module: nn.Module) -> bool:
     return own or (inherits and not isinstance(module, nn.Sequential))
 
 
-def write_down(module: nn.Module) -> fx.Graph:
-    """The operations of a module's forward.
+def trace_graph(module: nn.Module) -> fx.Graph:
+    """The graph of a module's forward.
 
     Raises:
-        UnsupportedLayerError: If they are no fixed list.
+        UnsupportedLayerError: If its operations depend on the data.
     """
     try:
         return _Tracer().trace(module)

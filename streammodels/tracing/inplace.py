@@ -1,7 +1,7 @@
-"""Which operations write into their input, and who would see it.
+"""Operations that write into their input, and the operations that would read the change.
 
-torch's in-place operations change a value for everybody who holds it, under whatever name. Strips compute every
-operation out of place, so an in-place one is only right if nobody reads the old value, or an alias of it, afterwards.
+An in-place operation of torch changes a value under all its names. Strips compute it out of place, which is only right
+if no operation reads the old value, or an alias of it, afterwards.
 """
 
 from __future__ import annotations
@@ -14,8 +14,15 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from streammodels.tracing import modules as layers
 from streammodels.tracing.functions import is_stochastic_depth
+
+_MUTATING: frozenset[Any] = frozenset(
+    {
+        operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow,
+        functional.relu_, torch.relu_, "relu_", "add_", "sub_", "mul_",
+    }
+)  # fmt: skip
+"""Operations that write into their first argument."""
 
 _ALIASING: frozenset[Any] = frozenset(
     {
@@ -24,7 +31,7 @@ _ALIASING: frozenset[Any] = frozenset(
         torch.split, "split", torch.chunk, "chunk", operator.getitem,
     }
 )  # fmt: skip
-"""Operations whose result may be their input itself."""
+"""Operations whose result may share memory with their input."""
 
 
 def writes_in_place(module: nn.Module, node: fx.Node) -> bool:
@@ -33,15 +40,15 @@ def writes_in_place(module: nn.Module, node: fx.Node) -> bool:
     marked = getattr(layer, "inplace", False) or node.kwargs.get("inplace", False)
     name = str(getattr(node.target, "__name__", node.target)) if node.op != "call_module" else ""
     named = name.endswith("_") and not name.endswith("__")  # torch's convention: clamp_, div_
-    return bool(marked) or named or node.target in layers.MUTATING
+    return bool(marked) or named or node.target in _MUTATING
 
 
 def read_after_writing(module: nn.Module, node: fx.Node, done: Container[fx.Node]) -> fx.Node | None:
-    """The first operation that reads a value after `node` has changed it in place; None if there is none.
+    """The first operation that reads a value after `node` has changed it in place; None if none does.
 
     Args:
         module: The traced module.
-        node: The operation in question.
+        node: The operation.
         done: Operations in front of it.
     """
     if not writes_in_place(module, node) or not isinstance(node.args[0], fx.Node):
@@ -55,7 +62,7 @@ def read_after_writing(module: nn.Module, node: fx.Node, done: Container[fx.Node
 
 
 def _aliases(module: nn.Module, value: fx.Node, writer: fx.Node) -> set[fx.Node]:
-    """Values that share memory with `value`, other than through `writer`: identities, idle dropouts, views."""
+    """Values that share memory with `value` by identities, inactive dropout or views, other than through `writer`."""
     while _passes_through(module, value):
         value = value.all_input_nodes[0]
     found, stack = {value}, [value]
@@ -69,9 +76,9 @@ def _aliases(module: nn.Module, value: fx.Node, writer: fx.Node) -> set[fx.Node]
 
 
 def _passes_through(module: nn.Module, node: fx.Node) -> bool:
-    """Whether the result of an operation may be its input itself."""
+    """Whether the result of an operation may share memory with its input."""
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
-        idle = isinstance(layer, nn.modules.dropout._DropoutNd) and not layer.training
-        return isinstance(layer, nn.Identity) or idle or bool(getattr(layer, "inplace", False))
-    return node.target in layers.MUTATING or node.target in _ALIASING or is_stochastic_depth(node.target)
+        inactive = isinstance(layer, nn.modules.dropout._DropoutNd) and not layer.training
+        return isinstance(layer, nn.Identity) or inactive or bool(getattr(layer, "inplace", False))
+    return node.target in _MUTATING or node.target in _ALIASING or is_stochastic_depth(node.target)

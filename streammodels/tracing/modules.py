@@ -1,12 +1,11 @@
-"""Which rule a layer gets: the list of everything that streams, in its module, functional and operator spellings.
+"""The rules of leaf modules, for all layers of torch that stream.
 
-A layer that is not in these tables is refused with `UnsupportedLayerError`. Nothing is guessed: a layer may only be
-added here with a test that compares its streamed result and gradients with the plain ones.
+Any other layer raises `UnsupportedLayerError`. A layer is added here with a test that compares its streamed output and
+gradients with the plain ones.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +25,7 @@ from streammodels.core.operations import (
     StochasticDepth,
 )
 from streammodels.core.reductions import GlobalAverage, GlobalMaximum
-from streammodels.core.row_plan import Window
+from streammodels.core.row_plan import SlidingWindow
 from streammodels.errors import UnsupportedLayerError
 
 
@@ -67,50 +66,7 @@ POINTWISE_MODULES: dict[type[nn.Module], Callable[[Any], Pointwise]] = {
     nn.PReLU: lambda m: Pointwise(functional.prelu),
     nn.Identity: lambda m: Pointwise(lambda x: x),
 }
-"""Modules that map single pixels. PReLU also receives its weight."""
-
-POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
-    {
-        functional.relu, functional.relu_, torch.relu, torch.relu_, functional.relu6, functional.hardtanh,
-        functional.leaky_relu, functional.elu, functional.celu, functional.selu, torch.selu, torch.celu,
-        functional.gelu, functional.silu, functional.mish, functional.sigmoid, torch.sigmoid, functional.logsigmoid,
-        functional.tanh, torch.tanh, functional.hardsigmoid, functional.hardswish, functional.softplus,
-        functional.softsign, functional.tanhshrink, functional.hardshrink, functional.softshrink,
-        functional.threshold, torch.threshold, torch.exp, torch.abs, torch.sqrt, torch.square, torch.neg,
-        torch.clamp, torch.clip, operator.neg, operator.pos, operator.pow, torch.pow,
-    }
-)  # fmt: skip
-"""Functions that map single pixels; further arguments have to be numbers."""
-
-RELUS = frozenset({functional.relu, functional.relu_, torch.relu, torch.relu_})
-"""Functions of which ``functional.relu_`` is the form in place."""
-
-POINTWISE_METHODS = frozenset(
-    {
-        "relu", "relu_", "sigmoid", "tanh", "exp", "abs", "sqrt", "square", "neg", "pow", "clamp", "clip",
-        "contiguous", "float", "double", "half", "bfloat16",
-    }
-)  # fmt: skip
-"""Tensor methods that map single pixels; further arguments have to be numbers."""
-
-JOIN_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
-    operator.add: torch.add, operator.iadd: torch.add, torch.add: torch.add, "add": torch.add, "add_": torch.add,
-    operator.sub: torch.sub, operator.isub: torch.sub, torch.sub: torch.sub, "sub": torch.sub, "sub_": torch.sub,
-    operator.mul: torch.mul, operator.imul: torch.mul, torch.mul: torch.mul, "mul": torch.mul, "mul_": torch.mul,
-    operator.truediv: torch.div, operator.itruediv: torch.div, torch.div: torch.div, "div": torch.div,
-    torch.maximum: torch.maximum, torch.minimum: torch.minimum,
-}  # fmt: skip
-"""Functions and methods of two values. With a number or a parameter as one of them they are pointwise."""
-
-CONCATENATIONS: frozenset[Any] = frozenset({torch.cat, torch.concat, torch.concatenate})
-
-MUTATING: frozenset[Any] = frozenset(
-    {
-        operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow,
-        functional.relu_, torch.relu_, "relu_", "add_", "sub_", "mul_",
-    }
-)  # fmt: skip
-"""Spellings that write into their first argument."""
+"""Modules that are functions of single pixels. PReLU also gets its weight."""
 
 _DROPOUT_REMEDY = "Use nn.Dropout or nn.Dropout2d, or put the layer in eval mode."
 _NORMS_OVER_SPACE = (
@@ -123,7 +79,7 @@ _NORMS_OVER_SPACE = (
 
 
 def pair(value: Any) -> Pair:
-    """``3 -> (3, 3)``; a pair stays."""
+    """``3 -> (3, 3)``; a pair is returned as it is."""
     if isinstance(value, tuple | list):
         return (int(value[0]), int(value[-1]))
     return (int(value), int(value))
@@ -134,7 +90,7 @@ def module_rule(module: Any, path: str) -> Rule:
 
     Args:
         module: The layer.
-        path: Its dotted path, for the error.
+        path: Its dotted path, for errors.
 
     Raises:
         UnsupportedLayerError: If the layer cannot be streamed exactly.
@@ -159,21 +115,21 @@ def module_rule(module: Any, path: str) -> Rule:
         return dropout(computes_as(module, nn.Dropout2d), module.p, module.training)
     if isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
         return Pointwise(lambda x: x)
-    raise _refusal(module, path)
+    raise _unsupported(module, path)
 
 
 def computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a module behaves as `kind`: the class itself, or a subclass that leaves the computation alone."""
+    """Whether a module is of `kind`, or of a subclass that does not change the computation."""
     same = getattr(type(module), "_conv_forward", None) is getattr(kind, "_conv_forward", None)
     return isinstance(module, kind) and type(module).forward is kind.forward and same
 
 
-def _refusal(module: nn.Module, path: str) -> UnsupportedLayerError:
-    """Say why a module is refused, and what to use instead."""
+def _unsupported(module: nn.Module, path: str) -> UnsupportedLayerError:
+    """The error for a module that does not stream."""
     name = type(module).__name__
     if isinstance(module, _NORMS_OVER_SPACE):
         reason = f"{name} takes its statistics over rows that are not there yet"
-        return UnsupportedLayerError(path, reason, "Use BatchNorm2d in eval mode, or no normalisation.")
+        return UnsupportedLayerError(path, reason, "Use BatchNorm2d in eval mode, or no normalization.")
     if isinstance(module, nn.Linear | nn.Flatten | nn.Unflatten):
         reason = f"{name} mixes all rows of the feature map"
         return UnsupportedLayerError(path, reason, "Pool the map first, e.g. with nn.AdaptiveAvgPool2d(1).")
@@ -197,7 +153,7 @@ def _convolution(module: Any, path: str) -> Convolution:
         after = [e - 1 - b for e, b in zip(extent, before, strict=True)]
     else:
         before = after = [0, 0] if module.padding == "valid" else list(pair(module.padding))
-    window, columns = (Window(extent[i], stride[i], before[i], after[i], module.padding_mode) for i in (0, 1))
+    window, columns = (SlidingWindow(extent[i], stride[i], before[i], after[i], module.padding_mode) for i in (0, 1))
     return Convolution(window, columns, dilation, module.groups)
 
 
@@ -207,16 +163,16 @@ def _batch_norm(module: nn.BatchNorm2d | nn.SyncBatchNorm, path: str) -> FrozenB
         reason = "BatchNorm2d in training mode takes its statistics over rows that are not there yet"
         raise UnsupportedLayerError(path, reason, remedy)
     if module.running_mean is None:
-        reason = "BatchNorm2d without running statistics normalises by the whole image"
+        reason = "BatchNorm2d without running statistics normalizes by the whole image"
         raise UnsupportedLayerError(path, reason, "Use track_running_stats=True and eval mode.")
     epsilon = module.eps
     if type(module).forward not in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         raise UnsupportedLayerError(path, f"{type(module).__name__} has a forward of its own", "Use nn.BatchNorm2d.")
 
-    def normalise(rows: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+    def normalize(rows: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
         return functional.batch_norm(rows, mean, variance, gamma, beta, False, 0.0, epsilon)
 
-    return FrozenBatchNorm(normalise, epsilon=epsilon)
+    return FrozenBatchNorm(normalize, epsilon=epsilon)
 
 
 def max_pool(
@@ -234,7 +190,7 @@ def max_pool(
     kernel, pad, spread = pair(kernel_size), pair(padding), pair(dilation)
     steps = pair(stride) if stride not in (None, ()) else kernel
     extent = [d * (k - 1) + 1 for k, d in zip(kernel, spread, strict=True)]
-    window, columns = (Window(extent[i], steps[i], pad[i], pad[i], "zeros", ceil_mode) for i in (0, 1))
+    window, columns = (SlidingWindow(extent[i], steps[i], pad[i], pad[i], "zeros", ceil_mode) for i in (0, 1))
     return MaxPool(window, columns, kernel, spread)
 
 
@@ -251,7 +207,7 @@ def average_pool(
         raise ValueError("divisor_override of an average pool must not be 0, as in torch. Leave it None.")
     kernel, pad = pair(kernel_size), pair(padding)
     steps = pair(stride) if stride not in (None, ()) else kernel
-    window, columns = (Window(kernel[i], steps[i], pad[i], pad[i], "zeros", ceil_mode) for i in (0, 1))
+    window, columns = (SlidingWindow(kernel[i], steps[i], pad[i], pad[i], "zeros", ceil_mode) for i in (0, 1))
     return AveragePool(window, columns, count_include_pad, divisor_override)
 
 
@@ -259,15 +215,14 @@ def global_pool(path: str, output_size: Any, maximum: bool, return_indices: bool
     """The rule of an adaptive pool to one pixel."""
     size = output_size if isinstance(output_size, tuple | list) else (output_size, output_size)
     if tuple(size) != (1, 1) or return_indices:
-        reason = (
-            f"adaptive pooling to {tuple(size)} needs the whole map" if not return_indices else "indices are asked for"
-        )
+        whole = f"adaptive pooling to {tuple(size)} needs the whole map"
+        reason = "indices are requested" if return_indices else whole
         raise UnsupportedLayerError(path, reason, "Use an adaptive pool with output size 1, or a pool of fixed size.")
     return GlobalMaximum() if maximum else GlobalAverage()
 
 
 def dropout(channels: bool, probability: float, training: bool) -> Rule:
-    """The rule of `Dropout` or (`channels`) `Dropout2d`."""
+    """The rule of `Dropout` or, if `channels`, of `Dropout2d`."""
     if not training or probability == 0:
         return Pointwise(lambda x: x)
     if channels:
@@ -279,7 +234,7 @@ def stochastic_depth(probability: float, mode: str, training: bool) -> Rule:
     """The rule of torchvision's `stochastic_depth`, arguments as there.
 
     Raises:
-        ValueError: If they are not, as in torchvision.
+        ValueError: If they are invalid, as in torchvision.
     """
     if not 0 <= probability <= 1 or mode not in ("row", "batch"):
         raise ValueError(

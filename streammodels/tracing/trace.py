@@ -1,7 +1,8 @@
-"""From a module to a `Network`: `torch.fx` writes the module down, and every operation gets its rule or is refused.
+"""Tracing of a module into a `Network`, whose operations each have a rule.
 
-The list of operations is walked once. Operations that read the image or what follows from it are streamed; those that
-read parameters only are constants; those behind a global pool are the tail.
+The graph of `torch.fx` is walked once. Operations on the image, and on maps computed from it, are streamed; those on
+parameters only are constants; those behind a global pool are the tail. An operation without a rule raises
+`UnsupportedLayerError`.
 """
 
 from __future__ import annotations
@@ -15,19 +16,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from streammodels.core.network import Network, Node, Tensors, no_tensors
+from streammodels.core.network import Network, Node, Tensors
 from streammodels.core.operations import Join, Pointwise
 from streammodels.core.reductions import Reduction
 from streammodels.errors import UnsupportedLayerError
-from streammodels.tracing import channels_last, functions
-from streammodels.tracing import modules as layers
+from streammodels.tracing import channels_last, functions, modules
 from streammodels.tracing.fold_batch_norm import fold_batch_norms
-from streammodels.tracing.fx_graph import is_leaf, write_down
+from streammodels.tracing.fx_graph import is_leaf, trace_graph
 from streammodels.tracing.inplace import read_after_writing, writes_in_place
 
 
 def trace(module: nn.Module) -> Network:
-    """Trace a module and give every operation of its streamed part a rule.
+    """The network of a module.
 
     Args:
         module: Maps one (B, C, H, W) tensor to one tensor. Its training flags are read now.
@@ -35,16 +35,16 @@ def trace(module: nn.Module) -> Network:
     Raises:
         UnsupportedLayerError: If a layer, or the module's control flow, cannot be streamed exactly.
     """
-    if is_leaf(module):  # a single layer: torch.fx would look inside
+    if is_leaf(module):  # a single layer, which torch.fx would look inside
         module = nn.Sequential(module)
-    graph = write_down(module)
-    # A result that nobody reads may go, unless it was written into a value that somebody reads.
+    graph = trace_graph(module)
+    # A result that is not read may go, unless it was written into a value that is.
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes_in_place(module, node))
     return _Builder(module, graph).build()
 
 
 class _Builder:
-    """Walks the traced graph once and collects the nodes of the streamed part."""
+    """A walk over the traced graph that collects the nodes of the streamed part."""
 
     def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
         self.module = module
@@ -53,7 +53,7 @@ class _Builder:
         self.index: dict[fx.Node, int] = {}
         self.tail: list[fx.Node] = []
         self.constants: dict[fx.Node, Callable[[], Any]] = {}
-        self.last: dict[fx.Node, bool] = {}  # whether the channels of a value come last
+        self.last: dict[fx.Node, bool] = {}  # whether the channels of a value are last
 
     def build(self) -> Network:
         for node in self.graph.nodes:
@@ -99,7 +99,7 @@ class _Builder:
         self.nodes.append(Node("image", "image", (), None))
 
     def _is_streamed(self, node: fx.Node) -> bool:
-        """Whether a node reads the streamed part; refuses nodes that read it together with a pooled vector."""
+        """Whether a node reads maps of the streamed part; raises if it also reads a pooled vector."""
         sources = [source for source in node.all_input_nodes if source in self.index]
         maps = [source for source in sources if not isinstance(self.nodes[self.index[source]].rule, Reduction)]
         if maps and (len(sources) > len(maps) or any(source in self.tail for source in node.all_input_nodes)):
@@ -107,7 +107,7 @@ class _Builder:
         return bool(maps)
 
     def _pooled_map(self, node: fx.Node) -> UnsupportedLayerError:
-        """Squeeze-and-excitation and its kin, by the name of the module that does it."""
+        """The error for squeeze-and-excitation and the like, with the name of the module."""
         stack = [(path, kind) for path, kind in (node.meta.get("nn_module_stack") or {}).values() if path]
         path, kind = stack[-1] if stack else (node.name, functions.name_of(node))
         name = getattr(kind, "__name__", str(kind))
@@ -137,7 +137,7 @@ class _Builder:
         last = self._channels_last(node, path)
         if node.target in functions.SPLITS:
             functions.check_split(node, path, last)
-            self.index[node] = self.index[node.all_input_nodes[0]]  # of no value itself: its parts are nodes
+            self.index[node] = self.index[node.all_input_nodes[0]]  # it has no value itself, its parts are nodes
             self.last[node] = last
             return
         permuted = channels_last.layout_after(node, last, path)
@@ -159,7 +159,7 @@ class _Builder:
         return self.module.get_submodule(str(node.target))
 
     def _channels_last(self, node: fx.Node, path: str) -> bool:
-        """Whether the channels come last in the maps that a node reads."""
+        """Whether the channels are last in the maps that a node reads."""
         layouts = {self.last[source] for source in node.all_input_nodes if source in self.index}
         if len(layouts) > 1:
             reason = "a map whose channels come last meets one whose channels come first"
@@ -167,7 +167,7 @@ class _Builder:
         return layouts.pop()
 
     def _module(self, node: fx.Node, path: str, last: bool, plain: Node) -> Node:
-        """A leaf module."""
+        """The node of a leaf module."""
         layer: Any = self._layer(node)
         self._one_input(node, path)
         if last:
@@ -176,20 +176,20 @@ class _Builder:
             return replace(plain, rule=Pointwise(layer.compute), tensors=layer.tensors)
         if getattr(layer, "streams_reduction", False):
             return replace(plain, rule=layer.reduction(), tensors=layer.tensors)
-        return replace(plain, rule=layers.module_rule(layer, path), tensors=layer_tensors(layer))
+        return replace(plain, rule=modules.module_rule(layer, path), tensors=layer_tensors(layer))
 
     def _function(self, node: fx.Node, path: str, last: bool, plain: Node) -> Node:
-        """A function, a method or an operator."""
-        joined = node.target in layers.JOIN_FUNCTIONS
-        if node.target in layers.CONCATENATIONS:
+        """The node of a function, a method or an operator."""
+        joined = node.target in functions.JOIN_FUNCTIONS
+        if node.target in functions.CONCATENATIONS:
             rule, inputs = self._concatenation(node, path, last)
             return replace(plain, rule=rule, inputs=inputs)
         if joined and self._has_two_maps(node):
             return replace(plain, rule=self._join(node, path), inputs=self._indices(node.args))
         if node.target is functional.layer_norm:
-            normalise, own = channels_last.layer_norm(node, path, last)
-            return replace(plain, rule=normalise, tensors=self._named_tensors(own, path))
-        if joined or node.target in layers.POINTWISE_FUNCTIONS or node.target in layers.POINTWISE_METHODS:
+            normalize, own = channels_last.layer_norm(node, path, last)
+            return replace(plain, rule=normalize, tensors=self._named_tensors(own, path))
+        if joined or node.target in functions.POINTWISE_FUNCTIONS or node.target in functions.POINTWISE_METHODS:
             pointwise = functions.pointwise_call(node, path, self.constants, last)
             return replace(plain, rule=pointwise, tensors=self._constant_tensors(node))
         return replace(plain, rule=functions.function_rule(node, path, last))
@@ -208,7 +208,7 @@ class _Builder:
         options = dict(node.kwargs)
         if len(node.args) > 2 or set(options) - {"alpha"} or any(isinstance(v, fx.Node) for v in options.values()):
             raise UnsupportedLayerError(path, "the operation has further arguments", "Use a plain sum or product.")
-        function = layers.JOIN_FUNCTIONS[node.target]
+        function = functions.JOIN_FUNCTIONS[node.target]
         return Join((lambda a, b: function(a, b, **options)) if options else function)
 
     def _concatenation(self, node: fx.Node, path: str, last: bool) -> tuple[Join, tuple[int, ...]]:
@@ -226,7 +226,7 @@ class _Builder:
         return lambda: [value() for value in values]
 
     def _named_tensors(self, nodes: Sequence[Any], path: str) -> Tensors:
-        """The tensors behind constant nodes; None stays None."""
+        """The values of constant nodes; None for None."""
         if any(node is not None and node not in self.constants for node in nodes):
             raise UnsupportedLayerError(path, "its weight or bias is computed from a map", "Use parameters.")
         return lambda: [None if node is None else self.constants[node]() for node in nodes]
@@ -267,14 +267,14 @@ def layer_tensors(layer: nn.Module) -> Tensors:
         return lambda: [layer.weight, layer.bias]
     if isinstance(layer, nn.Linear):
         return lambda: [layer.weight[:, :, None, None], layer.bias]
-    return no_tensors
+    return list
 
 
 def refuse_hooks(module: nn.Module) -> None:
-    """Refuse modules whose hooks could change what the layers compute, since strips do not call them.
+    """Check that no module has a hook or a replaced forward, which strips do not call.
 
     Raises:
-        UnsupportedLayerError: Naming the module that has the hook, or a forward of its own.
+        UnsupportedLayerError: Naming the module that has one.
     """
     for name, layer in module.named_modules():
         path = name or type(module).__name__
@@ -283,8 +283,5 @@ def refuse_hooks(module: nn.Module) -> None:
             raise UnsupportedLayerError(path, reason, "Write a subclass with that forward.")
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
             reason = "it has a hook, which would be called for no strip"
-            raise UnsupportedLayerError(
-                path,
-                reason,
-                "Remove the hook (for weight_norm use parametrizations; Lightning's example_input_array sets one).",
-            )
+            remedy = "Remove the hook (for weight_norm use parametrizations; Lightning's example_input_array sets one)."
+            raise UnsupportedLayerError(path, reason, remedy)

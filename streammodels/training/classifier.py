@@ -23,7 +23,7 @@ from streammodels.explain.heatmap import Heatmap
 from streammodels.explain.target import ClassIndex
 from streammodels.models.pooling import GlobalPool
 from streammodels.models.resnet import freeze_batch_norm
-from streammodels.streaming import StreamedModule, put_together, stream, with_batch
+from streammodels.streaming import StreamedModule, add_batch_dimension, concatenate, stream
 from streammodels.training.steps import LabeledSteps, OptimizerFactory, SchedulerFactory
 from streammodels.training.tasks import Loss
 
@@ -218,10 +218,10 @@ def _compute_whole(module: nn.Module, images: Sequence[Image]) -> Tensor:
     """The results of a plain module on each whole image, concatenated; lazy images are read at once."""
     parameter, results = next(module.parameters()), []
     for index, image in enumerate(images):
-        source = as_image_rows(with_batch(image), f"image {index}")
+        source = as_image_rows(add_batch_dimension(image), f"image {index}")
         pixels = source.read(0, source.shape[2]).to(parameter.device)
         results.append(module(scale_to_unit(pixels, parameter.dtype)))
-    return put_together(results)
+    return concatenate(results)
 
 
 @rank_zero_only

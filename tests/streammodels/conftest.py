@@ -27,7 +27,7 @@ class Result:
 
 
 def run(call: Callable[[Tensor], Tensor], module: nn.Module, image: Tensor, image_grad: bool = True) -> Result:
-    """Output and all gradients of ``sum(output * weights)`` with fixed random weights, so that no symmetry hides."""
+    """Output and all gradients of ``sum(output * weights)``, with random weights against symmetry."""
     module.zero_grad()
     entered = image.clone().requires_grad_(image_grad and image.is_floating_point())
     output = call(entered)

@@ -1,4 +1,4 @@
-"""Whole published networks, in double precision: outputs and all gradients are those of the plain modules."""
+"""Outputs and all gradients of published networks equal those of the plain modules in double precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models given what they should not be given, or used inside other machinery of torch, do as plain ones do."""
+"""Models behave as plain ones on bad input and inside other machinery of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result holds on to after its backward pass, and what a failed backward pass leaves behind."""
+"""Memory that a result keeps after its backward pass, and the state after a failed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is kept for the backward pass, gradients are the plain ones, and a strip is computed no more than said."""
+"""Gradients do not depend on what is kept, and operations are those documented."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from streammodels import stream
-from streammodels.backprop.checkpointing import Keeping, Visit, visits
+from streammodels.backprop.checkpointing import Keeping, Visit, backward_order
 
 KEPT = [
     Keeping(),
@@ -117,7 +117,7 @@ def test_dropout_draws_the_same_numbers_again(keeping: Keeping, frozen: int) -> 
 
 
 def operations(trunk: nn.Module, image: Tensor) -> int:
-    trunk(image)  # what is chosen is remembered
+    trunk(image)  # the schedule is cached
     with FlopCounterMode(display=False) as counter:
         trunk(image).sum().backward()
     return int(counter.get_total_flops())
@@ -135,9 +135,9 @@ def test_operations_are_what_the_table_says() -> None:
     assert count == pytest.approx(2 * forward + backward + forward * 3 / 4, rel=0.05)
 
 
-def test_visits_go_up_group_by_group() -> None:
-    assert [(v.strip, v.backward) for v in visits(5, 1, 0)] == [(s, True) for s in (4, 3, 2, 1, 0)]
-    order = visits(5, 3, 1)
+def test_backward_order_goes_up_group_by_group() -> None:
+    assert [(v.strip, v.backward) for v in backward_order(5, 1, 0)] == [(s, True) for s in (4, 3, 2, 1, 0)]
+    order = backward_order(5, 3, 1)
     assert [(v.strip, v.backward) for v in order] == [
         (4, True),
         (3, True),

@@ -1,4 +1,4 @@
-"""`join_rows` against the operations of torch that it stands for."""
+"""`join_rows` against the separate operations of torch that it replaces."""
 
 from __future__ import annotations
 

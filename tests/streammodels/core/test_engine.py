@@ -1,4 +1,4 @@
-"""Dropout, autocast and the order of work: the recomputation sees what the first pass saw."""
+"""Recomputed strips have the random numbers and autocast types of the forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a strip are held by nobody once the network has taken them."""
+"""Rows of a strip are not kept in memory once the network has taken them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from streammodels import stream
-from streammodels.core.image_rows import Handover, taken
+from streammodels.core.image_rows import SingleUseTensor
 
 STRIP_ROWS, WIDTH = 8, 21
 
 
 def test_rows_are_taken_once() -> None:
     rows = torch.rand(1, 3, 4, 5)
-    handover = Handover(rows)
-    assert handover.take() is rows
+    single = SingleUseTensor(rows)
+    assert single.take() is rows
     with pytest.raises(AssertionError, match="taken before"):
-        handover.take()
-    assert taken(None) is None
+        single.take()
 
 
 class HeldWhilePooling(TorchDispatchMode):

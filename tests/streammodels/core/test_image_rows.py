@@ -1,4 +1,4 @@
-"""Images that are read by rows, and lists of images, give what a tensor gives; what goes wrong in reading is named."""
+"""Lazy images and lists of images give the results of tensors, and read errors name image and rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streammodels.core.image_rows import StripReader, as_image_rows
 
 @dataclass
 class Decoded:
-    """An image that is read by rows, and notes who read what."""
+    """An image read by rows, which records reads and threads."""
 
     pixels: Tensor
     name: str = "slide_7"

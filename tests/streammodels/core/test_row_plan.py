@@ -1,4 +1,4 @@
-"""The row plan against an independent oracle: NaNs sent through torch's own layers."""
+"""The row plan against an independent oracle, NaNs propagated through torch's own layers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from streammodels import stream
-from streammodels.core.row_plan import RowNode, RowsError, Window, plan_rows
+from streammodels.core.row_plan import RowNode, RowsError, SlidingWindow, plan_rows
 
 CASES = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
 @st.composite
-def windows(draw: st.DrawFn) -> tuple[nn.Module, Window]:
+def windows(draw: st.DrawFn) -> tuple[nn.Module, SlidingWindow]:
     """A layer of torch, and the window that ought to describe it."""
     kernel, stride = draw(st.integers(1, 7)), draw(st.integers(1, 5))
     if draw(st.booleans()):
         dilation, padding = draw(st.integers(1, 3)), draw(st.integers(0, 6))
         mode = draw(st.sampled_from(["zeros", "reflect", "replicate"]))
         layer = nn.Conv2d(1, 1, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1), padding_mode=mode).double()
-        return layer, Window(dilation * (kernel - 1) + 1, stride, padding, padding, mode)
+        return layer, SlidingWindow(dilation * (kernel - 1) + 1, stride, padding, padding, mode)
     padding, ceil_mode = draw(st.integers(0, kernel // 2)), draw(st.booleans())
     pool = nn.AvgPool2d((kernel, 1), (stride, 1), (padding, 0), ceil_mode)
-    return pool, Window(kernel, stride, padding, padding, "zeros", ceil_mode)
+    return pool, SlidingWindow(kernel, stride, padding, padding, "zeros", ceil_mode)
 
 
 def finite_rows(layer: nn.Module, image: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def finite_rows(layer: nn.Module, image: Tensor) -> Tensor:
 
 @CASES
 @given(case=windows(), rows=st.integers(1, 40))
-def test_total_rows_are_torchs(case: tuple[nn.Module, Window], rows: int) -> None:
+def test_total_rows_are_torchs(case: tuple[nn.Module, SlidingWindow], rows: int) -> None:
     layer, window = case
     try:
         expected = layer(torch.zeros(1, 1, rows, 1, dtype=torch.float64)).shape[2]
@@ -48,7 +48,7 @@ def test_total_rows_are_torchs(case: tuple[nn.Module, Window], rows: int) -> Non
 @CASES
 @given(case=windows(), rows=st.integers(1, 40), data=st.data())
 def test_ready_rows_are_those_that_unseen_rows_do_not_touch(
-    case: tuple[nn.Module, Window], rows: int, data: st.DataObject
+    case: tuple[nn.Module, SlidingWindow], rows: int, data: st.DataObject
 ) -> None:
     layer, window = case
     assume(window.total(rows) >= 1 and (window.mode != "reflect" or window.pad_top < rows))
@@ -67,7 +67,7 @@ def test_ready_rows_are_those_that_unseen_rows_do_not_touch(
 @CASES
 @given(case=windows(), rows=st.integers(1, 40), data=st.data())
 def test_rows_before_the_first_needed_one_are_needed_no_more(
-    case: tuple[nn.Module, Window], rows: int, data: st.DataObject
+    case: tuple[nn.Module, SlidingWindow], rows: int, data: st.DataObject
 ) -> None:
     layer, window = case
     assume(window.total(rows) >= 1 and (window.mode != "reflect" or window.pad_top < rows))
@@ -133,7 +133,7 @@ def test_carried_rows_of_the_image_are_exactly_those_still_needed(strip_rows: in
     strip_rows=st.integers(1, 20),
 )
 def test_every_row_is_emitted_once_and_held_when_it_is_read(
-    layers: list[tuple[nn.Module, Window]], rows: int, strip_rows: int
+    layers: list[tuple[nn.Module, SlidingWindow]], rows: int, strip_rows: int
 ) -> None:
     nodes = [RowNode(()), *(RowNode((index,), window) for index, (_, window) in enumerate(layers))]
     try:
@@ -147,20 +147,20 @@ def test_every_row_is_emitted_once_and_held_when_it_is_read(
             new = plan.new(index, strip)
             if node.window is None or not new:
                 continue
-            read, held = node.window.read(new, plan.totals[index - 1]), plan.held(index - 1, strip)
+            read, held = node.window.input_rows(new, plan.totals[index - 1]), plan.held(index - 1, strip)
             if read.start < read.stop:
                 assert held.start <= read.start
                 assert read.stop <= held.stop
 
 
 def test_maps_of_different_height_cannot_meet() -> None:
-    nodes = [RowNode(()), RowNode((0,), Window(3)), RowNode((0, 1))]
+    nodes = [RowNode(()), RowNode((0,), SlidingWindow(3)), RowNode((0, 1))]
     with pytest.raises(RowsError, match="9 and 7 rows meet"):
         plan_rows(nodes, 9, 4)
 
 
 def test_join_waits_for_the_slower_branch_and_carries_the_faster() -> None:
-    nodes = [RowNode(()), RowNode((0,), Window(5, 1, 2, 2)), RowNode((0, 1))]
+    nodes = [RowNode(()), RowNode((0,), SlidingWindow(5, 1, 2, 2)), RowNode((0, 1))]
     plan = plan_rows(nodes, 12, 4)
     assert plan.ready[2] == plan.ready[1] == (2, 6, 12)
     assert list(plan.carried(0, 0)) == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""Layers that wait for enough pixels (`StreamedModule.kernel_pixels`) change the order of the work, and no result."""
+"""Layers that wait for enough pixels (`StreamedModule.kernel_pixels`) change no result."""
 
 from __future__ import annotations
 

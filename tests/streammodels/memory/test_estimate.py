@@ -1,4 +1,4 @@
-"""Memory: what is kept grows with the number of strips only, and the estimate follows."""
+"""Kept memory grows with the number of strips only, and the estimate follows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from streammodels import stream
-from streammodels.backprop.checkpointing import Choice, Keeping
+from streammodels.backprop.checkpointing import Keeping, Schedule
+from streammodels.core.frozen_prefix import nodes_needing_grad
 from streammodels.memory.budget import default_keeping, fastest_within, parse_bytes
 from streammodels.memory.estimate import StepMemory
-from streammodels.orientation import Route
+from streammodels.orientation import Orientation
 from streammodels.tracing.trace import trace
 
 
@@ -75,29 +76,29 @@ def test_bytes_that_make_no_sense_are_refused(text: str | int) -> None:
 
 
 def step_memory(module: nn.Module, batch: int, height: int, width: int, images: int = 1) -> StepMemory:
-    engine = Route(trace(module), sideways=False).engine
-    needs = engine.needs_grad([node.tensors() for node in engine.nodes], image_needs_grad=False)
+    engine = Orientation(trace(module), sideways=False).engine
+    needs = nodes_needing_grad(engine.nodes, [node.tensors() for node in engine.nodes], image_needs_grad=False)
     return StepMemory(engine, tuple(needs), batch, None, height, width, images=images)
 
 
 def test_estimate_grows_with_batch_and_image() -> None:
-    module, strips = resnet18(weights=None).eval(), Choice(64, Keeping())
+    module, strips = resnet18(weights=None).eval(), Schedule(64, Keeping())
     small = step_memory(module, 1, 1024, 512).total(strips)
     assert step_memory(module, 2, 1024, 512).total(strips) > 1.1 * small
     assert step_memory(module, 1, 2048, 512).total(strips) > small
-    assert step_memory(module, 1, 1024, 512).total(Choice(1024, Keeping())) > 1.5 * small
+    assert step_memory(module, 1, 1024, 512).total(Schedule(1024, Keeping())) > 1.5 * small
 
 
 def test_kept_graphs_span_from_strips_to_plain_training() -> None:
     memory = step_memory(resnet18(weights=None).eval(), 1, 2048, 512)
-    sizes = [memory.total(Choice(128, Keeping(graphs=graphs))) for graphs in (0, 4, 8, 16)]
+    sizes = [memory.total(Schedule(128, Keeping(graphs=graphs))) for graphs in (0, 4, 8, 16)]
     assert sizes == sorted(sizes)
-    assert sizes[-1] > 0.6 * memory.total(Choice(2048, Keeping(graphs=1)))
+    assert sizes[-1] > 0.6 * memory.total(Schedule(2048, Keeping(graphs=1)))
 
 
 def test_fewer_kept_carries_take_less_memory() -> None:
     memory = step_memory(resnet18(weights=None).eval(), 1, 8192, 512)
-    every, few = (memory.total(Choice(16, Keeping(every=k))) for k in (1, 20))
+    every, few = (memory.total(Schedule(16, Keeping(every=k))) for k in (1, 20))
     assert few < 0.5 * every
 
 
@@ -108,27 +109,27 @@ def test_frozen_layers_take_no_memory_for_gradients() -> None:
         layer.requires_grad_(False)
     partly = step_memory(module, 1, 1024, 512)
     assert partly.saved < 0.5 * whole.saved
-    assert whole.frozen == 0
-    assert partly.frozen == 128 * (1024 // 8) * (512 // 8) * 4
+    assert whole.prefix_bytes == 0
+    assert partly.prefix_bytes == 128 * (1024 // 8) * (512 // 8) * 4
     assert default_keeping(partly, 512).frozen
     assert not default_keeping(partly, 1).frozen
 
 
 def test_the_more_memory_the_less_is_computed_again() -> None:
     memory = step_memory(resnet18(weights=None).eval(), 1, 4096, 1024)
-    choices = [fastest_within(memory, budget) for budget in (4 * 10**8, 10**9, 3 * 10**9, 10**11)]
-    recomputed = [1 - min(1.0, c.keeping.graphs / memory.strips(c.strip_rows)) for c in choices]
+    schedules = [fastest_within(memory, budget) for budget in (4 * 10**8, 10**9, 3 * 10**9, 10**11)]
+    recomputed = [1 - min(1.0, c.keeping.graphs / memory.strips(c.strip_rows)) for c in schedules]
     assert recomputed == sorted(recomputed, reverse=True)
     assert recomputed[0] > 0.8
     assert recomputed[-1] == 0
-    for choice, budget in zip(choices, (4 * 10**8, 10**9, 3 * 10**9, 10**11), strict=True):
-        assert memory.total(choice) <= budget
+    for schedule, budget in zip(schedules, (4 * 10**8, 10**9, 3 * 10**9, 10**11), strict=True):
+        assert memory.total(schedule) <= budget
 
 
 def test_images_of_a_list_share_the_budget_but_not_the_weights() -> None:
     module = resnet18(weights=None).eval()
     alone, four = step_memory(module, 1, 1024, 512), step_memory(module, 1, 1024, 512, images=4)
-    strips = Choice(64, Keeping())
+    strips = Schedule(64, Keeping())
     assert alone.total(strips) < four.total(strips) < 4 * alone.total(strips)
     assert four.total(strips) - alone.total(strips) == pytest.approx(3 * 15 * 1.1 * alone.carried(64), rel=0.01)
     trunk = stream(module, memory="350MB")

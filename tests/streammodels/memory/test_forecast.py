@@ -1,4 +1,4 @@
-"""What is said in advance is what is then counted."""
+"""Forecast operations are those that are counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_operations_are_those_counted(keeping: Keeping, frozen: int, height: int
     module[:frozen].requires_grad_(False)
     trunk, image = stream(module, strip_rows=8, keeping=keeping), torch.randn(2, 3, height, width)
     forecast = trunk.forecast(height, width, batch=2)
-    trunk(image)  # the choice is remembered, and not counted
+    trunk(image)  # the schedule is cached, and not counted
     with FlopCounterMode(display=False) as counter:
         output = trunk(image)
         assert counter.get_total_flops() == forecast.forward_operations

@@ -1,4 +1,4 @@
-"""The printed layer table, against the values published for ResNet-18."""
+"""The layer table against the values published for ResNet-18."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A streamed module follows what is changed on the module after `stream()`, as a plain module does."""
+"""Changes of a module after `stream()` take effect, as in a plain module."""
 
 from __future__ import annotations
 

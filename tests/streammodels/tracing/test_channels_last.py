@@ -1,4 +1,4 @@
-"""Maps with channels last stream exactly between two permutations, and what is not row-local there is refused."""
+"""Maps with channels last are exact between two permutations, and raise if an operation is not row-local."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of the channels, means over them, powers and stochastic depth, in every spelling."""
+"""Slices and means of channels, powers and stochastic depth are exact in every spelling."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def pieces(net: Any, x: Tensor) -> Tensor:
 
 def convnext_norm(net: Any, x: Tensor) -> Tensor:
     """The norm over channels of the first ConvNeXt code, written out."""
-    centre = x - x.mean(1, keepdim=True)
-    spread = torch.sqrt(centre.pow(2).mean(1, keepdim=True) + 1e-6)
-    return net.weight[:, None, None] * (centre / spread) + net.bias[:, None, None]
+    center = x - x.mean(1, keepdim=True)
+    spread = torch.sqrt(center.pow(2).mean(1, keepdim=True) + 1e-6)
+    return net.weight[:, None, None] * (center / spread) + net.bias[:, None, None]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every layer in the tables equals torch's own, and the silent errors of other streaming codes do not happen here."""
+"""Every supported layer equals torch's own, also where other streaming libraries have silent errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision import models
 
 from streammodels import UnsupportedLayerError, stream
-from streammodels.tracing import modules as layers
+from streammodels.tracing import functions, modules
 
 Assert = Callable[..., float]
 
@@ -22,7 +22,7 @@ def image(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("kind", list(layers.POINTWISE_MODULES), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", list(modules.POINTWISE_MODULES), ids=lambda kind: kind.__name__)
 def test_every_pointwise_module_is_exact(kind: Any, assert_exact: Assert) -> None:
     activation = kind(0.1, 20.0) if kind is nn.Threshold else kind()
     assert_exact(nn.Sequential(nn.Conv2d(2, 3, 3), activation, nn.Conv2d(3, 2, 3)), 2 * image(2, 2, 13, 7), 4)
@@ -36,7 +36,7 @@ def test_activations_in_place_are_exact(kind: Any, assert_exact: Assert) -> None
 # what needs arguments, or positive numbers, is tried with them elsewhere
 _WITH_ARGUMENTS = {functional.threshold, torch.threshold, torch.clamp, torch.clip, torch.sqrt, torch.pow, operator.pow}
 _PLAIN_FUNCTIONS = sorted(
-    layers.POINTWISE_FUNCTIONS - _WITH_ARGUMENTS,
+    functions.POINTWISE_FUNCTIONS - _WITH_ARGUMENTS,
     key=lambda function: (function.__module__ or "", function.__name__),
 )
 
@@ -103,7 +103,7 @@ RESNETS = {"18": ([2, 2, 2, 2], False), "34": ([3, 4, 6, 3], False), "50": ([3, 
 def test_batch_norm_affine_gradients_and_odd_sizes_of_resnets(
     depth: str, size: tuple[int, int], assert_exact: Assert, randomize_batch_norm: Callable[[nn.Module], nn.Module]
 ) -> None:
-    """L1, L2, L3, L16, H1: shift and scale of normalisations, sides that are no multiple of the stride, batch of 2."""
+    """L1, L2, L3, L16, H1: shift and scale of normalization, sides that are no multiple of the stride, batch of 2."""
     assert_exact(randomize_batch_norm(trunk(depth, *RESNETS[depth])), image(2, 3, *size), 33)
 
 
@@ -155,8 +155,8 @@ def test_padding_same(kernel: Any, mode: str, assert_exact: Assert) -> None:
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_padding_mode_reflect(strip_rows: int, stride: int, assert_exact: Assert) -> None:
     """L11."""
-    layers_ = [nn.Conv2d(2, 2, 7, stride, 3, padding_mode="reflect"), nn.Conv2d(2, 2, 3, 1, 1, padding_mode="reflect")]
-    assert_exact(nn.Sequential(*layers_), image(1, 2, 19, 11), strip_rows)
+    layers = [nn.Conv2d(2, 2, 7, stride, 3, padding_mode="reflect"), nn.Conv2d(2, 2, 3, 1, 1, padding_mode="reflect")]
+    assert_exact(nn.Sequential(*layers), image(1, 2, 19, 11), strip_rows)
 
 
 @pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(3, 2), nn.Conv2d(3, 3, 5, padding=1)])

@@ -1,4 +1,4 @@
-"""What is traced, and what is refused by name."""
+"""Operations that trace exactly, and those that raise `UnsupportedLayerError`."""
 
 from __future__ import annotations
 
