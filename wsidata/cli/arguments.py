@@ -57,17 +57,12 @@ CHANNELS_HELP = "numbers or names of channels, with commas, for slides of many c
 
 def add_pixel_arguments(parser: argparse.ArgumentParser) -> None:
     """Add arguments of `SlideOptions`."""
-    add_mpp_override(parser)
+    parser.add_argument("--mpp-override", type=float, help="um per pixel of level 0, instead of the files' own")
     parser.add_argument("--channels", type=channel_list, help=CHANNELS_HELP)
     parser.add_argument(
         "--scale-to-8bit", nargs=2, type=float, metavar=("LOW", "HIGH"), help="stored values that become 0 and 255"
     )
     parser.add_argument("--apply-icc", action="store_true", help="convert colors to sRGB by the slides' profiles")
-
-
-def add_mpp_override(parser: argparse.ArgumentParser) -> None:
-    """Add the argument for the mpp of level 0."""
-    parser.add_argument("--mpp-override", type=float, help="um per pixel of level 0, instead of the files' own")
 
 
 def pixel_options(arguments: argparse.Namespace) -> dict[str, Any]:

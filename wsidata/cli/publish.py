@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsidata.cli.arguments import (
-    add_mpp_override,
     add_output_arguments,
     add_resolution_arguments,
     add_split_arguments,
@@ -38,10 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_table_arguments(parser)
     parser.add_argument("--photos", action="store_true", help="the table is of photos, not of slides")
     add_resolution_arguments(parser, required=False)
-    parser.add_argument(
-        "--image-size", type=int, help="crop or pad to squares of this many pixels (default: keep sizes)"
-    )
-    add_mpp_override(parser)
+    parser.add_argument("--image-size", type=int, help="crop or pad to squares of this side (default: keep sizes)")
+    parser.add_argument("--mpp-override", type=float, help="um per pixel of level 0, instead of the files' own")
     parser.add_argument("--crop", choices=("tissue", "pack"), help="crop slides to their tissue, or pack it")
     parser.add_argument("--lazy", action="store_true", help="slides too large for memory, as pyramids")
     split = parser.add_argument_group("split")

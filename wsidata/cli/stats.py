@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("slides", nargs="*", metavar="SLIDE", help="a slide")
     parser.add_argument("--split", metavar="SPLIT.csv", help="use the slides of a saved split instead; see --image-dir")
-    parser.add_argument(
-        "--part", default="train", choices=("train", "val", "test"), help="part of the split (default: train)"
-    )
+    parser.add_argument("--part", default="train", choices=("train", "val", "test"), help="its part (default: train)")
     parser.add_argument("--image-dir", help="folder of the split's slides (default: the split file's own)")
     add_resolution_arguments(parser)
     add_pixel_arguments(parser)

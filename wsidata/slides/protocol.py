@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     import pyvips
 
     from wsidata.slides.resample import ReadRegion
-    from wsidata.slides.tissue.mask import TissueMask, TissueMethod
 
 
 class SlideLike(Protocol):
@@ -36,8 +35,8 @@ class SlideLike(Protocol):
     def regions(self, rim_px: int = 0, **resolution: Any) -> ReadRegion | None:
         """Reads regions of `image` at a resolution."""
 
-    def tissue_mask(self, method: TissueMethod = ..., **resolution: Any) -> TissueMask:
-        """Mask of the tissue on the slide."""
+    def tissue_mask(self, *args: Any, **resolution: Any) -> Any:
+        """The `TissueMask` of the slide (untyped, so that `tissue` can import this)."""
 
     def size_at(self, **resolution: Any) -> tuple[int, int]:
         """(width, height) of `image` at a resolution."""

@@ -240,11 +240,7 @@ class Slide(SlideFile):
             (height, width, 3) uint8, or (height, width, channels) of the stored type.
 
         Raises:
-            ValueError: if the size is not positive.
-            UnknownLevelError: naming the levels there are.
-            SpacingUnknownError: for `mpp` or `magnification` on a slide that does not state its own.
-            ResolutionUnavailableError: for more detail than level 0 has.
-            UnreadableImageError: if a tile is damaged.
+            ValueError: if the size is not positive. Otherwise as for `image`.
         """
         if width < 1 or height < 1:
             raise ValueError(f"read_region of '{self.path.name}': size {width}x{height} must be at least 1x1 pixel.")

@@ -224,7 +224,7 @@ class StatsJob:
             return self._count(self.read(source))
         if isinstance(source, np.ndarray | pyvips.Image):
             if self.resolution or self.crop:
-                request = f"read at {self.resolution}" if self.resolution else "cropped to tissue"
+                request = f"read at {dict(self.resolution)}" if self.resolution else "cropped to tissue"
                 raise PixelCountError(f"an image in memory cannot be {request}. Pass its path.")
             return self._count(source)
         # A Slide is opened again (a copy is not open yet), because one Slide is not for several threads at a time.

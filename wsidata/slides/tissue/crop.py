@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wsidata.errors import NoTissueError
 from wsidata.formats.resolution import Resolution
-from wsidata.slides.tissue.mask import TissueMethod, otsu_saturation
+from wsidata.slides.tissue.mask import TissueMask, TissueMethod, otsu_saturation
 from wsidata.slides.tissue.packing import MARGIN_PX, Packing, crop_to_tissue, pack_tissue, whole
 from wsidata.utils.messages import check_choice
 
@@ -54,7 +54,7 @@ class TissueCrop:
         Raises:
             NoTissueError: if there is no tissue, and `on_empty` is "raise".
         """
-        mask = slide.tissue_mask(self.method, **({} if self.mask_mpp is None else {"mpp": self.mask_mpp}))
+        mask: TissueMask = slide.tissue_mask(self.method, **({} if self.mask_mpp is None else {"mpp": self.mask_mpp}))
         size, downsample = slide.size_at(**resolution), slide.downsample_at(**resolution)
         if mask.is_empty:
             if self.on_empty == "whole":
