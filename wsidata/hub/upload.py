@@ -31,6 +31,7 @@ from wsidata.hub.manifest import (
 )
 from wsidata.hub.repository import HubRepository, PublishError
 from wsidata.utils.files import file_sha256, write_text
+from wsidata.utils.messages import describe_problems
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,8 @@ def published_files(folder: Path, preprocessing: Preprocessing) -> list[str]:
     problems += [f"{name} is missing" for name in sorted(expected - existing - tables)]
     problems += [f"{name} was not exported" for name in sorted(existing - expected)]
     if problems:
-        raise PublishError(
-            f"'{folder}' is not as it was exported: {'; '.join(problems[:5])}"
-            + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
-            + ". Export again (only what is missing is written), and nothing of it was sent."
-        )
+        remedy = "Nothing was sent. Export again; only what is missing is written."
+        raise PublishError(describe_problems(str(folder), problems, remedy))
     return sorted(expected)
 
 
