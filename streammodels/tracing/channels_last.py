@@ -19,6 +19,7 @@ from streammodels.core.operations import ChannelLinear, Pointwise, Rule
 from streammodels.core.row_plan import SlidingWindow
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import modules
+from streammodels.tracing.fx_graph import named_arguments
 
 _TO_LAST, _TO_FIRST, _UNCHANGED = (0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 2, 3)
 _PERMUTATIONS: frozenset[Any] = frozenset(
@@ -99,8 +100,7 @@ def layer_norm(node: fx.Node, path: str, last: bool) -> tuple[Pointwise, tuple[A
     Raises:
         UnsupportedLayerError: If it does not normalize the channels of each pixel.
     """
-    given: dict[str, Any] = dict(zip(("normalized_shape", "weight", "bias", "eps"), node.args[1:], strict=False))
-    given |= node.kwargs
+    given = named_arguments(node, "normalized_shape", "weight", "bias", "eps")
     shape, epsilon = given["normalized_shape"], given.get("eps", 1e-5)
     if not last or isinstance(shape, fx.Node) or len(shape) != 1 or not isinstance(shape[0], int):
         reason = "layer_norm takes its statistics over rows or columns"

@@ -19,6 +19,7 @@ from streammodels.core.reductions import GlobalAverage
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import modules
 from streammodels.tracing.channels_last import with_constants
+from streammodels.tracing.fx_graph import named_arguments
 
 POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
     {
@@ -144,23 +145,21 @@ def function_rule(node: fx.Node, path: str, last: bool) -> Rule:
     Raises:
         UnsupportedLayerError: If the operation does not stream.
     """
-    arguments: list[Any] = list(node.args[1:])
-    options: dict[str, Any] = dict(node.kwargs)
-    target = node.target
+    target: Any = node.target
     if target is operator.getitem:
         return _part(node, path, last)
     if is_stochastic_depth(target):
-        given = dict(zip(("p", "mode", "training"), arguments, strict=False)) | options
+        given = named_arguments(node, "p", "mode", "training")
         return modules.stochastic_depth(given["p"], given["mode"], given.get("training", True))
     if target is functional.dropout or (target is functional.dropout2d and not last):
-        given = dict(zip(("p", "training", "inplace"), arguments, strict=False)) | options
+        given = named_arguments(node, "p", "training", "inplace")
         return modules.dropout(target is functional.dropout2d, given.get("p", 0.5), given.get("training", True))
     if target in (torch.mean, "mean"):
-        return _mean(node, path, last, dict(zip(("dim", "keepdim"), arguments, strict=False)) | options)
+        return _mean(node, path, last)
     if target in _POOLS and not last:
-        return _POOLS[target](path, *arguments, **options)
+        return _POOLS[target](path, *node.args[1:], **node.kwargs)
     if target in (functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d) and not last:
-        size = arguments[0] if arguments else options["output_size"]
+        size = named_arguments(node, "output_size")["output_size"]
         return modules.global_pool(path, size, target is functional.adaptive_max_pool2d)
     raise _unknown(node, path, last)
 
@@ -172,8 +171,9 @@ def _unknown(node: fx.Node, path: str, last: bool) -> UnsupportedLayerError:
     return UnsupportedLayerError(path, reason, remedy)
 
 
-def _mean(node: fx.Node, path: str, last: bool, given: dict[str, Any]) -> Rule:
+def _mean(node: fx.Node, path: str, last: bool) -> Rule:
     """The rule of a mean over height and width, which is a global pool, or over the channels of each pixel."""
+    given = named_arguments(node, "dim", "keepdim")
     dimensions, keep = given.get("dim"), bool(given.get("keepdim", False))
     listed: list[Any] = list(dimensions) if isinstance(dimensions, list | tuple) else [dimensions]
     if set(given) - {"dim", "keepdim", "input"} or not all(isinstance(d, int) for d in listed):
@@ -204,9 +204,8 @@ def check_split(node: fx.Node, path: str, last: bool) -> None:
 
 def _split_arguments(node: fx.Node) -> dict[str, Any]:
     """Number or sizes of the parts, which torch has several names for, and the dimension."""
-    given: dict[str, Any] = dict(zip(("sizes", "dim"), node.args[1:], strict=False))
     renamed = dict.fromkeys(("split_size_or_sections", "split_size", "chunks"), "sizes")
-    return given | {renamed.get(name, name): value for name, value in node.kwargs.items()}
+    return {renamed.get(name, name): value for name, value in named_arguments(node, "sizes", "dim").items()}
 
 
 def _part(node: fx.Node, path: str, last: bool) -> Pointwise:

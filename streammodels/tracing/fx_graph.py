@@ -66,3 +66,8 @@ def trace_graph(module: nn.Module) -> fx.Graph:
         reason = f"torch.fx cannot write its forward down as a fixed list of operations ({error})"
         remedy = "Remove control flow that depends on the data, or stream only the part without it."
         raise UnsupportedLayerError(type(module).__name__, reason, remedy) from error
+
+
+def named_arguments(node: fx.Node, *names: str) -> dict[str, Any]:
+    """The arguments of a call behind the first one, by name; `names` are those of positional ones."""
+    return dict(zip(names, node.args[1:], strict=False)) | node.kwargs
