@@ -27,7 +27,7 @@ from streammodels.memory.estimate import StepMemory
 from streammodels.memory.forecast import Forecast, make_forecast
 from streammodels.memory.summary import layer_table
 from streammodels.orientation import Orientation, TracedModule, cache, layer_settings
-from streammodels.tracing.trace import refuse_hooks, trace
+from streammodels.tracing.trace import check_no_hooks, trace
 
 _CACHED_TRACES = 4
 
@@ -275,7 +275,7 @@ class StreamedModule(nn.Module):
 
     def _trace(self) -> TracedModule:
         """The trace of the module with its present layers, settings and training flags, cached."""
-        refuse_hooks(self.module)
+        check_no_hooks(self.module)
         key = tuple(layer_settings(layer) for layer in self.module.modules())
         if key not in self._traces:
             cache(self._traces, key, TracedModule(trace(self.module)), _CACHED_TRACES)

@@ -7,10 +7,11 @@ gradients with the plain ones.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from streammodels.core.operations import (
@@ -28,22 +29,9 @@ from streammodels.core.reductions import GlobalAverage, GlobalMaximum
 from streammodels.core.row_plan import SlidingWindow
 from streammodels.errors import UnsupportedLayerError
 
-
-def _in_place(function: Callable[..., Any], **options: Any) -> Callable[[Tensor], Tensor]:
-    def apply(rows: Tensor) -> Tensor:
-        result: Tensor = function(rows, **options)
-        return result
-
-    return apply
-
-
-def _relu(_: nn.Module) -> Pointwise:
-    return Pointwise(functional.relu, functional.relu_)
-
-
 POINTWISE_MODULES: dict[type[nn.Module], Callable[[Any], Pointwise]] = {
-    nn.ReLU: _relu,
-    nn.ReLU6: lambda m: Pointwise(functional.relu6, _in_place(functional.hardtanh_, min_val=0.0, max_val=6.0)),
+    nn.ReLU: lambda m: Pointwise(functional.relu, functional.relu_),
+    nn.ReLU6: lambda m: Pointwise(functional.relu6, partial(functional.hardtanh_, min_val=0.0, max_val=6.0)),
     nn.Hardtanh: lambda m: Pointwise(lambda x: functional.hardtanh(x, m.min_val, m.max_val)),
     nn.LeakyReLU: lambda m: Pointwise(lambda x: functional.leaky_relu(x, m.negative_slope)),
     nn.ELU: lambda m: Pointwise(lambda x: functional.elu(x, m.alpha)),
@@ -165,14 +153,10 @@ def _batch_norm(module: nn.BatchNorm2d | nn.SyncBatchNorm, path: str) -> FrozenB
     if module.running_mean is None:
         reason = "BatchNorm2d without running statistics normalizes by the whole image"
         raise UnsupportedLayerError(path, reason, "Use track_running_stats=True and eval mode.")
-    epsilon = module.eps
     if type(module).forward not in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         raise UnsupportedLayerError(path, f"{type(module).__name__} has a forward of its own", "Use nn.BatchNorm2d.")
-
-    def normalize(rows: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-        return functional.batch_norm(rows, mean, variance, gamma, beta, False, 0.0, epsilon)
-
-    return FrozenBatchNorm(normalize, epsilon=epsilon)
+    normalize = partial(functional.batch_norm, training=False, momentum=0.0, eps=module.eps)
+    return FrozenBatchNorm(normalize, epsilon=module.eps)
 
 
 def max_pool(

@@ -270,7 +270,7 @@ def layer_tensors(layer: nn.Module) -> Tensors:
     return list
 
 
-def refuse_hooks(module: nn.Module) -> None:
+def check_no_hooks(module: nn.Module) -> None:
     """Check that no module has a hook or a replaced forward, which strips do not call.
 
     Raises:
