@@ -70,7 +70,8 @@ def write_overlay(
     frame = (-0.5, width - 0.5, height - 0.5, -0.5)
     left.imshow(picture, extent=frame)
     right.imshow(picture.mean(axis=2), extent=frame, cmap="gray", vmin=0, vmax=255)
-    extent = (*(_edge(axes[1], i) for i in (0, values.shape[1])), *(_edge(axes[0], i) for i in (values.shape[0], 0)))
+    (rows, columns), (y, x) = values.shape, axes
+    extent = (x.start, x.center(columns - 0.5), y.center(rows - 0.5), y.start)
     colors, scale = _colors(low, high), Normalize(low, high)
     drawn = right.imshow(values, cmap=colors, norm=scale, extent=extent, interpolation="nearest")
     for axis, heading in ((left, "image"), (right, heatmap.method)):
@@ -172,17 +173,12 @@ def _padded(
     missing = [
         (
             max(0, math.ceil((axis.start + 0.5) / axis.stride)),
-            max(0, math.ceil((px - 0.5 - _edge(axis, size)) / axis.stride)),
+            max(0, math.ceil((px - 0.5 - axis.center(size - 0.5)) / axis.stride)),
         )
         for axis, size, px in zip(axes, values.shape, image_size, strict=True)
     ]
     extended = [MapAxis(axis.stride, axis.center(-before)) for axis, (before, _) in zip(axes, missing, strict=True)]
     return np.pad(values, missing, mode="edge"), (extended[0], extended[1])
-
-
-def _edge(axis: MapAxis, index: int) -> float:
-    """The image pixel at the first edge of map pixel `index`."""
-    return axis.start + index * axis.stride
 
 
 def _limits(values: Values) -> tuple[float, float]:
