@@ -35,12 +35,12 @@ MAX_SOURCE_TILE_BYTES = 32 * 1024**2
 DECODED_AT_ONCE_BYTES = 256 * 1024**2
 """Levels up to this size are decoded whole, which is fastest; of larger ones libvips pipelines request single tiles."""
 
-KEPT_TILE_BYTES = 64 * 1024**2
-"""Decoded tiles kept for each image; more if those of `KEPT_TILES_PX` rows (or columns) are more than this."""
+TILE_CACHE_BYTES = 64 * 1024**2
+"""Size of the tile cache of an image; more if those of `TILE_CACHE_PX` rows (or columns) are more than this."""
 
-KEPT_TILES_PX = 1024
+TILE_CACHE_PX = 1024
 """Rows that two neighboring blocks of `lazy_image.BLOCK_PX` rows touch together, if they are resampled from a level
-up to four times as fine. Tiles that reach into them are kept."""
+up to four times as fine. Tiles that reach into them are cached."""
 
 
 class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no types
@@ -82,7 +82,7 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
         return self._file.failure
 
     def image(self) -> pyvips.Image:
-        """The lazy image; three bands of uint8 are sRGB. Tiles are not kept between evaluations: see `kept_tiles`."""
+        """The lazy image; three bands of uint8 are sRGB. Tiles are not kept between evaluations: see `cached_tiles`."""
         # libvips takes a failed read for a mere warning, and shows black for it if told to let warnings pass.
         return pyvips.Image.new_from_source(self, "", access="random", fail_on="warning")
 
@@ -221,8 +221,8 @@ def failure_behind(image: pyvips.Image) -> Exception | None:
     return next((source.failure for source in sources if source.failure is not None), None)
 
 
-def kept_tiles(image: pyvips.Image) -> pyvips.Image:
-    """A level with a cache of decoded tiles: `KEPT_TILE_BYTES`, at least those of `KEPT_TILES_PX` rows or columns.
+def cached_tiles(image: pyvips.Image) -> pyvips.Image:
+    """A level with a cache of decoded tiles: `TILE_CACHE_BYTES`, at least those of `TILE_CACHE_PX` rows or columns.
 
     Args:
         image: A level as it was opened. One that is not decoded by tiles is returned as it is: libvips keeps it whole.
@@ -230,10 +230,10 @@ def kept_tiles(image: pyvips.Image) -> pyvips.Image:
     if not image.get_typeof("tile-width") or not image.get_typeof("tile-height"):
         return image
     width, height = image.get("tile-width"), image.get("tile-height")
-    of_rows = (math.ceil(KEPT_TILES_PX / height) + 1) * (math.ceil(image.width / width) + 1)
-    of_columns = (math.ceil(KEPT_TILES_PX / width) + 1) * (math.ceil(image.height / height) + 1)
+    of_rows = (math.ceil(TILE_CACHE_PX / height) + 1) * (math.ceil(image.width / width) + 1)
+    of_columns = (math.ceil(TILE_CACHE_PX / width) + 1) * (math.ceil(image.height / height) + 1)
     pixel_bytes = image.bands * {"ushort": 2, "float": 4}.get(image.format, 1)
-    fitting = KEPT_TILE_BYTES // (width * height * pixel_bytes)
+    fitting = TILE_CACHE_BYTES // (width * height * pixel_bytes)
     return image.tilecache(
         tile_width=width, tile_height=height, max_tiles=max(of_rows, of_columns, fitting),
         access="random", threaded=True, persistent=True,

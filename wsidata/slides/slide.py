@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wsidata.formats.codecs.icc import by_profile
 from wsidata.formats.levels import TOLERANCE, Resampling
 from wsidata.formats.resolution import Resolution
-from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, kept_tiles, naming_errors
+from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, cached_tiles, naming_errors
 from wsidata.slides.info import SlideInfo, slide_facts, slide_html
 from wsidata.slides.options import SlideOptions
 from wsidata.slides.resample import ReadRegion, ResampledRegions, output_pixel, pixels_of, resample, shared_px
@@ -102,7 +102,7 @@ class Slide(SlideFile):
             max_side: Longer side of the output; a smaller slide is not enlarged.
             tolerance: A level this much coarser than requested (as a fraction) still counts as fine enough.
             keep_tiles: Decode nothing ahead, and keep decoded tiles between requests: for an image read in strips (see
-                `wsidata.formats.vips.kept_tiles`).
+                `wsidata.formats.vips.cached_tiles`).
 
         Returns:
             A pyvips image, uchar, 3 bands, sRGB (or the chosen channels). Small levels are decoded at once, large ones
@@ -118,7 +118,7 @@ class Slide(SlideFile):
         plan = self._plan(Resolution(level, mpp, magnification, downsample, max_side, tolerance))
         pyramid, to_color = self._open().pyramid, self._to_color()
         with naming_errors(self.path):
-            decoded = kept_tiles(pyramid.lazy_image(plan.level)) if keep_tiles else pyramid.image(plan.level)
+            decoded = cached_tiles(pyramid.lazy_image(plan.level)) if keep_tiles else pyramid.image(plan.level)
             image = resample(decoded, plan)
             return image if to_color is None else to_color(image)
 

@@ -14,7 +14,7 @@ from places import SLIDES
 
 from wsidata import LazyImage, Slide, TissueCrop
 from wsidata.errors import NoTissueError, UnreadableImageError
-from wsidata.formats.vips import TileSource, kept_tiles
+from wsidata.formats.vips import TileSource, cached_tiles
 from wsidata.slides.lazy_image import as_tensor
 from wsidata.synthetic.slides import write_pixels, write_slide
 from wsidata.transforms.base import TransformError
@@ -178,7 +178,7 @@ def counted(height=2048, width=1536, tile=64, then=lambda image: image):
         decoded.append((x, y))
         return np.full((h, w, 3), (x * 7 + y * 13) // tile % 251, np.uint8)
 
-    return LazyImage(lambda: then(kept_tiles(TileSource(width, height, tile, tile, decode).image()))), decoded
+    return LazyImage(lambda: then(cached_tiles(TileSource(width, height, tile, tile, decode).image()))), decoded
 
 
 PIPELINES = {
@@ -196,8 +196,8 @@ PIPELINES = {
 @pytest.mark.parametrize("order", [list, reversed])
 def test_a_pass_decodes_every_tile_once(pipeline, order, step, monkeypatch):
     monkeypatch.setattr("wsidata.slides.lazy_image.BLOCK_PX", 32)  # small against the image, as in life
-    monkeypatch.setattr("wsidata.formats.vips.KEPT_TILES_PX", 8 * 32)
-    monkeypatch.setattr("wsidata.formats.vips.KEPT_TILE_BYTES", 0)
+    monkeypatch.setattr("wsidata.formats.vips.TILE_CACHE_PX", 8 * 32)
+    monkeypatch.setattr("wsidata.formats.vips.TILE_CACHE_BYTES", 0)
     monkeypatch.setattr("wsidata.slides.lazy_image.KEPT_BLOCK_BYTES", 0)
     image, decoded = counted(512, 448, 64, PIPELINES[pipeline])
     for start, stop in order(strips(image.shape[1], step)):
@@ -208,7 +208,7 @@ def test_a_pass_decodes_every_tile_once(pipeline, order, step, monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(monkeypatch):
-    monkeypatch.setattr("wsidata.formats.vips.KEPT_TILE_BYTES", 2**25)
+    monkeypatch.setattr("wsidata.formats.vips.TILE_CACHE_BYTES", 2**25)
     monkeypatch.setattr("wsidata.slides.lazy_image.KEPT_BLOCK_BYTES", 2**25)
 
     def peak(height):
@@ -224,7 +224,7 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch):
 
 def test_picture_that_is_not_tiled_stays_as_it_is():
     plain = pyvips.Image.black(10, 10)
-    assert kept_tiles(plain) is plain
+    assert cached_tiles(plain) is plain
 
 
 # -- failure -----------------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def test_undecodable_rows_name_the_slide_and_can_be_asked_for_again():
             raise UnreadableImageError("tile 9 is no JPEG")
         return np.full((h, w, 3), 9, np.uint8)
 
-    image = LazyImage(lambda: kept_tiles(TileSource(256, 512, 64, 64, decode).image()), name="normal_001.tif")
+    image = LazyImage(lambda: cached_tiles(TileSource(256, 512, 64, 64, decode).image()), name="normal_001.tif")
     for _ in range(2):
         with pytest.raises(UnreadableImageError, match=r"rows 256..383 of 'normal_001.tif'.*tile 9 is no JPEG$"):
             image.rows(300, 310)
