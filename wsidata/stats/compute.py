@@ -143,12 +143,27 @@ def _run(
 ) -> dict[int, PixelSums | BaseException]:
     """Sums of every image, or its error, in order."""
     results: dict[int, PixelSums | BaseException] = {}
-    outcomes = _here(job, sources) if executor is None else _spread(job, sources, executor)
-    for done, (index, outcome) in enumerate(outcomes, start=1):
+    for done, (index, outcome) in enumerate(_outcomes(job, sources, executor), start=1):
         results[index] = outcome
         if progress is not None:
             progress(done, len(sources))
     return dict(sorted(results.items()))
+
+
+def _outcomes(
+    job: StatsJob, sources: Sequence[Source], executor: Executor | None
+) -> Iterator[tuple[int, PixelSums | BaseException]]:
+    if executor is None:
+        for index, source in enumerate(sources):
+            try:
+                yield index, job(source)
+            except Exception as error:  # any decoder's error is reported with the name of its file
+                yield index, error
+        return
+    index_of: dict[Future[PixelSums], int] = {executor.submit(job, one): i for i, one in enumerate(sources)}
+    for future in as_completed(index_of):
+        failure = future.exception()
+        yield index_of[future], failure if failure is not None else future.result()
 
 
 def _readable(
@@ -181,23 +196,6 @@ def _readable(
         message = describe_problems("images", listed, f"They are left out; {len(sums)} of {len(sources)} are counted.")
         warnings.warn(message, StatsWarning, stacklevel=3)
     return sums, tuple(problems)
-
-
-def _here(job: StatsJob, sources: Sequence[Source]) -> Iterator[tuple[int, PixelSums | Exception]]:
-    for index, source in enumerate(sources):
-        try:
-            yield index, job(source)
-        except Exception as error:  # any decoder's error is reported with the name of its file
-            yield index, error
-
-
-def _spread(
-    job: StatsJob, sources: Sequence[Source], executor: Executor
-) -> Iterator[tuple[int, PixelSums | BaseException]]:
-    index_of: dict[Future[PixelSums], int] = {executor.submit(job, one): i for i, one in enumerate(sources)}
-    for future in as_completed(index_of):
-        error = future.exception()
-        yield index_of[future], error if error is not None else future.result()
 
 
 def refuse_forks(executor: Executor | None) -> None:
