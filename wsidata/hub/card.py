@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from wsidata.hub.manifest import CARD_FILE, PREPROCESSING_FILE, Preprocessing
+from wsidata.hub.manifest import CARD_FILE, COLUMNS, PREPROCESSING_FILE, Preprocessing
 from wsidata.utils.files import write_text
 
 BEGIN = "<!-- written by slidestream: text between these two lines is replaced when the data set is published again -->"
@@ -157,18 +157,12 @@ def _features(preprocessing: Preprocessing, rows: pd.DataFrame) -> list[dict[str
     features: list[dict[str, Any]] = [{"name": "image", "dtype": "image"}]
     if preprocessing.target == "mask":
         features.append({"name": "mask", "dtype": "image"})
-    features.append({"name": "image_id", "dtype": "string"})
-    if "label" in rows.columns:
-        dtype: Any = {"class_label": {"names": names}} if names else "int64"
-        features.append({"name": "label", "dtype": dtype})
-    features.append({"name": "label_name", "dtype": "string"})
-    if "target" in rows.columns:
-        features.append({"name": "target", "list": "float64"})
-    features += [{"name": name, "dtype": "string"} for name in ("group", "site") if name in rows.columns]
-    features += [{"name": name, "dtype": "int64"} for name in ("row", "width", "height")]
-    features += [{"name": name, "dtype": "float64"} for name in ("mpp_x", "mpp_y")]
-    digests = ["sha256", *(["mask_sha256"] if preprocessing.target == "mask" else [])]
-    return [*features, *({"name": name, "dtype": "string"} for name in digests)]
+    written = {*rows.columns, "width", "height", "mpp_x", "mpp_y", "sha256"}
+    written |= {"mask_sha256"} if preprocessing.target == "mask" else set()
+    for name in (column for column in COLUMNS if column in written):
+        dtype = {"class_label": {"names": names}} if name == "label" and names else COLUMNS[name]
+        features.append({"name": name, "list" if name == "target" else "dtype": dtype})
+    return features
 
 
 def _body(preprocessing: Preprocessing, rows: pd.DataFrame, front: dict[str, Any], description: str | None) -> str:

@@ -76,6 +76,13 @@ DATA_FOLDERS = (*HUB_SPLITS.values(), SHARD_FOLDER)
 TABLE_SPLITS = {hub: split for split, hub in HUB_SPLITS.items()}
 """The inverse: "validation" -> "val", "predict" -> ""."""
 
+COLUMNS = {
+    "image_id": "string", "label": "int64", "label_name": "string", "target": "float64", "group": "string",
+    "site": "string", "row": "int64", "width": "int64", "height": "int64", "mpp_x": "float64", "mpp_y": "float64",
+    "sha256": "string", "mask_sha256": "string",
+}  # fmt: skip
+"""Types of the columns of both layouts, in order (`target` is a list); some do not apply to all exports."""
+
 IMAGE_DIGESTS = {"image": "sha256", "mask": "mask_sha256"}
 """Column of the SHA-256 of each column of images."""
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from wsidata.hub.export.journal import Entry, Journal
 from wsidata.hub.export.plan import ExportError
-from wsidata.hub.manifest import IMAGE_DIGESTS, METADATA_FILE, SHARD_FOLDER, Layout, TableFile
+from wsidata.hub.manifest import COLUMNS, IMAGE_DIGESTS, METADATA_FILE, SHARD_FOLDER, Layout, TableFile
 from wsidata.utils.files import atomic_write, file_sha256
 
 SHARD_BYTES = 500 * 1000**2
@@ -26,23 +26,6 @@ ROW_GROUP_BYTES = 32 * 1000**2
 ROW_GROUP_ROWS = 100
 LARGEST_ROW_BYTES = 1000**3
 """Arrow's limit is 2 GB; loaders that concatenate rows need half of it."""
-
-_PLAIN: dict[str, pa.DataType] = {
-    "image_id": pa.string(),
-    "label": pa.int64(),
-    "label_name": pa.string(),
-    "target": pa.list_(pa.float64()),
-    "group": pa.string(),
-    "site": pa.string(),
-    "row": pa.int64(),
-    "width": pa.int64(),
-    "height": pa.int64(),
-    "mpp_x": pa.float64(),
-    "mpp_y": pa.float64(),
-    "sha256": pa.string(),
-    "mask_sha256": pa.string(),
-}
-"""Columns of both layouts, in order; those that do not apply are omitted."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +45,14 @@ class SplitRows:
     def columns(self) -> dict[str, list[Any]]:
         """Values of the columns of both layouts."""
         made = self.entries
-        values = {name: self.rows[name].tolist() for name in _PLAIN if name in self.rows.columns}
+        values = {name: self.rows[name].tolist() for name in COLUMNS if name in self.rows.columns}
         values["width"], values["height"] = [one.width for one in made], [one.height for one in made]
         for axis, name in enumerate(("mpp_x", "mpp_y")):
             values[name] = [None if one.mpp is None else one.mpp[axis] for one in made]
         values["sha256"] = [one.sha256 for one in made]
         if any(one.mask_file for one in made):
             values["mask_sha256"] = [one.mask_sha256 for one in made]
-        return {name: values[name] for name in _PLAIN if name in values}
+        return {name: values[name] for name in COLUMNS if name in values}
 
 
 def split_rows(rows: pd.DataFrame, journal: Journal) -> list[SplitRows]:
@@ -86,7 +69,7 @@ def write_metadata(folder: Path, part: SplitRows) -> TableFile:
     columns: dict[str, Any] = {"file_name": pa.array([_below(one.file) for one in part.entries], pa.string())}
     if any(one.mask_file for one in part.entries):
         columns["mask_file_name"] = pa.array([_below(one.mask_file or "") for one in part.entries], pa.string())
-    columns |= {name: pa.array(values, _PLAIN[name]) for name, values in part.columns().items()}
+    columns |= {name: pa.array(values, _arrow_type(name)) for name, values in part.columns().items()}
     path = folder / part.split / METADATA_FILE
     with atomic_write(path) as unfinished:
         pq.write_table(pa.table(columns), unfinished)
@@ -202,15 +185,16 @@ def _schema(part: SplitRows, class_names: Sequence[str]) -> pa.Schema:
     if any(one.mask_file for one in part.entries):
         features["mask"] = Image()
     for name in part.columns():
-        kind = _PLAIN[name]
-        if name == "label":
-            features[name] = ClassLabel(names=list(class_names)) if class_names else Value("int64")
-        else:
-            features[name] = [Value("float64")] if kind == _PLAIN["target"] else Value(_VALUES[kind])
+        value = Value(COLUMNS[name])
+        if name == "label" and class_names:
+            value = ClassLabel(names=list(class_names))
+        features[name] = [value] if name == "target" else value
     return Features(features).arrow_schema
 
 
-_VALUES = {pa.string(): "string", pa.int64(): "int64", pa.float64(): "float64"}
+def _arrow_type(column: str) -> pa.DataType:
+    plain = pa.type_for_alias(COLUMNS[column])
+    return pa.list_(plain) if column == "target" else plain
 
 
 def _group(
