@@ -164,7 +164,7 @@ class HubRepository:
                 info = self.patience(lambda: api.repo_info(**place), say)
         if self.private and not info.private:
             raise PublishError(
-                f"'{self.repo_id}' is public, and private=True was asked for; the Hub does not change a repository "
+                f"'{self.repo_id}' is public, and private=True was requested; the Hub does not change a repository "
                 "that exists. Nothing was sent. Make it private in its settings, choose another name, or pass "
                 "private=False to publish to everybody."
             )

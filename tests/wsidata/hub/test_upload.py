@@ -122,7 +122,7 @@ def test_public_repository_is_refused_before_anything_is_sent(hub, camelyon, fol
     run = hub.python(PUBLISH, camelyon, folder.parent / "other", "private")
     first, last = run.stdout.splitlines()[0], run.stdout.splitlines()[-1]
     assert first.startswith("Private at 'tester/split': 16 images")
-    assert last.startswith("REFUSED 'tester/split' is public, and private=True was asked for")
+    assert last.startswith("REFUSED 'tester/split' is public, and private=True was requested")
     assert {request["method"] for request in hub.log()} == {"GET"}
     assert not (folder.parent / "other").exists()
 

@@ -71,7 +71,7 @@ def shards_of(folder, sizes):
         pytest.param([600 * MB], 1, id="one huge row, for which push_to_hub wants two shards"),
         pytest.param([200 * MB] * 12, 6, id="many rows of 200 MB, more than 2 GB in a batch"),
         pytest.param([200] * 600 + [200 * MB] * 12, 6, id="huge beside tiny"),
-        pytest.param([10] * 2, 1, id="fewer rows than processes or shards that were asked for"),
+        pytest.param([10] * 2, 1, id="fewer rows than requested processes or shards"),
     ],
 )
 def test_any_mixture_of_sizes_is_written_and_read_again(tmp_path, sizes, shards):
