@@ -1,4 +1,4 @@
-"""Slide classifier for Camelyon16, trained and evaluated end to end; without data, on synthetic slides.
+"""Slide classifier for Camelyon16, trained and evaluated end to end; without data, a synthetic demo.
 
 python recipes/camelyon16.py                                     the demo: synthetic slides, random weights, minutes
 python recipes/camelyon16.py --data camelyon16 --mpp 8 --unfreeze-at 10 --precision bf16-mixed
