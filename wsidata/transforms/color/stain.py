@@ -38,7 +38,7 @@ RAMP = 0.15
 """Range of density above it in which glass passes into tissue."""
 
 _STEPS_PER_DENSITY = 2000
-"""Steps of the table of 8-bit results; each is a quarter of a percent of a gray level at most."""
+"""Steps per unit of density in the table of 8-bit results, a quarter of a percent of a gray level at most."""
 
 RGB_FROM_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Rows: densities in red, green and blue of one unit of hematoxylin, eosin and DAB (Ruifrok; as in scikit-image)."""
