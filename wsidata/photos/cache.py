@@ -28,7 +28,6 @@ from wsidata.utils.files import atomic_write
 
 FORMAT = 1
 """Version of the pixels, to be incremented whenever decoding gives different ones."""
-_DIGEST_BYTES = 20
 
 
 class DecodedCache:
@@ -121,7 +120,7 @@ class DecodedCache:
 
 def _key(data: bytes, short_side_px: int | None, apply_icc: bool) -> str:
     """Hexadecimal digest of everything the decoded pixels depend on."""
-    digest = hashlib.blake2b(data, digest_size=_DIGEST_BYTES)
+    digest = hashlib.blake2b(data, digest_size=20)
     digest.update(f"\0{FORMAT} {short_side_px} {apply_icc} {_made_by()} {len(data)}".encode())
     return digest.hexdigest()
 

@@ -20,9 +20,6 @@ from wsidata.photos.resize import size_with_short_side
 THREADS = 4
 """Photos opened, or counted, at once."""
 
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_GIF_START, _GIF_END = b"GIF8", b"\0;"
-
 
 @dataclass
 class PhotoSurvey:
@@ -90,10 +87,10 @@ def is_cut_off(path: Path) -> bool:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[:2] == JPEG_START:
             return data.rfind(JPEG_END, scan_start(data)) < 0
-        if data[:8] == _PNG_START:
-            return data.rfind(_PNG_END) < 0
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
+            return data.rfind(b"IEND\xaeB`\x82") < 0
         if data[:4] == b"RIFF":
             return int.from_bytes(data[4:8], "little") + 8 > len(data)
-        if data[:4] == _GIF_START:
-            return data.rfind(_GIF_END, len(data) - 64) < 0
+        if data[:4] == b"GIF8":
+            return data.rfind(b"\0;", len(data) - 64) < 0
     return False
