@@ -49,7 +49,7 @@ class SlideReader:
         labels: The table.
         image_size: Height and width to crop or pad to; one number for a square. None keeps sizes.
         train_transform: None: the default for `image_size`.
-        eval_transform: Likewise.
+        eval_transform: None: the default for `image_size`.
         dtype: "uint8" or "float".
         lazy: Whether images are `LazyImage`s.
     """
@@ -114,10 +114,10 @@ class PhotoReader:
         labels: The table.
         image_size: Height and width to crop or pad to; one number for a square. None keeps sizes.
         train_transform: None: the default for `image_size`.
-        eval_transform: Likewise.
+        eval_transform: None: the default for `image_size`.
         dtype: "uint8" or "float". None: "float" if photos are normalized.
         resize_px: See `ImageFolderDataModule`.
-        normalize: Likewise.
+        normalize: See `ImageFolderDataModule`.
 
     Raises:
         HubError: for photos with masks.
