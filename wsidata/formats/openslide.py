@@ -1,4 +1,4 @@
-"""Formats without a reader of their own (MRXS, DICOM, VMS, CZI, Trestle and others), through OpenSlide.
+"""Formats without a reader of their own (MRXS, DICOM, VMS, CZI and others), through OpenSlide.
 
 OpenSlide is an optional extra (`pip install 'slidestream[openslide]'`). It is slow on whole levels and returns
 premultiplied transparency, black outside the scanned area, and canvases much larger than the slide; here its images
