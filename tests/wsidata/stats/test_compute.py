@@ -85,6 +85,7 @@ def test_slides_counted_in_strips_have_the_sums_of_the_whole(slides, monkeypatch
         assert stats.count_px == sum(len(one) for one in pixels)
 
 
+@pytest.mark.filterwarnings("ignore:.*mpp_override says")  # the slides state another
 def test_spacing_can_be_overridden(slides):
     doubled = channel_stats(slides[:1], mpp=2.0, mpp_override=1.0)
     assert doubled == ChannelStats(**{**vars(channel_stats(slides[:1], downsample=2.0)), "resolution": {"mpp": 2.0}})
@@ -309,6 +310,7 @@ def test_real_slide():
     assert_pooled(stats, pixels)
 
 
+@pytest.mark.filterwarnings("ignore:.*mpp_override says")  # the slides state another
 def test_data_module_has_the_statistics_of_its_training_slides(camelyon):
     table = camelyon / "evaluation" / "reference.csv"
     module = WSIDataModule(table, image_dir=camelyon / "images", test_prefix="test_", level=1, mpp_override=0.5)
