@@ -63,7 +63,7 @@ def test_photos_are_exported_too(tmp_path, capsys):
     [
         (["--level", "1"], "say where to"),
         (["--folder", "x"], "at which resolution"),
-        (["--folder", "x", "--level", "1", "--format", "png", "--quality", "3"], "loses nothing"),
+        (["--folder", "x", "--level", "1", "--format", "png", "--quality", "3"], "is lossless"),
     ],
 )
 def test_what_is_not_said_is_asked_for(camelyon, options, message, capsys, tmp_path, monkeypatch):
