@@ -10,7 +10,6 @@ Layout: TIFF 6.0, section 2; BigTIFF as in libtiff: 8-byte counts and offsets, 2
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -21,25 +20,8 @@ SUBIFDS_TAG = 330
 TILE_SIZE_TAGS, TILE_PLACE_TAGS, STRIP_OFFSETS_TAG = {322, 323}, {324, 325}, 273
 
 
-@dataclass(frozen=True)
-class _FieldSizes:
-    """Sizes of the fields that differ between TIFF and BigTIFF."""
-
-    order: str
-    count: str
-    offset: str
-    entry_bytes: int
-
-    @property
-    def inline_bytes(self) -> int:
-        return struct.calcsize(self.order + self.offset)
-
-
 def check_integrity(path: Path) -> None:
-    """Check that all directories, tag values and pointers of a TIFF lie inside the file.
-
-    Args:
-        path: A file that begins as a TIFF does.
+    """Check that all directories, tag values and pointers of a file that begins as a TIFF lie inside it.
 
     Raises:
         UnreadableImageError: naming the file, what is missing, and where.
@@ -54,11 +36,12 @@ class _Walk:
     def __init__(self, file: BinaryIO, path: Path, file_bytes: int) -> None:
         self.file, self.path, self.file_bytes = file, path, file_bytes
         head = self._read(0, min(16, file_bytes), "its header")
-        order = "<" if head[:2] == b"II" else ">"
+        self.order = "<" if head[:2] == b"II" else ">"
         is_big = head[2:4] in (b"+\0", b"\0+")
-        self.sizes = _FieldSizes(order, "Q", "Q", 20) if is_big else _FieldSizes(order, "H", "I", 12)
-        start = 8 if is_big else 4
-        self.first = self._unpack(self.sizes.offset, head[start : start + self.sizes.inline_bytes], "its header")[0]
+        self.count_code, self.offset_code = ("Q", "Q") if is_big else ("H", "I")
+        self.entry_bytes, self.offset_bytes = (20, 8) if is_big else (12, 4)
+        first = head[self.offset_bytes : 2 * self.offset_bytes]  # after a signature of the same length
+        self.first = self._unpack(self.offset_code, first, "its header")[0]
         self.seen: set[int] = set()
 
     def run(self) -> None:
@@ -75,22 +58,22 @@ class _Walk:
 
     def _directory(self, offset: int) -> list[int]:
         """Offsets of the SubIFDs of a directory and of the next one, once it is checked."""
-        sizes, what = self.sizes, f"the directory at byte {offset}"
-        count_bytes = struct.calcsize(sizes.order + sizes.count)
-        entries = self._unpack(sizes.count, self._read(offset, count_bytes, what), what)[0]
-        table_bytes = entries * sizes.entry_bytes + sizes.inline_bytes
+        what = f"the directory at byte {offset}"
+        count_bytes = struct.calcsize(self.order + self.count_code)
+        entries = self._unpack(self.count_code, self._read(offset, count_bytes, what), what)[0]
+        table_bytes = entries * self.entry_bytes + self.offset_bytes
         table = self._read(offset + count_bytes, table_bytes, what)
         found: list[int] = []
         present: set[int] = set()
-        for start in range(0, entries * sizes.entry_bytes, sizes.entry_bytes):
-            entry = table[start : start + sizes.entry_bytes]
+        for start in range(0, entries * self.entry_bytes, self.entry_bytes):
+            entry = table[start : start + self.entry_bytes]
             tag, kind = self._unpack("HH", entry[:4], what)
             present.add(tag)
-            count = self._unpack(sizes.offset, entry[4 : 4 + sizes.inline_bytes], what)[0]
-            value = entry[4 + sizes.inline_bytes :]
+            count = self._unpack(self.offset_code, entry[4 : 4 + self.offset_bytes], what)[0]
+            value = entry[4 + self.offset_bytes :]
             value_bytes = count * TYPE_BYTES.get(kind, 0)
-            if value_bytes > sizes.inline_bytes:
-                at = self._unpack(sizes.offset, value, what)[0]
+            if value_bytes > self.offset_bytes:
+                at = self._unpack(self.offset_code, value, what)[0]
                 if at + value_bytes > self.file_bytes:
                     self._fail(f"the value of tag {tag} ends at byte {at + value_bytes}")
                 value = self._read(at, value_bytes, what) if tag == SUBIFDS_TAG else b""
@@ -100,7 +83,7 @@ class _Walk:
         has_some, has_size = present & (TILE_SIZE_TAGS | TILE_PLACE_TAGS), present >= TILE_SIZE_TAGS
         if has_some and not (has_size and present & {*TILE_PLACE_TAGS, STRIP_OFFSETS_TAG}):
             self._fail(f"{what} has some of the tags that make tiles, not all")  # a reader would take it for strips
-        return [*found, self._unpack(sizes.offset, table[-sizes.inline_bytes :], what)[0]]
+        return [*found, self._unpack(self.offset_code, table[-self.offset_bytes :], what)[0]]
 
     def _read(self, offset: int, count: int, what: str) -> bytes:
         if offset + count > self.file_bytes:
@@ -110,7 +93,7 @@ class _Walk:
 
     def _unpack(self, code: str, data: bytes, what: str) -> tuple[int, ...]:
         try:
-            return struct.unpack(self.sizes.order + code, data)
+            return struct.unpack(self.order + code, data)
         except struct.error:
             self._fail(f"{what} is incomplete")
 
