@@ -1,4 +1,4 @@
-"""Photo classifier for small data sets, trained and evaluated with duplicates kept together.
+"""Photo classifier for small datasets, trained and evaluated with duplicates kept together.
 
 python recipes/mushrooms.py                                     the demo: synthetic photos, random weights, minutes
 python recipes/mushrooms.py --data photos                       a folder of photos for each class
@@ -69,7 +69,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--data", type=Path, help="folder of photos, in a folder per class or with --labels (default: synthetic ones)")
     add("--labels", type=Path, help="table of the photos, with the columns image and label")
     add("--names", type=Path, help="table of the labels' names, with the columns label and name")
-    add("--hub", metavar="REPO_OR_FOLDER", help="instead of --data: a published data set, with the split it has")
+    add("--hub", metavar="REPO_OR_FOLDER", help="instead of --data: a published dataset, with the split it has")
     add("--image-size", type=int, help=f"side of the square the network sees, pixels ({REAL['image_size']})")
     add("--stream", action="store_true", help="whole photos at full resolution instead, streamed one after the other")
     add("--tile-size", type=int, default=1024, help="with --stream: side of a square of pixels in flight (%(default)s)")
@@ -123,7 +123,7 @@ def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) 
 
 
 def augmentation(image_size: int | None) -> Transform:
-    """Random crops (not of whole photos, None), mirroring and changes of tone, as a small data set needs."""
+    """Random crops (not of whole photos, None), mirroring and changes of tone, as a small dataset needs."""
     crop = [] if image_size is None else [RandomResizedCrop(image_size, area=(0.35, 1.0))]
     return Compose([*crop, RandomHorizontalFlip(), ToneJitter(0.1, 0.2, 0.2)])
 

@@ -53,7 +53,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--val-fraction", type=float, default=0.2, help="share to validate on (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="of the split (default: %(default)s)")
     parser.add_argument("--folder", type=Path, help="export to (default: a folder in published/)")
-    parser.add_argument("--repo", help="publish to this data set of the Hub too; private")
+    parser.add_argument("--repo", help="publish to this dataset of the Hub too; private")
     parser.add_argument("--format", choices=("png", "jpeg", "original"), help="(default: a lossless one)")
     parser.add_argument("--opaque-ids", action="store_true", help="numbers instead of the images' names")
     parser.add_argument("--license", help="identifier of the Hub, such as cc-by-4.0")

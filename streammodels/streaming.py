@@ -1,4 +1,4 @@
-"""`stream`, which makes a module compute in strips of rows, with exact outputs and gradients.
+"""Streaming of a module over an image in strips of rows, with exact outputs and gradients.
 
 One `torch.autograd.Function` takes the image and every tensor of the network, and returns their gradients. So
 optimizers, gradient clipping and accumulation, GradScaler and DistributedDataParallel work unchanged.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from streammodels.backprop.autograd import StreamedFunction, flat_tensors, leaves
+from streammodels.backprop.autograd import StreamedFunction, detach_as_leaves, flat_tensors
 from streammodels.backprop.bptt import ImagePass, RowGradCallback
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.backprop.rng_state import RngState
@@ -161,7 +161,9 @@ class StreamedModule(nn.Module):
         tensors = computed[orientation.sideways]
         flat = flat_tensors(tensors)
         if torch.is_grad_enabled() and (image_needs_grad or any(tensor.requires_grad for tensor in flat)):
-            image_pass = self._image_pass(orientation, source, leaves(tensors), image_needs_grad, images, last)
+            image_pass = self._image_pass(
+                orientation, source, detach_as_leaves(tensors), image_needs_grad, images, last
+            )
             values = StreamedFunction.apply(image_pass, source.tensor, *flat)
         else:
             image_pass = self._image_pass(orientation, source, tensors, None, images)

@@ -1,4 +1,4 @@
-"""An arena for the small tensors that wait for the backward pass, against memory fragmentation.
+"""Arena allocator for small tensors kept until the backward pass, against memory fragmentation.
 
 A strip is computed in blocks of many megabytes that come and go, and leaves a few rows behind. Rows that lie between
 the blocks keep the allocator from merging the blocks again, and the process grows by far more than the rows (measured:

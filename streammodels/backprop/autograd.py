@@ -40,7 +40,7 @@ class StreamedFunction(torch.autograd.Function):
         source.tensor, *saved = ctx.saved_tensors
         image_pass.move_in(saved[ctx.number :])
         if not image_pass.tensors:  # the graph was retained, and this is not its first backward pass
-            image_pass.tensors = leaves(_by_node(saved, ctx.missing))
+            image_pass.tensors = detach_as_leaves(_by_node(saved, ctx.missing))
         try:
             image_grad = None
             if image_pass.image_needs_grad:
@@ -53,7 +53,7 @@ class StreamedFunction(torch.autograd.Function):
             source.tensor = None
 
 
-def leaves(tensors: NodeTensors) -> list[list[Tensor | None]]:
+def detach_as_leaves(tensors: NodeTensors) -> list[list[Tensor | None]]:
     """The same tensors as leaves of another graph; a change of the originals in place is still detected."""
     return [[None if t is None else t.detach().requires_grad_(t.requires_grad) for t in node] for node in tensors]
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from streammodels.backprop.arena import Arena
-from streammodels.backprop.checkpointing import Keeping, Visit, backward_order
+from streammodels.backprop.checkpointing import BackwardStep, Keeping, backward_order
 from streammodels.backprop.rng_state import RngState
 from streammodels.core.engine import Carries, Engine, NodeTensors, StripResult, StripRun
 from streammodels.core.frozen_prefix import FrozenPrefix, nodes_needing_grad
@@ -214,13 +214,13 @@ class ImagePass:
         with closing(self.reader.strips(reads)) as strips:
             self._backward(order, strips, grads, on_image_grad)
 
-    def _reads_image(self, visit: Visit) -> bool:
+    def _reads_image(self, visit: BackwardStep) -> bool:
         """Whether a step reads the image; it does not if all that reads it is frozen and kept."""
         return visit.reads and (self.prefix is None or self.prefix.reads_image)
 
     def _backward(
         self,
-        order: list[Visit],
+        order: list[BackwardStep],
         strips: Iterator[SingleUseTensor],
         grads: Sequence[Tensor],
         on_image_grad: RowGradCallback | None,

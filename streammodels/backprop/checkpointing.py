@@ -1,4 +1,4 @@
-"""Checkpointing, what the forward pass keeps for the backward pass and what is recomputed.
+"""Activation checkpointing, what is kept for the backward pass and what is recomputed.
 
 The backward pass recomputes a strip from its rows and the carries that entered it, so some carries have to be kept; at
 most everything is. `Keeping` chooses, and `backward_order` is the order of the strips that follows from it. For n
@@ -54,7 +54,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Visit:
+class BackwardStep:
     """A step of the backward pass, in which one strip is computed.
 
     Attributes:
@@ -68,7 +68,7 @@ class Visit:
     reads: bool
 
 
-def backward_order(strips: int, every: int, graphs: int) -> list[Visit]:
+def backward_order(strips: int, every: int, graphs: int) -> list[BackwardStep]:
     """The steps of the backward pass.
 
     Args:
@@ -80,10 +80,12 @@ def backward_order(strips: int, every: int, graphs: int) -> list[Visit]:
         Group by group from the last, forwards without gradients up to the last strip that needs carries, then backwards
         through all strips of the group.
     """
-    result: list[Visit] = []
+    result: list[BackwardStep] = []
     for start in reversed(range(0, strips, every)):
         stop = min(start + every, strips)
         recomputed = range(start, min(stop, strips - graphs))
-        result += [Visit(strip, backward=False, reads=True) for strip in recomputed[:-1]]
-        result += [Visit(strip, backward=True, reads=strip < strips - graphs) for strip in reversed(range(start, stop))]
+        result += [BackwardStep(strip, backward=False, reads=True) for strip in recomputed[:-1]]
+        result += [
+            BackwardStep(strip, backward=True, reads=strip < strips - graphs) for strip in reversed(range(start, stop))
+        ]
     return result

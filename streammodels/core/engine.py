@@ -1,4 +1,4 @@
-"""The engine, which computes one strip of an image as the row plan says.
+"""Engine that computes one strip of an image according to the row plan.
 
 Every node computes its new rows of the plan from the rows that its inputs hold. The rows of them that the next strip
 needs are its carry. `backprop/bptt.py` runs the strips of a whole image.
@@ -27,7 +27,7 @@ from streammodels.core.operations import (
     Windowed,
 )
 from streammodels.core.reductions import Parts, Reduction, without_none
-from streammodels.core.row_plan import RowPlan, readers_of
+from streammodels.core.row_plan import RowPlan, users_of
 
 Carries = dict[int, Tensor]
 """Rows by node, (B, C, rows, W)."""
@@ -50,7 +50,7 @@ class Engine:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.nodes = network.nodes
-        self.readers = readers_of([node.inputs for node in self.nodes])
+        self.readers = users_of([node.inputs for node in self.nodes])
         self.in_place = [self._may_overwrite(index) for index in range(len(self.nodes))]
         self.feeds_relu = [len(r) == 1 and self.in_place[r[0]] and self._is_relu(r[0]) for r in self.readers]
 

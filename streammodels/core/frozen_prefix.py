@@ -1,4 +1,4 @@
-"""The frozen layers in front of everything trained, which the backward pass does not compute again.
+"""Frozen layers in front of the first trained one, which are not recomputed in the backward pass.
 
 The rows that trained layers read from them are kept from the first computation of a strip instead:
 

@@ -1,4 +1,4 @@
-"""A traced network, its streamed part as a list of nodes and the layers behind it.
+"""Traced network, a list of streamed nodes and the layers after pooling.
 
 Everything from the image to the feature map, or to the global pools, is a list of `Node`s, each with a rule
 (`operations.py`). Operations on pooled vectors only (flatten, a linear classifier) are the *tail*, which is computed

@@ -1,4 +1,4 @@
-"""Rules, the operations on strips of rows that layers are made of.
+"""Operations on strips of rows, into which layers are translated.
 
 There are four kinds:
 

@@ -1,4 +1,4 @@
-"""Row arithmetic, the integer plan of which rows each layer reads, emits and carries in each strip.
+"""Row plan, the rows that each layer reads, emits and carries in each strip.
 
 An image of H rows passes through the network in strips. A convolution or pooling layer with effective kernel height e,
 stride s and padding p emits output row j as soon as it has input row ``j*s - p + e - 1``, so after r of H input rows it
@@ -182,7 +182,7 @@ def plan_rows(nodes: Sequence[RowNode], rows: int, strip_rows: int) -> RowPlan:
         totals.append(total)
         ready.append([_emitted(node, [ready[i][s] for i in node.inputs], totals[source], total) for s in range(strips)])
     keep = [[0] * strips for _ in nodes]
-    readers = readers_of([node.inputs for node in nodes])
+    readers = users_of([node.inputs for node in nodes])
     for index in reversed(range(len(nodes))):
         for strip in range(strips):
             first = ready[index][strip]
@@ -192,7 +192,7 @@ def plan_rows(nodes: Sequence[RowNode], rows: int, strip_rows: int) -> RowPlan:
     return RowPlan(strips, tuple(totals), tuple(map(tuple, ready)), tuple(map(tuple, keep)))
 
 
-def readers_of(inputs: Sequence[Sequence[int]]) -> list[list[int]]:
+def users_of(inputs: Sequence[Sequence[int]]) -> list[list[int]]:
     """For every node the nodes that read it, given the `inputs` of every node."""
     readers: list[list[int]] = [[] for _ in inputs]
     for index, sources in enumerate(inputs):

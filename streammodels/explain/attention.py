@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from streammodels.core.image_rows import scale_to_unit
 from streammodels.core.reductions import sum_dtype
-from streammodels.explain.feature_map import is_gated_attention, up_to
+from streammodels.explain.feature_map import is_gated_attention, subgraph_to
 from streammodels.models.pooling import GatedAttention
 from streammodels.streaming import StreamedModule, add_batch_dimension
 from streammodels.tracing.trace import trace
@@ -91,4 +91,4 @@ def _up_to_scores(module: nn.Module) -> nn.Module:
             "Build it with pooling='attention' or a streammodels.GatedAttention behind the trunk."
         )
     pool: Any = root.get_submodule(str(operations[0].target))
-    return nn.Sequential(up_to(root, operations[0].all_input_nodes[0]), _Scores(pool))
+    return nn.Sequential(subgraph_to(root, operations[0].all_input_nodes[0]), _Scores(pool))

@@ -80,7 +80,7 @@ def _linear_cam(
             maps: Tensor = model.with_trunk(pooled.projected(weight, bias)).trunk(image)
             scores = maps.mean(dim=(2, 3))
             chosen = target_classes(scores, class_index)
-            return _of_class(maps, chosen), chosen, scores
+            return _select_class(maps, chosen), chosen, scores
         scores = model.scores(image)
         chosen = target_classes(scores, class_index)
         maps = model.with_trunk(pooled.projected(weight[chosen], bias[chosen])).trunk(image)
@@ -112,10 +112,10 @@ def _attention(
     chosen, heads = target_classes(scores, class_index), maps.shape[1]
     if heads not in (1, scores.shape[1]):
         return "Grad-CAM", _grad_cam(model, pooled, image, class_index, shape)
-    return "attention", (_of_class(maps, chosen) if heads > 1 else maps[:, 0], chosen, scores)
+    return "attention", (_select_class(maps, chosen) if heads > 1 else maps[:, 0], chosen, scores)
 
 
-def _of_class(maps: Tensor, classes: Tensor) -> Tensor:
+def _select_class(maps: Tensor, classes: Tensor) -> Tensor:
     """Each image's map (B, h, w) of its target class, from the maps (B, K, h, w) of all classes."""
     return maps[torch.arange(len(maps), device=maps.device), classes]
 

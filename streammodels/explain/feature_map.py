@@ -88,7 +88,7 @@ class PooledFeatureMap:
         projection = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device=weight.device, dtype=weight.dtype)
         projection.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
         projection.bias = nn.Parameter(bias, requires_grad=False)
-        return nn.Sequential(OrderedDict(features=up_to(self.module, self.operation), projection=projection))
+        return nn.Sequential(OrderedDict(features=subgraph_to(self.module, self.operation), projection=projection))
 
     def shifted(self, shift: Tensor) -> nn.Module:
         """The network with `shift` added to the map, as a parameter of that name.
@@ -139,7 +139,7 @@ def is_gated_attention(root: nn.Module, operation: fx.Node) -> bool:
     return isinstance(layer, GatedAttention)
 
 
-def up_to(root: nn.Module, last: fx.Node) -> fx.GraphModule:
+def subgraph_to(root: nn.Module, last: fx.Node) -> fx.GraphModule:
     """The part of a traced module that returns the value of `last`."""
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in last.graph.nodes:

@@ -1,4 +1,4 @@
-"""`Heatmap`, the result of every explanation, with the receptive-field grid its values lie on."""
+"""Values of an explanation on a grid of receptive fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The explained model, a streamed trunk and its head in eval mode, and the target class."""
+"""Model to explain, in eval mode, and its target class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strip height and checkpointing, as requested or as fast as possible within a memory budget."""
+"""Choice of strip height and checkpointing for a memory budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table of the layers of a network, with receptive fields, carries, and what tiling would lose."""
+"""Table of layers with their receptive fields, carried rows, and the margins that tiling would lose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
-class LayerFacts:
+class LayerGeometry:
     """Row geometry of one node.
 
     Attributes:
@@ -29,19 +29,19 @@ class LayerFacts:
     lost_bottom: int = 0
 
 
-def layer_facts(network: Network) -> list[LayerFacts]:
+def layer_facts(network: Network) -> list[LayerGeometry]:
     """Row geometry of every node, by exact interval arithmetic (no probing)."""
     tile_rows = prod(node.window.stride for node in network.nodes if node.window) * 4096
-    facts: list[LayerFacts] = []
+    facts: list[LayerGeometry] = []
     rows: list[int] = []
     for node in network.nodes:
         if not node.inputs:
-            facts.append(LayerFacts())
+            facts.append(LayerGeometry())
             rows.append(tile_rows)
             continue
         sources = [facts[i] for i in node.inputs]
         rows_in = rows[node.inputs[0]]
-        widest = LayerFacts(
+        widest = LayerGeometry(
             sources[0].stride,
             max(s.receptive_field for s in sources),
             max(s.lost_top for s in sources),
@@ -52,10 +52,10 @@ def layer_facts(network: Network) -> list[LayerFacts]:
     return facts
 
 
-def _through(window: SlidingWindow, facts: LayerFacts, rows_in: int) -> LayerFacts:
+def _through(window: SlidingWindow, facts: LayerGeometry, rows_in: int) -> LayerGeometry:
     """Row geometry behind a windowed layer whose input has `facts`."""
     last_good = (rows_in - facts.lost_bottom - window.extent + window.pad_top) // window.stride
-    return LayerFacts(
+    return LayerGeometry(
         facts.stride * window.stride,
         facts.receptive_field + (window.extent - 1) * facts.stride,
         max(0, ceil((facts.lost_top + window.pad_top) / window.stride)),

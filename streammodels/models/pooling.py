@@ -108,7 +108,7 @@ class LogSumExp(GlobalPool):
     Pinheiro, Collobert 2015 (https://arxiv.org/abs/1411.6228), equation 6. State dict: ``r``, of shape (1,).
 
     Args:
-        r: Initial sharpness, not 0; negative values tend towards the minimum.
+        r: Initial sharpness, not 0; negative values tend toward the minimum.
         learnable: Whether r is trained.
     """
 

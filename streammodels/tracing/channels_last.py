@@ -1,4 +1,4 @@
-"""The rules of operations on maps whose channels are last, (B, H, W, C), as in ConvNeXt.
+"""Translation of channels-last layers into operations on strips.
 
 The engine has every map as (B, C, rows, W), so a permutation computes nothing, and changes the meaning of operations
 behind it. `nn.Linear` and `nn.LayerNorm` work on the last dimension, the channels of each pixel, and are row-local

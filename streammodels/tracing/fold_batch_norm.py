@@ -15,7 +15,7 @@ from torch import Tensor
 
 from streammodels.core.network import Node, Tensors
 from streammodels.core.operations import Convolution, FrozenBatchNorm
-from streammodels.core.row_plan import readers_of
+from streammodels.core.row_plan import users_of
 
 
 def fold_batch_norms(nodes: list[Node], boundary: set[int]) -> tuple[tuple[Node, ...], dict[int, int]]:
@@ -28,7 +28,7 @@ def fold_batch_norms(nodes: list[Node], boundary: set[int]) -> tuple[tuple[Node,
     Returns:
         The remaining nodes, and the new index of every old node.
     """
-    readers = readers_of([node.inputs for node in nodes])
+    readers = users_of([node.inputs for node in nodes])
     folded: list[Node] = []
     moved: dict[int, int] = {}
     for index, node in enumerate(nodes):

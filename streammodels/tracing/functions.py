@@ -1,4 +1,4 @@
-"""The rules of functions, methods and operators that stream.
+"""Translation of functions and operators into operations on strips.
 
 Numbers among their arguments are fixed when the module is traced. Parameters and buffers are *constants*, whose present
 values are passed with every strip. In a map whose channels are last (`channels_last.py`), dimension 3 is the channels.

@@ -1,4 +1,4 @@
-"""The graph of a module's forward, traced by `torch.fx` with in-place operators kept apart."""
+"""`torch.fx` tracing of a module, in which in-place operators stay distinct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operations that write into their input, and the operations that would read the change.
+"""Detection of in-place operations whose input is read again.
 
 An in-place operation of torch changes a value under all its names. Strips compute it out of place, which is only right
 if no operation reads the old value, or an alias of it, afterwards.

@@ -1,4 +1,4 @@
-"""The rules of leaf modules, for all layers of torch that stream.
+"""Translation of leaf modules into operations on strips.
 
 Any other layer raises `UnsupportedLayerError`. A layer is added here with a test that compares its streamed output and
 gradients with the plain ones.

@@ -24,11 +24,11 @@ from streammodels.explain.target import ClassIndex
 from streammodels.models.pooling import GlobalPool
 from streammodels.models.resnet import freeze_batch_norm
 from streammodels.streaming import StreamedModule, add_batch_dimension, concatenate, stream
-from streammodels.training.steps import LabeledSteps, OptimizerFactory, SchedulerFactory
+from streammodels.training.steps import OptimizerFactory, SchedulerFactory, SupervisedModule
 from streammodels.training.tasks import Loss
 
 
-class StreamingClassifier(LabeledSteps):
+class StreamingClassifier(SupervisedModule):
     """An image classifier or regression model with a streamed trunk and a head on its pooled features.
 
     The task sets the form of the labels and the defaults for loss, metrics and predictions:

@@ -20,7 +20,7 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 
 
-class LabeledSteps(LightningModule):
+class SupervisedModule(LightningModule):
     """A LightningModule for (image, label) batches with the loss and metrics of a task."""
 
     def _configure_steps(

@@ -1,6 +1,6 @@
 """Multi-class, multi-label and regression tasks with their losses, metrics and label checks.
 
-Labels are checked before the loss is computed: a loss that broadcasts (B, 1) against (B,) would silently train towards
+Labels are checked before the loss is computed: a loss that broadcasts (B, 1) against (B,) would silently train toward
 the mean.
 """
 

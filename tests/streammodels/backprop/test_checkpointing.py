@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from streammodels import stream
-from streammodels.backprop.checkpointing import Keeping, Visit, backward_order
+from streammodels.backprop.checkpointing import BackwardStep, Keeping, backward_order
 
 KEPT = [
     Keeping(),
@@ -147,7 +147,7 @@ def test_backward_order_goes_up_group_by_group() -> None:
         (1, True),
         (0, True),
     ]
-    assert order[0] == Visit(4, backward=True, reads=False)
+    assert order[0] == BackwardStep(4, backward=True, reads=False)
     assert all(visit.reads for visit in order[1:])
 
 
