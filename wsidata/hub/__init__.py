@@ -1,4 +1,4 @@
-"""Export, publishing and loading of preprocessed datasets as folders and Hugging Face Hub repositories.
+"""Export, publishing and loading of preprocessed datasets as folders and Hub repositories.
 
 `manifest` defines the layout of such a folder, `export/` writes it, `publish` uploads it, `load/` reads it back.
 """
