@@ -87,6 +87,7 @@ def test_classes_of_four_are_in_every_part(toadstool_folders, fractions, counts)
         assert dm.tables[part]["label"].value_counts().reindex(range(3), fill_value=0).tolist() == [count] * 3
 
 
+@pytest.mark.filterwarnings("ignore:.* has no image of class")  # it stays in train
 def test_class_that_cannot_be_split_is_named(toadstool_folders, tmp_path):
     shutil.copytree(toadstool_folders / "train", tmp_path / "c")
     for number in (2, 3, 4):
@@ -104,6 +105,7 @@ def test_folds_cover_every_photo_once(toadstools):
     assert sorted(names) == sorted(module(toadstools).labels.frame["image_id"])
 
 
+@pytest.mark.filterwarnings("ignore:.* has no image of class")  # four trees, two test photos
 def test_groups_are_not_divided_and_test_photos_may_be_named_loosely(toadstools):
     frame = pd.read_csv(toadstools / "labels.csv", dtype=str)
     frame["tree"] = [str(i // 6) for i in range(24)]
@@ -153,7 +155,8 @@ def test_statistics_are_of_photos_as_they_are_read(toadstools, tmp_path):
     assert len(list(tmp_path.rglob("*.npz"))) == len(dm.tables["train"])
 
 
-def test_checkpoints_statistics_normalise_where_there_is_nothing_to_train_on(toadstools, tmp_path):
+@pytest.mark.filterwarnings("ignore:.* has no image of class")  # two test photos
+def test_checkpoints_statistics_normalize_where_there_is_nothing_to_train_on(toadstools, tmp_path):
     dm = module(toadstools, normalize="stats", test_ids=["img_0", "img_1"])
     run = trainer(tmp_path, max_epochs=1)
     run.fit(Mean(), datamodule=dm)
@@ -178,6 +181,7 @@ def test_training_is_the_same_with_workers_and_for_equal_seeds(toadstools, tmp_p
     assert list((tmp_path / "kept").rglob("*.npz"))
 
 
+@pytest.mark.filterwarnings("ignore:.* has no image of class")  # two test photos
 def test_fit_test_and_predict_and_resume(toadstools, tmp_path):
     seed_everything(3, workers=True)
     whole = Mean()
@@ -250,6 +254,7 @@ def test_damaged_photos_can_be_left_out_with_a_warning(damaged, toadstools, tmp_
     assert sum(len(labels) for _, labels in dm.train_dataloader()) == len(dm.tables["train"])
 
 
+@pytest.mark.filterwarnings("ignore:.* has no image of class")  # one test photo
 def test_copies_on_both_sides_are_found(toadstools, tmp_path):
     shutil.copytree(toadstools, tmp_path / "c")
     photos, table = tmp_path / "c" / "photos", tmp_path / "c" / "labels.csv"

@@ -231,6 +231,7 @@ def test_tiny_class_gets_a_validation_slide():
     assert sorted(result[result["label_name"] == "tiny"]["split"]) == ["train", "val"]
 
 
+@pytest.mark.filterwarnings("ignore:.* has no image of class")
 def test_small_classes_can_stay_in_train_and_it_is_said():
     slides = table({"a": 20, "b": 20, "lonely": 1, "few": 4})
     with (
@@ -247,6 +248,7 @@ def test_small_classes_can_stay_in_train_and_it_is_said():
         make_splits(slides, k_fold=(0, 5))
 
 
+@pytest.mark.filterwarnings("ignore:.* has no image of class")
 def test_patient_of_a_small_class_stays_in_train_with_every_slide():
     slides = table({"a": 20, "rare": 2}, patient=[*(f"p{i // 2}" for i in range(20)), "p0", "p0"])
     with pytest.warns(SplitWarning, match="class 'rare' is too small"):
@@ -319,6 +321,7 @@ def test_folds_that_do_not_exist_are_refused(fold):
         make_splits(table({"a": 10, "b": 10}), k_fold=fold)
 
 
+@pytest.mark.filterwarnings("ignore:.* has no image of class")
 def test_test_rows_are_drawn_from_those_that_are_in_no_part_yet():
     slides = table({"a": 20, "b": 20})
     slides["set"] = ["train" if i < 20 else "" for i in range(40)]
