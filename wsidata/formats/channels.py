@@ -5,25 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
 
 RGB_NAMES = ("red", "green", "blue")
 PLAIN_TYPES = ("uint8", "uint16", "float32")
 """Types of samples that are returned as they are stored."""
-
-VIPS_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
-"""Types of samples that libvips has, apart from complex numbers."""
-
-
-def vips_samples(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Samples in the machine's byte order, and as float64 if libvips lacks their type."""
-    native = pixels.dtype.newbyteorder("=")
-    return pixels.astype(native if native.name in VIPS_TYPES else np.float64, copy=False)
 
 
 @dataclass(frozen=True)

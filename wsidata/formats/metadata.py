@@ -66,12 +66,7 @@ class SlideMetadata:
 
 
 class AssociatedImages(Mapping[str, pyvips.Image]):
-    """Associated images of a slide by name, each decoded when it is looked up.
-
-    Args:
-        loaders: The function that decodes each.
-        path: The slide, for errors.
-    """
+    """Associated images of a slide by name, each decoded when it is looked up."""
 
     def __init__(self, loaders: Loaders, path: Path) -> None:
         self._loaders, self._path = loaders, path
@@ -117,13 +112,8 @@ def choose_spacing(
     The caller's override comes first, then the first plausible spacing. Each of the others that differs by more than
     5 % is named in a `SpacingConflictWarning`.
 
-    Args:
-        stated: Spacings stated by the file, most trustworthy first.
-        override: The caller's spacing in um per pixel, (x, y), or None.
-        name: The slide's file name, for the warning.
-
     Returns:
-        (mpp, source), or (None, None) if no source states a plausible one.
+        (mpp, source), um per pixel as (x, y), or (None, None) if no source states a plausible one.
     """
     plausible = [spacing for spacing in stated if spacing.is_plausible]
     if override is not None:

@@ -19,8 +19,8 @@ import zarr
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.channels import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers, vips_samples
-from wsidata.formats.codecs.color import channels_image, scaled_to_8bit, to_rgb
+from wsidata.formats.channels import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.formats.codecs.color import channels_image, requested_image
 from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders, SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.omezarr_chunks import StoredChunks
@@ -207,12 +207,8 @@ class ZarrPyramid:
                 raise UnreadableImageError(
                     f"'{self._path}': level {level} could not be decoded ({error}). Copy it again from its source."
                 ) from error
-        image = pyvips.Image.new_from_array(vips_samples(np.stack(planes, axis=-1))).copy(interpretation="multiband")
-        if self._request.scale_to_8bit is not None and image.format != "uchar":
-            image = scaled_to_8bit(image, self._request.scale_to_8bit)
-        if self._request.channels is not None:
-            return channels_image(image)
-        return to_rgb(image.copy(interpretation="srgb" if image.bands == 3 else "b-w"), self._path.name)
+        meaning = "srgb" if len(planes) == 3 else "b-w"
+        return requested_image(np.stack(planes, axis=-1), meaning, self._request, self._path.name)
 
 
 def _image_group(root: zarr.Group, path: Path) -> tuple[zarr.Group, tuple[str, ...]]:

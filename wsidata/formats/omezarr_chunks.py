@@ -27,14 +27,7 @@ BLOSC_HEADER_BYTES = 16
 
 
 class StoredChunks:
-    """The chunks, or shards, of one level.
-
-    Args:
-        array: The level.
-        folder: Its folder.
-        level: Its number, for messages.
-        path: The slide, for messages.
-    """
+    """The chunks, or shards, of one level: its array, folder and number, and the slide."""
 
     def __init__(self, array: zarr.Array[Any], folder: Path, level: int, path: Path) -> None:
         self._array, self._folder, self._level, self._path = array, folder, level, path

@@ -47,12 +47,7 @@ SEARCHED_BYTES = 16 * 1024**2
 
 
 def foreign_format(path: Path, head: bytes) -> ForeignFormatError | None:
-    """The error for a slide that only OpenSlide reads, by its name or first bytes; None for all others.
-
-    Args:
-        path: The file.
-        head: Its first 132 bytes.
-    """
+    """The error for a slide that only OpenSlide reads, by its name or first bytes; None for all others."""
     what = FOREIGN_SUFFIXES.get(path.suffix.lower())
     if head[DICOM_AT : DICOM_AT + 4] == DICOM_SIGNATURE:
         what = FOREIGN_SUFFIXES[".dcm"]
@@ -62,12 +57,7 @@ def foreign_format(path: Path, head: bytes) -> ForeignFormatError | None:
 
 
 def open_foreign(path: Path, request: PixelRequest, reason: ForeignFormatError) -> OpenSlidePyramid:
-    """Open a slide through OpenSlide.
-
-    Args:
-        path: The file.
-        request: Channels and scaling: OpenSlide has neither.
-        reason: Why no other reader opens it.
+    """Open a slide through OpenSlide, which no other reader opens for this reason.
 
     Raises:
         ForeignFormatError: if OpenSlide is not installed, or does not support the format either.
@@ -97,9 +87,6 @@ def open_foreign(path: Path, request: PixelRequest, reason: ForeignFormatError) 
 
 class OpenSlidePyramid:
     """A slide opened by OpenSlide.
-
-    Args:
-        path: The file.
 
     Raises:
         UnreadableImageError: if OpenSlide cannot open it.
@@ -176,14 +163,7 @@ class OpenSlidePyramid:
 
 
 def on_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Composite straight (not premultiplied) RGBA on white.
-
-    Args:
-        rgba: (height, width, 4).
-
-    Returns:
-        (height, width, 3).
-    """
+    """Straight (not premultiplied) RGBA, (height, width, 4), composited on white, (height, width, 3)."""
     alpha = rgba[..., 3:].astype(np.uint16)
     if alpha.min() == 255:
         return np.ascontiguousarray(rgba[..., :3])

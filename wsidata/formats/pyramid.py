@@ -65,7 +65,7 @@ class Pyramid(Protocol):
 
         Args:
             level: The level.
-            shared_px: Columns and rows that neighboring rectangles will share: see `TiffTiles.kept_between`.
+            shared_px: Columns that rectangles side by side will share, and rows that one below the other will.
         """
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
@@ -81,11 +81,7 @@ def exists(path: Path) -> bool:
 
 
 def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
-    """Open a slide or a photo.
-
-    Args:
-        path: An existing file, or the folder of an OME-Zarr.
-        request: Channels and scaling; None for 8-bit RGB.
+    """Open a slide, an OME-Zarr folder or a photo; as 8-bit RGB unless requested otherwise.
 
     Raises:
         UnreadableImageError: if the file is damaged or not an image.

@@ -224,8 +224,7 @@ def failure_behind(image: pyvips.Image) -> Exception | None:
 def cached_tiles(image: pyvips.Image) -> pyvips.Image:
     """A level with a cache of decoded tiles: `TILE_CACHE_BYTES`, at least those of `TILE_CACHE_PX` rows or columns.
 
-    Args:
-        image: A level as it was opened. One that is not decoded by tiles is returned as it is: libvips keeps it whole.
+    A level that is not decoded by tiles is returned as it is: libvips keeps it whole.
     """
     if not image.get_typeof("tile-width") or not image.get_typeof("tile-height"):
         return image
@@ -246,9 +245,6 @@ def naming_errors(path: Path | str) -> Iterator[None]:
 
     libvips works when pixels are requested, not when a pipeline is built, and its messages ("premature end") do not
     name the file. Wrap the place where the pixels of one file are fetched.
-
-    Args:
-        path: The file whose pixels are fetched inside the block.
 
     Raises:
         UnreadableImageError: in place of `pyvips.Error`.

@@ -106,14 +106,7 @@ def read_photo(path: str | Path, *, short_side_px: int | None = None, apply_icc:
 def decode_photo(
     data: bytes, path: Path, *, short_side_px: int | None = None, apply_icc: bool = True
 ) -> NDArray[np.uint8]:
-    """`read_photo` for a file whose bytes have been read already.
-
-    Args:
-        data: All bytes of the file.
-        path: The file; TIFFs and the formats of libvips are read from there.
-        short_side_px: See `read_photo`.
-        apply_icc: See `read_photo`.
-    """
+    """`read_photo` of a file whose bytes have been read already; TIFFs and the formats of libvips are read again."""
     if short_side_px is not None and short_side_px < 1:
         raise ValueError(f"short_side_px={short_side_px} must be at least 1 pixel, or None for the stored size.")
     if data.startswith(JPEG_START) and suits(header := jpeg_header(path, data)):

@@ -100,27 +100,12 @@ def kind_name(kind: int) -> str:
 
 
 def encode_photo(pixels: Pixels, quality: int = 90) -> bytes:
-    """Encode a JPEG with 4:2:0 chroma subsampling, as cameras do.
-
-    Args:
-        pixels: (height, width, 3) RGB.
-        quality: 1 to 100.
-    """
+    """A JPEG of (height, width, 3) RGB pixels with 4:2:0 chroma subsampling, as cameras write it."""
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality, "RGB", "420"))
 
 
 def paint_photo(kind: int, height_px: int, width_px: int, rng: np.random.Generator) -> Pixels:
-    """Pixels of a toadstool on a forest floor.
-
-    Args:
-        kind: 0, 1, ...
-        height_px: Rows.
-        width_px: Columns.
-        rng: Source of all randomness.
-
-    Returns:
-        (height, width, 3) RGB.
-    """
+    """Pixels of a toadstool of a kind (0, 1, ...) on a forest floor, (height, width, 3) RGB."""
     photo = _floor(height_px, width_px, rng)
     side = min(height_px, width_px)
     radius = side * rng.uniform(0.22, 0.34)

@@ -24,13 +24,7 @@ UM_PER_CM = 10_000.0
 
 
 def halved_levels(pixels: Pixels, levels: int | None, tile_px: int) -> list[Pixels]:
-    """Pyramid levels, each half the one before, by box filter.
-
-    Args:
-        pixels: (height, width, 3) uint8.
-        levels: Number of levels; None continues until one fits into a tile.
-        tile_px: Side of a tile.
-    """
+    """Pyramid levels, each half the one before, by box filter; `levels` None continues until one fits into a tile."""
     made = [pixels]
     while (levels is None and max(made[-1].shape[:2]) > tile_px) or (levels is not None and len(made) < levels):
         if min(made[-1].shape[:2]) < 2:

@@ -35,17 +35,9 @@ class Nuclei:
 
 
 def paint_tissue(width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Pixels of stained tissue on glass.
+    """Pixels of stained tissue on glass, with or without nests of tumor, (height, width, 3) uint8 RGB.
 
-    Args:
-        width: Columns in pixels.
-        height: Rows in pixels.
-        tumor: Whether it holds nests of tumor.
-        mpp: um per pixel.
-        rng: Source of all randomness; the same state gives the same pixels.
-
-    Returns:
-        (height, width, 3) uint8 RGB.
+    `mpp` is the resolution in um per pixel. The same state of `rng` gives the same pixels.
     """
     shape = (height, width)
     tissue = _tissue(shape, rng)

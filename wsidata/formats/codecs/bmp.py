@@ -22,11 +22,7 @@ _CORE_BYTES, _UNCOMPRESSED = 12, (0, 3)
 
 
 def bmp_size(head: bytes, path: Path) -> tuple[int, int]:
-    """(height, width) of a BMP in pixels.
-
-    Args:
-        head: The first `HEADER_BYTES` of the file, or all of it.
-        path: The file, for errors.
+    """(height, width) of a BMP in pixels, from its first `HEADER_BYTES` or more.
 
     Raises:
         UnreadableImageError: if it states no size.
@@ -41,10 +37,6 @@ def bmp_size(head: bytes, path: Path) -> tuple[int, int]:
 
 def read_bmp(data: bytes, path: Path) -> NDArray[np.uint8]:
     """Pixels of a BMP, (height, width, 3) RGB. A fourth byte is ignored: few programs mean transparency by it.
-
-    Args:
-        data: All bytes of the file.
-        path: The file, for errors.
 
     Raises:
         UnreadableImageError: if it is cut off, or of a kind OpenCV does not read.

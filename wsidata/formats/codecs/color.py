@@ -6,11 +6,32 @@ to 8 bits by a rule that was not requested.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pyvips
+from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
+from wsidata.formats.channels import PixelRequest
 
 WHITE = (255, 255, 255)
+VIPS_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+"""Types of samples that libvips has, apart from complex numbers."""
+
+
+def requested_image(pixels: NDArray[Any], interpretation: str, request: PixelRequest, name: str) -> pyvips.Image:
+    """Stored samples, (height, width, bands), as RGB or as the requested channels; scaled if requested and not 8-bit.
+
+    `interpretation` is libvips' name for the meaning of the bands where no channels are requested.
+    """
+    meaning = interpretation if request.channels is None else "multiband"
+    native = pixels.dtype.newbyteorder("=")
+    known = pixels.astype(native if native.name in VIPS_TYPES else np.float64, copy=False)
+    image = pyvips.Image.new_from_array(known).copy(interpretation=meaning)
+    if request.scale_to_8bit is not None and image.format != "uchar":
+        image = scaled_to_8bit(image, request.scale_to_8bit).copy(interpretation=meaning)
+    return to_rgb(image, name) if request.channels is None else channels_image(image)
 
 
 def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
@@ -19,10 +40,6 @@ def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
     Gray becomes RGB, CMYK goes through its profile (or libvips' generic press profile), transparency is composited on
     white. ICC profiles of RGB images are not applied: scanners' profiles differ, and most published models were trained
     on the stored values.
-
-    Args:
-        image: Any pyvips image.
-        name: Its file name, for errors.
 
     Raises:
         UnsupportedImageError: for anything but 8 bits per channel.

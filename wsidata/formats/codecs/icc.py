@@ -65,12 +65,7 @@ def apply_profile(image: pyvips.Image, profile: bytes) -> pyvips.Image:
 
 
 def by_profile(image: pyvips.Image, profile: bytes, name: str) -> pyvips.Image:
-    """A slide's stored colors converted to sRGB, if its profile is one of RGB; lazily.
-
-    Args:
-        image: RGB.
-        profile: The ICC profile in the file.
-        name: The slide, for errors.
+    """A slide's stored RGB colors converted to sRGB, if its profile is one of RGB; lazily.
 
     Raises:
         UnsupportedImageError: if the profile is damaged.

@@ -74,10 +74,7 @@ class JpegHeader:
 def read_jpeg_header(stream: BinaryIO) -> JpegHeader:
     """The header of a JPEG, from its markers up to the first scan.
 
-    A damaged EXIF block counts as none, as in other readers.
-
-    Args:
-        stream: A seekable binary stream at the start of the file.
+    A damaged EXIF block counts as none, as in other readers. The stream must be seekable, and at its start.
 
     Raises:
         JpegHeaderError: if there is no frame before the pixels or the end of the file.
@@ -169,11 +166,7 @@ def upright_size(height_px: int, width_px: int, orientation: int) -> tuple[int, 
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Stored pixels turned upright.
-
-    Args:
-        pixels: (height, width, bands) as stored.
-        orientation: EXIF orientation, 1 to 8 (Exif 2.32, 4.6.4).
+    """Stored pixels, (height, width, bands), turned upright by their EXIF orientation, 1 to 8 (Exif 2.32, 4.6.4).
 
     Returns:
         A view; of shape (width, height, bands) for 5 to 8.
@@ -188,11 +181,7 @@ def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def jpeg_header(path: Path, data: bytes | None = None) -> JpegHeader:
-    """The header of a JPEG file.
-
-    Args:
-        path: The file, of which only the header is read.
-        data: Its bytes, if they have been read already.
+    """The header of a JPEG file, from its bytes if they have been read already.
 
     Raises:
         UnreadableImageError: if it breaks off, or states no size.

@@ -18,11 +18,7 @@ _ADOBE_BYTES = 14
 
 
 def stripped_jpeg(path: Path) -> bytes | None:
-    """A JPEG file without metadata; None if it is no JPEG, or one whose markers cannot be followed to the end.
-
-    Args:
-        path: A file of any kind.
-    """
+    """A JPEG file without metadata; None if it is no JPEG, or one whose markers cannot be followed to the end."""
     with path.open("rb") as file:
         if file.read(2) != JPEG_START:
             return None

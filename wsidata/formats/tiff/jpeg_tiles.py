@@ -65,10 +65,7 @@ class JpegTiles:
         )
 
     def decode(self, index: int) -> NDArray[np.uint8]:
-        """Pixels of one tile.
-
-        Args:
-            index: Its number in the directory; one that was written.
+        """Pixels of one tile that was written.
 
         Returns:
             (height, width, 3), or (height, width, 1) for gray.
@@ -130,9 +127,6 @@ def agree_with_tifffile(levels: Sequence[JpegTiles]) -> bool:
 
     Damaged tiles do not count; reading them raises the error. Also False where all tiles tried cause a harmless
     warning: the levels are then left to decoders that ignore it.
-
-    Args:
-        levels: Decoders of the levels.
 
     Raises:
         UnreadableImageError: if none of the tiles tried can be decoded.

@@ -47,9 +47,6 @@ RIVAL_FRACTION = 0.5
 def opening(path: Path) -> Iterator[tifffile.TiffFile]:
     """Context of an open TIFF, closed only if the block fails.
 
-    Args:
-        path: A file that begins as a TIFF does.
-
     Raises:
         UnreadableImageError: if the file is damaged, also in place of any error of tifffile.
     """
@@ -69,11 +66,7 @@ def opening(path: Path) -> Iterator[tifffile.TiffFile]:
 
 
 def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
-    """Levels, channels and associated images of a TIFF.
-
-    Args:
-        tiff: The open file.
-        path: Its path, for errors.
+    """Levels, channels and associated images of an open TIFF.
 
     Raises:
         ForeignFormatError: for unsupported dialects.

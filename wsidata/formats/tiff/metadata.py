@@ -28,13 +28,7 @@ PHILIPS_SPACING = (
 
 
 def read_metadata(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -> SlideMetadata:
-    """Metadata of a TIFF of a dialect without a module of its own.
-
-    Args:
-        tiff: The open file.
-        page: The directory of level 0.
-        kind: tifffile's name for the dialect: "svs", "philips", "ome", "ndpi", "generic" ...
-    """
+    """Metadata of a TIFF whose dialect (`kind`, tifffile's name for it) has no module of its own, by its level 0."""
     philips = philips_spacings(tiff) if tiff.is_philips else []
     spacings = [
         *_ome_spacing(tiff, page),
@@ -71,13 +65,13 @@ def vendor_metadata(
 
 def icc_profile(page: tifffile.TiffPage) -> bytes | None:
     """The ICC profile embedded in a directory."""
-    tag = page.tags.get(34675)
-    return None if tag is None else bytes(tag.value)
+    profile = page.tags.valueof(34675)
+    return None if profile is None else bytes(profile)
 
 
 def philips_spacings(tiff: tifffile.TiffFile) -> list[tuple[float, float]]:
     """Resolution of each level of a Philips TIFF in um/px, (x, y), level 0 first; empty where not stated."""
-    root = _xml(tiff.philips_metadata)
+    root = parse_xml(tiff.philips_metadata)
     if root is None:
         return []
     spacings = []
@@ -89,9 +83,7 @@ def philips_spacings(tiff: tifffile.TiffFile) -> list[tuple[float, float]]:
 
 def resolution_tags(page: tifffile.TiffPage) -> tuple[StatedSpacing, ...]:
     """Resolution stated by XResolution, YResolution and ResolutionUnit; empty where one of them is absent."""
-    unit_tag = page.tags.get("ResolutionUnit")
-    unit = INCH if unit_tag is None else int(unit_tag.value)
-    um_per_unit = UM_PER_UNIT.get(unit)
+    um_per_unit = UM_PER_UNIT.get(int(page.tags.valueof("ResolutionUnit", INCH)))
     x, y = (_rational(page, name) for name in ("XResolution", "YResolution"))
     if um_per_unit is None or x is None or y is None:
         return ()
@@ -100,10 +92,7 @@ def resolution_tags(page: tifffile.TiffPage) -> tuple[StatedSpacing, ...]:
 
 def _rational(page: tifffile.TiffPage, name: str) -> float | None:
     """Value of a rational tag; None where absent, zero or divided by zero (0/1000 and 1/0 both exist in the wild)."""
-    tag = page.tags.get(name)
-    if tag is None:
-        return None
-    value = tag.value
+    value = page.tags.valueof(name, 0)
     numerator, denominator = value if isinstance(value, tuple) else (value, 1)
     return numerator / denominator if numerator > 0 and denominator > 0 else None
 
@@ -134,7 +123,7 @@ def ome_channel_names(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple
 
 def _ome_power(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None:
     """Power of the objective that the image names, or of the first one."""
-    image, root = _ome_image(tiff, page), _xml(tiff.ome_metadata)
+    image, root = _ome_image(tiff, page), parse_xml(tiff.ome_metadata)
     if image is None or root is None:
         return None
     settings = image.find("{*}ObjectiveSettings")
@@ -148,7 +137,7 @@ def _ome_image(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> ElementTree.
 
     The XML may list images of other files of a set, and several of this one: it is the first of this file and size.
     """
-    root = _xml(tiff.ome_metadata)
+    root = parse_xml(tiff.ome_metadata)
     for image in () if root is None else root.findall("{*}Image"):
         pixels = image.find("{*}Pixels")
         if pixels is None:
@@ -162,11 +151,11 @@ def _ome_image(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> ElementTree.
 
 
 def _ndpi_lens(page: tifffile.TiffPage) -> float | None:
-    tag = page.tags.get(65421)
-    return None if tag is None else positive_number(tag.value)
+    return positive_number(page.tags.valueof(65421))
 
 
-def _xml(text: str | None) -> ElementTree.Element | None:
+def parse_xml(text: str | bytes | None) -> ElementTree.Element | None:
+    """The root element of a text; None where there is none, or no XML."""
     if not text:
         return None
     try:

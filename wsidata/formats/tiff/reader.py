@@ -14,7 +14,7 @@ JPEG and deflate tiles. libvips pipelines get their pixels from these decoders (
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.channels import RGB_NAMES, PixelRequest, channel_numbers, vips_samples
-from wsidata.formats.codecs.color import channels_image, scaled_to_8bit, to_rgb
+from wsidata.formats.channels import RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.formats.codecs.color import channels_image, requested_image
 from wsidata.formats.metadata import Loaders
 from wsidata.formats.tiff.jpeg_tiles import JpegTiles, agree_with_tifffile
 from wsidata.formats.tiff.layout import TiffLayout
@@ -74,7 +74,9 @@ class TiffPyramid:
 
     def _open(self, layout: TiffLayout, request: PixelRequest) -> None:
         self.kind, self.levels, self.metadata = layout.kind, layout.levels, layout.metadata
-        self.associated: Loaders = tiff_loaders(layout.associated, self._path)
+        self.associated: Loaders = {
+            name: partial(_read_page, page, self._path) for name, page in layout.associated.items()
+        }
         self.channel_names: tuple[str, ...] = RGB_NAMES
         self._channels: tuple[int, ...] = ()
         if request.channels is not None:
@@ -174,14 +176,9 @@ class TiffPyramid:
 
     def _shown(self, page: tifffile.TiffPage, pixels: NDArray[Any]) -> pyvips.Image:
         """Stored samples as RGB or as the requested channels, scaled if requested."""
-        scale, is_rgb = self._request.scale_to_8bit, self._request.channels is None
-        if is_rgb and (scale is None or pixels.dtype == np.uint8):
+        if self._request.channels is None and (self._request.scale_to_8bit is None or pixels.dtype == np.uint8):
             return rgb_image(page, pixels, self._path.name)
-        meaning = interpretation_of(page) if is_rgb else "multiband"
-        image = pyvips.Image.new_from_array(vips_samples(pixels)).copy(interpretation=meaning)
-        if scale is not None and pixels.dtype != np.uint8:
-            image = scaled_to_8bit(image, scale).copy(interpretation=meaning)
-        return to_rgb(image, self._path.name) if is_rgb else channels_image(image)
+        return requested_image(pixels, interpretation_of(page), self._request, self._path.name)
 
     def _blank(self, tiles: TiffTiles) -> float | None:
         """Value of tiles never written: no light in channels, white (no ink) in an image."""
@@ -193,17 +190,8 @@ class TiffPyramid:
         return min(high, np.iinfo(tiles.dtype).max) if tiles.dtype.kind in "iu" else high
 
 
-def tiff_loaders(pages: Mapping[str, tifffile.TiffPage], path: Path) -> Loaders:
-    """Loaders of associated images.
-
-    Args:
-        pages: Their directories by name, of an open file.
-        path: The file, for errors.
-    """
-    return {name: partial(_read_page, page, path) for name, page in pages.items()}
-
-
 def _read_page(page: tifffile.TiffPage, path: Path) -> pyvips.Image:
+    """An associated image, from its directory in an open file."""
     if page.parent.filehandle.closed:
         raise ValueError(f"slide '{path}' is closed. Read its associated images before closing it.")
     check_eight_bit(page, path)

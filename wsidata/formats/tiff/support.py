@@ -31,12 +31,7 @@ OLD_JPEG_COMPRESSION = 6
 
 
 def check_rgb(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
-    """Check that a slide can be read as RGB.
-
-    Args:
-        layout: What the file holds.
-        path: The file, for errors.
-        is_scaled: Whether samples are scaled to 8 bits; else they have to be of 8 bits.
+    """Check that a slide can be read as RGB, with samples that are of 8 bits or are scaled to 8.
 
     Raises:
         UnsupportedImageError: if it holds something else, naming what, and how to request it.
@@ -53,12 +48,7 @@ def check_rgb(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
 
 
 def check_channels(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
-    """Check that the channels of a slide can be read.
-
-    Args:
-        layout: What the file holds.
-        path: The file, for errors.
-        is_scaled: Whether samples are scaled to 8 bits; else they have to be of a type in `PLAIN_TYPES`.
+    """Check that the channels of a slide can be read, with samples that are of `PLAIN_TYPES` or are scaled to 8 bits.
 
     Raises:
         UnsupportedImageError: naming what cannot be read.
@@ -78,10 +68,6 @@ def check_channels(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
 
 def check_eight_bit(page: tifffile.TiffPage, path: Path) -> None:
     """Check that a directory can be shown as 8-bit RGB without guessing.
-
-    Args:
-        page: A directory of the slide.
-        path: The file, for errors.
 
     Raises:
         UnsupportedImageError: naming the directory, what it holds, and what to do.
@@ -104,10 +90,6 @@ def is_eight_bit(page: tifffile.TiffPage) -> bool:
 
 def check_colors(page: tifffile.TiffPage, path: Path) -> None:
     """Check that the colors are gray, RGB or CMYK that is read here, whatever the depth of the samples.
-
-    Args:
-        page: A directory of the slide.
-        path: The file, for errors.
 
     Raises:
         UnsupportedImageError: naming the directory, what it holds, and what to do.
@@ -161,13 +143,7 @@ def check_codec(page: tifffile.TiffPage, path: Path) -> None:
 
 
 def rgb_image(page: tifffile.TiffPage, pixels: NDArray[np.uint8], name: str) -> pyvips.Image:
-    """8-bit samples of a directory, as `TiffTiles.read` returns them, as an RGB image on white.
-
-    Args:
-        page: The directory.
-        pixels: (height, width, samples).
-        name: The file name, for errors.
-    """
+    """8-bit samples of a directory, (height, width, samples) as `TiffTiles.read` returns them, as RGB on white."""
     if is_premultiplied(page):  # on black: add the missing white
         pixels = np.minimum(pixels[..., :-1].astype(np.uint16) + (255 - pixels[..., -1:]), 255).astype(np.uint8)
     image = pyvips.Image.new_from_array(pixels)
@@ -183,10 +159,10 @@ def is_premultiplied(page: tifffile.TiffPage) -> bool:
 def check_upright(page: tifffile.TiffPage, path: Path) -> None:
     """Check that a directory is stored upright."""
     what = f"TIFF directory {page.index} of '{path}'"
-    orientation = page.tags.get("Orientation")
-    if orientation is not None and orientation.value not in (0, 1):
+    orientation = page.tags.valueof("Orientation", 1)
+    if orientation not in (0, 1):
         raise UnsupportedImageError(
-            f"{what} is stored turned or mirrored (Orientation {orientation.value}). Save it upright."
+            f"{what} is stored turned or mirrored (Orientation {orientation}). Save it upright."
         )
 
 

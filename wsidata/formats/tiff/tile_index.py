@@ -83,9 +83,6 @@ class TileIndex:
     def check_extent(self, file_bytes: int) -> None:
         """Check the index of tiles against the length of the file.
 
-        Args:
-            file_bytes: Length of the file.
-
         Raises:
             UnreadableImageError: if a tile is missing from the index or ends beyond the end of the file.
         """
@@ -137,11 +134,7 @@ class TileIndex:
         return data
 
     def check_size(self, index: int, size_px: tuple[int, int]) -> None:
-        """Check the size of a decoded tile: no less than the level shows of it, no more than the grid has room for.
-
-        Args:
-            index: The tile.
-            size_px: Its (height, width).
+        """Check (height, width) of a decoded tile: at least what the level shows of it, at most the room in the grid.
 
         Raises:
             UnreadableImageError: if it does not fit.

@@ -46,14 +46,7 @@ class KeptTiles:
 
 
 class TiffTiles(TileIndex):
-    """Tiles of one TIFF directory, and their pixels.
-
-    Args:
-        page: The directory, from an open `tifffile.TiffFile`.
-        path: The file, for errors.
-        width_px: Columns of the level; padding beyond is not part of the image.
-        height_px: Rows of the level.
-    """
+    """Tiles of one TIFF directory, and their pixels; arguments as for `TileIndex`."""
 
     def detached(self) -> TiffTiles:
         """The same tiles on a file handle of their own: it outlives the slide, and is closed with its last user."""
@@ -67,11 +60,7 @@ class TiffTiles(TileIndex):
         return twin
 
     def kept_between(self, shared_px: tuple[int, int]) -> KeptTiles:
-        """A cache for the tiles that neighboring rectangles, of full width or of full height, both need.
-
-        Args:
-            shared_px: Columns that rectangles side by side share, and rows that one below the other do.
-        """
+        """A cache for the tiles that neighboring rectangles, of full width or of full height, both need."""
         # A rectangle cuts tiles at both of its ends; the next one may lie on either side, and decode its far end first.
         beside = (math.ceil(shared_px[0] / self.grid.width_px) + 3) * self.grid.rows
         below = (math.ceil(shared_px[1] / self.grid.height_px) + 3) * self.grid.columns

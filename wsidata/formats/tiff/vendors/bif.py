@@ -18,7 +18,7 @@ import tifffile
 from wsidata.errors import ForeignFormatError, UnsupportedImageError
 from wsidata.formats.metadata import positive_number
 from wsidata.formats.tiff.layout import TiffLayout, levels_by_size
-from wsidata.formats.tiff.metadata import vendor_metadata
+from wsidata.formats.tiff.metadata import parse_xml, vendor_metadata
 
 XMP_TAG = 700
 LEVEL = re.compile(r"\blevel=(\d+)")
@@ -32,10 +32,6 @@ def is_bif(tiff: tifffile.TiffFile) -> bool:
 
 def bif_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     """Levels of a BIF whose tiles do not overlap.
-
-    Args:
-        tiff: The open file.
-        path: Its path, for errors.
 
     Raises:
         ForeignFormatError: if its tiles overlap, or do not say whether they do.
@@ -89,11 +85,6 @@ def _scan(page: tifffile.TiffPage) -> ElementTree.Element | None:
 
 def _xmp(page: tifffile.TiffPage) -> ElementTree.Element | None:
     """The XMP packet of a directory; None where there is none, or no XML."""
-    tag = page.tags.get(XMP_TAG)
-    if tag is None:
-        return None
-    text = tag.value if isinstance(tag.value, bytes) else str(tag.value).encode()
-    try:
-        return ElementTree.fromstring(text.rstrip(b"\0 \n"))
-    except ElementTree.ParseError:
-        return None
+    value = page.tags.valueof(XMP_TAG, b"")
+    text = value if isinstance(value, bytes) else str(value).encode()
+    return parse_xml(text.rstrip(b"\0 \n"))

@@ -16,7 +16,7 @@ import tifffile
 from wsidata.errors import UnsupportedImageError
 from wsidata.formats.metadata import SlideMetadata, positive_number
 from wsidata.formats.tiff.layout import TiffLayout, levels_by_size
-from wsidata.formats.tiff.metadata import icc_profile, resolution_tags
+from wsidata.formats.tiff.metadata import icc_profile, parse_xml, resolution_tags
 
 LEVEL_TYPES = ("FullResolution", "ReducedResolution")
 ASSOCIATED_TYPES = {"Thumbnail": "thumbnail", "Overview": "macro", "Label": "label"}
@@ -24,10 +24,6 @@ ASSOCIATED_TYPES = {"Thumbnail": "thumbnail", "Overview": "macro", "Label": "lab
 
 def qptiff_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     """Levels and channels of a QPTIFF.
-
-    Args:
-        tiff: The open file.
-        path: Its path, for errors.
 
     Raises:
         UnsupportedImageError: if the levels differ in channels, or a directory does not say what it is.
@@ -70,7 +66,5 @@ def qptiff_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
 
 def _description(page: tifffile.TiffPage) -> ElementTree.Element:
     """The XML of a directory; an empty element where there is none."""
-    try:
-        return ElementTree.fromstring(page.description)
-    except ElementTree.ParseError:
-        return ElementTree.Element("none")
+    found = parse_xml(page.description)
+    return ElementTree.Element("none") if found is None else found

@@ -38,10 +38,6 @@ class _Image:
 def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     """The scanned region of an SCN.
 
-    Args:
-        tiff: The open file.
-        path: Its path, for errors.
-
     Raises:
         ForeignFormatError: if several regions were scanned, which would have to be placed on one canvas.
         UnsupportedImageError: if there is none, or it is a stack of focal planes.

@@ -29,9 +29,7 @@ SIZE = re.compile(r"^(?:\d+x\d+ \[\d+,\d+ )?(\d+)x(\d+)")
 def svs_layout(tiff: tifffile.TiffFile, base_pages: tuple[tifffile.TiffPage, ...]) -> TiffLayout:
     """Levels of an SVS, and its associated images by their right names.
 
-    Args:
-        tiff: The open file.
-        base_pages: The directory of level 0, or several (a stack, which `support.check_rgb` raises for).
+    Level 0 has several directories where it is a stack, which `support.check_rgb` raises for.
     """
     base = base_pages[0]
     levels = {(base.imagewidth, base.imagelength): base}
