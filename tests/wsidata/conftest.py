@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsidata.synthetic.photos import write_photo_folders, write_photos
 from wsidata.synthetic.tissue import paint_tissue
 
-sys.path.insert(0, str(Path(__file__).parent))  # where `mean_colour` is
+sys.path.insert(0, str(Path(__file__).parent))  # where `mean_color` is
 
 
 @pytest.fixture(scope="session")

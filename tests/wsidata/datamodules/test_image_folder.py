@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning import seed_everything
-from mean_colour import Mean, equal, trainer
+from mean_color import Mean, equal, trainer
 
 from wsidata import ImageFolderDataModule
 from wsidata.photos.read import read_photo

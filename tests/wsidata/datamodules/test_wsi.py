@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from mean_colour import Mean, equal, trainer
+from mean_color import Mean, equal, trainer
 
 from wsidata import WSIDataModule
 from wsidata.datamodules.checks import SlideCheckError

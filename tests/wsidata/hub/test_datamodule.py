@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from lightning import LightningModule, seed_everything
-from mean_colour import trainer
+from mean_color import trainer
 
 from wsidata import HubDataModule, LazyImage, WSIDataModule
 from wsidata.hub.card import unfinished_card
