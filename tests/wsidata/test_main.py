@@ -99,6 +99,7 @@ def test_stats_of_a_part_of_a_split(camelyon, tmp_path, capsys):
     assert ChannelStats.from_json(capsys.readouterr().out).image_count == 2
 
 
+@pytest.mark.filterwarnings("always::wsidata.stats.result.StatsWarning")
 def test_stats_of_channels_crops_and_what_can_be_read(camelyon, tmp_path, capsys):
     stack = np.random.default_rng(0).integers(0, 4000, (3, 70, 90), dtype=np.uint16)
     tifffile.imwrite(
