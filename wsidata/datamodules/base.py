@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsidata.datamodules.checkpoint import (
+    OBJECTS,
     check_remembered_classes,
     check_remembered_split,
     plain_values,
@@ -128,9 +129,14 @@ class SplitDataModule(LightningDataModule, ABC):
         """Gray thumbnail of a row's file, (32, 32), by which near-duplicates are found."""
         return slide_thumbnail(path)
 
-    def keep_arguments(self, left_out: Sequence[str]) -> None:
-        """Keep the arguments of `__init__`, which calls this, for the checkpoint: plain values only."""
-        self.save_hyperparameters(ignore=list(left_out), frame=inspect.currentframe().f_back)  # type: ignore[union-attr]
+    def keep_arguments(self, *left_out: str) -> None:
+        """Keep the arguments of `__init__`, which calls this, in the checkpoint, which then loads with `weights_only`.
+
+        Tables, statistics and crops are left out, besides what `left_out` names.
+        """
+        caller: Any = inspect.currentframe().f_back  # type: ignore[union-attr]
+        objects = [name for name, value in caller.f_locals.items() if isinstance(value, OBJECTS)]
+        self.save_hyperparameters(ignore=[*left_out, *objects], frame=caller)
         self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})
 
     # -- tables and statistics -----------------------------------------------------------------------------------------
@@ -372,3 +378,8 @@ class SplitDataModule(LightningDataModule, ABC):
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # log_dir is a collective: every rank asks
         if self.trainer.is_global_zero:
             save_splits_beside(self.split_frame(), folder)
+
+
+def shared_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those arguments of a data module that `SplitDataModule` takes, from its `locals()`."""
+    return {name: arguments[name] for name in inspect.signature(SplitDataModule).parameters}

@@ -11,23 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.split_file import check_no_leak, check_same_split, split_digest, split_parts
 from wsidata.splits.unreadable import check_same_skipped, trained_without
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.parts import Part, SplitError
 
+OBJECTS = (pd.DataFrame, ChannelStats, TissueCrop)
+"""Arguments of data modules that are no plain values."""
+
 
 def remember(
     table: pd.DataFrame, skipped: pd.DataFrame, class_names: Sequence[str], stats: ChannelStats | None
 ) -> dict[str, Any]:
-    """The state: the split, the images left out of it, the classes, and the statistics if they are known.
-
-    Args:
-        table: Slides, with the columns `image_id` and `split`.
-        skipped: Those that are left out; see `skipped_rows`.
-        class_names: Classes in order.
-        stats: Channel statistics of the training slides, or None.
-    """
+    """The state: the split, the images left out of it (see `skipped_rows`), the classes, and the known statistics."""
     return {
         "split": split_parts(table),
         "digest": split_digest(table),
@@ -38,11 +35,7 @@ def remember(
 
 
 def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str]) -> None:
-    """Raise if the classes, or their order, differ from the checkpoint's; a table without labels passes.
-
-    Raises:
-        SplitError: with both.
-    """
+    """Raise `SplitError` if the classes, or their order, differ from the checkpoint's; no labels are no difference."""
     if class_names and memory["class_names"] != list(class_names):
         raise SplitError(
             f"the checkpoint's classes are {memory['class_names']} and the table's {list(class_names)}. "
@@ -53,16 +46,13 @@ def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str])
 def check_remembered_split(
     memory: dict[str, Any], table: pd.DataFrame, skipped: pd.DataFrame, evaluated: Part | None = None
 ) -> None:
-    """Raise if training would resume with another split, or evaluate on images that were trained on.
+    """Raise `SplitError` if training would resume with another split, or `evaluated` holds images trained on.
 
     Args:
         memory: What `remember` returned.
-        table: Slides, with the columns `image_id` and `split`.
-        skipped: Those that are left out.
+        table: Columns `image_id` and `split`.
+        skipped: Its rows that are left out.
         evaluated: The split to evaluate; None where training resumes.
-
-    Raises:
-        SplitError: naming the images.
     """
     if evaluated is not None:
         check_no_leak(memory["split"], list(table.loc[table["split"] == evaluated, "image_id"]), evaluated)
@@ -73,15 +63,7 @@ def check_remembered_split(
 
 
 def remembered_stats(memory: dict[str, Any], ours: ChannelStats | None) -> ChannelStats | None:
-    """The checkpoint's channel statistics, or None if it has none.
-
-    Args:
-        memory: What `remember` returned.
-        ours: The statistics of this run, if they are known.
-
-    Raises:
-        SplitError: if these differ.
-    """
+    """The checkpoint's channel statistics, if it has any; raises `SplitError` if this run's are known and differ."""
     if memory.get("stats") is None:
         return None
     saved = ChannelStats.from_json(memory["stats"])
@@ -94,12 +76,10 @@ def remembered_stats(memory: dict[str, Any], ours: ChannelStats | None) -> Chann
 
 
 def plain(value: Any) -> Any:
-    """An argument as a plain value; None for tables and statistics."""
-    if isinstance(value, (pd.DataFrame, ChannelStats)):
-        return None
+    """A path or mapping as plain values; `OBJECTS` stay."""
     if isinstance(value, Mapping):
         return {str(key): str(name) for key, name in value.items()}
-    return value if value is None or isinstance(value, int) else str(value)
+    return value if value is None or isinstance(value, (int, *OBJECTS)) else str(value)
 
 
 def plain_values(value: Any) -> Any:

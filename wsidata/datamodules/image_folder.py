@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule
+from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule, shared_arguments
 from wsidata.datamodules.checkpoint import plain
 from wsidata.datasets.loader import EpochLoader, WorkerStart
 from wsidata.datasets.photos import Normalization, PhotoDataset
@@ -176,18 +176,7 @@ class ImageFolderDataModule(SplitDataModule):
         decode_check: bool = False,
         unlisted: Unlisted = "warn",
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            worker_start=worker_start,
-            pin_memory=pin_memory,
-            predict_on=predict_on,
-            sampling=sampling,
-            stats=stats,
-            leaks=leaks,
-            leak_checks=leak_checks,
-            on_error=on_error,
-        )
+        super().__init__(**shared_arguments(locals()))
         self.image_size = None if image_size is None else check_size(image_size)
         self.resize_px = length_of_side(resize_px, self.image_size, train_transform is None or eval_transform is None)
         self.normalize, self.dtype = normalize, pixel_type(dtype, normalize)
@@ -203,13 +192,10 @@ class ImageFolderDataModule(SplitDataModule):
         self._sizes_follow_photos = self.image_size is None and (train_transform is None or eval_transform is None)
         self._train_transform = as_transform(train_transform or photo_train_transform(self.image_size))
         self._eval_transform = as_transform(eval_transform or photo_eval_transform(self.image_size))
-        # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
-        objects = {"table": table, "stats": stats, "label_names": label_names}
-        left_out = [name for name, value in objects.items() if isinstance(value, (pd.DataFrame, ChannelStats))]
         table, stats, label_names, split, image_dir, cache = map(
             plain, (table, stats, label_names, split, image_dir, cache)
         )
-        self.keep_arguments(["train_transform", "eval_transform", *left_out])
+        self.keep_arguments("train_transform", "eval_transform")
 
     def read_labels(self) -> LabelTable:
         """Read the table and every photo's header, and split."""

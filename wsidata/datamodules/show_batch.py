@@ -25,20 +25,9 @@ def draw_samples(
     path: str | Path | None = None,
     bands: Sequence[int] | None = None,
 ) -> Figure:
-    """Draw samples of one split, one class after the other.
+    """Draw samples of one split, one class after the other, with their masks unless it is "predict".
 
-    Args:
-        dataset: The split.
-        table: Its rows, with the columns `image_id`, `label` and `label_name`, and `mask` where there are masks.
-        part: Name of the split; masks are drawn unless it is "predict".
-        class_names: Names of the classes in a mask.
-        max_images: Number of samples, at most.
-        path: Where to save the figure; None saves nothing.
-        bands: Numbers of the channels to show: one as gray, three as red, green and blue. None: all, if they are one or
-            three.
-
-    Returns:
-        The figure.
+    For the arguments see `SplitDataModule.show_batch`; `table` has the split's rows.
 
     Raises:
         SplitError: if the split has no rows.

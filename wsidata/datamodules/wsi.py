@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule
+from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule, shared_arguments
 from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import (
     SlideSurvey,
@@ -37,7 +37,6 @@ from wsidata.splits.fingerprints import slide_thumbnail
 from wsidata.splits.leaks import LeakKind
 from wsidata.splits.make import SmallClasses
 from wsidata.splits.split_table import split_table
-from wsidata.splits.unreadable import without_skipped
 from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.find_slides import split_suffix
@@ -184,18 +183,7 @@ class WSIDataModule(SplitDataModule):
         lazy: bool = False,
         crop: Literal["tissue", "pack"] | TissueCrop | None = None,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            num_workers=num_workers,
-            worker_start=worker_start,
-            pin_memory=pin_memory,
-            predict_on=predict_on,
-            sampling=sampling,
-            stats=stats,
-            leaks=leaks,
-            leak_checks=leak_checks,
-            on_error=on_error,
-        )
+        super().__init__(**shared_arguments(locals()))
         self.resolution = one_resolution(
             level=level, mpp=mpp, magnification=magnification, downsample=downsample, max_side=max_side
         )
@@ -223,37 +211,22 @@ class WSIDataModule(SplitDataModule):
                     "rows. Leave lazy=True out; if slides are too large, read them coarser, or with crop='pack'."
                 )
             self._mask_classes = mask_classes(len(mask_class_names(class_names or ("?",))), mask_values)
-        # A checkpoint holds plain values only, so that it can be loaded with weights_only=True.
-        objects = {"table": table, "stats": stats, "crop": crop}
-        left_out = [
-            name for name, value in objects.items() if isinstance(value, (pd.DataFrame, ChannelStats, TissueCrop))
-        ]
         table, stats, split, image_dir, mask_dir = map(plain, (table, stats, split, image_dir, mask_dir))
         test_ids, val_ids = _without_suffix(test_ids), _without_suffix(val_ids)
-        self.keep_arguments(["train_transform", "eval_transform", *left_out])
+        self.keep_arguments("train_transform", "eval_transform")
 
     def read_labels(self) -> LabelTable:
         """Read the table and split it."""
-        hparams = self.hparams
-        labels = read_table(
-            self._table,
-            hparams["image_dir"],
-            image_column=hparams["image_column"],
-            label_column=hparams["label_column"],
-            target=hparams["target"],
-            class_names=hparams["class_names"],
-            mask_dir=hparams["mask_dir"],
-            group_column=hparams["group_column"],
-            site_column=hparams["site_column"],
-            split_column=hparams["split_column"],
-        )
-        return split_table(labels, self._split, hparams)
+        names = ["image_dir", "image_column", "label_column", "target", "class_names", "mask_dir"]
+        names += ["group_column", "site_column", "split_column"]
+        labels = read_table(self._table, **{name: self.hparams[name] for name in names})
+        return split_table(labels, self._split, self.hparams)
 
     def check(self) -> None:
         """Check every slide, and every mask, by its header."""
         if self.on_error == "skip":  # headers were read to find what is skipped
-            kept = self._survey.sizes["image_id"].isin(without_skipped(self.labels.frame, self.skipped)["image_id"])
-            sizes = self._survey.sizes[kept]
+            sizes = self._survey.sizes
+            sizes = sizes[sizes["image_id"].isin(self._kept["image_id"])]
         else:
             sizes = check_slides(self.labels.frame, self.resolution, self._options)
             if "mask" in self.labels.frame.columns:

@@ -148,12 +148,9 @@ class HubDataModule(SplitDataModule):
         )
         self._transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
         self.streaming, self._token = streaming, token
-        # A checkpoint holds plain values only, and no secret; and loggers refuse a second `streaming` beside that of
-        # models that stream.
-        left_out = ["train_transform", "eval_transform", "token", "streaming"]
-        left_out += ["stats"] if isinstance(stats, ChannelStats) else []
+        # A checkpoint holds no secret; and loggers refuse a second `streaming` beside that of models that stream.
         source, cache_dir, stats = map(plain, (source, cache_dir, stats))
-        self.keep_arguments(left_out)
+        self.keep_arguments("train_transform", "eval_transform", "token", "streaming")
 
     # -- what was published --------------------------------------------------------------------------------------------
 
