@@ -10,6 +10,8 @@ Conventions
       4443 / 2221 = 2.0005.
     * The output has round(level side / factor) pixels, at least 1; its mpp is exactly the requested one, so its last
       column and row may lie up to half an output pixel inside or outside the edge of the level.
+    * `levels` are those of one slide, in any order; `name` is its file name, for errors. An mpp or downsample is one
+      number for both axes, or (x, y).
 """
 
 from __future__ import annotations
@@ -84,12 +86,7 @@ class Resampling:
 
 
 def with_spacing(levels: Sequence[Level], mpp: tuple[float, float] | None) -> tuple[Level, ...]:
-    """The same levels with their mpp, computed from that of level 0.
-
-    Args:
-        levels: Levels of one slide.
-        mpp: um per pixel of level 0, (x, y), or None if unknown.
-    """
+    """The same levels with their mpp, computed from that of level 0; None if unknown."""
     return tuple(
         replace(level, mpp=None if mpp is None else (mpp[0] * level.downsample_x, mpp[1] * level.downsample_y))
         for level in levels
@@ -97,12 +94,7 @@ def with_spacing(levels: Sequence[Level], mpp: tuple[float, float] | None) -> tu
 
 
 def check_level(levels: Sequence[Level], level: int, name: str = "slide") -> Level:
-    """The level with an index.
-
-    Args:
-        levels: Levels of one slide.
-        level: Requested index. Negative ones do not count from the end.
-        name: The slide's file name, for the error.
+    """The level with an index. Negative ones do not count from the end.
 
     Raises:
         UnknownLevelError: listing the levels there are.
@@ -120,17 +112,7 @@ def check_level(levels: Sequence[Level], level: int, name: str = "slide") -> Lev
 def coarsest_level_for(
     levels: Sequence[Level], downsample_x: float, downsample_y: float, *, tolerance: float = TOLERANCE
 ) -> Level | None:
-    """The coarsest level that still holds the requested detail.
-
-    Args:
-        levels: Levels of one slide, in any order.
-        downsample_x: Level-0 pixels per output pixel along x.
-        downsample_y: The same along y.
-        tolerance: See `TOLERANCE`.
-
-    Returns:
-        The level, or None if even the finest is too coarse.
-    """
+    """The coarsest level that still holds the requested detail; None if even the finest is too coarse."""
     limit_x, limit_y = downsample_x * (1 + tolerance), downsample_y * (1 + tolerance)
     fine_enough = [level for level in levels if level.downsample_x <= limit_x and level.downsample_y <= limit_y]
     return max(fine_enough, key=lambda level: level.downsample, default=None)
@@ -154,14 +136,7 @@ def plan_downsample(
     name: str = "slide",
     requested: str | None = None,
 ) -> Resampling:
-    """Resampling to a number of level-0 pixels per output pixel.
-
-    Args:
-        levels: Levels of one slide.
-        downsample: Level-0 pixels per output pixel, for both axes or as (x, y).
-        tolerance: See `TOLERANCE`.
-        name: The slide's file name, for errors.
-        requested: The request as the caller made it, for errors.
+    """Resampling to a number of level-0 pixels per output pixel. Errors name what was `requested`.
 
     Raises:
         ResolutionUnavailableError: if level 0 is coarser than requested.
@@ -169,8 +144,8 @@ def plan_downsample(
     down_x, down_y = _pair(downsample, "downsample")
     level = coarsest_level_for(levels, down_x, down_y, tolerance=tolerance)
     if level is None:
-        finest = min(levels, key=lambda one: one.downsample)
-        spacing = "" if finest.mpp is None else f" ({finest.mpp[0]:.4g} x {finest.mpp[1]:.4g} um/px)"
+        base = _finest(levels).mpp
+        spacing = "" if base is None else f" ({base[0]:.4g} x {base[1]:.4g} um/px)"
         raise ResolutionUnavailableError(
             f"slide '{name}' cannot give {requested or f'downsample={downsample}'}: that is finer than its level 0"
             f"{spacing}, and enlarging would only invent detail. Ask for level=0 or something coarser."
@@ -186,14 +161,7 @@ def plan_mpp(
     name: str = "slide",
     checked: str = "",
 ) -> Resampling:
-    """Resampling to exactly this mpp.
-
-    Args:
-        levels: Levels of one slide, with their mpp.
-        mpp: um per output pixel, for both axes or as (x, y).
-        tolerance: See `TOLERANCE`.
-        name: The slide's file name, for errors.
-        checked: Where an mpp was looked for, for the error.
+    """Resampling to exactly this mpp. Errors name the places that were `checked` for that of the slide.
 
     Raises:
         SpacingUnknownError: if the levels have no mpp.
@@ -219,14 +187,7 @@ def plan_magnification(
     tolerance: float = TOLERANCE,
     name: str = "slide",
 ) -> Resampling:
-    """Resampling to an objective power.
-
-    Args:
-        levels: Levels of one slide.
-        magnification: Requested objective power, such as 5 or 20.
-        base_magnification: Objective power of level 0 by the metadata, or None.
-        tolerance: See `TOLERANCE`.
-        name: The slide's file name, for errors.
+    """Resampling to an objective power, from that of level 0 by the metadata.
 
     Raises:
         SpacingUnknownError: if the power of level 0 is unknown. It is not guessed from the mpp: 0.25 um/px is called
