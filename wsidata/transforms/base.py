@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from wsidata.utils.rectangle import Rectangle
 
-Picture: TypeAlias = Any
+ImageLike: TypeAlias = Any
 """A `pyvips.Image` (lazy), an (H, W, C) `numpy.ndarray`, or a (C, H, W) `torch.Tensor`.
 
 Only a pyvips image can go on to another transform."""
@@ -102,7 +102,7 @@ class Operation(ABC):
         Raises:
             TransformError: for an unknown operation or value.
         """
-        values = {name: _frozen(value) for name, value in content.items() if name != "operation"}
+        values = {name: as_tuples(value) for name, value in content.items() if name != "operation"}
         name = content.get("operation")
         if name not in Operation.known:
             raise TransformError(f"operation {name!r} is not known. Known are {', '.join(sorted(Operation.known))}.")
@@ -127,7 +127,7 @@ class Sample:
         mask_fill: The same in masks.
     """
 
-    image: Picture
+    image: ImageLike
     masks: tuple[pyvips.Image, ...] = ()
     points: Points | None = None
     operations: tuple[Operation, ...] = ()
@@ -149,7 +149,7 @@ class Sample:
         masks = tuple(operation.mask(mask) for mask in self.masks)
         return self.with_image(operation.image(self.image), operation, masks=masks, points=points)
 
-    def with_image(self, image: Picture, operation: Operation, **others: Any) -> Sample:
+    def with_image(self, image: ImageLike, operation: Operation, **others: Any) -> Sample:
         """This sample with another image, the result of an operation."""
         start = self.start or describe(self.image)
         return replace(self, image=image, operations=(*self.operations, operation), start=start, **others)
@@ -198,7 +198,7 @@ class Transform(ABC):
         for mask in sample.masks:
             if (mask.width, mask.height) != size:
                 raise TransformError(
-                    f"a mask is {mask.width} x {mask.height} pixels and its picture {size[0]} x {size[1]}. "
+                    f"a mask is {mask.width} x {mask.height} pixels and its image {size[0]} x {size[1]}. "
                     "Read both at the same resolution."
                 )
         points = sample.points
@@ -210,7 +210,7 @@ class Transform(ABC):
             rng = np.random.default_rng(int(torch.randint(2**62, ()).item()))
         return self.step(sample, rng)
 
-    def __call__(self, image: pyvips.Image, rng: np.random.Generator | None = None) -> Picture:
+    def __call__(self, image: pyvips.Image, rng: np.random.Generator | None = None) -> ImageLike:
         """Transform an image alone; see `run`."""
         return self.run(Sample(image), rng).image
 
@@ -233,7 +233,7 @@ def warn_if_costly(name: str, cost: float, image: pyvips.Image) -> None:
     if cost > COSTLY and image.width * image.height >= GIGAPIXEL_PX:
         warnings.warn(
             f"{name} on {image.width} x {image.height} pixels costs about {cost:.0f} times the decoding of the "
-            "picture. Crop first, read at a coarser spacing, or leave it out.",
+            "image. Crop first, read at a coarser spacing, or leave it out.",
             GigapixelWarning,
             stacklevel=5,
         )
@@ -282,14 +282,14 @@ def require(image: pyvips.Image, name: str, *, bands: int | None = None) -> int:
     largest = {"uchar": 255, "ushort": 65535}.get(image.format)
     if largest is None:
         raise TransformError(
-            f"{name} needs an 8- or 16-bit picture (uchar, ushort), and this one is '{image.format}'. "
+            f"{name} needs an 8- or 16-bit image (uchar, ushort), and this one is '{image.format}'. "
             "Put it before steps that make floats."
         )
     if bands is not None and image.bands != bands:
-        raise TransformError(f"{name} needs a picture of {bands} channels, and this one has {image.bands}.")
+        raise TransformError(f"{name} needs an image of {bands} channels, and this one has {image.bands}.")
     return largest
 
 
-def _frozen(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """Lists as tuples, at any depth."""
-    return tuple(_frozen(one) for one in value) if isinstance(value, (list, tuple)) else value
+    return tuple(as_tuples(one) for one in value) if isinstance(value, (list, tuple)) else value

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from wsidata.transforms.adapters.functions import ForeignCall, as_foreign
@@ -19,11 +18,6 @@ from wsidata.transforms.color import stain, stain_normalize, tone
 from wsidata.transforms.geometry import affine, crop, dropout, elastic
 
 VERSION = 1
-MODULES = (
-    *("color.stain", "color.stain_normalize", "color.tone"),
-    *("geometry.affine", "geometry.crop", "geometry.dropout", "geometry.elastic"),
-)
-"""Where operations are defined. They are known once their module is imported, and a record may hold any of them."""
 
 _OPERATIONS = (affine, crop, dropout, elastic, stain, stain_normalize, tone)
 """Modules whose operations a record may hold; importing them makes these known to `Operation.from_plain`."""
@@ -68,8 +62,6 @@ class Record:
             ) from error
         if version != VERSION:
             raise TransformError(f"the record is of version {version}, and {VERSION} is known. Update slidestream.")
-        for module in MODULES:
-            import_module(f"wsidata.transforms.{module}")
         return cls((width, height, bands, number_format), tuple(Operation.from_plain(one) for one in operations))
 
     def replay(self, sample: Sample, foreign: Sequence[Any] = ()) -> Sample:
@@ -85,7 +77,7 @@ class Record:
         """
         if describe(sample.image) != self.start:
             raise TransformError(
-                f"the record belongs to a picture of (width, height, bands, format) {self.start}, and this one is "
+                f"the record belongs to an image of (width, height, bands, format) {self.start}, and this one is "
                 f"{describe(sample.image)}. Read it at the resolution it had."
             )
         functions = iter(foreign)

@@ -177,7 +177,7 @@ def test_channels_by_number_with_other_names_are_warned_of(panels):
 def test_transforms_for_colours_are_refused_by_name(panels):
     dm = module(panels, train_transform=StainJitter())
     dm.setup("fit")
-    with pytest.raises(Exception, match="StainJitter needs a picture of 3 channels, and this one has 2") as caught:
+    with pytest.raises(Exception, match="StainJitter needs an image of 3 channels, and this one has 2") as caught:
         dm.datasets["train"][0]
     assert isinstance(caught.value.__cause__, TransformError)
     with pytest.raises(ValueError, match="apply_icc=True is for RGB slides"):

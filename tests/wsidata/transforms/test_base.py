@@ -28,7 +28,7 @@ def black(side):
 
 
 def test_masks_of_another_size_are_refused():
-    with pytest.raises(TransformError, match=r"a mask is 5 x 6 pixels and its picture 9 x 9"):
+    with pytest.raises(TransformError, match=r"a mask is 5 x 6 pixels and its image 9 x 9"):
         RandomD4().run(Sample(black(9), (pyvips.Image.black(5, 6),)))
 
 

@@ -91,7 +91,7 @@ def test_white_is_the_white_of_the_number_format(dtype, white):
 
 
 def test_unknown_white_is_refused():
-    with pytest.raises(TransformError, match=r"white is not known for a 'int' picture. Pass fill="):
+    with pytest.raises(TransformError, match=r"white is not known for a 'int' image. Pass fill="):
         CropOrPad(9)(picture(dtype=np.int32)[0])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyvips
 
 from wsidata.transforms.base import TransformError
@@ -19,7 +20,7 @@ REFUSED = {
     "RandomRotate90": ("raises IndexError in a quarter of its calls", "wsidata.transforms.RandomRotate90()"),
     "Transpose": ("rotates by 90 degrees instead of transposing", "wsidata.transforms.RandomD4()"),
     "ElasticTransform": (
-        "mixes degrees and radians, shifts the picture, and moves masks otherwise",
+        "mixes degrees and radians, shifts the image, and moves masks otherwise",
         "wsidata.transforms.Elastic(alpha_px=..., cell_px=...)",
     ),
     "AdvancedBlur": (
@@ -38,7 +39,7 @@ REFUSED = {
 """Broken members of albumentationsxl 0.1.2: the fault, and a replacement."""
 
 _ONLY_BEFORE_FLOAT = {
-    **dict.fromkeys(("HueSaturationValue", "HEDShift", "Sharpen"), "gives a black picture"),
+    **dict.fromkeys(("HueSaturationValue", "HEDShift", "Sharpen"), "gives a black image"),
     **dict.fromkeys(("CropOrPad", "PadIfNeeded", "Affine", "Rotate", "CoarseDropout"), "fills with 255"),
 }
 """Members that take a float image without an error and treat it as if it were 0..255."""
@@ -76,7 +77,7 @@ def check_pipeline(pipeline: Any) -> None:
         is_float = is_float or "ToDtype" in names
 
 
-def check_picture(pipeline: Any, image: pyvips.Image) -> None:
+def check_image(pipeline: Any, image: pyvips.Image) -> None:
     """Raise for an image on which a member of the pipeline would be wrong.
 
     Raises:
@@ -84,22 +85,22 @@ def check_picture(pipeline: Any, image: pyvips.Image) -> None:
     """
     if image.format != "uchar":
         raise TransformError(
-            f"albumentationsxl is right on 8-bit pictures only, and this one is '{image.format}'. "
+            f"albumentationsxl is right on 8-bit images only, and this one is '{image.format}'. "
             "Put the pipeline before steps that change the number format, or use wsidata.transforms."
         )
     if image.bands not in (1, 3):
         raise TransformError(
-            f"albumentationsxl is right on gray and RGB pictures only, and this one has {image.bands} channels. "
+            f"albumentationsxl is right on gray and RGB images only, and this one has {image.bands} channels. "
             "Use wsidata.transforms."
         )
     resized = False
     for member in members_of(pipeline):
         names = names_of(member)
         if image.bands != 3 and (wrong := sorted(names & _ONLY_RGB)):
-            raise TransformError(f"albumentationsxl.{wrong[0]} needs 3 channels, and this picture has {image.bands}.")
+            raise TransformError(f"albumentationsxl.{wrong[0]} needs 3 channels, and this image has {image.bands}.")
         if "RandomCrop" in names and not resized and (image.height < member.height or image.width < member.width):
             raise TransformError(
-                f"albumentationsxl.RandomCrop({member.height}, {member.width}) of a picture of {image.height} x "
+                f"albumentationsxl.RandomCrop({member.height}, {member.width}) of an image of {image.height} x "
                 f"{image.width} would give a smaller one without saying so. Use "
                 "wsidata.transforms.CropOrPad(..., position='random'), which pads."
             )
@@ -122,7 +123,7 @@ def _check_arguments(member: Any, names: set[str]) -> None:
     """Raise for arguments with which a member goes wrong."""
     if "Rotate" in names and getattr(member, "crop_border", False):
         raise TransformError(
-            "albumentationsxl.Rotate(crop_border=True) leaves up to half of the picture as background (release 0.1.2). "
+            "albumentationsxl.Rotate(crop_border=True) leaves up to half of the image as background (release 0.1.2). "
             "Use A.Rotate(...) followed by A.CropOrPad(...), or wsidata.transforms.RandomAffine(degrees=...)."
         )
     if "PadIfNeeded" in names and getattr(member, "value", 0) is None:
@@ -134,10 +135,10 @@ def _check_arguments(member: Any, names: set[str]) -> None:
         )
     if "GaussianBlur" in names and getattr(member, "min_amplitude", 0.2) < 0.2:
         raise TransformError(
-            "albumentationsxl.GaussianBlur with min_amplitude below 0.2 changes the brightness of the picture. "
+            "albumentationsxl.GaussianBlur with min_amplitude below 0.2 changes the brightness of the image. "
             "Use wsidata.transforms.Blur(sigma_px=...), which is exact."
         )
-    if "HueSaturationValue" in names and any(_limits(member, "hue_shift_limit")):
+    if "HueSaturationValue" in names and np.any(getattr(member, "hue_shift_limit", 0)):
         raise TransformError(
             "albumentationsxl.HueSaturationValue clips the hue at red, just where eosin is, instead of going on to "
             "violet (release 0.1.2). Pass hue_shift_limit=0, or use wsidata.transforms.StainJitter() or "
@@ -145,14 +146,9 @@ def _check_arguments(member: Any, names: set[str]) -> None:
         )
     if "RandomBrightnessContrast" in names and not getattr(member, "brightness_by_max", True):
         raise TransformError(
-            "albumentationsxl.RandomBrightnessContrast(brightness_by_max=False) decodes the whole picture once more to "
+            "albumentationsxl.RandomBrightnessContrast(brightness_by_max=False) decodes the whole image once more to "
             "average it, and is off by a factor. Leave brightness_by_max=True, or use wsidata.transforms.ToneJitter()."
         )
-
-
-def _limits(member: Any, name: str) -> tuple[float, ...]:
-    value = getattr(member, name, 0)
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
 def members_of(pipeline: Any) -> Iterator[Any]:

@@ -19,12 +19,12 @@ import numpy as np
 import pyvips
 import torch
 
-from wsidata.transforms.adapters.albumentations_xl import check_picture, check_pipeline, names_of, slowest_member
+from wsidata.transforms.adapters.albumentations_xl import check_image, check_pipeline, names_of, slowest_member
 from wsidata.transforms.base import (
     GIGAPIXEL_PX,
     GigapixelWarning,
+    ImageLike,
     Operation,
-    Picture,
     Sample,
     Transform,
     TransformError,
@@ -100,7 +100,7 @@ class FunctionTransform(Foreign):
     """
 
     def __init__(
-        self, function: Callable[[pyvips.Image], Picture], colors_only: bool = False, *, colours_only: bool = False
+        self, function: Callable[[pyvips.Image], ImageLike], colors_only: bool = False, *, colours_only: bool = False
     ) -> None:
         self.function = function
         self.colors_only = colors_only or colours_only
@@ -118,14 +118,14 @@ class FunctionTransform(Foreign):
         """
         if (sample.masks or sample.points is not None) and not self.colors_only:
             raise TransformError(
-                f"'{self.name}' changes the picture, and its masks and points would stay. If it moves no pixel, pass "
+                f"'{self.name}' changes the image, and its masks and points would stay. If it moves no pixel, pass "
                 "FunctionTransform(function, colors_only=True); else build it of wsidata.transforms."
             )
         with seeded_globals(np.random.default_rng(operation.seed)):
             image = self.function(sample.image)
         _warn_if_materialized(self.name, sample.image, image)
         if self.colors_only and isinstance(image, pyvips.Image) and describe(image)[:2] != describe(sample.image)[:2]:
-            raise TransformError(f"'{self.name}' has colors_only=True, and yet it changed the picture's size.")
+            raise TransformError(f"'{self.name}' has colors_only=True, and yet it changed the image's size.")
         return sample.with_image(image, operation)
 
 
@@ -156,7 +156,7 @@ class AlbumentationsXL(Foreign):
         Raises:
             TransformError: for an image on which a member would be wrong, or points.
         """
-        check_picture(self.pipeline, sample.image)
+        check_image(self.pipeline, sample.image)
         warn_if_costly(*slowest_member(self.pipeline), sample.image)
         if sample.points is not None:
             raise TransformError("albumentationsxl moves points wrongly or not at all. Use wsidata.transforms instead.")
@@ -205,12 +205,12 @@ def as_foreign(transform: Any) -> Foreign:
     )
 
 
-def _warn_if_materialized(name: str, before: pyvips.Image, after: Picture) -> None:
+def _warn_if_materialized(name: str, before: pyvips.Image, after: ImageLike) -> None:
     if isinstance(after, pyvips.Image) or before.width * before.height < GIGAPIXEL_PX:
         return
     gigabytes = getattr(after, "nbytes", 0) / 1e9
     warnings.warn(
-        f"'{name}' made a {type(after).__name__} of {gigabytes:.1f} GB of a picture of {before.width} x "
+        f"'{name}' made a {type(after).__name__} of {gigabytes:.1f} GB of an image of {before.width} x "
         f"{before.height} pixels, which holds all of it in memory. Return a pyvips image, which stays lazy.",
         GigapixelWarning,
         stacklevel=4,

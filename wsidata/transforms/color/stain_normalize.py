@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.transforms.base import Operation, Transform, TransformError, require, same_window
+from wsidata.transforms.base import Operation, Transform, TransformError, as_tuples, require, same_window
 from wsidata.transforms.color.stain import (
     TISSUE_DENSITY,
     DensityMap,
@@ -50,7 +50,7 @@ LAB_FROM_LMS = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array([[1.0, 1, 1], [1,
 """Reinhard et al., equation 6, on logarithms of LMS."""
 
 
-class BlankPictureError(TransformError):
+class BlankImageError(TransformError):
     """An image has too little stained tissue to fit its stains."""
 
 
@@ -69,7 +69,7 @@ class _Fit:
             TransformError: if it is something else.
         """
         try:
-            return cls(**{name: _tuples(value) for name, value in json.loads(text).items()})
+            return cls(**{name: as_tuples(value) for name, value in json.loads(text).items()})
         except (ValueError, TypeError, AttributeError) as error:
             raise TransformError(f"this is no JSON of a {cls.__name__} ({error}). Write it with to_json().") from error
 
@@ -117,7 +117,7 @@ def fit_macenko(image: pyvips.Image) -> StainFit:
         image: 3 bands of 8 or 16 bits.
 
     Raises:
-        BlankPictureError: if there are not enough tissue pixels.
+        BlankImageError: if there are not enough tissue pixels.
     """
     require(image, "fit_macenko", bands=3)
     density = density_of(sample_pixels(image))
@@ -132,7 +132,7 @@ def fit_macenko(image: pyvips.Image) -> StainFit:
     amounts = np.linalg.lstsq(np.stack([haematoxylin, eosin], axis=1), density.T, rcond=None)[0]
     strongest = np.percentile(amounts, 99, axis=1)
     if variances[1] < _LEAST_VARIANCE or not (strongest > 0).all():
-        raise BlankPictureError("the picture has one stain only, and Macenko's method needs two. Pass on_blank='keep'.")
+        raise BlankImageError("the image has one stain only, and Macenko's method needs two. Pass on_blank='keep'.")
     return StainFit(as_vector(haematoxylin), as_vector(eosin), (float(strongest[0]), float(strongest[1])))
 
 
@@ -143,7 +143,7 @@ def fit_reinhard(image: pyvips.Image) -> ColorFit:
         image: 3 bands of 8 or 16 bits.
 
     Raises:
-        BlankPictureError: if there are not enough tissue pixels.
+        BlankImageError: if there are not enough tissue pixels.
     """
     require(image, "fit_reinhard", bands=3)
     density = density_of(sample_pixels(image))
@@ -151,7 +151,7 @@ def fit_reinhard(image: pyvips.Image) -> ColorFit:
     lab = np.log(np.exp(-density) @ LMS_FROM_RGB.T) @ LAB_FROM_LMS.T
     std = lab.std(axis=0)
     if not (std**2 > _LEAST_VARIANCE).all():
-        raise BlankPictureError("the picture's tissue has one color only. Pass on_blank='keep'.")
+        raise BlankImageError("the image's tissue has one color only. Pass on_blank='keep'.")
     return ColorFit(as_vector(lab.mean(axis=0)), as_vector(std))
 
 
@@ -219,7 +219,7 @@ class MacenkoNormalize(Transform):
         """Fit the image's own stains."""
         try:
             own = fit_macenko(image)
-        except BlankPictureError:
+        except BlankImageError:
             if self.on_blank == "raise":
                 raise
             return None
@@ -246,7 +246,7 @@ class ReinhardNormalize(Transform):
         """Fit the image's own colors."""
         try:
             own = fit_reinhard(image)
-        except BlankPictureError:
+        except BlankImageError:
             if self.on_blank == "raise":
                 raise
             return None
@@ -266,17 +266,14 @@ def _vips(matrix: NDArray[np.float64]) -> pyvips.Image:
 
 def _enough(density: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(density) < LEAST_TISSUE_PX:
-        raise BlankPictureError(
+        raise BlankImageError(
             f"of the pixels looked at, {len(density)} are stained, and at least {LEAST_TISSUE_PX} are needed to say "
-            "what the stains are. Leave blank pictures out (crop='tissue'), or pass on_blank='keep'."
+            "what the stains are. Leave blank images out (crop='tissue'), or pass on_blank='keep'."
         )
     return density
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
 
 
 MacenkoNormalise = MacenkoNormalize
 ReinhardNormalise = ReinhardNormalize
 ColourFit = ColorFit
+BlankPictureError = BlankImageError

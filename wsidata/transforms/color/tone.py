@@ -107,7 +107,7 @@ class ToneJitter(Transform):
         self.contrast = check_limit("contrast", contrast)
         self.gamma = check_limit("gamma", gamma)
         if self.contrast >= 1:
-            raise TransformError(f"contrast={contrast} must be below 1: the picture would be turned negative.")
+            raise TransformError(f"contrast={contrast} must be below 1: the image would be turned negative.")
         self.per_band = per_band
         self.p = check_probability(p)
 

@@ -186,7 +186,7 @@ class RandomResizedCrop(Transform):
         self.area = check_range("area", area, 1e-4)
         self.shape = check_range("shape", shape, 0.01)
         if self.area[1] > 1:
-            raise TransformError(f"area={area} is a share of the picture, at most 1.")
+            raise TransformError(f"area={area} is a share of the image, at most 1.")
         self.probability = check_probability(p)
 
     def draw(self, image: pyvips.Image, rng: np.random.Generator) -> ResizedWindow:
@@ -237,5 +237,5 @@ def white_of(image: pyvips.Image, fill: float | None) -> float:
     if fill is not None:
         return fill
     if image.format not in _WHITE:
-        raise TransformError(f"white is not known for a '{image.format}' picture. Pass fill=.")
+        raise TransformError(f"white is not known for a '{image.format}' image. Pass fill=.")
     return _WHITE[image.format]

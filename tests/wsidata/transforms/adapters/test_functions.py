@@ -90,10 +90,10 @@ def test_refusals_hold_for_subclasses_and_inside_our_compose():
 @pytest.mark.parametrize(
     ("member", "message"),
     [
-        (A.Rotate(crop_border=True), "crop_border=True.*half of the picture"),
+        (A.Rotate(crop_border=True), "crop_border=True.*half of the image"),
         (A.PadIfNeeded(64, 64), r"without value=. Pass value=\[255, 255, 255\]"),
         (A.GaussianBlur(min_amplitude=0.01), "changes the brightness.*wsidata.transforms.Blur"),
-        (A.RandomBrightnessContrast(brightness_by_max=False), "decodes the whole picture once more"),
+        (A.RandomBrightnessContrast(brightness_by_max=False), "decodes the whole image once more"),
         (A.Normalize(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)), "works with lists only"),
     ],
 )
@@ -157,12 +157,12 @@ def test_points_are_refused_by_albumentationsxl(image):
 
 def test_functions_keep_masks_only_if_they_move_no_pixel(image):
     sample = Sample(image, (image.extract_band(0),))
-    with pytest.raises(TransformError, match="'darker' changes the picture, and its masks and points would stay"):
+    with pytest.raises(TransformError, match="'darker' changes the image, and its masks and points would stay"):
         as_transform(darker).run(sample)
     changed = FunctionTransform(darker, colours_only=True).run(sample)
     assert changed.masks == sample.masks
     np.testing.assert_array_equal(changed.image.numpy(), image.numpy() // 2)
-    with pytest.raises(TransformError, match="colors_only=True, and yet it changed the picture's size"):
+    with pytest.raises(TransformError, match="colors_only=True, and yet it changed the image's size"):
         FunctionTransform(pyvips.Image.rot90, colors_only=True)(image.crop(0, 0, 10, 20))
 
 
@@ -172,11 +172,11 @@ def darker(picture):
 
 def test_pictures_on_which_a_member_is_wrong_are_refused(image):
     grey = image.extract_band(0)
-    with pytest.raises(TransformError, match=r"albumentationsxl.HEDShift needs 3 channels, and this picture has 1"):
+    with pytest.raises(TransformError, match=r"albumentationsxl.HEDShift needs 3 channels, and this image has 1"):
         as_transform(A.Compose([A.Flip(), A.HEDShift()]))(grey)
-    with pytest.raises(TransformError, match="gray and RGB pictures only, and this one has 4"):
+    with pytest.raises(TransformError, match="gray and RGB images only, and this one has 4"):
         as_transform(A.Flip(p=1))(image.bandjoin(grey))
-    with pytest.raises(TransformError, match=r"RandomCrop\(64, 40\) of a picture of 48 x 48.*position='random'"):
+    with pytest.raises(TransformError, match=r"RandomCrop\(64, 40\) of an image of 48 x 48.*position='random'"):
         as_transform(A.Compose([A.Flip(), A.RandomCrop(64, 40)]))(image)
     assert as_transform(A.Compose([A.CropOrPad(80, 80), A.RandomCrop(64, 40)]))(image).height == 64
     assert as_transform(A.Flip(p=1))(grey).bands == 1

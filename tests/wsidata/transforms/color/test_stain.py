@@ -93,12 +93,12 @@ def test_draws_stay_in_their_ranges(tissue):
 
 @pytest.mark.parametrize("pixels", [np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)])
 def test_other_than_rgb_is_refused(pixels):
-    with pytest.raises(TransformError, match="StainJitter needs a picture of 3 channels"):
+    with pytest.raises(TransformError, match="StainJitter needs an image of 3 channels"):
         StainJitter()(vips(pixels), np.random.default_rng(0))
 
 
 def test_floats_are_refused():
-    with pytest.raises(TransformError, match="needs an 8- or 16-bit picture"):
+    with pytest.raises(TransformError, match="needs an 8- or 16-bit image"):
         DensityMap(((1, 0, 0), (0, 1, 0), (0, 0, 1)), (0, 0, 0)).image(vips(np.zeros((4, 4, 3), np.float32)))
 
 

@@ -7,7 +7,7 @@ from wsidata.transforms.color.stain import stain_map
 from wsidata.transforms.color.stain_normalize import (
     BLOCK_PX,
     MACENKO_REFERENCE,
-    BlankPictureError,
+    BlankImageError,
     ColorFit,
     MacenkoNormalize,
     ReinhardNormalize,
@@ -125,7 +125,7 @@ def test_depth_of_pixels_does_not_change_the_fit(tissue):
 @pytest.mark.parametrize("make", [MacenkoNormalize, lambda **o: ReinhardNormalize(ColorFit((0, 0, 0), (1, 1, 1)), **o)])
 def test_blank_pictures_are_refused_or_kept(make):
     blank = np.full((64, 64, 3), 240, np.uint8)
-    with pytest.raises(BlankPictureError, match=r"0 are stained, and at least 500 .*pass on_blank='keep'"):
+    with pytest.raises(BlankImageError, match=r"0 are stained, and at least 500 .*pass on_blank='keep'"):
         make()(vips(blank))
     np.testing.assert_array_equal(make(on_blank="keep")(vips(blank)).numpy(), blank)
     with pytest.raises(TransformError, match="on_blank='skip' is not one of raise, keep"):
@@ -134,9 +134,9 @@ def test_blank_pictures_are_refused_or_kept(make):
 
 def test_one_colour_is_not_two_stains():
     flat = np.full((64, 64, 3), (200, 100, 150), np.uint8)
-    with pytest.raises(BlankPictureError, match="one color only"):
+    with pytest.raises(BlankImageError, match="one color only"):
         fit_reinhard(vips(flat))
-    with pytest.raises(BlankPictureError, match="one stain only"):
+    with pytest.raises(BlankImageError, match="one stain only"):
         fit_macenko(vips(flat))
 
 

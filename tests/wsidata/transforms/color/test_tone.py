@@ -87,7 +87,7 @@ def test_no_blur_is_the_picture_itself():
 
 def test_colours_leave_the_alpha_of_nothing_and_floats_are_refused():
     for transform in (ToneJitter(), Blur()):
-        with pytest.raises(TransformError, match=f"{type(transform).__name__} needs an 8- or 16-bit picture.*'float'"):
+        with pytest.raises(TransformError, match=f"{type(transform).__name__} needs an 8- or 16-bit image.*'float'"):
             transform(vips(np.zeros((4, 4, 3), np.float32)), np.random.default_rng(0))
 
 
