@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,26 +33,8 @@ class ChannelNamesWarning(UserWarning):
     """Channels chosen by number have other names on other slides."""
 
 
-@dataclass(frozen=True)
-class SlideSurvey:
-    """Facts from the headers of all slides.
-
-    Attributes:
-        sizes: A row per slide that can be read: `image_id`; `height_px` and `width_px` at the resolution; `samples`
-            ("uchar", "ushort" or "float"); `channels`, the names of its bands.
-        problems: Reasons why the others cannot be read, by `image_id`.
-    """
-
-    sizes: pd.DataFrame
-    problems: dict[str, str]
-
-
 def one_resolution(**arguments: float | None) -> Resolution:
-    """The resolution, which must be given by exactly one argument.
-
-    Raises:
-        ValueError: if there is none, or more than one.
-    """
+    """The resolution, which must be given by exactly one argument."""
     given = {name: value for name, value in arguments.items() if value is not None}
     if len(given) != 1:
         got = ", ".join(f"{name}={value}" for name, value in given.items()) or "none"
@@ -64,13 +45,14 @@ def one_resolution(**arguments: float | None) -> Resolution:
     return Resolution.of(given)
 
 
-def survey_slides(table: pd.DataFrame, resolution: Mapping[str, Any], options: SlideOptions = AS_STORED) -> SlideSurvey:
-    """Open every slide and plan how it is read.
+def survey_slides(
+    table: pd.DataFrame, resolution: Mapping[str, Any], options: SlideOptions = AS_STORED
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Open every slide of a table (columns `image_id` and `path`) and plan how it is read.
 
-    Args:
-        table: Slides, with the columns `image_id` and `path`.
-        resolution: The resolution to read at.
-        options: How slides are opened.
+    Returns:
+        A row per slide that can be read: `image_id`; `height_px` and `width_px` at the resolution; `samples` ("uchar",
+        "ushort" or "float"); `channels`, the names of its bands. And why the others cannot, by `image_id`.
     """
     problems: dict[str, str] = {}
     rows: list[tuple[Any, ...]] = []
@@ -82,35 +64,24 @@ def survey_slides(table: pd.DataFrame, resolution: Mapping[str, Any], options: S
         except (SlideError, OSError, pyvips.Error, ValueError) as error:
             problems[image_id] = f"{path}: {type(error).__name__}: {error}"
     columns = ["image_id", "height_px", "width_px", "samples", "channels"]
-    return SlideSurvey(pd.DataFrame(rows, columns=columns), problems)
+    return pd.DataFrame(rows, columns=columns), problems
 
 
 def check_slides(table: pd.DataFrame, resolution: Mapping[str, Any], options: SlideOptions = AS_STORED) -> pd.DataFrame:
-    """The `sizes` of `survey_slides`, if all slides can be read.
-
-    Raises:
-        SlideCheckError: naming every slide that cannot be opened, or lacks the level, the mpp or a channel.
-    """
+    """The rows of `survey_slides`; raises `SlideCheckError` naming every slide that cannot be read as requested."""
     requested = Resolution.of(resolution)
-    survey = survey_slides(table, requested, options)
-    if survey.problems:
+    sizes, problems = survey_slides(table, requested, options)
+    if problems:
         remedy = (
             "Repair or replace these files, take them out of the table, choose another resolution, or go on without "
             "them with on_error='skip'."
         )
-        raise SlideCheckError(describe_problems(f"slides read at {requested}", list(survey.problems.values()), remedy))
-    return survey.sizes
+        raise SlideCheckError(describe_problems(f"slides read at {requested}", list(problems.values()), remedy))
+    return sizes
 
 
 def check_one_kind(sizes: pd.DataFrame, dtype: DType) -> None:
-    """Check that samples are of one type on all slides, and one that batches can hold.
-
-    Args:
-        sizes: From `survey_slides`.
-        dtype: Requested type of batches.
-
-    Raises:
-        SlideCheckError: naming a slide of each type, and what to pass.
+    """Check that samples are of one type on all slides, and one that batches of `dtype` can hold.
 
     Warns:
         ChannelNamesWarning: if bands of one number have different names.
@@ -137,14 +108,7 @@ def check_statistics(
 ) -> None:
     """Check that statistics are of the same number of channels, resolution and crop as the slides.
 
-    Args:
-        stats: The statistics. Without a resolution they are the user's own, of anything.
-        resolution: The resolution slides are read at.
-        crop: The crop they are read with.
-        channels: Channels that are read.
-
-    Raises:
-        SlideCheckError: saying how they differ.
+    Those without a resolution are the user's own, of anything.
     """
     if len(stats.mean) != len(channels):
         raise SlideCheckError(
@@ -175,11 +139,7 @@ def _warn_of_other_names(sizes: pd.DataFrame) -> None:
 
 
 def check_batchable(sizes: pd.DataFrame, batch_size: int) -> None:
-    """Check that slides form batches when they are rotated, but neither cropped nor padded.
-
-    Raises:
-        SlideCheckError: naming two slides.
-    """
+    """Check that slides form batches when they are rotated, but neither cropped nor padded."""
     if batch_size == 1 or sizes.empty:
         return
     first = sizes.iloc[0]

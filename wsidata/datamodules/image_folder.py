@@ -274,11 +274,7 @@ class ImageFolderDataModule(SplitDataModule):
 def length_of_side(
     resize_px: int | Literal["auto"] | None, image_size: tuple[int, int] | None, crops: bool
 ) -> int | None:
-    """Length of the shorter side that photos are resized to; None: as they are.
-
-    Raises:
-        ValueError: if it is no length, or each crop would be padded.
-    """
+    """Length of the shorter side that photos are resized to; None: as they are."""
     if resize_px == "auto":
         return auto_resize_px(image_size)
     if resize_px is not None and (not isinstance(resize_px, int) or resize_px < 1):
@@ -303,11 +299,7 @@ def check_one_size(sizes: Mapping[str, tuple[int, int]]) -> None:
 
 
 def pixel_type(dtype: Literal["uint8", "float"] | None, normalize: str | None) -> DType:
-    """Data type of the batches.
-
-    Raises:
-        ValueError: for an unknown choice, or normalized bytes.
-    """
+    """Data type of the batches; normalized ones are floats."""
     check_choice("normalize", normalize, ("stats", "imagenet", None))
     check_choice("dtype", dtype, ("uint8", "float", None))
     if dtype == "uint8" and normalize is not None:
@@ -316,11 +308,7 @@ def pixel_type(dtype: Literal["uint8", "float"] | None, normalize: str | None) -
 
 
 def _decoded_cache(cache: int | str | Path | None, num_workers: int) -> DecodedCache | None:
-    """The cache of decoded photos; workers of a loader share its memory.
-
-    Raises:
-        ValueError: if the memory is 0 or less.
-    """
+    """The cache of decoded photos; workers of a loader share its memory."""
     if cache is None:
         return None
     if isinstance(cache, int) and cache < 1:

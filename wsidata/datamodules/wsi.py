@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule, shared_arguments
 from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import (
-    SlideSurvey,
     check_batchable,
     check_one_kind,
     check_slides,
@@ -225,7 +224,7 @@ class WSIDataModule(SplitDataModule):
     def check(self) -> None:
         """Check every slide, and every mask, by its header."""
         if self.on_error == "skip":  # headers were read to find what is skipped
-            sizes = self._survey.sizes
+            sizes, _ = self._survey
             sizes = sizes[sizes["image_id"].isin(self._kept["image_id"])]
         else:
             sizes = check_slides(self.labels.frame, self.resolution, self._options)
@@ -247,10 +246,10 @@ class WSIDataModule(SplitDataModule):
         """Slides, and masks, that cannot be read as requested."""
         frame = self.labels.frame
         masks = mask_problems(frame, self._options) if "mask" in frame.columns else {}
-        return masks | self._survey.problems
+        return masks | self._survey[1]
 
     @cached_property
-    def _survey(self) -> SlideSurvey:
+    def _survey(self) -> tuple[pd.DataFrame, dict[str, str]]:
         return survey_slides(self.labels.frame, self.resolution, self._options)
 
     def leak_thumbnail(self, path: str) -> NDArray[np.float64]:

@@ -12,7 +12,6 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
@@ -108,11 +107,7 @@ class EpochLoader(DataLoader[Any]):
 
 
 def check_worker_start(requested: str | None) -> WorkerStart:
-    """The start method of worker processes.
-
-    Raises:
-        ValueError: if `requested` is "fork", unknown, or not available on this system.
-    """
+    """The start method of worker processes, if this system has it; "fork" is an error."""
     offered: list[WorkerStart] = [
         name for name in ("forkserver", "spawn") if name in multiprocessing.get_all_start_methods()
     ]
@@ -162,10 +157,7 @@ def batch_images(images: Sequence[Any]) -> Any:
 
 
 def collate(samples: Sequence[Any]) -> Any:
-    """A batch of samples.
-
-    Args:
-        samples: `(image, target)` pairs, or images alone.
+    """A batch of `(image, target)` pairs, or of images alone.
 
     Returns:
         `(images, targets)` with images (B, C, H, W), channels-last, or a list of lazy images; and class numbers (B,)
@@ -174,6 +166,4 @@ def collate(samples: Sequence[Any]) -> Any:
     if not isinstance(samples[0], tuple):
         return batch_images(samples)
     images, targets = zip(*samples, strict=True)
-    if isinstance(targets[0], Tensor):
-        return batch_images(images), default_collate(list(targets))
-    return batch_images(images), torch.tensor(targets, dtype=torch.int64)
+    return batch_images(images), default_collate(list(targets))

@@ -110,12 +110,7 @@ class PhotoDataset(TableDataset):
 
 
 def normalized(image: Tensor, normalization: Normalization) -> Tensor:
-    """(image - mean) / std per channel, in the image's memory layout.
-
-    Args:
-        image: (C, H, W), uint8 or float32 in 0..1.
-        normalization: Mean and standard deviation, C each.
-    """
+    """(image - mean) / std per channel of (C, H, W) uint8 or float32 in 0..1, in the image's memory layout."""
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in normalization)
     if not image.is_floating_point():
         image = image.float().div_(255)

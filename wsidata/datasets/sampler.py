@@ -36,18 +36,10 @@ class Share:
 
 
 def share_of_process(trainer: Any, part: Part, rows: int) -> Share | None:
-    """This process's share of the training samples; Lightning divides those for evaluation itself.
+    """This process's share of the training samples; None where it takes all, or Lightning divides (for evaluation).
 
-    It repeats samples until all processes have the same number. Unequal shares would be exact, but Lightning averages
+    Lightning repeats samples until all processes have the same number. Unequal shares would be exact, but it averages
     what is logged with `sync_dist=True` over a number of samples that it rounds down.
-
-    Args:
-        trainer: The Lightning Trainer, or None outside of one.
-        part: The split that is loaded.
-        rows: Its number of rows.
-
-    Returns:
-        The share for the sampler; None where this process takes all, or Lightning divides.
 
     Warns:
         SplitWarning: if slides count twice in evaluation.
@@ -84,6 +76,8 @@ class EpochSampler(DistributedSampler[Any]):
         skipped: Samples at the beginning of the epoch that were drawn before a run was interrupted.
     """
 
+    dataset: EpochDataset
+
     def __init__(
         self,
         dataset: EpochDataset,
@@ -93,21 +87,17 @@ class EpochSampler(DistributedSampler[Any]):
         share: Share = Share(),
     ) -> None:
         super().__init__(dataset, num_replicas=share.count, rank=share.index, shuffle=shuffle)
-        self.epoch_dataset = dataset
         self.balance = None if balance is None else np.asarray(balance, dtype=np.int64)
-        self.share = share
         self.skipped = 0
 
     def __iter__(self) -> Iterator[int]:
-        order = self._order()
-        order += [index + len(self.epoch_dataset) for index in self._repeated(order)]
-        yield from order[self.share.index :: self.share.count][self.skipped :]
-
-    def __len__(self) -> int:
-        return -(-len(self.epoch_dataset) // self.share.count)
+        order, rows = self._order(), len(self.dataset)
+        repeated = (order * self.num_replicas)[: self.total_size - rows]  # so that every process gets the same number
+        order += [index + rows for index in repeated]
+        yield from order[self.rank :: self.num_replicas][self.skipped :]
 
     def _order(self) -> list[int]:
-        rows, seed = len(self.epoch_dataset), self.epoch_dataset.epoch_seed
+        rows, seed = len(self.dataset), self.dataset.epoch_seed
         if self.balance is not None:
             return balanced_rows(self.balance, np.random.default_rng([seed, 1]))
         if self.shuffle:
@@ -115,24 +105,12 @@ class EpochSampler(DistributedSampler[Any]):
             return [int(index) for index in torch.randperm(rows, generator=generator).tolist()]
         return list(range(rows))
 
-    def _repeated(self, order: list[int]) -> list[int]:
-        """The samples that are repeated, so that every process gets the same number."""
-        missing = -len(order) % self.share.count
-        return (order * self.share.count)[:missing]
-
 
 def balanced_rows(classes: NDArray[np.int64], rng: np.random.Generator) -> list[int]:
     """As many samples as there are rows, each class equally often (to within one), in random order.
 
     Within a class every row is drawn once before any is repeated, so a large class contributes other rows each epoch,
     and a small one all of its rows several times. A repeated row appears as `row + n * len(classes)`.
-
-    Args:
-        classes: Class of each row.
-        rng: Random generator.
-
-    Returns:
-        Indices for an `EpochDataset`.
     """
     found = np.unique(classes)
     shares = np.full(len(found), len(classes) // len(found))
