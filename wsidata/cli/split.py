@@ -44,13 +44,15 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the split or splits; return 1 if slides leak and that is an error."""
     from wsidata.plots import plot_split
     from wsidata.splits.split_file import save_splits
+    from wsidata.splits.split_table import split_table
     from wsidata.tables.label_table import read_table
 
     labels = read_table(arguments.table, **table_options(arguments), split_column=arguments.split_column)
     answers: list[dict[str, Any]] = []
     leaking = False
+    shared = {**vars(arguments), "stratify": not arguments.no_stratify, "test_ids": None, "val_ids": None}
     for path, options in _files(arguments):
-        frame = _split(labels.frame, arguments, options)
+        frame = split_table(labels, None, {**shared, **options}).frame
         report = _leaks(frame, arguments)
         leaking = leaking or bool(report)
         digest = save_splits(frame, path)
@@ -75,29 +77,11 @@ def _files(arguments: argparse.Namespace) -> list[tuple[Path, dict[str, Any]]]:
     for repeat in range(arguments.repeats):
         name = output.stem + (f"_repeat{repeat}" if arguments.repeats > 1 else "")
         if arguments.folds is None:
-            files.append((output.with_name(name + output.suffix), {"repeat": repeat}))
+            files.append((output.with_name(name + output.suffix), {"repeat": repeat, "k_fold": None}))
         for fold in range(arguments.folds or 0):
             path = output.with_name(f"{name}_fold{fold}{output.suffix}")
             files.append((path, {"repeat": repeat, "k_fold": (fold, arguments.folds)}))
     return files
-
-
-def _split(frame: pd.DataFrame, arguments: argparse.Namespace, options: dict[str, Any]) -> pd.DataFrame:
-    from wsidata.splits.make import make_splits
-
-    return make_splits(
-        frame,
-        val_fraction=arguments.val_fraction,
-        test_fraction=arguments.test_fraction,
-        seed=arguments.seed,
-        stratify=not arguments.no_stratify,
-        small_classes=arguments.small_classes,
-        split_column="split" if (frame["split"] != "").any() else None,
-        test_prefix=arguments.test_prefix,
-        val_prefix=arguments.val_prefix,
-        group_column="group" if arguments.group_column else None,
-        **options,
-    )
 
 
 def _leaks(frame: pd.DataFrame, arguments: argparse.Namespace) -> Any:

@@ -13,17 +13,7 @@ from wsidata.slides.tissue.mask import check_sees_colors
 
 @dataclass(frozen=True)
 class SlideOptions:
-    """Arguments of `Slide` that hold for all slides of a table.
-
-    Attributes:
-        mpp_override: um per pixel of level 0 to use instead of the files' own, one number or (x, y).
-        channels: Numbers or names of the channels to read. None: RGB.
-        scale_to_8bit: (low, high), the stored values that become 0 and 255, for samples of more than 8 bits.
-        apply_icc: Convert colors to sRGB by the scanner's profile, where a file has one.
-
-    Raises:
-        ValueError: if they are invalid.
-    """
+    """Arguments of `Slide` that hold for all slides of a table, checked."""
 
     mpp_override: float | tuple[float, float] | None = None
     channels: Sequence[int | str] | int | str | None = None
@@ -48,11 +38,7 @@ class SlideOptions:
         return PixelRequest.checked(self.channels, self.scale_to_8bit)
 
     def check_crop(self, crop: TissueCrop | None) -> None:
-        """Check that a crop does not look for tissue by color in chosen channels.
-
-        Raises:
-            ValueError: saying what to pass.
-        """
+        """Check that a crop does not look for tissue by color in chosen channels."""
         if crop is not None and self.channels is not None:
             check_sees_colors(crop.method, f"crop={crop.kind!r}")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyvips
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wsidata.formats.resolution import Resolution
 from wsidata.formats.vips import naming_errors
 from wsidata.slides.lazy_image import LazyImage, ReadableImage
+from wsidata.slides.protocol import SlideLike
 from wsidata.slides.resample import ReadRegion, pixels_of
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.slides.tissue.packing import WHITE, Packing
@@ -26,9 +27,6 @@ from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.base import Operation, Sample, Transform
 from wsidata.transforms.to_tensor import DType
 from wsidata.utils.rectangle import Rectangle
-
-if TYPE_CHECKING:
-    from wsidata.slides.protocol import SlideLike
 
 RIM_PX = 64
 """Rim around a region that operations may need, for which decoded tiles are kept: blurs reach 48 pixels."""
@@ -44,17 +42,7 @@ def slide_lazy(
     packing: Packing | None = None,
     dtype: DType = "uint8",
 ) -> LazyImage:
-    """A slide as a `LazyImage`; see `Slide.lazy`.
-
-    Args:
-        slide: An open slide. It is opened again for the pipeline.
-        resolution: The resolution to read at.
-        crop: The part of it to read, planned now; or
-        packing: as planned before.
-        transform: Anything `as_transform` takes, or None.
-        generator: Random state for the transform.
-        dtype: What uint8 pixels become.
-    """
+    """A slide as a `LazyImage`; see `Slide.lazy`. A `crop` is planned now, a `packing` was planned before."""
     if packing is None and crop is not None:
         packing = crop.plan(slide, resolution)
     chosen = None if transform is None else as_transform(transform)
@@ -64,15 +52,7 @@ def slide_lazy(
 
 @dataclass(frozen=True)
 class SlidePipeline:
-    """Builds the pipeline of a slide's `LazyImage`, again in every process.
-
-    Attributes:
-        slide: The slide, not open.
-        resolution: The resolution to read at.
-        packing: Tissue pieces to read, at that resolution; None for the whole slide.
-        transform: Applied to the image; None leaves it.
-        generator: Random state of the transform, never advanced.
-    """
+    """Builds the pipeline of a slide's `LazyImage`, again in every process; its `generator` is never advanced."""
 
     slide: SlideLike
     resolution: Resolution
@@ -191,14 +171,7 @@ class TransformedRegions:
 
 
 def transformed(read: ReadRegion, operations: Sequence[Operation], image: pyvips.Image, name: str) -> ReadRegion | None:
-    """A reader of regions after operations; None if one of these does not say what it needs.
-
-    Args:
-        read: Reads regions of the image before them.
-        operations: The operations, in order.
-        image: The image before them, for its size and kind.
-        name: The slide, for errors.
-    """
+    """`TransformedRegions` of an image before some operations; None if one of these does not say what it needs."""
     if not operations:
         return read
     blank = canvas = _blank(image)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
-if TYPE_CHECKING:
-    import pyvips
+import pyvips
 
-    from wsidata.slides.resample import ReadRegion
+from wsidata.slides.resample import ReadRegion
 
 
 class SlideLike(Protocol):

@@ -93,16 +93,7 @@ class ResampledRegions:
 
 
 def source_region(plan: Resampling, level: Level, region: Rectangle) -> Rectangle:
-    """The part of the level that a region of the output is resampled from.
-
-    Args:
-        plan: How the slide is read.
-        level: The level the plan decodes.
-        region: A rectangle inside the output.
-
-    Returns:
-        A rectangle inside the level, including the surroundings the kernel reaches into.
-    """
+    """The part of the plan's level that a region of the output is resampled from, with all that the kernel reaches."""
     left, width = _reach(region.x, region.width, plan.factor_x, level.width)
     top, height = _reach(region.y, region.height, plan.factor_y, level.height)
     return Rectangle(left, top, width, height)
@@ -111,9 +102,7 @@ def source_region(plan: Resampling, level: Level, region: Rectangle) -> Rectangl
 def shared_px(plan: Resampling, rim_px: int = 0) -> tuple[int, int]:
     """Columns and rows of the level that neighboring regions both need, side by side and one below the other.
 
-    Args:
-        plan: How the slide is read.
-        rim_px: Pixels of the output that regions are extended by on each side, for later operations.
+    Regions are extended by `rim_px` pixels of the output on each side, for later operations.
     """
     if plan.is_identity:
         return 2 * rim_px, 2 * rim_px
@@ -133,14 +122,7 @@ def _reach(start: int, count: int, factor: float, side: int) -> tuple[int, int]:
 
 
 def output_pixel(plan: Resampling, level: Level, x_lv0: float, y_lv0: float) -> tuple[int, int]:
-    """The output pixel (column, row) that contains the center of a level-0 pixel.
-
-    Args:
-        plan: How the slide is read.
-        level: The level the plan decodes.
-        x_lv0: Column, in pixels of level 0; may lie outside.
-        y_lv0: Row, in pixels of level 0.
-    """
+    """The output pixel (column, row) that contains the center of a level-0 pixel, which may lie outside."""
     return (
         math.floor((x_lv0 + 0.5) / (level.downsample_x * plan.factor_x) + _ROUNDING_PX),
         math.floor((y_lv0 + 0.5) / (level.downsample_y * plan.factor_y) + _ROUNDING_PX),

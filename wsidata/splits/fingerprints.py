@@ -114,15 +114,7 @@ def _signs(picture: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def alike(first: list[Look], second: list[Look]) -> list[tuple[int, int, float]]:
-    """Pairs of near-duplicates, rotated or not.
-
-    Args:
-        first: Perceptual hashes.
-        second: Hashes to compare each of them with.
-
-    Returns:
-        `(i, j, correlation)` for `first[i]` and `second[j]`.
-    """
+    """`(i, j, correlation)` of near-duplicates `first[i]` and `second[j]`, rotated or not."""
     if not first or not second:
         return []
     ours = np.stack([look.signs[0] for look in first]).astype(np.float32) * 2 - 1

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -143,12 +144,10 @@ def check_leaks(
     unread: list[str] = []
     if "patient" in chosen:
         leaks += _shared(table, "group", "patient")
-    copies: list[Leak] = []
     if "content" in chosen:
-        copies = list(_copies(table))
-        leaks += copies
+        leaks += _copies(table)
     if "thumbnail" in chosen:
-        known = {frozenset(name for name, _ in leak.members) for leak in copies}
+        known = {frozenset(name for name, _ in leak.members) for leak in leaks if leak.kind == "content"}
         looks = _looks(table["path"].tolist(), thumbnail, executor, progress, unread)
         leaks += [leak for leak in _look_alikes(table, looks) if not _explained(leak, known)]
     if "site" in chosen:
@@ -198,8 +197,7 @@ def _looks(
     unread: list[str],
 ) -> list[Look | None]:
     """The perceptual hash of each file; those without one are added to `unread`."""
-    attempts = _Attempt(thumbnail)
-    results = map(attempts, paths) if executor is None else executor.map(attempts, paths)
+    results = (map if executor is None else executor.map)(partial(_thumbnail_or_reason, thumbnail), paths)
     looks: list[Look | None] = []
     for done, (path, result) in enumerate(zip(paths, results, strict=True), start=1):
         look = None if isinstance(result, str) else look_of(result)
@@ -211,17 +209,12 @@ def _looks(
     return looks
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """Makes a thumbnail, or returns why not, so that the other files are still checked."""
-
-    thumbnail: Callable[[str], NDArray[np.float64]]
-
-    def __call__(self, path: str) -> Any:
-        try:
-            return self.thumbnail(path)
-        except Exception as error:  # of any reader; the report has the reason
-            return f"{type(error).__name__}: {error}"
+def _thumbnail_or_reason(thumbnail: Callable[[str], NDArray[np.float64]], path: str) -> NDArray[np.float64] | str:
+    """A thumbnail, or why there is none, so that the other files are still checked."""
+    try:
+        return thumbnail(path)
+    except Exception as error:  # of any reader; the report has the reason
+        return f"{type(error).__name__}: {error}"
 
 
 def _look_alikes(table: pd.DataFrame, looks: list[Look | None]) -> Iterator[Leak]:

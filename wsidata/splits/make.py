@@ -251,15 +251,7 @@ def _check_fold(k_fold: tuple[int, int] | None, repeat: int, small_classes: str)
 
 
 def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
-    """Raise if a group is in several splits.
-
-    Args:
-        groups: Group of each row.
-        splits: Split of each row.
-
-    Raises:
-        SplitError: naming the groups.
-    """
+    """Raise `SplitError` naming the groups that are in several splits."""
     sides = splits.groupby(groups).nunique()
     divided = sorted(str(group) for group in sides.index[sides > 1])
     if divided:
@@ -270,11 +262,7 @@ def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
 
 
 def warn_of_missing_classes(labels: pd.Series[Any], splits: pd.Series[Any]) -> None:
-    """Warn of classes that are missing from a split; splits without rows are ignored.
-
-    Warns:
-        SplitWarning: naming splits and classes.
-    """
+    """Warn of classes that are missing from a split; splits without rows are ignored."""
     everyone = set(labels)
     lacking = {part: sorted(everyone - set(labels[splits == part])) for part in SPLITS if (splits == part).any()}
     said = [f"{part} has no image of class {name_some(classes)}" for part, classes in lacking.items() if classes]

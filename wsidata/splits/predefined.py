@@ -12,11 +12,7 @@ from wsidata.utils.messages import name_some
 
 
 def predefined_by_column(table: pd.DataFrame, name: str | None) -> pd.Series[Any]:
-    """`train`, `val` or `test` where the column says so, "" elsewhere.
-
-    Raises:
-        SplitError: if a cell says anything else.
-    """
+    """`train`, `val` or `test` where the column says so, "" where it is empty or None."""
     if name is None:
         return pd.Series("", index=table.index, dtype=object)
     cells = table[name].fillna("").astype(str).str.strip().str.lower()
@@ -72,11 +68,7 @@ def _move(
 def check_predefined_val(
     splits: pd.Series[Any], ids: pd.Series[Any], column: str | None, k_fold: Any, val_ids: Any, val_prefix: Any
 ) -> None:
-    """Raise if validation rows are predefined, and other rows left to draw.
-
-    Raises:
-        SplitError: if folds are requested as well, or the column is empty in some rows.
-    """
+    """Raise if validation rows are predefined, and folds requested as well or rows of the column left empty."""
     if k_fold is not None:
         raise SplitError("k_fold= draws the validation rows, and some are predefined. Leave out one of the two.")
     free = splits == ""

@@ -22,15 +22,7 @@ class SkipWarning(UserWarning):
 
 
 def skipped_rows(table: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFrame:
-    """The unreadable rows of a table.
-
-    Args:
-        table: All rows, split; see `label_table.COLUMNS`.
-        reasons: Why rows cannot be read, by `image_id`.
-
-    Returns:
-        `image_id`, `split`, `label_name`, `path` and `reason`, in the table's order.
-    """
+    """The unreadable rows of a table that is split, in its order, as `SKIPPED_COLUMNS`; `reasons` by `image_id`."""
     rows = table[table["image_id"].isin(list(reasons))].reset_index(drop=True)
     return rows.assign(reason=[reasons[name] for name in rows["image_id"]])[list(SKIPPED_COLUMNS)]
 
@@ -41,15 +33,7 @@ def without_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> None:
-    """Raise if all of a split, or all images of a class in a split, would be left out.
-
-    Args:
-        table: All rows, split.
-        skipped: What `skipped_rows` returned.
-
-    Raises:
-        SplitError: naming what would be lost, and the images.
-    """
+    """Raise `SplitError` if all of a split, or all images of a class in a split, would be left out."""
     left = without_skipped(table, skipped)
     lost: list[str] = []
     for part in SPLITS:
@@ -69,12 +53,7 @@ def check_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> None:
 
 
 def describe_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> str:
-    """A message that says what is left out of which split, and why.
-
-    Args:
-        table: All rows, split.
-        skipped: What `skipped_rows` returned; not empty.
-    """
+    """A message that says what is left out of which split, and why."""
     counts: list[str] = []
     for part in (*SPLITS, ""):
         gone, whole = skipped[skipped["split"] == part], int((table["split"] == part).sum())
@@ -90,14 +69,11 @@ def describe_skipped(table: pd.DataFrame, skipped: pd.DataFrame) -> str:
 
 
 def check_same_skipped(saved: Sequence[str], skipped: pd.DataFrame) -> None:
-    """Raise if training would resume without images that were trained on, or with ones that were not.
+    """Raise `SplitError` if training would resume without images that were trained on, or with ones that were not.
 
     Args:
         saved: Ids that the checkpoint's run left out of training and validation.
         skipped: Rows that this run leaves out.
-
-    Raises:
-        SplitError: naming the images.
     """
     before, now = set(saved), set(trained_without(skipped))
     if before != now:

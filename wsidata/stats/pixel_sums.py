@@ -136,11 +136,7 @@ def suits_count_array(pixels: NDArray[Any]) -> bool:
 
 
 def count_array(pixels: NDArray[np.uint8]) -> PixelSums:
-    """Exact sums of an array in memory; as `count_pixels`.
-
-    Args:
-        pixels: (height, width, bands) uint8, one that `suits_count_array`.
-    """
+    """Exact sums of an array in memory that `suits_count_array`; as `count_pixels`."""
     pixels = np.ascontiguousarray(pixels)
     height, width, bands = pixels.shape
     rows = min(height, max(1, _PIECE_BYTES // (width * bands)))
@@ -195,16 +191,7 @@ def _histograms(image: pyvips.Image) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class StatsJob:
-    """Sums the pixels of one image; sent to the workers.
-
-    Attributes:
-        tissue_only: Count only tissue.
-        mask: Count only the pixels of this mask.
-        crop: Crop of slides.
-        resolution: The resolution slides are read at.
-        options: How slides are opened.
-        read: Reads paths; None: they are slides.
-    """
+    """Sums the pixels of one image; sent to the workers. For the attributes see `channel_stats`."""
 
     tissue_only: bool
     mask: Mask | None

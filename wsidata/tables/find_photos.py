@@ -47,13 +47,9 @@ class NameIndex:
         self.files = tuple(files)
         self._root_name = root_name
         self._tables: dict[tuple[bool, bool], dict[str, list[str]]] = {}
-
-    @cached_property
-    def _exact(self) -> dict[str, list[str]]:
-        exact = defaultdict(list)
+        self._exact: defaultdict[str, list[str]] = defaultdict(list)
         for file in self.files:
-            exact[_nfc(file)].append(file)
-        return exact
+            self._exact[_nfc(file)].append(file)
 
     def fitting(self, name: str) -> list[str]:
         """Files that `name` fits best: several if it is ambiguous, none if it fits no file.

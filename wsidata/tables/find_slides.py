@@ -105,11 +105,8 @@ class ImageFolder:
 
     def _list(self, folder: Path) -> list[str]:
         if folder not in self._listings:
-            if not folder.is_dir():
-                self._listings[folder] = []
-            else:
-                entries = folder.iterdir()
-                self._listings[folder] = sorted(e.name for e in entries if e.is_file() or e.suffix.lower() == ".zarr")
+            entries = folder.iterdir() if folder.is_dir() else ()
+            self._listings[folder] = sorted(e.name for e in entries if e.is_file() or e.suffix.lower() == ".zarr")
         return self._listings[folder]
 
     @staticmethod

@@ -32,20 +32,9 @@ def read_photo_table(
     unlisted: Unlisted = "warn",
     **options: Any,
 ) -> LabelTable:
-    """Read and check a table of photos; see `read_table`.
+    """Read and check a table of photos; for the arguments see `ImageFolderDataModule` and `read_table`.
 
-    Args:
-        table: CSV, Parquet or DataFrame; a folder with a folder of photos per class (perhaps below folders of splits);
-            or, with `label_column=None`, a folder of photos.
-        image_dir: Folder in which, or below which, the photos lie. None: the table's own.
-        inspect: Called with the files that were found; returns a line for each unusable one.
-        image_column: Column of names.
-        label_column: Column of labels, or columns. None: no labels.
-        unlisted: For photos below `image_dir` that no row names: "off" does not look, "warn", or "error".
-        **options: Other arguments of `read_table`.
-
-    Returns:
-        The checked table. `image_id` is the path without suffix, or with it where two photos differ only by it.
+    `image_id` is the path without suffix, or with it where two photos differ only by it.
 
     Raises:
         TableError: naming every problem of the table and of the files.
@@ -92,18 +81,9 @@ def _unnamed(folder: PhotoFolder, paths: Sequence[Path]) -> list[str]:
 
 
 def match_ids(names: Sequence[str] | None, frame: pd.DataFrame, argument: str) -> list[str] | None:
-    """Ids of photos by loosely written names, as in a table.
+    """Ids of photos (columns `image_id` and `path`) by loosely written names, as in a table.
 
-    Args:
-        names: Ids or file names, with or without suffix and folders. None stays None.
-        frame: Columns `image_id` and `path`.
-        argument: Name of `names` in messages.
-
-    Returns:
-        An id for each name; a name that fits nothing stays as it is.
-
-    Raises:
-        SplitError: for a name that fits several photos.
+    A name that fits nothing stays as it is; one that fits several photos is an error, which names the `argument`.
     """
     if names is None:
         return None

@@ -118,10 +118,8 @@ def _unknown(label: str, column: str, classes: ClassMap) -> str:
 
 def _label_lists(text: TextTable, column: str, class_names: ClassNames | None) -> Targets:
     """One column, `a; b` in a cell."""
-    cells = [
-        (place, [part.strip() for part in re.split(r"[;|]", cell) if part.strip()])
-        for place, cell in _cells(text, column)
-    ]
+    separated = [(place, re.split(r"[;|]", cell)) for place, cell in _cells(text, column)]
+    cells = [(place, [part.strip() for part in parts if part.strip()]) for place, parts in separated]
     found = [label for _, labels in cells for label in labels if label.lower() != NO_LABEL]
     classes = class_map(found, class_names)
     problems = empty_cells(text, column)
@@ -190,19 +188,12 @@ def _masks(text: TextTable, column: str, class_names: ClassNames | None, folder:
             paths[-1] = str(folder.find(cell)) if cell else ""
         except ImageLookupError as error:
             problems.append(f"{place}: mask: {error}")
-    names = mask_class_names(class_names)
-    count = len(paths)
-    return Targets(
-        names, {"label_name": [""] * count, "label": [-1] * count, "mask": paths}, empty_cells(text, column) + problems
-    )
+    columns: dict[str, list[Any]] = {"label_name": [""] * len(paths), "label": [-1] * len(paths), "mask": paths}
+    return Targets(mask_class_names(class_names), columns, empty_cells(text, column) + problems)
 
 
 def mask_class_names(class_names: ClassNames) -> tuple[str, ...]:
-    """Names of the classes of masks, one for each pixel value.
-
-    Raises:
-        ValueError: if they are a mapping that merges classes, which leaves the pixel values open.
-    """
+    """Names of the classes of masks, one for each pixel value; a mapping that merges classes would leave these open."""
     names = class_map([], class_names).class_names
     if len(names) != len(class_names):
         raise ValueError(

@@ -150,8 +150,7 @@ def _from_delimited(path: Path) -> TextTable:
             while header[-1] == "":
                 header.pop()
             continue
-        extra = any(cells[len(header) :])
-        if extra or len(cells) < len(header):
+        if any(cells[len(header) :]) or len(cells) < len(header):
             problems.append(f"{place} has {len(cells)} cells where the header has {len(header)}")
             continue
         rows.append(cells[: len(header)])

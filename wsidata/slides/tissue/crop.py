@@ -7,16 +7,14 @@ piece for a bounding box), which is small, can be pickled, and maps points betwe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from wsidata.errors import NoTissueError
 from wsidata.formats.resolution import Resolution
+from wsidata.slides.protocol import SlideLike
 from wsidata.slides.tissue.mask import TissueMask, TissueMethod, otsu_saturation
 from wsidata.slides.tissue.packing import MARGIN_PX, Packing, crop_to_tissue, pack_tissue, whole
 from wsidata.utils.messages import check_choice
-
-if TYPE_CHECKING:
-    from wsidata.slides.protocol import SlideLike
 
 CropKind = Literal["tissue", "pack"]
 
@@ -69,9 +67,5 @@ class TissueCrop:
 
 
 def as_crop(crop: CropKind | TissueCrop | None) -> TissueCrop | None:
-    """A `TissueCrop` from its short form.
-
-    Raises:
-        ValueError: if the form is unknown.
-    """
+    """A `TissueCrop` from its short form."""
     return crop if crop is None or isinstance(crop, TissueCrop) else TissueCrop(crop)

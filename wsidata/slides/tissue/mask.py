@@ -132,26 +132,13 @@ def otsu_saturation(
 def tissue_mask(
     image: pyvips.Image, method: TissueMethod = otsu_saturation, *, max_side_px: int = MASK_MAX_SIDE_PX
 ) -> NDArray[np.bool_]:
-    """Tissue of an image that is not a slide, on a view of at most `max_side_px`.
-
-    Args:
-        image: uchar, 3 bands. Is decoded whole.
-        method: Tissue detection.
-        max_side_px: Longer side of the mask; a smaller image is not enlarged.
-
-    Returns:
-        (height, width) booleans that span the image.
-    """
+    """Tissue of an image (uchar, 3 bands) that is not a slide: booleans that span it, at most `max_side_px` a side."""
     scale = max_side_px / max(image.width, image.height)
     return apply_method(method, (image.resize(scale) if scale < 1 else image).numpy(), "the image")
 
 
 def apply_method(method: TissueMethod, pixels: NDArray[np.uint8], name: str) -> NDArray[np.bool_]:
-    """Call a method that may be the user's own, and check its result.
-
-    Raises:
-        ValueError: if that is not a boolean mask of the image's size.
-    """
+    """Call a method that may be the user's own, and check that it gives a boolean mask of the image's size."""
     mask = np.asarray(method(pixels))
     if mask.shape != pixels.shape[:2] or mask.dtype != np.bool_:
         raise ValueError(
@@ -162,14 +149,9 @@ def apply_method(method: TissueMethod, pixels: NDArray[np.uint8], name: str) -> 
 
 
 def check_sees_colors(method: TissueMethod, purpose: str) -> None:
-    """Reject `otsu_saturation` for pixels that are not colors: it would take three fluorescence channels for RGB.
+    """Reject `otsu_saturation`, or a `functools.partial` of it, for pixels that are not colors.
 
-    Args:
-        method: Tissue detection.
-        purpose: What it is used for, for the message.
-
-    Raises:
-        ValueError: if it is that method, or a `functools.partial` of it.
+    It would take three fluorescence channels for RGB. `purpose` is for the message.
     """
     if getattr(method, "func", method) is otsu_saturation:
         raise ValueError(

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pyvips
@@ -40,20 +39,12 @@ MARGIN_PX = 16
 """Default margin around each piece, in pixels of the canvas."""
 
 Points = NDArray[np.float64]
+Corners = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A rectangle of the image, and its place on the canvas; all in pixels of the resolution that is read.
-
-    Attributes:
-        x: First column in the image.
-        y: First row in the image.
-        width: Columns.
-        height: Rows.
-        canvas_x: First column on the canvas.
-        canvas_y: First row on the canvas.
-    """
+    """A rectangle of the image, and its place on the canvas; all in pixels of the resolution that is read."""
 
     x: int
     y: int
@@ -132,11 +123,9 @@ class Packing:
         Returns:
             x and y in pixels of level 0, NaN where the canvas is white.
         """
-        x, y, piece = self._find(x, y, self._table[:, 4], self._table[:, 5])
-        shift = np.where(piece >= 0, 0.0, np.nan)
-        x_image = x + self._table[piece, 0] - self._table[piece, 4]
-        y_image = y + self._table[piece, 1] - self._table[piece, 5]
-        return x_image * self.downsample_x + shift, y_image * self.downsample_y + shift
+        in_image, on_canvas = self._corners
+        x_image, y_image = self._moved(x, y, on_canvas, in_image)
+        return x_image * self.downsample_x, y_image * self.downsample_y
 
     def to_canvas(self, x_lv0: ArrayLike, y_lv0: ArrayLike) -> tuple[Points, Points]:
         """Points on the slide as points on the canvas.
@@ -150,28 +139,22 @@ class Packing:
         """
         x_image = np.asarray(x_lv0, dtype=np.float64) / self.downsample_x
         y_image = np.asarray(y_lv0, dtype=np.float64) / self.downsample_y
-        x, y, piece = self._find(x_image, y_image, self._table[:, 0], self._table[:, 1])
-        shift = np.where(piece >= 0, 0.0, np.nan)
-        return (
-            x + self._table[piece, 4] - self._table[piece, 0] + shift,
-            y + self._table[piece, 5] - self._table[piece, 1] + shift,
-        )
+        in_image, on_canvas = self._corners
+        return self._moved(x_image, y_image, in_image, on_canvas)
 
-    @cached_property
-    def _table(self) -> NDArray[np.int64]:
-        rows = [(one.x, one.y, one.width, one.height, one.canvas_x, one.canvas_y) for one in self.pieces]
-        return np.array(rows, dtype=np.int64).reshape(-1, 6)
+    @property
+    def _corners(self) -> tuple[Corners, Corners]:
+        """(x, y) of every piece in the image, and on the canvas."""
+        return [(one.x, one.y) for one in self.pieces], [(one.canvas_x, one.canvas_y) for one in self.pieces]
 
-    def _find(
-        self, x: ArrayLike, y: ArrayLike, left: NDArray[np.int64], top: NDArray[np.int64]
-    ) -> tuple[Points, Points, NDArray[np.int64]]:
-        """The points as arrays, and the index of the piece that contains each; -1 for none."""
-        points_x, points_y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
-        found = np.full(points_x.shape, -1, dtype=np.int64)
-        for index, (width, height) in enumerate(self._table[:, 2:4].tolist()):
-            inside = (points_x >= left[index]) & (points_x < left[index] + width)
-            found[inside & (points_y >= top[index]) & (points_y < top[index] + height)] = index
-        return points_x, points_y, found
+    def _moved(self, x: ArrayLike, y: ArrayLike, before: Corners, after: Corners) -> tuple[Points, Points]:
+        """Points moved as the piece that contains them is; NaN for those in no piece."""
+        x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+        moved_x, moved_y = np.full(x.shape, np.nan), np.full(y.shape, np.nan)
+        for piece, (left, top), (to_x, to_y) in zip(self.pieces, before, after, strict=True):
+            inside = (x >= left) & (x < left + piece.width) & (y >= top) & (y < top + piece.height)
+            moved_x[inside], moved_y[inside] = x[inside] + to_x - left, y[inside] + to_y - top
+        return moved_x[()], moved_y[()]  # numbers where numbers were passed
 
 
 def whole(width_px: int, height_px: int, downsample: tuple[float, float] = (1.0, 1.0)) -> Packing:
@@ -199,14 +182,7 @@ def crop_to_tissue(
 def pack_tissue(
     mask: TissueMask, size: tuple[int, int], downsample: tuple[float, float], margin_px: int = MARGIN_PX
 ) -> Packing:
-    """A packing of all pieces of tissue, close together.
-
-    Args:
-        mask: The tissue, not empty.
-        size: (width, height) of the image that is read.
-        downsample: Level-0 pixels per pixel of the image, (x, y).
-        margin_px: Margin around each piece, in pixels of the image; it ends at the image's edge.
-    """
+    """A packing of all pieces of tissue, close together; the margin is around each. Arguments as `crop_to_tissue`."""
     boxes = [tuple(box) for box in unite_overlapping(_image_boxes(mask, size, downsample, margin_px)).tolist()]
     places, canvas = place([(right - left, bottom - top) for left, top, right, bottom in boxes])
     return _placed(boxes, places, canvas, size, downsample)
