@@ -7,18 +7,19 @@ opens. The extension decides only where a file is the cover of a slide stored be
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import pyvips
+from numpy.typing import NDArray
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError
 from wsidata.formats.channels import PixelRequest
-
-if TYPE_CHECKING:
-    import pyvips
-    from numpy.typing import NDArray
-
-    from wsidata.formats.levels import Level
-    from wsidata.formats.metadata import Loaders, SlideMetadata
-    from wsidata.utils.rectangle import ReadRectangle
+from wsidata.formats.image import PlainImagePyramid
+from wsidata.formats.levels import Level
+from wsidata.formats.metadata import Loaders, SlideMetadata
+from wsidata.formats.openslide import foreign_format, open_foreign
+from wsidata.formats.tiff.reader import TiffPyramid
+from wsidata.utils.rectangle import ReadRectangle
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 GZIP_SIGNATURE = b"\x1f\x8b\x08"
@@ -89,7 +90,7 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
     """
     request = request or PixelRequest()
     if path.is_dir():
-        from wsidata.formats.omezarr import ZarrPyramid
+        from wsidata.formats.omezarr import ZarrPyramid  # zarr is slow to import
 
         return ZarrPyramid(path, request)
     with path.open("rb") as file:
@@ -98,18 +99,12 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
         raise UnreadableImageError(f"'{path}' is empty (0 bytes). Copy it again from its source.")
     if head.startswith(GZIP_SIGNATURE):
         raise UnreadableImageError(f"'{path}' is compressed by gzip. Unpack it first: gunzip '{path.name}'.")
-    from wsidata.formats.openslide import foreign_format, open_foreign
-
     foreign = foreign_format(path, head)
     if foreign is not None:
         return open_foreign(path, request, foreign)
     if head[:4] in TIFF_SIGNATURES:
-        from wsidata.formats.tiff.reader import TiffPyramid
-
         try:
             return TiffPyramid(path, request)
         except ForeignFormatError as error:
             return open_foreign(path, request, error)
-    from wsidata.formats.image import PlainImagePyramid
-
     return PlainImagePyramid(path, request)

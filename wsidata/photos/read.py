@@ -13,6 +13,7 @@ profile in the file; torchvision, Pillow and OpenCV ignore it, and show the phot
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +72,8 @@ def photo_size(path: str | Path) -> tuple[int, int]:
         return upright_size(header.height_px, header.width_px, header.orientation)
     if head.startswith(BMP_START):
         return bmp_size(head, path)
-    pyramid = _open(path, head)
-    try:
+    with closing(_open(path, head)) as pyramid:
         return pyramid.levels[0].height, pyramid.levels[0].width
-    finally:
-        pyramid.close()
 
 
 def read_photo(path: str | Path, *, short_side_px: int | None = None, apply_icc: bool = True) -> NDArray[np.uint8]:
@@ -141,15 +139,9 @@ def _decode_other(data: bytes, path: Path) -> tuple[NDArray[np.uint8], bytes | N
     """Upright pixels of anything but gray and color JPEG, and their ICC profile."""
     if data.startswith(BMP_START):
         return read_bmp(data, path), None
-    pyramid = _open(path, data)
-    try:
-        level = pyramid.levels[0]
-        _result_size(path, (level.height, level.width), None)
-        with naming_errors(path):
-            pixels = np.asarray(pyramid.image(0).numpy(), dtype=np.uint8)
-        return pixels, pyramid.metadata.icc_profile
-    finally:
-        pyramid.close()
+    with closing(_open(path, data)) as pyramid, naming_errors(path):
+        _result_size(path, pyramid.levels[0].size[::-1], None)
+        return np.asarray(pyramid.image(0).numpy(), dtype=np.uint8), pyramid.metadata.icc_profile
 
 
 def _open(path: Path, head: bytes) -> Pyramid:
