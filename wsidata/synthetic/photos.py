@@ -9,12 +9,12 @@ background and format. So neither the mean color nor any single pixel reveals th
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import simplejpeg
 from numpy.typing import NDArray
 
@@ -48,13 +48,14 @@ def write_photos(
     """
     folder = Path(folder)
     (folder / "photos").mkdir(parents=True, exist_ok=True)
-    rows: list[tuple[str, int]] = []
+    labels: list[tuple[str, int]] = []
     for number, (kind, photo) in enumerate(_photos(classes, per_class, side_px, seed)):
         suffix = ".JPG" if number % 9 == 5 else ".jpg"
         (folder / "photos" / f"img_{number}{suffix}").write_bytes(encode_photo(photo))
-        rows.append((f"img_{number}", kind))
-    _write_csv(folder / "labels.csv", ("image", "label"), rows)
-    _write_csv(folder / "names.csv", ("label", "name"), [(kind, kind_name(kind)) for kind in range(classes)])
+        labels.append((f"img_{number}", kind))
+    names = [(kind, kind_name(kind)) for kind in range(classes)]
+    pd.DataFrame(labels, columns=["image", "label"]).to_csv(folder / "labels.csv", index=False, lineterminator="\n")
+    pd.DataFrame(names, columns=["label", "name"]).to_csv(folder / "names.csv", index=False, lineterminator="\n")
     return folder
 
 
@@ -168,10 +169,3 @@ def _shade(hue: int, saturation: int, value: int, rng: np.random.Generator) -> t
 
 def _point(place: NDArray[np.float64]) -> tuple[int, int]:
     return round(float(place[0])), round(float(place[1]))
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple[str, int]] | list[tuple[int, str]]) -> None:
-    with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(header)
-        table.writerows(rows)

@@ -8,11 +8,11 @@ The tissue is described in `wsidata.synthetic.tissue`, the scanner formats in `w
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from wsidata.synthetic.tiff import Vendor, halved_levels, write_aperio, write_generic, write_philips
@@ -148,10 +148,9 @@ def write_camelyon16(
             seed=int(rng.integers(2**31)), mpp=mpp, vendor=vendor, tile=tile, levels=levels,
         )  # fmt: skip
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-    with (folder / "evaluation" / "reference.csv").open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(("image", "class"))
-        table.writerows((name, "tumor" if is_tumor else "normal") for name, is_tumor in rows)
+    classes = ["tumor" if is_tumor else "normal" for _, is_tumor in rows]
+    table = pd.DataFrame({"image": [name for name, _ in rows], "class": classes})
+    table.to_csv(folder / "evaluation" / "reference.csv", index=False, lineterminator="\n")
     return folder
 
 
