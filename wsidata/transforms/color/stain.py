@@ -109,9 +109,7 @@ class StainJitter(Transform):
         return stain_map(alpha, beta)
 
 
-def stain_map(
-    alpha: np.ndarray[tuple[int], np.dtype[np.float64]], beta: np.ndarray[tuple[int], np.dtype[np.float64]]
-) -> DensityMap:
+def stain_map(alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> DensityMap:
     """The map of densities that multiplies the stains' amounts by `alpha` and adds `beta`.
 
     With density = RGB_FROM_HED.T @ stains: RGB_FROM_HED.T @ (alpha * stains + beta).

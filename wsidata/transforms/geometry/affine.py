@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pyvips
+from numpy.typing import NDArray
 
 from wsidata.transforms.base import (
     Operation,
@@ -98,9 +99,7 @@ class AffineMap(Operation):
         """Map."""
         return np.asarray(points @ np.asarray(self.matrix).T + self.offset)
 
-    def _resample(
-        self, image: pyvips.Image, interpolate: str, shift: np.ndarray[tuple[int], np.dtype[np.float64]], fill: float
-    ) -> pyvips.Image:
+    def _resample(self, image: pyvips.Image, interpolate: str, shift: NDArray[np.float64], fill: float) -> pyvips.Image:
         return image.affine(
             [value for row in self.matrix for value in row],
             oarea=[0, 0, image.width, image.height],
