@@ -46,12 +46,7 @@ class PixelRequest:
 
 
 def channel_numbers(requested: Sequence[int | str], names: Sequence[str], path: object) -> tuple[int, ...]:
-    """Indices of channels given by number or name.
-
-    Args:
-        requested: Numbers or names.
-        names: Names of all channels of the file, in order.
-        path: The file, for errors.
+    """Indices of channels given by number or name, among the names of all channels of the file.
 
     Raises:
         UnsupportedImageError: for a missing channel, or a name that several share; it lists them all.

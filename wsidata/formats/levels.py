@@ -215,13 +215,9 @@ def plan_max_side(levels: Sequence[Level], max_side: int) -> Resampling:
     if max_side < 1:
         raise ValueError(f"max_side={max_side} must be at least 1 pixel.")
     base = _finest(levels)
-    scale = max_side / max(base.size)
-    if scale >= 1:
-        return Resampling(base.index, 1.0, 1.0, base.width, base.height)
+    scale = min(1.0, max_side / max(base.size))
     width, height = (max(1, round(side * scale)) for side in base.size)
     level = coarsest_level_for(levels, 1 / scale, 1 / scale, tolerance=0.0) or base
-    if (width, height) == level.size:
-        return Resampling(level.index, 1.0, 1.0, width, height)
     return Resampling(level.index, level.width / width, level.height / height, width, height)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import tifffile
@@ -51,18 +51,16 @@ def opening(path: Path) -> Iterator[tifffile.TiffFile]:
         UnreadableImageError: if the file is damaged, also in place of any error of tifffile.
     """
     check_integrity(path)
-    try:
-        tiff = tifffile.TiffFile(path)
-    except Exception as error:  # tifffile may raise anything on a damaged file
-        raise _damaged(path, error) from error
-    try:
-        yield tiff
-    except SlideError:
-        tiff.close()
-        raise
-    except Exception as error:
-        tiff.close()
-        raise _damaged(path, error) from error
+    with ExitStack() as on_failure:
+        try:
+            yield on_failure.enter_context(tifffile.TiffFile(path))
+        except SlideError:
+            raise
+        except Exception as error:  # tifffile may raise anything on a damaged file
+            raise UnreadableImageError(
+                f"'{path}' could not be read as TIFF: {error}. Copy it again from its source."
+            ) from error
+        on_failure.pop_all()
 
 
 def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
@@ -210,7 +208,3 @@ def _associated(series: Sequence[tifffile.TiffPageSeries], level_offsets: set[in
         name = (one.name or f"page {page.index}").lower()
         found[name if name not in found else f"{name} {page.index}"] = page
     return found
-
-
-def _damaged(path: Path, error: Exception) -> UnreadableImageError:
-    return UnreadableImageError(f"'{path}' could not be read as TIFF: {error}. Copy it again from its source.")

@@ -44,7 +44,8 @@ class ToneCurve(Operation):
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Look values up."""
         largest = require(image, "ToneCurve", bands=len(self.gamma))
-        return image.maplut(table(self.values(largest), largest))
+        table = self.values(largest).astype(np.uint8 if largest == 255 else np.uint16)
+        return image.maplut(pyvips.Image.new_from_array(table))
 
     def values(self, largest: int) -> NDArray[np.float64]:
         """The result for each value, (1, largest + 1, bands), whole numbers."""
@@ -160,8 +161,3 @@ def gaussian_kernel(sigma_px: float, total: int) -> NDArray[np.int64]:
     half[1:][losers] += 1
     kernel = np.concatenate([half[:0:-1], half])
     return np.asarray(kernel[kernel > 0])
-
-
-def table(values: NDArray[np.float64], largest: int) -> pyvips.Image:
-    """A lookup table for `maplut`: (1, entries, bands) values of the image's number format."""
-    return pyvips.Image.new_from_array(values.astype(np.uint8 if largest == 255 else np.uint16))
