@@ -23,10 +23,10 @@ def wsidata(paths: Sequence[Path]) -> Any:
     import pandas as pd
 
     from wsidata.datasets.photos import PhotoDataset
-    from wsidata.transforms.compose import photo_eval_transform
+    from wsidata.transforms.compose import default_eval_transform
 
     table = pd.DataFrame({"image_id": [path.stem for path in paths], "path": [str(path) for path in paths], "label": 0})
-    return PhotoDataset(table, photo_eval_transform((CROP_PX, CROP_PX)), resize_px=SHORT_SIDE_PX)
+    return PhotoDataset(table, default_eval_transform((CROP_PX, CROP_PX)), resize_px=SHORT_SIDE_PX)
 
 
 def image_folder(paths: Sequence[Path]) -> Any:

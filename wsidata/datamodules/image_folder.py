@@ -36,7 +36,7 @@ from wsidata.tables.parts import Part, SplitError
 from wsidata.tables.photo_table import Unlisted, match_ids, read_photo_table
 from wsidata.tables.text_table import TableError
 from wsidata.transforms.adapters.functions import as_transform
-from wsidata.transforms.compose import auto_resize_px, photo_eval_transform, photo_train_transform
+from wsidata.transforms.compose import auto_resize_px, default_eval_transform, photo_train_transform
 from wsidata.transforms.geometry.crop import check_size
 from wsidata.transforms.to_tensor import DType
 from wsidata.utils.messages import check_choice
@@ -191,7 +191,7 @@ class ImageFolderDataModule(SplitDataModule):
             )
         self._sizes_follow_photos = self.image_size is None and (train_transform is None or eval_transform is None)
         self._train_transform = as_transform(train_transform or photo_train_transform(self.image_size))
-        self._eval_transform = as_transform(eval_transform or photo_eval_transform(self.image_size))
+        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         table, stats, label_names, split, image_dir, cache = map(
             plain, (table, stats, label_names, split, image_dir, cache)
         )

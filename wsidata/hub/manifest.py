@@ -122,8 +122,8 @@ class Transforms:
     """Transform of a split, and the part of it that was applied to published images.
 
     Attributes:
-        is_default: Whether it is the default for `image_size`: for slides `default_train_transform` and
-            `default_eval_transform`, for photos `photo_train_transform` and `photo_eval_transform`.
+        is_default: Whether it is the default for `image_size`: `default_eval_transform`, or for training
+            `default_train_transform` of slides and `photo_train_transform` of photos.
         text: Representation of the whole transform.
         applied: Representation of the `CropOrPad` it begins with, if it was applied; else None.
     """

@@ -109,11 +109,6 @@ def photo_train_transform(image_size: tuple[int, int] | None) -> Transform:
     return Compose([*crop, RandomHorizontalFlip()])
 
 
-def photo_eval_transform(image_size: tuple[int, int] | None) -> Transform:
-    """A center crop of `image_size` (left out if None), padded in white."""
-    return Compose([] if image_size is None else [CropOrPad(image_size)])
-
-
 def auto_resize_px(image_size: tuple[int, int] | None) -> int | None:
     """Shorter side to resize photos to before a crop of `image_size`: 8/7 of it, as 256 for 224. None for None."""
     return None if image_size is None else -(-8 * max(image_size) // 7)

@@ -10,7 +10,7 @@ from wsidata.datasets.slides import SampleError
 from wsidata.photos.cache import DecodedCache
 from wsidata.photos.read import read_photo
 from wsidata.transforms.color.stain import StainJitter
-from wsidata.transforms.compose import Compose, auto_resize_px, photo_eval_transform, photo_train_transform
+from wsidata.transforms.compose import Compose, auto_resize_px, default_eval_transform, photo_train_transform
 from wsidata.transforms.geometry.affine import RandomHorizontalFlip
 from wsidata.transforms.geometry.crop import CropOrPad
 
@@ -22,7 +22,7 @@ def table(toadstools):
 
 
 def test_sample_is_the_center_of_the_resized_photo_and_its_label(table):
-    image, label = PhotoDataset(table, photo_eval_transform((40, 48)), resize_px=56)[2]
+    image, label = PhotoDataset(table, default_eval_transform((40, 48)), resize_px=56)[2]
     pixels = read_photo(table["path"][2], short_side_px=56)
     top, left = (pixels.shape[0] - 40) // 2, (pixels.shape[1] - 48) // 2
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), pixels[top : top + 40, left : left + 48])
@@ -40,7 +40,7 @@ def test_transforms_on_arrays_and_on_libvips_give_one_sample(table):
 
 
 def test_smaller_photos_are_padded_white(table):
-    image, _ = PhotoDataset(table, photo_eval_transform((300, 300)))[0]
+    image, _ = PhotoDataset(table, default_eval_transform((300, 300)))[0]
     assert image.shape == (3, 300, 300)
     assert (image[:, 0] == 255).all()
 
@@ -84,7 +84,7 @@ def test_whole_photo_from_the_cache_is_not_the_caches_memory(table):
 
 
 def test_normalization_is_per_channel_and_keeps_the_layout(table):
-    dataset = PhotoDataset(table, photo_eval_transform((32, 32)), resize_px=40, dtype="float")
+    dataset = PhotoDataset(table, default_eval_transform((32, 32)), resize_px=40, dtype="float")
     plain, _ = dataset[0]
     dataset.normalization = ((0.1, 0.2, 0.3), (0.5, 0.25, 1.0))
     image, _ = dataset[0]

@@ -36,13 +36,7 @@ from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.split_file import split_digest
 from wsidata.splits.unreadable import without_skipped
 from wsidata.tables.parts import Part
-from wsidata.transforms.compose import (
-    Compose,
-    default_eval_transform,
-    default_train_transform,
-    photo_eval_transform,
-    photo_train_transform,
-)
+from wsidata.transforms.compose import Compose, default_eval_transform, default_train_transform, photo_train_transform
 from wsidata.transforms.geometry.crop import CropOrPad
 
 FILES_PER_FOLDER = 1000
@@ -51,7 +45,7 @@ FILES_PER_FOLDER = 1000
 _DATASETS: dict[str, Part] = {"train": "train", "validation": "val", "test": "test", "predict": "predict"}
 _DEFAULTS = {
     "slides": (default_train_transform, default_eval_transform),
-    "photos": (photo_train_transform, photo_eval_transform),
+    "photos": (photo_train_transform, default_eval_transform),
 }
 _LIBRARIES = ("slidestream", "pyvips", "pyvips-binary", "tifffile", "imagecodecs", "simplejpeg", "numpy")
 

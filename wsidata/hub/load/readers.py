@@ -28,12 +28,7 @@ from wsidata.stats.result import ChannelStats
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import Part, SplitError
 from wsidata.transforms.adapters.functions import as_transform
-from wsidata.transforms.compose import (
-    default_eval_transform,
-    default_train_transform,
-    photo_eval_transform,
-    photo_train_transform,
-)
+from wsidata.transforms.compose import default_eval_transform, default_train_transform, photo_train_transform
 from wsidata.transforms.geometry.crop import check_size
 from wsidata.utils.messages import check_choice, describe_problems
 
@@ -145,7 +140,7 @@ class PhotoReader:
         self._resize_px = length_of_side(resize_px, self.image_size, has_default)
         self.normalize, self._dtype = normalize, pixel_type(dtype, normalize)
         self._train_transform = as_transform(train_transform or photo_train_transform(self.image_size))
-        self._eval_transform = as_transform(eval_transform or photo_eval_transform(self.image_size))
+        self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         self._labels, self._survey = labels, PhotoSurvey(self._resize_px)
 
     def check(self, batch_size: int) -> None:
