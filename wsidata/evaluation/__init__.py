@@ -1,29 +1,14 @@
 """Prediction tables of classifiers, their scores and figures."""
 
-from typing import TYPE_CHECKING
-
-from wsidata.utils.public_names import lazy_names
-
-if TYPE_CHECKING:
-    from wsidata.evaluation.figures import plot_confusion as plot_confusion
-    from wsidata.evaluation.figures import plot_mistakes as plot_mistakes
-    from wsidata.evaluation.figures import plot_roc as plot_roc
-    from wsidata.evaluation.predictions import mistakes as mistakes
-    from wsidata.evaluation.predictions import prediction_table as prediction_table
-    from wsidata.evaluation.scores import accuracy as accuracy
-    from wsidata.evaluation.scores import auroc as auroc
-    from wsidata.evaluation.scores import balanced_accuracy as balanced_accuracy
-    from wsidata.evaluation.scores import scores_by_class as scores_by_class
-    from wsidata.evaluation.scores import scores_by_split as scores_by_split
-    from wsidata.evaluation.summary import summarize as summarize
-    from wsidata.evaluation.summary import summarize_folds as summarize_folds
-
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "figures": ["plot_confusion", "plot_mistakes", "plot_roc"],
-        "predictions": ["mistakes", "prediction_table"],
-        "scores": ["accuracy", "auroc", "balanced_accuracy", "scores_by_class", "scores_by_split"],
-        "summary": ["summarize", "summarize_folds"],
-    },
-)
+from wsidata.evaluation.figures import plot_confusion as plot_confusion
+from wsidata.evaluation.figures import plot_mistakes as plot_mistakes
+from wsidata.evaluation.figures import plot_roc as plot_roc
+from wsidata.evaluation.predictions import mistakes as mistakes
+from wsidata.evaluation.predictions import prediction_table as prediction_table
+from wsidata.evaluation.scores import accuracy as accuracy
+from wsidata.evaluation.scores import auroc as auroc
+from wsidata.evaluation.scores import balanced_accuracy as balanced_accuracy
+from wsidata.evaluation.scores import scores_by_class as scores_by_class
+from wsidata.evaluation.scores import scores_by_split as scores_by_split
+from wsidata.evaluation.summary import summarize as summarize
+from wsidata.evaluation.summary import summarize_folds as summarize_folds
