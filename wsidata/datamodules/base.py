@@ -54,20 +54,7 @@ _THREADS = 4
 
 
 class SplitDataModule(LightningDataModule, ABC):
-    """Train, validation, test and predict loaders of one table with a split.
-
-    Args:
-        batch_size: Samples per batch (and process).
-        num_workers: Worker processes per loader.
-        worker_start: "forkserver" or "spawn". None: the fork server where there is one.
-        pin_memory: Copy batches to page-locked memory. None: where there is CUDA.
-        predict_on: Rows to predict on, in the table's order. None: the test rows, or all rows where there are none.
-        sampling: "shuffle" draws every training row once per epoch; "balanced" every class equally often.
-        stats: Channel statistics, or the JSON file they were saved in. None: computed on first use.
-        leaks: What to do about leaks between splits (see `leaks.check_leaks`): "off" does not look, "warn", or "error".
-        leak_checks: What to look for; None: all that the table allows.
-        on_error: "raise" for rows that `find_unreadable` names, or "skip" them with a warning.
-    """
+    """Train, validation, test and predict loaders of one table with a split; for the arguments see `WSIDataModule`."""
 
     def __init__(
         self,

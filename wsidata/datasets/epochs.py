@@ -92,15 +92,7 @@ class EpochDataset(Dataset[Any], ABC):
 
 
 class TableDataset(EpochDataset):
-    """An `EpochDataset` of the files of a table, one sample each.
-
-    Args:
-        table: Rows with the columns `image_id`, `path`, `label`, and perhaps `target` (see `tables.COLUMNS`).
-        transform: Anything `as_transform` takes.
-        dtype: "uint8" or "float"; see `wsidata.transforms.to_tensor`.
-        with_labels: False returns images alone, for prediction.
-        fresh_epochs: See `EpochDataset`.
-    """
+    """An `EpochDataset` of the files of a table, one sample each; for the arguments see `PhotoDataset`."""
 
     def __init__(
         self, table: pd.DataFrame, transform: Any, *, dtype: DType, with_labels: bool, fresh_epochs: bool

@@ -74,14 +74,9 @@ def readable_image(
     transform: Transform | None = None,
     generator: np.random.Generator | None = None,
 ) -> ReadableImage:
-    """The pipeline of a slide, and a reader of its regions. Decodes nothing; stays usable when the slide is closed.
+    """The pipeline of an open slide, and a reader of its regions; both stay usable when the slide is closed.
 
-    Args:
-        slide: An open slide.
-        resolution: The resolution to read at.
-        packing: Tissue pieces to read, at that resolution; None for the whole slide.
-        transform: Applied to the image; None leaves it.
-        generator: Random state of the transform, which is advanced.
+    Nothing is decoded. `packing` is for that resolution, None reads the whole slide; the `generator` is advanced.
     """
     image = slide.image(**resolution, keep_tiles=True)
     read = slide.regions(0 if transform is None else RIM_PX, **resolution)
@@ -102,14 +97,7 @@ def outside_of(slide: SlideLike) -> float | None:
 
 @dataclass(frozen=True)
 class PackedRegions:
-    """Reads regions of a canvas of packed pieces.
-
-    Attributes:
-        read: Reads regions of the image the pieces are cut from.
-        packing: The pieces and their places.
-        fill: Value between the pieces.
-        blank: An empty image, for its bands and number format.
-    """
+    """Reads regions of a canvas of packed pieces, with `fill` between them and the bands and format of `blank`."""
 
     read: ReadRegion
     packing: Packing
@@ -138,12 +126,12 @@ class PackedRegions:
 
 @dataclass(frozen=True)
 class TransformedRegions:
-    """Reads regions of an image after operations.
+    """Reads regions of an image after operations, each of which says what it needs.
 
     Attributes:
         read: Reads regions of the image before them.
-        operations: The operations, in order; each must say what it needs.
-        blank: An empty image of the same size and kind.
+        operations: The operations, in order.
+        blank: An empty image of the size and kind of that before them.
         sizes: (width, height) of the image before each operation.
         name: The slide, for errors.
     """

@@ -58,15 +58,7 @@ def _spanned(output_px: int, factor: float) -> int:
 
 @dataclass(frozen=True)
 class ResampledRegions:
-    """Reads regions of a slide at one resolution.
-
-    Attributes:
-        read: Reads rectangles of the level.
-        level: The level the plan decodes.
-        plan: How it is resampled.
-        to_color: Converts the stored colors; None leaves them.
-        name: The slide, for errors.
-    """
+    """Reads regions of a slide at one resolution, from the plan's `level`; `to_color` of None leaves stored colors."""
 
     read: ReadRectangle
     level: Level

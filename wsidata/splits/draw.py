@@ -61,14 +61,7 @@ def allocate(counts: Sequence[int], size: int) -> list[int]:
 def draw_slides(names: Sequence[str], classes: Integers, fraction: float, key: str) -> Integers:
     """Positions of about `fraction` of the slides, stratified, with each class on both sides.
 
-    Args:
-        names: Distinct ids.
-        classes: Class number of each; all 0 for a draw that ignores classes.
-        fraction: Above 0, below 1.
-        key: Seed and purpose.
-
-    Raises:
-        DrawError: if there are too few slides for every class to be on both sides.
+    `classes` are all 0 for a draw that ignores them; `key` holds seed and purpose.
     """
     found, counts = np.unique(classes, return_counts=True)
     size = max(int(len(names) * fraction + 0.5), len(found))
@@ -94,9 +87,6 @@ def draw_groups(groups: Sequence[str], classes: Integers, fraction: float, key: 
     First one group of each class, rarest first: the first in hashed order that is no larger than what is to be drawn,
     or the smallest, if none is. Then groups in hashed order, whenever one brings the rows drawn nearer to the share of
     each class, and never the last group of a class.
-
-    Raises:
-        DrawError: if no choice was found that has every class on both sides.
     """
     names, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     rows = np.zeros((len(names), int(classes.max()) + 1), dtype=np.int64)
@@ -129,11 +119,7 @@ def draw_groups(groups: Sequence[str], classes: Integers, fraction: float, key: 
 
 
 def fold_groups(groups: Sequence[str], classes: Integers, folds: int, key: str) -> Integers:
-    """Fold number 0 .. folds-1 of each row; rows of one group share a fold, and every fold has every class.
-
-    Raises:
-        DrawError: if no such arrangement was found.
-    """
+    """Fold number 0 .. folds-1 of each row; rows of one group share a fold, and every fold has every class."""
     class_count = len(np.unique(classes))
     if len(set(groups)) >= folds <= int(np.bincount(classes).max()):
         for attempt in range(_ATTEMPTS):

@@ -30,11 +30,7 @@ def put_in(
     listed: Collection[str] | None,
     prefix: str | tuple[str, ...] | None,
 ) -> pd.Series[Any]:
-    """Assign rows to `part`, by a list of ids or a prefix of names.
-
-    Raises:
-        SplitError: if an id is not in the table, a prefix fits nothing, or the row is in another split already.
-    """
+    """Assign rows to `part`, by a list of ids or a prefix of names."""
     if listed is not None:
         names = {str(name).strip() for name in listed}
         absent = sorted(names - set(ids))
