@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
             "stats": not arguments.no_stats,
             "executor": executor,
             "quiet": arguments.quiet,
-            "say": _say_aside if arguments.json else print,
+            "say": partial(print, file=sys.stderr) if arguments.json else print,
         }
         try:
             answer = _publish(data_module(arguments), arguments, options)
@@ -147,8 +148,3 @@ def data_module(arguments: argparse.Namespace) -> SplitDataModule:
         **resolution,
         **options,
     )
-
-
-def _say_aside(line: str) -> None:
-    """Print on standard error, beside the JSON."""
-    print(line, file=sys.stderr)

@@ -147,9 +147,10 @@ def check_leaks(
     if "content" in chosen:
         leaks += _copies(table)
     if "thumbnail" in chosen:
-        known = {frozenset(name for name, _ in leak.members) for leak in leaks if leak.kind == "content"}
+        copies = [set(leak.members) for leak in leaks if leak.kind == "content"]
         looks = _looks(table["path"].tolist(), thumbnail, executor, progress, unread)
-        leaks += [leak for leak in _look_alikes(table, looks) if not _explained(leak, known)]
+        pairs = _look_alikes(table, looks)  # without those that are the same file
+        leaks += [leak for leak in pairs if not any(copy.issuperset(leak.members) for copy in copies)]
     if "site" in chosen:
         leaks += _shared(table, "site", "site")
     return LeakReport(tuple(leaks), chosen, tuple(unread))
@@ -225,9 +226,3 @@ def _look_alikes(table: pd.DataFrame, looks: list[Look | None]) -> Iterator[Leak
         for i, j, correlation in alike(ours, theirs):
             pair = table.iloc[[rows[first][i], rows[second][j]]]
             yield Leak("thumbnail", f"correlation {correlation:.2f}", _members(pair))
-
-
-def _explained(leak: Leak, known: set[frozenset[str]]) -> bool:
-    """Whether the images are known to be the same file."""
-    names = {name for name, _ in leak.members}
-    return any(names <= copy for copy in known)
