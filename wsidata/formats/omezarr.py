@@ -110,7 +110,7 @@ class ZarrPyramid:
         height_px, width_px = array.chunks[-2:]
         tile = source_tile((width_px, height_px), size, bands * array.dtype.itemsize)
         dtype = np.uint8 if self._request.scale_to_8bit is not None else array.dtype.newbyteorder("=")
-        image = TileSource(*size, *tile, partial(self.region, level), bands=bands, dtype=dtype).image()
+        image = TileSource(size, tile, partial(self.region, level), bands=bands, dtype=dtype).image()
         return image if self._request.channels is None else channels_image(image)
 
     def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> None:

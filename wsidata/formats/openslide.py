@@ -123,7 +123,7 @@ class OpenSlidePyramid:
     def image(self, level: int) -> pyvips.Image:
         """A whole level as RGB, lazily, also after the pyramid is closed."""
         size, twin = self.levels[level].size, copy.copy(self)
-        return TileSource(*size, *source_tile((TILE_PX, TILE_PX), size), partial(twin.region, level)).image()
+        return TileSource(size, source_tile((TILE_PX, TILE_PX), size), partial(twin.region, level)).image()
 
     def lazy_image(self, level: int) -> pyvips.Image:
         """The same: `image` is lazy."""

@@ -47,10 +47,8 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
     """A libvips source that looks like an uncompressed tiled BigTIFF.
 
     Args:
-        width_px: Columns of the image.
-        height_px: Rows of the image.
-        tile_width_px: Columns of a tile, a multiple of 16.
-        tile_height_px: Rows of a tile, a multiple of 16.
+        size_px: (width, height) of the image.
+        tile_px: (width, height) of a tile, multiples of 16.
         decode: Gives the pixels of a rectangle; called from libvips' threads, never by two at a time.
         bands: Samples of a pixel.
         dtype: Type of a sample: uint8, uint16 or float32.
@@ -58,21 +56,19 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
 
     def __init__(
         self,
-        width_px: int,
-        height_px: int,
-        tile_width_px: int,
-        tile_height_px: int,
+        size_px: tuple[int, int],
+        tile_px: tuple[int, int],
         decode: ReadRectangle,
         *,
         bands: int = 3,
         dtype: DTypeLike = np.uint8,
     ) -> None:
         super().__init__()
-        if tile_width_px % TILE_MULTIPLE_PX or tile_height_px % TILE_MULTIPLE_PX:
-            raise ValueError(f"tiles of {tile_width_px}x{tile_height_px} px: both sides must be multiples of 16.")
+        if any(side % TILE_MULTIPLE_PX for side in tile_px):
+            raise ValueError(f"tiles of {tile_px[0]}x{tile_px[1]} px: both sides must be multiples of 16.")
         # Callbacks that held the source itself would form a reference cycle, and its file would stay open until the
         # garbage collector happens to run.
-        self._file = _VirtualTiff(width_px, height_px, tile_width_px, tile_height_px, decode, bands, np.dtype(dtype))
+        self._file = _VirtualTiff(size_px, tile_px, decode, bands, np.dtype(dtype))
         self.on_read(self._file.read)
         self.on_seek(self._file.seek)
 
@@ -91,10 +87,8 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
 class _VirtualTiff:
     """The file seen by libvips: a header, and tiles that are decoded when they are read."""
 
-    width_px: int
-    height_px: int
-    tile_width_px: int
-    tile_height_px: int
+    size_px: tuple[int, int]
+    tile_px: tuple[int, int]
     decode: ReadRectangle
     bands: int
     dtype: np.dtype[Any]
@@ -104,15 +98,15 @@ class _VirtualTiff:
 
     @property
     def _columns(self) -> int:
-        return -(-self.width_px // self.tile_width_px)
+        return -(-self.size_px[0] // self.tile_px[0])
 
     @property
     def _tiles(self) -> int:
-        return self._columns * -(-self.height_px // self.tile_height_px)
+        return self._columns * -(-self.size_px[1] // self.tile_px[1])
 
     @property
     def _tile_bytes(self) -> int:
-        return self.tile_width_px * self.tile_height_px * self.bands * self.dtype.itemsize
+        return math.prod(self.tile_px) * self.bands * self.dtype.itemsize
 
     @cached_property
     def _header(self) -> bytes:
@@ -121,15 +115,15 @@ class _VirtualTiff:
         is_rgb = self.bands == 3 and self.dtype.kind == "u"
         # libtiff wants 258 and 339 for each sample, and takes a single value for all of them.
         tags = [
-            (256, long, 1, self.width_px),
-            (257, long, 1, self.height_px),
+            (256, long, 1, self.size_px[0]),
+            (257, long, 1, self.size_px[1]),
             (258, short, 1, 8 * self.dtype.itemsize),
             (259, short, 1, 1),  # no compression
             (262, short, 1, 2 if is_rgb else 1),  # photometric: RGB, or black is zero
             (277, short, 1, self.bands),
             (284, short, 1, 1),  # samples side by side
-            (322, long, 1, self.tile_width_px),
-            (323, long, 1, self.tile_height_px),
+            (322, long, 1, self.tile_px[0]),
+            (323, long, 1, self.tile_px[1]),
         ]
         extra = self.bands - (3 if is_rgb else 1)  # bands that are not colors
         table = 16 + 8 + 20 * (len(tags) + (4 if extra else 3)) + 8
@@ -172,13 +166,14 @@ class _VirtualTiff:
         """A tile's bytes, black beyond the right and bottom edges. The latest is kept: it may be read in pieces."""
         if self._latest[0] != index:
             row, column = divmod(index, self._columns)
-            x, y = column * self.tile_width_px, row * self.tile_height_px
-            width, height = min(self.tile_width_px, self.width_px - x), min(self.tile_height_px, self.height_px - y)
+            (tile_width, tile_height), (image_width, image_height) = self.tile_px, self.size_px
+            x, y = column * tile_width, row * tile_height
+            width, height = min(tile_width, image_width - x), min(tile_height, image_height - y)
             pixels = self.decode(x, y, width, height)
             expected = height, width, self.bands
             if pixels.shape != expected or pixels.dtype != self.dtype:
                 raise ValueError(f"the decoder gave {pixels.dtype} {pixels.shape}, not {self.dtype} {expected}.")
-            pad = ((0, self.tile_height_px - height), (0, self.tile_width_px - width), (0, 0))
+            pad = ((0, tile_height - height), (0, tile_width - width), (0, 0))
             whole = np.ascontiguousarray(np.pad(pixels, pad) if any(map(any, pad)) else pixels)
             self._latest = index, whole.data.cast("B")
         return self._latest[1]

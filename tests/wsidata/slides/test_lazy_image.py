@@ -178,7 +178,7 @@ def counted(height=2048, width=1536, tile=64, then=lambda image: image):
         decoded.append((x, y))
         return np.full((h, w, 3), (x * 7 + y * 13) // tile % 251, np.uint8)
 
-    return LazyImage(lambda: then(cached_tiles(TileSource(width, height, tile, tile, decode).image()))), decoded
+    return LazyImage(lambda: then(cached_tiles(TileSource((width, height), (tile, tile), decode).image()))), decoded
 
 
 PIPELINES = {
@@ -238,7 +238,7 @@ def test_undecodable_rows_name_the_slide_and_can_be_asked_for_again():
             raise UnreadableImageError("tile 9 is no JPEG")
         return np.full((h, w, 3), 9, np.uint8)
 
-    image = LazyImage(lambda: cached_tiles(TileSource(256, 512, 64, 64, decode).image()), name="normal_001.tif")
+    image = LazyImage(lambda: cached_tiles(TileSource((256, 512), (64, 64), decode).image()), name="normal_001.tif")
     for _ in range(2):
         with pytest.raises(UnreadableImageError, match=r"rows 256..383 of 'normal_001.tif'.*tile 9 is no JPEG$"):
             image.rows(300, 310)

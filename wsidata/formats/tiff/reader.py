@@ -122,7 +122,7 @@ class TiffPyramid:
         tile = source_tile(stored_tile, size, bands * tiles.dtype.itemsize)
         shared_px = (0, 0) if is_cut_up(stored_tile, tile) else None
         dtype = tiles.dtype if self._request.scale_to_8bit is None else np.uint8
-        image = TileSource(*size, *tile, self._rectangles(level, shared_px), bands=bands, dtype=dtype).image()
+        image = TileSource(size, tile, self._rectangles(level, shared_px), bands=bands, dtype=dtype).image()
         return image if self._request.channels is None else channels_image(image)
 
     def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle:

@@ -134,7 +134,7 @@ def test_damaged_slide_leaves_no_file(tmp_path):
             raise UnreadableImageError("tile 3 is damaged")
         return np.zeros((height, width, 3), np.uint8)
 
-    source = TileSource(512, 512, 256, 256, decode)
+    source = TileSource((512, 512), (256, 256), decode)
     with pytest.raises(UnreadableImageError, match=r"'slide.tif' could not be decoded whole: .*tile 3 is damaged"):
         encode(source.image(), tmp_path / "x", Encoding("png"), name="slide.tif")
     assert not list(tmp_path.iterdir())
