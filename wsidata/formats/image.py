@@ -32,10 +32,6 @@ class PlainImagePyramid:
     decoded by libjpeg-turbo itself, in half the time. Cut-off files are always detected; altered bytes always in PNG
     (it has checksums), in JPEG and WebP only where they break the code.
 
-    Args:
-        path: The file.
-        request: Scaling of samples of more than 8 bits. A photo has no channels to choose.
-
     Raises:
         UnreadableImageError: if libvips does not recognize it as an image.
         UnsupportedImageError: if channels are requested.

@@ -37,11 +37,7 @@ MAX_SHIFT_PX = 1.0
 
 
 class ZarrPyramid:
-    """An open OME-Zarr image.
-
-    Args:
-        path: The folder of a multiscale image, or one that bioformats2raw wrote, whose image 0 is the slide.
-        request: Channels and scaling.
+    """An open OME-Zarr: a multiscale image, or a folder that bioformats2raw wrote, whose image 0 is the slide.
 
     Raises:
         UnreadableImageError: if metadata or arrays are missing or inconsistent.

@@ -51,16 +51,7 @@ def runs_on_arrays(transform: Transform) -> bool:
 
 
 def run_on_array(transform: Transform, pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """The result of `transform.run` as an array.
-
-    Args:
-        transform: One that `runs_on_arrays`.
-        pixels: (height, width, 3); not changed.
-        rng: Generator of the sample.
-
-    Returns:
-        (height, width, 3), perhaps a view of `pixels`.
-    """
+    """The result of `transform.run`, for one that `runs_on_arrays`, on (height, width, 3) pixels; perhaps a view."""
     if isinstance(transform, Compose):
         for member in transform.transforms:
             pixels = run_on_array(member, pixels, rng)

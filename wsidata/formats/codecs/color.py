@@ -68,9 +68,7 @@ def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
 def scaled_to_8bit(image: pyvips.Image, low_high: tuple[float, float]) -> pyvips.Image:
     """Stored values scaled to 0..255: `low` becomes 0, `high` 255, rounded and clipped.
 
-    Args:
-        image: Any real samples; an alpha band that libvips recognizes is scaled by its own range.
-        low_high: The two stored values.
+    An alpha band that libvips recognizes is scaled by its own range.
     """
     low, high = low_high
     step = 255 / (high - low)

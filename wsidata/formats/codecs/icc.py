@@ -50,12 +50,7 @@ def check_profile(profile: bytes) -> None:
 
 
 def apply_profile(image: pyvips.Image, profile: bytes) -> pyvips.Image:
-    """Colors converted to sRGB (relative colorimetric, by LittleCMS in libvips), lazily.
-
-    Args:
-        image: uchar, in the colors of the profile: 3 bands, or 1 of gray.
-        profile: Its ICC profile.
-    """
+    """A uchar image of 3 bands, or 1 of gray, converted to sRGB (relative colorimetric, by LittleCMS), lazily."""
     tagged = image.copy()
     tagged.set_type(pyvips.GValue.blob_type, ICC_FIELD, profile)
     shown = tagged.icc_transform("srgb", embedded=True, intent="relative", pcs="lab", black_point_compensation=False)

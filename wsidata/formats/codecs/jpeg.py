@@ -209,13 +209,7 @@ def shrink_for(header: JpegHeader, short_side_px: float) -> int:
 
 
 def decode_jpeg(data: bytes, path: Path, header: JpegHeader, shrink: int = 1) -> NDArray[np.uint8]:
-    """Pixels as they are stored, not turned upright.
-
-    Args:
-        data: The file's bytes.
-        path: The file, for errors.
-        header: Its header, one that `suits`.
-        shrink: 1, 2, 4 or 8.
+    """Pixels of a JPEG that `suits`, as they are stored, not turned upright; shrunk by 1, 2, 4 or 8.
 
     Returns:
         (ceil(height / shrink), ceil(width / shrink), 3) RGB; the last row and column may lie partly

@@ -38,11 +38,7 @@ MAX_ROUNDING = 3.0
 
 
 class JpegTiles:
-    """Decoder of the tiles or strips of one directory. Safe to use from several threads.
-
-    Args:
-        tiles: The directory, one for which `suits` is true.
-    """
+    """Decoder of the tiles or strips of a directory for which `suits` is true. Safe to use from several threads."""
 
     def __init__(self, tiles: TiffTiles) -> None:
         self.tiles = tiles

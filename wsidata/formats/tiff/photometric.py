@@ -16,15 +16,9 @@ FEW_BITS = (1, 2, 4)
 
 
 def apply_photometric(page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
-    """Samples decoded by tifffile, converted to one meaning.
+    """Samples decoded by tifffile, (height, width, samples), with black as 0, and as RGB if of a palette or YCbCr.
 
-    Args:
-        page: The directory.
-        data: The stored bytes of the tile or strip.
-        pixels: Its decoded samples, (height, width, samples).
-
-    Returns:
-        The same size, black as 0; RGB where there was a palette or YCbCr.
+    `data` are the stored bytes of the tile or strip.
     """
     if page.bitspersample in FEW_BITS:
         pixels = pixels.astype(np.uint8)  # bool, or 0 and 1 from fax codecs

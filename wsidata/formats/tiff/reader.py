@@ -54,11 +54,7 @@ class _Directory(NamedTuple):
 
 
 class TiffPyramid:
-    """An open TIFF, read as 8-bit RGB or as the requested channels.
-
-    Args:
-        path: The file.
-        request: Channels and scaling; None for 8-bit RGB. Images of 8 bits are not scaled.
+    """An open TIFF, read as 8-bit RGB or as the requested channels. Images of 8 bits are not scaled.
 
     Raises:
         UnreadableImageError: if it is damaged or cut off.
