@@ -7,7 +7,6 @@ each and its scale are in the XML of the first directory (namespace scn/2010/10/
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,20 +18,6 @@ from wsidata.formats.tiff.layout import TiffLayout, levels_by_size
 from wsidata.formats.tiff.metadata import vendor_metadata
 
 UM_PER_NM = 1e-3
-
-
-@dataclass(frozen=True)
-class _Image:
-    """One `image` element of the XML."""
-
-    name: str
-    is_macro: bool
-    mpp: tuple[float, float] | None
-    objective: float | None
-    channel_names: tuple[str, ...]
-    has_focal_planes: bool
-    widths: tuple[int, ...]  # of each level, finest first
-    directories: tuple[tuple[int, ...], ...]  # of each level, finest first: one per channel
 
 
 def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
@@ -47,55 +32,50 @@ def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     collection = root.find("{*}collection")
     elements = [] if collection is None else collection.findall("{*}image")
     glass = (None, None) if collection is None else (collection.get("sizeX"), collection.get("sizeY"))
-    images = [_image(element, glass) for element in elements]
-    regions = [image for image in images if not image.is_macro]
+    regions = [element for element in elements if not _is_macro(element, glass)]
     if not regions:
         raise UnsupportedImageError(f"'{path}' is an SCN without a scanned region: it holds a photo of the glass only.")
     if len(regions) > 1:
+        names = ", ".join(region.get("name", "unnamed") for region in regions)
         raise ForeignFormatError(
-            f"'{path}' is an SCN of {len(regions)} scanned regions ({', '.join(region.name for region in regions)}), "
-            "which would have to be placed on one canvas. Convert each to a TIFF."
+            f"'{path}' is an SCN of {len(regions)} scanned regions ({names}), which would have to be placed on one "
+            "canvas. Convert each to a TIFF."
         )
     region = regions[0]
-    if region.has_focal_planes:
+    if any(dimension.get("z", "0") != "0" for dimension in region.findall("{*}pixels/{*}dimension")):
         raise UnsupportedImageError(f"'{path}' holds a stack of focal planes. Export the plane you need as a TIFF.")
     pages = tuple(
-        tuple(_page(tiff, number, path, width) for number in level)
-        for width, level in zip(region.widths, region.directories, strict=True)
+        tuple(_page(tiff, number, path, width) for number in directories) for width, directories in _levels(region)
     )
     levels = levels_by_size([level[0] for level in pages])
-    properties = {"scn.name": region.name}
-    metadata = vendor_metadata(pages[0][0], "Leica XML", "view size", region.mpp, region.objective, properties)
-    macros = [_page(tiff, image.directories[0][0], path) for image in images if image.is_macro]
+    power = positive_number(region.findtext(".//{*}objective"))
+    properties = {"scn.name": region.get("name", "unnamed")}
+    metadata = vendor_metadata(pages[0][0], "Leica XML", "view size", _spacing(region), power, properties)
+    channels = region.findall(".//{*}channel")
+    channel_names = tuple(channel.get("name") or channel.get("index") or "" for channel in channels)
+    macros = [_page(tiff, _levels(element)[0][1][0], path) for element in elements if _is_macro(element, glass)]
     associated = {"macro": macros[0]} if macros else {}
-    return TiffLayout("scn", levels, pages, metadata, region.channel_names, associated)
+    return TiffLayout("scn", levels, pages, metadata, channel_names, associated)
 
 
-def _image(element: ElementTree.Element, glass: tuple[str | None, str | None]) -> _Image:
-    view, pixels = element.find("{*}view"), element.find("{*}pixels")
-    dimensions = [] if pixels is None else pixels.findall("{*}dimension")
+def _is_macro(element: ElementTree.Element, glass: tuple[str | None, str | None]) -> bool:
+    """Whether an image shows the whole glass, of this (width, height)."""
+    view = element.find("{*}view")
+    return view is not None and tuple(map(view.get, ("offsetX", "offsetY", "sizeX", "sizeY"))) == ("0", "0", *glass)
+
+
+def _levels(element: ElementTree.Element) -> list[tuple[int, list[int]]]:
+    """Width and directories, one per channel, of each level of an image, finest first."""
     by_width: dict[int, dict[int, int]] = defaultdict(dict)
-    for dimension in dimensions:
+    for dimension in element.findall("{*}pixels/{*}dimension"):
         if dimension.get("z", "0") == "0":
             by_width[int(dimension.get("sizeX", "0"))][int(dimension.get("c", "0"))] = int(dimension.get("ifd", "-1"))
-    widths = sorted(by_width, reverse=True)
-    directories = tuple(tuple(by_width[width][c] for c in sorted(by_width[width])) for width in widths)
-    names = [channel.get("name") or channel.get("index") or "" for channel in element.findall(".//{*}channel")]
-    place = () if view is None else tuple(view.get(key) for key in ("offsetX", "offsetY", "sizeX", "sizeY"))
-    return _Image(
-        name=element.get("name", "unnamed"),
-        is_macro=place == ("0", "0", *glass),
-        mpp=_spacing(view, pixels),
-        objective=positive_number(element.findtext(".//{*}objective")),
-        channel_names=tuple(names),
-        has_focal_planes=any(dimension.get("z", "0") != "0" for dimension in dimensions),
-        widths=tuple(widths),
-        directories=directories,
-    )
+    return [(width, [by_width[width][c] for c in sorted(by_width[width])]) for width in sorted(by_width, reverse=True)]
 
 
-def _spacing(view: ElementTree.Element | None, pixels: ElementTree.Element | None) -> tuple[float, float] | None:
+def _spacing(element: ElementTree.Element) -> tuple[float, float] | None:
     """Resolution in um/px, per axis: size of the view over size of the image."""
+    view, pixels = element.find("{*}view"), element.find("{*}pixels")
     if view is None or pixels is None:
         return None
     view_x, view_y, pixels_x, pixels_y = (
