@@ -51,19 +51,9 @@ class DecodedCache:
         self._empty()
 
     def get(self, path: str | Path, short_side_px: int | None = None, *, apply_icc: bool = True) -> NDArray[np.uint8]:
-        """The pixels of `read_photo`, decoded or cached.
+        """The pixels of `read_photo`, decoded or cached, (height, width, 3), contiguous and read-only.
 
-        Args:
-            path: The file.
-            short_side_px: See `read_photo`.
-            apply_icc: See `read_photo`.
-
-        Returns:
-            (height, width, 3), contiguous, read-only.
-
-        Raises:
-            UnreadableImageError: as `read_photo`.
-            UnsupportedImageError: as `read_photo`.
+        Arguments and errors are those of `read_photo`.
         """
         path = Path(path)
         data = path.read_bytes()
