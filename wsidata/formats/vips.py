@@ -79,7 +79,7 @@ class TileSource(pyvips.SourceCustom):  # type: ignore[misc]  # pyvips has no ty
 
     def image(self) -> pyvips.Image:
         """The lazy image; three bands of uint8 are sRGB. Tiles are not kept between evaluations: see `cached_tiles`."""
-        # libvips takes a failed read for a mere warning, and shows black for it if told to let warnings pass.
+        # libvips takes a failed read for a mere warning, and shows black for it if warnings are to pass.
         return pyvips.Image.new_from_source(self, "", access="random", fail_on="warning")
 
 

@@ -1,6 +1,6 @@
 """BMP photos, decoded by OpenCV.
 
-libvips' wheel does not read BMP; Pillow rounds 16-bit colors differently, and knows fewer bit fields. OpenCV accepts
+libvips' wheel does not read BMP; Pillow rounds 16-bit colors differently, and supports fewer bit fields. OpenCV accepts
 cut-off files, so the length is checked here. Layout: "Bitmap Storage", Win32 documentation: a file header of 14 bytes,
 then BITMAPCOREHEADER (12 bytes) or BITMAPINFOHEADER (40 bytes) or one of its successors.
 """

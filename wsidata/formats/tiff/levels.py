@@ -70,7 +70,7 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         ForeignFormatError: for unsupported dialects.
         UnsupportedImageError: for ambiguous levels, and for stacks of focal planes or times.
     """
-    _refuse_sidecars(tiff, path)
+    _check_sidecars(tiff, path)
     tiff.pages.useframes = False
     tiff.pages.cache = True
     for is_of_the_kind, layout in ((tiff.is_scn, scn_layout), (is_bif(tiff), bif_layout), (tiff.is_qpi, qptiff_layout)):
@@ -86,7 +86,7 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     if kind == "svs":
         return svs_layout(tiff, _level_pages(series[0].levels[0], tiff, path))
     if kind not in NAMING_KINDS:
-        _refuse_rivals(series, path)
+        _check_rivals(series, path)
     pages = [_level_pages(level, tiff, path) for level in series[0].levels]
     if kind in SEARCHED_KINDS:
         pages = _with_uneven_steps(pages, series[1:])
@@ -109,7 +109,7 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     )
 
 
-def _refuse_sidecars(tiff: tifffile.TiffFile, path: Path) -> None:
+def _check_sidecars(tiff: tifffile.TiffFile, path: Path) -> None:
     """Raise for TIFFs that are only the cover of a slide, or that need stitching."""
     if path.suffix.lower() == ".vsi":
         raise ForeignFormatError(
@@ -123,7 +123,7 @@ def _refuse_sidecars(tiff: tifffile.TiffFile, path: Path) -> None:
         )
 
 
-def _refuse_rivals(series: Sequence[tifffile.TiffPageSeries], path: Path) -> None:
+def _check_rivals(series: Sequence[tifffile.TiffPageSeries], path: Path) -> None:
     """Raise for a file of several images of similar size, none of which is named as the slide."""
     sizes = [one.levels[0].keyframe.imagewidth * one.levels[0].keyframe.imagelength for one in series]
     rivals = [

@@ -69,7 +69,7 @@ class TileIndex:
         """Whether the tiles are YCbCr JPEG (they have a JFIF header) while the directory calls them RGB.
 
         Written by old Bio-Formats. tifffile looks at the first tile only, which may be empty; here it is the first
-        written one, and tifffile is told.
+        written one, and the result is set in tifffile.
         """
         written = np.flatnonzero(~self.is_empty)
         if self.page.compression != JPEG_COMPRESSION or self.page.photometric != RGB or len(written) == 0:

@@ -50,7 +50,7 @@ class TiffTiles(TileIndex):
 
     def detached(self) -> TiffTiles:
         """The same tiles on a file handle of their own: it outlives the slide, and is closed with its last user."""
-        # Read from the file when first asked for:
+        # Read from the file on first use:
         _ = self.page.jpegheader, self.is_mislabeled_jpeg, self.page.is_jfif
         if self.page.compression in FAX_COMPRESSIONS:
             _ = self._fax

@@ -16,7 +16,7 @@ from wsidata.transforms.base import TransformError
 
 _PACKAGE = "albumentationsxl"
 
-REFUSED = {
+BROKEN = {
     "RandomRotate90": ("raises IndexError in a quarter of its calls", "wsidata.transforms.RandomRotate90()"),
     "Transpose": ("rotates by 90 degrees instead of transposing", "wsidata.transforms.RandomD4()"),
     "ElasticTransform": (
@@ -60,8 +60,8 @@ def check_pipeline(pipeline: Any) -> None:
     is_float = False
     for member in members_of(pipeline):
         names = names_of(member)
-        for name in names & REFUSED.keys():
-            reason, replacement = REFUSED[name]
+        for name in names & BROKEN.keys():
+            reason, replacement = BROKEN[name]
             raise TransformError(f"albumentationsxl.{name} {reason} (release 0.1.2). Use {replacement} instead.")
         _check_arguments(member, names)
         if "Normalize" in names and not is_float:

@@ -7,7 +7,7 @@ import pytest
 import pyvips
 import torch
 
-from wsidata.transforms.adapters.albumentations_xl import REFUSED, check_pipeline
+from wsidata.transforms.adapters.albumentations_xl import BROKEN, check_pipeline
 from wsidata.transforms.adapters.functions import AlbumentationsXL, FunctionTransform, as_transform, seeded_globals
 from wsidata.transforms.base import GIGAPIXEL_PX, GigapixelWarning, Sample, TransformError
 from wsidata.transforms.compose import Compose
@@ -62,14 +62,14 @@ def refused(name):
     return object.__new__(getattr(A, name)) if hasattr(A, name) else None
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
+@pytest.mark.parametrize("name", sorted(BROKEN))
 def test_broken_members_are_refused_by_name_wherever_they_are_nested(name):
     member = refused(name)
     if member is None:  # PerChannel is not exported
         from albumentationsxl.core.composition import PerChannel
 
         member = object.__new__(PerChannel)
-    reason, replacement = REFUSED[name]
+    reason, replacement = BROKEN[name]
     nested = A.Compose([A.Flip(), A.Sequential([A.NoOp(), A.NoOp()])])
     nested.transforms[1].transforms[1] = member
     for pipeline in (member, nested):

@@ -51,7 +51,7 @@ def bif_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     if scan.get("Z-layers", "1") != "1":
         raise UnsupportedImageError(f"'{path}' holds {scan['Z-layers']} focal planes. Export the one you need.")
     pages = [by_level[number] for number in sorted(by_level)]
-    _refuse_overlaps(_xmp(pages[0]), path)
+    _check_overlaps(_xmp(pages[0]), path)
     mpp = positive_number(scan.get("ScanRes"))
     metadata = vendor_metadata(
         pages[0],
@@ -64,7 +64,7 @@ def bif_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     return TiffLayout("bif", levels_by_size(pages), tuple((page,) for page in pages), metadata, (), associated)
 
 
-def _refuse_overlaps(packet: ElementTree.Element | None, path: Path) -> None:
+def _check_overlaps(packet: ElementTree.Element | None, path: Path) -> None:
     joints = [] if packet is None else packet.findall(".//TileJointInfo")
     overlaps = [joint.get(key, "unknown") for joint in joints for key in ("OverlapX", "OverlapY")]
     if overlaps and all(overlap == "0" for overlap in overlaps):
