@@ -44,6 +44,8 @@ class Keeping:
         """Forward passes recomputed, for the graphs of these strips and for the carries within groups."""
         return self.recomputed(strips) * (2 - 1 / self.every)
 
+    passes_again = recomputed_passes
+
 
 @dataclass(frozen=True)
 class Schedule:

@@ -20,6 +20,7 @@ from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule, 
 from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import (
     check_batchable,
+    check_masks_are_whole,
     check_one_kind,
     check_slides,
     check_statistics,
@@ -204,11 +205,7 @@ class WSIDataModule(SplitDataModule):
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         self._mask_classes = None
         if target == "mask":
-            if lazy:
-                raise ValueError(
-                    "target='mask' cannot be combined with lazy=True: masks are read whole, as no loss takes one in "
-                    "rows. Leave lazy=True out; if slides are too large, read them coarser, or with crop='pack'."
-                )
+            check_masks_are_whole(lazy)
             self._mask_classes = mask_classes(len(mask_class_names(class_names or ("?",))), mask_values)
         table, stats, split, image_dir, mask_dir = map(plain, (table, stats, split, image_dir, mask_dir))
         test_ids, val_ids = _without_suffix(test_ids), _without_suffix(val_ids)

@@ -78,7 +78,11 @@ class LeakReport:
 
     def __str__(self) -> str:
         checked = f"checked: {', '.join(self.checked) or 'nothing'}"
-        unread = f"\n{len(self.unread)} images were not compared: {name_some(self.unread, 3)}" if self.unread else ""
+        unread = (
+            f"\n{len(self.unread)} images were not compared as near-duplicates: {name_some(self.unread, 3)}"
+            if self.unread
+            else ""
+        )
         if not self.leaks:
             return f"no leakage between splits ({checked}){unread}"
         return f"{len(self.leaks)} leaks between splits ({checked}):{bullets(self.leaks, _SHOWN)}{unread}"

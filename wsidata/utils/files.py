@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,8 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """A temporary path in the folder of `path`, renamed to it when the block ends without an error.
 
     The name is another one for every call (several processes may write the same file) and has the suffix of `path`
-    (writers choose a format by it). A link is followed; what is no file (`/dev/stdout`) is written to directly.
+    (writers choose a format by it). A file that is replaced keeps its permissions. A link is followed; what is no file
+    (`/dev/stdout`) is written to directly.
 
     Args:
         path: The file; its folder is made.
@@ -76,6 +78,8 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         if sync:
             with unfinished.open("rb+") as file:
                 os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, unfinished)
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)

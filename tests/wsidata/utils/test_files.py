@@ -42,6 +42,15 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert (tmp_path / "a").read_text() == "first"
 
 
+def test_a_replaced_file_keeps_its_permissions(tmp_path):
+    file = tmp_path / "private.json"
+    file.write_text("old")
+    file.chmod(0o600)
+    write_text(file, "new")
+    assert file.read_text() == "new"
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
 def test_permissions_are_those_of_any_new_file(tmp_path):
     write_text(tmp_path / "a", "")
     (tmp_path / "b").touch()

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from wsidata.datamodules.checks import check_batchable, check_one_kind, check_slides
+from wsidata.datamodules.checks import check_batchable, check_masks_are_whole, check_one_kind, check_slides
 from wsidata.datamodules.image_folder import check_one_size, length_of_side, pixel_type
 from wsidata.datasets.photos import PhotoDataset
 from wsidata.datasets.slides import SlideDataset
@@ -70,6 +70,7 @@ class SlideReader:
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         self._mask_classes = None
         if labels.target == "mask":
+            check_masks_are_whole(lazy)
             self._mask_classes = {**mask_classes(len(labels.class_names)), IGNORE: IGNORE}
 
     def check(self, batch_size: int) -> None:

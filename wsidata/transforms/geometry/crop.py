@@ -141,7 +141,8 @@ class CropOrPad(Transform):
         mask_fill: float | None = None,
         position: Position = "center",
     ) -> None:
-        check_choice("position", position, ("center", "random", "centre"), TransformError)
+        if position != "centre":
+            check_choice("position", position, ("center", "random"), TransformError)
         self.height_px, self.width_px = check_size(size)
         self.fill = fill
         self.mask_fill = mask_fill
