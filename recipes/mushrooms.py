@@ -31,7 +31,7 @@ from wsidata.evaluation import (
     summarize_folds,
 )
 from wsidata.splits import describe_duplicates, find_duplicates, group_duplicates
-from wsidata.splits.fingerprints import photo_thumbnail
+from wsidata.splits.near_duplicates import photo_thumbnail
 from wsidata.synthetic.photos import write_photos
 from wsidata.tables.parts import part_name
 from wsidata.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ToneJitter, Transform

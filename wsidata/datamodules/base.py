@@ -36,8 +36,8 @@ from wsidata.datamodules.show_batch import draw_samples
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.datasets.loader import EpochLoader, WorkerStart, check_worker_start, make_loader
 from wsidata.datasets.sampler import share_of_process
-from wsidata.splits.fingerprints import slide_thumbnail
 from wsidata.splits.leaks import LeakKind, LeakReport, check_leaks
+from wsidata.splits.near_duplicates import slide_thumbnail
 from wsidata.splits.split_file import save_splits, save_splits_beside, split_digest
 from wsidata.splits.unreadable import SkipWarning, check_skipped, describe_skipped, skipped_rows, without_skipped
 from wsidata.stats.class_weights import class_weights

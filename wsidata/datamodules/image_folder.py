@@ -24,9 +24,9 @@ from wsidata.datasets.photos import Normalization, PhotoDataset
 from wsidata.photos.cache import DecodedCache
 from wsidata.photos.read import read_photo
 from wsidata.photos.survey import THREADS, PhotoSurvey
-from wsidata.splits.fingerprints import photo_thumbnail
 from wsidata.splits.leaks import LeakKind
 from wsidata.splits.make import SmallClasses
+from wsidata.splits.near_duplicates import photo_thumbnail
 from wsidata.splits.split_table import split_table
 from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats

@@ -33,9 +33,9 @@ from wsidata.formats.channels import RGB_NAMES
 from wsidata.slides.masks import check_masks, mask_classes, mask_problems
 from wsidata.slides.options import SlideOptions
 from wsidata.slides.tissue.crop import TissueCrop, as_crop
-from wsidata.splits.fingerprints import slide_thumbnail
 from wsidata.splits.leaks import LeakKind
 from wsidata.splits.make import SmallClasses
+from wsidata.splits.near_duplicates import slide_thumbnail
 from wsidata.splits.split_table import split_table
 from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats

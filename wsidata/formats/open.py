@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError
 from wsidata.formats.channels import PixelRequest
-from wsidata.formats.image import PlainImagePyramid
 from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders, SlideMetadata
 from wsidata.formats.openslide import foreign_format, open_foreign
+from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.formats.tiff.reader import TiffPyramid
 from wsidata.utils.rectangle import ReadRectangle
 

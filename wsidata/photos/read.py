@@ -33,7 +33,7 @@ from wsidata.formats.codecs.jpeg import (
     upright,
     upright_size,
 )
-from wsidata.formats.pyramid import TIFF_SIGNATURES, Pyramid, open_pyramid
+from wsidata.formats.open import TIFF_SIGNATURES, Pyramid, open_pyramid
 from wsidata.formats.tiff.levels import opening
 from wsidata.formats.vips import naming_errors
 from wsidata.photos.resize import resize, size_with_short_side

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from wsidata.formats.levels import Level, with_spacing
 from wsidata.formats.metadata import AssociatedImages, choose_spacing
-from wsidata.formats.pyramid import Pyramid, exists, open_pyramid
+from wsidata.formats.open import Pyramid, exists, open_pyramid
 from wsidata.slides.options import SlideOptions
 
 WHITE = 255

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from wsidata.splits.fingerprints import alike, look_of, same_bytes, slide_thumbnail
+from wsidata.splits.near_duplicates import perceptual_hash, same_bytes, similar_pairs, slide_thumbnail
 
 _SHOWN = 10
 
@@ -29,11 +29,11 @@ def find_duplicates(
     paths = table["path"].tolist()
     row = {path: number for number, path in enumerate(paths)}
     found = {(row[a], row[b]): "the same file" for group in same_bytes(paths) for a, b in combinations(group, 2)}
-    looks = [(number, look) for number, path in enumerate(paths) if (look := look_of(thumbnail(path)))]
-    compared = [look for _, look in looks]
-    for i, j, correlation in alike(compared, compared):
+    hashes = [(number, hashed) for number, path in enumerate(paths) if (hashed := perceptual_hash(thumbnail(path)))]
+    compared = [hashed for _, hashed in hashes]
+    for i, j, correlation in similar_pairs(compared, compared):
         if i < j:
-            found.setdefault((looks[i][0], looks[j][0]), f"look alike (correlation {correlation:.2f})")
+            found.setdefault((hashes[i][0], hashes[j][0]), f"look alike (correlation {correlation:.2f})")
     names, labels = table["image_id"].tolist(), table["label_name"].tolist()
     rows = [(names[a], names[b], labels[a], labels[b], what) for (a, b), what in sorted(found.items())]
     return pd.DataFrame(rows, columns=["first", "second", "label_first", "label_second", "what"])
@@ -65,7 +65,7 @@ def describe_duplicates(duplicates: pd.DataFrame, count: int, unit: str = "image
         unit: What they are called, such as "photos".
     """
     if duplicates.empty:
-        return f"Duplicates: none among {count} {unit} (compared by bytes and by look)."
+        return f"Duplicates: none among {count} {unit} (compared by bytes and by perceptual hash)."
     lines = [f"Duplicates: {len(duplicates)} pairs among {count} {unit}:"]
     for first, second, label_first, label_second, what in duplicates.head(_SHOWN).to_numpy():
         other = "" if label_first == label_second else f" - but {label_first} and {label_second}"

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from wsidata.splits.fingerprints import Look, alike, look_of, same_bytes, slide_thumbnail
+from wsidata.splits.near_duplicates import PerceptualHash, perceptual_hash, same_bytes, similar_pairs, slide_thumbnail
 from wsidata.tables.parts import SPLITS, SplitError
 from wsidata.utils.messages import bullets, check_choice, name_some
 
@@ -152,8 +152,8 @@ def check_leaks(
         leaks += _copies(table)
     if "thumbnail" in chosen:
         copies = [set(leak.members) for leak in leaks if leak.kind == "content"]
-        looks = _looks(table["path"].tolist(), thumbnail, executor, progress, unread)
-        pairs = _look_alikes(table, looks)  # without those that are the same file
+        hashes = _perceptual_hashes(table["path"].tolist(), thumbnail, executor, progress, unread)
+        pairs = _near_duplicates(table, hashes)  # without those that are the same file
         leaks += [leak for leak in pairs if not any(copy.issuperset(leak.members) for copy in copies)]
     if "site" in chosen:
         leaks += _shared(table, "site", "site")
@@ -194,24 +194,24 @@ def _copies(table: pd.DataFrame) -> Iterator[Leak]:
             yield Leak("content", "equal bytes", _members(rows))
 
 
-def _looks(
+def _perceptual_hashes(
     paths: list[str],
     thumbnail: Callable[[str], NDArray[np.float64]],
     executor: Executor | None,
     progress: Progress | None,
     unread: list[str],
-) -> list[Look | None]:
+) -> list[PerceptualHash | None]:
     """The perceptual hash of each file; those without one are added to `unread`."""
     results = (map if executor is None else executor.map)(partial(_thumbnail_or_reason, thumbnail), paths)
-    looks: list[Look | None] = []
+    hashes: list[PerceptualHash | None] = []
     for done, (path, result) in enumerate(zip(paths, results, strict=True), start=1):
-        look = None if isinstance(result, str) else look_of(result)
-        if look is None:
+        hashed = None if isinstance(result, str) else perceptual_hash(result)
+        if hashed is None:
             unread.append(f"{path}: {result if isinstance(result, str) else 'plain'}")
-        looks.append(look)
+        hashes.append(hashed)
         if progress is not None:
             progress(done, len(paths))
-    return looks
+    return hashes
 
 
 def _thumbnail_or_reason(thumbnail: Callable[[str], NDArray[np.float64]], path: str) -> NDArray[np.float64] | str:
@@ -222,11 +222,11 @@ def _thumbnail_or_reason(thumbnail: Callable[[str], NDArray[np.float64]], path: 
         return f"{type(error).__name__}: {error}"
 
 
-def _look_alikes(table: pd.DataFrame, looks: list[Look | None]) -> Iterator[Leak]:
+def _near_duplicates(table: pd.DataFrame, hashes: list[PerceptualHash | None]) -> Iterator[Leak]:
     """Pairs of near-duplicates in different splits."""
-    rows = {part: [int(i) for i in np.flatnonzero(table["split"] == part) if looks[i] is not None] for part in SPLITS}
+    rows = {part: [int(i) for i in np.flatnonzero(table["split"] == part) if hashes[i] is not None] for part in SPLITS}
     for first, second in combinations(SPLITS, 2):
-        ours, theirs = ([look for i in rows[part] if (look := looks[i]) is not None] for part in (first, second))
-        for i, j, correlation in alike(ours, theirs):
+        ours, theirs = ([hashed for i in rows[part] if (hashed := hashes[i]) is not None] for part in (first, second))
+        for i, j, correlation in similar_pairs(ours, theirs):
             pair = table.iloc[[rows[first][i], rows[second][j]]]
             yield Leak("thumbnail", f"correlation {correlation:.2f}", _members(pair))

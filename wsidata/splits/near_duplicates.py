@@ -66,7 +66,7 @@ def _digest(path: Path) -> tuple[str | None, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class PerceptualHash:
     """Perceptual hash and thumbnail of an image.
 
     Attributes:
@@ -95,13 +95,13 @@ def photo_thumbnail(path: str) -> NDArray[np.float64]:
     return np.asarray(cv2.resize(small, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA).mean(axis=2))
 
 
-def look_of(thumbnail: NDArray[np.float64]) -> Look | None:
+def perceptual_hash(thumbnail: NDArray[np.float64]) -> PerceptualHash | None:
     """Perceptual hash of a square gray thumbnail; None if it is plain, and so like every other plain one."""
     if thumbnail.std() <= _PLAIN_STD * max(float(np.abs(thumbnail).max()), 1e-9):
         return None
     turned = [np.rot90(side, turns) for side in (thumbnail, thumbnail.T) for turns in range(4)]
     pixels = np.stack([((one - one.mean()) / one.std()).ravel() for one in turned])
-    return Look(np.stack([_signs(one) for one in turned]), pixels.astype(np.float32))
+    return PerceptualHash(np.stack([_signs(one) for one in turned]), pixels.astype(np.float32))
 
 
 def _signs(picture: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -113,17 +113,17 @@ def _signs(picture: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(frequencies > np.median(frequencies))
 
 
-def alike(first: list[Look], second: list[Look]) -> list[tuple[int, int, float]]:
+def similar_pairs(first: list[PerceptualHash], second: list[PerceptualHash]) -> list[tuple[int, int, float]]:
     """`(i, j, correlation)` of near-duplicates `first[i]` and `second[j]`, rotated or not."""
     if not first or not second:
         return []
-    ours = np.stack([look.signs[0] for look in first]).astype(np.float32) * 2 - 1
+    ours = np.stack([hashed.signs[0] for hashed in first]).astype(np.float32) * 2 - 1
     pairs: list[tuple[int, int, float]] = []
-    for j, look in enumerate(second):
-        agreement = ours @ (look.signs.T.astype(np.float32) * 2 - 1) / ours.shape[1]  # (i, symmetry), 1 = all signs
+    for j, hashed in enumerate(second):
+        agreement = ours @ (hashed.signs.T.astype(np.float32) * 2 - 1) / ours.shape[1]  # (i, symmetry), 1 = all signs
         for i in np.flatnonzero((1 - agreement.max(axis=1)) / 2 <= HASH_DISTANCE):
             turn = int(agreement[i].argmax())
-            correlation = float(first[i].pixels[0] @ look.pixels[turn] / look.pixels.shape[1])
+            correlation = float(first[i].pixels[0] @ hashed.pixels[turn] / hashed.pixels.shape[1])
             if correlation >= CORRELATION:
                 pairs.append((int(i), j, correlation))
     return pairs

@@ -150,7 +150,7 @@ def test_very_large_jpegs_are_decoded_by_libvips(tmp_path, monkeypatch):
     path = save(tmp_path / "a.jpg", RGB)
     with Slide(path) as slide:
         expected = slide.numpy()
-    monkeypatch.setattr("wsidata.formats.image.MAX_IN_MEMORY_BYTES", RGB.nbytes - 1)
+    monkeypatch.setattr("wsidata.formats.plain_image.MAX_IN_MEMORY_BYTES", RGB.nbytes - 1)
     with Slide(path) as slide:
         assert (slide.kind, slide.reader) == ("jpeg", "libvips")
         np.testing.assert_array_equal(slide.numpy(), expected)

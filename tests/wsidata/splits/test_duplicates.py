@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from wsidata.splits import describe_duplicates, find_duplicates, group_duplicates
-from wsidata.splits.fingerprints import photo_thumbnail
+from wsidata.splits.near_duplicates import photo_thumbnail
 from wsidata.synthetic.photos import write_photo_folders
 
 

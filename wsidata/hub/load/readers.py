@@ -22,7 +22,7 @@ from wsidata.hub.load.streamed import RemoteFiles, StreamedPhotoDataset, Streame
 from wsidata.photos.read import read_photo
 from wsidata.photos.survey import THREADS, PhotoSurvey
 from wsidata.slides.masks import IGNORE, check_masks, mask_classes
-from wsidata.splits.fingerprints import photo_thumbnail, slide_thumbnail
+from wsidata.splits.near_duplicates import photo_thumbnail, slide_thumbnail
 from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.label_table import LabelTable
