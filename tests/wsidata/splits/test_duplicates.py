@@ -21,5 +21,5 @@ def test_different_photos_are_no_duplicates(tmp_path: Path) -> None:
     duplicates = find_duplicates(table, photo_thumbnail)
     assert duplicates.empty
     assert describe_duplicates(duplicates, 6, "photos") == (
-        "Duplicates: none among 6 photos (compared by bytes and by look)."
+        "Duplicates: none among 6 photos (compared by bytes and by perceptual hash)."
     )
