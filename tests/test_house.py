@@ -32,6 +32,7 @@ def _documents() -> list[Path]:
     return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [("wsidata", {"streammodels", "recipes"}), ("streammodels", {"wsidata", "recipes"})],
@@ -48,6 +49,7 @@ def test_importing_a_package_imports_nothing_heavy(package: str) -> None:
     assert run.stdout.strip() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_exported_name_exists(package: str) -> None:
     code = f"import {package}; [getattr({package}, name) for name in {package}.__all__]; print(len({package}.__all__))"

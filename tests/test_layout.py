@@ -100,6 +100,7 @@ def test_the_check_finds_circles() -> None:
     assert not circle([("a", "b"), ("a", "c"), ("b", "c")])
 
 
+@pytest.mark.slow
 def test_imports_are_found_wherever_they_stand() -> None:
     assert "wsidata.slides.pipeline" in imports()["wsidata.slides.slide"]  # in a function
     assert "wsidata.slides.lazy_image" in imports()["wsidata.slides"]  # for type checking

@@ -97,6 +97,7 @@ def test_photo_model_and_data_of_an_old_checkpoint(tmp_path: Path) -> None:
     assert list(dm.class_names) == state["class_names"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not find_spec("datasets"), reason="needs slidestream[hub]")
 @pytest.mark.parametrize("published", ["published", "published_parquet"])
 def test_published_set_of_before_loads(published: str, slides: dict[str, Any], tmp_path: Path) -> None:

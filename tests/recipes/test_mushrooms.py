@@ -129,6 +129,7 @@ def _add_duplicates(folder: Path) -> None:
     cv2.imwrite(str(folder / "scarlet" / "again.png"), half)
 
 
+@pytest.mark.slow
 def test_duplicates_are_found_named_and_kept_together(
     recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +183,7 @@ def test_real_photos_have_other_defaults_than_the_demo(recipe: ModuleType) -> No
     assert (real.model, real.weights, real.batch_size) == ("resnet18", "DEFAULT", 32)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")
 def test_real_photos_hold_no_duplicates_and_every_class_is_in_both_parts(recipe: ModuleType, tmp_path: Path) -> None:
     labels = PHOTOS / "raw_img_labels.csv"

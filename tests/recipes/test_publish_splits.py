@@ -20,6 +20,7 @@ def recipe() -> ModuleType:
     return importlib.import_module("publish_splits")
 
 
+@pytest.mark.slow
 def test_slides_are_exported_and_load_back_the_same(
     recipe: ModuleType, camelyon: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -32,6 +33,7 @@ def test_slides_are_exported_and_load_back_the_same(
     assert "license: cc0-1.0" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_photos_are_exported_and_load_back_the_same(
     recipe: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -196,6 +196,7 @@ def networks(draw: st.DrawFn) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -247,6 +248,7 @@ def small_network() -> nn.Sequential:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_gradcheck() -> None:
     network = small_network().double()
     names = [name for name, _ in network.named_parameters()]

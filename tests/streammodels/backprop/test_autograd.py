@@ -30,6 +30,7 @@ def _is_plain(found: object) -> bool:
     return type(found) in (Tensor, nn.Parameter) and not found.is_meta  # type: ignore[attr-defined]  # narrowed by type()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keeping", KEPT, ids=str)
 def test_backward_pass_frees_all_though_the_result_lives_on(keeping: Keeping) -> None:
     trunk = stream(network(), strip_rows=8, keeping=keeping)

@@ -123,6 +123,7 @@ def operations(trunk: nn.Module, image: Tensor) -> int:
     return int(counter.get_total_flops())
 
 
+@pytest.mark.slow
 def test_operations_are_what_the_table_says() -> None:
     module = nn.Sequential(*(nn.Conv2d(2, 2, 3, 1, 1) for _ in range(3)))
     image = torch.randn(1, 2, 64, 16)

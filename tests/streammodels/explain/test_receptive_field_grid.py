@@ -55,6 +55,7 @@ def test_resnet_is_centered_on_multiples_of_its_stride() -> None:
     assert receptive_field_grid(network, network.boundary[0]) == MapGrid(MapAxis(32, 0.0), MapAxis(32, 0.0))
 
 
+@pytest.mark.slow
 def test_vgg_is_centered_on_the_middle_of_blocks() -> None:
     network = trace(vgg11().eval().features)
     assert receptive_field_grid(network, network.boundary[0]) == block_grid(32)

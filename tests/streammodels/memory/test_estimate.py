@@ -115,6 +115,7 @@ def test_frozen_layers_take_no_memory_for_gradients() -> None:
     assert not default_keeping(partly, 1).frozen
 
 
+@pytest.mark.slow
 def test_the_more_memory_the_less_is_computed_again() -> None:
     memory = step_memory(resnet18(weights=None).eval(), 1, 4096, 1024)
     schedules = [fastest_within(memory, budget) for budget in (4 * 10**8, 10**9, 3 * 10**9, 10**11)]
@@ -126,6 +127,7 @@ def test_the_more_memory_the_less_is_computed_again() -> None:
         assert memory.total(schedule) <= budget
 
 
+@pytest.mark.slow
 def test_images_of_a_list_share_the_budget_but_not_the_weights() -> None:
     module = resnet18(weights=None).eval()
     alone, four = step_memory(module, 1, 1024, 512), step_memory(module, 1, 1024, 512, images=4)

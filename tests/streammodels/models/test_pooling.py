@@ -93,6 +93,7 @@ def trunk(head: nn.Module) -> nn.Sequential:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True, database=None,
           suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 @given(

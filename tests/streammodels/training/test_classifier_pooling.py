@@ -39,6 +39,7 @@ def gradients(model: StreamingResNet, image: Tensor) -> dict[str, Tensor]:
     return {"logits": logits.detach(), **found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", KEYS)
 def test_streamed_equals_plain(pooling: str) -> None:
     model = resnet(pooling, train_streaming_layers=True).double()
@@ -84,6 +85,7 @@ def test_pool_inside_the_trunk_of_any_classifier_is_trained_while_the_trunk_is_f
     assert {name for name, p in model.named_parameters() if p.grad is None} == {"trunk.0.weight", "trunk.0.bias"}
 
 
+@pytest.mark.slow
 def test_own_module_as_pool_is_given_again_to_load_a_checkpoint(tmp_path: Path) -> None:
     pool = nn.Sequential(nn.Conv2d(512, 512, 1, groups=512), nn.ReLU(), GeM(p=2.0))
     model = resnet(pool, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))

@@ -26,6 +26,7 @@ def resnet() -> StreamingResNet:
     return StreamingResNet("resnet18", tile_size=60, num_classes=3, weights=None, train_streaming_layers=True).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_checkpoints_interchange_with_torchvision_both_ways(name: str) -> None:
     plain = getattr(models, name)(num_classes=3).eval()
@@ -58,6 +59,7 @@ def test_normalized_or_unscaled_floats_are_refused(scale: float) -> None:
         model(torch.randn(1, 3, 70, 50) * scale)
 
 
+@pytest.mark.slow
 def test_plain_and_streamed_resnet_agree_in_every_gradient() -> None:
     torch.manual_seed(0)
     options: dict[str, Any] = {"tile_size": 40, "num_classes": 3, "weights": None, "train_streaming_layers": True}
@@ -143,6 +145,7 @@ def test_copies_share_nothing(resnet: StreamingResNet, duplicate: Callable[[Stre
     assert torch.equal(resnet(image), before)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_checkpoint_loads_without_a_download(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: MakeTrainer

@@ -92,6 +92,7 @@ def test_every_resolution_arrives(camelyon, tmp_path, name, value):
     assert parsed(camelyon, tmp_path, {name: value}).resolution == {name: value}
 
 
+@pytest.mark.slow
 def test_folds_statistics_and_labels_arrive_and_work(camelyon, tmp_path):
     from wsidata import channel_stats
 

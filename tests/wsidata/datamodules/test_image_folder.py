@@ -181,6 +181,7 @@ def test_training_is_the_same_with_workers_and_for_equal_seeds(toadstools, tmp_p
     assert list((tmp_path / "kept").rglob("*.npz"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.* has no image of class")  # two test photos
 def test_fit_test_and_predict_and_resume(toadstools, tmp_path):
     seed_everything(3, workers=True)

@@ -69,6 +69,7 @@ def masked(camelyon, table, tmp_path_factory):
 MASKS = {"label_column": "mask", "target": "mask", "class_names": ["light", "dark"], "mask_values": [0, 255]}
 
 
+@pytest.mark.slow
 def test_masks_follow_their_images_through_crops_turns_and_padding(camelyon, masked):
     table, folder = masked
     for options in ({"level": 0, "image_size": 600}, {"level": 0, "image_size": 600, "crop": "pack"}):
@@ -84,6 +85,7 @@ def test_masks_follow_their_images_through_crops_turns_and_padding(camelyon, mas
         assert torch.isfinite(loss)
 
 
+@pytest.mark.slow
 def test_masks_are_drawn_over_the_batch(camelyon, masked, tmp_path):
     table, folder = masked
     figure = module(camelyon, table, mask_dir=folder, **MASKS).show_batch(max_images=2, path=tmp_path / "batch.png")
@@ -104,6 +106,7 @@ def test_lazy_masks_are_refused(camelyon, masked):
         module(camelyon, masked[0], mask_dir=masked[1], lazy=True, **MASKS)
 
 
+@pytest.mark.slow
 def test_folds_partition_the_rows_that_are_not_test(camelyon, table):
     folds = [module(camelyon, table, test_prefix="test_", k_fold=(i, 3)) for i in range(3)]
     validated = [name for dm in folds for name in dm.tables["val"]["image_id"]]
@@ -148,6 +151,7 @@ def test_site_in_two_parts_is_a_leak_if_sites_are_given(camelyon, table):
         module(camelyon, sites, site_column="site", leaks="error", leak_checks=["site"])
 
 
+@pytest.mark.slow
 def test_statistics_go_with_the_checkpoint(camelyon, table, tmp_path):
     first = module(camelyon, table)
     assert first.state_dict()["stats"] is None  # not computed unasked
@@ -230,6 +234,7 @@ def test_merged_classes_of_masks_are_refused(one_class):
         one_class(class_names={"bg": "bg", "tumor": "t", "stroma": "t"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"level": 2}, {"level": 1, "crop": "tissue"}])
 def test_statistics_of_other_pixels_are_refused_given_or_remembered(camelyon, table, options):
     first = module(camelyon, table)

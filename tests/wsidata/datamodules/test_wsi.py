@@ -89,6 +89,7 @@ def test_training_is_the_same_with_workers_and_for_equal_seeds(camelyon, tmp_pat
     assert not torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_resumed_run_sees_what_the_whole_run_saw(camelyon, tmp_path):
     seed_everything(3, workers=True)
     whole = Mean()
@@ -111,6 +112,7 @@ def test_split_is_saved_beside_the_run_and_can_be_reused(camelyon, tmp_path):
     assert again.tables["train"]["image_id"].tolist() == dm.tables["train"]["image_id"].tolist()
 
 
+@pytest.mark.slow
 def test_checkpoint_holds_the_split_and_plain_hyperparameters(camelyon, tmp_path):
     frame = pd.read_csv(camelyon / "evaluation" / "reference.csv", dtype=str)
     for table in (frame, camelyon / "evaluation" / "reference.csv"):
@@ -125,6 +127,7 @@ def test_checkpoint_holds_the_split_and_plain_hyperparameters(camelyon, tmp_path
     assert loaded.split_digest == dm.split_digest
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:test has no image of class")  # the normal slides are the test split
 def test_other_split_is_neither_resumed_nor_tested(camelyon, tmp_path):
     run = trainer(tmp_path, max_epochs=1)
@@ -156,6 +159,7 @@ def test_table_without_labels_can_be_predicted_on_only(camelyon, tmp_path):
         trainer(tmp_path).fit(Mean(), datamodule=dm)
 
 
+@pytest.mark.slow
 def test_no_validation_rows_is_no_validation(camelyon, tmp_path):
     dm = module(camelyon, val_fraction=0.0)
     model = Mean()

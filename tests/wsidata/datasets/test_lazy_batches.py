@@ -50,6 +50,7 @@ def trained(folder, out, **options):
     return model.seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop", [None, "tissue", "pack"])
 def test_lazy_batches_hold_the_pixels_of_ordinary_ones(camelyon, crop):
     options = {"batch_size": 1, "mpp": 1.3, "level": None, "crop": crop}
@@ -73,6 +74,7 @@ def test_a_trainer_sees_the_same_with_and_without_workers(camelyon, tmp_path):
     assert first != second
 
 
+@pytest.mark.slow
 def test_images_of_a_batch_may_differ_in_size_and_are_padded_if_asked(camelyon):
     dm = module(camelyon, lazy=True, predict_on="all", batch_size=16)
     dm.setup("predict")

@@ -21,6 +21,7 @@ def table(toadstools):
     return pd.DataFrame({"image_id": [p.stem for p in paths], "path": map(str, paths), "label": range(len(paths))})
 
 
+@pytest.mark.slow
 def test_sample_is_the_center_of_the_resized_photo_and_its_label(table):
     image, label = PhotoDataset(table, default_eval_transform((40, 48)), resize_px=56)[2]
     pixels = read_photo(table["path"][2], short_side_px=56)

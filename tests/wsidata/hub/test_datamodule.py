@@ -70,6 +70,7 @@ class Mean(LightningModule):
 # -- the same as was published -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "how"),
     [
@@ -97,6 +98,7 @@ def test_folder_gives_the_batches_tables_and_memory_of_the_data_module(camelyon,
     assert len(again.show_batch("val").axes) >= 2
 
 
+@pytest.mark.slow
 def test_published_statistics_are_available_first(published):
     dm, folder = published
     assert HubDataModule(folder).stats == dm.stats
@@ -114,6 +116,7 @@ def test_arguments_override_the_published_ones(published):
     assert again.stats is mine
 
 
+@pytest.mark.slow
 def test_unpublished_transform_is_named_in_a_warning(camelyon, tmp_path):
     from wsidata.transforms.geometry.crop import CropOrPad
 
@@ -126,6 +129,7 @@ def test_unpublished_transform_is_named_in_a_warning(camelyon, tmp_path):
         assert equal(batches(again), batches(module(camelyon, train_transform=CropOrPad(64))))
 
 
+@pytest.mark.slow
 def test_lazy_images_come_from_pyramids(camelyon, tmp_path):
     dm = module(camelyon, lazy=True, level=0, image_size=None)
     again = HubDataModule(exported(dm, tmp_path / "out"), num_workers=0)
@@ -222,6 +226,7 @@ def downloads(hub):
     ]
 
 
+@pytest.mark.slow
 def test_hub_gives_what_the_folder_gives_and_is_asked_once(hub, address, published):
     dm, folder = published
     commit = hub.put("tester/slides", folder, private=True)
@@ -235,6 +240,7 @@ def test_hub_gives_what_the_folder_gives_and_is_asked_once(hub, address, publish
     assert downloads(hub) == []
 
 
+@pytest.mark.slow
 def test_streaming_gives_the_same_batches_and_keeps_nothing(hub, address, published):
     dm, folder = published
     hub.put("tester/slides", folder)
@@ -248,6 +254,7 @@ def test_streaming_gives_the_same_batches_and_keeps_nothing(hub, address, publis
     assert again.show_batch("test", max_images=2).axes
 
 
+@pytest.mark.slow
 def test_streaming_retries_transient_errors(hub, address, published):
     dm, folder = published
     hub.put("tester/slides", folder)
@@ -268,12 +275,14 @@ def test_streaming_refuses_replaced_images(hub, address, published, tmp_path):
         batches(again, "test")
 
 
+@pytest.mark.slow
 def test_streaming_is_refused_where_images_are_inside_parquet(hub, address, camelyon, tmp_path):
     hub.put("tester/slides", exported(module(camelyon), tmp_path / "out", layout="parquet"))
     with pytest.raises(HubError, match=r"one file per image.*Leave streaming= out"):
         HubDataModule("tester/slides", streaming=True, **address).setup()
 
 
+@pytest.mark.slow
 def test_offline_the_cache_is_used_and_named(hub, address, published):
     dm, folder = published
     commit = hub.put("tester/slides", folder)
@@ -327,6 +336,7 @@ def test_servers_that_are_down_are_not_taken_for_missing_data(hub, address, publ
 # -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_checkpoint_pins_the_commit(hub, address, published, camelyon, tmp_path):
     dm, folder = published
     first = hub.put("tester/slides", folder)

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.slow  # processes, servers or large files of their own
+
 PUSH = """
 import io, sys
 import numpy as np
@@ -42,7 +44,6 @@ def done(run):
     return run.stdout
 
 
-@pytest.mark.slow
 def test_datasets_pushes_and_loads(hub):
     done(hub.python(PUSH))
     found = hub.repository("tester/photos")
@@ -69,7 +70,6 @@ def test_folders_are_uploaded_in_part_by_git_and_downloaded_whole(hub, tmp_path)
     assert sorted(hub.repository("tester/files")["files"]) == ["main", "refs/pr/1"]
 
 
-@pytest.mark.slow
 def test_failures_happen_as_often_as_ordered(hub, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x.jpg").write_bytes(b"jpeg" * 100_000)
@@ -85,7 +85,6 @@ def test_failures_happen_as_often_as_ordered(hub, tmp_path):
     assert "412" in hub.python(UPLOAD, tmp_path / "folder", {"parent_commit": "0" * 40}).stderr  # main has moved
 
 
-@pytest.mark.slow
 def test_tokens_control_access(hub, tmp_path):
     (tmp_path / "a.txt").write_text("a")
     for token, said in ((None, "401"), ("hf_reader", "403"), ("hf_unknown", "401")):

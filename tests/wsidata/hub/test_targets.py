@@ -39,6 +39,7 @@ def epoch(dm):
 MASKS = {"label_column": "mask", "target": "mask", "class_names": ["light", "dark"], "mask_values": [0, 255]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["files", "parquet"])
 @pytest.mark.parametrize(
     "options",

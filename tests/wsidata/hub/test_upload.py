@@ -11,6 +11,8 @@ from wsidata.hub.manifest import PREPROCESSING_FILE, Preprocessing
 from wsidata.hub.repository import Destination, PublishError
 from wsidata.hub.upload import published_files, upload
 
+pytestmark = pytest.mark.slow  # processes, servers or large files of their own
+
 REPO = "tester/split"
 UPLOAD = """
 import json, sys
@@ -98,7 +100,6 @@ def test_folder_that_is_not_as_exported_is_refused(folder, change, message):
         published_files(folder, Preprocessing.load(folder))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["files", "parquet"])
 def test_all_of_it_arrives_and_a_second_time_nothing_is_sent(hub, exports, tmp_path, layout):
     shutil.copytree(exports / layout, tmp_path / "export")
@@ -115,7 +116,6 @@ def test_all_of_it_arrives_and_a_second_time_nothing_is_sent(hub, exports, tmp_p
     assert {request["method"] for request in hub.log()} == {"GET", "HEAD"}
 
 
-@pytest.mark.slow
 def test_public_repository_is_refused_before_anything_is_sent(hub, camelyon, folder):
     assert "DONE" in send(hub, folder, private=False)
     hub.clear()
@@ -127,7 +127,6 @@ def test_public_repository_is_refused_before_anything_is_sent(hub, camelyon, fol
     assert not (folder.parent / "other").exists()
 
 
-@pytest.mark.slow
 def test_publishing_to_everybody_says_so_first(hub, camelyon, tmp_path):
     run = hub.python(PUBLISH, camelyon, tmp_path / "out", "public")
     assert run.stdout.startswith("PUBLIC, for everybody, at 'tester/split': 16 images (10 train, 2 validation, 4 test)")
@@ -135,7 +134,6 @@ def test_publishing_to_everybody_says_so_first(hub, camelyon, tmp_path):
     assert not hub.repository(REPO)["private"]
 
 
-@pytest.mark.slow
 def test_interrupted_upload_is_marked_and_resumes(hub, folder):
     hub.fail("POST", r"/commit/main", times=1)  # repeated
     hub.fail("PUT", r".*", times=200, status=403)  # which the client does not repeat for minutes
@@ -151,7 +149,6 @@ def test_interrupted_upload_is_marked_and_resumes(hub, folder):
     assert PREPROCESSING_FILE in on_hub(hub)
 
 
-@pytest.mark.slow
 def test_replaced_version_is_never_half_published(hub, exports, folder):
     send(hub, folder)
     hub.fail("POST", r"/commit/main", times=1, status=403, message="no")
@@ -168,7 +165,6 @@ def test_replaced_version_is_never_half_published(hub, exports, folder):
     assert set(on_hub(hub)) == {*published_files(folder, Preprocessing.load(folder)), "README.md", PREPROCESSING_FILE}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("status", "how"), [(409, "status"), (412, "status"), (503, "status"), (0, "drop")])
 def test_requests_to_a_busy_hub_are_retried(hub, folder, status, how):
     hub.fail("POST", r"/commit/main", times=2, status=status or 503, how=how)
@@ -177,7 +173,6 @@ def test_requests_to_a_busy_hub_are_retried(hub, folder, status, how):
     assert "DONE" in out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "message", "said"),
     [
@@ -193,19 +188,16 @@ def test_refusals_are_explained(hub, folder, status, message, said):
     assert said in out
 
 
-@pytest.mark.slow
 def test_reader_may_not_publish_and_wrong_tokens_are_told(hub, folder):
     assert "may not write there" in send(hub, folder, token="hf_reader")
     assert "access token is not valid" in send(hub, folder, token="hf_wrong")
 
 
-@pytest.mark.slow
 def test_no_network(hub, folder):
     hub.stop()
     assert "the Hub does not answer" in send(hub, folder)
 
 
-@pytest.mark.slow
 def test_branches_and_pull_requests_leave_main_alone(hub, folder):
     assert "DONE" in send(hub, folder, revision="v1")
     assert PREPROCESSING_FILE in on_hub(hub, "v1")
@@ -216,7 +208,6 @@ def test_branches_and_pull_requests_leave_main_alone(hub, folder):
     assert PREPROCESSING_FILE not in on_hub(hub)
 
 
-@pytest.mark.slow
 def test_other_data_of_a_repository_is_not_removed(hub, folder):
     other = (
         "from huggingface_hub import HfApi; api = HfApi(); api.create_repo('tester/split', repo_type='dataset', "
@@ -229,7 +220,6 @@ def test_other_data_of_a_repository_is_not_removed(hub, folder):
     assert set(on_hub(hub)) == {"data/mine.csv"}
 
 
-@pytest.mark.slow
 def test_text_written_on_the_hub_is_kept(hub, folder):
     send(hub, folder)
     edit = (

@@ -55,6 +55,7 @@ def test_every_class_is_split_in_proportion(truth, val, test, sizes):
             assert max(abs(found[label] - fraction * whole[label]) for label in whole) < 2
 
 
+@pytest.mark.slow
 def test_folds_are_stratified_and_cover_everything(truth):
     folds = [module(k_fold=(i, 4)).tables["val"] for i in range(4)]
     assert sorted(name for fold in folds for name in fold["image_id"]) == sorted(truth)

@@ -64,6 +64,7 @@ def test_rows_in_any_order_are_the_whole_image(slide, resolution, order):
     np.testing.assert_array_equal(whole(image, order), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop", [None, "tissue", "pack"])
 def test_cropped_augmented_padded_rows_are_those_of_the_same_pipeline_at_once(slide, crop):
     transform = Compose([RandomD4(), CropOrPad((1300, 900))])

@@ -61,6 +61,7 @@ def picture_of(seed, width, height):
     return pixels, pyvips.Image.new_from_array(pixels).copy(interpretation="srgb")
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(st.lists(operations, max_size=4), numbers(1, 300), numbers(1, 300), st.data())
 def test_what_is_done_to_a_part_is_what_is_done_to_the_whole(chain, width, height, data):

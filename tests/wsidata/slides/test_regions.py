@@ -30,6 +30,7 @@ factors = st.floats(0.96, 30) | st.sampled_from([1.0, 2.0, 3.0, 4.0, 701 / 350, 
 pairs = st.tuples(factors, factors)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     down=factors | pairs, x=st.integers(-60, 760), y=st.integers(-60, 560), w=st.integers(1, 90), h=st.integers(1, 90)
@@ -47,6 +48,7 @@ def test_a_region_is_that_region_of_the_whole_resampled_slide(slide, down, x, y,
     np.testing.assert_allclose(region.astype(int), expected, atol=int(enlarged), rtol=0)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(down=st.floats(1.0, 12), size=st.integers(20, 120))
 @example(down=1.1, size=99)  # 495 * 1.1 is 544.5, and (544 + 0.5) / 1.1 a little less than 495

@@ -347,6 +347,7 @@ def test_real_svs():
         np.testing.assert_array_equal(slide.numpy(), tifffile_level(slide.path, 0))
 
 
+@pytest.mark.slow
 def test_real_jpeg2000_svs_without_spacing():
     with Slide(real("tcga-cr-7395-01a-01-ts1.svs")) as slide:
         assert [level.size for level in slide.levels] == [(4443, 3567), (2221, 1783)]

@@ -21,6 +21,7 @@ COUNTS = st.dictionaries(st.sampled_from("abcde"), st.integers(2, 40), min_size=
 FRACTIONS = st.floats(0.05, 0.5)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(COUNTS, FRACTIONS, st.integers(0, 2**32 - 1))
 def test_every_class_is_divided_in_proportion_to_within_one(counts, fraction, seed):
@@ -38,6 +39,7 @@ def test_every_class_is_divided_in_proportion_to_within_one(counts, fraction, se
     assert all(drawn[name] > share - 1 - lifted for name, share in shares.items())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(COUNTS, st.randoms(use_true_random=False), st.booleans())
 def test_row_order_does_not_matter(counts, shuffler, grouped):
@@ -53,6 +55,7 @@ def test_row_order_does_not_matter(counts, shuffler, grouped):
     assert shuffled.set_index("image_id")["split"].to_dict() == straight.to_dict()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.sampled_from("ab")), min_size=20, max_size=120),
@@ -194,6 +197,7 @@ def test_contradictions_are_refused():
         make_splits(pd.DataFrame({"image_id": ["1", "1"], "label_name": "a"}))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(5, 30), min_size=1), st.integers(2, 5), st.integers(0, 99))
 def test_folds_partition_the_slides_evenly_within_every_class(counts, folds, seed):

@@ -125,6 +125,7 @@ def test_saved_split_says_what_was_left_out_and_can_be_used_again(damaged, tmp_p
     assert ids(again, "train") == ids(dm, "train")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::wsidata.splits.unreadable.SkipWarning")
 @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader`:UserWarning")
 def test_run_is_not_resumed_on_other_slides(damaged, camelyon, tmp_path):

@@ -69,6 +69,7 @@ def test_slides_are_read_at_the_resolution_asked_for(slides, resolution):
     assert stats.resolution == resolution
 
 
+@pytest.mark.slow
 def test_slides_counted_in_strips_have_the_sums_of_the_whole(slides, monkeypatch):
     monkeypatch.setattr("wsidata.stats.pixel_sums.STRIP_BYTES", 40_000)
     for options in ({"level": 0}, {"downsample": 1.7}, {"level": 1, "crop": "pack"}):
@@ -301,6 +302,7 @@ def test_mushroom_photos_as_their_notebook_does_it():
     np.testing.assert_allclose(stats.std, torch.stack([one.std(0) for one in per_photo]).mean(0), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SLIDES.is_dir(), reason="the real slides are not here")
 def test_real_slide():
     path = SLIDES / "CMU-1-Small-Region.svs"

@@ -106,6 +106,7 @@ def test_probability_is_checked():
         RandomHorizontalFlip(p=50)
 
 
+@pytest.mark.slow
 def test_compose_draws_everything_from_one_generator():
     image, _ = picture()
     transform = Compose([RandomD4(), RandomHorizontalFlip(), CropOrPad(6)])

@@ -66,6 +66,7 @@ def test_a_record_replays_every_transform_bit_by_bit(dtype, seed):
     assert (changed.image.width, changed.image.height) == (230, 230)
 
 
+@pytest.mark.slow
 def test_all_operations_take_part_in_the_test_above():
     names = {
         operation.saved_name
@@ -76,6 +77,7 @@ def test_all_operations_take_part_in_the_test_above():
     assert names == set(expected.split())
 
 
+@pytest.mark.slow
 def test_records_are_read_where_no_transform_was_imported():
     text = Record.of(EVERYTHING.run(sample(), np.random.default_rng(0))).to_json()
     code = f"from wsidata.transforms import Record; assert Record.from_json({text!r}).to_json() == {text!r}"

@@ -15,6 +15,7 @@ def picture(width=200, height=150):
     return np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vendor", "compression"),
     [("generic", "jpeg"), ("aperio", "jpeg"), ("aperio", "jpeg2000"), ("philips", "jpeg"), ("generic", "deflate")],

@@ -179,6 +179,7 @@ def test_a_large_level_is_decoded_tile_by_tile_even_after_the_slide_is_closed(pa
     np.testing.assert_array_equal(image.rot90().numpy(), np.rot90(expected, 3))
 
 
+@pytest.mark.slow
 def test_handles_of_lazy_levels_are_closed_with_the_image(path, monkeypatch):
     tifffile.imwrite(path, RGB, photometric="rgb", compression="zstd", **TILE)
     monkeypatch.setattr("wsidata.formats.tiff.reader.DECODED_AT_ONCE_BYTES", 1000)

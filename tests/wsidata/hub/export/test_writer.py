@@ -115,6 +115,7 @@ def test_crop_that_only_evaluation_begins_with_is_kept_from_training_images(came
     assert "CropOrPad" in found.transforms["eval"].applied
 
 
+@pytest.mark.slow
 def test_layouts_hold_the_same_and_follow_the_size_of_images(camelyon, tmp_path):
     assert quietly(module(camelyon), tmp_path / "a").layout == "parquet"
     assert quietly(module(camelyon), tmp_path / "b", layout="files").layout == "files"
@@ -150,6 +151,7 @@ def test_second_run_writes_nothing(camelyon, tmp_path, layout, monkeypatch):
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files(tmp_path / "out")} == times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["files", "parquet"])
 def test_only_what_changed_is_written_again(slides, tmp_path, layout, monkeypatch):
     quietly(module(slides), tmp_path / "out", layout=layout)
@@ -167,6 +169,7 @@ def test_only_what_changed_is_written_again(slides, tmp_path, layout, monkeypatc
     assert len(written) == 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["altered", "deleted", "metadata"])
 def test_damaged_export_is_repaired(camelyon, tmp_path, damage):
     first = quietly(module(camelyon), tmp_path / "out", layout="files")
@@ -183,6 +186,7 @@ def test_damaged_export_is_repaired(camelyon, tmp_path, damage):
     assert len(metadata(tmp_path / "out", "train")) == 10
 
 
+@pytest.mark.slow
 def test_export_changes_its_layout_without_reading_a_slide(camelyon, tmp_path, monkeypatch):
     quietly(module(camelyon), tmp_path / "out", layout="files")
     monkeypatch.setattr(export_images, "encode", lambda *_, **__: pytest.fail("an image was encoded again"))
@@ -195,6 +199,7 @@ def test_export_changes_its_layout_without_reading_a_slide(camelyon, tmp_path, m
     assert files(tmp_path / "out") == files(tmp_path / "new")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["files", "parquet"])
 @pytest.mark.parametrize("moment", ["images", "finishing", "tables", "last file"])
 def test_interrupted_export_never_looks_complete_and_goes_on(camelyon, tmp_path, monkeypatch, layout, moment):
@@ -281,6 +286,7 @@ def test_processes_make_the_same_export(camelyon, tmp_path):
     assert found == quietly(module(camelyon), tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_lazy_images_become_pyramids_of_the_whole_image(camelyon, tmp_path):
     found = quietly(module(camelyon, lazy=True, image_size=None, level=0), tmp_path / "out")
     assert (found.layout, found.encoding.format, found.arguments["lazy"]) == ("files", "tiff", True)
@@ -293,6 +299,7 @@ def test_lazy_images_become_pyramids_of_the_whole_image(camelyon, tmp_path):
         assert made.mpp == pytest.approx(slide.mpp)
 
 
+@pytest.mark.slow
 def test_tissue_crops_are_applied_before_export(camelyon, tmp_path):
     dm = module(camelyon, crop="pack", image_size=None, level=0)
     found = quietly(dm, tmp_path / "out", layout="files")
@@ -317,6 +324,7 @@ def masked(camelyon, folder, value=1, **options):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["files", "parquet"])
 def test_masks_are_published_on_the_grid_of_their_images(camelyon, tmp_path, layout):
     dm = masked(camelyon, tmp_path, image_size=512)  # larger than the slides: padded
@@ -332,11 +340,13 @@ def test_masks_are_published_on_the_grid_of_their_images(camelyon, tmp_path, lay
     np.testing.assert_array_equal(np.where(mask == 255, -100, mask.astype(int)), expected.numpy())
 
 
+@pytest.mark.slow
 def test_mask_values_of_no_class_are_refused(camelyon, tmp_path):
     with pytest.raises(ExportError, match=r"(?s)16 problems.*values of no class"):
         quietly(masked(camelyon, tmp_path, value=7), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_several_labels_numbers_and_groups_are_columns(camelyon, tmp_path):
     table = pd.read_csv(camelyon / "evaluation" / "reference.csv", dtype=str)
     table = table.assign(
@@ -360,6 +370,7 @@ def test_rows_without_labels_are_a_split_of_their_own(camelyon, tmp_path):
     assert metadata(tmp_path / "out", "predict")["image_id"].tolist() == dm.tables["predict"]["image_id"].tolist()
 
 
+@pytest.mark.slow
 def test_only_the_deterministic_start_of_a_user_transform_is_applied(camelyon, tmp_path):
     from wsidata.transforms.color.stain import StainJitter
     from wsidata.transforms.compose import Compose

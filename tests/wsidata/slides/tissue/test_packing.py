@@ -97,6 +97,7 @@ def test_whole_leaves_the_picture_as_it_is():
     assert whole(7, 5).to_slide(3, 2) == (3, 2)
 
 
+@pytest.mark.slow
 def test_canvas_of_many_pieces_is_the_slides_too(monkeypatch):
     pixels = np.zeros((90, 90), bool)
     pixels[::3, ::3] = True
