@@ -72,6 +72,7 @@ def test_data_module_of_an_old_checkpoint_has_its_split_and_statistics(slides: d
     assert (dm.stats.mean, dm.stats.std) == (stats.mean, stats.std)
 
 
+@pytest.mark.slow
 def test_validation_of_an_old_checkpoint_runs(slides: dict[str, Any], tmp_path: Path) -> None:
     path = unpacked("slides.ckpt.gz", tmp_path)
     model = StreamingResNet.load_from_checkpoint(path, map_location="cpu")

@@ -66,6 +66,7 @@ def small_convnext() -> nn.Module:
     return strengthen(torchvision.models.ConvNeXt(settings, stochastic_depth_prob=0.5, num_classes=3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strip_rows", [1, 5, 32, 100])
 def test_narrow_convnext_is_exact(strip_rows: int, assert_exact: Any) -> None:
     assert_exact(small_convnext().eval(), torch.randn(2, 3, 66, 41, dtype=torch.float64), strip_rows)
@@ -118,6 +119,7 @@ def test_inceptionnext_blocks_are_exact(
     assert_exact(network, torch.randn(2, 3, 67, 53, dtype=torch.float64), strip_rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer"),
     [

@@ -50,6 +50,7 @@ def test_info_shows_progress_on_standard_error_and_draws(camelyon, tmp_path, cap
     assert (tmp_path / "spacing.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_split_is_written_and_counted(camelyon, tmp_path, capsys):
     arguments = ["split", *table(camelyon), "--test-prefix", "test_", "-o", str(tmp_path / "split.csv")]
     assert main([*arguments, "--plot", str(tmp_path / "balance.png")]) == 0

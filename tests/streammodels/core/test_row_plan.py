@@ -33,6 +33,7 @@ def finite_rows(layer: nn.Module, image: Tensor) -> Tensor:
         return layer(image).isfinite().all(dim=3).all(dim=1)[0]
 
 
+@pytest.mark.slow
 @CASES
 @given(case=windows(), rows=st.integers(1, 40))
 def test_total_rows_are_torchs(case: tuple[nn.Module, SlidingWindow], rows: int) -> None:

@@ -29,6 +29,7 @@ def narrow_resnet() -> ResNet:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel_pixels", [2, 9, 40, 100_000])
 @pytest.mark.parametrize("strip_rows", [1, 16, 33])
 def test_results_do_not_depend_on_waiting(

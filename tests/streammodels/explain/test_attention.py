@@ -87,6 +87,7 @@ def test_pool_alone_is_a_network() -> None:
     torch.testing.assert_close(weights, pool.scores(image).flatten(2).softmax(2).view(1, 1, 9, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streaming", [True, False])
 def test_classifier_shows_where_it_looks(streaming: bool) -> None:
     torch.manual_seed(3)

@@ -78,6 +78,7 @@ def test_linear_head_gives_the_class_activation_map(
     assert (found.grid.y.stride, found.grid.y.first) == (8, 0.0)
 
 
+@pytest.mark.slow
 def test_whole_resnet_gives_the_class_activation_map(randomize_batch_norm: Randomize) -> None:
     network = randomize_batch_norm(resnet18(num_classes=5).eval()).double()
     image = torch.rand(1, 3, 97, 70, dtype=torch.float64)

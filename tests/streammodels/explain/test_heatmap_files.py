@@ -102,6 +102,7 @@ def _colored_center(picture: np.ndarray, columns: slice) -> float:
     return float(np.flatnonzero(colored.any(axis=1)).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [RESNET, block_grid(32)], ids=["centered on pixels", "blocks"])
 def test_overlay_colors_the_place_of_the_map_pixel(grid: MapGrid, tmp_path: Path) -> None:
     values = torch.zeros(1, 10, 10)

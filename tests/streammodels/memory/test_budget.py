@@ -14,6 +14,7 @@ from streammodels.orientation import Orientation
 from streammodels.tracing.trace import trace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("height", [256, 301, 347, 499])
 def test_as_many_graphs_are_kept_as_fit(height: int) -> None:
     module = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1), nn.AdaptiveAvgPool2d(1))

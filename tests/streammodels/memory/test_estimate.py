@@ -81,6 +81,7 @@ def step_memory(module: nn.Module, batch: int, height: int, width: int, images: 
     return StepMemory(engine, tuple(needs), batch, None, height, width, images=images)
 
 
+@pytest.mark.slow
 def test_estimate_grows_with_batch_and_image() -> None:
     module, strips = resnet18(weights=None).eval(), Schedule(64, Keeping())
     small = step_memory(module, 1, 1024, 512).total(strips)
@@ -138,6 +139,7 @@ def test_images_of_a_list_share_the_budget_but_not_the_weights() -> None:
     assert trunk([torch.rand(3, 224, 222)] * 4).shape == (4, 1000)
 
 
+@pytest.mark.slow
 def test_least_memory_keeps_few_carries() -> None:
     memory = step_memory(resnet18(weights=None).eval(), 1, 65_536, 4096)
     with pytest.raises(ValueError, match="too small"):

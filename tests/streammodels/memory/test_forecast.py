@@ -20,6 +20,7 @@ def network() -> nn.Sequential:
 KEPT = (Keeping(), Keeping(graphs=1), Keeping(graphs=4), Keeping(graphs=99), Keeping(every=4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keeping", KEPT, ids=str)
 @pytest.mark.parametrize("frozen", [0, 1, 4])
 @pytest.mark.parametrize(("height", "width"), [(128, 48), (48, 128)])

@@ -203,6 +203,7 @@ def flops(step: Callable[[], Tensor]) -> int:
     return int(counter.get_total_flops())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strip_rows", [4, 16, 100])
 def test_attention_is_computed_once_forwards_and_once_again_backwards(strip_rows: int) -> None:
     network, image = trunk(GatedAttention(4, 8, heads=2)), torch.randn(1, 2, 64, 24)
@@ -222,6 +223,7 @@ def test_attention_is_computed_once_forwards_and_once_again_backwards(strip_rows
     assert plain <= flops(lambda: streamed(image)) <= flops(checkpointed)  # strips whose graph is kept run once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEADS)
 def test_no_tensor_grows_with_the_height_of_the_map(name: str, largest_tensor: Any) -> None:
     streamed = stream(trunk(HEADS[name]()), strip_rows=8)

@@ -26,6 +26,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_default_weights_are_read_from_the_local_folder(hub: Path, caplog: pytest.LogCaptureFixture) -> None:
     state = models.resnet18(weights=None).state_dict()
     torch.save(state, hub / "resnet18-f37072fd.pth")
@@ -48,6 +49,7 @@ def test_failed_download_names_the_alternatives(hub: Path) -> None:
     assert "weights='" in message
 
 
+@pytest.mark.slow
 def test_weights_from_a_path(tmp_path: Path) -> None:
     source = models.resnet18(num_classes=5)
     torch.save(source.state_dict(), tmp_path / "mine.pth")
@@ -68,6 +70,7 @@ def test_unknown_weights_are_refused_with_the_known_names(weights: str) -> None:
         build_resnet("resnet18", 2, weights)
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save(models.resnet18(num_classes=2).state_dict(), tmp_path / "18.pth")
     with pytest.raises(ValueError, match=r"(?s)do not fit resnet34.*Choose the model_name"):
@@ -148,6 +151,7 @@ def test_resnet9_loads_its_own_state(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), twin.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_residual_branches_of_random_networks_start_at_zero() -> None:
     for name in ("resnet9", "resnet18", "resnet50"):
         blocks = [
@@ -173,6 +177,7 @@ def test_last_stage_can_be_left_out(name: str, stage: str, features: int) -> Non
     assert not [key for key in network.state_dict() if key.startswith(stage)]
 
 
+@pytest.mark.slow
 def test_weights_of_the_whole_network_serve_without_the_last_stage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -98,6 +98,7 @@ def trunk(name: str, blocks: list[int], bottleneck: bool = False) -> nn.Module:
 RESNETS = {"18": ([2, 2, 2, 2], False), "34": ([3, 4, 6, 3], False), "50": ([3, 4, 6, 3], True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", RESNETS)
 @pytest.mark.parametrize("size", [(101, 67), (96, 64)])
 def test_batch_norm_affine_gradients_and_odd_sizes_of_resnets(

@@ -259,6 +259,7 @@ def test_squeeze_and_excitation_is_refused(name: str) -> None:
     assert caught.value.layer.startswith("features.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["swin_t", "shufflenet_v2_x0_5"])
 def test_networks_that_do_not_stream_are_refused(name: str) -> None:
     with pytest.raises(UnsupportedLayerError):

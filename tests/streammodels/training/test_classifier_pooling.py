@@ -52,6 +52,7 @@ def test_streamed_equals_plain(pooling: str) -> None:
         torch.testing.assert_close(actual[name], value, rtol=1e-9, atol=1e-12, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", KEYS)
 def test_state_dict_has_the_keys_of_torchvision_and_those_of_the_pool(pooling: str) -> None:
     keys = set(resnet(pooling).state_dict())
@@ -68,6 +69,7 @@ def test_pool_is_trained_while_the_trunk_is_frozen() -> None:
     assert {name for name, p in model.named_parameters() if p.requires_grad} == trained
 
 
+@pytest.mark.slow
 def test_gradients_of_the_pool_behind_a_frozen_trunk_are_those_of_the_plain_network() -> None:
     model, image = resnet("attention").double(), torch.rand(1, 3, 133, 70, dtype=torch.float64)
     plain = resnet("attention", streaming=False).double()

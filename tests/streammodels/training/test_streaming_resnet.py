@@ -88,6 +88,7 @@ def test_new_head_is_used() -> None:
     assert model(torch.rand(1, 3, 70, 50)).shape == (1, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet9", "resnet18"])
 def test_resnet_without_its_last_stage_agrees_with_the_plain_one(name: str) -> None:
     options: dict[str, Any] = {"weights": None, "remove_last_stage": True, "train_streaming_layers": True}
@@ -106,6 +107,7 @@ def test_resnet_without_its_last_stage_agrees_with_the_plain_one(name: str) -> N
         assert float((a.grad - b.grad).norm()) <= 1e-12 * float(b.grad.norm()), key
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_checkpoint_keeps_the_task_of_a_loss_it_does_not_hold(tmp_path: Path, trainer: MakeTrainer) -> None:
     model = StreamingResNet("resnet9", weights=None, loss_fn=nn.BCEWithLogitsLoss(), num_classes=3, tile_size=64)
@@ -117,6 +119,7 @@ def test_checkpoint_keeps_the_task_of_a_loss_it_does_not_hold(tmp_path: Path, tr
     assert isinstance(loaded.loss_fn, nn.BCEWithLogitsLoss)
 
 
+@pytest.mark.slow
 def test_maximum_pooling_and_other_channels() -> None:
     model = StreamingResNet(num_classes=2, weights=None, pooling="max", in_channels=5)
     assert model(torch.rand(2, 5, 70, 50)).shape == (2, 2)

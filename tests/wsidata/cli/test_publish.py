@@ -15,6 +15,7 @@ def table(camelyon):
     return [str(camelyon / "evaluation" / "reference.csv"), "--image-dir", str(camelyon / "images"), "--quiet"]
 
 
+@pytest.mark.slow
 def test_slides_are_exported_to_a_folder(camelyon, tmp_path, capsys):
     split = str(tmp_path / "split.csv")
     assert main(["split", *table(camelyon), "--test-prefix", "test_", "-o", split, "--leaks", "off"]) == 0

@@ -38,6 +38,7 @@ def module(camelyon, table, **options):
     return dm
 
 
+@pytest.mark.slow
 def test_several_labels_and_numbers_are_float_targets(camelyon, table):
     dm = module(camelyon, table, label_column="found", target="multilabel")
     _, targets = next(iter(dm.val_dataloader()))

@@ -41,6 +41,7 @@ def test_camelyon_is_split_and_counted_before_setup(camelyon):
     assert sorted(dm.tables["val"]["label_name"]) == ["normal", "tumor"]
 
 
+@pytest.mark.slow
 def test_batches_of_every_loader(camelyon):
     dm = module(camelyon, batch_size=2)
     dm.setup("fit")
@@ -55,6 +56,7 @@ def test_batches_of_every_loader(camelyon):
     assert torch.equal(images, torch.stack([dataset[i] for i in range(len(dm.tables["predict"]))]))
 
 
+@pytest.mark.slow
 def test_setup_twice_keeps_the_datasets(camelyon):
     dm = module(camelyon)
     dm.setup("fit")
@@ -68,6 +70,7 @@ def test_loader_before_setup_says_what_to_do(camelyon):
         module(camelyon).train_dataloader()
 
 
+@pytest.mark.slow
 def test_published_pipeline_as_train_transform(camelyon):
     pipeline = A.Compose([A.CropOrPad(64, 64), A.Flip(p=0.5), A.ToDtype("float", scale=True), A.ToTensor()])
     dm = module(camelyon, train_transform=pipeline, dtype="float", batch_size=3)
@@ -104,6 +107,7 @@ def test_resumed_run_sees_what_the_whole_run_saw(camelyon, tmp_path):
     assert equal(rest.seen, [step for step in whole.seen if step[0] > 0])
 
 
+@pytest.mark.slow
 def test_split_is_saved_beside_the_run_and_can_be_reused(camelyon, tmp_path):
     dm = module(camelyon, seed=5)
     trainer(tmp_path, max_epochs=1).fit(Mean(), datamodule=dm)
@@ -143,6 +147,7 @@ def test_other_split_is_neither_resumed_nor_tested(camelyon, tmp_path):
         trainer(tmp_path).fit(Mean(), datamodule=swapped, ckpt_path=tmp_path / "c.ckpt")
 
 
+@pytest.mark.slow
 def test_predictions_come_in_the_tables_order(camelyon, tmp_path):
     dm = module(camelyon, predict_on="all", batch_size=3)
     predictions = torch.cat(trainer(tmp_path).predict(Mean(), datamodule=dm))
@@ -175,6 +180,7 @@ def test_leading_zeros_survive(camelyon, tmp_path):
     assert dm.labels.frame["image_id"].tolist() == ["007", "008", "010", "011"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -324,6 +330,7 @@ def test_command_line_builds_it(camelyon, tmp_path):
     assert (tmp_path / "lightning_logs" / "version_0" / "split.csv").exists()
 
 
+@pytest.mark.slow
 def test_arguments_that_are_no_python_numbers_are_kept_as_such(camelyon, tmp_path):
     names = pd.Series(["normal", "tumor"]).unique()
     dm = module(camelyon, seed=np.int64(3), val_fraction=np.float64(0.25), class_names=names, level=np.int64(1))

@@ -87,6 +87,7 @@ def test_images_of_a_batch_may_differ_in_size_and_are_padded_if_asked(camelyon):
     assert {image.shape for image in images} == {(3, 500, 450)}
 
 
+@pytest.mark.slow
 def test_float_pixels(camelyon):
     dm = module(camelyon, lazy=True, dtype="float")
     dm.setup("fit")
@@ -95,6 +96,7 @@ def test_float_pixels(camelyon):
     assert image.rows(0, 5).max() <= 1
 
 
+@pytest.mark.slow
 def test_tissue_is_looked_for_once_a_slide(camelyon):
     dm = module(camelyon, crop="pack", image_size=256)
     dm.setup("fit")

@@ -50,6 +50,7 @@ def test_smaller_slides_are_padded_white(table):
     assert (image[:, 0, :] == 255).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [{"level": 0}, {"downsample": 1.7}])
 @pytest.mark.parametrize("crop", [None, "tissue", "pack"])
 @pytest.mark.parametrize("transform", [CropOrPad(200), he_train_transform(200), Elastic(), arrays_at_the_end])

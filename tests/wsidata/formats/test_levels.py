@@ -83,6 +83,7 @@ def test_mpp_equals_the_corresponding_downsample(width, height, factors, base, a
     assert plan_mpp(levels, asked) == plan_downsample(levels, asked / base)
 
 
+@pytest.mark.slow
 @given(sides, sides, steps, st.integers(1, 5000))
 def test_max_side_is_met_exactly_and_never_enlarges(width, height, factors, max_side):
     levels = pyramid(width, height, factors)

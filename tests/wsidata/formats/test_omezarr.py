@@ -52,6 +52,7 @@ def pyramid(pixels):
     return [pixels, pixels[..., ::2, ::2], pixels[..., ::4, ::4]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("version", "sharded"), [("0.4", False), ("0.5", False), ("0.5", True)])
 def test_rgb_pyramids(tmp_path, version, sharded):
     path = write_zarr(tmp_path / "a.zarr", pyramid(RGB), version=version, sharded=sharded)
@@ -114,6 +115,7 @@ def test_every_type_can_be_scaled(tmp_path, dtype):
         np.testing.assert_array_equal(slide.numpy()[..., 0], np.rint(RGB[1] // 2 * (255 / 127)))
 
 
+@pytest.mark.slow
 def test_channels_by_name_keep_their_type(tmp_path):
     deep = (RGB.astype(np.uint16) * 17)[:2]
     names = [{"label": "DAPI", "color": "0000FF"}, {"label": "CD3", "color": "00FF00"}]
@@ -216,6 +218,7 @@ def test_truncated_blosc_chunk_raises_and_its_neighbors_do_not(tmp_path, version
         np.testing.assert_array_equal(slide.numpy(), np.moveaxis(pixels, 0, 2))
 
 
+@pytest.mark.slow
 def test_a_damaged_chunk_raises(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", [RGB])
     chunk = next(file for file in (path / "0" / "c").rglob("*") if file.is_file())

@@ -104,6 +104,7 @@ def test_published_statistics_are_available_first(published):
     assert HubDataModule(folder).stats == dm.stats
 
 
+@pytest.mark.slow
 def test_arguments_override_the_published_ones(published):
     dm, folder = published
     mine = ChannelStats((0.5,) * 3, (0.5,) * 3, 1, 1, "pooled", False, 255)
@@ -323,6 +324,7 @@ def test_download_errors_are_explained(hub, address, published, repo_id, options
         HubDataModule(repo_id, **address | options).setup()
 
 
+@pytest.mark.slow
 def test_servers_that_are_down_are_not_taken_for_missing_data(hub, address, published, monkeypatch):
     monkeypatch.setattr("wsidata.hub.repository.DOWNLOAD_PATIENCE", Patience(3, 0.01, is_busy))
     hub.put("tester/slides", published[1])

@@ -49,6 +49,7 @@ def tifffile_level(path, level):
         return tiff.series[0].levels[level].asarray()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vendor", ["generic", "aperio"])
 @pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "deflate", "lzw", "zstd", "none"])
 def test_pixels_of_every_level_equal_tifffiles(tmp_path, vendor, compression):

@@ -63,6 +63,7 @@ ALTERED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ALTERED)
 def test_slide_that_was_saved_again_is_found_by_its_look(slides, tmp_path, change):
     image = pyvips.Image.new_from_file(slides["path"][0])

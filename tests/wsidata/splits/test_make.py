@@ -303,6 +303,7 @@ def test_a_split_is_for_ever():
     assert "".join(grouped["split"].str[0]) == "vvttttttttttttvv"
 
 
+@pytest.mark.slow
 def test_a_large_group_is_not_drawn_where_small_ones_would_do():
     slides = pd.DataFrame({"image_id": [f"s{i}" for i in range(60)], "label_name": ["a", "b"] * 30})
     slides["patient"] = ["big"] * 50 + [f"q{i}" for i in range(10)]

@@ -101,6 +101,7 @@ def test_nothing_is_skipped_where_all_can_be_read(camelyon):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::wsidata.splits.unreadable.SkipWarning")
 def test_samples_and_predictions_follow_the_rows_that_are_left(damaged, camelyon):
     dm, whole = module(damaged, on_error="skip", predict_on="all"), module(camelyon, predict_on="all")
@@ -181,6 +182,7 @@ def test_wishes_no_slide_can_fulfil_are_an_error_all_the_same(camelyon):
         module(camelyon, on_error="ignore")
 
 
+@pytest.mark.slow
 def test_masks_that_do_not_fit_are_skipped_with_their_slides(camelyon, tmp_path):
     rows = module(camelyon).labels.frame
     for name, path in zip(rows["image_id"], rows["path"], strict=True):

@@ -41,6 +41,7 @@ def dark(image):
     return np.asarray(image.numpy()).mean(axis=2) < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pooled_is_numpys_mean_and_std_of_all_pixels(dtype):
     images = arrays(dtype)
@@ -92,6 +93,7 @@ def test_spacing_can_be_overridden(slides):
     assert doubled == ChannelStats(**{**vars(channel_stats(slides[:1], downsample=2.0)), "resolution": {"mpp": 2.0}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["pooled", "per_image"])
 def test_order_and_number_of_threads_leave_no_trace(slides, reduction):
     expected = channel_stats(slides, level=1, reduction=reduction)
@@ -121,6 +123,7 @@ def test_a_pool_that_forks_is_refused(slides):
         channel_stats(slides, executor=executor)
 
 
+@pytest.mark.slow
 def test_dask_executor(slides):
     distributed = pytest.importorskip("distributed")
     with distributed.Client(processes=False, n_workers=1, dashboard_address=None) as client:
@@ -139,6 +142,7 @@ def test_mask_of_ones_own_decides_which_pixels_count():
         assert got.tissue_only
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resolution", [{"level": 1}, {"mpp": 1.7}, {"max_side": 77}])
 def test_only_tissue_counts(slides, resolution):
     inside = []
@@ -167,6 +171,7 @@ def test_tissue_of_pictures_in_memory(slides):
     assert_pooled(channel_stats([pixels], tissue_only=True), pixels[mask] / 255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop", ["tissue", "pack"])
 def test_cropped_slides_are_counted_as_the_data_module_reads_them(camelyon, crop):
     table = camelyon / "evaluation" / "reference.csv"

@@ -35,6 +35,7 @@ def test_sums_are_those_of_whole_numbers(dtype, bands):
     assert found.max_value == np.iinfo(dtype).max
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bands", [1, 2, 3, 4])
 @pytest.mark.parametrize("size", [(1, 1), (61, 47), (9000, 3), (3, 30_000), (2 * FLOAT_TERMS + 5, 22_000)])
 @pytest.mark.parametrize("brightest", [False, True])
@@ -84,6 +85,7 @@ def test_full_and_empty_masks(everywhere):
     assert found.sums == (tuple(pixels.astype(int).sum(axis=(0, 1))) if everywhere else (0, 0, 0))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 300), st.integers(1, 300))
 @settings(max_examples=60, deadline=None)
 def test_mask_cells_are_those_that_hold_the_pixels_centers(columns, rows, width, height):

@@ -57,6 +57,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path):
     assert first != third
 
 
+@pytest.mark.slow
 def test_slides_have_glass_and_tissue(tmp_path):
     for seed in range(4):
         path = write_slide(tmp_path / "a.tif", width=640, height=640, mpp=1.6, seed=seed, tumor=bool(seed % 2))

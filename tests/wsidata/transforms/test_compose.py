@@ -50,6 +50,7 @@ def test_d4_gives_the_eight_symmetries_alike_often():
     assert min(got.count(symmetry) for symmetry in set(got)) > 25
 
 
+@pytest.mark.slow
 def test_turns_and_flips_give_what_they_say():
     image, pixels = picture()
     for transform, expected in (
@@ -131,6 +132,7 @@ def test_step_after_a_tensor_is_refused():
         Compose([to_array, CropOrPad(4)])(picture()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [6, (4, 9), None])
 def test_defaults_give_the_size_asked_for(size):
     image, pixels = picture()

@@ -96,6 +96,7 @@ def test_masks_and_points_do_not_change_what_is_drawn():
     np.testing.assert_array_equal(EVERYTHING.run(sample(), np.random.default_rng(5)).image.numpy(), alone.numpy())
 
 
+@pytest.mark.slow
 def test_masks_keep_their_values():
     for seed in range(6):
         changed = EVERYTHING.run(sample(), np.random.default_rng(seed))

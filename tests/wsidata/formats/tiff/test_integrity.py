@@ -41,6 +41,7 @@ def test_a_cut_off_file_raises_or_is_right(tmp_path, vendor, compression):
     assert all("cut.tif" in message for message in refused)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["jpeg", "deflate"])
 def test_bytes_altered_in_the_directories_never_crash(tmp_path, compression):
     """Whatever the damage: a SlideError that names the file, or an image. Nothing else may come out."""

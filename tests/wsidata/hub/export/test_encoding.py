@@ -113,6 +113,7 @@ def test_print_density_does_not_become_a_resolution(tmp_path):
         assert slide.mpp is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "quality"), [("png", None), ("jpeg", 90)])
 def test_images_too_large_for_jpeg_become_pyramids(tmp_path, kind, quality):
     made = encode(made_image(70_000, 2), tmp_path / "x", Encoding(kind, quality), name="x")

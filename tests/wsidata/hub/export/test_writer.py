@@ -74,6 +74,7 @@ def photos(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_every_image_is_the_input_of_the_transform(camelyon, tmp_path):
     dm = module(camelyon)
     found = quietly(dm, tmp_path / "out", layout="files")
@@ -90,6 +91,7 @@ def test_every_image_is_the_input_of_the_transform(camelyon, tmp_path):
             np.testing.assert_array_equal(pixels_of(tmp_path / "out" / split / name), expected)
 
 
+@pytest.mark.slow
 def test_facts_of_images_are_written_beside_them(camelyon, tmp_path):
     dm = module(camelyon, image_size=None)
     found = quietly(dm, tmp_path / "out", layout="files")
@@ -104,6 +106,7 @@ def test_facts_of_images_are_written_beside_them(camelyon, tmp_path):
     assert found.image_count == 16
 
 
+@pytest.mark.slow
 def test_crop_that_only_evaluation_begins_with_is_kept_from_training_images(camelyon, tmp_path):
     found = quietly(
         module(camelyon, image_size=(48, 64)), tmp_path / "out", layout="files"
@@ -130,6 +133,7 @@ def test_layouts_hold_the_same_and_follow_the_size_of_images(camelyon, tmp_path)
             assert row == packed
 
 
+@pytest.mark.slow
 def test_disclosure_is_printed_before_anything_is_written(camelyon, tmp_path):
     said = []
 
@@ -141,6 +145,7 @@ def test_disclosure_is_printed_before_anything_is_written(camelyon, tmp_path):
     assert not said[0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["files", "parquet"])
 def test_second_run_writes_nothing(camelyon, tmp_path, layout, monkeypatch):
     first = quietly(module(camelyon), tmp_path / "out", layout=layout)
@@ -258,6 +263,7 @@ def test_full_disk_stops_at_once_and_says_so(camelyon, tmp_path, monkeypatch):
         quietly(module(camelyon), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_foreign_folders_are_refused_and_a_card_in_them_kept(camelyon, tmp_path):
     (tmp_path / "out" / "train").mkdir(parents=True)
     with pytest.raises(ExportError, match="is not empty"):
@@ -270,6 +276,7 @@ def test_foreign_folders_are_refused_and_a_card_in_them_kept(camelyon, tmp_path)
         quietly(module(camelyon), tmp_path / "out" / "README.md")
 
 
+@pytest.mark.slow
 def test_opaque_ids_leave_no_name_in_any_file(camelyon, tmp_path):
     quietly(module(camelyon), tmp_path / "out", opaque_ids=True, layout="files")
     assert metadata(tmp_path / "out", "test")["image_id"].str.fullmatch(r"image-\d{4}").all()

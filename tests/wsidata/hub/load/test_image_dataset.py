@@ -45,6 +45,7 @@ def module(source, **options):
     return HubDataModule(source, num_workers=0, **{"image_size": 16, "leaks": "error"} | options)
 
 
+@pytest.mark.slow
 def test_splits_classes_and_pixels_are_the_data_sets(hub, tmp_path):
     pixels = parquet(tmp_path / "set", {"train": 6, "validation": 4, "test": 2})
     commit = hub.put("somebody/animals", tmp_path / "set")

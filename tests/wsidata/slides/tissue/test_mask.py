@@ -127,6 +127,7 @@ def test_slide_without_spacing_is_looked_at_small(tmp_path):
         assert slide.tissue_mask().pixels.shape == (1000, 1200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fraction", "tissue", "empty"),
     [

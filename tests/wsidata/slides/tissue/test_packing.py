@@ -52,6 +52,7 @@ def test_packed_canvas_holds_every_tissue_pixel_once_and_no_pixel_twice(case, ma
     np.testing.assert_allclose(back_y, y_lv0[inside], atol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(masks(), st.integers(0, 4))
 def test_pixels_of_the_canvas_are_the_slides_or_white(case, margin):

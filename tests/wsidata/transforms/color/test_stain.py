@@ -54,6 +54,7 @@ def test_amounts_become_alpha_s_plus_beta_in_scikit_images_space():
     assert difference.std(axis=(0, 1)).max() < 0.04  # two roundings to 8 bits
 
 
+@pytest.mark.slow
 def test_white_stays_exactly_white_whatever_is_drawn():
     white = np.full((8, 8, 3), 255, np.uint8)
     for seed in range(50):

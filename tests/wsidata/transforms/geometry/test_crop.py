@@ -41,6 +41,7 @@ def test_mask_takes_the_pixel_under_each_centre_and_points_follow():
     np.testing.assert_allclose(window.points(np.array([[7.0, 4.0], [52.0, 34.0]]), 60, 40), [[0, 0], [30, 37]])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(size=st.tuples(SIDES, SIDES), height=SIDES, width=SIDES, seed=st.integers(0, 2**32))
 def test_any_picture_becomes_the_size_asked_for(size, height, width, seed):
