@@ -75,10 +75,9 @@ class Journal:
         self.staging.mkdir(parents=True, exist_ok=True)
         if not self._lines.exists():
             self._lines.touch()
-        else:  # the next line must not continue a truncated one
-            text = self._lines.read_text(encoding="utf-8")
-            if text and not text.endswith("\n"):
-                self._lines.write_text(text + "\n", encoding="utf-8")
+        elif self._lines.stat().st_size and not self._lines.read_bytes().endswith(b"\n"):
+            with self._lines.open("a", encoding="utf-8") as file:  # the next line must not continue a truncated one
+                file.write("\n")
 
     def add(self, entry: Entry) -> None:
         """Append an image."""
