@@ -36,6 +36,10 @@ class NoTissueError(SlideError, ValueError):
     """A crop to the tissue was requested, and the slide has none."""
 
 
+class ConfinementError(SlideError, ValueError):
+    """A file, table or repository names a path outside its own folder."""
+
+
 class SpacingConflictWarning(UserWarning):
     """Two sources disagree about the resolution (um/px, mpp) of one slide."""
 
