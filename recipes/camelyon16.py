@@ -22,7 +22,15 @@ from lightning.pytorch.loggers import CSVLogger
 
 from streammodels import StreamingResNet, WeightsUnavailableError
 from wsidata import HubDataModule, SplitDataModule, WSIDataModule
-from wsidata.evaluation import plot_confusion, plot_roc, prediction_table, scores_by_split, summarize
+from wsidata.evaluation import (
+    plot_confusion,
+    plot_roc,
+    prediction_table,
+    save_figure,
+    save_table,
+    scores_by_split,
+    summarize,
+)
 from wsidata.synthetic.slides import write_camelyon16
 
 REAL = {
@@ -201,11 +209,11 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the devices were listed before
     alone = Trainer(devices=1, precision=options.precision, logger=False, enable_checkpointing=False)
     predictions = predict(alone, model, slides)
-    predictions.to_csv(out / "predictions.csv", index=False)
+    save_table(predictions, out / "predictions.csv")
     scores = scores_by_split(predictions, ("accuracy", "auroc"), unit="slides")
-    scores.to_csv(out / "scores.csv", index=False)
-    plot_roc(predictions, "slides").savefig(out / "roc.png", dpi=150)
-    plot_confusion(predictions).savefig(out / "confusion.png", dpi=150)
+    save_table(scores, out / "scores.csv")
+    save_figure(plot_roc(predictions, "slides"), out / "roc.png")
+    save_figure(plot_confusion(predictions), out / "confusion.png")
     print(summarize(scores, out, FILES))
 
 

@@ -25,6 +25,8 @@ from wsidata.evaluation import (
     plot_confusion,
     plot_mistakes,
     prediction_table,
+    save_figure,
+    save_table,
     scores_by_class,
     scores_by_split,
     summarize,
@@ -169,7 +171,7 @@ def check_duplicates(options: argparse.Namespace, out: Path) -> pd.DataFrame | N
     """
     frame = make_photos(options).labels.frame
     duplicates = find_duplicates(frame, photo_thumbnail)
-    duplicates.to_csv(out / "duplicates.csv", index=False)
+    save_table(duplicates, out / "duplicates.csv")
     print(describe_duplicates(duplicates, len(frame), "photos"))
     if duplicates.empty or options.hub:
         return None
@@ -237,7 +239,7 @@ def find_learning_rate(model: PhotoClassifier, photos: SplitDataModule, options:
         raise SystemExit("error: no learning rate stood out. Leave out --find-learning-rate, or use more photos.")
     figure = finder.plot(suggest=True)
     assert figure is not None  # it draws axes of its own
-    figure.savefig(out / "learning_rate.png", dpi=130)
+    save_figure(figure, out / "learning_rate.png", dpi=130)
     print(f"Learning rate: {model.learning_rate:.2g}")
 
 
@@ -267,13 +269,13 @@ def write_report(predictions: pd.DataFrame, photos: SplitDataModule, out: Path) 
     """
     paths = dict(photos.labels.frame[["image_id", "path"]].to_numpy())
     held_out = next(part for name in ("test", "val") if len(part := predictions[predictions["split"] == name]))
-    predictions.to_csv(out / "predictions.csv", index=False)
-    scores_by_class(held_out, unit="photos").to_csv(out / "per_class.csv", index=False)
-    plot_confusion(held_out).savefig(out / "confusion.png", dpi=150)
+    save_table(predictions, out / "predictions.csv")
+    save_table(scores_by_class(held_out, unit="photos"), out / "per_class.csv")
+    save_figure(plot_confusion(held_out), out / "confusion.png")
     mistakes = plot_mistakes(held_out, lambda image: read_photo(paths[image], short_side_px=240))
-    mistakes.savefig(out / "mistakes.png", dpi=130)
+    save_figure(mistakes, out / "mistakes.png", dpi=130)
     scores = scores_by_split(predictions, ("accuracy", "balanced_accuracy"), unit="photos")
-    scores.to_csv(out / "scores.csv", index=False)
+    save_table(scores, out / "scores.csv")
     return scores
 
 
@@ -295,7 +297,7 @@ def cross_validate(options: argparse.Namespace, groups: pd.DataFrame | None, out
         tables.append(write_report(predictions, photos, folder).assign(fold=fold))
         parts.append(predictions[predictions["split"] == "val"])
     folds = pd.concat(tables, ignore_index=True)
-    folds.to_csv(out / "folds.csv", index=False)
+    save_table(folds, out / "folds.csv")
     # Each photo once, predicted by the network not trained on it. Photos of classes too small are in no fold.
     scores = write_report(pd.concat(parts, ignore_index=True), photos, out)
     print(summarize(scores, out, FILES))

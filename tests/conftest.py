@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,3 +17,21 @@ def camelyon(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("camelyon16")
     write_camelyon16(folder, normal=6, tumor=6, test=4, size_px=(400, 360), tile=64, seed=1)
     return folder
+
+
+class _FullDisk(AbstractContextManager["_FullDisk"]):
+    """While it is entered, no file of this process may grow beyond 100 bytes; can be entered again."""
+
+    def __enter__(self) -> _FullDisk:
+        self._limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, self._limits[1]))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self._limits)
+
+
+@pytest.fixture
+def full_disk() -> _FullDisk:
+    """A context in which the operating system refuses to write large files."""
+    return _FullDisk()

@@ -9,7 +9,12 @@ Pixels of a feature map are drawn at the centers of their receptive fields, see 
 from __future__ import annotations
 
 import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 import numpy as np
 import pyvips
@@ -79,10 +84,9 @@ def write_overlay(
     beyond = (bool((values < low).any()), bool((values > high).any()))
     tips = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
     figure.colorbar(drawn, ax=right, extend=tips, shrink=0.85, label=_color_bar_label(heatmap, index, class_name))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    with _whole(Path(path)) as unfinished:
+        figure.savefig(unfinished, dpi=110)
+    return Path(path)
 
 
 def write_pyramid(
@@ -115,15 +119,32 @@ def write_pyramid(
     cell_x, nearest_x = _cells(grid.x, values.shape[1], width)
     cells = np.ascontiguousarray(values[nearest_y][:, nearest_x])
     image = pyvips.Image.new_from_memory(cells, cells.shape[1], cells.shape[0], 1, "float")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels_per_mm = [1000 / (um * cell) for um, cell in zip(mpp, (cell_x, cell_y), strict=True)]
-    image.tiffsave(
-        str(path), tile=True, tile_width=tile_px, tile_height=tile_px, pyramid=True, compression="deflate",
-        region_shrink="max" if heatmap.method == "gradient" else "mean", bigtiff=cells.nbytes > 2**31,
-        xres=pixels_per_mm[0], yres=pixels_per_mm[1], resunit="cm",
-    )  # fmt: skip
-    return path
+    with _whole(Path(path)) as unfinished:
+        image.tiffsave(
+            str(unfinished), tile=True, tile_width=tile_px, tile_height=tile_px, pyramid=True, compression="deflate",
+            region_shrink="max" if heatmap.method == "gradient" else "mean", bigtiff=cells.nbytes > 2**31,
+            xres=pixels_per_mm[0], yres=pixels_per_mm[1], resunit="cm",
+        )  # fmt: skip
+    return Path(path)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends without an error; else removed."""
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".part-{token_hex(8)}{path.suffix}")
+    try:
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, unfinished)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def _values(heatmap: Heatmap, index: int) -> Values:

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,40 @@ def test_folds_and_repeats_are_a_file_each(camelyon, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {f"s_repeat{r}_fold{f}.csv" for r in (0, 1) for f in (0, 1, 2)}
     validated = [load_splits(tmp_path / f"s_repeat1_fold{fold}.csv")["split"] == "val" for fold in range(3)]
     assert (sum(part.astype(int) for part in validated) == 1).all()
+
+
+def test_split_replaces_no_file_unasked(camelyon, tmp_path, capsys):
+    output = tmp_path / "split.csv"
+    arguments = ["split", *table(camelyon), "--leaks", "off", "--quiet", "-o", str(output)]
+    assert main(arguments) == 0
+    before = output.read_text()
+    os.utime(output, ns=(1, 1))
+    assert main(arguments) == 0  # an equal split is not written again
+    assert output.stat().st_mtime_ns == 1
+    assert main([*arguments, "--seed", "1"]) == 2
+    assert "holds another split, or none. Nothing was written" in capsys.readouterr().err
+    assert output.read_text() == before
+    assert main([*arguments, "--seed", "1", "--overwrite"]) == 0
+    assert output.read_text() != before
+
+
+def test_split_of_folds_writes_all_files_or_none(camelyon, tmp_path, capsys):
+    (tmp_path / "s_fold2.csv").write_text("image,class\n")  # such as the labels themselves
+    arguments = ["split", *table(camelyon), "--leaks", "off", "--folds", "3", "-o", str(tmp_path / "s.csv")]
+    assert main(arguments) == 2
+    assert "s_fold2.csv' exists" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["s_fold2.csv"]
+
+
+def test_stats_replace_statistics_only(camelyon, tmp_path, capsys):
+    output = tmp_path / "labels.csv"
+    output.write_text("image,class\n")
+    arguments = ["stats", *slides(camelyon, 1), "--level", "2", "--quiet", "-o", str(output)]
+    assert main(arguments) == 2
+    assert "holds no channel statistics" in capsys.readouterr().err
+    assert output.read_text() == "image,class\n"
+    assert main([*arguments, "--overwrite"]) == 0
+    assert main(arguments) == 0
 
 
 def test_leaking_split_is_an_error_if_asked(camelyon, tmp_path, capsys):

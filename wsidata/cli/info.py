@@ -27,9 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
             infos.append(slide_info(path, channels=arguments.channels))
             progress(number, len(arguments.slides))
     if arguments.plot:
+        from wsidata.evaluation.save import save_figure
         from wsidata.plots import plot_spacing
 
-        plot_spacing(infos).savefig(arguments.plot, dpi=120)
+        save_figure(plot_spacing(infos), arguments.plot, dpi=120)
     if arguments.json:
         print_json([info.to_dict() for info in infos])
     else:

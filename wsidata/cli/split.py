@@ -16,6 +16,7 @@ from wsidata.cli.arguments import (
     progress_bar,
     table_options,
 )
+from wsidata.utils.messages import name_some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_table_arguments(parser)
     parser.add_argument("-o", "--output", default="split.csv", help="CSV to write (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that hold something else")
     add_split_arguments(parser)
     parser.add_argument("--folds", type=int, help="write this many files, one per fold: split_fold0.csv, ...")
     parser.add_argument("--repeats", type=int, default=1, help="draw this many splits: split_repeat0.csv, ...")
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the split or splits; return 1 if slides leak and that is an error."""
+    from wsidata.evaluation.save import save_figure
     from wsidata.plots import plot_split
     from wsidata.splits.split_file import save_splits
     from wsidata.splits.split_table import split_table
@@ -51,8 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     answers: list[dict[str, Any]] = []
     leaking = False
     shared = {**vars(arguments), "stratify": not arguments.no_stratify, "test_ids": None, "val_ids": None}
-    for path, options in _files(arguments):
-        frame = split_table(labels, None, {**shared, **options}).frame
+    splits = [(path, split_table(labels, None, {**shared, **options}).frame) for path, options in _files(arguments)]
+    if not arguments.overwrite:
+        _refuse_to_replace(splits)
+    for path, frame in splits:
         report = _leaks(frame, arguments)
         leaking = leaking or bool(report)
         digest = save_splits(frame, path)
@@ -64,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         if report is not None and (report or not arguments.json):
             print(report, file=sys.stderr if report else sys.stdout)
     if arguments.plot:
-        plot_split(frame, labels.class_names).savefig(arguments.plot, dpi=120)
+        save_figure(plot_split(frame, labels.class_names), arguments.plot, dpi=120)
     if arguments.json:
         print_json(answers)
     return int(leaking and arguments.leaks == "error")
@@ -82,6 +87,18 @@ def _files(arguments: argparse.Namespace) -> list[tuple[Path, dict[str, Any]]]:
             path = output.with_name(f"{name}_fold{fold}{output.suffix}")
             files.append((path, {"repeat": repeat, "k_fold": (fold, arguments.folds)}))
     return files
+
+
+def _refuse_to_replace(splits: list[tuple[Path, pd.DataFrame]]) -> None:
+    """Raise if a file exists and holds anything but its split."""
+    from wsidata.splits.split_file import holds_split
+
+    others = [str(path) for path, frame in splits if path.exists() and not holds_split(path, frame)]
+    if others:
+        raise FileExistsError(
+            f"{name_some(others)} exists and holds another split, or none. Nothing was written: name another file with "
+            "--output, or pass --overwrite."
+        )
 
 
 def _leaks(frame: pd.DataFrame, arguments: argparse.Namespace) -> Any:

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=0, help="worker processes (default: none)")
     parser.add_argument("-o", "--output", help="JSON file to write, for WSIDataModule(stats=...)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that holds no statistics")
     add_output_arguments(parser)
 
 
@@ -43,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from wsidata.stats.compute import channel_stats, process_pool
 
+    if arguments.output and not arguments.overwrite:
+        _refuse_to_replace(Path(arguments.output))
     pool = process_pool(arguments.workers) if arguments.workers else nullcontext(None)
     with pool as executor, progress_bar("reading slides", quiet=arguments.quiet) as progress:
         stats = channel_stats(
@@ -65,6 +68,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"std   {', '.join(f'{value:.6f}' for value in stats.std)}")
         print(f"of {stats.image_count} slides, {stats.count_px:,} pixels, {stats.reduction}")
     return 0
+
+
+def _refuse_to_replace(output: Path) -> None:
+    """Raise if a file exists and holds no channel statistics."""
+    from wsidata.stats.result import ChannelStats, StatsError
+
+    try:
+        if output.is_file():
+            ChannelStats.load(output)
+    except StatsError as error:
+        raise FileExistsError(
+            f"'{output}' exists and holds no channel statistics. Name another file with --output, or pass --overwrite."
+        ) from error
 
 
 def _slides(arguments: argparse.Namespace) -> list[str]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from wsidata.datasets.epochs import EpochDataset
+from wsidata.evaluation.save import save_figure
 from wsidata.plots import overlay_masks, plot_images, spread_over_classes
 from wsidata.slides.lazy_image import as_tensor
 from wsidata.tables.parts import Part, SplitError
@@ -49,8 +50,7 @@ def draw_samples(
     if masked:
         overlay_masks(figure, [mask for _, mask in samples], class_names)
     if path is not None:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        save_figure(figure, path, dpi=120)
     return figure
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from wsidata.tables.parts import SPLITS, SplitError
 from wsidata.tables.text_table import TableError, read_text_table
-from wsidata.utils.files import atomic_write
+from wsidata.utils.files import write_text
 from wsidata.utils.messages import name_some
 
 DIGEST_COLUMN = "split_digest"
@@ -44,6 +44,8 @@ def parts_digest(parts: Parts) -> str:
 def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     """Write `image_id, label_name, group, split, skipped` (those that `table` has) and the digest as CSV.
 
+    The file is written whole or not at all, and not touched where it holds the same already.
+
     Args:
         table: What `make_splits` returned.
         path: CSV file to write; its folder is created.
@@ -54,15 +56,16 @@ def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     columns = [name for name in ("image_id", "label_name", "group", "split", "skipped") if name in table.columns]
     columns = [name for name in columns if name not in ("group", "skipped") or (table[name] != "").any()]
     digest = split_digest(table)
-    with atomic_write(path) as unfinished:
-        table[columns].assign(**{DIGEST_COLUMN: _PREFIX + digest[:_DIGITS]}).to_csv(unfinished, index=False)
+    frame = table[columns].assign(**{DIGEST_COLUMN: _PREFIX + digest[:_DIGITS]})
+    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
     return digest
 
 
 def save_splits_beside(table: pd.DataFrame, folder: str | Path) -> Path:
     """Write `split.csv` into a folder, or `split_DIGEST.csv` where there is another split of that name already.
 
-    Repeated runs, and folds of one experiment, may share a folder: the split of an earlier one is kept.
+    Repeated runs, and folds of one experiment, may share a folder: the split of an earlier one is kept. A file that
+    holds this split already is not touched, whatever other columns it has.
 
     Args:
         table: What `make_splits` returned.
@@ -72,18 +75,28 @@ def save_splits_beside(table: pd.DataFrame, folder: str | Path) -> Path:
         The file.
     """
     path = Path(folder) / "split.csv"
-    digest = split_digest(table)
-    if path.exists() and not _holds(path, digest):
-        path = path.with_name(f"split_{digest[:8]}.csv")
-    save_splits(table, path)
+    if path.exists() and not holds_split(path, table):
+        path = path.with_name(f"split_{split_digest(table)[:8]}.csv")
+    if not holds_split(path, table):
+        save_splits(table, path)
     return path
 
 
-def _holds(path: Path, digest: str) -> bool:
+def holds_split(path: Path, table: pd.DataFrame) -> bool:
+    """Whether a file holds the split of a table, and says the same of rows that are left out."""
     try:
-        return split_digest(load_splits(path)) == digest
-    except SplitError:  # edited, or no split: kept
+        saved = load_splits(path)
+    except SplitError:  # none, edited, or no split
         return False
+    return split_digest(saved) == split_digest(table) and _left_out(saved) == _left_out(table)
+
+
+def _left_out(table: pd.DataFrame) -> dict[str, str]:
+    """Why rows are left out, by id."""
+    if "skipped" not in table.columns:
+        return {}
+    left_out = table[table["skipped"] != ""]
+    return dict(zip(left_out["image_id"].astype(str), left_out["skipped"], strict=True))
 
 
 def load_splits(path: str | Path | pd.DataFrame, *, expected_digest: str | None = None) -> pd.DataFrame:

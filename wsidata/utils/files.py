@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from secrets import token_hex
 from typing import Any
 
 _SAMPLE_BYTES = 1 << 20
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def files_of(path: Path) -> list[Path]:
@@ -61,10 +63,13 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
     Args:
         path: The file; its folder is made.
-        sync: Wait until the disk has it, so that a power cut cannot leave it empty.
+        sync: Wait until the disk has the file and its name, so that a power cut leaves the old file or the new one.
 
     Yields:
         Where to write. It is removed if the block raises.
+
+    Raises:
+        OSError: naming `path`, if the disk is full; the old file is as it was.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -76,17 +81,36 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     try:
         yield unfinished
         if sync:
-            with unfinished.open("rb+") as file:
-                os.fsync(file.fileno())
+            _wait_for_disk(unfinished)
         if path.exists():
             shutil.copymode(path, unfinished)
         os.replace(unfinished, path)
-    except BaseException:
+        if sync and os.name == "posix":  # elsewhere folders cannot be opened
+            _wait_for_disk(path.parent)
+    except BaseException as error:
         unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            reason = f"{error.strerror}. Nothing was changed; make room there, or write to another folder"
+            raise OSError(error.errno, reason, str(path)) from error
         raise
 
 
+def _wait_for_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # file systems that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text with `atomic_write`."""
+    """Write UTF-8 text with `atomic_write`; a file that holds this text already is not touched."""
+    content = text.encode()
+    path = Path(path)
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+        return
     with atomic_write(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_bytes(content)

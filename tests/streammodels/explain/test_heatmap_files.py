@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,19 @@ def test_tiff_of_blocks_holds_the_values_and_the_resolution(tmp_path: Path) -> N
         assert um == pytest.approx([0.5 * 4, 0.25 * 4], rel=1e-6)
         coarse = values[1].reshape(150, 2, 100, 2).amax(dim=(1, 3))  # peaks of a gradient stay visible
         np.testing.assert_array_equal(pages[1].asarray(), coarse.numpy())
+
+
+def test_a_full_disk_leaves_the_files_that_were_there(
+    tmp_path: Path, full_disk: AbstractContextManager[object]
+) -> None:
+    heatmap = _heatmap(torch.rand(1, 64, 64), block_grid(8), (512, 512))
+    for name in ("map.tif", "map.png"):
+        (tmp_path / name).write_text("old")
+    with full_disk, pytest.raises(pyvips.Error, match=r"write|File too large"):
+        write_pyramid(heatmap, tmp_path / "map.tif", (1.0, 1.0))
+    with full_disk, pytest.raises(OSError, match="File too large"):
+        write_overlay(heatmap, tmp_path / "map.png", np.zeros((8, 8, 3), np.uint8))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"map.tif": "old", "map.png": "old"}
 
 
 def test_coarser_levels_of_a_class_map_are_means(tmp_path: Path) -> None:

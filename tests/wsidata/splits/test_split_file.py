@@ -1,3 +1,5 @@
+import os
+
 import pandas as pd
 import pytest
 
@@ -134,3 +136,26 @@ def test_a_split_beside_a_run_never_replaces_another_one(tmp_path):
     assert (tmp_path / "split.csv").read_text().endswith("somewhere\n")
     with pytest.raises(SplitError, match=rf"split_{split_digest(frame)[:8]}\.csv"):
         check_same_split(split_parts(frame), split_parts(other))
+
+
+def test_an_equal_split_is_not_rewritten(split, tmp_path):
+    file = save_splits_beside(split, tmp_path)
+    own = pd.DataFrame({"split": split["split"], "image_id": split["image_id"], "center": "3"}).iloc[::-1]
+    for kept in (file.read_text(), own.to_csv(index=False)):
+        file.write_text(kept)
+        os.utime(file, ns=(1, 1))
+        assert save_splits_beside(split, tmp_path) == file
+        assert (file.stat().st_mtime_ns, file.read_text()) == (1, kept)
+    save_splits(split, tmp_path / "again.csv")
+    os.utime(tmp_path / "again.csv", ns=(1, 1))
+    save_splits(split, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").stat().st_mtime_ns == 1
+
+
+def test_a_split_that_leaves_out_other_rows_does_not_replace_one_that_does_not(split, tmp_path):
+    file = save_splits_beside(split, tmp_path)
+    before = file.read_text()
+    skipping = split.assign(skipped=["cut off", *[""] * 19])
+    other = save_splits_beside(skipping, tmp_path)
+    assert (other.name, file.read_text()) == (f"split_{split_digest(split)[:8]}.csv", before)
+    assert load_splits(other)["skipped"][0] == "cut off"

@@ -1,10 +1,17 @@
 """Files are written whole or not at all, and their digests depend on nothing but their content."""
 
+import errno
 import os
 import stat
 
+import pandas as pd
 import pytest
+import torch
 
+from wsidata.evaluation import save_figure, save_table
+from wsidata.plots import plot_images
+from wsidata.splits.split_file import save_splits
+from wsidata.stats.result import ChannelStats
 from wsidata.utils.files import atomic_write, json_sha256, write_text
 
 
@@ -76,7 +83,62 @@ def test_the_disk_has_the_file_before_it_gets_its_name(tmp_path, monkeypatch):
     write_text(tmp_path / "a", "text")
     with atomic_write(tmp_path / "b", sync=False) as unfinished:
         unfinished.touch()
-    assert order == ["fsync", "replace", "replace"]
+    assert order == ["fsync", "replace", "fsync", "replace"]  # the file, its name, the folder that has the name
+
+
+def test_an_equal_file_is_not_touched(tmp_path):
+    path = tmp_path / "table.csv"
+    write_text(path, "text")
+    os.utime(path, ns=(1, 1))
+    write_text(path, "text")
+    assert path.stat().st_mtime_ns == 1
+    write_text(path, "tent")
+    assert path.read_text() == "tent"
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_the_new_one(tmp_path, full_disk):
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+    with full_disk, pytest.raises(OSError, match=r"Nothing was changed; make room there.*table\.csv") as raised:
+        write_text(path, "new" * 1000)
+    assert raised.value.errno == errno.EFBIG
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_fault_at_any_step_leaves_the_old_file(tmp_path, monkeypatch, call):
+    path = tmp_path / "table.csv"
+    write_text(path, "old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_file_that_results_are_saved_to_survives_a_full_disk(tmp_path, full_disk):
+    table = pd.DataFrame({"image_id": [f"slide_{i}" for i in range(500)], "split": "train", "path": "/a"})
+    stats = ChannelStats((0.5,) * 300, (0.1,) * 300, 9, 1, "pooled", tissue_only=False, max_value=255)
+    figure = plot_images([torch.zeros(3, 8, 8)], ["a"], "title")
+    saved = {
+        "split.csv": lambda path: save_splits(table, path),
+        "stats.json": stats.save,
+        "predictions.csv": lambda path: save_table(table, path),
+        "roc.png": lambda path: save_figure(figure, path),
+    }
+    for name, save in saved.items():
+        (tmp_path / name).write_text("old")
+        with full_disk, pytest.raises(OSError, match="Nothing was changed"):
+            save(tmp_path / name)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(saved, "old")
+    for name, save in saved.items():
+        save(tmp_path / name)
+    assert all(path.stat().st_size > 3 for path in tmp_path.iterdir())
 
 
 def test_the_digest_of_values_does_not_depend_on_the_order_of_keys():
