@@ -16,6 +16,10 @@ class UnsupportedImageError(SlideError, ValueError):
     """The file is intact, but has no unambiguous 8-bit RGB image."""
 
 
+class LimitExceededError(UnsupportedImageError):
+    """The file asks for more memory, disk or time than files are allowed to; see `wsidata.formats.limits`."""
+
+
 class ForeignFormatError(UnsupportedImageError):
     """A slide format that only OpenSlide may read."""
 

@@ -6,15 +6,17 @@ opens. The extension decides only where a file is the cover of a slide stored be
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.errors import ForeignFormatError, UnreadableImageError
+from wsidata.errors import ForeignFormatError, LimitExceededError, UnreadableImageError
 from wsidata.formats.channels import PixelRequest
 from wsidata.formats.levels import Level
+from wsidata.formats.limits import check_limit
 from wsidata.formats.metadata import Loaders, SlideMetadata
 from wsidata.formats.openslide import foreign_format, open_foreign
 from wsidata.formats.plain_image import PlainImagePyramid
@@ -81,18 +83,42 @@ def exists(path: Path) -> bool:
     return path.is_file() or any((path / name).is_file() for name in ZARR_METADATA)
 
 
+def check_regular(path: Path) -> None:
+    """Check that a path is a plain file: opening a named pipe would wait forever, and a device never ends.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        UnreadableImageError: if it is anything but a file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableImageError(f"'{path}' is no file (but a folder, pipe or device). Check the path.")
+
+
 def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
     """Open a slide, an OME-Zarr folder or a photo; as 8-bit RGB unless requested otherwise.
 
     Raises:
         UnreadableImageError: if the file is damaged or not an image.
+        LimitExceededError: if it asks for more than one of the `limits`.
         UnsupportedImageError: if it is intact but cannot be read as requested.
     """
-    request = request or PixelRequest()
+    pyramid = _opened(path, request or PixelRequest())
+    try:
+        largest = max(pyramid.levels, key=lambda level: level.width * level.height)
+        what = f"{largest.width:,} x {largest.height:,} pixels"
+        check_limit("max_pixels", largest.width * largest.height, path, what)
+    except LimitExceededError:
+        pyramid.close()
+        raise
+    return pyramid
+
+
+def _opened(path: Path, request: PixelRequest) -> Pyramid:
     if path.is_dir():
         from wsidata.formats.omezarr import ZarrPyramid  # zarr is slow to import
 
         return ZarrPyramid(path, request)
+    check_regular(path)
     with path.open("rb") as file:
         head = file.read(132)
     if not head:

@@ -1,27 +1,52 @@
-"""Plain images (JPEG, PNG, WebP and whatever else libvips reads) as pyramids of one level.
+"""Plain images (JPEG, PNG, WebP, AVIF and GIF) as pyramids of one level.
 
-They have no spacing: the density tags of a photo are print sizes. EXIF orientation is applied here, once.
+They are told by their first bytes, whatever their name. They have no spacing: the density tags of a photo are print
+sizes. EXIF orientation is applied here, once.
 """
 
 from __future__ import annotations
 
+import mmap
+import re
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.errors import LimitExceededError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import RGB_NAMES, PixelRequest
 from wsidata.formats.codecs.color import eight_bit_name, scaled_to_8bit, to_rgb
+from wsidata.formats.codecs.gif import gif_size, read_gif
 from wsidata.formats.codecs.icc import ICC_FIELD
-from wsidata.formats.codecs.jpeg import JPEG_START, JpegHeader, decode_jpeg, jpeg_header, suits, upright, upright_size
+from wsidata.formats.codecs.jpeg import (
+    JpegHeader,
+    check_decoded_bytes,
+    check_scans,
+    decode_jpeg,
+    jpeg_header,
+    suits,
+    upright,
+    upright_size,
+)
 from wsidata.formats.levels import Level
+from wsidata.formats.limits import check_limit
 from wsidata.formats.metadata import Loaders, SlideMetadata
 from wsidata.formats.vips import naming_errors
 
 MAX_IN_MEMORY_BYTES = 100_000_000
 """Larger images are decoded by libvips, into a temporary file."""
+
+SIGNATURES = {
+    "jpeg": rb"\xff\xd8",
+    "png": rb"\x89PNG\r\n\x1a\n",
+    "webp": rb"RIFF....WEBP",
+    "gif": rb"GIF8[79]a",
+    "heif": rb"....ftyp(avi[fs]|hei[cx]|m[is]f1)",  # AVIF among them
+}
+HEAD_BYTES = 12
 
 
 class PlainImagePyramid:
@@ -33,7 +58,8 @@ class PlainImagePyramid:
     (it has checksums), in JPEG and WebP only where they break the code.
 
     Raises:
-        UnreadableImageError: if libvips does not recognize it as an image.
+        UnreadableImageError: if it is none of these formats, or damaged.
+        LimitExceededError: if it needs more memory or disk than photos may.
         UnsupportedImageError: if channels are requested.
     """
 
@@ -45,14 +71,24 @@ class PlainImagePyramid:
             raise UnsupportedImageError(f"'{path}' is a photo, which is read as RGB. Leave channels= out.")
         self.associated: Loaders = {}
         with path.open("rb") as file:
-            self._is_jpeg = file.read(len(JPEG_START)) == JPEG_START
-        self._jpeg = _plain_jpeg(path) if self._is_jpeg else None
-        if self._jpeg is None:
-            self.reader = "libvips"
-            self.kind, width_px, height_px, profile = self._vips_header()
-        else:
-            self.reader, self.kind, profile = "libjpeg-turbo", "jpeg", self._jpeg.icc_profile
+            kind = image_kind(file.read(HEAD_BYTES))
+        if kind is None:
+            raise UnreadableImageError(
+                f"'{path}' is no image that can be read here, by its first bytes. Readable are SVS, pyramidal TIFF, "
+                "OME-TIFF, Philips TIFF, JPEG, PNG, WebP, GIF and AVIF."
+            )
+        self.kind: str = kind
+        self._jpeg = _plain_jpeg(path) if kind == "jpeg" else None
+        profile = None
+        if self._jpeg is not None:
+            self.reader, profile = "libjpeg-turbo", self._jpeg.icc_profile
             height_px, width_px = upright_size(self._jpeg.height_px, self._jpeg.width_px, self._jpeg.orientation)
+        elif kind == "gif":
+            self.reader = "pillow"
+            height_px, width_px = gif_size(path)
+        else:
+            self.reader = "libvips"
+            height_px, width_px, profile = self._vips_header()
         self.levels = (Level(0, width_px, height_px, 1.0, 1.0),)
         self.metadata = SlideMetadata(
             checked=(f"a {self.kind} photo has none",), properties={"photo.kind": self.kind}, icc_profile=profile
@@ -63,10 +99,12 @@ class PlainImagePyramid:
     def image(self, level: int) -> pyvips.Image:
         """The image as RGB, upright."""
         if self._image is None:
-            if self._jpeg is None:
-                self._image = self._decoded_by_vips()
-            else:
+            if self._jpeg is not None:
                 self._image = pyvips.Image.new_from_array(self._decoded_jpeg(self._jpeg)).copy(interpretation="srgb")
+            elif self.kind == "gif":
+                self._image = to_rgb(pyvips.Image.new_from_array(read_gif(self._path)), self._path.name).copy_memory()
+            else:
+                self._image = self._decoded_by_vips()
         return self._image
 
     def lazy_image(self, level: int) -> pyvips.Image:
@@ -98,21 +136,15 @@ class PlainImagePyramid:
             self._pixels = np.ascontiguousarray(upright(stored, header.orientation))
         return self._pixels
 
-    def _vips_header(self) -> tuple[str, int, int, bytes | None]:
-        """Format, width, height and color profile."""
-        try:
+    def _vips_header(self) -> tuple[int, int, bytes | None]:
+        """Height, width and color profile."""
+        with naming_errors(self._path):
             header = self._load(access="sequential")
-        except pyvips.Error as error:
-            detail = " ".join(str(error).split())
-            raise UnreadableImageError(
-                f"'{self._path}' is no image that can be read here ({detail}). Readable are SVS, pyramidal TIFF, "
-                "OME-TIFF, Philips TIFF, JPEG, PNG and WebP."
-            ) from error
         profile = bytes(header.get(ICC_FIELD)) if header.get_typeof(ICC_FIELD) else None
         if self._request.scale_to_8bit is None and header.format != "uchar":
             to_rgb(header, self._path.name)  # raises
-        loader = str(header.get("vips-loader")) if header.get_typeof("vips-loader") else "vips"  # libvips' own format
-        return loader.removesuffix("load"), header.width, header.height, profile
+        _check_temporary(self._path, header)
+        return header.height, header.width, profile
 
     def _decoded_by_vips(self) -> pyvips.Image:
         with naming_errors(self._path):
@@ -125,15 +157,42 @@ class PlainImagePyramid:
 
     def _load(self, access: str) -> pyvips.Image:
         """Open with the strictest setting that intact files pass: many intact PNGs carry warnings, JPEGs do not."""
-        fail_on = "warning" if self._is_jpeg else "error"
-        name = str(self._path)
-        name += "[]" if name.endswith("]") else ""  # libvips takes what stands in brackets for options
-        return pyvips.Image.new_from_file(name, access=access, fail_on=fail_on).autorot()
+        load = getattr(pyvips.Image, f"{self.kind}load")  # not by libvips' own choice: it has loaders of other formats
+        image = load(str(self._path), access=access, fail_on="warning" if self.kind == "jpeg" else "error")
+        return image.autorot()
+
+
+def image_kind(head: bytes) -> str | None:
+    """Format of an image of `SIGNATURES` by its first `HEAD_BYTES`; None for anything else."""
+    return next((kind for kind, pattern in SIGNATURES.items() if re.match(pattern, head, re.DOTALL)), None)
+
+
+def _check_temporary(path: Path, header: pyvips.Image) -> None:
+    """Check the disk space that decoding an image too large for memory takes.
+
+    Raises:
+        LimitExceededError: if it is more than the limit, or than there is.
+    """
+    need_bytes = header.width * header.height * header.bands * (1 if header.format == "uchar" else 2)
+    if need_bytes <= MAX_IN_MEMORY_BYTES:
+        return
+    what = f"{need_bytes / 1e9:.1f} GB of temporary disk space for its {header.width}x{header.height} pixels"
+    check_limit("max_temporary_bytes", need_bytes, path, what)
+    folder = tempfile.gettempdir()
+    free_bytes = shutil.disk_usage(folder).free
+    if need_bytes > free_bytes:
+        raise LimitExceededError(
+            f"'{path}' needs {what}, and '{folder}' has {free_bytes / 1e9:.1f} GB. Make room there, choose another "
+            "folder by the environment variable TMPDIR, or save the image as a pyramidal TIFF."
+        )
 
 
 def _plain_jpeg(path: Path) -> JpegHeader | None:
     """The header of a JPEG that libjpeg-turbo decodes in memory; None for CMYK and very large ones."""
     header = jpeg_header(path)
+    check_decoded_bytes(path, header, 0)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        check_scans(path, data)
     if header.bits != 8:
         raise UnsupportedImageError(f"'{path}' is a JPEG of {header.bits} bits a sample. Save it with 8, or as PNG.")
     in_memory = header.height_px * header.width_px * 3 <= MAX_IN_MEMORY_BYTES

@@ -3,6 +3,9 @@
 libvips caches its last 100 operations, and a cached "load" keeps its file open after the image is gone: a folder of
 slides then ends in "too many open files". The cache is switched off for the process when this module is imported; it
 saves nothing here, because no pipeline of this package runs the same operation twice.
+
+Operations that libvips itself calls untrusted (loaders of SVG, CSV, its own format and others, which were not made for
+files of strangers) are blocked for the process, too: `pyvips.block_untrusted_set(False)` gives them back.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from wsidata.errors import UnreadableImageError
 from wsidata.utils.rectangle import ReadRectangle
 
 pyvips.cache_set_max(0)
+pyvips.block_untrusted_set(True)
 
 TILE_MULTIPLE_PX = 16
 """Tile sides must be multiples of this (libtiff)."""

@@ -18,11 +18,13 @@ from typing import Any
 import cv2
 import imagecodecs
 import numpy as np
+import PIL
 import pyvips
 import simplejpeg
 import torch
 from numpy.typing import NDArray
 
+from wsidata.formats.open import check_regular
 from wsidata.photos.read import decode_photo
 from wsidata.utils.files import atomic_write
 
@@ -56,6 +58,7 @@ class DecodedCache:
         Arguments and errors are those of `read_photo`.
         """
         path = Path(path)
+        check_regular(path)
         data = path.read_bytes()
         key = _key(data, short_side_px, apply_icc)
         file = None if self.folder is None else self.folder / key[:2] / f"{key}.npz"
@@ -119,7 +122,7 @@ def _key(data: bytes, short_side_px: int | None, apply_icc: bool) -> str:
 def _made_by() -> str:
     """Versions of the libraries that decode and resize."""
     libvips = ".".join(str(pyvips.version(part)) for part in range(3))
-    return ", ".join([libvips, *(module.__version__ for module in (simplejpeg, imagecodecs, cv2, torch))])
+    return ", ".join([libvips, *(module.__version__ for module in (simplejpeg, imagecodecs, cv2, torch, PIL))])
 
 
 def _load(file: Path) -> NDArray[np.uint8] | None:

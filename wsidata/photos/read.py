@@ -3,7 +3,8 @@
     JPEG, gray or color        libjpeg-turbo, decoded at 1/2, 1/4 or 1/8 where the photo is resized to less anyway
     JPEG, CMYK or YCCK         libvips, through the profile in the file, or a generic press profile
     TIFF                       the slide reader (libvips shows some of them in false colors)
-    PNG, WebP, GIF, AVIF       libvips; the first frame of an animation
+    PNG, WebP, AVIF            libvips; the first frame of an animation
+    GIF                        Pillow; the first frame
     BMP                        OpenCV (not supported by libvips' wheel)
 
 The format is detected from the content, not the name. EXIF orientation is applied, once. Transparency is composited on
@@ -19,13 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsidata.errors import UnsupportedImageError
+from wsidata.errors import LimitExceededError
 from wsidata.formats.channels import PixelRequest
 from wsidata.formats.codecs.bmp import BMP_START, HEADER_BYTES, bmp_size, read_bmp
 from wsidata.formats.codecs.icc import to_srgb
 from wsidata.formats.codecs.jpeg import (
     JPEG_START,
-    MAX_DECODED_BYTES,
     decode_jpeg,
     jpeg_header,
     shrink_for,
@@ -33,7 +33,8 @@ from wsidata.formats.codecs.jpeg import (
     upright,
     upright_size,
 )
-from wsidata.formats.open import TIFF_SIGNATURES, Pyramid, open_pyramid
+from wsidata.formats.limits import limits
+from wsidata.formats.open import TIFF_SIGNATURES, Pyramid, check_regular, open_pyramid
 from wsidata.formats.tiff.levels import opening
 from wsidata.formats.vips import naming_errors
 from wsidata.photos.resize import resize, size_with_short_side
@@ -65,6 +66,7 @@ def photo_size(path: str | Path) -> tuple[int, int]:
         UnsupportedImageError: if it is an image of an unsupported kind (see `read_photo`).
     """
     path = Path(path)
+    check_regular(path)
     with path.open("rb") as file:
         head = file.read(HEADER_BYTES)
     if head.startswith(JPEG_START):
@@ -98,6 +100,7 @@ def read_photo(path: str | Path, *, short_side_px: int | None = None, apply_icc:
             damaged color profile, or takes too much memory.
     """
     path = Path(path)
+    check_regular(path)
     return decode_photo(path.read_bytes(), path, short_side_px=short_side_px, apply_icc=apply_icc)
 
 
@@ -126,8 +129,8 @@ def _result_size(path: Path, stored_px: tuple[int, ...], short_side_px: int | No
     height, width = size = stored_px[0], stored_px[1]
     if short_side_px is not None:
         size = size_with_short_side(height, width, short_side_px)
-    if size[0] * size[1] * 3 > MAX_DECODED_BYTES:
-        raise UnsupportedImageError(
+    if size[0] * size[1] * 3 > limits().max_decoded_bytes:
+        raise LimitExceededError(
             f"'{path}' has {width}x{height} pixels, and would have {size[1]}x{size[0]}, which take "
             f"{size[0] * size[1] * 3 / 1e9:.1f} GB of memory. Read it smaller (short_side_px=), crop it, or read "
             "parts of it with Slide."

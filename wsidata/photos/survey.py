@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START, MAX_DECODED_BYTES, scan_start
+from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START, scan_start
+from wsidata.formats.limits import limits
 from wsidata.photos.read import photo_size, read_photo
 from wsidata.photos.resize import size_with_short_side
 
@@ -63,7 +64,7 @@ class PhotoSurvey:
                 return "was cut off: its end marker is missing. Copy it again from its source"
             if self.resize_px is not None:
                 size = size_with_short_side(height, width, self.resize_px)
-            if 3 * size[0] * size[1] > MAX_DECODED_BYTES:
+            if 3 * size[0] * size[1] > limits().max_decoded_bytes:
                 return _too_large((height, width), size)
             if self.decode:
                 read_photo(path, short_side_px=self.resize_px)
@@ -75,7 +76,7 @@ class PhotoSurvey:
 def _too_large(stored: tuple[int, int], read: tuple[int, int]) -> str:
     """The problem of a photo that does not fit in memory."""
     size = f"is {stored[0]} x {stored[1]} px" + ("" if read == stored else f", resized {read[0]} x {read[1]} px")
-    gigabytes = f"{3 * read[0] * read[1] / 1e9:.1f} GB in memory, more than {MAX_DECODED_BYTES / 1e9:.1f}"
+    gigabytes = f"{3 * read[0] * read[1] / 1e9:.1f} GB in memory, more than {limits().max_decoded_bytes / 1e9:.1f}"
     return f"{size}: {gigabytes}; {'pass a smaller resize_px=' if read == stored else 'crop it'}, or take it out"
 
 

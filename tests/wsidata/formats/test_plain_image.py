@@ -9,6 +9,7 @@ import pyvips
 from PIL.PngImagePlugin import PngInfo
 
 from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError, UnreadableImageError, UnsupportedImageError
+from wsidata.photos.read import read_photo
 from wsidata.slides.slide import Slide
 
 RGB = np.random.default_rng(6).integers(0, 255, (60, 80, 3), dtype=np.uint8)
@@ -177,3 +178,29 @@ def test_gzip_raises_with_the_remedy(tmp_path):
     (tmp_path / "a.svs").write_bytes(gzip.compress(b"II*\0" + bytes(100)))
     with pytest.raises(UnreadableImageError, match=r"a\.svs' is compressed by gzip. Unpack it first"):
         Slide(tmp_path / "a.svs")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.gif"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="5" height="5"/></svg>',
+        b"1,2,3\n4,5,6\n",
+        b"%PDF-1.4\n1 0 obj\n<< >>\nendobj\n",
+        b"P6 2 2 255 123456789012",
+        b"3 2\n1 2 3\n4 5 6\n",
+    ],
+)
+def test_other_formats_under_the_name_of_an_image_are_refused(tmp_path, name, content):
+    """libvips alone shows an SVG, a CSV or a matrix, whatever its name."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=rf"'.*{name}' is no image that can be read here"):
+        Slide(tmp_path / name)
+    with pytest.raises(UnreadableImageError, match=name):
+        read_photo(tmp_path / name)
+
+
+def test_libvips_own_format_under_the_name_of_an_image_is_refused(tmp_path):
+    save(tmp_path / "a.v", RGB).rename(tmp_path / "a.jpg")
+    with pytest.raises(UnreadableImageError, match=r"a\.jpg' is no image"):
+        Slide(tmp_path / "a.jpg")

@@ -18,7 +18,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.errors import LimitExceededError, UnreadableImageError
+from wsidata.formats.limits import Limits, check_limit, limits
 
 SOI, EOI, SOS, COM = 0xD8, 0xD9, 0xDA, 0xFE
 """Start and end of the image, start of a scan, comment: codes of markers, their second byte; the first is 0xFF."""
@@ -38,8 +39,8 @@ ORIENTATION_TAG, SHORT = 0x0112, 3
 
 SHRINKS = (8, 4, 2)
 BLOCK_PX = 8
-MAX_DECODED_BYTES = 4 * 1024**3
-"""Memory that decoding one photo may take."""
+MAX_DECODED_BYTES = Limits.max_decoded_bytes
+"""Memory that decoding one photo may take, unless the limit is changed."""
 
 
 class JpegHeaderError(ValueError):
@@ -217,8 +218,9 @@ def decode_jpeg(data: bytes, path: Path, header: JpegHeader, shrink: int = 1) ->
 
     Raises:
         UnreadableImageError: if libjpeg-turbo reports an error or a warning.
-        UnsupportedImageError: if it would take too much memory.
+        LimitExceededError: if it would take too much memory, or has too many scans.
     """
+    check_scans(path, data)
     height, width = -(-header.height_px // shrink), -(-header.width_px // shrink)
     check_decoded_bytes(path, header, height * width * 3)
     try:
@@ -234,16 +236,28 @@ def check_decoded_bytes(path: Path, header: JpegHeader, pixel_bytes: int) -> Non
     """Check the memory that decoding takes: pixels, and for a progressive JPEG all coefficients.
 
     Raises:
-        UnsupportedImageError: naming the size, if it is more than `MAX_DECODED_BYTES`.
+        LimitExceededError: naming the size, if it is more than the limit `max_decoded_bytes`.
     """
     held_bytes = 2 * header.height_px * header.width_px * header.components if header.progressive else 0
-    if pixel_bytes + held_bytes > MAX_DECODED_BYTES:
+    if pixel_bytes + held_bytes > limits().max_decoded_bytes:
         kind = "progressive JPEG" if header.progressive else "JPEG"
-        raise UnsupportedImageError(
+        raise LimitExceededError(
             f"'{path}' is a {kind} of {header.width_px}x{header.height_px} pixels, which takes "
             f"{(pixel_bytes + held_bytes) / 1e9:.1f} GB of memory to decode. Read it smaller (short_side_px=), or save "
             "it as a pyramidal TIFF and read it with Slide."
         )
+
+
+def check_scans(path: Path, data: bytes | mmap) -> None:
+    """Check the number of scans of a JPEG: a scan of few bytes takes as long as decoding the whole image.
+
+    Raises:
+        LimitExceededError: if there are more than the limit `max_scans`.
+    """
+    count, place = 0, scan_start(data)
+    while (place := data.find(SCAN_START, place)) >= 0:
+        count, place = count + 1, place + 2
+    check_limit("max_scans", count, path, f"{count:,} scans of a JPEG")
 
 
 def undecodable(path: Path, detail: object) -> UnreadableImageError:
