@@ -46,6 +46,12 @@ PUBLISHED = {"mpp": None, "image_size": None, "batch_size": None}
 CORRECTIONS = {"normal_086": "holds a tumor, now tumor_111", "test_049": "a duplicate"}
 # test_114 stays: not all of its tumors are outlined, but its slide label is right.
 
+CLASSES = {
+    "tumor": dict.fromkeys(("negative", "normal"), "normal") | dict.fromkeys(("micro", "macro", "tumor"), "tumor"),
+    "extent": {"negative": "negative", "micro": "micro", "macro": "macro"},
+}
+"""What `--classes` makes of the labels in the table; another label is an error."""
+
 FILES = {
     "best.ckpt": "weights with the lowest validation loss",
     "metrics.csv": "every logged metric, by epoch",
@@ -68,6 +74,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data", type=Path, help="folder with images/ and evaluation/reference.csv (columns image and class or type)")
+    add("--classes", choices=tuple(CLASSES), default="tumor",
+        help="tumor: any tumor against none. extent: negative, micro and macro (%(default)s)")  # fmt: skip
     add("--hub", metavar="REPO", help="train on published slides: owner/name on the Hub, or an exported folder")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--mpp", type=float, help=f"resolution to read at, um per pixel ({REAL['mpp']})")
@@ -94,6 +102,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if given.hub is not None:
         fixed = ("data", "mpp", "level", "crop", "image_size")
         useless = [f"--{name.replace('_', '-')}" for name in fixed if getattr(given, name) is not None]
+        useless += ["--classes"] if given.classes != parser.get_default("classes") else []
         if useless:
             parser.error(f"--hub trains on what was published, which {', '.join(useless)} would not change")
         parser.set_defaults(**(REAL | PUBLISHED))
@@ -106,7 +115,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_reference(folder: Path) -> pd.DataFrame:
-    """The published Camelyon16 table with the organizers' corrections: columns image and class, as text."""
+    """The published Camelyon16 table with the organizers' corrections: columns image and class, as text.
+
+    Labels are in lower case; see `CLASSES`.
+    """
     places = [folder / "evaluation" / "reference.csv", folder / "reference.csv"]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -120,7 +132,7 @@ def read_reference(folder: Path) -> pd.DataFrame:
     names = table["image"].str.strip().str.removesuffix(".tif")
     for name in sorted(set(names) & set(CORRECTIONS)):
         print(f"{name} is left out: {CORRECTIONS[name]} (correction by the organizers).")
-    return pd.DataFrame({"image": names, "class": table[label]})[~names.isin(list(CORRECTIONS))]
+    return pd.DataFrame({"image": names, "class": table[label].str.lower()})[~names.isin(list(CORRECTIONS))]
 
 
 def read_slides(options: argparse.Namespace, out: Path) -> SplitDataModule:
@@ -134,7 +146,7 @@ def read_slides(options: argparse.Namespace, out: Path) -> SplitDataModule:
         write_camelyon16(data, normal=20, tumor=20, test=10, size_px=(1024, 1024), seed=options.seed)
     table = read_reference(data)
     return WSIDataModule(
-        table, data / "images", image_column="image", label_column="class", seed=options.seed,
+        table, data / "images", class_names=CLASSES[options.classes], seed=options.seed,
         test_prefix="test_" if table["image"].str.startswith("test_").any() else None,
         level=options.level, mpp=options.mpp if options.level is None else None, image_size=options.image_size or None,
         lazy=options.lazy, crop=options.crop, **loading,

@@ -7,9 +7,10 @@ python recipes/publish_splits.py --photos mushrooms --labels mushrooms/raw_img_l
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
-from camelyon16 import read_reference
+from camelyon16 import CLASSES, read_reference
 
 from wsidata import CardText, HubDataModule, ImageFolderDataModule, SplitDataModule, WSIDataModule, export, publish
 from wsidata.synthetic.slides import write_camelyon16
@@ -22,12 +23,13 @@ def make_slides(options: argparse.Namespace) -> WSIDataModule:
         folder = write_camelyon16(options.folder.with_name(f"{options.folder.name}-slides"), normal=6, tumor=6, test=4)
     if resolution == {"mpp": None, "level": None}:
         resolution["level"] = 1
+    labels: dict[str, Any] = {"class_names": CLASSES["tumor"], "test_prefix": "test_"} if options.labels is None else {}
     table = options.labels or read_reference(folder)
     images = folder / "images" if (folder / "images").is_dir() else folder
     size = options.image_size or (512 if options.slides is None else None)
     return WSIDataModule(
-        table, images, test_prefix="test_" if options.labels is None else None, image_size=size, seed=options.seed,
-        val_fraction=options.val_fraction, num_workers=0, **resolution,
+        table, images, image_size=size, seed=options.seed, val_fraction=options.val_fraction, num_workers=0,
+        **labels, **resolution,
     )  # fmt: skip
 
 

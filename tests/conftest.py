@@ -6,6 +6,7 @@ import resource
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from wsidata.synthetic.slides import write_camelyon16
@@ -13,9 +14,16 @@ from wsidata.synthetic.slides import write_camelyon16
 
 @pytest.fixture(scope="session")
 def camelyon(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small artificial CAMELYON16: 6 normal, 6 tumour, 4 test slides of about 400 x 360 pixels. Read only."""
+    """A small artificial CAMELYON16: 6 normal, 6 tumor, 4 test slides of about 400 x 360 pixels. Read only.
+
+    The columns of its table are `image`, without suffix, and `class`, normal or tumor.
+    """
     folder = tmp_path_factory.mktemp("camelyon16")
     write_camelyon16(folder, normal=6, tumor=6, test=4, size_px=(400, 360), tile=64, seed=1)
+    path = folder / "evaluation" / "reference.csv"
+    table = pd.read_csv(path, dtype=str)
+    names = table["image"].str.removesuffix(".tif")
+    pd.DataFrame({"image": names, "class": table["type"]}).to_csv(path, index=False)
     return folder
 
 

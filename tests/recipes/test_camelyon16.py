@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from places import SLIDES
+from places import DATA, SLIDES
 
 FILES = ("best.ckpt", "metrics.csv", "scores.csv", "split.csv", "predictions.csv")
 PICTURES = ("roc.png", "confusion.png", "batch.png")
@@ -107,6 +107,57 @@ def test_published_corrections_are_applied_and_printed(
     printed = capsys.readouterr().out
     assert "normal_086" in printed
     assert "test_049" in printed
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """The published table, with an empty file for each slide: tables and splits are made without opening any."""
+    reference = DATA / "tables" / "camelyon16_reference.csv"
+    if not reference.exists():
+        pytest.skip("the published table is not here")
+    folder = _reference(tmp_path / "published", reference.read_text())
+    (folder / "images").mkdir()
+    for name in pd.read_csv(reference)["image"]:
+        (folder / "images" / name).touch()
+    return folder
+
+
+def test_published_table_is_tumor_against_none_split_as_in_the_tutorial(
+    recipe: ModuleType, published: Path, tmp_path: Path
+) -> None:
+    slides = recipe.read_slides(recipe.parse_arguments(["--data", str(published)]), tmp_path)
+    table = pd.read_csv(published / "evaluation" / "reference.csv")  # read without the code under test
+    is_tumor = dict(zip(table["image"].str.removesuffix(".tif"), table["class"] != "negative", strict=True))
+    assert slides.class_names == ("normal", "tumor")
+    assert {part: len(slides.tables[part]) for part in ("train", "val", "test")} == {
+        "train": 216,
+        "val": 54,
+        "test": 129,
+    }
+    for part, tumors in (("train", 89), ("val", 22), ("test", 49)):
+        rows = slides.tables[part]
+        assert [bool(label) for label in rows["label"]] == [is_tumor[name] for name in rows["image_id"]]
+        assert int(rows["label"].sum()) == tumors
+    assert set(slides.tables["test"]["image_id"]) == {name for name in is_tumor if name.startswith("test_")}
+
+
+def test_extent_is_offered_as_three_classes(recipe: ModuleType, published: Path, tmp_path: Path) -> None:
+    slides = recipe.read_slides(recipe.parse_arguments(["--data", str(published), "--classes", "extent"]), tmp_path)
+    assert slides.class_names == ("negative", "micro", "macro")
+    assert slides.labels.frame["label_name"].value_counts().to_dict() == {"negative": 239, "micro": 80, "macro": 80}
+    assert sum(len(slides.tables[part]) for part in ("train", "val")) == 270
+
+
+@pytest.mark.parametrize("classes", ["tumor", "extent"])
+def test_labels_that_are_no_class_are_named(recipe: ModuleType, tree: Path, tmp_path: Path, classes: str) -> None:
+    from wsidata.tables.text_table import TableError
+
+    text = (tree / "evaluation" / "reference.csv").read_text().replace("macro", "ITC")
+    folder = _reference(tmp_path, text)
+    (folder / "images").symlink_to(tree / "images")
+    slides = recipe.read_slides(recipe.parse_arguments(["--data", str(folder), "--classes", classes]), tmp_path)
+    with pytest.raises(TableError, match=r"unknown label 'itc' in column 'class' \(known: negative, "):
+        _ = slides.labels
 
 
 def test_missing_table_is_an_error_that_names_both_places(recipe: ModuleType, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_slide_without_resolution_is_an_error_until_it_is_given(
 def test_checkpoint_of_a_fit_holds_the_names_of_the_classes(recipe: ModuleType, tmp_path: Path) -> None:
     folder = write_camelyon16(tmp_path, normal=3, tumor=3, test=2, size_px=(128, 128), tile=64)
     slides = WSIDataModule(
-        folder / "evaluation" / "reference.csv", folder / "images", image_column="image", label_column="class",
+        folder / "evaluation" / "reference.csv", folder / "images", label_column="type", test_prefix="test_",
         mpp=2.0, image_size=64, batch_size=2, num_workers=0,
     )  # fmt: skip
     trainer = Trainer(

@@ -225,7 +225,13 @@ class SplitDataModule(LightningDataModule, ABC):
         """Read, split and check everything, and make the datasets; a second call does nothing.
 
         All splits are checked at every stage, so an unreadable test image shows before training.
+
+        Raises:
+            SplitError: if the split to validate or test has no rows.
         """
+        part: Part | None = {"validate": "val", "test": "test"}.get(stage or "")  # type: ignore[assignment]
+        if part is not None:
+            self._check_rows(part)
         if not self.datasets:
             self._agree_on_skipped()
             self.check()
@@ -310,11 +316,7 @@ class SplitDataModule(LightningDataModule, ABC):
     def _loader(self, part: Part) -> EpochLoader:
         if part not in self.datasets:
             raise RuntimeError(f"there is no {part} dataset yet. Call setup('fit') first, or let a Trainer do it.")
-        if self.tables[part].empty:
-            raise SplitError(
-                f"the {part} split has no rows. Choose test rows with split_column=, test_ids=, test_prefix= or "
-                "test_fraction=, validation rows with val_fraction=; a table without labels can only be predicted on."
-            )
+        self._check_rows(part)
         return make_loader(
             self.datasets[part],
             batch_size=self.batch_size,
@@ -325,6 +327,13 @@ class SplitDataModule(LightningDataModule, ABC):
             worker_start=self.worker_start,
             pin_memory=self.pin_memory,
         )
+
+    def _check_rows(self, part: Part) -> None:
+        if self.tables[part].empty:
+            raise SplitError(
+                f"the {part} split has no rows. Choose test rows with split_column=, test_ids=, test_prefix= or "
+                "test_fraction=, validation rows with val_fraction=; a table without labels can only be predicted on."
+            )
 
     def _balance(self) -> list[int] | None:
         """Class of each training row, for balanced sampling."""

@@ -8,6 +8,7 @@ The tissue is described in `wsidata.synthetic.tissue`, the scanner formats in `w
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,11 +117,12 @@ def write_camelyon16(
 ) -> Path:
     """Write a small synthetic CAMELYON16: the layout of the public one, slides from two centers.
 
-        folder/evaluation/reference.csv     image,class
+        folder/evaluation/reference.csv     image,type,class,center
         folder/images/normal_001.tif ... tumor_001.tif ... test_001.tif
 
-    As in the original, the test slides have their class in the table, both classes come from both centers, and the two
-    centers differ in resolution. Slides vary a little in size.
+    The table is as published: names end in .tif; `type` is normal or tumor; `class` is negative, or the extent of the
+    tumor, micro or macro (here by turns, and not visible); `center` is 0 or 1. As in the original, the test slides are
+    in the table, all classes come from both centers, and these differ in resolution. Slides vary a little in size.
 
     Args:
         folder: Where to write; created if missing.
@@ -139,18 +141,21 @@ def write_camelyon16(
     rows = [(f"normal_{index + 1:03d}", False) for index in range(normal)]
     rows += [(f"tumor_{index + 1:03d}", True) for index in range(tumor)]
     rows += [(f"test_{index + 1:03d}", index % 2 == 1) for index in range(test)]
+    extents, table = cycle(("micro", "macro")), []
     for number, (name, is_tumor) in enumerate(rows):
         rng = np.random.default_rng([seed, number])
-        vendor, mpp = CENTERS[int(rng.integers(len(CENTERS)))]
+        center = int(rng.integers(len(CENTERS)))
+        vendor, mpp = CENTERS[center]
         width, height = (int(side * rng.uniform(0.92, 1.0)) for side in size_px)
         write_slide(
             folder / "images" / f"{name}.tif", width=width, height=height, tumor=is_tumor,
             seed=int(rng.integers(2**31)), mpp=mpp, vendor=vendor, tile=tile, levels=levels,
         )  # fmt: skip
+        labels = ("tumor", next(extents)) if is_tumor else ("normal", "negative")
+        table.append((f"{name}.tif", *labels, center))
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
-    classes = ["tumor" if is_tumor else "normal" for _, is_tumor in rows]
-    table = pd.DataFrame({"image": [name for name, _ in rows], "class": classes})
-    table.to_csv(folder / "evaluation" / "reference.csv", index=False, lineterminator="\n")
+    reference = pd.DataFrame(table, columns=["image", "type", "class", "center"])
+    reference.to_csv(folder / "evaluation" / "reference.csv", index=False, lineterminator="\n")
     return folder
 
 

@@ -14,7 +14,7 @@ from mean_color import Mean, equal, trainer
 
 from wsidata import WSIDataModule
 from wsidata.datamodules.checks import SlideCheckError
-from wsidata.tables.parts import SplitError
+from wsidata.tables.parts import SplitError, SplitWarning
 from wsidata.tables.text_table import TableError
 from wsidata.transforms.base import TransformError
 
@@ -170,6 +170,31 @@ def test_no_validation_rows_is_no_validation(camelyon, tmp_path):
     model = Mean()
     trainer(tmp_path, max_epochs=1).fit(model, datamodule=dm)
     assert len(model.seen) == 12
+
+
+@pytest.mark.parametrize(("stage", "part"), [("test", "test"), ("validate", "val")])
+def test_evaluating_a_split_without_rows_is_refused_before_any_slide_is_opened(camelyon, tmp_path, stage, part):
+    dm = module(camelyon, test_prefix=None, test_ids=[], val_fraction=0.0, level=9)
+    with pytest.raises(SplitError, match=f"the {part} split has no rows"):
+        getattr(trainer(tmp_path), stage)(Mean(), datamodule=dm, verbose=False)
+
+
+@pytest.mark.parametrize("name", ["test_001", "Test-7", "slides/test_4"])
+def test_slides_named_test_that_are_trained_on_are_warned_of(camelyon, tmp_path, name):
+    for folder in ("a", "slides"):
+        (tmp_path / folder).mkdir()
+    names = [*(f"a/s{number}" for number in range(5)), name]
+    for number, one in enumerate(names):
+        (tmp_path / f"{one}.tif").write_bytes(bytes([number]))
+    table = pd.DataFrame({"image": names, "class": "x"})
+    dm = WSIDataModule(table, tmp_path, level=0)
+    prefix = name.split("/")[-1][:5]
+    with pytest.warns(SplitWarning, match=rf"1 images named like test images.*'{name}'.*='{prefix}'") as said:
+        _ = dm.tables
+    assert len(dm.tables["test"]) == 0
+    assert len(said) == 1
+    for rule in ({"test_ids": []}, {"test_prefix": prefix}, {"split": dm.labels.frame[["image_id", "split"]]}):
+        _ = WSIDataModule(table, tmp_path, level=0, **rule).tables
 
 
 def test_leading_zeros_survive(camelyon, tmp_path):

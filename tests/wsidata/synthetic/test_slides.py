@@ -106,13 +106,15 @@ def test_camelyon16_layout(tmp_path):
     folder = write_camelyon16(tmp_path / "c16", normal=3, tumor=2, test=2, size_px=(300, 260), tile=64, seed=5)
     with (folder / "evaluation" / "reference.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["image"], row["class"]) for row in rows] == [
-        ("normal_001", "normal"), ("normal_002", "normal"), ("normal_003", "normal"),
-        ("tumor_001", "tumor"), ("tumor_002", "tumor"), ("test_001", "normal"), ("test_002", "tumor"),
+    assert list(rows[0]) == ["image", "type", "class", "center"]
+    assert [(row["image"], row["type"], row["class"]) for row in rows] == [
+        ("normal_001.tif", "normal", "negative"), ("normal_002.tif", "normal", "negative"),
+        ("normal_003.tif", "normal", "negative"), ("tumor_001.tif", "tumor", "micro"),
+        ("tumor_002.tif", "tumor", "macro"), ("test_001.tif", "normal", "negative"), ("test_002.tif", "tumor", "micro"),
     ]  # fmt: skip
-    assert sorted(path.stem for path in (folder / "images").iterdir()) == sorted(row["image"] for row in rows)
+    assert sorted(path.name for path in (folder / "images").iterdir()) == sorted(row["image"] for row in rows)
     kinds = set()
     for row in rows:
-        with Slide(folder / "images" / f"{row['image']}.tif") as slide:
-            kinds.add((slide.kind, slide.mpp and round(slide.mpp[0], 3)))
-    assert kinds == {("philips", 0.5), ("generic", 0.46)}, "two centers, two spacings"
+        with Slide(folder / "images" / row["image"]) as slide:
+            kinds.add((row["center"], slide.kind, slide.mpp and round(slide.mpp[0], 3)))
+    assert kinds == {("0", "philips", 0.5), ("1", "generic", 0.46)}, "two centers, two spacings"
