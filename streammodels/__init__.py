@@ -4,6 +4,7 @@ Names are imported when they are first used, so that `import streammodels` costs
 """
 
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,7 +52,12 @@ _NAMES = {
     "training.streaming_resnet": "StreamingResNet",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
-__all__ = sorted(_MODULES)
+__all__ = sorted([*_MODULES, "__version__"])
+
+try:
+    __version__ = version("slidestream")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+unknown"
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,15 @@ def test_readme_examples_use_arguments_that_exist() -> None:
             assert {keyword.arg for keyword in node.keywords} <= parameters
             seen.add(node.func.id)
     assert seen == set(callables)
+
+
+def test_both_packages_and_the_citation_state_the_version_of_the_project() -> None:
+    import streammodels
+    import wsidata
+
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert wsidata.__version__ == streammodels.__version__ == stated
+    assert f"\nversion: {stated}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_nothing_is_left_unfinished() -> None:
