@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers
 from wsidata.formats.codecs.color import channels_image, requested_image
+from wsidata.formats.codecs.zarr import check_array
 from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders, SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.omezarr_chunks import StoredChunks
@@ -41,7 +42,8 @@ class ZarrPyramid:
 
     Raises:
         UnreadableImageError: if metadata or arrays are missing or inconsistent.
-        UnsupportedImageError: if it is not a single image (plates, focal planes, times), or channels must be chosen.
+        UnsupportedImageError: if it is not a single image (plates, focal planes, times), channels must be chosen, or
+            it is stored in codecs or types that are not decoded here.
     """
 
     kind = "ome-zarr"
@@ -75,6 +77,7 @@ class ZarrPyramid:
                 f"'{self._path}' has the axes {''.join(self._axes)}; the last two must be y, x."
             )
         self._arrays = [_array(group, dataset["path"], self._path) for dataset in multiscale["datasets"]]
+        storage = [check_array(array, self._path, array.path) for array in self._arrays]
         self._check_planes()
         transforms = [_transform(multiscale, index, len(self._axes)) for index in range(len(self._arrays))]
         steps, starts = zip(*transforms, strict=True)
@@ -88,7 +91,8 @@ class ZarrPyramid:
         })  # fmt: skip
         self.associated: Loaders = {name: partial(_whole_image, self._path / name) for name in others}
         self._chunks = [
-            StoredChunks(array, self._path / array.path, level, self._path) for level, array in enumerate(self._arrays)
+            StoredChunks(array, stored, self._path / array.path, level, self._path)
+            for level, (array, stored) in enumerate(zip(self._arrays, storage, strict=True))
         ]
         self._checked: set[int] = set()
 

@@ -1,40 +1,44 @@
-"""Checks for missing and truncated chunks of a Zarr array.
+"""Checks for missing, truncated and oversized chunks of a Zarr array.
 
 A missing chunk means "filled with the fill value", which writers use to save space. A copy that lost its chunks looks
-the same, as zeros, without an error: a level without any chunk raises, one with some missing warns.
-
-Every codec but one detects a truncated chunk: Blosc, the usual one of Zarr 2, trusts its header, reads beyond the end
-of its input, and returns whatever is there, or crashes. So the header is compared with the file first. Blosc 1,
-README_CHUNK_FORMAT: bytes 4 to 7 are the decoded length, 8 to 11 that of a block, and 12 to 15 the stored length.
-(Shards begin or end with an index that has a checksum.)
+the same, as zeros, without an error: a level without any chunk raises, one with some missing warns. Of those that are
+there, the length and the size they state are compared with the array before they are decoded: see `codecs.zarr`.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import struct
+import os
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from wsidata.errors import MissingChunksWarning, UnreadableImageError
+from wsidata.formats.codecs.zarr import DEFLATE_RATIO, HEADER_BYTES, Storage, inflates_beyond, misfit
+from wsidata.formats.limits import check_limit, limits
 
-BLOSC_HEADER_BYTES = 16
+ABSENT = 2**64 - 1
+"""Offset and length, in the index of a shard, of a chunk that was never written."""
+MAX_KNOWN_INDICES = 1024
 
 
 class StoredChunks:
-    """The chunks, or shards, of one level: its array, folder and number, and the slide."""
+    """The chunks of one level, in files or shards of their own: its array, its folder and number, and the slide."""
 
-    def __init__(self, array: zarr.Array[Any], folder: Path, level: int, path: Path) -> None:
-        self._array, self._folder, self._level, self._path = array, folder, level, path
+    def __init__(self, array: zarr.Array[Any], storage: Storage, folder: Path, level: int, path: Path) -> None:
+        self._array, self._storage, self._folder, self._level, self._path = array, storage, folder, level, path
         self._sides = array.shards or array.chunks
-        is_blosc = any(type(codec).__name__ in ("Blosc", "BloscCodec") for codec in array.compressors)
-        self._has_headers = is_blosc and array.shards is None
+        self._per_shard = tuple(side // inner for side, inner in zip(self._sides, array.chunks, strict=True))
+        self._decoded_bytes = math.prod(array.chunks) * array.dtype.itemsize
         self._intact: set[tuple[int, ...]] = set()
+        self._indices: dict[tuple[int, ...], NDArray[np.uint64]] = {}
 
     def check_present(self, planes: Mapping[int, Sequence[int]]) -> None:
         """Check that the chunks of some planes exist.
@@ -48,66 +52,118 @@ class StoredChunks:
         Warns:
             MissingChunksWarning: if some are missing.
         """
-        present = {file.relative_to(self._folder).as_posix() for file in self._folder.rglob("*") if file.is_file()}
-        needed = [self._key(index) for index in self._indices(planes)]
-        lost = sum(key not in present for key in needed)
-        if lost == len(needed):
+        along: list[Collection[int]] = []
+        for axis, (length, side) in enumerate(zip(self._array.shape, self._sides, strict=True)):
+            chosen = planes.get(axis)
+            along.append(range(-(-length // side)) if chosen is None else {one // side for one in chosen})
+        needed = math.prod(map(len, along))
+        lost = needed - sum(self._is_among(key, along) for key in self._files())
+        if lost == needed:
             raise UnreadableImageError(
                 f"'{self._path}': level {self._level} has metadata but not one of its {lost} chunks. Copy it again, "
                 "whole."
             )
         if lost:
             warnings.warn(
-                f"'{self._path}': {lost} of {len(needed)} chunks of level {self._level} are not there, and are shown "
+                f"'{self._path}': {lost} of {needed} chunks of level {self._level} are not there, and are shown "
                 f"as the fill value {self._array.fill_value}. If they were lost in copying, copy the slide again.",
                 MissingChunksWarning,
                 stacklevel=3,
             )
 
     def check_intact(self, place: Sequence[int | slice]) -> None:
-        """Compare the Blosc headers of the chunks in a part of the array with their files, once for each.
+        """Compare the chunks in a part of the array with their size, by their headers, once for each.
 
         Args:
             place: A number, or a slice with a start and a stop, for each axis.
 
         Raises:
-            UnreadableImageError: naming the first truncated chunk.
+            UnreadableImageError: naming the first truncated or oversized chunk.
         """
-        if not self._has_headers:
+        if self._storage.compressor is None:
             return
         spans = [range(one.start, one.stop) if isinstance(one, slice) else range(one, one + 1) for one in place]
         touched = [
             range(span.start // side, (span.stop - 1) // side + 1)
-            for span, side in zip(spans, self._sides, strict=True)
+            for span, side in zip(spans, self._array.chunks, strict=True)
         ]
         for index in itertools.product(*touched):
             if index not in self._intact:
-                self._check_header(index)
+                self._check_chunk(index)
                 self._intact.add(index)
 
-    def _check_header(self, index: tuple[int, ...]) -> None:
-        file = self._folder / self._key(index)
+    def _check_chunk(self, index: tuple[int, ...]) -> None:
+        shard = tuple(number // count for number, count in zip(index, self._per_shard, strict=True))
+        file = self._folder / self._key(shard)
         try:
-            with file.open("rb") as stream:
-                header = stream.read(BLOSC_HEADER_BYTES)
-                stored = stream.seek(0, 2)
+            length = file.stat().st_size
         except FileNotFoundError:
             return  # filled with the fill value; see `check_present`
-        decoded = math.prod(self._sides) * self._array.dtype.itemsize
-        whole, block, length = struct.unpack("<III", header[4:]) if len(header) == BLOSC_HEADER_BYTES else (0, 0, 0)
-        has_size = whole == decoded or bool(self._array.filters)  # which may make it shorter
-        if not has_size or not 0 < block <= max(whole, 1) or length != stored:
+        start = 0
+        if self._storage.index_at_start is not None:
+            inside = tuple(number % count for number, count in zip(index, self._per_shard, strict=True))
+            start, length = map(int, self._shard_index(shard, file)[inside])
+            if start == ABSENT:
+                return
+        length -= self._storage.checksum_bytes
+        with file.open("rb") as stream:
+            stream.seek(start)
+            head = stream.read(min(HEADER_BYTES, max(length, 0)))
+            name, resized = str(self._storage.compressor), self._storage.is_resized
+            why = misfit(name, head, length, self._decoded_bytes, is_resized=resized)
+            if why is None and name in ("gzip", "zlib") and length * DEFLATE_RATIO > limits().max_decoded_bytes:
+                stream.seek(start)
+                is_larger = inflates_beyond(stream.read(length), self._decoded_bytes)
+                why = f"it holds more than {self._decoded_bytes} bytes" if is_larger and not resized else None
+        if why is not None:
             raise UnreadableImageError(
-                f"'{self._path}': chunk '{self._key(index)}' of level {self._level} is cut off or damaged ({stored} "
-                f"bytes; its header says {length}, and {whole} of {decoded} decoded). Copy it again from its source."
+                f"'{self._path}': chunk '{self._key(index)}' of level {self._level} is cut off or damaged ({length} "
+                f"bytes; {why}). Copy it again from its source."
             )
 
-    def _indices(self, planes: Mapping[int, Sequence[int]]) -> Iterator[tuple[int, ...]]:
-        along = []
-        for axis, (length, side) in enumerate(zip(self._array.shape, self._sides, strict=True)):
-            chosen = planes.get(axis)
-            along.append(range(-(-length // side)) if chosen is None else sorted({one // side for one in chosen}))
-        return itertools.product(*along)
+    def _shard_index(self, shard: tuple[int, ...], file: Path) -> NDArray[np.uint64]:
+        """Offset and length of each chunk of a shard; zarr compares its checksum when it reads it."""
+        if shard not in self._indices:
+            size = 16 * math.prod(self._per_shard)
+            with file.open("rb") as stream:
+                stream.seek(0 if self._storage.index_at_start else max(0, stream.seek(0, 2) - size - 4))
+                data = stream.read(size)
+            if len(data) < size:
+                raise UnreadableImageError(
+                    f"'{self._path}': shard '{self._key(shard)}' of level {self._level} is cut off. Copy it again."
+                )
+            if len(self._indices) >= MAX_KNOWN_INDICES:
+                self._indices.clear()
+            self._indices[shard] = np.frombuffer(data, "<u8").reshape(*self._per_shard, 2)
+        return self._indices[shard]
+
+    def _is_among(self, key: str, along: Sequence[Collection[int]]) -> bool:
+        """Whether a file is one of some chunks. Files are looked at, as there may be far fewer of them than chunks."""
+        index = tuple(int(number) for number in re.split("[./]", key) if number.isdecimal())
+        is_inside = len(index) == len(along) and all(one in there for one, there in zip(index, along, strict=True))
+        return is_inside and key == self._key(index)
+
+    def _files(self) -> Iterator[str]:
+        """Names of the files of the level, relative to its folder.
+
+        Raises:
+            UnreadableImageError: for a pipe or device, which would be waited for.
+            LimitExceededError: if there are more than chunks may be.
+        """
+        count, pending = 0, [""]
+        while pending:  # a folder that is a link is no folder here: it may lead back
+            inner = pending.pop()
+            with os.scandir(self._folder / inner) as found:
+                entries = list(found)
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{inner}{entry.name}/")
+                elif entry.is_file():
+                    count += 1
+                    yield inner + entry.name
+                else:
+                    raise UnreadableImageError(f"'{entry.path}' is no file. Copy the slide again from its source.")
+            check_limit("max_chunks", count, self._path, f"{count:,} files in level {self._level}")
 
     def _key(self, index: tuple[int, ...]) -> str:
         return self._array.metadata.encode_chunk_key(index)
