@@ -1,7 +1,8 @@
-"""Checks of all slides before training, from their headers alone.
+"""Checks of all slides before training, from their headers and the crops planned on them.
 
-Every slide is opened once and the requested resolution is planned on it; no pixel of a level is decoded. So a run fails
-in its first minute, not on its 200th slide. Slides must also be alike: the same channels, samples of one type.
+Every slide is opened once and the requested resolution is planned on it; no pixel of a level is decoded, but for the
+coarse view that a crop is planned on. So a run fails in its first minute, not on its 200th slide. Slides must also be
+alike: the same channels, samples of one type.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,16 @@ import pyvips
 
 from wsidata.errors import SlideError
 from wsidata.formats.resolution import MEASURES, Resolution
+from wsidata.formats.vips import thread_count
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
-from wsidata.slides.tissue.crop import CropKind
+from wsidata.slides.tissue.crop import CropKind, TissueCrop
 from wsidata.stats.result import ChannelStats
 from wsidata.transforms.to_tensor import DType
 from wsidata.utils.messages import describe_problems
+
+MASKS_AT_ONCE = 4
+"""Tissue masks that are computed at a time, each on a view of up to some 100 MB."""
 
 
 class SlideCheckError(ValueError):
@@ -46,31 +52,49 @@ def one_resolution(**arguments: float | None) -> Resolution:
 
 
 def survey_slides(
-    table: pd.DataFrame, resolution: Mapping[str, Any], options: SlideOptions = AS_STORED
+    table: pd.DataFrame,
+    resolution: Mapping[str, Any],
+    options: SlideOptions = AS_STORED,
+    crop: TissueCrop | None = None,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Open every slide of a table (columns `image_id` and `path`) and plan how it is read.
 
     Returns:
         A row per slide that can be read: `image_id`; `height_px` and `width_px` at the resolution; `samples` ("uchar",
-        "ushort" or "float"); `channels`, the names of its bands. And why the others cannot, by `image_id`.
+        "ushort" or "float"); `channels`, the names of its bands; `packing`, the planned crop, or None. And why the
+        others cannot, by `image_id`.
     """
-    problems: dict[str, str] = {}
-    rows: list[tuple[Any, ...]] = []
-    for image_id, path in zip(table["image_id"], table["path"], strict=True):
+    requested = Resolution.of(resolution)
+
+    def survey(row: tuple[str, str]) -> tuple[Any, ...] | str:
         try:
-            with Slide.from_options(path, options) as slide:
-                image = slide.image(**resolution, keep_tiles=True)  # decodes nothing
-                rows.append((image_id, image.height, image.width, image.format, slide.channel_names))
+            with Slide.from_options(row[1], options) as slide:
+                image = slide.image(**requested, keep_tiles=True)  # decodes nothing
+                packing = None if crop is None else crop.plan(slide, requested)
+                return row[0], image.height, image.width, image.format, slide.channel_names, packing
         except (SlideError, OSError, pyvips.Error, ValueError) as error:
-            problems[image_id] = f"{path}: {type(error).__name__}: {error}"
-    columns = ["image_id", "height_px", "width_px", "samples", "channels"]
-    return pd.DataFrame(rows, columns=columns), problems
+            return f"{row[1]}: {type(error).__name__}: {error}"
+
+    rows = list(zip(table["image_id"], table["path"], strict=True))
+    if crop is None:
+        found = [survey(row) for row in rows]
+    else:  # pixels are decoded, which pays off on several threads
+        with ThreadPoolExecutor(min(MASKS_AT_ONCE, thread_count())) as pool:
+            found = list(pool.map(survey, rows))
+    problems = {row[0]: one for row, one in zip(rows, found, strict=True) if isinstance(one, str)}
+    columns = ["image_id", "height_px", "width_px", "samples", "channels", "packing"]
+    return pd.DataFrame([one for one in found if not isinstance(one, str)], columns=columns), problems
 
 
-def check_slides(table: pd.DataFrame, resolution: Mapping[str, Any], options: SlideOptions = AS_STORED) -> pd.DataFrame:
+def check_slides(
+    table: pd.DataFrame,
+    resolution: Mapping[str, Any],
+    options: SlideOptions = AS_STORED,
+    crop: TissueCrop | None = None,
+) -> pd.DataFrame:
     """The rows of `survey_slides`; raises `SlideCheckError` naming every slide that cannot be read as requested."""
     requested = Resolution.of(resolution)
-    sizes, problems = survey_slides(table, requested, options)
+    sizes, problems = survey_slides(table, requested, options, crop)
     if problems:
         remedy = (
             "Repair or replace these files, take them out of the table, choose another resolution, or go on without "

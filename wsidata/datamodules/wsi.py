@@ -33,6 +33,7 @@ from wsidata.formats.channels import RGB_NAMES
 from wsidata.slides.masks import check_masks, mask_classes, mask_problems
 from wsidata.slides.options import SlideOptions
 from wsidata.slides.tissue.crop import TissueCrop, as_crop
+from wsidata.slides.tissue.packing import Packing
 from wsidata.splits.leaks import LeakKind
 from wsidata.splits.make import SmallClasses
 from wsidata.splits.near_duplicates import slide_thumbnail
@@ -106,9 +107,9 @@ class WSIDataModule(SplitDataModule):
         scale_to_8bit: `(low, high)`, the stored values that become 0 and 255, for samples of more than 8 bits. Without
             it 16-bit channels need `dtype="float"`.
         apply_icc: Convert the scanners' colors to sRGB, where a file has a color profile.
-        on_error: What to do about slides (or masks) that cannot be read as requested, by their headers: "raise" names
-            them all, before training; "skip" leaves them out with a warning that names them and counts what each split
-            and class loses, and keeps them in `skipped`. The split of the others stays.
+        on_error: What to do about slides (or masks) that cannot be read as requested, by their headers, or have no
+            tissue to crop to: "raise" names them all, before training; "skip" leaves them out with a warning that names
+            them and counts what each split and class loses, and keeps them in `skipped`. The split of the others stays.
         pin_memory: Page-locked batches. None: where there is CUDA.
         predict_on: "train", "val", "test" or "all". None: the test rows, or all rows where there are none.
         sampling: "shuffle" draws every training slide once per epoch. "balanced" draws as many, every class equally
@@ -192,6 +193,7 @@ class WSIDataModule(SplitDataModule):
         self._table, self._split = table, split
         self._options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
         self._lazy, self._crop = lazy, as_crop(crop)
+        self._packings: dict[str, Packing] = {}
         self._options.check_crop(self._crop)
         self._sizes_follow_slides = (
             image_size is None and train_transform is None and eval_transform is None and not lazy
@@ -219,14 +221,15 @@ class WSIDataModule(SplitDataModule):
         return split_table(labels, self._split, self.hparams)
 
     def check(self) -> None:
-        """Check every slide, and every mask, by its header."""
+        """Check every slide, and every mask, by its header, and plan the crops."""
         if self.on_error == "skip":  # headers were read to find what is skipped
             sizes, _ = self._survey
             sizes = sizes[sizes["image_id"].isin(self._kept["image_id"])]
         else:
-            sizes = check_slides(self.labels.frame, self.resolution, self._options)
+            sizes = check_slides(self.labels.frame, self.resolution, self._options, self._crop)
             if "mask" in self.labels.frame.columns:
                 check_masks(self.labels.frame, self._options)
+        self._packings = dict(zip(sizes["image_id"], sizes["packing"], strict=True))
         check_one_kind(sizes, self.hparams["dtype"])
         if "stats" in self.__dict__:  # they are known
             self.check_stats(self.stats)
@@ -247,7 +250,7 @@ class WSIDataModule(SplitDataModule):
 
     @cached_property
     def _survey(self) -> tuple[pd.DataFrame, dict[str, str]]:
-        return survey_slides(self.labels.frame, self.resolution, self._options)
+        return survey_slides(self.labels.frame, self.resolution, self._options, self._crop)
 
     def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
         """Thumbnail of a slide for near-duplicate detection, of the channels that are read."""
@@ -269,6 +272,7 @@ class WSIDataModule(SplitDataModule):
             fresh_epochs=part == "train",
             lazy=self._lazy,
             crop=self._crop,
+            packings=self._packings,
             mask_classes=self._mask_classes,
         )
 

@@ -41,6 +41,7 @@ class SlideDataset(TableDataset):
         fresh_epochs: True redraws random transforms in every epoch (training). False makes the same sample every time.
         lazy: Images are `LazyImage`s, whose rows are decoded when the model requests them.
         crop: "tissue", "pack" or a `TissueCrop`. None reads whole slides.
+        packings: Crops that were planned before, by `image_id`; others are planned on first use.
         mask_classes: Class number of each pixel value of the masks; see `masks.mask_classes`.
     """
 
@@ -56,6 +57,7 @@ class SlideDataset(TableDataset):
         fresh_epochs: bool = False,
         lazy: bool = False,
         crop: CropKind | TissueCrop | None = None,
+        packings: Mapping[str, Packing] | None = None,
         mask_classes: Mapping[int, int] | None = None,
     ) -> None:
         super().__init__(table, transform, dtype=dtype, with_labels=with_labels, fresh_epochs=fresh_epochs)
@@ -69,7 +71,8 @@ class SlideDataset(TableDataset):
         self.lazy = lazy
         self.crop = as_crop(crop)
         options.check_crop(self.crop)
-        self._packings: dict[int, Packing] = {}
+        planned = {} if self.crop is None or packings is None else packings
+        self._packings = {row: planned[one] for row, one in enumerate(table["image_id"]) if one in planned}
 
     def __getitem__(self, index: int) -> Any:
         """`(image, target)`, or the image alone.

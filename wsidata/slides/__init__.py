@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from wsidata.slides.slide import slide_info as slide_info
     from wsidata.slides.tissue.crop import TissueCrop as TissueCrop
     from wsidata.slides.tissue.mask import TissueMask as TissueMask
-    from wsidata.slides.tissue.mask import otsu_saturation as otsu_saturation
+    from wsidata.slides.tissue.methods import find_tissue as find_tissue
+    from wsidata.slides.tissue.methods import otsu_density as otsu_density
+    from wsidata.slides.tissue.methods import otsu_saturation as otsu_saturation
     from wsidata.slides.tissue.packing import Packing as Packing
 
 __getattr__, __dir__, __all__ = lazy_names(
@@ -21,7 +23,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "lazy_image": ["LazyImage"],
         "slide": ["Slide", "slide_info"],
         "tissue.crop": ["TissueCrop"],
-        "tissue.mask": ["TissueMask", "otsu_saturation"],
+        "tissue.mask": ["TissueMask"],
+        "tissue.methods": ["find_tissue", "otsu_density", "otsu_saturation"],
         "tissue.packing": ["Packing"],
     },
 )

@@ -29,11 +29,10 @@ from wsidata.slides.tissue.mask import (
     MASK_MAX_SIDE_PX,
     MASK_MPP,
     TissueMask,
-    TissueMethod,
     apply_method,
     check_sees_colors,
-    otsu_saturation,
 )
+from wsidata.slides.tissue.methods import TissueMethod, find_tissue
 from wsidata.utils.rectangle import ReadRectangle, Rectangle
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class Slide(SlideFile):
         requested = Resolution.of(resolution)
         return slide_lazy(self, requested, as_crop(crop), transform, np.random.default_rng(seed), dtype=dtype)
 
-    def tissue_mask(self, method: TissueMethod = otsu_saturation, **resolution: Any) -> TissueMask:
+    def tissue_mask(self, method: TissueMethod = find_tissue, **resolution: Any) -> TissueMask:
         """Mask of the tissue on the slide.
 
         Args:
@@ -184,7 +183,7 @@ class Slide(SlideFile):
                 where the mpp is unknown or coarser.
 
         Raises:
-            ValueError: for `otsu_saturation` on chosen channels, which have no colors.
+            ValueError: for a method that goes by color on chosen channels.
         """
         if self.options.channels is not None:
             check_sees_colors(method, f"the tissue of slide '{self.path.name}'")

@@ -1,9 +1,16 @@
 import pandas as pd
 import pytest
+import pyvips
+from views import glass
 
+from wsidata import WSIDataModule
 from wsidata.datamodules.checks import SlideCheckError, check_batchable, check_slides, one_resolution
+from wsidata.datasets.slides import SlideDataset
 from wsidata.slides.options import SlideOptions
+from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.splits.unreadable import SkipWarning
 from wsidata.synthetic.slides import write_slide
+from wsidata.transforms import CropOrPad
 
 
 def table(*paths):
@@ -23,7 +30,7 @@ def test_sizes_are_those_at_the_resolution(tmp_path):
     sizes = check_slides(table(path), {"level": 1})
     names = ("red", "green", "blue")
     row = {"image_id": "a", "height_px": 100, "width_px": 150, "samples": "uchar", "channels": names}
-    assert sizes.to_dict("records") == [row]
+    assert sizes.to_dict("records") == [{**row, "packing": None}]
 
 
 def test_every_bad_slide_is_named_with_its_reason(tmp_path):
@@ -58,3 +65,49 @@ def test_batches_need_equal_squares():
             check_batchable(sizes(("a", 5, 5), other), 2)
     with pytest.raises(SlideCheckError, match="only squares keep their shape"):
         check_batchable(sizes(("a", 5, 6), ("b", 5, 6)), 2)
+
+
+@pytest.fixture(scope="module")
+def with_glass(tmp_path_factory):
+    """A table of ten slides, of which the last and the third last show empty glass."""
+    folder = tmp_path_factory.mktemp("glass")
+    for number in range(10):
+        write_slide(folder / f"s{number}.tif", width=320, height=256, mpp=8.0, levels=1, tile=64, seed=number)
+    for number in (7, 9):
+        pyvips.Image.new_from_array(glass((256, 320))).tiffsave(str(folder / f"s{number}.tif"), tile=True)
+    names = [f"s{number}" for number in range(10)]
+    pd.DataFrame({"image": names, "class": ["a", "b"] * 5}).to_csv(folder / "table.csv", index=False)
+    return folder
+
+
+def cropped(folder, **options):
+    arguments = {"level": 0, "crop": "tissue", "val_ids": ["s0", "s1"], "num_workers": 0, "leaks": "off", **options}
+    return WSIDataModule(folder / "table.csv", folder, **arguments)
+
+
+def test_slides_without_tissue_are_all_named_before_training(with_glass):
+    with pytest.raises(SlideCheckError, match=r"(?s)has 2 problems.*s7.tif: NoTissueError.*s9.tif: NoTissueError"):
+        cropped(with_glass).setup("fit")
+    cropped(with_glass, crop=None).setup("fit")
+    cropped(with_glass, crop=TissueCrop("pack", on_empty="whole")).setup("fit")
+
+
+def test_slides_without_tissue_can_be_left_out(with_glass):
+    dm = cropped(with_glass, on_error="skip")
+    with pytest.warns(
+        SkipWarning, match=r"(?s)2 of 10 images cannot be read.*'s7': .*no tissue that find_tissue finds"
+    ):
+        dm.setup("fit")
+    assert dm.skipped["image_id"].tolist() == ["s7", "s9"]
+    assert sum(len(dm.tables[part]) for part in ("train", "val", "test")) == 8
+
+
+def test_crops_are_planned_once(with_glass, monkeypatch):
+    dm = cropped(with_glass, on_error="skip")
+    with pytest.warns(SkipWarning):
+        dm.setup("fit")
+    expected = SlideDataset(dm.tables["train"], {"level": 0}, CropOrPad(32), crop="tissue").packing(1)
+    monkeypatch.setattr(TissueCrop, "plan", None)
+    dataset = dm.datasets["train"]
+    assert dataset.packing(1) == expected
+    assert dataset[1][0].shape[1:] == (expected.height, expected.width)

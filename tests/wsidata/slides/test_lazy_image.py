@@ -295,7 +295,7 @@ def test_files_are_let_go_with_the_image(slide):
 
 def test_slide_without_tissue_raises_or_is_whole(tmp_path):
     with Slide(write_pixels(tmp_path / "glass.tif", np.full((300, 400, 3), 243, np.uint8))) as slide:
-        with pytest.raises(NoTissueError, match=r"'glass.tif' has no tissue that otsu_saturation finds.*on_empty"):
+        with pytest.raises(NoTissueError, match=r"'glass.tif' has no tissue that find_tissue finds.*on_empty"):
             slide.lazy(level=0, crop="tissue")
         assert slide.lazy(level=0, crop=TissueCrop("pack", on_empty="whole")).shape == (3, 300, 400)
 

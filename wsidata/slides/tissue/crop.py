@@ -12,7 +12,8 @@ from typing import Literal
 from wsidata.errors import NoTissueError
 from wsidata.formats.resolution import Resolution
 from wsidata.slides.protocol import SlideLike
-from wsidata.slides.tissue.mask import TissueMask, TissueMethod, otsu_saturation
+from wsidata.slides.tissue.mask import TissueMask
+from wsidata.slides.tissue.methods import TissueMethod, find_tissue
 from wsidata.slides.tissue.packing import MARGIN_PX, Packing, crop_to_tissue, pack_tissue, whole
 from wsidata.utils.messages import check_choice
 
@@ -35,7 +36,7 @@ class TissueCrop:
     kind: CropKind
     margin_px: int = MARGIN_PX
     mask_mpp: float | None = None
-    method: TissueMethod = otsu_saturation
+    method: TissueMethod = find_tissue
     on_empty: Literal["raise", "whole"] = "raise"
 
     def __post_init__(self) -> None:

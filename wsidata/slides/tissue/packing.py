@@ -202,6 +202,8 @@ def _image_boxes(
     corner = np.floor(boxes[:, :2] * scale + nearest).astype(np.int64) - margin_px
     beyond = np.ceil(boxes[:, 2:] * scale - nearest).astype(np.int64) + margin_px
     limits = np.array(size, dtype=np.int64)
+    at_edge = boxes[:, 2:] == mask.pixels.shape[::-1]  # the mask's size was rounded
+    beyond = np.where(at_edge, limits, beyond)
     corner = np.clip(corner, 0, limits - 1)
     return np.concatenate([corner, np.clip(beyond, corner + 1, limits)], axis=1)
 

@@ -7,7 +7,7 @@ from wsidata import WSIDataModule
 from wsidata.hub.export.journal import content_key
 from wsidata.hub.export.plan import leading_crop, pixel_settings, plan_export
 from wsidata.slides.tissue.crop import TissueCrop
-from wsidata.slides.tissue.mask import otsu_saturation
+from wsidata.slides.tissue.methods import otsu_saturation
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.compose import Compose, OneOf
 from wsidata.transforms.geometry.affine import RandomD4

@@ -311,7 +311,7 @@ def test_tissue_crops_are_applied_before_export(camelyon, tmp_path):
     dm = module(camelyon, crop="pack", image_size=None, level=0)
     found = quietly(dm, tmp_path / "out", layout="files")
     assert found.crop["kind"] == "pack"
-    assert found.crop["method"] == "otsu_saturation"
+    assert found.crop["method"] == "find_tissue"
     row = metadata(tmp_path / "out", "validation").iloc[0]
     expected = dm.make_dataset("val").image(0).permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(pixels_of(tmp_path / "out" / "validation" / row["file_name"]), expected)
