@@ -1,35 +1,20 @@
-"""The examples of the README and of the first page of the documentation, run on synthetic data."""
+"""The Python examples of the README and of every page of the documentation, run in order on synthetic data."""
 
-import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import pyvips
+import tifffile
+from documents import PYTHON_BLOCK, run_examples
+from lightning import Trainer
 from places import ROOT
 
 import wsidata
-from wsidata.synthetic import write_camelyon16, write_photo_folders
-
-PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-SMALLER = {
-    r"image_size=\d+": "image_size=64", r"max_epochs=\d+": "max_epochs=1", r"tile_size=\d+": "tile_size=64",
-    r"num_workers=\d+": "num_workers=0", r"num_classes=2": "num_classes=2, weights=None", r"8192, 8192": "128, 96",
-    r"strip_rows=\d+": "strip_rows=32", r"resnet34": "resnet18",
-    r"Trainer\(": "Trainer(accelerator='cpu', logger=False, enable_checkpointing=False, enable_model_summary=False, "
-    "num_sanity_val_steps=0, ",
-}  # fmt: skip
-"""What is changed in the examples, so that they take seconds and download nothing."""
-
-
-def run_examples(document: str, known: dict[str, Any]) -> dict[str, Any]:
-    """Run the Python of a document, in the working folder; returns the variables."""
-    names = {"__name__": "__main__", **known}
-    for block in PYTHON_BLOCK.findall((ROOT / document).read_text()):
-        for pattern, smaller in SMALLER.items():
-            block = re.sub(pattern, smaller, block)
-        exec(compile(block, document, "exec"), names)
-    return names
+from streammodels import StreamingResNet
+from wsidata.synthetic import write_camelyon16, write_photo_folders, write_photos, write_slide
 
 
 @pytest.fixture
@@ -44,6 +29,38 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     photos = [path.relative_to("photos") for path in sorted(Path("photos").rglob("*.jpg"))]
     pd.DataFrame({"image": photos, "label": [path.parent.name for path in photos]}).to_csv("photos.csv", index=False)
     return tmp_path
+
+
+def slides_and_images() -> None:
+    """The files that the pages name, in the working folder."""
+    for name, tumor in {"a.svs": False, "b.svs": True, "tumor_001.tif": True, "tumor_003.tif": True}.items():
+        vendor: Any = "aperio" if name.endswith("svs") else "generic"
+        write_slide(name, width=1024, height=900, tile=64, tumor=tumor, vendor=vendor)
+    Path("slides").rename("images")
+    Path("labels.csv").rename("reference.csv")
+    table = pd.read_csv("reference.csv")
+    table.assign(patient=table["image"].str.len() * 100 + table.index).to_csv("slides.csv", index=False)
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 240, 3), dtype=np.uint8)
+    pyvips.Image.new_from_array(pixels).write_to_file("image.png")
+    pyvips.Image.new_from_array(pixels[..., 0] // 128).write_to_file("mask.png")
+
+
+def a_checkpoint() -> None:
+    """A trained model."""
+    trainer = Trainer(accelerator="cpu", logger=False)
+    trainer.strategy.connect(StreamingResNet("resnet18", tile_size=64, num_classes=2, weights=None))
+    trainer.save_checkpoint("best.ckpt")
+
+
+def a_panel_of_channels() -> None:
+    """An OME-TIFF of eight channels with names."""
+    names = ["DAPI", "CD3", *(f"marker {number}" for number in range(3, 9))]
+    base = np.random.default_rng(0).integers(0, 20_000, (8, 128, 160), dtype=np.uint16)
+    with tifffile.TiffWriter("panel.ome.tif", ome=True) as writer:
+        options = {"tile": (32, 32), "photometric": "minisblack"}
+        writer.write(base, subifds=2, metadata={"axes": "CYX", "Channel": {"Name": names}}, **options)
+        for step in (2, 4):
+            writer.write(base[:, ::step, ::step], subfiletype=1, **options)
 
 
 def published_to_a_folder(dm: Any, repository: str, **how: Any) -> None:
@@ -72,3 +89,43 @@ def test_getting_started_trains_tests_and_streams(folder: Path) -> None:
     assert found["trainer"].callback_metrics["test_loss"].isfinite()
     assert len(found["slides"].tables["test"]) == 4
     assert all(weight.grad is not None for weight in found["trunk"].parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", ["augmentation", "heads", "how-streaming-works", "resnets", "tissue-and-lazy", "data-module"]
+)
+def test_page_runs(page: str, folder: Path) -> None:
+    slides_and_images()
+    assert run_examples(f"docs/{page}.md", {})
+
+
+@pytest.mark.slow
+def test_reading_slides_runs(folder: Path) -> None:
+    slides_and_images()
+    a_panel_of_channels()
+    assert run_examples("docs/reading-slides.md", {})
+
+
+@pytest.mark.slow
+def test_heatmaps_runs(folder: Path) -> None:
+    slides_and_images()
+    a_checkpoint()
+    assert run_examples("docs/heatmaps.md", {})["found"].values.shape == (1, 8, 8)
+    assert Path("cam.png").stat().st_size
+    assert Path("cam.tif").stat().st_size
+
+
+@pytest.mark.slow
+def test_photos_runs(folder: Path) -> None:
+    write_photos("mushrooms")
+    found = run_examples("docs/photos.md", {})
+    assert found["photos"].class_names[0] == pd.read_csv("mushrooms/names.csv")["name"][0]
+    assert Path("batch.png").stat().st_size
+
+
+def test_every_page_with_python_is_run() -> None:
+    tests = (Path(__file__), ROOT / "tests" / "wsidata" / "hub" / "test_page.py")
+    text = "".join(path.read_text() for path in tests)
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        assert not PYTHON_BLOCK.search(page.read_text()) or f'"{page.stem}"' in text or f"{page.name}" in text, page
