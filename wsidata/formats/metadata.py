@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyvips
 
 from wsidata.errors import SpacingConflictWarning
+from wsidata.formats.codecs.orientation import turned_pair
 
 PLAUSIBLE_MPP_UM = (0.01, 40.0)
 """Spacings outside are print densities or mistakes: 72 dpi is 352.8 um/px, 600 dpi is 42.3 um/px."""
@@ -63,6 +64,11 @@ class SlideMetadata:
     checked: tuple[str, ...] = ()
     properties: dict[str, str] = field(default_factory=dict)
     icc_profile: bytes | None = field(default=None, repr=False)
+
+    def turned(self, orientation: int) -> SlideMetadata:
+        """The metadata of the upright image, from those of the stored one."""
+        spacings = tuple(replace(one, mpp=turned_pair(one.mpp, orientation)) for one in self.spacings)
+        return replace(self, spacings=spacings)
 
 
 class AssociatedImages(Mapping[str, pyvips.Image]):

@@ -28,9 +28,8 @@ from wsidata.formats.codecs.jpeg import (
     decode_jpeg,
     jpeg_header,
     suits,
-    upright,
-    upright_size,
 )
+from wsidata.formats.codecs.orientation import upright, upright_size
 from wsidata.formats.levels import Level
 from wsidata.formats.limits import check_limit
 from wsidata.formats.metadata import Loaders, SlideMetadata

@@ -30,9 +30,8 @@ from wsidata.formats.codecs.jpeg import (
     jpeg_header,
     shrink_for,
     suits,
-    upright,
-    upright_size,
 )
+from wsidata.formats.codecs.orientation import upright, upright_size
 from wsidata.formats.limits import limits
 from wsidata.formats.open import TIFF_SIGNATURES, Pyramid, check_regular, open_pyramid
 from wsidata.formats.tiff.levels import opening

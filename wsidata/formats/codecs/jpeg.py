@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -159,26 +159,6 @@ def scan_start(data: bytes | mmap) -> int:
         is_fill = data[place + 1] == 0xFF
         place += 1 if is_fill else 2 + int.from_bytes(data[place + 2 : place + 4])
     return min(place, len(data))
-
-
-def upright_size(height_px: int, width_px: int, orientation: int) -> tuple[int, int]:
-    """(height, width) of an image once it is upright."""
-    return (width_px, height_px) if orientation >= 5 else (height_px, width_px)
-
-
-def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Stored pixels, (height, width, bands), turned upright by their EXIF orientation, 1 to 8 (Exif 2.32, 4.6.4).
-
-    Returns:
-        A view; of shape (width, height, bands) for 5 to 8.
-    """
-    if orientation >= 5:  # stored columns are rows
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
 
 
 def jpeg_header(path: Path, data: bytes | None = None) -> JpegHeader:

@@ -27,6 +27,8 @@ from numpy.typing import NDArray
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import RGB_NAMES, PixelRequest, channel_numbers
 from wsidata.formats.codecs.color import channels_image, requested_image
+from wsidata.formats.codecs.orientation import stored_rectangle, turned_pair, upright_copy
+from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders
 from wsidata.formats.tiff.jpeg_tiles import JpegTiles, agree_with_tifffile
 from wsidata.formats.tiff.layout import TiffLayout
@@ -36,8 +38,10 @@ from wsidata.formats.tiff.support import (
     check_channels,
     check_eight_bit,
     check_rgb,
+    common_orientation,
     interpretation_of,
     is_eight_bit,
+    orientation_of,
     rgb_image,
 )
 from wsidata.formats.tiff.tiles import KeptTiles, TiffTiles
@@ -69,7 +73,9 @@ class TiffPyramid:
         weakref.finalize(self, self._tiff.close)
 
     def _open(self, layout: TiffLayout, request: PixelRequest) -> None:
-        self.kind, self.levels, self.metadata = layout.kind, layout.levels, layout.metadata
+        self.kind, self._orientation = layout.kind, common_orientation(layout, self._path)
+        self.levels = tuple(_turned(level, self._orientation) for level in layout.levels)
+        self.metadata = layout.metadata.turned(self._orientation)
         self.associated: Loaders = {
             name: partial(_read_page, page, self._path) for name, page in layout.associated.items()
         }
@@ -86,7 +92,7 @@ class TiffPyramid:
         self._request = request
         self._tiles = [
             [TiffTiles(page, self._path, level.width, level.height) for page in pages]
-            for pages, level in zip(layout.pages, self.levels, strict=True)
+            for pages, level in zip(layout.pages, layout.levels, strict=True)
         ]
         file_bytes = self._path.stat().st_size
         for tiles in (one for level in self._tiles for one in level):
@@ -114,7 +120,7 @@ class TiffPyramid:
         for one in self._tiles[level]:
             one.check_streams()
         tiles, size, bands = self._tiles[level][0], self.levels[level].size, len(self.channel_names)
-        stored_tile = tiles.grid.width_px, tiles.grid.height_px
+        stored_tile = turned_pair((tiles.grid.width_px, tiles.grid.height_px), self._orientation)
         tile = source_tile(stored_tile, size, bands * tiles.dtype.itemsize)
         shared_px = (0, 0) if is_cut_up(stored_tile, tile) else None
         dtype = tiles.dtype if self._request.scale_to_8bit is None else np.uint8
@@ -123,7 +129,7 @@ class TiffPyramid:
 
     def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle:
         """Reads rectangles of a level on as many threads as libvips has; tiles that a rectangle cuts are kept."""
-        return self._rectangles(level, shared_px, thread_count())
+        return self._rectangles(level, turned_pair(shared_px, self._orientation), thread_count())
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
         """A rectangle inside a level, (height, width, bands). Safe to call from several threads."""
@@ -158,11 +164,14 @@ class TiffPyramid:
     def _stored(
         self, directories: Sequence[_Directory], rectangle: tuple[int, int, int, int], threads: int
     ) -> NDArray[Any]:
-        """A rectangle as it is stored: all samples of an image, or the requested channels."""
+        """Stored samples of a rectangle, upright: all of an image, or the requested channels."""
+        first = directories[0].tiles
+        place = stored_rectangle(rectangle, (first.width_px, first.height_px), self._orientation)
 
         def read(tiles: TiffTiles, jpeg: JpegTiles | None, kept: KeptTiles | None) -> NDArray[Any]:
             decode = None if jpeg is None else jpeg.decode
-            return tiles.read(*rectangle, decode=decode, threads=threads, kept=kept, blank=self._blank(tiles))
+            pixels = tiles.read(*place, decode=decode, threads=threads, kept=kept, blank=self._blank(tiles))
+            return upright_copy(pixels, self._orientation)
 
         if not self._channels:
             return read(*directories[0])
@@ -186,6 +195,12 @@ class TiffPyramid:
         return min(high, np.iinfo(tiles.dtype).max) if tiles.dtype.kind in "iu" else high
 
 
+def _turned(level: Level, orientation: int) -> Level:
+    """A level as it is upright."""
+    width, height = turned_pair(level.size, orientation)
+    return Level(level.index, width, height, *turned_pair((level.downsample_x, level.downsample_y), orientation))
+
+
 def _read_page(page: tifffile.TiffPage, path: Path) -> pyvips.Image:
     """An associated image, from its directory in an open file."""
     if page.parent.filehandle.closed:
@@ -195,7 +210,8 @@ def _read_page(page: tifffile.TiffPage, path: Path) -> pyvips.Image:
         raise UnsupportedImageError(f"TIFF directory {page.index} of '{path}' is empty.")
     tiles = TiffTiles(page, path, page.imagewidth, page.imagelength)
     tiles.check_extent(path.stat().st_size)
-    pixels = tiles.read(0, 0, page.imagewidth, page.imagelength)
+    stored = tiles.read(0, 0, page.imagewidth, page.imagelength)
+    pixels = upright_copy(stored, orientation_of(page, path))
     try:
         return rgb_image(page, pixels, path.name).copy_memory()
     except pyvips.Error as error:

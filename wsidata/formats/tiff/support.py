@@ -55,7 +55,6 @@ def check_channels(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
     """
     for page in (page for pages in layout.pages for page in pages):
         check_codec(page, path)
-        check_upright(page, path)
         if page.photometric in (MINISWHITE, PALETTE):
             raise UnsupportedImageError(f"'{path}' holds white-is-zero gray or palette colors, which are no channels.")
     dtype = layout.pages[0][0].dtype
@@ -120,7 +119,6 @@ def check_colors(page: tifffile.TiffPage, path: Path) -> None:
             f"{what} has {page.bitspersample}-bit samples of an unsupported kind. Save it as RGB."
         )
     check_codec(page, path)
-    check_upright(page, path)
 
 
 def check_codec(page: tifffile.TiffPage, path: Path) -> None:
@@ -156,14 +154,34 @@ def is_premultiplied(page: tifffile.TiffPage) -> bool:
     return has_alpha and page.photometric in (MINISBLACK, RGB) and page.bitspersample == 8
 
 
-def check_upright(page: tifffile.TiffPage, path: Path) -> None:
-    """Check that a directory is stored upright."""
-    what = f"TIFF directory {page.index} of '{path}'"
-    orientation = page.tags.valueof("Orientation", 1)
-    if orientation not in (0, 1):
+def orientation_of(page: tifffile.TiffPage, path: Path) -> int:
+    """Orientation of a directory, 1 to 8; 1, upright, where it states none.
+
+    Raises:
+        UnsupportedImageError: if it states one that does not exist.
+    """
+    orientation = int(page.tags.valueof("Orientation", 1)) or 1
+    if orientation > 8:
         raise UnsupportedImageError(
-            f"{what} is stored turned or mirrored (Orientation {orientation}). Save it upright."
+            f"TIFF directory {page.index} of '{path}' has the unknown Orientation {orientation}. Save it upright."
         )
+    return orientation
+
+
+def common_orientation(layout: TiffLayout, path: Path) -> int:
+    """Orientation of all levels.
+
+    Raises:
+        UnsupportedImageError: if they are not all the same.
+    """
+    found = {page.index: orientation_of(page, path) for pages in layout.pages for page in pages}
+    if len(set(found.values())) > 1:
+        listing = ", ".join(f"directory {index}: {orientation}" for index, orientation in found.items())
+        raise UnsupportedImageError(
+            f"'{path}': the levels or channels are stored turned or mirrored in different ways (Orientation of "
+            f"{listing}), so they cannot be laid on each other. Save the slide upright."
+        )
+    return next(iter(found.values()))
 
 
 def interpretation_of(page: tifffile.TiffPage) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import pyvips
 
-from wsidata.formats.codecs.jpeg import upright, upright_size
+from wsidata.formats.codecs.orientation import upright, upright_size
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
 

@@ -134,12 +134,6 @@ def test_stacks_are_refused(path):
         Slide(path)
 
 
-def test_turned_images_are_refused(path):
-    tifffile.imwrite(path, RGB, photometric="rgb", extratags=[(274, 3, 1, 6)], **TILE)
-    with pytest.raises(UnsupportedImageError, match="Orientation 6"):
-        Slide(path)
-
-
 def test_ome_pyramids_in_subifds(tmp_path):
     path = tmp_path / "a.ome.tif"
     big = pyvips.Image.new_from_array(RGB).resize(4).numpy()
