@@ -10,6 +10,8 @@ Conventions
       4443 / 2221 = 2.0005.
     * The output has round(level side / factor) pixels, at least 1; its mpp is exactly the requested one, so its last
       column and row may lie up to half an output pixel inside or outside the edge of the level.
+    * A level is used as it is where the output has as many pixels as the level, whose own size was rounded; level 0,
+      whose grid is exact, only where its last pixel would move by `SAME_GRID_PX` or less.
     * `levels` are those of one slide, in any order; `name` is its file name, for errors. An mpp or downsample is one
       number for both axes, or (x, y).
 """
@@ -28,6 +30,9 @@ TOLERANCE = 0.05
 "40x" scanners write 0.2431, 0.2500 or 0.2527 um/px; without a tolerance mpp=0.25 would be an error for the last. The
 output still has exactly the requested mpp, so the cost is at most 5 % of interpolation.
 """
+
+SAME_GRID_PX = 0.02
+"""Level 0 is used as it is where the requested resolution moves its last pixel by no more than this."""
 
 
 @dataclass(frozen=True)
@@ -222,10 +227,17 @@ def plan_max_side(levels: Sequence[Level], max_side: int) -> Resampling:
 
 
 def _resample(level: Level, factor_x: float, factor_y: float) -> Resampling:
-    width, height = max(1, round(level.width / factor_x)), max(1, round(level.height / factor_y))
-    if (width, height) == level.size:  # off by less than half a pixel from edge to edge: nothing to interpolate
-        return Resampling(level.index, 1.0, 1.0, width, height)
+    width, factor_x = _axis(level.width, level.downsample_x, factor_x)
+    height, factor_y = _axis(level.height, level.downsample_y, factor_y)
     return Resampling(level.index, factor_x, factor_y, width, height)
+
+
+def _axis(side: int, downsample: float, factor: float) -> tuple[int, float]:
+    """Output pixels along one axis, and the factor, which becomes 1 where there is nothing to interpolate."""
+    count = max(1, round(side / factor))
+    # The size of a shrunk level was rounded, so its downsample is itself known to half a pixel from edge to edge only.
+    fits = count == side if downsample > 1 else abs(factor - 1) * side <= SAME_GRID_PX
+    return (side, 1.0) if fits else (count, factor)
 
 
 def _finest(levels: Sequence[Level]) -> Level:

@@ -169,7 +169,7 @@ class Preprocessing:
         split_digest: `split_digest` of the published `image_id`s.
         opaque_ids: Whether ids were replaced.
         stats: Channel statistics of the data module, or None.
-        versions: Version of each library the pixels depend on.
+        versions: Version of each library the pixels depend on, and of this package's resampling.
         image_count: Number of images.
         image_bytes: Their encoded size in total.
     """

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from wsidata.errors import SlideError, UnreadableImageError
 from wsidata.formats.vips import failure_behind, naming_errors
-from wsidata.slides.resample import ReadRegion, pixels_of
+from wsidata.slides.resample import ReadRegion, pixels_of, shrunk_to
 from wsidata.transforms.base import TransformError
 from wsidata.transforms.to_tensor import DType, to_tensor
 from wsidata.utils.cache import BlockCache
@@ -147,10 +147,8 @@ class LazyImage:
 
     def thumbnail(self, max_side_px: int = 512) -> Tensor:
         """The whole image, its longer side `max_side_px` or less. Decodes all of it, part by part."""
-        image = self._readable().image
-        scale = max_side_px / max(image.width, image.height)
         with naming_errors(self.name):
-            return to_tensor(image.resize(scale) if scale < 1 else image, self._as)
+            return to_tensor(shrunk_to(self._readable().image, max_side_px), self._as)
 
     def close(self) -> None:
         """Drop all pixels and close the file; the next request opens it again."""

@@ -1,7 +1,9 @@
 """Resampling of a level to the requested resolution (Lanczos-3), whole or region by region.
 
-A region is resampled by the same pipeline as the whole, on a canvas of the level's size on which only the surroundings
-of the region are painted. So its pixels are those of the whole: there is no second arithmetic to agree with.
+Output pixel i is centered on (i + 0.5) * factor, counted in pixels of the level from its edge, to 1/50 of an output
+pixel, whatever the factor. A region is resampled by the same pipeline as the whole, on a canvas of the level's size on
+which only the surroundings of the region are painted. So its pixels are those of the whole: there is no second
+arithmetic to agree with.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,11 +22,22 @@ from wsidata.formats.levels import Level, Resampling
 from wsidata.formats.vips import naming_errors
 from wsidata.utils.rectangle import ReadRectangle, Rectangle
 
+RESAMPLING_VERSION = 2
+"""Counts changes of what is resampled, so that an export that is resumed does not mix pixels of two versions."""
+
 KERNEL_RADIUS = 3
 """Radius of Lanczos-3, in output pixels when shrinking, in input pixels when enlarging."""
 
 MARGIN_PX = 8
-"""More than libvips' rounding of origins and sizes can shift its grid, in input pixels, at factors near 1."""
+"""More than rounding to whole blocks can shift the grid, in input pixels, at factors near 1."""
+
+_OFF_CENTER = 0.01
+"""Largest shift of the grid, in output pixels. libvips' 64 phases of the kernel add up to 1/128 of an input pixel."""
+
+_PHASES = 2**26
+"""Factors are rounded to this fraction of a pixel, so that libvips, which adds them up along a row, is exact.
+
+Then a tile's place does not depend on where the request began. A side of 100,000 pixels changes by 1/1000 of one."""
 
 _ROUNDING_PX = 1e-9
 """How far below a whole output pixel a quotient may lie that is meant to be that pixel: (544 + 0.5) / 1.1 is 495."""
@@ -32,28 +46,91 @@ ReadRegion = Callable[[Rectangle], NDArray[Any]]
 """From a rectangle inside an image to its pixels: (height, width, bands), memory of its own."""
 
 
-def resample(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
+def resample(image: pyvips.Image, plan: Resampling, region: Rectangle | None = None) -> pyvips.Image:
     """Shrink (or, within the tolerance, enlarge) a level by the plan's true factors, lazily.
 
-    libvips centers its grid on the image it is given, so the image is first cut or extended, by about half an output
-    pixel at most, to the width the output stands for. What remains is a shift of at most an eighth of an output pixel.
+    Shrinking averages whole blocks first where the factor is 4 or more, as libvips' `resize` does, and applies
+    Lanczos-3 to what remains. Enlarging is bicubic (Catmull-Rom).
 
     Args:
         image: The whole level.
         plan: Factors and size of the output. The top left corner stays in place.
+        region: The part of the output to return; None: all.
     """
     if plan.is_identity:
-        return image
-    width, height = _spanned(plan.width, plan.factor_x), _spanned(plan.height, plan.factor_y)
-    if (width, height) != (image.width, image.height):
-        image = image.gravity("north-west", width, height, extend="copy")
-    return image.resize(1 / plan.factor_x, vscale=1 / plan.factor_y, kernel="lanczos3")
+        resampled = image
+    elif image.format == "ushort":  # libvips' integer weights add up to as little as 0.997; these cost no more
+        resampled = _resampled(image.cast("float"), plan).rint().cast("ushort")
+    else:
+        resampled = _resampled(image, plan)
+    part = Rectangle(0, 0, plan.width, plan.height) if region is None else region
+    if (part.width, part.height) == (resampled.width, resampled.height):
+        return resampled
+    return resampled.crop(part.x, part.y, part.width, part.height)
 
 
-def _spanned(output_px: int, factor: float) -> int:
-    """Input pixels that some output pixels stand for, in whole blocks of libvips' first, box-shrinking step."""
+def _resampled(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
+    """The output, perhaps with more columns and rows behind it."""
+    x, y = _shrink(plan.width, image.width, plan.factor_x), _shrink(plan.height, image.height, plan.factor_y)
+    if x.block > 1 or y.block > 1:
+        image = image.shrink(x.block, y.block, ceil=True)
+    if x.factor > 1 or y.factor > 1:
+        image = image.embed(0, 0, x.span, y.span, extend="copy").reduce(x.factor, y.factor, kernel="lanczos3")
+    return _enlarged(image, plan) if plan.factor_x < 1 or plan.factor_y < 1 else image
+
+
+@dataclass(frozen=True)
+class _Shrink:
+    """How libvips shrinks along one axis without displacing anything.
+
+    Its `reduceh` and `reducev` put the middle of their output on the middle of their input, whose sides are whole
+    numbers of pixels: the picture is displaced by half of what was rounded. So the input is extended, at its end, to
+    where a whole number of output pixels covers a whole number of its own. That costs nothing, as the rest is never
+    computed.
+
+    Attributes:
+        block: Pixels that are averaged first.
+        factor: Such blocks per output pixel.
+        span: Blocks to extend the input to.
+    """
+
+    block: int
+    factor: float
+    span: int
+
+
+@lru_cache(maxsize=256)
+def _shrink(output_px: int, input_px: int, factor: float) -> _Shrink:
+    if factor <= 1:
+        return _Shrink(1, 1.0, input_px)
     block = max(1, math.floor(factor / 2))
-    return max(1, round(output_px * factor / block)) * block
+    exact = round(factor / block * _PHASES) / _PHASES
+    count, tried = max(output_px, math.ceil(input_px / (block * exact))), 1024
+    while True:
+        spans = np.arange(count, count + tried) * exact
+        rounded_off = np.abs(spans - np.rint(spans))
+        best = int(rounded_off.argmin())
+        if rounded_off[best] <= 2 * exact * _OFF_CENTER:
+            return _Shrink(block, exact, round(float(spans[best])))
+        count, tried = count + tried, min(2 * tried, 2**20)
+
+
+def _enlarged(image: pyvips.Image, plan: Resampling) -> pyvips.Image:
+    """Enlarge the axes whose factor is below 1; libvips' own `resize` would displace the picture by half a pixel."""
+    factors = [min(plan.factor_x, 1.0), min(plan.factor_y, 1.0)]
+    starts = [(factor - 1) / 2 for factor in factors]
+    # In libvips' coordinates pixel centers are whole numbers. Each is computed by itself, not summed up along a row.
+    places = pyvips.Image.xyz(plan.width, plan.height).cast("double").linear(factors, starts)
+    return image.mapim(places, interpolate=pyvips.Interpolate.new("bicubic"), extend="copy")
+
+
+def shrunk_to(image: pyvips.Image, max_side_px: int) -> pyvips.Image:
+    """An image with its longer side `max_side_px` or less, from edge to edge; a smaller one as it is."""
+    scale = max_side_px / max(image.width, image.height)
+    if scale >= 1:
+        return image
+    width, height = (max(1, round(side * scale)) for side in (image.width, image.height))
+    return image.resize(width / image.width, vscale=height / image.height)
 
 
 @dataclass(frozen=True)
@@ -80,8 +157,7 @@ class ResampledRegions:
         if self.plan.is_identity:
             return part
         canvas = pyvips.Image.black(self.level.width, self.level.height, bands=part.bands).cast(part.format)
-        whole = resample(canvas.insert(part, source.x, source.y), self.plan)
-        return whole.crop(region.x, region.y, region.width, region.height)
+        return resample(canvas.insert(part, source.x, source.y), self.plan, region)
 
 
 def source_region(plan: Resampling, level: Level, region: Rectangle) -> Rectangle:

@@ -219,10 +219,9 @@ class Slide(SlideFile):
     ) -> NDArray[Any]:
         """A region at one resolution. As in OpenSlide, its place is in level-0 pixels, its size in its own pixels.
 
-        It has the pixels of the same region of `numpy`, to the last bit (to 1 of 255 where `tolerance` lets a level be
-        enlarged), and only its part of the slide is decoded. The first pixel is the one that contains the center of the
-        level-0 pixel (x_lv0, y_lv0), so neighboring regions join without a seam. Outside the slide is white (0 where
-        `channels` were chosen).
+        It has the pixels of the same region of `numpy`, to the last bit, and only its part of the slide is decoded. The
+        first pixel is the one that contains the center of the level-0 pixel (x_lv0, y_lv0), so neighboring regions join
+        without a seam. Outside the slide is white (0 where `channels` were chosen).
 
         Args:
             x_lv0: Left edge in pixels of level 0; may be negative.

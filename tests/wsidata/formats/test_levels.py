@@ -115,6 +115,19 @@ def test_a_level_that_fits_is_not_resampled():
     assert (plan.level, plan.width) == (1, 2048)
 
 
+@pytest.mark.parametrize(("width", "mpp", "same"), [(100_000, 0.25 * (1 + 1e-7), True), (1000, 0.2501, False)])
+def test_level_0_is_resampled_where_its_last_pixel_would_move(width, mpp, same):
+    plan = plan_mpp(pyramid(width, width, (1,), (0.25, 0.25)), mpp)
+    assert plan.width == width
+    assert plan.is_identity == same
+    assert plan.factor_x == (1.0 if same else pytest.approx(1.0004))
+
+
+def test_an_axis_that_fits_is_not_resampled_with_the_other():
+    plan = plan_mpp(pyramid(1000, 1000, (1,), (0.5, 0.4)), (0.5 * (1 + 1e-9), 0.8))
+    assert (plan.factor_x, plan.factor_y) == (1.0, 2.0)
+
+
 def test_anisotropic_spacing_is_resampled_per_axis():
     plan = plan_mpp(pyramid(1000, 1000, (1,), (0.5, 0.4)), 1.0)
     assert (plan.factor_x, plan.factor_y) == (2.0, 2.5)

@@ -32,6 +32,7 @@ from wsidata.hub.manifest import (
     Transforms,
 )
 from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows, without_addresses
+from wsidata.slides.resample import RESAMPLING_VERSION
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.split_file import split_digest
 from wsidata.splits.unreadable import without_skipped
@@ -229,7 +230,8 @@ def _crop_settings(crop: TissueCrop | None) -> dict[str, Any] | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {"libvips": ".".join(str(pyvips.version(place)) for place in range(3))}
+    libvips = ".".join(str(pyvips.version(place)) for place in range(3))
+    found = {"libvips": libvips, "resampling": str(RESAMPLING_VERSION)}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)

@@ -9,6 +9,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.slides.resample import shrunk_to
 from wsidata.slides.tissue.methods import TissueMethod as TissueMethod
 from wsidata.slides.tissue.methods import find_tissue, otsu_density
 from wsidata.slides.tissue.methods import otsu_saturation as otsu_saturation
@@ -79,8 +80,7 @@ def tissue_mask(
     image: pyvips.Image, method: TissueMethod = find_tissue, *, max_side_px: int = MASK_MAX_SIDE_PX
 ) -> NDArray[np.bool_]:
     """Tissue of an image (uchar, 3 bands) that is not a slide: booleans that span it, at most `max_side_px` a side."""
-    scale = max_side_px / max(image.width, image.height)
-    return apply_method(method, (image.resize(scale) if scale < 1 else image).numpy(), "the image")
+    return apply_method(method, shrunk_to(image, max_side_px).numpy(), "the image")
 
 
 def apply_method(method: TissueMethod, pixels: NDArray[np.uint8], name: str) -> NDArray[np.bool_]:

@@ -71,7 +71,10 @@ def test_pixels_depend_on_crop_code_and_libraries(camelyon):
     assert key(first) == key(plan_of(lambda pixels: pixels[..., 0] < 200))
     assert key(first) != key(plan_of(lambda pixels: pixels[..., 0] < 201))
     assert key(first) != key(plan_of(otsu_saturation))
-    assert key(first) != key(replace(first, manifest=replace(first.manifest, versions={})))
+    for name in ("libvips", "resampling"):
+        assert name in first.manifest.versions
+        older = replace(first.manifest, versions={**first.manifest.versions, name: "1"})
+        assert key(first) != key(replace(first, manifest=older))
     assert key(first) != key(plan_of(lambda pixels: pixels[..., 0] < 200, level=2))
     assert key(first) == key(plan_of(lambda pixels: pixels[..., 0] < 200, seed=3, batch_size=5))
 
