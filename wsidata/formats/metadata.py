@@ -143,9 +143,12 @@ def _text(mpp: tuple[float, float]) -> str:
 
 
 def positive_number(text: object) -> float | None:
-    """A metadata value as a finite number above 0, or None."""
+    """A metadata value as a finite number above 0, or None. Scanners in some countries write a decimal comma."""
+    digits = str(text)
+    if digits.count(",") == 1 and "." not in digits:
+        digits = digits.replace(",", ".")
     try:
-        value = float(str(text))
+        value = float(digits)
     except ValueError:
         return None
     return value if math.isfinite(value) and value > 0 else None

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from wsidata.errors import SpacingConflictWarning, UnreadableImageError
-from wsidata.formats.metadata import StatedSpacing, choose_spacing
+from wsidata.formats.metadata import StatedSpacing, choose_spacing, positive_number
 from wsidata.formats.tiff.tiles import TiffTiles
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels
@@ -40,6 +40,48 @@ def spacing(tmp_path, **tags):
 def test_resolution_tags_have_units(tmp_path, unit, per_unit, expected):
     found = spacing(tmp_path, resolution=(per_unit, per_unit), resolutionunit=unit)
     assert found == (None if expected is None else pytest.approx((expected, expected)))
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_unit", "expected"),
+    [
+        ("um", 4, 0.25),
+        ("micron", 4, 0.25),
+        ("µm", 2, 0.5),
+        ("\\u00B5m", 2, 0.5),  # as ImageJ itself writes it
+        ("mm", 4000, 0.25),
+        ("nm", 0.004, 0.25),
+        ("inch", 50_800, 0.5),
+        ("pixel", 4, None),
+        ("", 4, None),
+        ("micron", 0.001, None),
+    ],
+)
+def test_imagej_states_its_unit_in_the_description(tmp_path, unit, per_unit, expected):
+    description = f"ImageJ=1.54f\nunit={unit}\nloop=false\n"
+    found = spacing(
+        tmp_path, resolution=(per_unit, per_unit), resolutionunit="NONE", description=description.encode("latin-1")
+    )
+    assert found == (None if expected is None else pytest.approx((expected, expected)))
+
+
+def test_imagej_file_of_tifffile_and_units_of_two_axes(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, PIXELS, imagej=True, resolution=(4, 3.9), metadata={"unit": "um", "axes": "YXS"})
+    with Slide(path) as slide:
+        assert slide.mpp == pytest.approx((1 / 4, 1 / 3.9))
+        assert slide.mpp_source == "ImageJ description (unit)"
+    description = "ImageJ=1.54f\nunit=mm\nyunit=micron\n"
+    found = spacing(tmp_path, resolution=(4000, 4), resolutionunit="NONE", description=description)
+    assert found == pytest.approx((0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0,2520", 0.252), ("0.252", 0.252), ("20,0", 20), ("1,234.5", None), ("1,2,3", None), (",", None), ("0,0", None)],
+)
+def test_decimal_commas(text, number):
+    assert positive_number(text) == number
 
 
 def without_tags(path, names):

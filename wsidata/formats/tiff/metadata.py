@@ -6,22 +6,25 @@ or filled with 72 dpi, by the program that saved the file last.
 1. OME-XML: PhysicalSizeX/Y with its unit.
 2. The text of Aperio, Leica and Ventana: see `vendors`.
 3. Philips XML: DICOM_PIXEL_SPACING, in mm, (row, column).
-4. XResolution / YResolution with ResolutionUnit. An absent unit means inch (TIFF 6.0, page 38); NONE means no length.
+4. XResolution / YResolution in the unit that a description of ImageJ states, which is where ImageJ keeps it.
+5. XResolution / YResolution with ResolutionUnit. An absent unit means inch (TIFF 6.0, page 38); NONE means no length.
 """
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 import tifffile
 
 from wsidata.formats.metadata import SlideMetadata, StatedSpacing, positive_number
 
-CHECKED = ("OME-XML", "Aperio description", "Philips XML", "TIFF resolution")
+CHECKED = ("OME-XML", "Aperio description", "Philips XML", "ImageJ description", "TIFF resolution")
 UM_PER_UNIT = {2: 25_400.0, 3: 10_000.0, 4: 1_000.0, 5: 1.0}
 """ResolutionUnit: inch, centimeter, and the common extensions millimeter and micrometer."""
 INCH = 2
 UM_PER_OME_UNIT = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "pm": 1e-6, "Å": 1e-4}
+UM_PER_IMAGEJ_UNIT = {**UM_PER_OME_UNIT, "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "inch": 25_400.0}
 PHILIPS_SPACING = (
     ".//*/DataObject[@ObjectType='PixelDataRepresentation']/Attribute[@Name='DICOM_PIXEL_SPACING']"  # one per level
 )
@@ -33,6 +36,7 @@ def read_metadata(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -
     spacings = [
         *_ome_spacing(tiff, page),
         *(StatedSpacing("Philips XML (DICOM_PIXEL_SPACING)", mpp) for mpp in philips[:1]),
+        *_imagej_spacing(page),
         *resolution_tags(page),
     ]
     properties = {"tiff.kind": kind, "tiff.description": page.description}
@@ -76,8 +80,10 @@ def philips_spacings(tiff: tifffile.TiffFile) -> list[tuple[float, float]]:
         return []
     spacings = []
     for element in root.findall(PHILIPS_SPACING):
-        rows_mm, columns_mm = (float(part) for part in (element.text or "").replace('"', "").split())
-        spacings.append((columns_mm * 1e3, rows_mm * 1e3))
+        sides = [positive_number(part) for part in (element.text or "").replace('"', "").split()]
+        if len(sides) != 2 or sides[0] is None or sides[1] is None:
+            return []
+        spacings.append((sides[1] * 1e3, sides[0] * 1e3))
     return spacings
 
 
@@ -88,6 +94,23 @@ def resolution_tags(page: tifffile.TiffPage) -> tuple[StatedSpacing, ...]:
     if um_per_unit is None or x is None or y is None:
         return ()
     return (StatedSpacing("TIFF resolution", (um_per_unit / x, um_per_unit / y)),)
+
+
+def _imagej_spacing(page: tifffile.TiffPage) -> tuple[StatedSpacing, ...]:
+    """Resolution by a description of ImageJ: the tags are pixels per its `unit`, whatever ResolutionUnit says."""
+    lines = str(page.description).splitlines()
+    if not lines or not lines[0].startswith("ImageJ="):
+        return ()
+    stated = {key: value for key, _, value in (line.partition("=") for line in lines)}
+    unit = stated.get("unit", "")
+    um = [
+        UM_PER_IMAGEJ_UNIT.get(re.sub(r"\\u00b5", "µ", one.strip(), flags=re.IGNORECASE))
+        for one in (unit, stated.get("yunit", unit))
+    ]
+    x, y = (_rational(page, name) for name in ("XResolution", "YResolution"))
+    if um[0] is None or um[1] is None or x is None or y is None:
+        return ()
+    return (StatedSpacing("ImageJ description (unit)", (um[0] / x, um[1] / y)),)
 
 
 def _rational(page: tifffile.TiffPage, name: str) -> float | None:

@@ -114,3 +114,12 @@ def test_a_spacing_is_not_believed_of_a_image_of_another_size(path, line, mpp):
     conflict = nullcontext() if mpp is None else pytest.warns(SpacingConflictWarning, match="mpp_override says 1")
     with conflict, Slide(path, mpp_override=1.0) as slide:
         assert slide.mpp == (1, 1)
+
+
+def test_decimal_commas_of_a_scanner_abroad(path):
+    description = "Aperio Image Library v12.0.15\r\n420x300 (64x64)|AppMag = 20,0|MPP = 0,2520"
+    tifffile.imwrite(path, RGB, description=description, **TILED)
+    with Slide(path) as slide:
+        assert slide.mpp == (0.252, 0.252)
+        assert slide.magnification == 20
+        assert slide.image(mpp=0.504).width == 210
