@@ -49,12 +49,13 @@ transforms begin with the same crop, so that they can be evaluated on too.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from wsidata.stats.result import ChannelStats
+from wsidata.stats.result import ChannelStats, StatsError
 from wsidata.utils.files import json_sha256, write_text
+from wsidata.utils.plain_json import PlainJSONError, from_plain, json_object
 
 FORMAT_VERSION = 1
 """Increased when older readers would misread what is written."""
@@ -226,43 +227,39 @@ class Preprocessing:
             ExportFormatError: if it is not a manifest, of a newer version, or was modified.
         """
         try:
-            content = dict(json.loads(text))
-            version, digest = content.pop("format_version"), content.pop("digest")
-        except (ValueError, TypeError, KeyError) as error:
+            content = json_object(text)
+            version, digest = (_popped(content, name) for name in ("format_version", "digest"))
+        except PlainJSONError as error:
             raise ExportFormatError(
-                f"'{source}' is not a preprocessing.json of slidestream ({type(error).__name__}: {error})."
+                f"'{source}' is not a {PREPROCESSING_FILE} of slidestream: {error}. Download or export it again."
             ) from error
         if version != FORMAT_VERSION:
             raise ExportFormatError(
-                f"'{source}' is of format {version}, and this version of slidestream reads {FORMAT_VERSION}. Install "
-                "the version it was written with (see its 'versions'), or a newer one."
+                f"'{source}' is of format {version!s:.20}, and this version of slidestream reads {FORMAT_VERSION}. "
+                "Install the version it was written with (see its 'versions'), or a newer one."
             )
         try:
             found = cls._from_plain(content)
-        except (ValueError, TypeError, KeyError) as error:
+            ours = found.digest
+        except (PlainJSONError, StatsError, RecursionError) as error:
             raise ExportFormatError(
                 f"'{source}' is damaged ({type(error).__name__}: {error}). Download or export it again."
             ) from error
-        if found.digest != digest:
+        if ours != digest:
             raise ExportFormatError(
-                f"'{source}' was changed since it was written: its digest is {found.digest[:12]}, not "
-                f"{str(digest)[:12]}. Download or export it again."
+                f"'{source}' was changed since it was written: its digest is {ours[:12]}, not {str(digest)[:12]}. "
+                "Download or export it again."
             )
         return found
 
     @classmethod
     def _from_plain(cls, content: dict[str, Any]) -> Preprocessing:
-        stats = content["stats"]
-        return cls(
-            **{
-                **content,
-                "encoding": Encoding(**content["encoding"]),
-                "class_names": tuple(content["class_names"]),
-                "tables": tuple(TableFile(**table) for table in content["tables"]),
-                "transforms": {name: Transforms(**one) for name, one in content["transforms"].items()},
-                "stats": None if stats is None else ChannelStats.from_json(json.dumps(stats)),
-            }
-        )
+        stats = _popped(content, "stats")
+        found = from_plain(cls, {**content, "stats": None})
+        absent = [name for name in ("train", "eval") if name not in found.transforms]
+        if absent:
+            raise PlainJSONError(f"transforms lacks '{absent[0]}'")
+        return replace(found, stats=None if stats is None else ChannelStats.from_json(json.dumps(stats)))
 
     def save(self, folder: str | Path) -> None:
         """Write preprocessing.json into a folder, whole or not at all."""
@@ -277,10 +274,16 @@ class Preprocessing:
         """
         path = Path(folder) / PREPROCESSING_FILE
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ExportFormatError(
                 f"'{folder}' is not a finished export: it has no {PREPROCESSING_FILE}. If an export was interrupted, "
                 "run it again; it goes on where it stopped."
             ) from error
         return cls.from_json(text, str(path))
+
+
+def _popped(content: dict[str, Any], name: str) -> Any:
+    if name not in content:
+        raise PlainJSONError(f"it lacks '{name}'")
+    return content.pop(name)

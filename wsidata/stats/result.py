@@ -10,6 +10,7 @@ from typing import Any, Literal
 from wsidata.errors import SlideError
 from wsidata.slides.tissue.crop import CropKind
 from wsidata.utils.files import json_sha256, write_text
+from wsidata.utils.plain_json import PlainJSONError, from_plain, json_object
 
 Reduction = Literal["pooled", "per_image"]
 
@@ -67,19 +68,20 @@ class ChannelStats:
             StatsError: if the text is something else, or was changed since.
         """
         try:
-            content = dict(json.loads(text))
-            digest = content.pop("digest")
-            skipped = tuple((str(name), str(reason)) for name, reason in content.pop("skipped", ()))
-            pairs = {"mean": tuple(content["mean"]), "std": tuple(content["std"]), "skipped": skipped}
-            stats = cls(**{**content, **pairs})
-        except (ValueError, TypeError, KeyError) as error:
+            content = json_object(text)
+            digest = content.pop("digest", None)
+            stats = from_plain(cls, content)
+            counted = stats.digest
+            if digest is None or not len(stats.mean) == len(stats.std) > 0:
+                raise PlainJSONError("it lacks 'digest'" if digest is None else "mean and std are not of equal length")
+        except (PlainJSONError, RecursionError) as error:
             raise StatsError(
                 f"this is no JSON of channel statistics ({type(error).__name__}: {error}). Write it with "
                 "ChannelStats.to_json() or .save(path)."
             ) from error
-        if digest != stats.digest:
+        if digest != counted:
             raise StatsError(
-                f"these statistics were changed since they were written: their digest is {stats.digest[:12]}, not "
+                f"these statistics were changed since they were written: their digest is {counted[:12]}, not "
                 f"{str(digest)[:12]}. Compute them again with channel_stats(...)."
             )
         return stats
@@ -97,7 +99,9 @@ class ChannelStats:
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (StatsError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise StatsError(f"'{path}' is no JSON of channel statistics: it is no text ({error.reason}).") from error
+        except StatsError as error:
             raise StatsError(f"'{path}': {error}") from error
 
 

@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from wsidata.hub.manifest import (
     Transforms,
 )
 from wsidata.stats.result import ChannelStats
+from wsidata.utils.files import json_sha256
 
 STATS = ChannelStats((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 100, 2, "pooled", False, 255, {"mpp": 2.0}, "pack")
 
@@ -85,6 +87,64 @@ def changed(**changes):
 def test_other_newer_changed_and_damaged_files_are_refused(text, message):
     with pytest.raises(ExportFormatError, match=message):
         Preprocessing.from_json(text)
+
+
+ODD = [None, 3, -1, 2**80, 1e308 * 10, "x", True, [], {}, [[]], [None], {"a": {}}, "\ud800"]
+
+
+def sealed(content):
+    """JSON with a right digest, as anyone can write it."""
+    try:
+        return json.dumps({"format_version": 1, **content, "digest": json_sha256(content)})
+    except UnicodeEncodeError:
+        return json.dumps({"format_version": 1, **content, "digest": "x"})
+
+
+@pytest.mark.parametrize("name", [*json.loads(preprocessing().to_json()), "tables.0.path", "encoding.quality"])
+def test_odd_values_are_refused_or_kept(name):
+    content = json.loads(preprocessing().to_json())
+    for odd in [*ODD, "absent"]:
+        changed = json.loads(json.dumps(content))
+        *above, last = name.split(".")
+        inner = changed
+        for key in above:
+            inner = inner[int(key) if key.isdigit() else key]
+        if odd == "absent":
+            del inner[last]
+        else:
+            inner[last] = odd
+        for text in (json.dumps(changed), sealed({k: v for k, v in changed.items() if k not in ("digest",)})):
+            with suppress(ExportFormatError):
+                assert Preprocessing.from_json(text).digest
+        if name in ("kind", "tables", "crop") and odd == "absent":
+            with pytest.raises(ExportFormatError, match=r"'folder/preprocessing.json' is .*(again|Install)"):
+                Preprocessing.from_json(text, "folder/preprocessing.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[" * 100_000, '{"a":' * 100_000, "9" * 5000, '[["format_version", 1], ["digest", 2]]',
+        '{"format_version": NaN, "digest": 1}', '{"format_version": {"a": [1]}, "digest": 1}',
+    ],
+)  # fmt: skip
+def test_texts_of_other_kinds_are_refused(tmp_path, text):
+    (tmp_path / PREPROCESSING_FILE).write_text(text)
+    with pytest.raises(ExportFormatError, match=r"preprocessing.json' is .*(Download or export|Install)"):
+        Preprocessing.load(tmp_path)
+    (tmp_path / PREPROCESSING_FILE).write_bytes(b"\xff\xfe\0")
+    with pytest.raises(ExportFormatError, match=r"is not a preprocessing.json"):
+        Preprocessing.load(tmp_path)
+
+
+def test_deeply_nested_arguments_are_refused():
+    for depth in (100, 400, 900):
+        nested = 1
+        for _ in range(depth):
+            nested = [nested]
+        content = json.loads(preprocessing().to_json()) | {"arguments": {"image_size": nested}}
+        with pytest.raises(ExportFormatError):
+            Preprocessing.from_json(json.dumps(content))
 
 
 def test_changed_statistics_are_refused():

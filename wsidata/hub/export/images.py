@@ -1,7 +1,7 @@
 """Parallel writing of an export's images, each recorded in the journal as soon as it is done.
 
-Workers get row numbers, write files, and return only facts. At most one image per thread is in memory; of lazy images
-only some rows.
+Workers get row numbers, write files, record them in the journal, and return only facts. At most one image per thread is
+in memory; of lazy images only some rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wsidata.datasets.epochs import EpochDataset
 from wsidata.datasets.slides import SlideDataset
 from wsidata.hub.client import is_disk_full
 from wsidata.hub.export.encoding import encode
-from wsidata.hub.export.journal import Entry, Journal, content_key
+from wsidata.hub.export.journal import Entry, Journal, content_key, record
 from wsidata.hub.export.plan import ExportError, ExportPlan, SplitPlan, pixel_settings
 from wsidata.hub.manifest import Encoding
 from wsidata.slides.masks import UNKNOWN, MaskError
@@ -105,7 +105,9 @@ class ImageWriter:
             _refuse_unknown_classes(mask_made.path, task.source)
             mask_file, mask_sha256 = mask_made.path.relative_to(self.staging).as_posix(), mask_made.sha256
         facts = made.sha256, made.size_bytes, made.width, made.height, mpp, mask_file, mask_sha256
-        return Entry(task.place, task.key, made.path.relative_to(self.staging).as_posix(), *facts)
+        entry = Entry(task.place, task.key, made.path.relative_to(self.staging).as_posix(), *facts)
+        record(self.staging, entry)
+        return entry
 
     def _sample(self, index: int) -> Sample:
         """The image of a row, and its mask, after the deterministic steps."""
@@ -148,7 +150,7 @@ def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: E
         for outcome in _outcomes(plan, jobs, journal.staging, pool, at_once):
             bar.update()
             if isinstance(outcome, Entry):
-                journal.add(outcome)
+                journal.entries[outcome.place] = outcome
             else:
                 problems.append(outcome)
     if problems:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from wsidata.hub.card import BEGIN
 from wsidata.hub.client import HubError, HubOfflineWarning, UnreachableError
 from wsidata.hub.manifest import CARD_FILE, JOURNAL_FOLDER, METADATA_FILE, PREPROCESSING_FILE, Preprocessing
 from wsidata.hub.repository import HubRepository
+from wsidata.utils.confine import Confinement
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -41,6 +43,20 @@ class LocalCopy:
     def name(self) -> str:
         """Its name in messages."""
         return str(self.folder) if self.repository is None else f"{self.repository.repo_id}@{(self.commit or '')[:12]}"
+
+    @cached_property
+    def confine(self) -> Confinement:
+        """Confinement of the paths it names to its folder; files of a download are links to the cache's blobs."""
+        blobs = [] if self.repository is None else [self.folder.parent.parent / "blobs"]
+        return Confinement(self.folder, also=blobs, error=HubError)
+
+    def file(self, name: object, source: str) -> Path:
+        """The path of a file that the dataset names.
+
+        Raises:
+            HubError: if it lies outside the dataset's folder.
+        """
+        return self.confine(name, source)
 
     @property
     def pin(self) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from wsidata.hub.client import HubError, check_installed
+from wsidata.hub.load.data_files import image_file, load_splits, rows_of
 from wsidata.hub.load.download import LocalCopy
 from wsidata.hub.load.unpack import cache_folder, once, write_image
 from wsidata.splits.make import SmallClasses, make_splits
@@ -112,7 +113,7 @@ def _folder(copy: LocalCopy, columns: ImageDatasetColumns) -> Path:
 
 def _unpack(copy: LocalCopy, columns: ImageDatasetColumns, folder: Path) -> None:
     """Write images, their index and the class names."""
-    splits = _load(copy, columns.config)
+    splits = load_splits(copy, columns.config)
     features = next(iter(splits.values())).features
     if not features:
         raise HubError(f"'{copy.name}' does not say which columns it has. Add `dataset_info` to its card.")
@@ -125,11 +126,11 @@ def _unpack(copy: LocalCopy, columns: ImageDatasetColumns, folder: Path) -> None
         _part(split)
         kept = [name for name in (image, label, columns.group, columns.site) if name is not None]
         encoded = data.select_columns(kept).cast_column(image, Image(decode=False))
-        for number, row in enumerate(encoded):
+        for number, row in rows_of(copy, split, encoded):
             rows.append(
                 {
                     "image_id": f"{split}-{number:07d}",
-                    "path": _image_file(row[image], folder / split, number, folder, f"{copy.name}, {split} {number}"),
+                    "path": _image_path(copy, row[image], split, number, folder),
                     "label_name": _label_name(row[label], names),
                     "group": "" if columns.group is None else str(row[columns.group]),
                     "site": "" if columns.site is None else str(row[columns.site]),
@@ -140,21 +141,6 @@ def _unpack(copy: LocalCopy, columns: ImageDatasetColumns, folder: Path) -> None
         raise HubError(f"'{copy.name}' has no rows.")
     pd.DataFrame(rows).to_parquet(folder / _INDEX, index=False)
     (folder / _CLASSES).write_text(json.dumps(names), encoding="utf-8")
-
-
-def _load(copy: LocalCopy, config: str | None) -> Mapping[str, Any]:
-    """The splits, streamed from the files on this disk."""
-    from datasets import load_dataset
-
-    try:
-        loaded = load_dataset(str(copy.folder), name=config, streaming=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise HubError(
-            f"'{copy.name}' is not a dataset that `datasets` can load ({type(error).__name__}: {reason}). Where it has "
-            "several configurations, pass config=."
-        ) from error
-    return {str(name): data for name, data in loaded.items()}
 
 
 def _columns(features: Mapping[str, Any], columns: ImageDatasetColumns, name: str) -> tuple[str, str]:
@@ -186,13 +172,11 @@ def _label_name(label: Any, names: list[str] | None) -> str:
     return str(label) if names is None else names[label]
 
 
-def _image_file(image: Any, folder: Path, number: int, root: Path, where: str) -> str:
+def _image_path(copy: LocalCopy, image: Any, split: str, number: int, root: Path) -> str:
     """Path of an image's own file (absolute), or of one written for it (below `root`)."""
+    where = f"{copy.name}, {split} {number}"
     if not isinstance(image, Mapping) or (image.get("bytes") is None and image.get("path") is None):
         raise HubError(f"{where}: has no image.")
     if image["bytes"] is not None:
-        return write_image(folder, number, image["bytes"], image.get("path")).relative_to(root).as_posix()
-    path = Path(image["path"])
-    if not path.is_file():
-        raise HubError(f"{where}: its image '{path}' is missing. Download the dataset again.")
-    return str(path.absolute())
+        return write_image(root / split, number, image["bytes"], image.get("path")).relative_to(root).as_posix()
+    return str(image_file(copy, image["path"], where).absolute())

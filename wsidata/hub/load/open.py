@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -18,9 +18,10 @@ from wsidata.hub.load.download import LocalCopy, open_folder, open_repository
 from wsidata.hub.load.image_dataset import ImageDatasetColumns, read_image_dataset
 from wsidata.hub.load.readers import PhotoReader, SlideReader
 from wsidata.hub.load.tables import read_export
-from wsidata.hub.manifest import Kind, Preprocessing
+from wsidata.hub.manifest import PREPROCESSING_FILE, ExportFormatError, Kind, Preprocessing
 from wsidata.hub.repository import HubRepository
 from wsidata.tables.label_table import LabelTable
+from wsidata.utils.plain_json import PlainJSONError, from_plain
 
 _DEFAULTS: dict[Kind, dict[str, Any]] = {
     "slides": {"batch_size": 1, "dtype": "uint8", "image_size": None, "lazy": False},
@@ -31,6 +32,23 @@ _DEFAULTS: dict[Kind, dict[str, Any]] = {
 
 _COLUMNS = {name: f"{name}_column" for name in ("image", "label", "group", "site")} | {"config": "config"}
 _DRAWN = ("val_fraction", "seed", "small_classes")
+
+
+_LARGEST_PX = 10**7
+
+
+@dataclass(frozen=True)
+class _Published:
+    """Types of the published arguments that are used here."""
+
+    batch_size: int = 1
+    dtype: Literal["uint8", "float"] | None = None
+    image_size: int | tuple[int, int] | None = None
+    lazy: bool = False
+    resize_px: int | Literal["auto"] | None = None
+    normalize: Literal["stats", "imagenet"] | None = None
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    predict_on: Literal["train", "val", "test", "all"] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +133,7 @@ def _path(text: str | None) -> Path | None:
 def _choose(copy: LocalCopy, options: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of reader and loaders: requested, else published, else the default of the kind of image."""
     kind: Kind = "photos" if copy.preprocessing is None else copy.preprocessing.kind
-    published = {} if copy.preprocessing is None else copy.preprocessing.arguments
+    published = {} if copy.preprocessing is None else _published(copy.name, copy.preprocessing)
     defaults = {**_DEFAULTS[kind], "sampling": "shuffle", "predict_on": None}
     chosen = {name: published.get(name, default) for name, default in defaults.items()}
     for name in ("image_size", "dtype", "batch_size", "sampling", "lazy"):
@@ -135,6 +153,33 @@ def _choose(copy: LocalCopy, options: Mapping[str, Any]) -> dict[str, Any]:
     if chosen.get("lazy") and options["streaming"]:
         raise HubError("lazy=True reads rows of files on this disk. Leave out streaming=True.")
     return chosen
+
+
+def _published(name: str, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The published arguments of reader and loaders, checked.
+
+    Raises:
+        ExportFormatError: naming one that no data module would have.
+    """
+    names = {one.name for one in fields(_Published)}
+    given = {key: value for key, value in preprocessing.arguments.items() if key in names}
+    try:
+        found = from_plain(_Published, given, "arguments")
+    except PlainJSONError as error:
+        raise ExportFormatError(
+            f"{PREPROCESSING_FILE} of '{name}' is damaged: {error}. Download or export it again."
+        ) from error
+    sides = found.image_size if isinstance(found.image_size, tuple) else (found.image_size,)
+    small = [
+        key for key in ("batch_size", "resize_px") if isinstance(getattr(found, key), int) and getattr(found, key) < 1
+    ]
+    small += ["image_size"] if any(side is not None and not 1 <= side <= _LARGEST_PX for side in sides) else []
+    if small:
+        raise ExportFormatError(
+            f"{PREPROCESSING_FILE} of '{name}' is damaged: arguments.{small[0]} is {given[small[0]]!r:.40}. "
+            "Download or export it again."
+        )
+    return {key: getattr(found, key) for key in given}
 
 
 def _warn_of_differences(name: str, published: Preprocessing, transforms: Mapping[str, Any], *, lazy: bool) -> None:

@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsidata.hub.client import HubError
 from wsidata.hub.load.download import LocalCopy
 from wsidata.hub.load.unpack import cache_folder, once, unpack_shards
-from wsidata.hub.manifest import IMAGE_DIGESTS, TABLE_SPLITS, ExportFormatError, Preprocessing, TableFile
+from wsidata.hub.manifest import COLUMNS as KINDS
+from wsidata.hub.manifest import (
+    IMAGE_DIGESTS,
+    PREPROCESSING_FILE,
+    TABLE_SPLITS,
+    ExportFormatError,
+    Preprocessing,
+    TableFile,
+)
 from wsidata.splits.split_file import split_digest
 from wsidata.tables.label_table import COLUMNS, LabelTable
 from wsidata.tables.targets import TARGETS, Target
@@ -26,6 +35,13 @@ from wsidata.utils.messages import describe_problems
 
 FACTS = ("sha256", "mask_sha256", "width", "height", "file_name", "mask_file_name")
 """Columns that describe each published image beside its labels."""
+
+
+_TYPES = {
+    **{name: pa.list_(pa.float64()) if name == "target" else pa.type_for_alias(kind) for name, kind in KINDS.items()},
+    **dict.fromkeys(("file_name", "mask_file_name"), pa.string()),
+}
+_NULLABLE = ("mpp_x", "mpp_y")
 
 
 def read_export(
@@ -44,10 +60,10 @@ def read_export(
 
     Raises:
         ExportFormatError: if a table was modified, or does not belong to the others.
-        HubError: if images inside Parquet are not those that were published.
+        HubError: if a path leads out of the folder, or images inside Parquet are not those that were published.
     """
     target = _target(preprocessing, copy)
-    frames = [_read_table(copy, table) for table in preprocessing.tables]
+    frames = [_read_table(copy, preprocessing, table) for table in preprocessing.tables]
     frame = pd.concat(frames, ignore_index=True)
     if preprocessing.layout == "parquet":
         _add_unpacked(frame, copy, preprocessing)
@@ -111,15 +127,14 @@ def _target(preprocessing: Preprocessing, copy: LocalCopy) -> Target:
     raise ExportFormatError(f"'{copy.name}' has an unknown kind of target, '{preprocessing.target}'.")
 
 
-def _read_table(copy: LocalCopy, table: TableFile) -> pd.DataFrame:
+def _read_table(copy: LocalCopy, preprocessing: Preprocessing, table: TableFile) -> pd.DataFrame:
     """The rows of one file, with the columns of `label_table.COLUMNS`, `row` and `FACTS`."""
-    path = copy.folder / table.path
-    digest = file_sha256(path)
+    path = copy.file(table.path, f"{PREPROCESSING_FILE} of '{copy.name}'")
+    digest = file_sha256(path) if path.is_file() else None
     if digest != table.sha256:
         what = "is absent" if digest is None else "was changed since it was published"
         raise ExportFormatError(f"'{path}' {what}. Download or export it again.")
-    names = [name for name in pq.read_schema(path).names if name not in IMAGE_DIGESTS]
-    stored = pq.read_table(path, columns=names).to_pydict()
+    stored = _stored(path, preprocessing)
     if len(stored["image_id"]) != table.rows or table.split not in TABLE_SPLITS:
         raise ExportFormatError(f"'{path}' has {len(stored['image_id'])} rows of '{table.split}', not {table.rows}.")
     columns: dict[str, Any] = {
@@ -137,8 +152,44 @@ def _read_table(copy: LocalCopy, table: TableFile) -> pd.DataFrame:
     for stored_name, name in (("file_name", "path"), ("mask_file_name", "mask")):
         if stored_name in stored:
             columns[stored_name] = [(below / file).as_posix() for file in stored[stored_name]]
-            columns[name] = [str(copy.folder / file) for file in columns[stored_name]]
+            columns[name] = [str(copy.file(file, f"'{path}'")) for file in columns[stored_name]]
     return pd.DataFrame(columns)
+
+
+def _stored(path: Path, preprocessing: Preprocessing) -> dict[str, list[Any]]:
+    """The columns of a file other than images, each of the type that `manifest` states.
+
+    Raises:
+        ExportFormatError: naming the column that is missing, of another type, or incomplete.
+    """
+    required = {"image_id", "label_name", "row", "sha256"} | (
+        {"file_name"} if preprocessing.layout == "files" else set()
+    )
+    try:
+        names = [name for name in pq.read_schema(path).names if name not in IMAGE_DIGESTS]
+        absent = sorted(required - set(names))
+        if absent:
+            raise ExportFormatError(f"'{path}' has no column '{absent[0]}'. Download or export it again.")
+        table = pq.read_table(path, columns=names)
+    except (pa.ArrowException, OSError) as error:
+        raise ExportFormatError(f"'{path}' is no table of Parquet ({error}). Download or export it again.") from error
+    stored: dict[str, list[Any]] = {}
+    for name in (name for name in names if name in _TYPES):
+        try:
+            column = table.column(name).cast(_TYPES[name])
+        except pa.ArrowException as error:
+            raise ExportFormatError(
+                f"'{path}': column '{name}' is not of {_TYPES[name]} ({error}). Download or export it again."
+            ) from error
+        if column.null_count and name not in _NULLABLE:
+            raise ExportFormatError(f"'{path}': column '{name}' has rows without a value. Download or export it again.")
+        stored[name] = column.to_pylist()
+    classes = len(preprocessing.class_names)
+    if any(not -1 <= label < classes for label in stored.get("label", ())):
+        raise ExportFormatError(
+            f"'{path}': column 'label' has numbers that are none of the {classes} classes. Download or export it again."
+        )
+    return stored
 
 
 def _add_unpacked(frame: pd.DataFrame, copy: LocalCopy, preprocessing: Preprocessing) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -90,7 +91,10 @@ def write_image(folder: Path, number: int, content: bytes, name: str | None = No
         The path.
     """
     suffix = next((known for start, known in _MAGIC.items() if content.startswith(start)), None)
-    path = folder / f"{number // _FILES_PER_FOLDER:05d}" / f"{number:07d}{suffix or Path(name or '').suffix.lower()}"
+    if suffix is None:
+        stated = Path(name or "").suffix.lower()
+        suffix = stated if re.fullmatch(r"\.[a-z0-9]{1,8}", stated) else ""
+    path = folder / f"{number // _FILES_PER_FOLDER:05d}" / f"{number:07d}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
@@ -119,7 +123,9 @@ def unpack_shards(shards: list[Path], columns: dict[str, str], folder: Path) -> 
     for shard in shards:
         for row in shard_rows(shard):
             for column, digest_column in columns.items():
-                content = row[column]["bytes"]
+                content = (row.get(column) or {}).get("bytes")
+                if content is None:
+                    raise HubError(f"'{row['image_id']}' in '{shard}' has no {column}. Download or export it again.")
                 if hashlib.sha256(content).hexdigest() != row[digest_column]:
                     raise HubError(
                         f"the {column} of '{row['image_id']}' in '{shard}' is not the one that was published: its "

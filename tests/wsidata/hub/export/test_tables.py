@@ -22,7 +22,7 @@ def journal_of(folder, sizes):
         path = journal.staging / f"{place}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bytes([number % 251]) * size)
-        journal.add(Entry(place, "k", f"{place}.png", file_sha256(path) or "", size, 1, 1))
+        journal.entries[place] = Entry(place, "k", f"{place}.png", file_sha256(path) or "", size, 1, 1)
     rows = pd.DataFrame(
         {
             "image_id": [str(number) for number in range(len(sizes))],

@@ -1,6 +1,6 @@
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from PIL import Image
 from wsidata import ImageFolderDataModule, Slide, WSIDataModule
 from wsidata.hub.export import images as export_images
 from wsidata.hub.export import writer as export_module
+from wsidata.hub.export.journal import Journal
 from wsidata.hub.export.plan import ExportError
 from wsidata.hub.export.writer import export
 from wsidata.hub.manifest import PREPROCESSING_FILE, ExportFormatError, Preprocessing
@@ -251,7 +252,39 @@ def test_all_unreadable_slides_are_named_and_the_others_kept(slides, tmp_path):
     dm.check = lambda: None
     with pytest.raises(ExportError, match=r"(?s)2 problems.*normal_003.tif.*tumor_001.tif.*what is done is kept"):
         quietly(dm, tmp_path / "out")
-    assert len((tmp_path / "out" / ".export" / "journal.jsonl").read_text().splitlines()) == 14
+    assert len(Journal(tmp_path / "out").entries) == 14
+
+
+class Inline(Executor):
+    """An executor whose jobs, of several images each, are done at once."""
+
+    def submit(self, function, /, *arguments, **options):
+        future = Future()
+        try:
+            future.set_result(function(*arguments, **options))
+        except OSError as error:
+            future.set_exception(error)
+        return future
+
+
+def test_no_image_that_was_written_is_encoded_again(camelyon, tmp_path, monkeypatch):
+    encode, calls = export_images.encode, []
+
+    def full(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 8:  # the second of a job of two
+            raise OSError(28, "No space left on device")
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(export_images, "encode", full)
+    with pytest.raises(ExportError, match="cannot take more"):
+        quietly(module(camelyon), tmp_path / "out", layout="files", executor=Inline())
+    written = len(list((tmp_path / "out" / ".export" / "files").rglob("*.png")))
+    assert written >= 7
+    calls.clear()
+    monkeypatch.setattr(export_images, "encode", lambda *a, **o: calls.append(1) or encode(*a, **o))
+    quietly(module(camelyon), tmp_path / "out", layout="files")
+    assert len(calls) == 16 - written
 
 
 def test_full_disk_stops_at_once_and_says_so(camelyon, tmp_path, monkeypatch):
