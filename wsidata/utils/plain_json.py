@@ -50,7 +50,7 @@ def from_plain(kind: type[_Kind], content: Any, name: str = "") -> _Kind:
     """
     if not isinstance(content, Mapping):
         raise PlainJSONError(f"{name or 'it'} is {_shown(content)} where an object of names and values belongs")
-    known, required = _fields(kind)
+    known, required = _fields(kind)  # type: ignore[arg-type]  # classes are hashable
     missing = [one for one in required if one not in content]
     unknown = [one for one in content if one not in known]
     if missing or unknown:
