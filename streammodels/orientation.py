@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from streammodels.backprop.checkpointing import Schedule
 from streammodels.core.engine import Engine
@@ -22,20 +22,31 @@ _CACHE_SIZE = 64
 
 
 @dataclass
+class Planned:
+    """What was planned for images of one size, which is used again for networks of the same geometry.
+
+    Attributes:
+        schedules: Schedules, by all that they depend on.
+        plans: Row plans, by network, batch, height, width, strip height and `kernel_pixels`.
+    """
+
+    schedules: OrderedDict[Hashable, Schedule] = field(default_factory=OrderedDict)
+    plans: OrderedDict[Hashable, RowPlan] = field(default_factory=OrderedDict)
+
+
+@dataclass
 class Orientation:
     """A network computed in strips along one side of the image.
 
     Attributes:
         network: The network.
         sideways: Whether strips run along the width; the network then is for images with height and width swapped.
-        schedules: Schedules for images of one size, by all that they depend on.
-        plans: Row plans, by batch, height, width, strip height and `kernel_pixels`.
+        planned: Schedules and row plans that were made before.
     """
 
     network: Network
     sideways: bool
-    schedules: OrderedDict[Hashable, Schedule] = field(default_factory=OrderedDict)
-    plans: OrderedDict[Hashable, RowPlan] = field(default_factory=OrderedDict)
+    planned: Planned = field(default_factory=Planned)
 
     @cached_property
     def engine(self) -> Engine:
@@ -56,19 +67,23 @@ class Orientation:
         Raises:
             ValueError: If they are too small for a layer.
         """
-        key = (memory.key, sizes, device_type)
-        if key not in self.schedules:
+        key = (self.network.key, self.sideways, memory.key, sizes, device_type)
+        found = self.planned.schedules.get(key)
+        if found is None:
             self._check_size(memory.height, memory.width)
-            cache(self.schedules, key, sizes.schedule(memory, device_type))
-        return self.schedules[key]
+            found = sizes.schedule(memory, device_type)
+            _cache(self.planned.schedules, key, found)
+        return found
 
     def plan(self, memory: StepMemory, strip_rows: int) -> RowPlan:
         """The row plan for images of one size, cached."""
-        key = (memory.batch, memory.height, memory.width, strip_rows, memory.kernel_pixels)
-        if key not in self.plans:
+        key = (self.network.key, memory.batch, memory.height, memory.width, strip_rows, memory.kernel_pixels)
+        found = self.planned.plans.get(key)
+        if found is None:
             nodes = self.network.row_nodes(memory.batch, memory.width, memory.kernel_pixels)
-            cache(self.plans, key, plan_rows(nodes, memory.height, strip_rows))
-        return self.plans[key]
+            found = plan_rows(nodes, memory.height, strip_rows)
+            _cache(self.planned.plans, key, found)
+        return found
 
     def finish(self, results: Sequence[Tensor]) -> Tensor:
         """What the module returns, given the values of the network's boundary nodes."""
@@ -97,31 +112,24 @@ class Orientation:
 class TracedModule:
     """A traced module, upright and, if possible, sideways."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, planned: Planned) -> None:
         self.network = network
-        self.upright = Orientation(network, sideways=False)
+        self.planned = planned
+        self.upright = Orientation(network, False, planned)
 
     @cached_property
     def sideways(self) -> Orientation | None:
         """With strips along the width; None if the result would depend on it."""
         swapped = self.network.sideways()
-        return None if swapped is None else Orientation(swapped, sideways=True)
+        return None if swapped is None else Orientation(swapped, True, self.planned)
 
     def orientation(self, height: int, width: int, has_columns: bool = True) -> Orientation:
         """With strips along the longer side, if the network and the image (`has_columns`) allow."""
         return self.sideways if width > height and has_columns and self.sideways is not None else self.upright
 
 
-def cache(store: OrderedDict[Hashable, Any], key: Hashable, value: Any, size: int = _CACHE_SIZE) -> None:
+def _cache(store: OrderedDict[Hashable, Any], key: Hashable, value: Any) -> None:
     """Add a value to a cache that drops the oldest beyond its size."""
     store[key] = value
-    if len(store) > size:
+    while len(store) > _CACHE_SIZE:
         store.popitem(last=False)
-
-
-def layer_settings(layer: nn.Module) -> Hashable:
-    """What the trace of a layer depends on, its identity, tensors, numbers and flags."""
-    tensors = (*layer._parameters.values(), *layer._buffers.values())
-    plain = (bool, int, float, str, tuple)
-    own = tuple((name, repr(value)) for name, value in vars(layer).items() if isinstance(value, plain))
-    return (id(layer), *map(id, tensors), own)

@@ -6,10 +6,10 @@ optimizers, gradient clipping and accumulation, GradScaler and DistributedDataPa
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import chain
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,16 +20,15 @@ from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.backprop.rng_state import RngState
 from streammodels.core.engine import NodeTensors
 from streammodels.core.frozen_prefix import nodes_needing_grad
-from streammodels.core.image_rows import Image, ImageRows, StripReader, as_image_rows
+from streammodels.core.image_rows import Image, ImageRows, StripReader, as_image_rows, scale_to_unit
 from streammodels.core.row_plan import RowPlan
 from streammodels.memory.budget import Sizes
 from streammodels.memory.estimate import StepMemory
 from streammodels.memory.forecast import Forecast, make_forecast
 from streammodels.memory.summary import layer_table
-from streammodels.orientation import Orientation, TracedModule, cache, layer_settings
-from streammodels.tracing.trace import check_no_hooks, trace
-
-_CACHED_TRACES = 4
+from streammodels.orientation import Orientation, Planned, TracedModule
+from streammodels.tracing.layers import check_layers, is_summarized
+from streammodels.tracing.trace import trace
 
 
 def stream(
@@ -81,6 +80,7 @@ class StreamedModule(nn.Module):
     """
 
     kernel_pixels: int = 1024
+    is_streamed: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class StreamedModule(nn.Module):
         super().__init__()
         self.sizes = Sizes(tile_size, strip_rows, memory, keeping)
         self.module = module
-        self._traces: OrderedDict[Any, TracedModule] = OrderedDict()
+        self._planned = Planned()
         self._channels: int | None = None  # of the last image; the first layer may read some of them only
         self._check()
 
@@ -104,14 +104,19 @@ class StreamedModule(nn.Module):
         try:
             for layer, _ in flags:
                 layer.training = False
-            trace(self.module)
+            self._trace_unnoticed()
         finally:
             for layer, training in flags:
                 layer.training = training
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the traces, which hold functions and are made again on demand."""
-        return {**self.__dict__, "_traces": OrderedDict()}
+        """All but the plans, which are made again on demand."""
+        return {**self.__dict__, "_planned": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The state of `__getstate__`."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._planned = Planned()
 
     def forward(self, image: Image | Sequence[Image]) -> Tensor:
         """The output of the module for a whole image, computed strip by strip.
@@ -130,16 +135,43 @@ class StreamedModule(nn.Module):
             ValueError: If an image has the wrong shape, or is too small for the module.
             ImageReadError: If rows of a lazy image cannot be read.
         """
-        traced = self._trace()
+        if torch.compiler.is_compiling():  # strips have no fixed shapes: the rest of the model is compiled around them
+            computed: Tensor = torch.compiler.disable(self._stream)(image)  # type: ignore[no-untyped-call]
+            return computed
+        return self._stream(image)
+
+    def _stream(self, image: Image | Sequence[Image]) -> Tensor:
+        """See `forward`."""
         if isinstance(image, Tensor) or not isinstance(image, Sequence):
-            return self._compute(traced, as_image_rows(image), {})
+            return self._stream_all([image], ["the image"])
         if not image:
             raise ValueError("the list of images is empty. Give at least one.")
-        sources = [as_image_rows(add_batch_dimension(one), f"image {index}") for index, one in enumerate(image)]
+        return self._stream_all([add_batch_dimension(one) for one in image], [f"image {i}" for i in range(len(image))])
+
+    def _stream_all(self, images: Sequence[Image], names: Sequence[str]) -> Tensor:
+        """The results for images, with a batch dimension, along the batch dimension."""
+        if is_summarized(self.module):  # Lightning reads the shapes of its example_input_array off every layer
+            return compute_whole(self.module, images)
+        traced = self._trace()
+        sources = [
+            None if self._has_no_pixels(image) else as_image_rows(image, name)
+            for image, name in zip(images, names, strict=True)
+        ]
         results, computed = [], dict[bool, NodeTensors]()
-        for index, source in enumerate(sources, start=1):
-            results.append(self._compute(traced, source, computed, len(sources), last=index == len(sources)))
-        return concatenate(results)
+        for index, source in enumerate(sources):
+            if source is None:
+                results.append(compute_whole(self.module, images[index : index + 1]))
+            else:
+                last = index == len(sources) - 1
+                results.append(self._compute(traced, source, computed, len(sources), last))
+        return results[0] if len(results) == 1 else concatenate(results)
+
+    def _has_no_pixels(self, image: Image) -> bool:
+        """Whether there is nothing to compute strip by strip: an empty batch, or layers on the meta device."""
+        if isinstance(image, Tensor) and image.ndim == 4 and image.shape[0] == 0:
+            return all(image.shape[1:])
+        tensor = next(chain(self.module.parameters(), self.module.buffers()), image)
+        return isinstance(tensor, Tensor) and tensor.is_meta
 
     def _compute(
         self,
@@ -244,7 +276,7 @@ class StreamedModule(nn.Module):
 
     def _expected(self, height: int, width: int, batch: int = 1) -> tuple[Orientation, StepMemory, Schedule]:
         """Orientation, estimates and schedule for images that are not loaded."""
-        orientation = self._trace().orientation(height, width)
+        orientation = self._trace_unnoticed().orientation(height, width)
         tensors = orientation.tensors()
         device = next((tensor.device for tensor in flat_tensors(tensors)), torch.device("cpu"))
         memory = self._memory(orientation, tensors, batch, *orientation.extent(height, width))
@@ -276,17 +308,32 @@ class StreamedModule(nn.Module):
         return str(self.sizes)
 
     def _trace(self) -> TracedModule:
-        """The trace of the module with its present layers, settings and training flags, cached."""
-        check_no_hooks(self.module)
-        key = tuple(layer_settings(layer) for layer in self.module.modules())
-        if key not in self._traces:
-            cache(self._traces, key, TracedModule(trace(self.module)), _CACHED_TRACES)
-        return self._traces[key]
+        """The module as it is now: its forward runs again, since it may read anything, such as lists and globals."""
+        check_layers(self.module)
+        return TracedModule(trace(self.module), self._planned)
+
+    def _trace_unnoticed(self) -> TracedModule:
+        """The same without a computation to follow, so that random numbers which the forward draws are drawn again."""
+        with torch.random.fork_rng(devices=[]):
+            return self._trace()
 
 
 def add_batch_dimension(image: Image) -> Image:
     """An image of a list, with a batch dimension if it is a (C, H, W) tensor."""
     return image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
+
+
+def compute_whole(module: nn.Module, images: Sequence[Image]) -> Tensor:
+    """The results of a plain module on each whole image, concatenated; lazy images are read at once."""
+    parameter, results = next(module.parameters(), torch.empty(0)), []
+    for index, image in enumerate(images):
+        if isinstance(image, Tensor) and 0 in image.shape[:1]:
+            pixels = image
+        else:
+            source = as_image_rows(add_batch_dimension(image), f"image {index}")
+            pixels = source.read(0, source.shape[2])
+        results.append(module(scale_to_unit(pixels.to(parameter.device), parameter.dtype)))
+    return concatenate(results)
 
 
 def concatenate(results: list[Tensor]) -> Tensor:

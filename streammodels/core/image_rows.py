@@ -137,13 +137,17 @@ class DecodedRows(ImageRows):
         """Decode the rows.
 
         Raises:
-            ImageReadError: If the image raises, or returns another shape or type than its own.
+            MemoryError: If the image raises it.
+            ImageReadError: If the image raises anything else, or returns another shape or type than its own.
         """
         kind = "columns" if self.sideways else "rows"
         where = f"{kind} {start}..{stop - 1} of {self.name}"
         read: Callable[[int, int], Any] = getattr(self.image, kind)
         try:
             pixels = torch.as_tensor(read(start, stop))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            error.add_note(f"while reading {where}")
+            raise
         except Exception as error:
             raise ImageReadError(f"{where} could not be read: {type(error).__name__}: {error}") from error
         _, channels, height, width = self.shape

@@ -7,8 +7,9 @@ once, in plain PyTorch. `tracing` makes a `Network` of a module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
@@ -74,16 +75,26 @@ class Network:
     Attributes:
         nodes: The streamed part in topological order; node 0 is the image.
         boundary: Nodes whose result leaves the streamed part, feature maps (whole) or reductions.
-        tail: The whole graph, of which the nodes that are not streamed are computed. None if there are none.
+        tail: Computes what the module returns from the values of the streamed nodes; None if nothing is left to do.
         boundary_names: fx nodes of `boundary`.
         streamed_names: fx nodes of the streamed part.
+        constants: The tensors that the graph reads, by the target of the fx node.
+        description: All that the shapes of the values depend on besides the rules.
     """
 
     nodes: tuple[Node, ...]
     boundary: tuple[int, ...]
-    tail: fx.GraphModule | None
+    tail: Callable[[dict[fx.Node, Any]], Tensor] | None
     boundary_names: tuple[fx.Node, ...]
     streamed_names: tuple[fx.Node, ...]
+    constants: Mapping[str, Tensor]
+    description: Hashable
+
+    @cached_property
+    def key(self) -> Hashable:
+        """Equal for networks with the same row plans and shapes, whatever their weights."""
+        geometry = [(node.row_node(), node.columns, type(node.rule)) for node in self.nodes]
+        return (tuple(geometry), self.boundary, self.description)
 
     @property
     def has_random_nodes(self) -> bool:
@@ -124,8 +135,7 @@ class Network:
             return values[0]
         known: dict[fx.Node, Any] = dict.fromkeys(self.streamed_names)
         known.update(zip(self.boundary_names, values, strict=True))
-        result: Tensor = fx.Interpreter(self.tail).run(initial_env=known)
-        return result
+        return self.tail(known)
 
 
 def _swapped_weight(convolution: Tensors) -> Tensors:

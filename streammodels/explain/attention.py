@@ -84,11 +84,12 @@ class _Scores(nn.Module):
 def _up_to_scores(module: nn.Module) -> nn.Module:
     """The network up to its attention pool, followed by the pool's scores."""
     root = nn.Sequential(module)
-    operations = [node for node in trace(root).boundary_names if is_gated_attention(root, node)]
+    network = trace(root)
+    operations = [node for node in network.boundary_names if is_gated_attention(root, node)]
     if len(operations) != 1:
         raise ValueError(
             f"{type(module).__name__} pools by GatedAttention {len(operations)} times; a map needs exactly one. "
             "Build it with pooling='attention' or a streammodels.GatedAttention behind the trunk."
         )
     pool: Any = root.get_submodule(str(operations[0].target))
-    return nn.Sequential(subgraph_to(root, operations[0].all_input_nodes[0]), _Scores(pool))
+    return nn.Sequential(subgraph_to(root, network, operations[0].all_input_nodes[0]), _Scores(pool))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -88,7 +89,9 @@ class PooledFeatureMap:
         projection = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device=weight.device, dtype=weight.dtype)
         projection.weight = nn.Parameter(weight[:, :, None, None], requires_grad=False)
         projection.bias = nn.Parameter(bias, requires_grad=False)
-        return nn.Sequential(OrderedDict(features=subgraph_to(self.module, self.operation), projection=projection))
+        return nn.Sequential(
+            OrderedDict(features=subgraph_to(self.module, self.network, self.operation), projection=projection)
+        )
 
     def shifted(self, shift: Tensor) -> nn.Module:
         """The network with `shift` added to the map, as a parameter of that name.
@@ -107,8 +110,7 @@ class PooledFeatureMap:
             added = graph.call_function(operator.add, (feature_map, constant))
         for pool in self.pools:
             copies[pool].replace_input_with(feature_map, added)
-        targets = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")} - {"shift"}
-        parts = {target: operator.attrgetter(target)(self.module) for target in targets}
+        parts = _parts(self.module, self.network, graph)
         return fx.GraphModule({**parts, "shift": nn.Parameter(shift)}, graph)
 
     def tail_is_affine(self) -> bool:
@@ -139,12 +141,18 @@ def is_gated_attention(root: nn.Module, operation: fx.Node) -> bool:
     return isinstance(layer, GatedAttention)
 
 
-def subgraph_to(root: nn.Module, last: fx.Node) -> fx.GraphModule:
-    """The part of a traced module that returns the value of `last`."""
+def subgraph_to(root: nn.Module, network: Network, last: fx.Node) -> fx.GraphModule:
+    """The part of a traced module that returns the value of `last`, an fx node of its `network`."""
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in last.graph.nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
         if node is last:
             break
     graph.output(copies[last])
-    return fx.GraphModule(root, graph)
+    return fx.GraphModule(_parts(root, network, graph), graph)
+
+
+def _parts(root: nn.Module, network: Network, graph: fx.Graph) -> dict[str, Any]:
+    """The layers and tensors that a graph names, except for "shift"."""
+    named = {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")} - {"shift"}
+    return {name: network.constants[name] if name in network.constants else root.get_submodule(name) for name in named}

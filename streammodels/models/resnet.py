@@ -118,6 +118,11 @@ def _read_weights(model_name: str, weights: str | Path) -> dict[str, Tensor]:
                 "with weights=None."
             ) from error
         return state
+    if not names and str(weights) == "DEFAULT":
+        raise ValueError(
+            f"{model_name} has no pretrained weights to download. Pass weights=None to start from random ones, or "
+            "weights='path/to/state_dict.pth'."
+        )
     path = Path(weights).expanduser()
     if not path.is_file():
         remedy = f"one of {', '.join(['DEFAULT', *names])}, or None" if names else "or weights=None for random ones"

@@ -1,7 +1,8 @@
 """Translation of functions and operators into operations on strips.
 
-Numbers among their arguments are fixed when the module is traced. Parameters and buffers are *constants*, whose present
-values are passed with every strip. In a map whose channels are last (`channels_last.py`), dimension 3 is the channels.
+Numbers among their arguments are fixed when the module is traced. Parameters, buffers and other tensors are
+*constants*, which are passed with every strip. In a map whose channels are last (`channels_last.py`), dimension 3 is
+the channels.
 """
 
 from __future__ import annotations
@@ -75,13 +76,13 @@ def is_channels(dimension: Any, last: bool) -> bool:
     return isinstance(dimension, int) and dimension in ((3, -1) if last else (1, -3))
 
 
-def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Callable[[], Any]], last: bool) -> Pointwise:
+def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Any], last: bool) -> Pointwise:
     """The rule of a function or method of one map, numbers and constants.
 
     Args:
         node: The operation.
         path: Its name, for errors.
-        constants: Functions that compute the values of constants.
+        constants: The values of constants.
         last: Whether the channels of the map are last.
 
     Raises:
@@ -93,7 +94,7 @@ def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Callabl
         raise UnsupportedLayerError(path, "it reads several maps", "Use torch.maximum or torch.minimum of two maps.")
     read = [source for source in node.all_input_nodes if source in constants]
     for constant in read:
-        _check_constant(constant, constants[constant](), path, last)
+        _check_constant(constant, constants[constant], path, last)
     in_place = functional.relu_ if node.target in RELUS else None
     rule = Pointwise(_call(node, read), in_place)
     return with_constants(rule) if last and read else rule
@@ -101,8 +102,7 @@ def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Callabl
 
 def _check_constant(constant: fx.Node, value: Any, path: str, last: bool) -> None:
     if not isinstance(value, Tensor):
-        reason = f"'{constant.name}' is computed from a parameter, but is no tensor"
-        raise UnsupportedLayerError(path, reason, "Compute the number in __init__.")
+        raise UnsupportedLayerError(path, f"'{constant.name}' is no tensor", "Pass maps, tensors and numbers.")
     axis = 3 if last else 2
     if value.ndim >= axis and value.shape[-axis] != 1:
         reason = f"'{constant.name}' of shape {tuple(value.shape)} differs from row to row"
@@ -148,9 +148,6 @@ def function_rule(node: fx.Node, path: str, last: bool) -> Rule:
     target: Any = node.target
     if target is operator.getitem:
         return _part(node, path, last)
-    if is_stochastic_depth(target):
-        given = named_arguments(node, "p", "mode", "training")
-        return modules.stochastic_depth(given["p"], given["mode"], given.get("training", True))
     if target is functional.dropout or (target is functional.dropout2d and not last):
         given = named_arguments(node, "p", "training", "inplace")
         return modules.dropout(target is functional.dropout2d, given.get("p", 0.5), given.get("training", True))
@@ -226,9 +223,3 @@ def _part(node: fx.Node, path: str, last: bool) -> Pointwise:
     if not all(bound is None or isinstance(bound, int) for bound in (chosen.start, chosen.stop, chosen.step)):
         raise UnsupportedLayerError(path, "its bounds are computed", "Compute them in __init__.")
     return Pointwise(lambda rows: rows[:, chosen])
-
-
-def is_stochastic_depth(target: Any) -> bool:
-    """Whether a function is torchvision's `stochastic_depth`, by its name, so that torchvision is not imported."""
-    name = (getattr(target, "__module__", ""), getattr(target, "__name__", ""))
-    return name == ("torchvision.ops.stochastic_depth", "stochastic_depth")

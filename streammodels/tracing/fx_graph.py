@@ -1,13 +1,38 @@
-"""`torch.fx` tracing of a module, in which in-place operators stay distinct."""
+"""Graph of a module's forward in terms of `torch.fx`, which changes neither torch nor the module.
+
+The forward runs on a placeholder for the image. Operations on it, and on what is computed from it, are recorded;
+everything else, such as control flow and arithmetic of parameters, is computed as the plain module would.
+"""
 
 from __future__ import annotations
 
+import inspect
 import operator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from streammodels.errors import UnsupportedLayerError
+from streammodels.tracing.forwards import handled_calls
+from streammodels.tracing.side_effects import no_side_effects
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The operations of one run of a module's forward.
+
+    Attributes:
+        graph: The operations in order.
+        tensors: Parameters, buffers and other tensors that they read, by the target of their "get_attr" nodes.
+        layers: All layers, by path.
+    """
+
+    graph: fx.Graph
+    tensors: dict[str, Tensor]
+    layers: dict[str, nn.Module]
 
 
 class _Value(fx.Proxy):
@@ -30,7 +55,39 @@ class _Value(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """A tracer with the leaves of `is_leaf`."""
+    """A recorder with the leaves of `is_leaf`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.root = module
+        self.graph = fx.Graph()
+        self.tensor_attrs = {}
+        self.layers = dict(module.named_modules())
+        self.submodule_paths = {layer: name for name, layer in self.layers.items()}
+        self.names = _tensor_names(self.layers)
+        self.tensors: dict[str, Tensor] = {}
+        self.read: dict[int, fx.Node] = {}  # the node of each tensor
+        self.modes = _modes()
+
+    def record(self) -> Recording:
+        """Run the forward."""
+        with handled_calls([*self.layers.values()], self._call), no_side_effects(self.layers, self.where):
+            image = self.create_proxy("placeholder", "image", (), {})
+            result = self.root(image)
+        self.create_node("output", "output", (self.create_arg(result),), {})
+        return Recording(self.graph, self.tensors, self.layers)
+
+    def where(self) -> str:
+        """Path of the layer that runs."""
+        return self.scope.module_path or type(self.root).__name__
+
+    def _call(
+        self, layer: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A call of a layer, of which leaves become one operation."""
+        if layer is self.root or not _has_values((args, kwargs)):
+            return forward(*args, **kwargs)
+        return self.call_module(layer, forward, args, kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """See `_Value`."""
@@ -39,6 +96,63 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """See `is_leaf`."""
         return is_leaf(m)
+
+    def create_arg(self, a: Any) -> Any:
+        """The argument as nodes store it. Kinds that occur often come first, because torch.fx looks for rare ones."""
+        if a is None or type(a) in (bool, int, float, str):
+            return a
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if isinstance(a, Tensor):
+            return self._tensor(a)
+        if type(a) is tuple:
+            return tuple(self.create_arg(value) for value in a)
+        if type(a) is dict and not a:
+            return {}
+        return super().create_arg(a)
+
+    def create_node(self, kind: str, target: Any, *args: Any, **options: Any) -> fx.Node:
+        """Record an operation, unless it runs in another mode of autograd or autocast than the module was called in."""
+        if _modes() != self.modes:
+            reason = "its forward turns gradients or autocast on or off, which strips do not follow"
+            remedy = (
+                "Use requires_grad_(False) in place of torch.no_grad(), and call the module inside torch.autocast. A "
+                "torch.autograd.Function cannot be streamed."
+            )
+            raise UnsupportedLayerError(self.where(), reason, remedy)
+        node = self.graph.create_node(kind, target, *args, **options)
+        node.meta["nn_module_stack"] = dict(self.module_stack)
+        return node
+
+    def _tensor(self, tensor: Tensor) -> fx.Node:
+        """The node that stands for a parameter, buffer or other tensor."""
+        if id(tensor) not in self.read:
+            name = self.names.get(id(tensor), f"_constant{len(self.tensors)}")
+            self.tensors[name] = tensor
+            self.read[id(tensor)] = self.create_node("get_attr", name, (), {})
+        return self.read[id(tensor)]
+
+
+def _tensor_names(layers: dict[str, nn.Module]) -> dict[int, str]:
+    """The dotted path of every parameter and buffer, by the id of the tensor."""
+    names: dict[int, str] = {}
+    for path, layer in layers.items():
+        for name, tensor in (*layer._parameters.items(), *layer._buffers.items()):
+            names.setdefault(id(tensor), f"{path}.{name}" if path else name)
+    return names
+
+
+def _has_values(arguments: Any) -> bool:
+    """Whether arguments of a call hold a traced value."""
+    found: list[fx.Proxy] = []
+    fx.node.map_aggregate(arguments, lambda value: found.append(value) if isinstance(value, fx.Proxy) else None)
+    return bool(found)
+
+
+def _modes() -> tuple[object, ...]:
+    """The modes of torch that change what an operation computes or which gradients it has."""
+    autocast = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda")]
+    return (torch.is_grad_enabled(), *autocast)
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -51,21 +165,43 @@ def is_leaf(module: nn.Module) -> bool:
         for base in type(module).__mro__[1:]
         if base not in (nn.Module, nn.Sequential)
     )
-    return own or (inherits and not isinstance(module, nn.Sequential))
+    return own or (inherits and not isinstance(module, nn.Sequential)) or is_stochastic_depth(module)
 
 
-def trace_graph(module: nn.Module) -> fx.Graph:
-    """The graph of a module's forward.
+def is_stochastic_depth(module: nn.Module) -> bool:
+    """Whether a module computes as torchvision's `StochasticDepth`; by name, so that torchvision is not imported."""
+    forward: Any = type(module).forward
+    name = (getattr(forward, "__module__", ""), getattr(forward, "__qualname__", ""))
+    return name == ("torchvision.ops.stochastic_depth", "StochasticDepth.forward")
+
+
+def trace_graph(module: nn.Module) -> Recording:
+    """The operations of a module's forward.
 
     Raises:
-        UnsupportedLayerError: If its operations depend on the data.
+        UnsupportedLayerError: If they depend on the data, or the module takes more than an image.
     """
+    _check_inputs(module)
     try:
-        return _Tracer().trace(module)
+        return _Tracer(module).record()
+    except UnsupportedLayerError:
+        raise
     except Exception as error:
-        reason = f"torch.fx cannot write its forward down as a fixed list of operations ({error})"
+        reason = f"its forward cannot be written down as a fixed list of operations ({type(error).__name__}: {error})"
         remedy = "Remove control flow that depends on the data, or stream only the part without it."
         raise UnsupportedLayerError(type(module).__name__, reason, remedy) from error
+
+
+def _check_inputs(module: nn.Module) -> None:
+    """Check that the module can be called with an image only."""
+    parameters = [*inspect.signature(module.forward).parameters.values()]
+    passed, kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD), inspect.Parameter
+    required = [one.name for one in parameters if one.default is kinds.empty and one.kind not in passed]
+    positional = [one for one in parameters if one.kind not in (kinds.KEYWORD_ONLY, kinds.VAR_KEYWORD)]
+    further = required[1:]
+    if further or not positional:
+        found = f"the module takes several inputs: '{further[0]}' besides the image" if further else "it takes no image"
+        raise UnsupportedLayerError(type(module).__name__, found, "Stream a module that takes one image.")
 
 
 def named_arguments(node: fx.Node, *names: str) -> dict[str, Any]:

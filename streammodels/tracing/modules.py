@@ -28,6 +28,7 @@ from streammodels.core.operations import (
 from streammodels.core.reductions import GlobalAverage, GlobalMaximum
 from streammodels.core.row_plan import SlidingWindow
 from streammodels.errors import UnsupportedLayerError
+from streammodels.tracing.fx_graph import is_stochastic_depth
 
 POINTWISE_MODULES: dict[type[nn.Module], Callable[[Any], Pointwise]] = {
     nn.ReLU: lambda m: Pointwise(functional.relu, functional.relu_),
@@ -56,6 +57,8 @@ POINTWISE_MODULES: dict[type[nn.Module], Callable[[Any], Pointwise]] = {
 }
 """Modules that are functions of single pixels. PReLU also gets its weight."""
 
+_POINTWISE = POINTWISE_MODULES.keys()
+
 _DROPOUT_REMEDY = "Use nn.Dropout or nn.Dropout2d, or put the layer in eval mode."
 _NORMS_OVER_SPACE = (
     nn.modules.batchnorm._NormBase,  # with it every BatchNorm and InstanceNorm
@@ -83,9 +86,9 @@ def module_rule(module: Any, path: str) -> Rule:
     Raises:
         UnsupportedLayerError: If the layer cannot be streamed exactly.
     """
-    for kind, make in POINTWISE_MODULES.items():
+    for kind in _POINTWISE & {*type(module).__mro__}:
         if computes_as(module, kind):
-            return make(module)
+            return POINTWISE_MODULES[kind](module)
     if computes_as(module, nn.Conv2d):
         return _convolution(module, path)
     if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
@@ -101,6 +104,8 @@ def module_rule(module: Any, path: str) -> Rule:
         return global_pool(path, module.output_size, maximum, getattr(module, "return_indices", False))
     if computes_as(module, nn.Dropout) or computes_as(module, nn.Dropout2d):
         return dropout(computes_as(module, nn.Dropout2d), module.p, module.training)
+    if is_stochastic_depth(module):
+        return stochastic_depth(module.p, module.mode, module.training)
     if isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
         return Pointwise(lambda x: x)
     raise _unsupported(module, path)

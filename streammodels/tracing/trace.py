@@ -1,14 +1,12 @@
 """Tracing of a module into a `Network`, whose operations each have a rule.
 
-The graph of `torch.fx` is walked once. Operations on the image, and on maps computed from it, are streamed; those on
-parameters only are constants; those behind a global pool are the tail. An operation without a rule raises
-`UnsupportedLayerError`.
+The recorded graph is walked once. Operations on the image, and on maps computed from it, are streamed; those behind a
+global pool are the tail. An operation without a rule raises `UnsupportedLayerError`.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +20,7 @@ from streammodels.core.reductions import Reduction
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import channels_last, functions, modules
 from streammodels.tracing.fold_batch_norm import fold_batch_norms
-from streammodels.tracing.fx_graph import is_leaf, trace_graph
+from streammodels.tracing.fx_graph import Recording, is_leaf, trace_graph
 from streammodels.tracing.inplace import read_after_writing, writes_in_place
 
 
@@ -37,30 +35,34 @@ def trace(module: nn.Module) -> Network:
     """
     if is_leaf(module):  # a single layer, which torch.fx would look inside
         module = nn.Sequential(module)
-    graph = trace_graph(module)
+    recording = trace_graph(module)
     # A result that is not read may go, unless it was written into a value that is.
-    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or writes_in_place(module, node))
-    return _Builder(module, graph).build()
+    recording.graph.eliminate_dead_code(
+        lambda node: node.op in ("placeholder", "output") or writes_in_place(recording.layers, node)
+    )
+    return _Builder(module, recording).build()
 
 
 class _Builder:
     """A walk over the traced graph that collects the nodes of the streamed part."""
 
-    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+    def __init__(self, module: nn.Module, recording: Recording) -> None:
         self.module = module
-        self.graph = graph
+        self.graph = recording.graph
+        self.tensors = recording.tensors
+        self.layers = recording.layers
         self.nodes: list[Node] = []
         self.index: dict[fx.Node, int] = {}
         self.tail: list[fx.Node] = []
-        self.constants: dict[fx.Node, Callable[[], Any]] = {}
+        self.constants: dict[fx.Node, Any] = {}
         self.last: dict[fx.Node, bool] = {}  # whether the channels of a value are last
 
     def build(self) -> Network:
         for node in self.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node)
-            elif node.op == "get_attr" or self._is_constant(node):
-                self.constants[node] = self._constant(node)
+            elif node.op == "get_attr":
+                self.constants[node] = self._named(str(node.target))
             elif node.op == "output":
                 return self._network(node)
             elif self._is_streamed(node):
@@ -69,31 +71,11 @@ class _Builder:
                 self.tail.append(node)
         raise AssertionError("a traced graph ends in an output")
 
-    def _is_constant(self, node: fx.Node) -> bool:
-        """Whether a node computes with parameters, buffers and numbers only."""
-        plain = node.op in ("call_function", "call_method")
-        return plain and all(source in self.constants for source in node.all_input_nodes)
-
-    def _constant(self, node: fx.Node) -> Callable[[], Any]:
-        """A function that computes the value of a constant node, connected to the parameters by autograd."""
-        if node.op == "get_attr":
-            return lambda: operator.attrgetter(str(node.target))(self.module)
-
-        def compute() -> Any:
-            arguments = fx.map_arg(node.args, lambda source: self.constants[source]())
-            options = fx.map_arg(node.kwargs, lambda source: self.constants[source]())
-            if isinstance(node.target, str):
-                return getattr(arguments[0], node.target)(*arguments[1:], **options)
-            return node.target(*arguments, **options)
-
-        return compute
+    def _named(self, target: str) -> Any:
+        """The tensor, or else the layer, that a node reads by name."""
+        return self.tensors[target] if target in self.tensors else self.layers[target]
 
     def _placeholder(self, node: fx.Node) -> None:
-        if self.index:
-            if not node.users:
-                return
-            reason = f"the module takes several inputs: '{node.name}' besides the image"
-            raise UnsupportedLayerError(type(self.module).__name__, reason, "Stream a module that takes one image.")
         self.index[node] = 0
         self.last[node] = False
         self.nodes.append(Node("image", "image", (), None))
@@ -130,7 +112,7 @@ class _Builder:
 
     def _add(self, node: fx.Node) -> None:
         path = self._path(node)
-        reader = read_after_writing(self.module, node, self.index)
+        reader = read_after_writing(self.layers, node, self.index)
         if reader is not None:
             reason = f"it changes in place a value that '{self._path(reader)}' reads afterwards"
             raise UnsupportedLayerError(path, reason, "Use inplace=False, or the operator without '='.")
@@ -153,10 +135,10 @@ class _Builder:
 
     def _append(self, node: fx.Node, operation: Node) -> None:
         self.index[node] = len(self.nodes)
-        self.nodes.append(replace(operation, differs_by_column=self._differs_by_column(node)))
+        self.nodes.append(replace(operation, differs_by_column=True) if self._differs_by_column(node) else operation)
 
     def _layer(self, node: fx.Node) -> nn.Module:
-        return self.module.get_submodule(str(node.target))
+        return self.layers[str(node.target)]
 
     def _channels_last(self, node: fx.Node, path: str) -> bool:
         """Whether the channels are last in the maps that a node reads."""
@@ -223,17 +205,18 @@ class _Builder:
 
     def _constant_tensors(self, node: fx.Node) -> Tensors:
         values = [self.constants[source] for source in node.all_input_nodes if source in self.constants]
-        return lambda: [value() for value in values]
+        return lambda: [*values]
 
     def _named_tensors(self, nodes: Sequence[Any], path: str) -> Tensors:
         """The values of constant nodes; None for None."""
         if any(node is not None and node not in self.constants for node in nodes):
             raise UnsupportedLayerError(path, "its weight or bias is computed from a map", "Use parameters.")
-        return lambda: [None if node is None else self.constants[node]() for node in nodes]
+        values = [None if node is None else self.constants[node] for node in nodes]
+        return lambda: [*values]
 
     def _differs_by_column(self, node: fx.Node) -> bool:
         """Whether a constant that the node reads has a value for every column."""
-        values = [self.constants[source]() for source in node.all_input_nodes if source in self.constants]
+        values = [self.constants[source] for source in node.all_input_nodes if source in self.constants]
         axis = 2 if self.last[node] else 1
         return any(isinstance(v, Tensor) and v.ndim >= axis and v.shape[-axis] != 1 for v in values)
 
@@ -248,11 +231,37 @@ class _Builder:
             reason = "its result is a map whose channels come last"
             raise UnsupportedLayerError(type(self.module).__name__, reason, "Permute it to (B, C, H, W).")
         has_tail = bool(self.tail) or result not in self.index
-        tail = fx.GraphModule(self.module, self.graph) if has_tail else None
+        tail = self._run_tail if has_tail else None
         boundary = tuple(self.index[name] for name in names)
         nodes, moved = fold_batch_norms(self.nodes, set(boundary))
         streamed = (*self.index,)
-        return Network(nodes, tuple(moved[i] for i in boundary), tail, tuple(names), streamed)
+        return Network(
+            nodes, tuple(moved[i] for i in boundary), tail, tuple(names), streamed, self.tensors, self._description()
+        )
+
+    def _run_tail(self, known: dict[fx.Node, Any]) -> Tensor:
+        """What the module returns, given the values of the nodes of the streamed part."""
+        result: Tensor = _Tail(self).run(initial_env=known)
+        return result
+
+    def _description(self) -> Hashable:
+        """All that the shapes of the values depend on besides the rules."""
+        tensors = (*self.module.parameters(), *self.module.buffers(), *self.tensors.values())
+        shapes = [(getattr(tensor, "shape", None), tensor.dtype) for tensor in tensors]
+        calls = [(node.op, str(node.target), repr(node.args), repr(node.kwargs)) for node in self.graph.nodes]
+        return (tuple(calls), tuple(shapes))
+
+
+class _Tail(fx.Interpreter):
+    """The operations of a graph whose values are not known."""
+
+    def __init__(self, builder: _Builder) -> None:
+        super().__init__(builder.module, graph=builder.graph)
+        self.tensors = builder.tensors
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The tensor, or else the layer, of that name."""
+        return self.tensors[target] if target in self.tensors else super().get_attr(target, args, kwargs)
 
 
 def layer_tensors(layer: nn.Module) -> Tensors:
@@ -268,20 +277,3 @@ def layer_tensors(layer: nn.Module) -> Tensors:
     if isinstance(layer, nn.Linear):
         return lambda: [layer.weight[:, :, None, None], layer.bias]
     return list
-
-
-def check_no_hooks(module: nn.Module) -> None:
-    """Check that no module has a hook or a replaced forward, which strips do not call.
-
-    Raises:
-        UnsupportedLayerError: Naming the module that has one.
-    """
-    for name, layer in module.named_modules():
-        path = name or type(module).__name__
-        if "forward" in vars(layer):
-            reason = "its forward was replaced on the object, which strips would not see"
-            raise UnsupportedLayerError(path, reason, "Write a subclass with that forward.")
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-            reason = "it has a hook, which would be called for no strip"
-            remedy = "Remove the hook (for weight_norm use parametrizations; Lightning's example_input_array sets one)."
-            raise UnsupportedLayerError(path, reason, remedy)

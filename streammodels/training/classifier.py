@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from streammodels.core.image_rows import Image, as_image_rows, scale_to_unit
+from streammodels.core.image_rows import Image, as_image_rows
 from streammodels.explain.attention import attention_map
 from streammodels.explain.cam import class_activation_map
 from streammodels.explain.gradient import Reduce, saliency
@@ -23,7 +23,7 @@ from streammodels.explain.heatmap import Heatmap
 from streammodels.explain.target import ClassIndex
 from streammodels.models.pooling import GlobalPool
 from streammodels.models.resnet import freeze_batch_norm
-from streammodels.streaming import StreamedModule, add_batch_dimension, concatenate, stream
+from streammodels.streaming import StreamedModule, compute_whole, stream
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory, SupervisedModule
 from streammodels.training.tasks import Loss
 
@@ -175,7 +175,7 @@ class StreamingClassifier(SupervisedModule):
                 _print_once(trunk.summary(*images[0].shape[-2:]))
             features = trunk(image)
         else:
-            features = _compute_whole(trunk, images)
+            features = compute_whole(trunk, images)
         logits: Tensor = self._head(features.flatten(1))
         return logits
 
@@ -205,6 +205,8 @@ class StreamingClassifier(SupervisedModule):
         """At the first float image: values far outside 0..1 are normalized already, and would be normalized twice."""
         if self._range_checked or not isinstance(image, Tensor) or not image.is_floating_point():
             return
+        if image.is_meta or not image.numel():
+            return
         self._range_checked = True
         low, high = (float(value) for value in torch.aminmax(image.detach()))
         if low < -0.5 or high > 1.5:
@@ -212,16 +214,6 @@ class StreamingClassifier(SupervisedModule):
                 f"float images have to be in 0..1, found {low:.3g}..{high:.3g}. If they are 0..255, divide by 255 or "
                 "pass uint8; if they are normalized already, leave that to the model, which does it strip by strip."
             )
-
-
-def _compute_whole(module: nn.Module, images: Sequence[Image]) -> Tensor:
-    """The results of a plain module on each whole image, concatenated; lazy images are read at once."""
-    parameter, results = next(module.parameters()), []
-    for index, image in enumerate(images):
-        source = as_image_rows(add_batch_dimension(image), f"image {index}")
-        pixels = source.read(0, source.shape[2]).to(parameter.device)
-        results.append(module(scale_to_unit(pixels, parameter.dtype)))
-    return concatenate(results)
 
 
 @rank_zero_only

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities.model_summary import ModelSummary
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
 from torchvision.ops import StochasticDepth
 
 from streammodels import StreamingClassifier, StreamingResNet, stream
@@ -41,7 +43,7 @@ def grads(module: nn.Module) -> dict[str, Tensor]:
 # ---------------------------------------------------------------- images
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 0, 64), (1, 3, 64, 0), (0, 3, 64, 64)])
+@pytest.mark.parametrize("shape", [(1, 3, 0, 64), (1, 3, 64, 0), (0, 3, 0, 64)])
 def test_images_without_pixels_are_refused(shape: tuple[int, ...]) -> None:
     model = StreamingResNet("resnet9", weights=None, tile_size=32)
     with pytest.raises(ValueError, match="no pixels"):
@@ -184,3 +186,96 @@ def test_checkpointed_part_of_a_network_around_a_streamed_trunk(use_reentrant: b
     checkpoint(outer, image, use_reentrant=use_reentrant).square().sum().backward()
     for name, grad in grads(plain).items():
         torch.testing.assert_close(grad, expected[name], rtol=1e-12, atol=1e-14, msg=name)
+
+
+# ---------------------------------------------------------------- images without pixels
+
+
+@pytest.mark.parametrize("image_grad", [False, True])
+def test_empty_batch_is_that_of_the_plain_network(image_grad: bool) -> None:
+    module = network().eval()
+    trunk = stream(module, strip_rows=4)
+    image = torch.zeros(0, 3, 33, 21, dtype=torch.float64, requires_grad=image_grad)
+    result = trunk(image)
+    assert result.shape == module(image).shape == (0, 2)
+    result.sum().backward()
+    assert not any(grad.any() for grad in grads(module).values())
+    assert grads(module).keys() == {name for name, _ in module.named_parameters()}
+    full = torch.randn(2, 3, 33, 21, dtype=torch.float64)
+    torch.testing.assert_close(trunk([image.detach(), full]), trunk(full))
+
+
+def test_model_on_the_meta_device_gives_shapes() -> None:
+    model = StreamingResNet("resnet9", weights=None, tile_size=32, train_streaming_layers=True).to("meta")
+    result = model(torch.empty(2, 3, 64, 48, device="meta"))
+    assert (result.shape, result.device.type) == ((2, 2), "meta")
+    result.sum().backward()
+    assert model.conv1.weight.grad.is_meta
+    assert model(torch.zeros(2, 3, 64, 48, dtype=torch.uint8)).is_meta
+
+
+def test_layers_made_on_the_meta_device_can_be_forecast() -> None:
+    with torch.device("meta"):
+        trunk = stream(network(), memory="1MB")
+    assert trunk.forecast(200, 100).strips > 1
+
+
+# ---------------------------------------------------------------- machinery around it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [True, False])
+def test_compilation_does_not_go_into_a_streamed_module(whole: bool) -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.head = stream(network().eval(), strip_rows=4), nn.Linear(2, 2).double()
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(self.trunk(x * 2))
+
+    module, counter = Around(), CompileCounter()
+    call = torch.compile(module.trunk if whole else module, backend=counter)
+    plain = module.trunk if whole else module
+    for height in (33, 21, 45):
+        image = torch.randn(1, 3, height, 21, dtype=torch.float64)
+        torch.testing.assert_close(call(image), plain(image))
+    call(image).sum().backward()
+    assert len(grads(module)) >= 10
+    assert counter.frame_count <= (0 if whole else 4)
+
+
+def test_shapes_of_an_example_input_are_summarized(trainer: Callable[..., Any]) -> None:
+    model = StreamingResNet("resnet9", weights=None, tile_size=32, train_streaming_layers=True)
+    model.example_input_array = torch.zeros(1, 3, 64, 48)
+    data = DataLoader([(torch.rand(3, 64, 48), 1)], batch_size=1)
+    trainer(max_steps=1, enable_model_summary=True).fit(model, data)
+    rows = dict(zip(*(column for name, column in ModelSummary(model)._get_summary_data() if name in
+                      ("Name", "Out sizes")), strict=True))  # fmt: skip
+    assert rows["layer3"] == [1, 256, 2, 2]
+    assert rows["fc"] == [1, 2]
+
+
+class Exhausting:
+    shape, dtype, name = (3, 64, 48), torch.uint8, "slide.tif"
+
+    def __init__(self, error: type[Exception]) -> None:
+        self.error = error
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        raise self.error("no memory for a tile")
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_lack_of_memory_in_a_lazy_image_stays_one(error: type[Exception]) -> None:
+    model = StreamingResNet("resnet9", weights=None, tile_size=32)
+    with pytest.raises(error, match="no memory for a tile") as caught:
+        model(Exhausting(error))
+    assert any("rows 0" in note and "'slide.tif'" in note for note in caught.value.__notes__)
+
+
+def test_default_weights_of_a_network_without_any_say_so() -> None:
+    with pytest.raises(ValueError, match=r"resnet9 has no pretrained weights.*weights=None"):
+        StreamingResNet("resnet9")

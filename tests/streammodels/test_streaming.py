@@ -380,7 +380,7 @@ def test_uint8_image_equals_floats_of_0_to_1() -> None:
     ("image", "message"),
     [
         (torch.zeros(3, 9, 9), r"image\[None\]"),
-        (torch.zeros(0, 2, 9, 9), "no pixels"),
+        (torch.zeros(0, 2, 0, 9), "no pixels"),
         (torch.zeros(1, 2, 0, 9), "no pixels"),
         (torch.zeros(9), "Reshape"),
     ],

@@ -140,7 +140,7 @@ def test_resnet9_is_as_documented() -> None:
 
 
 def test_resnet9_has_no_published_weights() -> None:
-    with pytest.raises(ValueError, match=r"resnet9 has no weights of that name.*weights=None"):
+    with pytest.raises(ValueError, match=r"resnet9 has no pretrained weights.*weights=None"):
         build_resnet("resnet9", 2, "DEFAULT")
 
 

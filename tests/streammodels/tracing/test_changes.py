@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from streammodels import StreamingClassifier, StreamingResNet, UnsupportedLayerError, stream
+from streammodels import StreamingClassifier, StreamingResNet, stream
 
 
 def network() -> nn.Sequential:
@@ -53,13 +54,6 @@ def test_later_changes_count(make: Callable[[], nn.Module], change: Callable[[nn
     torch.testing.assert_close(after, module(image))
 
 
-def test_forward_replaced_on_the_object_is_refused() -> None:
-    module = network()
-    vars(module[2])["forward"] = lambda rows: rows * 2
-    with pytest.raises(UnsupportedLayerError, match=r"'2'.*forward was replaced"):
-        stream(module, strip_rows=3)(torch.randn(1, 3, 20, 12))
-
-
 def test_frozen_sync_batch_norm_streams(assert_exact: Callable[..., float]) -> None:
     module = nn.SyncBatchNorm.convert_sync_batchnorm(network()).eval()
     assert_exact(module, torch.randn(1, 3, 20, 12, dtype=torch.float64), 3)
@@ -85,3 +79,132 @@ def test_error_of_a_kernel_says_in_which_layer() -> None:
     with pytest.raises(RuntimeError) as caught:
         streamed(torch.randn(1, 3, 8, 4))
     assert any("layer '1'" in note for note in caught.value.__notes__)
+
+
+# ---------------------------------------------------------------- what a forward can read
+
+
+class Options:
+    """An object that is no module."""
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+        self.inner = {"use": [True]}
+
+
+OPTIONS = {"scale": 1.0}
+
+
+class Steered(nn.Module):
+    """A forward steered by attributes of every kind."""
+
+    def __init__(self, body: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3)
+        self.use, self.k, self.act, self.nested = [True, False], {"a": 1.0}, torch.sigmoid, [{"a": (1.0, [2.0])}]
+        self.options, self.tensors = Options(), [torch.ones(1)]
+        self.layers = [self.conv, nn.ReLU()]
+        self.body = body
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.body(self, image)
+
+
+def closure() -> tuple[Callable[[Any, Tensor], Tensor], Callable[[Any], None]]:
+    scale = 1.0
+
+    def body(net: Any, x: Tensor) -> Tensor:
+        return net.conv(x) * scale
+
+    def change(net: Any) -> None:
+        nonlocal scale
+        scale = 3.0
+
+    return body, change
+
+
+@pytest.mark.parametrize(
+    ("body", "change"),
+    [
+        (lambda m, x: m.conv(x) if m.use[0] else x, lambda m: m.use.__setitem__(0, False)),
+        (lambda m, x: m.conv(x) * m.k["a"], lambda m: m.k.update(a=3.0)),
+        (lambda m, x: m.act(m.conv(x)), lambda m: setattr(m, "act", torch.tanh)),
+        (lambda m, x: m.conv(x) * m.nested[0]["a"][1][0], lambda m: m.nested[0]["a"][1].__setitem__(0, 5.0)),
+        (lambda m, x: m.conv(x) * m.options.scale, lambda m: setattr(m.options, "scale", 3.0)),
+        (lambda m, x: m.conv(x) if m.options.inner["use"][0] else x, lambda m: m.options.inner["use"].reverse()
+            or m.options.inner["use"].__setitem__(0, False)),
+        (lambda m, x: m.conv(x) * m.tensors[0], lambda m: m.tensors[0].add_(1)),
+        (lambda m, x: m.conv(x) * m.tensors[0], lambda m: m.tensors.__setitem__(0, torch.full((1,), 3.0))),
+        (lambda m, x: m.layers[1](m.conv(x)), lambda m: m.layers.__setitem__(1, nn.Tanh())),
+        (lambda m, x: m.conv(x) * OPTIONS["scale"], lambda m: OPTIONS.update(scale=OPTIONS["scale"] + 1)),
+        (lambda m, x: m.conv(x) * (m.conv.bias.detach().sum() > 0), lambda m: nn.init.constant_(m.conv.bias, -1.0)),
+        closure(),
+    ],
+    ids=["list", "dict", "callable", "nested", "object", "in object", "tensor in place", "tensor", "layer in a list",
+         "global", "parameter", "closure"],
+)  # fmt: skip
+def test_all_that_a_forward_reads_counts_at_every_call(
+    body: Callable[[Any, Tensor], Tensor], change: Callable[[Any], Any]
+) -> None:
+    module, image = Steered(body), torch.randn(1, 3, 20, 12)
+    nn.init.constant_(module.conv.bias, 1.0)
+    streamed = stream(module, strip_rows=3)
+    before = streamed(image)
+    torch.testing.assert_close(before, module(image))
+    change(module)
+    after = streamed(image)
+    assert after.shape != before.shape or not torch.allclose(after, before)
+    torch.testing.assert_close(after, module(image))
+
+
+def test_random_choice_of_a_forward_is_made_at_every_call() -> None:
+    module = Steered(lambda m, x: m.conv(x) * (2.0 if torch.rand(()) < 0.5 else 1.0))
+    image, results = torch.randn(1, 3, 20, 12), []
+    for make in (lambda: module, lambda: stream(module, strip_rows=3)):
+        torch.manual_seed(3)
+        call = make()
+        results.append(torch.stack([call(image) for _ in range(8)]))
+    torch.testing.assert_close(*results)
+    assert len(results[0].mean((1, 2, 3, 4)).unique()) == 2
+
+
+def test_forecast_draws_no_random_numbers() -> None:
+    streamed = stream(Steered(lambda m, x: m.conv(x) * float(torch.rand(()))), strip_rows=3)
+    torch.manual_seed(3)
+    streamed.forecast(20, 12)
+    streamed.summary(20, 12)
+    drawn = torch.rand(())
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(()))
+
+
+def test_gradient_of_arithmetic_of_parameters_is_exact_at_every_call(assert_exact: Callable[..., float]) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.scale = nn.Conv2d(3, 2, 3), nn.Parameter(torch.rand(2, 1, 1))
+            self.more = nn.ParameterList([torch.rand(1)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) * torch.exp(self.scale) * self.more[0].square() + self.scale.sum()
+
+    module, image = Scaled(), torch.randn(1, 3, 20, 12, dtype=torch.float64)
+    for _ in range(2):
+        assert_exact(module, image, 3)
+        with torch.no_grad():
+            module.scale.add_(1)
+
+
+def test_plans_are_used_again_for_the_same_geometry() -> None:
+    module, image = network(), torch.randn(1, 3, 20, 12)
+    streamed = stream(module, memory="1MB")
+    for _ in range(3):
+        streamed(image)
+        nn.init.normal_(module[0].weight)
+    assert len(streamed._planned.plans) == len(streamed._planned.schedules) == 1
+    module[1].eps = 1.0
+    streamed(image)
+    assert len(streamed._planned.plans) == 1
+    module[0].stride = (2, 2)
+    streamed(image)
+    assert len(streamed._planned.plans) == len(streamed._planned.schedules) == 2

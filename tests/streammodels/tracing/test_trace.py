@@ -71,6 +71,9 @@ IMAGE = (2, 3, 15, 11)
         then(lambda a: functional.dropout2d(a, 0.5, False)),
         lambda net, x: net.conv2(net.conv(x) * net.scale + torch.exp(net.scale)),
         lambda net, x: net.conv(x) + net.columns,
+        lambda net, x: net.conv(x) * net.scale.shape[0],
+        lambda net, x: net.conv(x) if net.scale.sum() > 0 else x,
+        lambda net, x: net.conv(x) * net.linear(torch.ones(4, dtype=torch.float64)).sum(),
         lambda net, x: net.conv2(functional.relu(net.conv2(net.conv(x)))),
         lambda net, x: torch.cat([net.conv(x), x], 1),
         lambda net, x: torch.concat((x, net.conv(x), x), dim=-3),
@@ -138,7 +141,6 @@ def test_layer_is_refused_with_path_reason_and_remedy(layer: nn.Module, reason: 
         then(lambda a: torch.clamp(a, -a)),
         then(lambda a: a.clamp_(0)),
         lambda net, x: net.conv(x).mean((2, 3), dtype=torch.float64),
-        lambda net, x: net.conv(x) * net.scale.shape[0],
         lambda net, x: functional.conv2d(x, net.conv.weight, net.conv.bias),
         lambda net, x: net.conv(x) + net.rows,
         lambda net, x: net.conv(x).mean(),
@@ -187,9 +189,8 @@ class OptionalKeyword(nn.Module):
 
 
 @pytest.mark.parametrize("network", [OptionalInput(), OptionalKeyword()])
-def test_input_with_a_default_is_not_taken_for_the_image(network: nn.Module) -> None:
-    with pytest.raises(UnsupportedLayerError, match="besides the image"):
-        stream(network, strip_rows=4)
+def test_input_with_a_default_keeps_it(network: nn.Module, assert_exact: Callable[..., float]) -> None:
+    assert_exact(network, torch.randn(IMAGE, dtype=torch.float64), 4)
 
 
 def test_activation_in_place_behind_a_global_maximum(assert_exact: Callable[..., float]) -> None:
@@ -209,26 +210,6 @@ def test_several_inputs_are_refused() -> None:
 
     with pytest.raises(UnsupportedLayerError, match="several inputs"):
         stream(Two(), strip_rows=4)
-
-
-@pytest.mark.parametrize(
-    "register", ["register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"]
-)
-def test_hooks_are_refused(register: str) -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3))
-    trunk = stream(network, strip_rows=4)
-    getattr(network[0], register)(lambda *_: None)
-    with pytest.raises(UnsupportedLayerError, match=r"'0'.*hook"):
-        trunk(torch.randn(IMAGE))
-
-
-def test_old_weight_norm_is_refused_and_parametrization_is_exact(assert_exact: Callable[..., float]) -> None:
-    with pytest.warns(FutureWarning):
-        old = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)))
-    with pytest.raises(UnsupportedLayerError, match="hook"):
-        stream(old, strip_rows=4)(torch.randn(IMAGE))
-    new = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU())
-    assert_exact(new, torch.randn(IMAGE, dtype=torch.float64), 4)
 
 
 class OwnConvolution(nn.Conv2d):
