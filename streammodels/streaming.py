@@ -59,6 +59,7 @@ def stream(
 
     Raises:
         UnsupportedLayerError: If a layer cannot be streamed exactly.
+        TypeError: If `module` is no module.
         ValueError: If none or several sizes are passed, or one is not positive.
 
     Example:
@@ -92,6 +93,7 @@ class StreamedModule(nn.Module):
         keeping: Keeping | None = None,
     ) -> None:
         super().__init__()
+        _check_module(module)
         self.sizes = Sizes(tile_size, strip_rows, memory, keeping)
         self.module = module
         self._planned = Planned()
@@ -135,6 +137,11 @@ class StreamedModule(nn.Module):
             ValueError: If an image has the wrong shape, or is too small for the module.
             ImageReadError: If rows of a lazy image cannot be read.
         """
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            raise RuntimeError(
+                "a streamed module cannot be traced or exported, because its strips depend on the size of the image. "
+                "Export the plain module, with the same weights: its attribute 'module'."
+            )
         if torch.compiler.is_compiling():  # strips have no fixed shapes: the rest of the model is compiled around them
             computed: Tensor = torch.compiler.disable(self._stream)(image)  # type: ignore[no-untyped-call]
             return computed
@@ -316,6 +323,12 @@ class StreamedModule(nn.Module):
         """The same without a computation to follow, so that random numbers which the forward draws are drawn again."""
         with torch.random.fork_rng(devices=[]):
             return self._trace()
+
+
+def _check_module(module: object) -> None:
+    if not isinstance(module, nn.Module):
+        found = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
+        raise TypeError(f"stream() takes an object of a torch.nn.Module, got {found}. Make the network first.")
 
 
 def add_batch_dimension(image: Image) -> Image:

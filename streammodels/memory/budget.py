@@ -49,10 +49,12 @@ class Sizes:
         if len(self._given) != 1:
             raise ValueError(f"give one of tile_size=, strip_rows= and memory=; got {', '.join(self._given) or 'none'}")
         for name, value in (("tile_size", self.tile_size), ("strip_rows", self.strip_rows)):
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} has to be a whole number of at least 1, got {value!r}")
         if self.memory is not None:
             parse_bytes(self.memory)
+        if self.keeping is not None and not isinstance(self.keeping, Keeping):
+            raise ValueError(f"keeping has to be a streammodels.Keeping, or None, got {self.keeping!r}")
 
     @property
     def _given(self) -> dict[str, str | int]:

@@ -36,7 +36,23 @@ class Recording:
 
 
 class _Value(fx.Proxy):
-    """A traced value that records ``+=`` and the like, which torch.fx would record as ``+``."""
+    """A traced value with the attributes of a tensor, which records ``+=`` and the like as such, not as ``+``."""
+
+    tracer: _Tracer
+
+    def __getattr__(self, k: str) -> Any:
+        if not hasattr(Tensor, k):
+            raise AttributeError(f"'Tensor' object has no attribute '{k}'")
+        return super().__getattr__(k)
+
+    def __len__(self) -> int:
+        raise self.tracer.unknown("the size")
+
+    def __int__(self) -> int:
+        raise self.tracer.unknown("the values")
+
+    def __float__(self) -> float:
+        raise self.tracer.unknown("the values")
 
     def __iadd__(self, other: Any) -> Any:
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
@@ -68,14 +84,34 @@ class _Tracer(fx.Tracer):
         self.tensors: dict[str, Tensor] = {}
         self.read: dict[int, fx.Node] = {}  # the node of each tensor
         self.modes = _modes()
+        self.error: Exception | None = None  # the first that the forward may have caught
 
     def record(self) -> Recording:
         """Run the forward."""
         with handled_calls([*self.layers.values()], self._call), no_side_effects(self.layers, self.where):
             image = self.create_proxy("placeholder", "image", (), {})
             result = self.root(image)
+            if self.error is not None:
+                raise self.error
         self.create_node("output", "output", (self.create_arg(result),), {})
         return Recording(self.graph, self.tensors, self.layers)
+
+    def unknown(self, what: str) -> Exception:
+        """The error for a forward that asks for what no placeholder knows."""
+        self.error = self.error or fx.proxy.TraceError(f"'{self.where()}' depends on {what} of the image or of a map")
+        return self.error
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A condition."""
+        raise self.unknown("the values or the size")
+
+    def iter(self, obj: fx.Proxy) -> Any:
+        """A loop."""
+        raise self.unknown("the size")
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        """Passing as ``**map``."""
+        raise self.unknown("the values")
 
     def where(self) -> str:
         """Path of the layer that runs."""
@@ -119,7 +155,8 @@ class _Tracer(fx.Tracer):
                 "Use requires_grad_(False) in place of torch.no_grad(), and call the module inside torch.autocast. A "
                 "torch.autograd.Function cannot be streamed."
             )
-            raise UnsupportedLayerError(self.where(), reason, remedy)
+            self.error = self.error or UnsupportedLayerError(self.where(), reason, remedy)
+            raise self.error
         node = self.graph.create_node(kind, target, *args, **options)
         node.meta["nn_module_stack"] = dict(self.module_stack)
         return node
@@ -187,7 +224,8 @@ def trace_graph(module: nn.Module) -> Recording:
     except UnsupportedLayerError:
         raise
     except Exception as error:
-        reason = f"its forward cannot be written down as a fixed list of operations ({type(error).__name__}: {error})"
+        what = str(error) if isinstance(error, fx.proxy.TraceError) else f"{type(error).__name__}: {error}"
+        reason = f"its forward cannot be written down as a fixed list of operations ({what})"
         remedy = "Remove control flow that depends on the data, or stream only the part without it."
         raise UnsupportedLayerError(type(module).__name__, reason, remedy) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import pickle
 import re
@@ -201,6 +202,37 @@ def test_activation_in_place_behind_a_global_maximum(assert_exact: Callable[...,
 
 def test_a_single_layer_streams(assert_exact: Callable[..., float]) -> None:
     assert_exact(nn.Conv2d(3, 4, 3, padding=1), torch.randn(IMAGE, dtype=torch.float64), 4)
+
+
+def _caught(net: Any, x: Tensor) -> Tensor:
+    x = net.conv(x)
+    with contextlib.suppress(Exception):
+        x = x * 2 if x.mean() > 0 else x
+    return x
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (lambda net, x: net.conv(x) * len(x), "depends on the size"),
+        (lambda net, x: net.conv(x) * float(x.mean()), "depends on the values"),
+        (lambda net, x: net.conv(x) * int(x.sum()), "depends on the values"),
+        (lambda net, x: net.conv(x) if x.ndim == 4 else x, "depends on the values or the size"),
+        (lambda net, x: sum(net.conv(row) for row in x), "depends on the size"),
+        (_caught, "depends on the values or the size"),
+    ],
+)
+def test_what_a_placeholder_does_not_know_is_refused_also_when_the_error_is_caught(
+    body: Callable[[Any, Tensor], Any], reason: str
+) -> None:
+    with pytest.raises(UnsupportedLayerError, match=reason) as caught:
+        stream(Calls(body), strip_rows=4)
+    assert "symbolic" not in str(caught.value)
+
+
+def test_attributes_are_those_of_a_tensor(assert_exact: Callable[..., float]) -> None:
+    body: Callable[[Any, Tensor], Any] = lambda net, x: net.conv(x) * (2 if hasattr(x, "features") else 1)  # noqa: E731
+    assert_exact(Calls(body), torch.randn(IMAGE, dtype=torch.float64), 4)
 
 
 def test_several_inputs_are_refused() -> None:
