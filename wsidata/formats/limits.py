@@ -26,7 +26,7 @@ class Limits:
         max_pixels: Pixels of an image.
         max_decoded_bytes: Memory (bytes) that is decoded at once: a photo, or a tile, strip or chunk of a slide.
         max_temporary_bytes: Disk space (bytes) of a photo that is decoded into a temporary file.
-        max_directories: Directories of a TIFF, those named as SubIFDs included.
+        max_directories: Directories of a TIFF, and SubIFDs they name, counted each time one is named.
         max_planes: Planes (channels, focal planes, times) that the XML of an OME-TIFF states.
         max_chunks: Chunks of a level of an OME-Zarr.
         max_scans: Scans of a progressive JPEG: each costs as much time as decoding a whole photo.
@@ -35,7 +35,7 @@ class Limits:
     max_pixels: int = 10**12
     max_decoded_bytes: int = 4 * 1024**3
     max_temporary_bytes: int = 32 * 1024**3
-    max_directories: int = 10_000
+    max_directories: int = 5_000
     max_planes: int = 10_000
     max_chunks: int = 10**7
     max_scans: int = 100

@@ -4,6 +4,9 @@ A TIFF that lost its end often loses directories with it, and then opens with a 
 (tifffile, libtiff) log such things and go on. Here every directory, every value it points to and every pointer to the
 next has to lie inside the file. (Tiles are checked level by level, see `tile_index`.)
 
+Directories and values may overlap, so that a small file seems to hold more than could ever be read: directories are
+limited, and values may take no more than the file has, with room for those that directories share.
+
 Layout: TIFF 6.0, section 2; BigTIFF as in libtiff: 8-byte counts and offsets, 20-byte entries.
 """
 
@@ -14,10 +17,16 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from wsidata.errors import UnreadableImageError
+from wsidata.formats.limits import check_limit
 
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 SUBIFDS_TAG = 330
 TILE_SIZE_TAGS, TILE_PLACE_TAGS, STRIP_OFFSETS_TAG = {322, 323}, {324, 325}, 273
+MAX_TAGS = 4096
+"""Tags of a directory; tifffile reads no more either."""
+USUAL_TAGS = 64
+"""Tags of a directory on average, at most, where there are as many directories as may be."""
+SHARED_BYTES = 64 * 1024**2
 
 
 def check_integrity(path: Path) -> None:
@@ -25,6 +34,7 @@ def check_integrity(path: Path) -> None:
 
     Raises:
         UnreadableImageError: naming the file, what is missing, and where.
+        LimitExceededError: if there are too many directories.
     """
     with path.open("rb") as file:
         _Walk(file, path, path.stat().st_size).run()
@@ -43,10 +53,11 @@ class _Walk:
         first = head[self.offset_bytes : 2 * self.offset_bytes]  # after a signature of the same length
         self.first = self._unpack(self.offset_code, first, "its header")[0]
         self.seen: set[int] = set()
+        self.tags = self.value_bytes = 0
 
     def run(self) -> None:
         """Check the chain of directories, and the SubIFDs they name."""
-        pending = [self.first]
+        pending, named = [self.first], 1
         if self.first == 0:
             self._fail("it has no directory")
         while pending:
@@ -54,13 +65,21 @@ class _Walk:
             if offset == 0 or offset in self.seen:  # SubIFDs may be named twice: by their parent and by each other
                 continue
             self.seen.add(offset)
-            pending.extend(self._directory(offset))
+            found = self._directory(offset)
+            named += len(found)
+            check_limit("max_directories", named, self.path, f"{named:,} or more TIFF directories")
+            pending.extend(found)
 
     def _directory(self, offset: int) -> list[int]:
         """Offsets of the SubIFDs of a directory and of the next one, once it is checked."""
         what = f"the directory at byte {offset}"
         count_bytes = struct.calcsize(self.order + self.count_code)
         entries = self._unpack(self.count_code, self._read(offset, count_bytes, what), what)[0]
+        if entries > MAX_TAGS:
+            self._fail(f"{what} has {entries} tags")
+        self.tags += entries
+        equal = -(-self.tags // USUAL_TAGS)
+        check_limit("max_directories", equal, self.path, f"{self.tags:,} tags, those of {equal:,} TIFF directories")
         table_bytes = entries * self.entry_bytes + self.offset_bytes
         table = self._read(offset + count_bytes, table_bytes, what)
         found: list[int] = []
@@ -76,6 +95,11 @@ class _Walk:
                 at = self._unpack(self.offset_code, value, what)[0]
                 if at + value_bytes > self.file_bytes:
                     self._fail(f"the value of tag {tag} ends at byte {at + value_bytes}")
+                self.value_bytes += value_bytes
+                if self.value_bytes > 2 * self.file_bytes + SHARED_BYTES:
+                    self._fail("the values of its tags overlap")
+                if tag == SUBIFDS_TAG:
+                    check_limit("max_directories", count, self.path, f"{count:,} SubIFDs in a TIFF directory")
                 value = self._read(at, value_bytes, what) if tag == SUBIFDS_TAG else b""
             if tag == SUBIFDS_TAG and kind in (4, 13, 16, 18):
                 code = "Q" if TYPE_BYTES[kind] == 8 else "I"

@@ -22,7 +22,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START, SCAN_START
+from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START, SCAN_START, check_scans
 from wsidata.formats.tiff.photometric import MINISBLACK, RGB, YCBCR
 from wsidata.formats.tiff.tile_index import JPEG_COMPRESSION
 from wsidata.formats.tiff.tiles import TiffTiles
@@ -74,6 +74,7 @@ class JpegTiles:
         try:
             prefix, size = self._prefix(data)
             self.tiles.check_size(index, size)
+            check_scans(self.tiles.path, data)
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(prefix + data[len(JPEG_START) :], self._colorspace)
         except UnsupportedImageError:
             raise

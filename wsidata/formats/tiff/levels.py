@@ -20,6 +20,7 @@ from wsidata.formats.levels import Level
 from wsidata.formats.tiff.integrity import check_integrity
 from wsidata.formats.tiff.layout import TiffLayout, is_like, levels_by_size, unlike_px
 from wsidata.formats.tiff.metadata import ome_channel_names, philips_spacings, read_metadata
+from wsidata.formats.tiff.ome import check_ome
 from wsidata.formats.tiff.vendors.bif import bif_layout, is_bif
 from wsidata.formats.tiff.vendors.qptiff import qptiff_layout
 from wsidata.formats.tiff.vendors.scn import scn_layout
@@ -73,6 +74,8 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     _check_sidecars(tiff, path)
     tiff.pages.useframes = False
     tiff.pages.cache = True
+    _check_companions(tiff, path)
+    check_ome(tiff, path)
     for is_of_the_kind, layout in ((tiff.is_scn, scn_layout), (is_bif(tiff), bif_layout), (tiff.is_qpi, qptiff_layout)):
         if is_of_the_kind:
             return layout(tiff, path)
@@ -120,6 +123,16 @@ def _check_sidecars(tiff: tifffile.TiffFile, path: Path) -> None:
         raise ForeignFormatError(
             f"'{path}' is a Trestle slide, whose tiles overlap and have to be stitched, which is not done here. "
             "Convert it to a pyramidal TIFF."
+        )
+
+
+def _check_companions(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise for parts of a set whose other files tifffile would open by their names."""
+    if tiff.is_mmstack or tiff.is_ndtiff:
+        kind = "mmstack" if tiff.is_mmstack else "ndtiff"
+        raise UnsupportedImageError(
+            f"'{path}' is a TIFF of the kind '{kind}' (Micro-Manager), spread over the files of its folder, which is "
+            "not supported. Save it as OME-TIFF of one file (bfconvert)."
         )
 
 

@@ -23,8 +23,8 @@ from wsidata.formats.tiff.photometric import (
     SEPARATED,
     YCBCR,
 )
+from wsidata.formats.tiff.tile_header import COMPRESSIONS, FAX
 from wsidata.formats.tiff.tile_index import JPEG_COMPRESSION
-from wsidata.formats.tiff.tiles import FAX_COMPRESSIONS
 
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 OLD_JPEG_COMPRESSION = 6
@@ -124,19 +124,17 @@ def check_colors(page: tifffile.TiffPage, path: Path) -> None:
 def check_codec(page: tifffile.TiffPage, path: Path) -> None:
     """Check that the compression of a directory can be decoded, before its first pixel is read."""
     what = f"TIFF directory {page.index} of '{path}'"
-    try:
-        _ = page.compression in FAX_COMPRESSIONS or tifffile.TIFF.DECOMPRESSORS[page.compression]
-    except KeyError as error:
+    if page.compression not in COMPRESSIONS and page.compression != OLD_JPEG_COMPRESSION:
         raise UnsupportedImageError(
             f"{what} is compressed in an unknown way ({int(page.compression)}). Save the slide with "
             "JPEG, JPEG 2000, deflate, LZW or ZSTD."
-        ) from error
+        )
     if page.compression == OLD_JPEG_COMPRESSION:
         raise UnsupportedImageError(
             f"{what} holds JPEG of TIFF 6.0 (compression 6), which was abandoned in 1995 and is not supported. Save "
             "it with current JPEG (compression 7)."
         )
-    if page.compression in FAX_COMPRESSIONS and page.is_subifd:
+    if page.compression in FAX and page.is_subifd:
         raise UnsupportedImageError(f"{what} is a SubIFD in fax compression, which is not supported. Save it with LZW.")
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError
 from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START
+from wsidata.formats.limits import check_limit
 from wsidata.formats.tiff.photometric import RGB
 
 JPEG_COMPRESSION = 7
@@ -81,10 +82,11 @@ class TileIndex:
         return is_jfif
 
     def check_extent(self, file_bytes: int) -> None:
-        """Check the index of tiles against the length of the file.
+        """Check the index of tiles against the length of the file, and the size of a tile against memory.
 
         Raises:
-            UnreadableImageError: if a tile is missing from the index or ends beyond the end of the file.
+            UnreadableImageError: if a tile is missing from the index, or does not lie inside the file.
+            LimitExceededError: if a tile takes too much memory.
         """
         expected = self.grid.columns * self.grid.rows * self.grid.planes
         if len(self.offsets) != expected or len(self.byte_counts) != len(self.offsets):
@@ -92,7 +94,14 @@ class TileIndex:
                 f"'{self.path}' is damaged: TIFF directory {self.page.index} lists {len(self.offsets)} of {expected} "
                 f"tiles or strips ({len(self.byte_counts)} with a length). Copy it again from its source."
             )
-        ends = np.where(self.is_empty, 0, self.offsets + self.byte_counts)
+        if expected and min(self.offsets.min(), self.byte_counts.min()) < 0:
+            raise UnreadableImageError(
+                f"'{self.path}' is damaged: tiles or strips of TIFF directory {self.page.index} have a negative place "
+                "or length. Copy it again from its source."
+            )
+        lengths = np.where(self.is_empty, 0, self.byte_counts)
+        ends = np.where(self.is_empty, 0, self.offsets)
+        ends = np.where(lengths > file_bytes, lengths, ends + np.minimum(lengths, file_bytes))  # no sum overflows
         beyond = int((ends > file_bytes).sum())
         if beyond:
             raise UnreadableImageError(
@@ -100,6 +109,11 @@ class TileIndex:
                 f"{self.page.index} end beyond the file's {file_bytes} bytes (the last at byte {ends.max()}). "
                 "Copy it again from its source."
             )
+        samples = self.page.samplesperpixel if self.grid.planes == 1 else 1
+        sample_bytes = 1 if self.page.dtype is None else self.page.dtype.itemsize
+        tile_bytes = self.grid.width_px * self.grid.height_px * samples * sample_bytes
+        size = f"tiles or strips of {self.grid.width_px} x {self.grid.height_px} px, {tile_bytes / 1e9:,.1f} GB each"
+        check_limit("max_decoded_bytes", tile_bytes, self.path, size)
 
     def check_streams(self) -> None:
         """Check that JPEG tiles begin and end as such: two short reads each, once.

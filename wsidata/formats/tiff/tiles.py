@@ -20,13 +20,17 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START, check_scans
+from wsidata.formats.limits import check_limit
 from wsidata.formats.tiff.photometric import FEW_BITS, PALETTE, SEPARATED, apply_photometric
+from wsidata.formats.tiff.tile_header import FAX, TileHeaderError, stated_size
 from wsidata.formats.tiff.tile_index import TileIndex
 from wsidata.formats.vips import naming_errors
 from wsidata.utils.cache import BlockCache
 
 MIN_TILES_FOR_THREADS = 32
-FAX_COMPRESSIONS = (2, 3, 4)
+MAX_COLORS = 4
+"""Samples of a pixel that any tile may state: those of ink, or of RGB and alpha."""
 
 KEPT_TILE_BYTES = 64 * 1024**2
 """Decoded tiles that are kept at least, where they are kept at all."""
@@ -52,7 +56,7 @@ class TiffTiles(TileIndex):
         """The same tiles on a file handle of their own: it outlives the slide, and is closed with its last user."""
         # Read from the file on first use:
         _ = self.page.jpegheader, self.is_mislabeled_jpeg, self.page.is_jfif
-        if self.page.compression in FAX_COMPRESSIONS:
+        if self.page.compression in FAX:
             _ = self._fax
         twin = copy.copy(self)
         twin._descriptor = os.dup(self.page.parent.filehandle.fileno())
@@ -153,11 +157,12 @@ class TiffTiles(TileIndex):
         Raises:
             UnreadableImageError: if it cannot be decoded, or is not of the size of a tile.
         """
-        if self.page.compression in FAX_COMPRESSIONS:
+        if self.page.compression in FAX:
             _, left, top = self.origin(index)
             return self._fax[top : top + self.grid.height_px, left : left + self.grid.width_px]
         _ = self.is_mislabeled_jpeg  # sets it in tifffile, if so
         data = self.data(index)
+        self._check_header(index, data)
         try:
             decoded, _, _ = self.page.decode(
                 data, index, jpegtables=self.page.jpegtables, jpegheader=self.page.jpegheader
@@ -168,9 +173,31 @@ class TiffTiles(TileIndex):
         self.check_size(index, (pixels.shape[0], pixels.shape[1]))
         return pixels
 
+    def _check_header(self, index: int, data: bytes) -> None:
+        """Compare the size a tile states with its place, before it is decoded.
+
+        Raises:
+            UnreadableImageError: if it does not fit.
+            LimitExceededError: if it is a JPEG of too many scans.
+        """
+        tables = (self.page.jpegtables or b"")[len(JPEG_START) :]
+        try:
+            stated = stated_size(int(self.page.compression), data, tables[: tables.rfind(JPEG_END)] if tables else b"")
+        except TileHeaderError as error:
+            raise self.undecodable(index, error) from error
+        if stated is None:
+            return
+        self.check_size(index, stated[:2])
+        if stated[2] > max(MAX_COLORS, self.page.samplesperpixel):
+            raise self.undecodable(index, f"{stated[2]} samples where {self.page.samplesperpixel} belong")
+        if data.startswith(JPEG_START):
+            check_scans(self.path, data)
+
     @cached_property
     def _fax(self) -> NDArray[np.uint8]:
         """The whole directory, decoded by libvips (libtiff): imagecodecs' fax decoders give up without an error."""
+        need_bytes = self.page.imagewidth * self.page.imagelength
+        check_limit("max_decoded_bytes", need_bytes, self.path, f"{need_bytes:,} pixels of fax, decoded at once")
         with naming_errors(self.path):
             image = pyvips.Image.tiffload(str(self.path), page=self.page.index, fail_on="warning")
             pixels = np.asarray(image.numpy(), dtype=np.uint8).reshape(image.height, image.width, image.bands)

@@ -1,11 +1,13 @@
 """Files that lost their end, or their way, are noticed before a pixel is shown."""
 
 import struct
+import time
 
 import numpy as np
 import pytest
+import tifffile
 
-from wsidata.errors import SlideError, UnreadableImageError
+from wsidata.errors import LimitExceededError, SlideError, UnreadableImageError
 from wsidata.formats.tiff.integrity import check_integrity
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels
@@ -111,3 +113,62 @@ def test_both_byte_orders_and_bigtiff_pass(tmp_path):
             path = tmp_path / f"a{big}.tif"
             tifffile.imwrite(path, picture(), byteorder=order, bigtiff=big, photometric="rgb")
             check_integrity(path)
+
+
+GRAY_TAGS = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 16), (279, 256)]
+
+
+def chain(count, *, subifds=False, tags=GRAY_TAGS):
+    """Gray directories in a row; each of them may name all of them as its SubIFDs."""
+    size = 2 + 12 * (len(tags) + subifds) + 4
+    table = 8 + size * count
+    plain = [(tag, 4, 1, struct.pack("<I", value)) for tag, value in tags]
+    subs = [(330, 4, count, struct.pack("<I", table))] if subifds else []
+    following = [*(8 + size * (number + 1) for number in range(count - 1)), 0]
+    parts = [directory([*plain, *subs], place) for place in following]
+    return [*parts, np.arange(8, table, size, dtype="<u4").tobytes()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "subifds"), [(200_000, False), (3000, True), (100, True)])
+def test_directories_without_end_raise_in_time(tmp_path, count, subifds):
+    path = write(tmp_path / "a.tif", *chain(count, subifds=subifds))
+    started = time.perf_counter()
+    with pytest.raises(LimitExceededError, match=r"a\.tif' asks for .* TIFF directories.*WSIDATA_MAX_DIRECTORIES"):
+        Slide(path)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.slow
+def test_tags_without_end_raise(tmp_path):
+    many = write(tmp_path / "a.tif", *chain(1, tags=[(40_000 + number, 1) for number in range(5000)]))
+    with pytest.raises(UnreadableImageError, match="has 5000 tags"):
+        check_integrity(many)
+    overlapping = write(tmp_path / "b.tif", *chain(200, tags=[(40_000 + number, 1) for number in range(4000)]))
+    with pytest.raises(LimitExceededError, match=r"tags, those of 5,\d+ TIFF directories"):
+        check_integrity(overlapping)
+
+
+def test_values_that_overlap_raise(tmp_path):
+    body = chain(40, tags=[])
+    table = struct.pack("<HHII", 40_000, 7, 2**22, 8)
+    parts = [struct.pack("<H", 1) + table + struct.pack("<I", 8 + 18 * (number + 1)) for number in range(40)]
+    path = write(tmp_path / "a.tif", *parts[:-1], struct.pack("<H", 1) + table + bytes(4), *body, bytes(2**22))
+    with pytest.raises(UnreadableImageError, match="the values of its tags overlap"):
+        check_integrity(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "words"),
+    [(8, -5, "negative"), (-8, 5, "negative"), (2**62, 2**62, "end beyond"), (8, 2**62, "end beyond")],
+)
+def test_places_of_tiles_that_cannot_be_raise(tmp_path, offset, length, words):
+    """A signed or huge byte count reached the operating system."""
+    tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb", bigtiff=True, metadata=None, rowsperstrip=150)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    for tag, value in ((273, offset), (279, length)):
+        place = next(at for at in range(24, len(data)) if data[at : at + 2] == struct.pack("<H", tag))
+        data[place : place + 20] = struct.pack("<HHQq", tag, 17, 1, value)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(UnreadableImageError, match=words):
+        Slide(tmp_path / "a.tif")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from wsidata.errors import UnsupportedImageError
+from wsidata.errors import SlideError, UnsupportedImageError
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_pixels
 
@@ -120,7 +120,7 @@ def test_an_ome_tiff_spread_over_files_is_refused_as_such(tmp_path):
     with pytest.raises(UnsupportedImageError, match=r"a\.ome\.tif' is spread over several files"):
         Slide(tmp_path / "a.ome.tif", channels=[0])
     (tmp_path / "b.ome.tif").unlink()
-    with pytest.raises(UnsupportedImageError, match="missing planes"):
+    with pytest.raises(UnsupportedImageError, match=r"its planes lie in others, too \('b\.ome\.tif'\)"):
         Slide(tmp_path / "a.ome.tif", channels=[0])
 
 
@@ -198,3 +198,12 @@ def test_a_file_of_an_ome_set_is_not_another_one_of_the_set(tmp_path):
     with Slide(tmp_path / "b.ome.tif") as slide:
         assert slide.mpp == (0.5, 0.5)
         np.testing.assert_array_equal(slide.numpy(), RGB[::2, ::2])
+
+
+@pytest.mark.parametrize("kind", ["mmstack", "ndtiff"])
+def test_parts_of_a_micro_manager_set_are_refused_before_their_others_are_opened(tmp_path, monkeypatch, kind):
+    tifffile.imwrite(tmp_path / "a.tif", RGB, **TILED)
+    monkeypatch.setattr(tifffile.TiffFile, f"is_{kind}", True)
+    monkeypatch.setattr(tifffile.TiffFile, f"_series_{kind}", lambda _: pytest.fail("it looked for other files"))
+    with pytest.raises(SlideError, match=rf"a\.tif' is a TIFF of the kind '{kind}'.*Save it as OME-TIFF"):
+        Slide(tmp_path / "a.tif")
