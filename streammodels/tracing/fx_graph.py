@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing.forwards import handled_calls
+from streammodels.tracing.introspection import questioned_names
 from streammodels.tracing.side_effects import no_side_effects
 
 
@@ -121,9 +122,20 @@ class _Tracer(fx.Tracer):
         self, layer: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """A call of a layer, of which leaves become one operation."""
-        if layer is self.root or not _has_values((args, kwargs)):
+        if not _has_values((args, kwargs)):
+            return forward(*args, **kwargs)
+        if not is_leaf(layer):
+            self._check_questions(forward, args, kwargs)
+        if layer is self.root:
             return forward(*args, **kwargs)
         return self.call_module(layer, forward, args, kwargs)
+
+    def _check_questions(self, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Check that a forward does not ask for the type of a value that it is given."""
+        names = questioned_names(getattr(forward, "__func__", forward))
+        given = dict(zip(inspect.signature(forward).parameters, args, strict=False)) | kwargs if names else {}
+        if any(isinstance(given.get(name), fx.Proxy) for name in names):
+            raise self.unknown("the type")
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """See `_Value`."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -228,6 +229,46 @@ def test_what_a_placeholder_does_not_know_is_refused_also_when_the_error_is_caug
     with pytest.raises(UnsupportedLayerError, match=reason) as caught:
         stream(Calls(body), strip_rows=4)
     assert "symbolic" not in str(caught.value)
+
+
+class ByType(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * 2 if isinstance(x, Tensor | np.ndarray) else x
+
+
+class ByExactType(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * 2 if type(x) is torch.Tensor else x
+
+
+class ByIsTensor(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * 2 if torch.is_tensor(x) else x
+
+
+class ByCallable(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x() if callable(x) else x
+
+
+class ByIdentity(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * 2 if x.dtype is torch.float64 else x
+
+
+@pytest.mark.parametrize("layer", [ByType(), ByExactType(), ByIsTensor(), ByCallable(), ByIdentity()])
+def test_forward_that_asks_for_the_type_of_its_input_is_refused(layer: nn.Module) -> None:
+    for module in (layer, nn.Sequential(nn.Conv2d(3, 4, 3), layer)):
+        with pytest.raises(UnsupportedLayerError, match="depends on the type"):
+            stream(module, strip_rows=4)
+
+
+def test_forward_that_asks_for_a_list_is_exact(assert_exact: Callable[..., float]) -> None:
+    class First(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return x[0] if isinstance(x, list | tuple) and type(self) is First else x * 2
+
+    assert_exact(First(), torch.randn(IMAGE, dtype=torch.float64), 4)
 
 
 def test_attributes_are_those_of_a_tensor(assert_exact: Callable[..., float]) -> None:
