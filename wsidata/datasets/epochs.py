@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from wsidata.tables.targets import target_tensor
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.to_tensor import DType
+from wsidata.utils.processes import OpenFilesError, raise_open_files
 
 
 class SampleError(RuntimeError):
@@ -45,6 +46,7 @@ class EpochDataset(Dataset[Any], ABC):
         self.transform = transform
         self.fresh_epochs = fresh_epochs
         self.epoch_source: Callable[[], tuple[int, int] | None] | None = None
+        self.reading: torch.Tensor | None = None  # in workers: where they write the row they read, for the parent
         self._epoch_seed = torch.zeros((), dtype=torch.int64)
         self._epoch_seed.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
 
@@ -59,6 +61,10 @@ class EpochDataset(Dataset[Any], ABC):
     def describe(self) -> str:
         """How images are read, as the heading of a figure."""
         return ""
+
+    def describe_row(self, row: int) -> str:
+        """The name of a row in messages."""
+        return f"{self.noun} {row}"
 
     def generator(self, index: int) -> np.random.Generator:
         """The random generator of a sample in the current epoch."""
@@ -107,11 +113,23 @@ class TableDataset(EpochDataset):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def describe_row(self, row: int) -> str:
+        """The name of a row in messages, with its file."""
+        return f"{self.noun} '{self.image_ids[row]}' ({self.paths[row]})"
+
     @contextmanager
     def naming(self, row: int) -> Iterator[None]:
         """Raise errors as `SampleError`, naming the row."""
+        if self.reading is not None:
+            self.reading.fill_(row)
         try:
             yield
         except Exception as error:
-            named = f"{self.noun} '{self.image_ids[row]}' ({self.paths[row]})"
-            raise SampleError(f"{named}: {type(error).__name__}: {error}") from error
+            try:
+                raise_open_files(error)
+            except OpenFilesError as scarce:
+                raise SampleError(f"{self.describe_row(row)}: {scarce}") from error
+            raise SampleError(f"{self.describe_row(row)}: {type(error).__name__}: {error}") from error
+        finally:
+            if self.reading is not None:
+                self.reading.fill_(-1)

@@ -10,14 +10,18 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.epochs import EpochDataset, SampleError
 from wsidata.datasets.sampler import EpochSampler, Share
+from wsidata.datasets.workers import WorkerError, begin_worker, describe_ended, never_began, reading_log
 from wsidata.transforms.base import TransformError
+from wsidata.utils.processes import raise_open_files
 
 WorkerStart = Literal["forkserver", "spawn"]
 
@@ -80,6 +84,7 @@ class EpochLoader(DataLoader[Any]):
     """
 
     dataset: EpochDataset
+    _iterator: Any  # of torch, which keeps it while its workers live
     _given = 0
     _resumed: tuple[int, int] | None = None
 
@@ -90,12 +95,43 @@ class EpochLoader(DataLoader[Any]):
         self._given = given if seed == self.dataset.epoch_seed else 0  # another epoch starts from its beginning
         if isinstance(self.sampler, EpochSampler):
             self.sampler.skipped = self._given * (self.batch_size or 1)
-        return self._counted(super().__iter__())
+        with self._naming_faults():
+            batches = self._started()
+        return self._counted(batches)
+
+    def _started(self) -> Iterator[Any]:
+        """Torch's iterator over batches, whose workers begin with `begin_worker`."""
+        if not self.num_workers or self._iterator is not None:
+            return super().__iter__()
+        own, self._reading = self.worker_init_fn, reading_log(self.num_workers)
+        self.worker_init_fn = partial(begin_worker, self._reading, own)
+        try:
+            return super().__iter__()
+        finally:
+            self.worker_init_fn = own
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        for batch in batches:
-            self._given += 1
-            yield batch
+        with self._naming_faults():
+            for batch in batches:
+                self._given += 1
+                yield batch
+
+    @contextmanager
+    def _naming_faults(self) -> Iterator[None]:
+        """Raise what became of the workers instead of what that led to."""
+        try:
+            yield
+        except SampleError:  # says it all
+            raise
+        except (RuntimeError, OSError, EOFError) as error:
+            workers = getattr(self._iterator, "_workers", ())
+            if workers and (ended := describe_ended(workers, self._reading, self.dataset)):
+                raise WorkerError(ended) from error
+            raise_open_files(error)
+            if self.num_workers and not workers:  # the fork server ended before it had started one
+                what = f"worker processes cannot be started ({type(error).__name__}: {error})"
+                raise WorkerError(f"{what}. {never_began()}") from error
+            raise
 
     def state_dict(self) -> dict[str, int]:
         """The epoch's seed, and the number of batches it has yielded."""

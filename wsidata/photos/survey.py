@@ -17,6 +17,7 @@ from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START, scan_start
 from wsidata.formats.limits import limits
 from wsidata.photos.read import photo_size, read_photo
 from wsidata.photos.resize import size_with_short_side
+from wsidata.utils.processes import raise_open_files
 
 THREADS = 4
 """Photos opened, or counted, at once."""
@@ -69,6 +70,7 @@ class PhotoSurvey:
             if self.decode:
                 read_photo(path, short_side_px=self.resize_px)
         except Exception as error:  # any decoder's own; what it says is listed under the file's name
+            raise_open_files(error)
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
         return size
 

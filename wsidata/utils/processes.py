@@ -1,0 +1,52 @@
+"""Child processes that end with their parent, and too many open files."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+
+
+class OpenFilesError(RuntimeError):
+    """Too many files are open at once, which says nothing about the file that was to be opened."""
+
+
+def raise_open_files(error: BaseException) -> None:
+    """Raise `OpenFilesError` if an error is about too many open files; call it before a file is blamed.
+
+    Raises:
+        OpenFilesError: with the remedy.
+    """
+    for cause in _causes(error):
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in (errno.EMFILE, errno.ENFILE) or os.strerror(errno.EMFILE) in str(cause):
+            raise OpenFilesError(
+                f"{error} - too many files are open at once; no file is damaged. Raise the limit (`ulimit -n 65536` in "
+                "the shell that starts Python), use fewer workers (num_workers=), or call "
+                "torch.multiprocessing.set_sharing_strategy('file_system') at the start of the script."
+            ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def end_with_parent() -> None:
+    """Let this child process end as soon as its parent has ended, however that happened.
+
+    Children of a fork server have the server as parent process, which lives as long as they do: where the process that
+    uses them is killed, all would wait for each other forever. So a thread waits for the pipe that only that process
+    holds. Does nothing in a process without a parent of multiprocessing.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_await_end, args=(parent,), name="end with parent", daemon=True).start()
+
+
+def _await_end(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)  # the other threads may wait for a lock forever
