@@ -1,4 +1,4 @@
-"""Worker processes of a loader, which end with the process that reads their batches, and say what they were reading."""
+"""Worker processes of a loader, which end with their reader and record what they were reading."""
 
 from __future__ import annotations
 

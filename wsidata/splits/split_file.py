@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from wsidata.tables.name_table import nfc
 from wsidata.tables.parts import SPLITS, SplitError
 from wsidata.tables.text_table import TableError, read_text_table
 from wsidata.utils.files import write_text
@@ -153,8 +154,8 @@ def apply_splits(table: pd.DataFrame, saved: pd.DataFrame) -> pd.DataFrame:
     Raises:
         SplitError: if one has images that the other lacks.
     """
-    of = dict(zip(saved["image_id"].astype(str), saved["split"].astype(str), strict=True))
-    ids = table["image_id"].astype(str)
+    of = dict(zip(saved["image_id"].astype(str).map(nfc), saved["split"].astype(str), strict=True))
+    ids = table["image_id"].astype(str).map(nfc)
     new, gone = sorted(set(ids) - set(of)), sorted(set(of) - set(ids))
     if new or gone:
         raise SplitError(

@@ -2,34 +2,42 @@
 
     root/<class>/image.jpg                 root/<split>/<class>/image.jpg   with splits train, val, test
 
-A file that is no image by its name is reported, so that no unknown kind of file is left out silently.
+A file that is no image by its name is reported, so that no kind of file is left out silently: a document or sidecar by
+a warning, another by an error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
+from lightning.pytorch.utilities import rank_zero_warn
 
 from wsidata.tables.find_slides import ImageFolder
-from wsidata.tables.parts import part_name
+from wsidata.tables.parts import may_be_part, part_name
 from wsidata.tables.text_table import TableError, TextTable
-from wsidata.utils.messages import describe_problems
+from wsidata.utils.files import list_files
+from wsidata.utils.messages import describe_problems, name_some
 
-_NEVER_IMAGES = {"thumbs.db", "desktop.ini", "readme.md", "readme.txt", "license", "license.txt"}
+_NEVER_IMAGES = {"thumbs.db", "desktop.ini", "readme", "license", "copying", "checksums"}
 _REMEDY = "Put each image into the folder of its class, take other files away, or write a table."
 _DOCUMENTS = {
-    *(".csv", ".tsv", ".xlsx", ".parquet", ".json", ".yaml", ".yml", ".xml"),
-    *(".txt", ".md", ".html", ".pdf", ".py", ".ipynb"),
+    *(".csv", ".tsv", ".xls", ".xlsx", ".ods", ".parquet", ".json", ".jsonl", ".geojson", ".yaml", ".yml", ".xml"),
+    *(".txt", ".md", ".rst", ".rtf", ".html", ".htm", ".pdf", ".doc", ".docx", ".odt", ".py", ".ipynb", ".log"),
+    *(".xmp", ".aae", ".md5", ".sha1", ".sha256", ".url", ".lnk", ".db", ".ini"),
 }
+"""Suffixes of files that are no images, and beside them without being meant as such."""
+
+
+class PassedOverWarning(UserWarning):
+    """Files in class folders are no images and are passed over; the message names them."""
 
 
 def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = ImageFolder.is_image_name) -> TextTable:
     """A table with the columns `image` (path below `root`), `class`, and `split` if the first folders are splits.
 
-    Hidden files, readme and license files, the folders beside MRXS slides, and tables, texts and scripts beside the
-    class folders are left out.
+    Hidden files, the folders beside MRXS slides, and tables, texts, scripts and other documents are left out.
 
     Args:
         root: The folder.
@@ -37,34 +45,56 @@ def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = 
 
     Returns:
         The table, sorted by path; places are the paths. Its problems name files that lie in no class folder or are no
-        images, class folders without images, and folders of splits beside folders of classes.
+        images, class folders without images, folders of splits beside folders of classes, and folders that are splits
+        by names such as "eval" or "trn".
 
     Raises:
         TableError: if there is no image in any class folder.
+
+    Warns:
+        PassedOverWarning: naming documents and sidecars in class folders.
     """
     root = Path(root)
     folders = _folders(root)
     parts = [folder for folder in folders if part_name(folder.name)]
     problems = _strays(root, root)
-    if parts and len(parts) < len(folders):
-        others = ", ".join(folder.name for folder in folders if folder not in parts)
-        problems.append(f"{parts[0].name}: is a split, and beside it are other folders: {others}")
+    asked = [folder for folder in folders if may_be_part(folder.name)]
+    if asked and (len(parts) + len(asked) == len(folders) or any(not _files(folder) for folder in asked)):
+        names = ", ".join(folder.name for folder in asked)
+        problems.append(f"{names}: looks like a split, not a class; name it train, val or test, or give a table")
+    elif parts and len(parts) < len(folders):
+        beside = ", ".join(folder.name for folder in folders if folder not in parts)
+        problems.append(f"{parts[0].name}: is a split, and beside it are other folders: {beside}")
     if not parts and len(folders) == 1 and _folders(folders[0]) and not _files(folders[0]):
         problems.append(
             f"{folders[0].name}: is the only folder, and holds folders and no images; pass this one instead"
         )
     rows: list[tuple[str, str, str]] = []
+    odd: list[str] = []
+    passed_over: list[str] = []
     for part in parts or [root]:
         problems += _strays(part, root) if part != root else []
         for folder in _folders(part):
-            files = _files(folder, deep=True)
-            problems += [] if files else [f"{folder.relative_to(root)}: holds no image"]
+            place = folder.relative_to(root).as_posix()
+            files = [f"{place}/{name}" for name in _files_below(folder)]
+            images = [name for name in files if is_image_name(name)]
+            documents = [name for name in files if not is_image_name(name) and _is_document(name)]
+            others = sorted(set(files).difference(images, documents))
+            passed_over += [name for name in documents if not name.lower().endswith((".db", ".ini"))]
+            problems += [] if images or others else [f"{place}: holds no image"]
+            odd += [f"{name}: no image file by its name" for name in others]
             split = part_name(part.name) if parts else ""
-            rows += [(file.relative_to(root).as_posix(), folder.name, split) for file in files]
-    problems += [f"{name}: no image file by its name" for name, _, _ in rows if not is_image_name(name)]
-    rows = [row for row in rows if is_image_name(row[0])]
+            rows += [(name, folder.name, split) for name in images]
+    problems += odd
     if not rows:
         raise TableError(describe_problems(str(root), problems or ["no class folders"], _REMEDY))
+    if passed_over and not problems:
+        rank_zero_warn(
+            f"{len(passed_over)} files in the class folders of '{root}' are no images by their names, and are passed "
+            f"over: {name_some(passed_over)}.",
+            category=PassedOverWarning,
+            stacklevel=2,
+        )
     frame = pd.DataFrame(rows, columns=["image", "class", "split"], dtype=object)
     return TextTable(
         frame if parts else frame.drop(columns="split"),
@@ -82,18 +112,26 @@ def _folders(folder: Path) -> list[Path]:
 
 def _strays(folder: Path, root: Path) -> list[str]:
     """A problem for each file that may be an image and lies beside the class folders."""
-    files = [path for path in _files(folder) if path.suffix.lower() not in _DOCUMENTS]
-    return [f"{path.relative_to(root)}: lies in no class folder" for path in files]
+    return [f"{path.relative_to(root)}: lies in no class folder" for path in _files(folder)]
 
 
-def _files(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Images (or files that may be meant as one) in a folder, and below it if `deep`; a Zarr folder is one image."""
+def _files(folder: Path) -> list[Path]:
+    """Images, or files that may be meant as one, in a folder; a Zarr folder is one image."""
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    mirax = {entry.stem for entry in entries if entry.suffix.lower() == ".mrxs"}
-    found: list[Path] = []
-    for entry in entries:
-        if entry.is_dir() and entry.suffix.lower() != ".zarr":
-            found += _files(entry, deep=True) if deep and entry.name not in mirax else []
-        elif entry.name.lower() not in _NEVER_IMAGES:
-            found.append(entry)
-    return found
+    return [entry for entry in entries if (_is_zarr(entry.name) or not entry.is_dir()) and not _is_document(entry.name)]
+
+
+def _files_below(folder: Path) -> list[str]:
+    """Relative paths of all files at any depth, without those beside MRXS slides; a Zarr folder is one."""
+    files = list_files(folder, skip=lambda name: name.startswith((".", "__MACOSX")), whole=_is_zarr)
+    mirax = tuple(f"{name[: -len('.mrxs')]}/" for name in files if name.lower().endswith(".mrxs"))
+    return [name for name in files if not name.startswith(mirax)] if mirax else files
+
+
+def _is_zarr(name: str) -> bool:
+    return name.lower().endswith(".zarr")
+
+
+def _is_document(name: str) -> bool:
+    path = PurePosixPath(name.lower())
+    return path.suffix in _DOCUMENTS or path.name in _NEVER_IMAGES or path.stem in _NEVER_IMAGES

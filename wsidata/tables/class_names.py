@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from wsidata.tables.name_table import nfc
 from wsidata.tables.text_table import TableError, TextTable, read_text_table
 from wsidata.utils.messages import describe_problems
 
@@ -51,7 +52,7 @@ def class_map(labels: Sequence[str], class_names: ClassNames | None = None) -> C
         found = _sort_labels({label for label in labels if label})
         return ClassMap(tuple(found), {name: name for name in found})
     if isinstance(class_names, Mapping):
-        given = {str(key).strip(): value for key, value in class_names.items()}
+        given = {nfc(str(key).strip()): value for key, value in class_names.items()}
         if all(isinstance(value, int) and not isinstance(value, bool) for value in given.values()):
             ordered = sorted(given, key=lambda name: int(given[name]))
             if [given[name] for name in ordered] != list(range(len(given))):
@@ -61,12 +62,12 @@ def class_map(labels: Sequence[str], class_names: ClassNames | None = None) -> C
                 )
             renames = {name: name for name in given}
         else:
-            renames = {key: str(value).strip() for key, value in given.items()}
+            renames = {key: nfc(str(value).strip()) for key, value in given.items()}
             ordered = list(dict.fromkeys(renames.values()))
     else:
         if isinstance(class_names, str):
             raise ValueError(f"class_names={class_names!r} is one text; pass a list such as ['normal', 'tumor'].")
-        ordered = [str(name).strip() for name in class_names]
+        ordered = [nfc(str(name).strip()) for name in class_names]
         renames = {name: name for name in ordered}
     if not ordered or len(set(ordered)) != len(ordered):
         raise ValueError(f"class_names={class_names!r} must name at least one class, and each once.")
@@ -99,8 +100,9 @@ def read_label_names(label_names: LabelNames, label_column: str | Sequence[str] 
     else:
         text = read_text_table(label_names)
         source, places = text.source, list(text.places)
-        labels, names = _columns(text, [label_column] if isinstance(label_column, str) else list(label_column or ()))
-        pairs = list(zip(text.frame[labels].tolist(), text.frame[names].tolist(), strict=True))
+        columns = [label_column] if isinstance(label_column, str) else list(label_column or ())
+        labels, names = _columns(text, [nfc(column) for column in columns])
+        pairs = list(zip(text.frame[labels].map(nfc).tolist(), text.frame[names].map(nfc).tolist(), strict=True))
     problems = [f"{place}: label or name is empty" for place, pair in zip(places, pairs, strict=True) if not all(pair)]
     for what, values in (("label", [label for label, _ in pairs]), ("name", [name for _, name in pairs])):
         repeated = [value for value, count in Counter(values).items() if count > 1 and value]

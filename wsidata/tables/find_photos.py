@@ -1,28 +1,25 @@
 """Photo files by the names in a table, such as `img_12` for `2019/IMG_12.JPG`.
 
-A name means exactly one file or is an error. Names are compared in one Unicode form (NFC): macOS writes `é` as two
-characters, most systems as one. Files are listed once, with those in subfolders, without hidden ones.
+A name means exactly one file or is an error. Names are compared in one Unicode form (NFC). Files are listed once, with
+those in subfolders, without hidden ones.
 """
 
 from __future__ import annotations
 
-import difflib
-import os
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from wsidata.tables.find_slides import ImageFolder, ImageLookupError, suggestion
+from wsidata.tables.find_slides import ImageFolder, ImageLookupError
+from wsidata.tables.name_table import MOST_HINTS, NameTable, list_some, nearest, nfc, suggestion
+from wsidata.utils.files import list_files
 
 PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".avif"),
     *(".heic", ".heif", ".bmp"),
 )
 """Suffixes of photos. Whether a file can be decoded is checked elsewhere."""
-
-_SHOWN = 5
 
 
 def photo_stem(name: str) -> str:
@@ -46,46 +43,41 @@ class NameIndex:
     def __init__(self, files: Iterable[str], root_name: str = "") -> None:
         self.files = tuple(files)
         self._root_name = root_name
-        self._tables: dict[tuple[bool, bool], dict[str, list[str]]] = {}
-        self._exact: defaultdict[str, list[str]] = defaultdict(list)
-        for file in self.files:
-            self._exact[_nfc(file)].append(file)
+        self._tables: dict[tuple[bool, bool, int], NameTable] = {}
+        self._exact = NameTable((nfc(file), file) for file in self.files)
 
-    def fitting(self, name: str) -> list[str]:
+    def fitting(self, name: str) -> Sequence[str]:
         """Files that `name` fits best: several if it is ambiguous, none if it fits no file.
 
         Tried in this order: the very path; the end of a path; the same in another case, blanks aside; the end of a path
         without the photo's suffix; the same in another case, blanks aside.
         """
-        name = _nfc(name.replace("\\", "/"))
-        if name in self._exact:
-            return self._exact[name]
+        name = nfc(name.replace("\\", "/"))
+        found = self._exact.get(name)
         parts = [part for part in name.split("/") if part not in ("", ".")]
         for without_suffix in (False, True):
             for relaxed in (False, True):
-                keys = [_key(part, relaxed) for part in parts]
-                found = self._table(relaxed, without_suffix).get(keys[-1], []) if keys else []
-                found = [file for file in found if self._lies_in(file, keys[:-1], relaxed)]
-                if found:
-                    return found
-        return []
+                if not found and parts:
+                    key = "/".join(_key(part, relaxed) for part in parts)
+                    found = self._table(relaxed, without_suffix, len(parts)).get(key)
+        return found
 
-    def _table(self, relaxed: bool, without_suffix: bool) -> dict[str, list[str]]:
-        """Files by their last name."""
-        if (relaxed, without_suffix) not in self._tables:
-            table = defaultdict(list)
-            for file in self.files:
-                last = file.rpartition("/")[2]
-                if without_suffix and photo_stem(last) == last:
-                    continue
-                table[_key(photo_stem(last) if without_suffix else last, relaxed)].append(file)
-            self._tables[relaxed, without_suffix] = dict(table)
-        return self._tables[relaxed, without_suffix]
+    def _table(self, relaxed: bool, without_suffix: bool, depth: int) -> NameTable:
+        """Files by the last `depth` parts of their paths."""
+        key = relaxed, without_suffix, depth
+        if key not in self._tables:
+            self._tables[key] = NameTable(self._ends(*key))
+        return self._tables[key]
 
-    def _lies_in(self, file: str, folders: list[str], relaxed: bool) -> bool:
-        """Whether the folders above a file end in `folders`."""
-        above = [_key(part, relaxed) for part in (self._root_name, *file.split("/")[:-1])]
-        return not folders or above[-len(folders) :] == folders
+    def _ends(self, relaxed: bool, without_suffix: bool, depth: int) -> Iterator[tuple[str, str]]:
+        for file in self.files:
+            above, slash, last = file.rpartition("/")
+            if without_suffix and photo_stem(last) == last:
+                continue
+            last = photo_stem(last) if without_suffix else last
+            parts = f"{self._root_name}/{above}{slash}{last}".split("/")
+            if len(parts) >= depth:
+                yield "/".join(_key(part, relaxed) for part in parts[-depth:]), file
 
 
 class PhotoFolder(ImageFolder):
@@ -105,7 +97,7 @@ class PhotoFolder(ImageFolder):
     @cached_property
     def index(self) -> NameIndex:
         """All files below the folder that are not hidden."""
-        return NameIndex(_list_files(self.root), self.root.name)
+        return NameIndex(list_files(self.root, skip=is_hidden), self.root.name)
 
     @cached_property
     def photos(self) -> tuple[str, ...]:
@@ -127,10 +119,9 @@ class PhotoFolder(ImageFolder):
         if len(fitting) == 1:
             return self.root / fitting[0]
         if fitting:
-            shown = ", ".join(fitting[:_SHOWN]) + (", ..." if len(fitting) > _SHOWN else "")
             raise ImageLookupError(
-                f"'{name}' fits {len(fitting)} files in '{self.root}': {shown}; write the whole path in the table, or "
-                "take copies away"
+                f"'{name}' fits {len(fitting)} files in '{self.root}': {list_some(fitting)}; write the whole path in "
+                "the table, or take copies away"
             )
         if (self.root / name).is_file():  # in a hidden folder, or above this one
             return self.root / name
@@ -141,48 +132,36 @@ class PhotoFolder(ImageFolder):
         try:
             relative = path.relative_to(self.root).as_posix()
         except ValueError:
-            return _nfc(photo_stem(path.as_posix()))
-        stem = _nfc(photo_stem(relative))
-        return stem if self._stem_counts[stem] < 2 else _nfc(relative)
+            return nfc(photo_stem(path.as_posix()))
+        stem = nfc(photo_stem(relative))
+        return stem if self._stem_counts[stem] < 2 else nfc(relative)
 
     @cached_property
     def _stem_counts(self) -> Counter[str]:
-        return Counter(_nfc(photo_stem(file)) for file in self.photos)
+        return Counter(nfc(photo_stem(file)) for file in self.photos)
 
     def _near(self, name: str) -> str:
         if not self.photos:
             return " (the folder has no photos)"
-        lasts = {_key(photo_stem(file.rpartition("/")[2]), True): file for file in self.photos}
+        self._hints += 1
+        if self._hints > MOST_HINTS:
+            return ""
+        names, files = self._lasts
         last = _key(photo_stem(name.rpartition("/")[2]), True)
-        near = [lasts[key] for key in difflib.get_close_matches(last, lasts, n=2, cutoff=0.8)]
-        return suggestion(near, f"{len(self.photos)} other photos there")
+        return suggestion([files[key] for key in nearest(last, names)], f"{len(self.photos)} other photos there")
 
-
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    @cached_property
+    def _lasts(self) -> tuple[list[str], dict[str, str]]:
+        """The names of the photos, sorted, and a photo of each name."""
+        files = {_key(photo_stem(file.rpartition("/")[2]), True): file for file in self.photos}
+        return sorted(files), files
 
 
 def _key(part: str, relaxed: bool) -> str:
-    part = _nfc(part)
-    return _nfc(part.casefold()).strip() if relaxed else part
+    part = nfc(part)
+    return nfc(part.casefold()).strip() if relaxed else part
 
 
-def _list_files(root: Path) -> list[str]:
-    """Relative paths of all files below a folder that are not hidden; links are followed unless they lead back."""
-    found: list[str] = []
-    for folder, below, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        below[:] = sorted(name for name in below if not _is_hidden(name) and not _leads_back(real, name))
-        start = Path(folder).relative_to(root)
-        found += [(start / name).as_posix() for name in sorted(files) if not _is_hidden(name)]
-    return found
-
-
-def _leads_back(folder: str, name: str) -> bool:
-    """Whether a folder is a link to one that contains it."""
-    target = os.path.realpath(os.path.join(folder, name))
-    return f"{folder}{os.sep}".startswith(f"{target}{os.sep}")
-
-
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that file systems and archivers keep to themselves."""
     return name.startswith(".") or name == "__MACOSX"

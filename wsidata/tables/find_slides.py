@@ -5,9 +5,12 @@ A name means exactly one file or is an error, never "the first that fits".
 
 from __future__ import annotations
 
-import difflib
 import os
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+
+from wsidata.tables.name_table import MOST_HINTS, NameTable, list_some, nearest, nfc, suggestion
 
 SLIDE_SUFFIXES = (
     *(".ome.tiff", ".ome.tif", ".ome.zarr", ".zarr"),
@@ -53,7 +56,8 @@ class ImageFolder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self._listings: dict[Path, list[str]] = {}
+        self._listings: dict[Path, _Listing] = {}
+        self._hints = 0
 
     @staticmethod
     def is_image_name(name: str) -> bool:
@@ -63,8 +67,8 @@ class ImageFolder:
     def find(self, name: str) -> Path:
         """The file that `name` means.
 
-        Tried in this order: the exact name; the name in another case; the name without a slide suffix, equal to a
-        file's stem; the same in another case.
+        Tried in this order: the exact name; the name in another case or Unicode form; the name without a slide suffix,
+        equal to a file's stem; the same in another case.
 
         Args:
             name: File name with or without a slide suffix, with or without folders in front.
@@ -78,20 +82,14 @@ class ImageFolder:
         folder = (self.root / name).parent
         name = Path(name).name
         listing = self._list(folder)
-        stems = [entry for entry in listing if split_suffix(entry)[1]] if not split_suffix(name)[1] else []
-        for fitting in (
-            [entry for entry in listing if entry == name],
-            [entry for entry in listing if entry.lower() == name.lower()],
-            [entry for entry in stems if name in _stems(entry)],
-            [entry for entry in stems if name.lower() in _stems(entry.lower())],
-        ):
-            if len(fitting) == 1:
-                return folder / fitting[0]
-            if fitting:
-                raise ImageLookupError(
-                    f"'{name}' fits {len(fitting)} files in '{folder}': {', '.join(fitting)}; "
-                    "write the full file name in the table"
-                )
+        fitting = listing.fitting(name)
+        if len(fitting) == 1:
+            return folder / fitting[0]
+        if fitting:
+            raise ImageLookupError(
+                f"'{name}' fits {len(fitting)} files in '{folder}': {list_some(fitting)}; "
+                "write the full file name in the table"
+            )
         raise ImageLookupError(f"no file '{name}' in '{folder}'{self._hint(name, listing)}")
 
     def image_id(self, path: Path) -> str:
@@ -103,22 +101,55 @@ class ImageFolder:
                 return split_suffix(Path(relative).as_posix())[0]
         return split_suffix(Path(os.path.abspath(path)).as_posix())[0]
 
-    def _list(self, folder: Path) -> list[str]:
+    def _list(self, folder: Path) -> _Listing:
         if folder not in self._listings:
-            entries = folder.iterdir() if folder.is_dir() else ()
-            self._listings[folder] = sorted(e.name for e in entries if e.is_file() or e.suffix.lower() == ".zarr")
+            self._listings[folder] = _Listing(folder)
         return self._listings[folder]
 
-    @staticmethod
-    def _hint(name: str, listing: list[str]) -> str:
-        if not listing:
+    def _hint(self, name: str, listing: _Listing) -> str:
+        if not listing.names:
             return " (the folder is absent or has no files)"
-        stem = split_suffix(name)[0].lower()
-        near = [entry for entry in listing if split_suffix(entry)[0].lower() == stem]
-        near = near or difflib.get_close_matches(name, listing, n=2, cutoff=0.8)
-        return suggestion(near, f"{len(listing)} other files there")
+        self._hints += 1
+        if self._hints > MOST_HINTS:
+            return ""
+        near = listing.loose_stems.get(_loose(split_suffix(name)[0])) or nearest(name, listing.names)
+        return suggestion(near[:2], f"{len(listing.names)} other files there")
 
 
-def suggestion(near: list[str], otherwise: str) -> str:
-    """The end of a message, with the names that were perhaps meant."""
-    return f" (did you mean {' or '.join(near)}?)" if near else f" ({otherwise})"
+class _Listing:
+    """The files of one folder; tables are made when they are first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        entries = os.scandir(folder) if folder.is_dir() else ()
+        self.names = sorted(e.name for e in entries if e.is_file() or e.name.lower().endswith(".zarr"))
+
+    def fitting(self, name: str) -> Sequence[str]:
+        """The files that `name` fits best."""
+        if name in self._exact:
+            return [name]
+        found = self._loose.get(_loose(name))
+        if found or split_suffix(name)[1]:
+            return found
+        return self._stems.get(name) or self.loose_stems.get(_loose(name))
+
+    @cached_property
+    def _exact(self) -> frozenset[str]:
+        return frozenset(self.names)
+
+    @cached_property
+    def _loose(self) -> NameTable:
+        return NameTable((_loose(name), name) for name in self.names)
+
+    @cached_property
+    def _stems(self) -> NameTable:
+        return NameTable((stem, name) for name in self.names for stem in _stems(name))
+
+    @cached_property
+    def loose_stems(self) -> NameTable:
+        """Files by their stems, in any case."""
+        return NameTable((_loose(stem), name) for name in self.names for stem in _stems(name))
+
+
+def _loose(name: str) -> str:
+    """A name without regard to case and Unicode form."""
+    return nfc(name).lower()

@@ -15,7 +15,8 @@ import pandas as pd
 from wsidata.tables.class_folders import read_class_folders
 from wsidata.tables.class_names import ClassNames
 from wsidata.tables.find_slides import ImageFolder, ImageLookupError
-from wsidata.tables.targets import TARGETS, Target, empty_cells, read_targets
+from wsidata.tables.name_table import nfc
+from wsidata.tables.targets import TARGETS, Decimal, Target, empty_cells, read_targets
 from wsidata.tables.text_table import TableError, TextTable, read_text_table
 from wsidata.utils.messages import check_choice, describe_problems
 
@@ -58,6 +59,7 @@ def read_table(
     image_column: str = "image",
     label_column: str | Sequence[str] | None = "class",
     target: Target = "class",
+    decimal: Decimal = ".",
     class_names: ClassNames | None = None,
     mask_dir: str | Path | None = None,
     group_column: str | None = None,
@@ -79,6 +81,7 @@ def read_table(
         label_column: Column (or columns) of labels, numbers or mask names. None for a table without labels, which can
             only be predicted on.
         target: "class", "multilabel", "regression" or "mask"; see `targets.read_targets`.
+        decimal: Decimal mark of numbers in text: "." or ",". Numbers have no other mark; with ",", `1.5` is an error.
         class_names: Classes in their order, or a mapping; see `class_names.class_map`. None: the labels found, sorted.
         mask_dir: Folder the masks lie in. None: `image_dir`.
         group_column: Column of patients (or other groups).
@@ -96,14 +99,22 @@ def read_table(
         ValueError: if `target`, `label_column` and `class_names` do not go together.
     """
     check_choice("target", target, TARGETS)
+    check_choice("decimal", decimal, (".", ","))
     text, folder, split_column = _open(table, image_dir, split_column, folder_type)
-    label_columns = [label_column] if isinstance(label_column, str) else list(label_column or ())
+    label_columns = [nfc(name) for name in ([label_column] if isinstance(label_column, str) else label_column or ())]
+    image_column = nfc(image_column)
+    group_column, site_column, split_column = (
+        None if name is None else nfc(name) for name in (group_column, site_column, split_column)
+    )
     extra = {"group": group_column, "site": site_column, "split": split_column}
     _check_columns(text, [image_column, *label_columns, *(column for column in extra.values() if column is not None)])
+    named = {*extra.values(), *(() if target == "mask" else label_columns)} - {None}
+    for column in named:  # é and e with an accent are one label; names of files stay as they are
+        text.frame[column] = text.frame[column].map(nfc)
     masks = folder if mask_dir is None else _folder(mask_dir, "mask_dir", folder_type)
     problems = list(text.problems)
     paths = _find_images(text, image_column, folder, problems)
-    targets = read_targets(text, target, label_columns, class_names, masks)
+    targets = read_targets(text, target, label_columns, class_names, masks, decimal)
     problems += targets.problems
     for column in (group_column, site_column):
         problems += empty_cells(text, column) if column else []
@@ -173,6 +184,7 @@ def _find_images(text: TextTable, column: str, folder: ImageFolder, problems: li
     was_number = column in text.numeric_columns
     hint = "; this column holds numbers, so leading zeros are lost: read it as text (dtype=str)" if was_number else ""
     seen: dict[str, str] = {}
+    real_folders: dict[Path, str] = {}
     paths: list[Path | None] = []
     for name, place in zip(text.frame[column], text.places, strict=True):
         path = None
@@ -184,7 +196,10 @@ def _find_images(text: TextTable, column: str, folder: ImageFolder, problems: li
             except ImageLookupError as error:
                 problems.append(f"{place}: {error}{hint}")
         if path is not None:
-            image_id, file = folder.image_id(path), os.path.realpath(path)
+            if path.parent not in real_folders:
+                real_folders[path.parent] = os.path.realpath(path.parent)
+            file = os.path.join(real_folders[path.parent], path.name)
+            image_id, file = folder.image_id(path), os.path.realpath(file) if os.path.islink(file) else file
             before = seen.get(image_id) or seen.get(file)
             if before is not None:
                 problems.append(f"{place}: {folder.noun} '{image_id}' ({path.name}) was already named in {before}")

@@ -21,6 +21,13 @@ from wsidata.tables.text_table import NO_LABEL, TextTable
 Target = Literal["class", "multilabel", "regression", "mask"]
 TARGETS: tuple[Target, ...] = ("class", "multilabel", "regression", "mask")
 
+Decimal = Literal[".", ","]
+
+_HINTS = {
+    ".": " (write a decimal point, or pass decimal=',')",
+    ",": " (decimal=',' is given: write a decimal comma, and no marks of thousands)",
+}
+_COMMA_AND_POINT = str.maketrans({",": ".", ".": "?"})  # one is read, the other never
 _YES, _NO = {"1", "true", "yes"}, {"0", "false", "no"}
 
 
@@ -46,6 +53,7 @@ def read_targets(
     columns: Sequence[str],
     class_names: ClassNames | None,
     mask_folder: ImageFolder | None = None,
+    decimal: Decimal = ".",
 ) -> Targets:
     """Targets of all rows of a table of text.
 
@@ -58,6 +66,7 @@ def read_targets(
         class_names: See `class_map`; a sequence of names (one a column, where there are several columns). Needed
             with masks, whose classes are not in the table.
         mask_folder: Folder of the masks.
+        decimal: Decimal mark of numbers in text, "." or ",".
 
     Returns:
         Targets and problems.
@@ -74,7 +83,7 @@ def read_targets(
     if kind == "class":
         return _classes(text, columns[0], class_names)
     if kind == "regression":
-        return _numbers(text, columns, class_names)
+        return _numbers(text, columns, class_names, decimal)
     if kind == "mask":
         return _masks(text, columns[0], class_names, mask_folder or ImageFolder("."))
     if len(columns) == 1:
@@ -103,7 +112,8 @@ def _classes(text: TextTable, column: str, class_names: ClassNames | None) -> Ta
         )
     classes = class_map(text.frame[column].tolist(), class_names)
     names = [classes.renames.get(cell, "") for _, cell in _cells(text, column)]
-    numbers = [classes.class_names.index(name) if name else -1 for name in names]
+    number_of = {name: number for number, name in enumerate(classes.class_names)}
+    numbers = [number_of.get(name, -1) for name in names]
     problems = empty_cells(text, column) + [
         f"{place}: {_unknown(cell, column, classes)}"
         for place, cell in _cells(text, column)
@@ -152,15 +162,16 @@ def _several(names: tuple[str, ...], chosen: list[set[str]], problems: list[str]
     return Targets(names, {"label_name": shown, "label": [-1] * len(chosen), "target": targets}, problems)
 
 
-def _numbers(text: TextTable, columns: Sequence[str], class_names: ClassNames | None) -> Targets:
+def _numbers(text: TextTable, columns: Sequence[str], class_names: ClassNames | None, decimal: Decimal) -> Targets:
     names = _column_names(columns, class_names)
     rows: list[list[float]] = [[] for _ in text.places]
     problems: list[str] = []
     for column in columns:
+        mark = "." if column in text.numeric_columns else decimal  # numbers became text here
         for row, (place, cell) in enumerate(_cells(text, column)):
-            number = _number(cell)
+            number = _number(cell, mark)
             if not math.isfinite(number):
-                hint = " (write a decimal point)" if "," in cell else ""
+                hint = _HINTS[mark] if {".": ",", ",": "."}[mark] in cell else ""
                 problems.append(f"{place}: column '{column}' says '{cell}', which is no finite number{hint}")
             rows[row].append(number)
     shown = [", ".join(f"{number:g}" for number in numbers) for numbers in rows]
@@ -168,8 +179,10 @@ def _numbers(text: TextTable, columns: Sequence[str], class_names: ClassNames | 
     return Targets(names, {"label_name": shown, "label": [-1] * len(rows), "target": targets}, problems)
 
 
-def _number(cell: str) -> float:
+def _number(cell: str, decimal: Decimal) -> float:
     """The number in a cell; NaN for none, infinity where float32 is too small."""
+    if decimal == ",":
+        cell = cell.translate(_COMMA_AND_POINT)
     try:
         number = float(cell.replace("_", "?"))  # not Python's digit groups
     except ValueError:

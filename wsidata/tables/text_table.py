@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wsidata.tables.name_table import nfc
 from wsidata.utils.messages import describe_problems
 
 _DELIMITERS = ",;\t|"
@@ -58,7 +60,8 @@ class TextTable:
 def read_text_table(table: str | Path | pd.DataFrame) -> TextTable:
     """Read a table with every cell as stripped text.
 
-    CSV files may begin with a byte-order mark, and separate cells by comma, semicolon, tab or `|`, as in the header.
+    CSV files may begin with a byte-order mark, then with a line such as `sep=;`. They separate cells by comma,
+    semicolon, tab or `|`, as in the header, or as that line says. Names of columns are in composed Unicode (NFC).
 
     Args:
         table: Path of a .csv, .tsv, .txt, .parquet or .pq file, or a DataFrame (which is not changed).
@@ -89,7 +92,7 @@ def read_text_table(table: str | Path | pd.DataFrame) -> TextTable:
 
 def _from_frame(frame: pd.DataFrame, source: str, *, index_places: bool) -> TextTable:
     """Turn a typed frame into text."""
-    names = [str(column).strip() for column in frame.columns]
+    names = [nfc(str(column).strip()) for column in frame.columns]
     _refuse_repeated_columns(names, source)
     labels = frame.index.tolist() if index_places else range(1, len(frame) + 1)
     places = tuple(f"row {label}" for label in labels)
@@ -136,17 +139,18 @@ def _from_delimited(path: Path) -> TextTable:
             f"table '{path}' is not UTF-8 text (byte {error.start}). Save it as 'CSV UTF-8' in your spreadsheet."
         ) from error
     first_line = content.splitlines()[0] if content else ""
-    delimiter = max(_DELIMITERS, key=first_line.count)
+    stated = re.fullmatch(r'"?sep=(.)"?\W*', first_line, re.IGNORECASE)  # as Excel writes and reads it
+    delimiter = stated[1] if stated else max(_DELIMITERS, key=first_line.count)
     header: list[str] = []
     rows: list[list[str]] = []
     places: list[str] = []
     problems: list[str] = []
     for place, raw in _records(content, delimiter, path):
         cells = [cell.strip() for cell in raw]
-        if not any(cells):
+        if not any(cells) or (stated and place == "line 1"):
             continue
         if not header:
-            header = cells
+            header = [nfc(cell) for cell in cells]
             while header[-1] == "":
                 header.pop()
             continue

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,54 @@ _SAMPLE_BYTES = 1 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+def list_files(
+    root: str | Path, *, skip: Callable[[str], bool] | None = None, whole: Callable[[str], bool] | None = None
+) -> list[str]:
+    """All files below a folder, as paths relative to it with `/`, folder by folder, sorted in each.
+
+    Every folder is listed once, whatever links lead to it: under its own path if it lies below `root`, else under that
+    of the first link.
+
+    Args:
+        root: The folder.
+        skip: Whether a file or folder of this name is left out.
+        whole: Whether a folder of this name is listed as if it were a file.
+
+    Raises:
+        OSError: naming a folder that cannot be listed.
+    """
+    seen: set[tuple[int, int]] = set()
+    found: list[str] = []
+    waiting, links = [""], deque[str]()
+    while waiting or links:
+        prefix = waiting.pop() if waiting else links.popleft()
+        folder = os.path.join(root, prefix)
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as listed:
+            entries = sorted((one for one in listed if skip is None or not skip(one.name)), key=lambda one: one.name)
+        folders = [one for one in entries if _is_folder(one) and not (whole is not None and whole(one.name))]
+        links += [f"{prefix}{one.name}/" for one in folders if one.is_symlink()]
+        waiting += [f"{prefix}{one.name}/" for one in reversed(folders) if not one.is_symlink()]
+        names = {one.name for one in folders}
+        found += [f"{prefix}{one.name}" for one in entries if one.name not in names]
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def files_of(path: Path) -> list[Path]:
     """A file alone, or all files of a folder, sorted."""
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    return sorted(file for name in list_files(path) if (file := path / name).is_file())
 
 
 def sample_digest(path: Path) -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from wsidata.tables.find_photos import NameIndex, PhotoFolder, photo_stem
 from wsidata.tables.find_slides import ImageLookupError
+from wsidata.utils.files import files_of
 
 FOLDER = PhotoFolder
 
@@ -105,11 +106,27 @@ def test_ids_keep_the_suffix_only_where_photos_differ_by_nothing_else(folder, tm
     assert photos.image_id(tmp_path.parent / "elsewhere.jpg") == f"{tmp_path.parent}/elsewhere"
 
 
-def test_linked_folders_are_followed_unless_they_lead_back(folder, tmp_path):
+def test_linked_folders_are_listed_once_and_under_their_own_path(folder, tmp_path):
+    elsewhere = tmp_path.parent / f"{tmp_path.name}_elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "far.jpg").touch()
     photos = folder("real/img.jpg")
     (tmp_path / "real" / "loop").symlink_to(tmp_path)
     (tmp_path / "other").symlink_to(tmp_path / "real")
-    assert photos.photos == ("other/img.jpg", "real/img.jpg")
+    (tmp_path / "away").symlink_to(elsewhere)
+    assert photos.photos == ("away/far.jpg", "real/img.jpg")
+    assert photos.find("img") == tmp_path / "real" / "img.jpg"
+    assert photos.find("other/img.jpg") == tmp_path / "other" / "img.jpg"
+
+
+def test_folders_that_link_to_each_other_end(folder, tmp_path):
+    photos = folder("a/1.jpg", "b/2.jpg")
+    for one, other in (("a", "b"), ("b", "a")):
+        for number in range(12):  # 2 ** 40 paths, of up to 40 links each
+            (tmp_path / one / f"to_{other}_{number}").symlink_to(tmp_path / other)
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    assert photos.photos == ("a/1.jpg", "b/2.jpg")
+    assert [file.name for file in files_of(tmp_path)] == ["1.jpg", "2.jpg"]
 
 
 def test_unknown_suffixes_belong_to_the_name():
@@ -118,6 +135,6 @@ def test_unknown_suffixes_belong_to_the_name():
 
 def test_index_of_absolute_paths_finds_by_their_ends():
     index = NameIndex(["/data/a/1.jpg", "/data/b/1.jpg"])
-    assert index.fitting("b/1") == ["/data/b/1.jpg"]
+    assert list(index.fitting("b/1")) == ["/data/b/1.jpg"]
     assert len(index.fitting("1")) == 2
-    assert index.fitting("") == []
+    assert not index.fitting("")

@@ -1,8 +1,11 @@
 import pandas as pd
 import pytest
 
+from wsidata.tables.find_slides import ImageFolder
 from wsidata.tables.label_table import COLUMNS, read_table
 from wsidata.tables.text_table import TableError
+
+FOLDER = ImageFolder
 
 
 @pytest.fixture
@@ -112,3 +115,20 @@ def test_ids_do_not_depend_on_how_a_folder_is_named(tmp_path):
     table = pd.DataFrame({"image": [str(images / "sub" / "a.tif")], "class": ["x"]})
     for folder in (images, tmp_path / "link", images / "sub" / ".."):
         assert read_table(table, folder).frame["image_id"].tolist() == ["sub/a"]
+
+
+def test_accents_of_one_letter_or_two_are_the_same(folder):
+    """macOS decomposes, and so do tables made there."""
+    images = folder("a.svs", "b.svs", "c.svs")
+    composed, decomposed = "B\u00e9nin", "Be\u0301nin"
+    frame = pd.DataFrame({"image": list("abc"), f"{decomposed} ": [composed, decomposed, "x"], "p": [decomposed] * 3})
+    labels = read_table(frame, images.root, label_column=composed, group_column="p", class_names=[decomposed, "x"])
+    assert labels.class_names == (composed, "x")
+    assert labels.frame["label"].tolist() == [0, 0, 1]
+    assert set(labels.frame["group"]) == {composed}
+
+
+def test_a_slide_is_found_by_its_name_in_either_unicode_form(folder):
+    images = folder("Pra\u0308parat.svs")
+    for name in ("Pr\u00e4parat", "Pr\u00e4parat.svs", "Pra\u0308parat"):
+        assert images.find(name).name == "Pra\u0308parat.svs"

@@ -97,7 +97,7 @@ def test_class_folders_with_photos_that_differ_by_suffix_only(tmp_path):
 def test_odd_files_in_class_folders_are_all_named(tmp_path):
     write_photo_folders(tmp_path, classes=2, per_class=1, side_px=48)
     (tmp_path / "empty class").mkdir()
-    (tmp_path / "amber" / "notes.txt").touch()
+    (tmp_path / "amber" / "notes.abc").touch()
     (tmp_path / "amber" / "Thumbs.db").touch()
     (tmp_path / "stray.jpg").touch()
     (tmp_path / "amber" / "empty.jpg").touch()
@@ -107,7 +107,7 @@ def test_odd_files_in_class_folders_are_all_named(tmp_path):
     assert "has 4 problems" in told
     assert "empty.jpg: is empty (0 bytes)" in told
     assert "empty class: holds no image" in told
-    assert "amber/notes.txt: no image file by its name" in told
+    assert "amber/notes.abc: no image file by its name" in told
     assert "stray.jpg: lies in no class folder" in told
 
 

@@ -103,3 +103,19 @@ def test_classes_of_masks_are_not_merged():
     with pytest.raises(ValueError, match="merges classes, which masks do not"):
         mask_class_names({"bg": "bg", "tumor": "t", "stroma": "t"})
     assert mask_class_names({"bg": "background", "tumor": "t"}) == ("background", "t")
+
+
+def test_decimal_commas_are_read_if_asked_for(folder):
+    columns = {"age": ["1,5", "2", "-0,25"], "dose": ["0,5", "1,5", "2"]}
+    options = {"target": "regression", "label_column": ["age", "dose"], "decimal": ","}
+    expected = [(1.5, 0.5), (2.0, 1.5), (-0.25, 2.0)]
+    assert table(folder, columns, **options).frame["target"].tolist() == expected
+    numbers = pd.DataFrame({"image": list("abc"), "age": columns["age"], "dose": [0.5, 1.5, 2.0]})
+    assert read_table(numbers, folder, **options).frame["target"].tolist() == expected
+    for cell in ("1.500,5", "1.5", "1,5,0"):
+        with pytest.raises(TableError, match=rf"'{cell}', which is no finite number"):
+            table(folder, columns | {"age": [cell, "1", "2"]}, **options)
+    with pytest.raises(TableError, match="pass decimal=','"):
+        table(folder, columns, **options | {"decimal": "."})
+    with pytest.raises(ValueError, match=r"decimal=';' is not one of"):
+        table(folder, columns, **options | {"decimal": ";"})

@@ -22,8 +22,11 @@ def write(folder, text, name="table.csv", encoding="utf-8"):
         (" image , class\n 007 , normal \n\n 008, tumor\n\n", "utf-8"),
         ('"image","class"\n"007","normal"\n"008","tumor"\n', "utf-8"),
         ("image,class,\n007,normal,\n008,tumor,\n", "utf-8"),
+        ("sep=;\r\nimage;class\r\n007;normal\r\n008;tumor\r\n", "utf-8-sig"),
+        ("SEP=,\nimage,class\n007,normal\n008,tumor\n", "utf-8"),
+        ('"sep=\t"\nimage\tclass\n007\tnormal\n008\ttumor\n', "utf-8"),
     ],
-    ids=["plain", "bom-crlf", "semicolon", "tab", "blanks", "quoted", "trailing-comma"],
+    ids=["plain", "bom-crlf", "semicolon", "tab", "blanks", "quoted", "trailing-comma", "excel", "sep", "sep-tab"],
 )
 def test_every_dialect_gives_the_same_text(tmp_path, text, encoding):
     table = read_text_table(write(tmp_path, text, encoding=encoding))
@@ -38,6 +41,20 @@ def test_words_that_mean_missing_to_pandas_stay_words(tmp_path):
 def test_places_are_line_numbers_of_the_file(tmp_path):
     table = read_text_table(write(tmp_path, "image,class\na,x\n\nb,y\n"))
     assert table.places == ("line 2", "line 4")
+
+
+def test_the_separator_of_the_first_line_counts_and_lines_keep_their_numbers(tmp_path):
+    table = read_text_table(write(tmp_path, "sep=;\na,b;class\n1,5;x\n\n2;y\n"))
+    assert table.frame.to_dict("list") == {"a,b": ["1,5", "2"], "class": ["x", "y"]}
+    assert table.places == ("line 3", "line 5")
+
+
+@pytest.mark.parametrize("as_frame", [False, True])
+def test_names_of_columns_are_composed(tmp_path, as_frame):
+    decomposed = "Pra\u0308parat"
+    path = write(tmp_path, f"{decomposed},class\na,x\n")
+    table = read_text_table(pd.DataFrame({decomposed: ["a"], "class": "x"}) if as_frame else path)
+    assert list(table.frame.columns) == ["Präparat", "class"]
 
 
 def test_frame_cells_become_text_without_the_float_tail():
