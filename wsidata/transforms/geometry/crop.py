@@ -90,6 +90,8 @@ class ResizedWindow(Operation):
 
     def image(self, image: pyvips.Image) -> pyvips.Image:
         """Crop and resample; libvips' `resize` would shift by a part of a pixel what it enlarges."""
+        if image.format == "ushort":  # libvips' integer weights add up to less than 1
+            return self.image(image.cast("float")).rint().cast("ushort")
         part = image.crop(self.left, self.top, self.width, self.height)
         if self.to_height < self.height:
             part = part.reducev(self.height / self.to_height, kernel="linear")

@@ -31,6 +31,26 @@ def test_picture_is_resampled_as_torch_does_it(to):
     assert difference.max() <= 8  # at the edges a window has no surroundings, and libraries continue it differently
 
 
+@pytest.mark.parametrize("to", [(24, 30), (60, 75), (17, 90), (47, 65), (49, 63), (300, 10)])
+def test_picture_is_not_displaced(to):
+    rows, columns = np.mgrid[:60, :80] + 0.5
+    window = ResizedWindow(5, 3, 64, 48, to[1], to[0])
+    found = window.image(vips(np.stack([columns, rows], axis=2).astype(np.float32))).numpy()
+    for axis, (start, side, count) in enumerate(((5, 64, to[1]), (3, 48, to[0]))):
+        step = side / count
+        centers = start + (np.arange(count) + 0.5) * step
+        inside = (centers > start + 2 * max(1, step)) & (centers < start + side - 2 * max(1, step))
+        off = np.take(found[..., axis], to[axis] // 2, axis=axis) - centers
+        assert abs(off[inside].mean()) <= step / 50
+        assert np.abs(off[inside]).max() <= 0.06 * max(1, step)  # of the linear kernel, whose weights do not balance
+
+
+def test_16_bit_brightness_stays():
+    bright = vips(np.full((50, 60, 2), 60_000, np.uint16))
+    for to in ((20, 25), (70, 31)):
+        assert (ResizedWindow(0, 0, 60, 50, *to).image(bright).numpy() == 60_000).all()
+
+
 def test_mask_takes_the_pixel_under_each_centre_and_points_follow():
     labels = np.random.default_rng(0).integers(0, 5, (40, 60), dtype=np.uint8)
     window = ResizedWindow(7, 4, 45, 30, 30, 37)
