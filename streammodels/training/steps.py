@@ -21,7 +21,14 @@ SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
 
 
 class SupervisedModule(LightningModule):
-    """A LightningModule for (image, label) batches with the loss and metrics of a task."""
+    """A LightningModule for (image, label) batches with the loss and metrics of a task.
+
+    Attributes:
+        trained_on: What the data module of its training run saved in the checkpoint this was loaded from, plain values,
+            for data modules to compare with; None if that is not known.
+    """
+
+    trained_on: dict[str, Any] | None = None
 
     def _configure_steps(
         self,
@@ -73,6 +80,11 @@ class SupervisedModule(LightningModule):
         """Probabilities, or values in a regression, (B, num_classes) of a batch of images with or without labels."""
         image = batch[0] if _is_pair(batch) else batch
         return self.task.predictions(self(image))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the state of the data module, whatever its class: it names the classes, and has a digest."""
+        states = [state for state in checkpoint.values() if isinstance(state, dict)]
+        self.trained_on = next((state for state in states if state.keys() >= {"class_names", "digest"}), None)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The weights of the network, without class weights of the loss."""

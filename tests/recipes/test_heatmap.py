@@ -1,10 +1,13 @@
 """The heat-map recipe end to end: a tiny checkpoint, a synthetic slide."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
@@ -13,6 +16,7 @@ from lightning import Trainer
 from streammodels import StreamingResNet
 from wsidata import WSIDataModule
 from wsidata.synthetic.slides import write_camelyon16, write_slide
+from wsidata.transforms import Blur
 
 
 @pytest.fixture
@@ -91,21 +95,90 @@ def test_slide_without_resolution_is_an_error_until_it_is_given(
     assert _spacing(next((tmp_path / "out").glob("*.tif"))) == pytest.approx(0.5 * 16, rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes checkpoints of short trainings on slides read in some way."""
+    folder = write_camelyon16(tmp_path_factory.mktemp("c16"), normal=3, tumor=3, test=2, size_px=(128, 128), tile=64)
+
+    def train(**options: Any) -> Path:
+        slides = WSIDataModule(
+            folder / "evaluation" / "reference.csv", folder / "images", label_column="type", test_prefix="test_",
+            num_workers=0, leaks="off", **options,
+        )  # fmt: skip
+        trainer = Trainer(
+            max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu", num_sanity_val_steps=0,
+            default_root_dir=folder, limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(StreamingResNet("resnet9", tile_size=64, num_classes=2, weights=None), slides)
+        path = tmp_path_factory.mktemp("trained") / "last.ckpt"
+        trainer.save_checkpoint(path)
+        return path
+
+    return train
+
+
 @pytest.mark.slow
-def test_checkpoint_of_a_fit_holds_the_names_of_the_classes(recipe: ModuleType, tmp_path: Path) -> None:
-    folder = write_camelyon16(tmp_path, normal=3, tumor=3, test=2, size_px=(128, 128), tile=64)
-    slides = WSIDataModule(
-        folder / "evaluation" / "reference.csv", folder / "images", label_column="type", test_prefix="test_",
-        mpp=2.0, image_size=64, batch_size=2, num_workers=0,
-    )  # fmt: skip
-    trainer = Trainer(
-        max_steps=1, logger=False, enable_checkpointing=False, accelerator="cpu", num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(StreamingResNet("resnet18", tile_size=64, num_classes=2, weights=None), slides)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    _, names = recipe.load_model(tmp_path / "last.ckpt", None)
-    assert names == ["normal", "tumor"]
+@pytest.mark.parametrize(
+    "training", [{"mpp": 2.0, "image_size": 64, "apply_icc": True}, {"level": 1, "crop": "pack", "dtype": "float"}]
+)
+def test_scores_are_those_of_the_prediction(
+    recipe: ModuleType, trained: Callable[..., Path], slide: Path, tmp_path: Path, training: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = trained(**training)
+    recipe.main(["--checkpoint", str(path), "--slide", str(slide), "--output", str(tmp_path)])
+    table = pd.DataFrame({"image": [slide.name]})
+    slides = WSIDataModule(table, slide.parent, label_column=None, num_workers=0, leaks="off", **training)
+    image = slides.make_dataset("predict")[0]
+    with torch.no_grad():
+        scores = StreamingResNet.load_from_checkpoint(path).eval()(image[None])[0].tolist()
+    printed = capsys.readouterr().out
+    assert f"{image.shape[2]} x {image.shape[1]} pixels of" in printed
+    assert f"Scores: normal {scores[0]:.3g}, tumor {scores[1]:.3g}." in printed
+    assert "cropped or padded as in training" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("training", "given", "words"),
+    [
+        ({"mpp": 2.0}, ["--mpp", "1"], r"mpp=2\.0, and here they are read with mpp=1\.0"),
+        ({"mpp": 2.0}, ["--level", "1"], r"mpp=2\.0, and here they are read with level=1"),
+        ({"level": 1, "eval_transform": Blur((1, 1))}, [], "eval_transform=.*Blur.* and here .*default"),
+    ],
+)
+def test_other_settings_than_in_training_are_refused_unless_allowed(
+    recipe: ModuleType, trained: Callable[..., Path], slide: Path, tmp_path: Path, training: dict[str, Any],
+    given: list[str], words: str,
+) -> None:  # fmt: skip
+    options = ["--checkpoint", trained(**training), "--slide", slide, "--output", tmp_path, *given]
+    with pytest.raises(SystemExit, match=rf"{words}.*--allow-changed"):
+        recipe.main([*map(str, options)])
+    assert not list(tmp_path.iterdir())
+    recipe.main([*map(str, options), "--allow-changed", "resolution", "eval_transform"])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_whole_slide_is_drawn_where_that_is_allowed(
+    recipe: ModuleType, trained: Callable[..., Path], slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = trained(mpp=2.0, image_size=64, crop="pack")
+    options = ["--checkpoint", path, "--slide", slide, "--output", tmp_path]
+    recipe.main([*map(str, options), "--allow-changed", "crop", "image_size"])
+    assert "100 x 75 pixels of 2 um" in capsys.readouterr().out
+
+
+def test_checkpoint_without_memory_needs_a_resolution(recipe: ModuleType, checkpoint: Path, slide: Path) -> None:
+    with pytest.raises(SystemExit, match="does not remember a resolution: pass --mpp or --level"):
+        recipe.main(["--checkpoint", str(checkpoint), "--slide", str(slide), "--output", "nowhere"])
+
+
+@pytest.mark.slow
+def test_checkpoint_of_a_fit_holds_the_names_of_the_classes(recipe: ModuleType, trained: Callable[..., Path]) -> None:
+    _, names, geometry = recipe.load_model(trained(mpp=2.0, class_names={"normal": "none", "tumor": "some"}), None)
+    assert names == ["none", "some"]
+    assert geometry["resolution"] == {"mpp": 2.0}
 
 
 @pytest.mark.parametrize(("requested", "expected"), [(None, None), ("tumor", 1), ("0", 0)])

@@ -1,5 +1,7 @@
 """Lightning DataModules for whole-slide images and folders of photos."""
 
 from wsidata.datamodules.base import SplitDataModule as SplitDataModule
+from wsidata.datamodules.geometry import GeometryError as GeometryError
+from wsidata.datamodules.geometry import GeometryWarning as GeometryWarning
 from wsidata.datamodules.image_folder import ImageFolderDataModule as ImageFolderDataModule
 from wsidata.datamodules.wsi import WSIDataModule as WSIDataModule

@@ -1,7 +1,7 @@
 """Base class of the data modules, with loaders of every split and a split in checkpoints.
 
-A subclass reads a table (`read_labels`), checks it (`check`), makes a dataset of each split (`make_dataset`) and
-computes channel statistics (`compute_stats`).
+A subclass reads a table (`read_labels`), checks it (`check`), makes a dataset of each split (`make_dataset`), computes
+channel statistics (`compute_stats`) and says how images are read (`geometry`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from wsidata.datamodules.checkpoint import (
     check_remembered_classes,
     check_remembered_split,
     plain_values,
+    read_memory,
     remember,
     remembered_stats,
 )
+from wsidata.datamodules.geometry import Geometry, GeometryWarning, Setting, check_allowed, check_geometry
 from wsidata.datamodules.show_batch import draw_samples
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.datasets.loader import EpochLoader, WorkerStart, check_worker_start, make_loader
@@ -69,6 +71,7 @@ class SplitDataModule(LightningDataModule, ABC):
         leaks: Leaks = "warn",
         leak_checks: Sequence[LeakKind] | None = None,
         on_error: OnError = "raise",
+        allow_changed: Sequence[Setting] = (),
     ) -> None:
         super().__init__()
         check_choice("on_error", on_error, ("raise", "skip"))
@@ -84,8 +87,11 @@ class SplitDataModule(LightningDataModule, ABC):
         self.leaks, self.leak_checks, self.on_error = leaks, leak_checks, on_error
         if stats is not None:  # takes the place of the cached property
             self.stats = stats if isinstance(stats, ChannelStats) else ChannelStats.load(stats)
+        self.allow_changed = check_allowed(allow_changed)
         self.datasets: dict[str, EpochDataset] = {}
         self._run_seed = 0
+        self._remembered_classes: tuple[str, ...] = ()
+        self._compared_with: Any = None  # path of the checkpoint whose state was loaded last
 
     # -- defined by subclasses -----------------------------------------------------------------------------------------
 
@@ -105,6 +111,13 @@ class SplitDataModule(LightningDataModule, ABC):
     def compute_stats(self) -> ChannelStats:
         """Exact channel statistics of the training images as they are read, before any transform."""
 
+    def geometry(self) -> Geometry:
+        """How images are read and transformed, for the checkpoint; see `wsidata.datamodules.geometry`."""
+        return {}
+
+    def normalize_dataset(self, dataset: EpochDataset) -> None:  # not abstract: most leave that to the model
+        """Set what samples are normalized with, once statistics may have come from a checkpoint."""
+
     def check_stats(self, stats: ChannelStats) -> None:  # not abstract: most have nothing to compare
         """Raise for channel statistics of images that were read otherwise; called before training resumes with them."""
 
@@ -119,11 +132,11 @@ class SplitDataModule(LightningDataModule, ABC):
     def keep_arguments(self, *left_out: str) -> None:
         """Keep the arguments of `__init__`, which calls this, in the checkpoint, which then loads with `weights_only`.
 
-        Tables, statistics and crops are left out, besides what `left_out` names.
+        Tables, statistics, crops and `allow_changed` are left out, besides what `left_out` names.
         """
         caller: Any = inspect.currentframe().f_back  # type: ignore[union-attr]
         objects = [name for name, value in caller.f_locals.items() if isinstance(value, OBJECTS)]
-        self.save_hyperparameters(ignore=[*left_out, *objects], frame=caller)
+        self.save_hyperparameters(ignore=[*left_out, *objects, "allow_changed"], frame=caller)
         self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})
 
     # -- tables and statistics -----------------------------------------------------------------------------------------
@@ -172,8 +185,8 @@ class SplitDataModule(LightningDataModule, ABC):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Name of class 0, 1, ..."""
-        return self.labels.class_names
+        """Name of class 0, 1, ...; for a table without labels those of the checkpoint, once it was loaded."""
+        return self.labels.class_names or self._remembered_classes
 
     @property
     def num_classes(self) -> int:
@@ -229,6 +242,7 @@ class SplitDataModule(LightningDataModule, ABC):
         Raises:
             SplitError: if the split to validate or test has no rows.
         """
+        self._compared_with = None
         part: Part | None = {"validate": "val", "test": "test"}.get(stage or "")  # type: ignore[assignment]
         if part is not None:
             self._check_rows(part)
@@ -244,6 +258,12 @@ class SplitDataModule(LightningDataModule, ABC):
             self._run_seed = int(self.trainer.strategy.broadcast(self._run_seed))
         if stage == "fit":
             self._save_split_beside_run()
+
+    def teardown(self, stage: str) -> None:
+        """After training, say what a model that has the attribute `trained_on` was trained on."""
+        model: Any = None if self.trainer is None else self.trainer.lightning_module
+        if stage == "fit" and hasattr(model, "trained_on"):
+            model.trained_on = self.state_dict()
 
     def train_dataloader(self) -> EpochLoader:
         """`(image, label)` batches, in another order each epoch."""
@@ -264,23 +284,32 @@ class SplitDataModule(LightningDataModule, ABC):
     # -- the checkpoint ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The split, the classes, and the statistics if they are known, for the checkpoint."""
-        return remember(self.labels.frame, self.skipped, self.class_names, self.__dict__.get("stats"))
+        """How images are read, the split, the classes, and the statistics if they are known, for the checkpoint."""
+        stats = self.__dict__.get("stats")
+        return remember(self.labels.frame, self.skipped, self.class_names, stats, self.geometry())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare a checkpoint's split and statistics with these; take its statistics if there are none yet.
+        """Compare a checkpoint with this; take its statistics, and for a table without labels its class names.
 
         Raises:
+            GeometryError: if images are read otherwise than the checkpoint's, and `allow_changed` does not say so.
             SplitError: if training would resume with another split, other classes or other statistics, or if images
                 that the checkpoint was trained on would be used to validate or test it.
+
+        Warns:
+            GeometryWarning: if the checkpoint was written before it remembered how images are read.
         """
-        stats = remembered_stats(state_dict, self.__dict__.get("stats"))
+        self._compared_with = None if self.trainer is None else self.trainer.ckpt_path
         stage = TrainerFn.FITTING if self.trainer is None else self.trainer.state.fn
+        resuming = self.trainer is not None and stage == TrainerFn.FITTING
+        check_geometry(state_dict.get("geometry"), self.geometry(), self.allow_changed, resuming=resuming)
+        stats = remembered_stats(state_dict, self.__dict__.get("stats"))
         if stats is not None:
-            if stage in (None, TrainerFn.FITTING):
+            if stage in (None, TrainerFn.FITTING) and not {"resolution", "crop"} & {*self.allow_changed}:
                 self.check_stats(stats)
             self.stats = stats
-        check_remembered_classes(state_dict, self.class_names)
+        check_remembered_classes(state_dict, self.labels.class_names)
+        self._remembered_classes = tuple(state_dict["class_names"])
         if stage != TrainerFn.PREDICTING:
             evaluated: Part | None = (
                 "val" if stage == TrainerFn.VALIDATING else "test" if stage == TrainerFn.TESTING else None
@@ -317,6 +346,8 @@ class SplitDataModule(LightningDataModule, ABC):
         if part not in self.datasets:
             raise RuntimeError(f"there is no {part} dataset yet. Call setup('fit') first, or let a Trainer do it.")
         self._check_rows(part)
+        self._meet_checkpoint()
+        self.normalize_dataset(self.datasets[part])
         return make_loader(
             self.datasets[part],
             batch_size=self.batch_size,
@@ -327,6 +358,30 @@ class SplitDataModule(LightningDataModule, ABC):
             worker_start=self.worker_start,
             pin_memory=self.pin_memory,
         )
+
+    def _meet_checkpoint(self) -> None:
+        """Compare with what Lightning passes over.
+
+        That is the Trainer's checkpoint if a data module of another class wrote it, and the attribute `trained_on` of a
+        model that was trained, or loaded from a checkpoint, before.
+        """
+        if self.trainer is None:
+            return
+        path, memory = self.trainer.ckpt_path, None
+        if path is not None and path != self._compared_with:
+            try:
+                memory = read_memory(path)
+            except ValueError as error:
+                rank_zero_warn(
+                    f"how images were read for the model of '{path}' could not be compared with this data module, of "
+                    f"another class than that of its training: {error}. Evaluate with the same class.",
+                    category=GeometryWarning,
+                )
+        elif path is None and self.trainer.state.fn != TrainerFn.FITTING:
+            memory = getattr(self.trainer.lightning_module, "trained_on", None)
+        if memory is not None:
+            self.load_state_dict(memory)
+        self._compared_with = path
 
     def _check_rows(self, part: Part) -> None:
         if self.tables[part].empty:

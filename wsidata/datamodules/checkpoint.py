@@ -5,11 +5,14 @@ It consists of plain values only, so that checkpoints load with `weights_only=Tr
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.split_file import check_no_leak, check_same_split, split_digest, split_parts
@@ -21,17 +24,57 @@ OBJECTS = (pd.DataFrame, ChannelStats, TissueCrop)
 """Arguments of data modules that are no plain values."""
 
 
+_KEYS = {"split", "digest", "class_names"}
+
+
 def remember(
-    table: pd.DataFrame, skipped: pd.DataFrame, class_names: Sequence[str], stats: ChannelStats | None
+    table: pd.DataFrame,
+    skipped: pd.DataFrame,
+    class_names: Sequence[str],
+    stats: ChannelStats | None,
+    geometry: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The state: the split, the images left out of it (see `skipped_rows`), the classes, and the known statistics."""
+    """The state of a data module.
+
+    Args:
+        table: The split: columns `image_id` and `split`.
+        skipped: The images left out of it (see `skipped_rows`).
+        class_names: The classes.
+        stats: The statistics, if they are known.
+        geometry: How images are read; see `geometry`.
+    """
     return {
         "split": split_parts(table),
         "digest": split_digest(table),
         "skipped": trained_without(skipped),
         "class_names": list(class_names),
         "stats": None if stats is None else stats.to_json(),
+        "geometry": None if geometry is None else dict(geometry),
     }
+
+
+def memory_in(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the data module of a checkpoint's run remembered, whatever its class; None if it had none of this package.
+
+    Among it: `class_names`, and `geometry`, which checkpoints of earlier versions lack.
+    """
+    states = checkpoint.values()
+    return next((state for state in states if isinstance(state, dict) and state.keys() >= _KEYS), None)
+
+
+def read_memory(path: str | Path) -> dict[str, Any] | None:
+    """`memory_in` a checkpoint file, of which no weights are read.
+
+    Raises:
+        ValueError: if it is no local file, or holds more than plain values.
+    """
+    if not Path(path).is_file():
+        raise ValueError("it is no file on this disk")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"it cannot be loaded with weights_only=True ({str(error).splitlines()[0]})") from error
+    return memory_in(content) if isinstance(content, dict) else None
 
 
 def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str]) -> None:

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule, shared_arguments
 from wsidata.datamodules.checkpoint import plain
-from wsidata.datasets.loader import EpochLoader, WorkerStart
+from wsidata.datamodules.geometry import Geometry, Setting, photo_geometry
+from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.loader import WorkerStart
 from wsidata.datasets.photos import Normalization, PhotoDataset
 from wsidata.photos.cache import DecodedCache
 from wsidata.photos.read import read_photo
@@ -120,6 +122,8 @@ class ImageFolderDataModule(SplitDataModule):
             warning that names them, and keeps them in `skipped`. The split of the others stays.
         decode_check: Look for damaged pixels before training too, by decoding every photo once.
         unlisted: Photos below `image_dir` that no row of the table names: "off", "warn", or "error".
+        allow_changed: Settings that may differ from those of a checkpoint's model, such as `["resolution"]`. Without,
+            predicting, testing or training with it raises an error that names both values; see `geometry.Setting`.
 
     Raises:
         TableError, SplitError, TransformError: when made, at first use of the table, or in `setup`; always before
@@ -175,6 +179,7 @@ class ImageFolderDataModule(SplitDataModule):
         on_error: OnError = "raise",
         decode_check: bool = False,
         unlisted: Unlisted = "warn",
+        allow_changed: Sequence[Setting] = (),
     ) -> None:
         super().__init__(**shared_arguments(locals()))
         self.image_size = None if image_size is None else check_size(image_size)
@@ -190,6 +195,7 @@ class ImageFolderDataModule(SplitDataModule):
                 "label_names= names the labels of classes: leave out class_names= and target='regression'."
             )
         self._sizes_follow_photos = self.image_size is None and (train_transform is None or eval_transform is None)
+        self._own_transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
         self._train_transform = as_transform(train_transform or photo_train_transform(self.image_size))
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         table, stats, label_names, split, image_dir, cache = map(
@@ -211,6 +217,17 @@ class ImageFolderDataModule(SplitDataModule):
         )
         listed = {name: match_ids(hparams[name], labels.frame, name) for name in ("test_ids", "val_ids")}
         return split_table(labels, self._split, {**hparams, **listed})
+
+    def geometry(self) -> Geometry:
+        """Sizes, colors, normalization and transforms."""
+        return photo_geometry(
+            resize_px=self.resize_px,
+            image_size=self.image_size,
+            apply_icc=self.hparams["apply_icc"],
+            dtype=self.dtype,
+            normalize=self.normalize,
+            **self._own_transforms,
+        )
 
     def check(self) -> None:
         """Read the table and every photo's header, and compare sizes where batches need one size."""
@@ -258,11 +275,10 @@ class ImageFolderDataModule(SplitDataModule):
             fresh_epochs=part == "train",
         )
 
-    def _loader(self, part: Part) -> EpochLoader:
-        dataset = self.datasets.get(part)
-        if isinstance(dataset, PhotoDataset) and len(dataset):  # not before: the statistics may come from a checkpoint
+    def normalize_dataset(self, dataset: EpochDataset) -> None:
+        """Set the mean and standard deviation."""
+        if isinstance(dataset, PhotoDataset):
             dataset.normalization = self._normalization()
-        return super()._loader(part)
 
     def _normalization(self) -> Normalization | None:
         """Mean and standard deviation to normalize with."""

@@ -27,6 +27,7 @@ from wsidata.datamodules.checks import (
     one_resolution,
     survey_slides,
 )
+from wsidata.datamodules.geometry import Geometry, Setting, slide_geometry
 from wsidata.datasets.loader import WorkerStart
 from wsidata.datasets.slides import SlideDataset
 from wsidata.formats.channels import RGB_NAMES
@@ -122,6 +123,8 @@ class WSIDataModule(SplitDataModule):
             model requests them. For models that stream, and slides that do not fit into memory.
         crop: Crop before the transforms: None reads whole slides, "tissue" the bounding box of the tissue, "pack" its
             pieces close together on white; a `TissueCrop` has more settings.
+        allow_changed: Settings that may differ from those of a checkpoint's model, such as `["resolution"]`. Without,
+            predicting, testing or training with it raises an error that names both values; see `geometry.Setting`.
 
     Raises:
         TableError, SplitError, SlideCheckError, TransformError: in the constructor, on first use of the table, or in
@@ -183,6 +186,7 @@ class WSIDataModule(SplitDataModule):
         leak_checks: Sequence[LeakKind] | None = None,
         lazy: bool = False,
         crop: Literal["tissue", "pack"] | TissueCrop | None = None,
+        allow_changed: Sequence[Setting] = (),
     ) -> None:
         super().__init__(**shared_arguments(locals()))
         self.resolution = one_resolution(
@@ -203,6 +207,7 @@ class WSIDataModule(SplitDataModule):
                 f"batch_size={batch_size} needs images of one size, and cropped to their tissue slides differ. Pass "
                 "image_size= (crops or pads in white), lazy=True (batches are lists), or batch_size=1."
             )
+        self._own_transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
         self._train_transform = as_transform(train_transform or default_train_transform(self.image_size))
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         self._mask_classes = None
@@ -235,6 +240,17 @@ class WSIDataModule(SplitDataModule):
             self.check_stats(self.stats)
         if self._sizes_follow_slides:
             check_batchable(sizes, self.batch_size)
+
+    def geometry(self) -> Geometry:
+        """Resolution, crop, channels, colors, size and transforms."""
+        return slide_geometry(
+            self.resolution,
+            self._options,
+            self._crop,
+            image_size=self.image_size,
+            dtype=self.hparams["dtype"],
+            **self._own_transforms,
+        )
 
     def check_stats(self, stats: ChannelStats) -> None:
         """Check that statistics are of slides read in the same way."""

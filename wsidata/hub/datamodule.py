@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from wsidata.datamodules.base import Leaks, Sampling, SplitDataModule
 from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import check_batchable
+from wsidata.datamodules.geometry import Geometry, Setting
 from wsidata.datamodules.image_folder import IMAGENET
 from wsidata.datasets.epochs import EpochDataset
-from wsidata.datasets.loader import EpochLoader, WorkerStart
+from wsidata.datasets.loader import WorkerStart
 from wsidata.datasets.photos import PhotoDataset
 from wsidata.hub.client import HubError
 from wsidata.hub.load.download import refuse_other_images
@@ -86,6 +87,8 @@ class HubDataModule(SplitDataModule):
         token: Token for private and gated datasets. None: the one stored by `hf auth login`, or in HF_TOKEN.
         endpoint: Address of the Hub. None: HF_ENDPOINT, or huggingface.co.
         cache_dir: Folder of downloads and unpacked images. None: HF_HOME.
+        allow_changed: Settings that may differ from those of a checkpoint's model, such as `["resolution"]`. Without,
+            predicting, testing or training with it raises an error that names both values; see `geometry.Setting`.
 
     Raises:
         HubError: if the dataset cannot be loaded, naming the remedy.
@@ -134,6 +137,7 @@ class HubDataModule(SplitDataModule):
         token: str | bool | None = None,
         endpoint: str | None = None,
         cache_dir: str | Path | None = None,
+        allow_changed: Sequence[Setting] = (),
     ) -> None:
         super().__init__(
             batch_size=1 if batch_size is None else batch_size,
@@ -145,6 +149,7 @@ class HubDataModule(SplitDataModule):
             stats=stats,
             leaks=leaks,
             leak_checks=leak_checks,
+            allow_changed=allow_changed,
         )
         self._transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
         self.streaming, self._token = streaming, token
@@ -248,13 +253,16 @@ class HubDataModule(SplitDataModule):
             remote = RemoteFiles.of_rows(repository, commit, rows)
         return opened.reader.make_dataset(table, part, remote)
 
-    def _loader(self, part: Part) -> EpochLoader:
-        dataset = self.datasets.get(part)
-        if isinstance(dataset, PhotoDataset) and len(dataset):
-            normalize = self._opened.reader.normalize
-            if normalize is not None:
-                dataset.normalization = IMAGENET if normalize == "imagenet" else (self.stats.mean, self.stats.std)
-        return super()._loader(part)
+    def normalize_dataset(self, dataset: EpochDataset) -> None:
+        """Set the mean and standard deviation, for photos."""
+        normalize = self._opened.reader.normalize
+        if isinstance(dataset, PhotoDataset) and normalize is not None:
+            dataset.normalization = IMAGENET if normalize == "imagenet" else (self.stats.mean, self.stats.std)
+
+    def geometry(self) -> Geometry:
+        """That of the data module that was published, with what is requested here in its place."""
+        opened = self._opened
+        return opened.reader.geometry(opened.copy.preprocessing, self._transforms)
 
     # -- the checkpoint ------------------------------------------------------------------------------------------------
 

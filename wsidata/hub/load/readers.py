@@ -5,8 +5,9 @@ Published slides are images of a single level; photos are photos.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,20 +15,25 @@ from typing import Any, Literal
 import pandas as pd
 
 from wsidata.datamodules.checks import check_batchable, check_masks_are_whole, check_one_kind, check_slides
+from wsidata.datamodules.geometry import Geometry, photo_geometry, slide_geometry
 from wsidata.datamodules.image_folder import check_one_size, length_of_side, pixel_type
 from wsidata.datasets.photos import PhotoDataset
 from wsidata.datasets.slides import SlideDataset
+from wsidata.formats.resolution import MEASURES
 from wsidata.hub.client import HubError
 from wsidata.hub.load.streamed import RemoteFiles, StreamedPhotoDataset, StreamedSlideDataset
+from wsidata.hub.manifest import Preprocessing
 from wsidata.photos.read import read_photo
 from wsidata.photos.survey import THREADS, PhotoSurvey
 from wsidata.slides.masks import IGNORE, check_masks, mask_classes
+from wsidata.slides.options import SlideOptions
 from wsidata.splits.near_duplicates import photo_thumbnail, slide_thumbnail
 from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import Part, SplitError
 from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.base import as_tuples
 from wsidata.transforms.compose import default_eval_transform, default_train_transform, photo_train_transform
 from wsidata.transforms.geometry.crop import check_size
 from wsidata.utils.messages import check_choice, describe_problems
@@ -72,6 +78,25 @@ class SlideReader:
         if labels.target == "mask":
             check_masks_are_whole(lazy)
             self._mask_classes = {**mask_classes(len(labels.class_names)), IGNORE: IGNORE}
+
+    def geometry(self, published: Preprocessing | None, own: Mapping[str, _Transform]) -> Geometry:
+        """How slides were read when they were published, and the transforms of this reader.
+
+        Args:
+            published: The manifest.
+            own: `train_transform` and `eval_transform`, None for the default.
+        """
+        assert published is not None  # other datasets are read as photos
+        arguments = {name: as_tuples(value) for name, value in published.arguments.items() if value is not None}
+        options = {one.name: arguments[one.name] for one in fields(SlideOptions) if one.name in arguments}
+        return slide_geometry(
+            {name: arguments[name] for name in MEASURES if name in arguments},
+            SlideOptions(**options),
+            published.crop,
+            image_size=self.image_size,
+            dtype=self._dtype,
+            **own,
+        )
 
     def check(self, batch_size: int) -> None:
         """Open the header of every slide, and of every mask."""
@@ -143,6 +168,23 @@ class PhotoReader:
         self._train_transform = as_transform(train_transform or photo_train_transform(self.image_size))
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         self._labels, self._survey = labels, PhotoSurvey(self._resize_px)
+
+    def geometry(self, published: Preprocessing | None, own: Mapping[str, _Transform]) -> Geometry:
+        """How photos were read when they were published, and are read and transformed here.
+
+        Args:
+            published: The manifest; None for another dataset.
+            own: `train_transform` and `eval_transform`, None for the default.
+        """
+        arguments = {} if published is None else published.arguments
+        return photo_geometry(
+            resize_px=arguments.get("resize_px") if self._resize_px is None else self._resize_px,
+            image_size=self.image_size,
+            apply_icc=arguments.get("apply_icc", True),
+            dtype=self._dtype,
+            normalize=self.normalize,
+            **own,
+        )
 
     def check(self, batch_size: int) -> None:
         """Read every photo's header, and compare sizes where batches need one.
