@@ -96,15 +96,20 @@ class StoredChunks:
         shard = tuple(number // count for number, count in zip(index, self._per_shard, strict=True))
         file = self._folder / self._key(shard)
         try:
-            length = file.stat().st_size
+            file_bytes = file.stat().st_size
         except FileNotFoundError:
             return  # filled with the fill value; see `check_present`
-        start = 0
+        start, length = 0, file_bytes
         if self._storage.index_at_start is not None:
             inside = tuple(number % count for number, count in zip(index, self._per_shard, strict=True))
             start, length = map(int, self._shard_index(shard, file)[inside])
-            if start == ABSENT:
+            if start == length == ABSENT:
                 return
+            if start + length > file_bytes:
+                raise UnreadableImageError(
+                    f"'{self._path}': chunk '{self._key(index)}' of level {self._level} ends beyond its shard of "
+                    f"{file_bytes} bytes. Copy it again from its source."
+                )
         length -= self._storage.checksum_bytes
         with file.open("rb") as stream:
             stream.seek(start)

@@ -9,7 +9,7 @@ import pyvips
 import tifffile
 from numpy.typing import NDArray
 
-from wsidata.errors import UnsupportedImageError
+from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import PLAIN_TYPES
 from wsidata.formats.codecs.color import to_rgb
 from wsidata.formats.tiff.layout import TiffLayout
@@ -28,6 +28,8 @@ from wsidata.formats.tiff.tile_index import JPEG_COMPRESSION
 
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 OLD_JPEG_COMPRESSION = 6
+CONTIGUOUS, SEPARATE = 1, 2
+"""Values of the tag PlanarConfiguration."""
 
 
 def check_rgb(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
@@ -124,6 +126,11 @@ def check_colors(page: tifffile.TiffPage, path: Path) -> None:
 def check_codec(page: tifffile.TiffPage, path: Path) -> None:
     """Check that the compression of a directory can be decoded, before its first pixel is read."""
     what = f"TIFF directory {page.index} of '{path}'"
+    if page.planarconfig not in (CONTIGUOUS, SEPARATE):
+        raise UnreadableImageError(
+            f"{what} says that its samples are arranged in an unknown way (PlanarConfiguration {page.planarconfig}). "
+            "Copy the file again from its source."
+        )
     if page.compression not in COMPRESSIONS and page.compression != OLD_JPEG_COMPRESSION:
         raise UnsupportedImageError(
             f"{what} is compressed in an unknown way ({int(page.compression)}). Save the slide with "

@@ -174,6 +174,10 @@ def test_the_size_a_chunk_of_a_shard_states_is_compared_before_it_is_decoded(tmp
     monkeypatch.setattr(numcodecs.Zstd, "decode", lambda *_: pytest.fail("it was decoded"))
     with pytest.raises(UnreadableImageError, match=r"its header says 1099511627776 of 256 bytes"):
         read(path)
+    content[-68:-60] = (2**63).to_bytes(8, "little")
+    shard.write_bytes(content)
+    with pytest.raises(UnreadableImageError, match="ends beyond its shard"):
+        read(path)
     shard.write_bytes(content[:50])
     with pytest.raises(UnreadableImageError, match=r"shard '.*' of level 0 is cut off"):
         read(path)

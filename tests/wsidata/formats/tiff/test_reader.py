@@ -12,7 +12,7 @@ import pytest
 import pyvips
 import tifffile
 
-from wsidata.errors import UnsupportedImageError
+from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.tiff.jpeg_tiles import JpegTiles
 from wsidata.formats.tiff.tiles import TiffTiles
 from wsidata.slides.slide import Slide
@@ -241,6 +241,17 @@ def test_a_codec_that_is_not_known_is_refused_when_the_slide_is_opened(path):
         for options in ({}, {"channels": [0]}):
             with pytest.raises(UnsupportedImageError, match=words):
                 Slide(path, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"channels": [0]}])
+def test_samples_arranged_in_an_unknown_way_are_refused(path, options):
+    """Planes read as if they lay side by side: all pixels were wrong."""
+    planes = np.moveaxis(RGB, 2, 0)
+    tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate", compression="zlib", metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].tags["PlanarConfiguration"].overwrite(18)
+    with pytest.raises(UnreadableImageError, match=r"in an unknown way \(PlanarConfiguration 18\)"):
+        Slide(path, **options)
 
 
 def test_the_hint_of_how_to_scale_fits_the_bits_there_are(path):

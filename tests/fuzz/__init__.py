@@ -1,0 +1,1 @@
+"""Damaged files of every kind that is read, and what may come of them: `make fuzz`."""
