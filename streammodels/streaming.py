@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from streammodels.backprop.autograd import StreamedFunction, detach_as_leaves, flat_tensors
+from streammodels.backprop.autograd import StreamedFunction, detach, detach_as_leaves, flat_tensors
 from streammodels.backprop.bptt import ImagePass, RowGradCallback
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.backprop.rng_state import RngState
@@ -205,7 +205,7 @@ class StreamedModule(nn.Module):
             )
             values = StreamedFunction.apply(image_pass, source.tensor, *flat)
         else:
-            image_pass = self._image_pass(orientation, source, tensors, None, images)
+            image_pass = self._image_pass(orientation, source, detach(tensors), None, images)
             values = image_pass.forward()
         return orientation.finish(image_pass.finish(values, tensors))
 
@@ -247,7 +247,7 @@ class StreamedModule(nn.Module):
         """Estimates for a list of `images` batches of images of one size as the strips see it."""
         engine = orientation.engine
         needs_grad = tuple(nodes_needing_grad(engine.nodes, tensors, image_needs_grad))
-        return StepMemory(engine, needs_grad, batch, self._channels, height, width, self.kernel_pixels, images)
+        return StepMemory(engine, tensors, needs_grad, batch, self._channels, height, width, self.kernel_pixels, images)
 
     def image_gradient(self, image: Image, score: Callable[[Tensor], Tensor], take: RowGradCallback) -> Tensor:
         """The gradient of a score with respect to the image, strip by strip, so that it is never whole in memory.
@@ -264,7 +264,7 @@ class StreamedModule(nn.Module):
             The score.
         """
         orientation, source = self._trace().upright, as_image_rows(image)
-        tensors = [[None if t is None else t.detach() for t in node] for node in orientation.tensors()]
+        tensors = detach(orientation.tensors())
         image_pass = self._image_pass(orientation, source, tensors, image_needs_grad=True)
         values = [value.requires_grad_() for value in image_pass.forward()]
         with torch.enable_grad():

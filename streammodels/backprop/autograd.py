@@ -53,9 +53,17 @@ class StreamedFunction(torch.autograd.Function):
             source.tensor = None
 
 
+def detach(tensors: NodeTensors) -> list[list[Tensor | None]]:
+    """The same tensors without graph, contiguous for the kernels."""
+    return [[None if t is None else t.detach().contiguous() for t in node] for node in tensors]
+
+
 def detach_as_leaves(tensors: NodeTensors) -> list[list[Tensor | None]]:
-    """The same tensors as leaves of another graph; a change of the originals in place is still detected."""
-    return [[None if t is None else t.detach().requires_grad_(t.requires_grad) for t in node] for node in tensors]
+    """The same tensors, contiguous, as leaves of another graph."""
+    leaves = detach(tensors)
+    for leaf, tensor in zip(flat_tensors(leaves), flat_tensors(tensors), strict=True):
+        leaf.requires_grad_(tensor.requires_grad)
+    return leaves
 
 
 def flat_tensors(tensors: NodeTensors) -> list[Tensor]:

@@ -23,11 +23,12 @@ from torch import Tensor
 
 from streammodels.backprop.arena import Arena
 from streammodels.backprop.checkpointing import BackwardStep, Keeping, backward_order
+from streammodels.backprop.grad_sums import GradSums
 from streammodels.backprop.rng_state import RngState
 from streammodels.core.engine import Carries, Engine, NodeTensors, StripResult, StripRun
 from streammodels.core.frozen_prefix import FrozenPrefix, nodes_needing_grad
 from streammodels.core.image_rows import SingleUseTensor, StripReader
-from streammodels.core.reductions import Parts, Reduction, without_none
+from streammodels.core.reductions import Parts, Reduction, sum_dtype, without_none
 from streammodels.core.row_plan import RowPlan
 
 RowGradCallback = Callable[[range, Tensor], None]
@@ -142,23 +143,34 @@ class ImagePass:
             self.rng_state.append_strip(self.device)
 
     def _run(
-        self, strip: int, rows: SingleUseTensor | None, carries: Carries, prefix_rows: Carries | None = None
+        self,
+        strip: int,
+        rows: SingleUseTensor | None,
+        carries: Carries,
+        prefix_rows: Carries | None = None,
+        leaves: Carries | None = None,
     ) -> StripResult:
         seeds = self.rng_state.seeds
-        run = StripRun(self.engine, self.plan, strip, self.tensors, seeds, self.prefix, prefix_rows)
+        run = StripRun(self.engine, self.plan, strip, self.tensors, seeds, self.prefix, prefix_rows, leaves or {})
         return run.forward(rows, carries)
 
     def _run_with_graph(
         self, strip: int, rows: SingleUseTensor | None, carries: Carries, prefix_rows: Carries | None = None
     ) -> StripGraph:
-        """Run a strip with autograd, its rows and carries as leaves."""
-        entered = {i: c.detach().requires_grad_(self.needs_grad[i]) for i, c in carries.items()}
+        """Run a strip with autograd, its rows and carries as leaves.
+
+        Carries that need a gradient are leaves of at least float32, so that gradients from strip to strip are summed
+        in that type; the strip computes with their values in the type of their map.
+        """
+        entered = {
+            i: c.detach().to(sum_dtype(c.dtype)).requires_grad_() for i, c in carries.items() if self.needs_grad[i]
+        }
         image_rows = None
         if rows is not None and self.image_needs_grad:
             image_rows = rows.take().detach().requires_grad_()
             rows = SingleUseTensor(image_rows)
         with torch.enable_grad():
-            return StripGraph(image_rows, entered, self._run(strip, rows, entered, prefix_rows))
+            return StripGraph(image_rows, entered, self._run(strip, rows, carries, prefix_rows, entered))
 
     def _outputs(self, index: int, maps: dict[int, Tensor]) -> list[Tensor]:
         """The map of a boundary node, or the tensors of its partial results, those of all strips stacked."""
@@ -211,8 +223,10 @@ class ImagePass:
         assert self.keeping is not None
         order = backward_order(self.plan.strips, self.keeping.every, len(self.graphs))
         reads = [self.plan.new(0, visit.strip) for visit in order if self._reads_image(visit)]
+        self._sums = GradSums(t for node in self.tensors for t in node if t is not None)
         with closing(self.reader.strips(reads)) as strips:
             self._backward(order, strips, grads, on_image_grad)
+        self._sums.finish()
 
     def _reads_image(self, visit: BackwardStep) -> bool:
         """Whether a step reads the image; it does not if all that reads it is frozen and kept."""
@@ -254,7 +268,8 @@ class ImagePass:
         self, graph: StripGraph, strip: int, grads: Sequence[Tensor], carry_grads: Carries
     ) -> Carries:
         """Gradients of the carries that entered a strip, given those of its outputs and of the carries that left it."""
-        roots = [(graph.result.carries[index], grad) for index, grad in carry_grads.items()]
+        left = graph.result.left
+        roots = [(left[index], grad.to(left[index].dtype)) for index, grad in carry_grads.items()]
         roots += self._boundary_roots(graph.result, strip, grads)
         roots = [(root, grad) for root, grad in roots if root.requires_grad]
         inputs = [t for node in self.tensors for t in node if t is not None and t.requires_grad]
@@ -263,6 +278,7 @@ class ImagePass:
             inputs.append(graph.image_rows)
         if roots:
             torch.autograd.backward([r for r, _ in roots], [g for _, g in roots], inputs=inputs)
+            self._sums.add_strip()
         return {i: c.grad for i, c in graph.entered.items() if c.grad is not None}
 
     def _boundary_roots(self, result: StripResult, strip: int, grads: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

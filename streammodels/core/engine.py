@@ -76,7 +76,8 @@ class StripResult:
         emitted: New rows of the boundary nodes.
         reduced: Partial results of the reductions.
         reduced_from: Width and dtype of the rows that each partial result is of.
-        carries: Rows for the next strip.
+        carries: Rows for the next strip, without graph.
+        left: The same rows with graph, of the type that gradients are summed in.
         prefix_rows: New rows of the outputs of the frozen prefix.
     """
 
@@ -84,6 +85,7 @@ class StripResult:
     reduced: dict[int, Parts] = field(default_factory=dict)
     reduced_from: dict[int, tuple[int, torch.dtype]] = field(default_factory=dict)
     carries: Carries = field(default_factory=dict)
+    left: Carries = field(default_factory=dict)
     prefix_rows: Carries = field(default_factory=dict)
 
 
@@ -99,6 +101,7 @@ class StripRun:
         seeds: Seeds of the nodes that drop channels.
         prefix: The frozen prefix, if it is not to be computed again.
         prefix_rows: Rows of its outputs, kept from the first computation; None in the first computation.
+        leaves: The carries that need a gradient, as leaves of autograd, whose type has at least float32.
         buffers: The rows of every node that its readers see in this strip, carried ones first; None when released.
         activated: Nodes whose buffer has passed the ReLU that reads it.
     """
@@ -110,6 +113,7 @@ class StripRun:
     seeds: dict[int, int]
     prefix: FrozenPrefix | None = None
     prefix_rows: Carries | None = None
+    leaves: Carries = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nodes = self.engine.nodes
@@ -188,17 +192,20 @@ class StripRun:
     def _join_carry(self, index: int, rows: Tensor | None, carry: Tensor | None) -> None:
         """Put the carried rows in front of the new ones, and copy the rows that the next strip needs."""
         keep, kept = len(self.plan.carried(index, self.strip)), None
-        if carry is not None and rows is not None:
+        entered = self.leaves.get(index, carry)
+        if entered is not None and rows is not None:
             relu = self.engine.feeds_relu[index]
-            self.buffers[index], kept = join_rows(carry, rows, keep, relu)
+            self.buffers[index], kept = join_rows(entered, rows, keep, relu)
             if relu:
                 self.activated.add(index)
-        else:
-            only = carry if rows is None else rows
-            self.buffers[index] = only
-            kept = None if only is None else last_rows(None, only, keep)
-        if kept is not None:
-            self.result.carries[index] = kept
+        elif entered is not None and carry is not None:
+            self.buffers[index] = entered.to(carry.dtype)
+            kept = last_rows(None, entered, keep)
+        elif rows is not None:
+            self.buffers[index] = rows
+            kept = last_rows(None, rows, keep)
+        if kept is not None and (held := self.buffers[index]) is not None:
+            self.result.carries[index], self.result.left[index] = kept.detach().to(held.dtype), kept
 
     def _rows(self, source: int, requested: range) -> Tensor:
         """The requested rows of a node, from those in its buffer."""

@@ -139,11 +139,5 @@ class Network:
 
 
 def _swapped_weight(convolution: Tensors) -> Tensors:
-    """Weight and bias of a convolution whose kernel has height and width swapped."""
-
-    def tensors() -> list[Tensor | None]:
-        weight, bias = convolution()
-        assert weight is not None
-        return [weight.transpose(2, 3).contiguous(), bias]
-
-    return tensors
+    """The tensors of a convolution whose kernel has height and width swapped, views in which a change is detected."""
+    return lambda: [t.transpose(2, 3) if t is not None and t.ndim == 4 else t for t in convolution()]

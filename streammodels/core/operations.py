@@ -22,10 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from streammodels.core.convolution import ConvolutionSettings, Pair, convolution
 from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import SlidingWindow
-
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -105,26 +104,74 @@ class Windowed(ABC):
 
 @dataclass(frozen=True)
 class Convolution(Windowed):
-    """`torch.nn.Conv2d`; tensors are (weight, bias). On swapped maps the weight has to be swapped too."""
+    """`torch.nn.Conv2d`; tensors are (weight, bias). On swapped maps the weight has to be swapped too.
+
+    The bias may have a longer type than the weight, for its gradient.
+    """
 
     dilation: Pair
     groups: int
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Windowed.apply`."""
-        weight, bias = tensors
-        assert weight is not None
         left, right, mode = self.columns.pad_top, self.columns.pad_bottom, self.columns.mode
-        pad, stride = left, (self.window.stride, self.columns.stride)
+        pad = left
         if mode != "zeros" or left != right:
             if left or right:
                 rows = functional.pad(rows, (left, right, 0, 0), mode="constant" if mode == "zeros" else mode)
             pad = 0
-        return functional.conv2d(rows, weight, bias, stride, (vertical_pad, pad), self.dilation, self.groups)
+        return self.convolve(rows, (vertical_pad, pad), tensors)
+
+    def convolve(self, rows: Tensor, padding: Pair, tensors: Sequence[Tensor | None]) -> Tensor:
+        """The convolution of rows that have all other padding already."""
+        weight, bias = tensors[-2:]
+        assert weight is not None
+        settings = ConvolutionSettings((self.window.stride, self.columns.stride), padding, self.dilation, self.groups)
+        return convolution(lambda rows: self.values(rows, settings, tensors), rows, weight, bias, settings)
+
+    def values(self, rows: Tensor, settings: ConvolutionSettings, tensors: Sequence[Tensor | None]) -> Tensor:
+        """The values of the result."""
+        weight, bias = tensors
+        assert weight is not None
+        return functional.conv2d(rows, weight, None if bias is None else bias.to(weight.dtype), *settings)
 
     def sideways(self) -> Self:
         """See `Windowed.sideways`."""
         return replace(super().sideways(), dilation=self.dilation[::-1])
+
+
+@dataclass(frozen=True)
+class NormalizedConvolution(Convolution):
+    """`torch.nn.Conv2d` and the `torch.nn.BatchNorm2d` in eval mode that alone reads it, in the memory of one layer.
+
+    The result is that of the two layers to the last bit, so that the activations behind them pass and block the same
+    pixels as in the plain network. The gradient is that of one convolution with folded tensors,
+
+        weight' = weight * gamma / sqrt(var + eps)        bias' = beta + (bias - mean) * gamma / sqrt(var + eps)
+
+    for which the result of the convolution, from which autograd takes the gradient of gamma, is not kept. Gradients of
+    weight' and bias' reach weight, bias, gamma and beta by the chain rule, once per image.
+
+    Tensors are (weight, bias, mean, var, gamma, beta, weight', bias'); gradients are those of the last two.
+    """
+
+    epsilon: float
+
+    def values(self, rows: Tensor, settings: ConvolutionSettings, tensors: Sequence[Tensor | None]) -> Tensor:
+        """See `Convolution.values`."""
+        weight, bias, mean, variance, gamma, beta, *_ = tensors
+        convolved = super().values(rows, settings, (weight, bias))
+        norm = (mean, variance, gamma, beta)
+        assert mean is not None
+        if rows.device.type != "cpu" or any(t is not None and len(t) != convolved.shape[1] for t in norm):
+            return functional.batch_norm(convolved, *norm, False, 0.0, self.epsilon)
+        # The same kernel, in place: fresh memory costs a CPU more than the computation. It checks no lengths.
+        unused = [mean.new_empty(0) for _ in range(2)]
+        arguments = (gamma, beta, mean, variance, False, 0.0, self.epsilon)
+        torch.ops.aten.native_batch_norm.out(
+            convolved, *arguments, out=convolved, save_mean=unused[0], save_invstd=unused[1]
+        )
+        return convolved
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def class_activation_map(
     model, (_, _, height, width) = ExplainedModel(trunk, head), as_image_rows(image).shape
     with model.eval_mode():
         pooled = PooledFeatureMap.of(trunk.module, trunk._trace().network)
-        shape = value_shapes(pooled.network, height, width)[pooled.node]
+        tensors = [node.tensors() for node in pooled.network.nodes]
+        shape = value_shapes(pooled.network, tensors, height, width)[pooled.node]
         method: Method
         if pooled.is_average and pooled.tail_is_affine() and (head is None or is_affine(head)):
             method, found = "class activation map", _linear_cam(model, pooled, image, class_index, shape.channels)

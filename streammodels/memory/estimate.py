@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from streammodels.backprop.checkpointing import Schedule
-from streammodels.core.engine import Engine
+from streammodels.core.engine import Engine, NodeTensors
 from streammodels.core.frozen_prefix import FrozenPrefix
-from streammodels.core.operations import Join, MaxPool
+from streammodels.core.operations import Join, MaxPool, NormalizedConvolution
 from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import RowsError, plan_rows
 from streammodels.memory.shapes import ValueShape, boundary_bytes, value_shapes
@@ -36,6 +36,7 @@ class StepMemory:
 
     Attributes:
         engine: The network's engine.
+        tensors: The tensors of every node.
         needs_grad: Whether each node needs a gradient.
         batch: Number of images.
         channels: Channels of the images; None to infer them from the network.
@@ -46,6 +47,7 @@ class StepMemory:
     """
 
     engine: Engine
+    tensors: NodeTensors
     needs_grad: tuple[bool, ...]
     batch: int
     channels: int | None
@@ -62,7 +64,7 @@ class StepMemory:
     @cached_property
     def shapes(self) -> list[ValueShape]:
         """Shape of every value over the whole image."""
-        return value_shapes(self.engine.network, self.height, self.width, self.channels)
+        return value_shapes(self.engine.network, self.tensors, self.height, self.width, self.channels)
 
     @cached_property
     def values(self) -> list[int]:
@@ -97,7 +99,12 @@ class StepMemory:
     def _fixed(self) -> int:
         """Bytes that do not depend on the schedule."""
         nodes = self.engine.nodes
-        weights = sum(t.numel() * t.element_size() for node in nodes for t in node.tensors() if t is not None)
+        # The other tensors of a normalized convolution are the parameters themselves.
+        own = [
+            ts[-2:] if isinstance(n.rule, NormalizedConvolution) else ts
+            for n, ts in zip(nodes, self.tensors, strict=True)
+        ]
+        weights = sum(t.numel() * t.element_size() for tensors in own for t in tensors if t is not None)
         return _WEIGHT_COPIES * weights + 2 * sum(self.values[i] for i in self.engine.network.boundary)
 
     def in_strip(self, strip_rows: int) -> float:

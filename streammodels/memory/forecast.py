@@ -61,8 +61,8 @@ def _operations(memory: StepMemory, prefix: FrozenPrefix | None) -> tuple[int, i
     engine = memory.engine
     plan = plan_rows([node.row_node() for node in engine.nodes], memory.height, memory.height)
     leaves = [
-        [None if t is None else t.detach().to("meta").requires_grad_(t.requires_grad) for t in node.tensors()]
-        for node in engine.nodes
+        [None if t is None else t.detach().to("meta").requires_grad_(t.requires_grad) for t in node]
+        for node in memory.tensors
     ]
     dtype = next((t.dtype for n in leaves for t in n if t is not None and t.is_floating_point()), torch.float32)
     image = torch.empty(

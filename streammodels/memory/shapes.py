@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from streammodels.core.engine import Engine, StripRun
+from streammodels.core.engine import Engine, NodeTensors, StripRun
 from streammodels.core.image_rows import SingleUseTensor
 from streammodels.core.network import Network
 from streammodels.core.operations import Convolution
@@ -38,17 +38,26 @@ class _ShapeRun(StripRun):
             self.shapes[index] = ValueShape(value.shape[1], value.shape[2], value.shape[3], value.element_size())
 
 
-def value_shapes(network: Network, height: int, width: int, channels: int | None = None) -> list[ValueShape]:
+def value_shapes(
+    network: Network, tensors: NodeTensors, height: int, width: int, channels: int | None = None
+) -> list[ValueShape]:
     """The shape of every node's value for an image of `height` x `width` pixels.
+
+    Args:
+        network: The network.
+        tensors: The tensors of every node.
+        height: In pixels, as the strips see it.
+        width: Likewise.
+        channels: Channels of the image; None for those that the first convolution reads.
 
     Raises:
         ValueError: If `channels` of the image is None and those of the first convolution are wrong.
     """
-    tensors = [[None if t is None else t.detach().to("meta") for t in node.tensors()] for node in network.nodes]
-    floating = next((t.dtype for node in tensors for t in node if t is not None), torch.get_default_dtype())
-    image = torch.empty(1, channels or _image_channels(network), height, width, dtype=floating, device="meta")
+    on_meta = [[None if t is None else t.detach().to("meta") for t in node] for node in tensors]
+    floating = next((t.dtype for node in on_meta for t in node if t is not None), torch.get_default_dtype())
+    image = torch.empty(1, channels or _image_channels(network, tensors), height, width, dtype=floating, device="meta")
     plan = plan_rows([node.row_node() for node in network.nodes], height, height)
-    run = _ShapeRun(Engine(network), plan, 0, tensors, {})
+    run = _ShapeRun(Engine(network), plan, 0, on_meta, {})
     run.shapes = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
     try:
         with torch.no_grad():
@@ -63,11 +72,11 @@ def value_shapes(network: Network, height: int, width: int, channels: int | None
     return run.shapes
 
 
-def _image_channels(network: Network) -> int:
+def _image_channels(network: Network, tensors: NodeTensors) -> int:
     """Channels that the first convolution reads; 3 if there is none."""
-    for node in network.nodes:
+    for node, own in zip(network.nodes, tensors, strict=True):
         if isinstance(node.rule, Convolution):
-            weight = node.tensors()[0]
+            weight = own[0]
             assert weight is not None
             return int(weight.shape[1]) * node.rule.groups
     return 3

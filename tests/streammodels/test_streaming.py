@@ -288,12 +288,17 @@ def test_second_backward_without_retained_graph_raises() -> None:
         loss.backward()
 
 
-@pytest.mark.parametrize("changed", ["weight", "image"])
-def test_change_in_place_before_backward_raises(changed: str) -> None:
-    network, image = small_network(), torch.randn(1, 2, 9, 5)
+CHANGED = ("0.weight", "0.bias", "1.running_mean", "1.running_var", "1.weight", "4.weight", "image")
+
+
+@pytest.mark.parametrize("size", [(9, 5), (5, 9)], ids=["rows", "columns"])
+@pytest.mark.parametrize("changed", CHANGED)
+def test_change_in_place_before_backward_raises(changed: str, size: tuple[int, int]) -> None:
+    network, image = small_network(), torch.randn(1, 2, *size)
     loss = stream(network, strip_rows=3)(image).square().sum()
+    tensors = {"image": image, **dict(network.named_parameters()), **dict(network.named_buffers())}
     with torch.no_grad():
-        (network.get_parameter("4.weight") if changed == "weight" else image).add_(1)
+        tensors[changed].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 

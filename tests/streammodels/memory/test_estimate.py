@@ -77,8 +77,9 @@ def test_bytes_that_make_no_sense_are_refused(text: str | int) -> None:
 
 def step_memory(module: nn.Module, batch: int, height: int, width: int, images: int = 1) -> StepMemory:
     engine = Orientation(trace(module), sideways=False).engine
-    needs = nodes_needing_grad(engine.nodes, [node.tensors() for node in engine.nodes], image_needs_grad=False)
-    return StepMemory(engine, tuple(needs), batch, None, height, width, images=images)
+    tensors = [node.tensors() for node in engine.nodes]
+    needs = nodes_needing_grad(engine.nodes, tensors, image_needs_grad=False)
+    return StepMemory(engine, tensors, tuple(needs), batch, None, height, width, images=images)
 
 
 @pytest.mark.slow
