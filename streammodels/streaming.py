@@ -205,7 +205,7 @@ class StreamedModule(nn.Module):
             )
             values = StreamedFunction.apply(image_pass, source.tensor, *flat)
         else:
-            image_pass = self._image_pass(orientation, source, detach(tensors), None, images)
+            image_pass = self._image_pass(orientation, source, detach_as_leaves(tensors), None, images)
             values = image_pass.forward()
         return orientation.finish(image_pass.finish(values, tensors))
 
