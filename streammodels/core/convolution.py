@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from streammodels.core.reductions import sum_dtype
-
-Pair = tuple[int, int]
+from streammodels.core.row_plan import Pair
 
 
 class ConvolutionSettings(NamedTuple):

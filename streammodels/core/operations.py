@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from streammodels.core.convolution import ConvolutionSettings, Pair, convolution
+from streammodels.core.convolution import ConvolutionSettings, convolution
 from streammodels.core.reductions import Reduction
-from streammodels.core.row_plan import SlidingWindow
+from streammodels.core.row_plan import Pair, SlidingWindow
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+Pair = tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate"]
 
 

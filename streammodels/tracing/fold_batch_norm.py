@@ -1,4 +1,4 @@
-"""Preparation of a network's tensors, with frozen batch normalization folded in, and types that gradients fit.
+"""Preparation of tensors, with frozen batch normalization folded in and types that gradients fit.
 
 The gradients of biases and of other tensors with one value per channel are summed in at least float32, by operations
 that get these tensors in float32 though the maps have a shorter type.

@@ -20,13 +20,12 @@ from streammodels.core.operations import (
     Convolution,
     FrozenBatchNorm,
     MaxPool,
-    Pair,
     Pointwise,
     Rule,
     StochasticDepth,
 )
 from streammodels.core.reductions import GlobalAverage, GlobalMaximum
-from streammodels.core.row_plan import SlidingWindow
+from streammodels.core.row_plan import Pair, SlidingWindow
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing.fx_graph import is_stochastic_depth
 
