@@ -28,6 +28,7 @@ from streammodels.memory.forecast import Forecast, make_forecast
 from streammodels.memory.summary import layer_table
 from streammodels.orientation import Orientation, Planned, TracedModule
 from streammodels.tracing.layers import check_layers, is_summarized
+from streammodels.tracing.parametrizations import is_parametrized, reading_undone
 from streammodels.tracing.trace import trace
 
 
@@ -191,11 +192,11 @@ class StreamedModule(nn.Module):
         """The output for one image, or batch of images of one size.
 
         It is one of `images` that share the budget and the tensors of the network, with batch normalization folded in,
-        which are `computed` for the first image of each orientation.
+        which are `computed` for the first image of each orientation, or for every image if reading them has effects.
         """
         image_needs_grad = source.tensor is not None and source.tensor.requires_grad
         orientation = traced.orientation(*source.shape[2:], has_columns=source.has_columns)
-        if orientation.sideways not in computed:
+        if orientation.sideways not in computed or is_parametrized(self.module):
             computed[orientation.sideways] = orientation.tensors()
         tensors = computed[orientation.sideways]
         flat = flat_tensors(tensors)
@@ -284,7 +285,8 @@ class StreamedModule(nn.Module):
     def _expected(self, height: int, width: int, batch: int = 1) -> tuple[Orientation, StepMemory, Schedule]:
         """Orientation, estimates and schedule for images that are not loaded."""
         orientation = self._trace_unnoticed().orientation(height, width)
-        tensors = orientation.tensors()
+        with reading_undone(self.module):
+            tensors = orientation.tensors()
         device = next((tensor.device for tensor in flat_tensors(tensors)), torch.device("cpu"))
         memory = self._memory(orientation, tensors, batch, *orientation.extent(height, width))
         return orientation, memory, orientation.schedule(memory, self.sizes, device.type)
