@@ -16,6 +16,18 @@ class UnsupportedImageError(SlideError, ValueError):
     """The file is intact, but has no unambiguous 8-bit RGB image."""
 
 
+class UndecidedImageError(UnsupportedImageError):
+    """The image is readable once `channels` or `scale_to_8bit` say how.
+
+    Attributes:
+        channel_names: Names of all channels, where some have to be chosen; else empty.
+    """
+
+    def __init__(self, message: str, channel_names: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.channel_names = channel_names
+
+
 class LimitExceededError(UnsupportedImageError):
     """The file asks for more memory, disk or time than files are allowed to; see `wsidata.formats.limits`."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from wsidata.formats.channels import RGB
 from wsidata.formats.resolution import MEASURES
 
 
@@ -52,7 +53,9 @@ def resolution_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in MEASURES if (value := getattr(arguments, name)) is not None}
 
 
-CHANNELS_HELP = "numbers or names of channels, with commas, for slides of many channels"
+CHANNELS_HELP = (
+    "numbers or names of channels, with commas, for slides of many channels; rgb: three are red, green, blue"
+)
 
 
 def add_pixel_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +73,10 @@ def pixel_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in ("mpp_override", "channels", "scale_to_8bit", "apply_icc")}
 
 
-def channel_list(text: str) -> list[int | str]:
-    """Channels from the command line, such as `DAPI,3`."""
+def channel_list(text: str) -> list[int | str] | str:
+    """Channels from the command line, such as `DAPI,3`, or `rgb`."""
+    if text.lower() == RGB:
+        return RGB
     names = [name.strip() for name in text.split(",")]
     return [int(name) if name.isdecimal() else name for name in names]
 

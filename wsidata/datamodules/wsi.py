@@ -104,7 +104,7 @@ class WSIDataModule(SplitDataModule):
         worker_start: "forkserver" or "spawn". None: a fork server where there is one.
         mpp_override: um per pixel of level 0 to use instead of the files' own, one number or (x, y).
         channels: Numbers or names of the channels to read, such as `["DAPI", 3]`: images are then (B, C, H, W), and 0,
-            not white, outside a slide. None: RGB.
+            not white, outside a slide. None: RGB. "rgb": three channels of unstated colors are red, green and blue.
         scale_to_8bit: `(low, high)`, the stored values that become 0 and 255, for samples of more than 8 bits. Without
             it 16-bit channels need `dtype="float"`.
         apply_icc: Convert the scanners' colors to sRGB, where a file has a color profile.

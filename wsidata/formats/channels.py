@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from wsidata.errors import UnsupportedImageError
+import numpy as np
+
+from wsidata.errors import UndecidedImageError, UnsupportedImageError
 
 RGB_NAMES = ("red", "green", "blue")
+RGB = "rgb"
+"""In place of channels: the three channels of the file are red, green and blue."""
 PLAIN_TYPES = ("uint8", "uint16", "float32")
 """Types of samples that are returned as they are stored."""
 
@@ -20,10 +25,12 @@ class PixelRequest:
     Attributes:
         channels: Numbers or names of the channels, in that order; None for RGB.
         scale_to_8bit: (low, high): stored values that become 0 and 255, linear between; None leaves them.
+        is_rgb: Whether three channels of unstated colors are red, green and blue.
     """
 
     channels: tuple[int | str, ...] | None = None
     scale_to_8bit: tuple[float, float] | None = None
+    is_rgb: bool = False
 
     @classmethod
     def checked(
@@ -34,6 +41,9 @@ class PixelRequest:
         Raises:
             ValueError: if no channel is named, or the scale is not (low, high).
         """
+        is_rgb = isinstance(channels, str) and channels.lower() == RGB
+        if is_rgb:
+            channels = None
         if isinstance(channels, int | str):
             channels = (channels,)
         if channels is not None and len(channels) == 0:
@@ -42,7 +52,7 @@ class PixelRequest:
             low, high = scale_to_8bit
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise ValueError(f"scale_to_8bit={scale_to_8bit} must be (low, high) with low < high.")
-        return cls(None if channels is None else tuple(channels), scale_to_8bit)
+        return cls(None if channels is None else tuple(channels), scale_to_8bit, is_rgb)
 
 
 def channel_numbers(requested: Sequence[int | str], names: Sequence[str], path: object) -> tuple[int, ...]:
@@ -51,14 +61,58 @@ def channel_numbers(requested: Sequence[int | str], names: Sequence[str], path: 
     Raises:
         UnsupportedImageError: for a missing channel, or a name that several share; it lists them all.
     """
-    listing = ", ".join(f"{number}: '{name}'" for number, name in enumerate(names))
     numbers = []
     for one in requested:
         places = [one] if isinstance(one, int) else [place for place, name in enumerate(names) if name == one]
         if len(places) != 1 or not 0 <= places[0] < len(names):
             why = "is the name of several" if len(places) > 1 else "does not exist"
             raise UnsupportedImageError(
-                f"'{path}': channel {one!r} {why}. It has {len(names)} ({listing}): choose by number or name."
+                f"'{path}': channel {one!r} {why}. It has {len(names)} ({listed(names)}): choose by number or name."
             )
         numbers.append(places[0])
     return tuple(numbers)
+
+
+def check_is_rgb(names: Sequence[str], path: object) -> None:
+    """Check that channels which are said to be red, green and blue are three.
+
+    Raises:
+        UndecidedImageError: listing them.
+    """
+    if len(names) != 3:
+        raise UndecidedImageError(
+            f"'{path}' has {len(names)} channels ({listed(names)}), and channels='rgb' is for three. Choose by number "
+            "or name, such as channels=[0].",
+            tuple(names),
+        )
+
+
+def choose_channels(what: str, names: Sequence[str], hint: str = "") -> NoReturn:
+    """Raise the error for channels of which some have to be chosen.
+
+    Args:
+        what: What holds which channels.
+        names: Names of all channels.
+        hint: Further arguments that are needed, such as ", scale_to_8bit=(0, 65535)".
+
+    Raises:
+        UndecidedImageError: always.
+    """
+    or_rgb = f" If they are red, green and blue, pass channels='rgb'{hint}." if len(names) == 3 else ""
+    raise UndecidedImageError(
+        f"{what} ({listed(names)}), not one RGB image. Choose channels by number or name, such as channels=[0]{hint}."
+        f"{or_rgb}",
+        tuple(names),
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Numbers and names of channels, for messages."""
+    return ", ".join(f"{number}: '{name}'" for number, name in enumerate(names))
+
+
+def scaling_hint(dtype: np.dtype[Any]) -> str:
+    """The argument that scales all values of a type to 8 bits, after a comma, for messages."""
+    if dtype.kind not in "iu":
+        return ", scale_to_8bit=(0, 1.0)"
+    return f", scale_to_8bit=(0, {np.iinfo(dtype).max})"

@@ -18,8 +18,16 @@ import pyvips
 import zarr
 from numpy.typing import NDArray
 
-from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.channels import PLAIN_TYPES, RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.errors import UndecidedImageError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.channels import (
+    PLAIN_TYPES,
+    RGB_NAMES,
+    PixelRequest,
+    channel_numbers,
+    check_is_rgb,
+    choose_channels,
+    scaling_hint,
+)
 from wsidata.formats.codecs.color import channels_image, requested_image
 from wsidata.formats.codecs.zarr import check_array
 from wsidata.formats.levels import Level
@@ -175,19 +183,17 @@ class ZarrPyramid:
         if self._request.channels is not None:
             self._chosen = channel_numbers(self._request.channels, names, self._path)
             self.channel_names = tuple(names[number] for number in self._chosen)
-        elif count == 1 or is_rgb:
+        elif count == 1 or is_rgb or self._request.is_rgb:
+            if count != 1:
+                check_is_rgb(names, self._path)
             self._chosen, self.channel_names = tuple(range(count)), RGB_NAMES
         else:
-            listing = ", ".join(f"{number}: '{name}'" for number, name in enumerate(names))
-            raise UnsupportedImageError(
-                f"'{self._path}' holds {count} channels of {array.dtype} ({listing}) and does not say that they are "
-                "red, green and blue. Choose by number or name: channels=[0], or channels=[0, 1, 2] for an RGB slide."
-            )
+            choose_channels(f"'{self._path}' holds {count} channels of {array.dtype} of unstated colors", names)
         fits = PLAIN_TYPES if self._request.channels is not None else ("uint8",)
         if self._request.scale_to_8bit is None and array.dtype.name not in fits:
-            raise UnsupportedImageError(
+            raise UndecidedImageError(
                 f"'{self._path}' holds {array.dtype} samples. There is no one right way to show them in 8 bits: say "
-                "which stored values are black and white, scale_to_8bit=(low, high)."
+                f"which stored values are black and white{scaling_hint(array.dtype)}."
             )
 
     def _shown(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> pyvips.Image:

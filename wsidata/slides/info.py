@@ -31,6 +31,7 @@ class SlideInfo:
         has_profile: Whether there is a color profile.
         properties: Other metadata.
         warnings: Warnings when it was opened.
+        choice: Which choice its pixels need (channels, or a scale to 8 bits), "" if none.
         error: Why it could not be opened, "" if it could.
     """
 
@@ -46,6 +47,7 @@ class SlideInfo:
     has_profile: bool = False
     properties: dict[str, str] | None = None
     warnings: tuple[str, ...] = ()
+    choice: str = ""
     error: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,6 +65,7 @@ class SlideInfo:
             mpp = "unknown" if level.mpp is None else _pair(*level.mpp)
             step = _pair(level.downsample_x, level.downsample_y)
             lines.append(f"  {level.index:<7}{level.width:>8}{level.height:>8}  {step:<12}{mpp}")
+        lines += [f"  to read   {self.choice}"] if self.choice else []
         return "\n".join(lines + [f"  warning: {warning}" for warning in self.warnings])
 
     @property

@@ -21,7 +21,7 @@ class SlideOptions:
     apply_icc: bool = False
 
     def __post_init__(self) -> None:
-        if self.apply_icc and self.channels is not None:
+        if self.apply_icc and not self.has_colors:
             raise ValueError(
                 "apply_icc=True is for RGB slides; chosen channels= have no colors. Leave one of them out."
             )
@@ -37,9 +37,14 @@ class SlideOptions:
         """Channels and scaling, as file formats take them."""
         return PixelRequest.checked(self.channels, self.scale_to_8bit)
 
+    @property
+    def has_colors(self) -> bool:
+        """Whether pixels are red, green and blue, and not chosen channels."""
+        return self.request.channels is None
+
     def check_crop(self, crop: TissueCrop | None) -> None:
         """Check that a crop does not look for tissue by color in chosen channels."""
-        if crop is not None and self.channels is not None:
+        if crop is not None and not self.has_colors:
             check_sees_colors(crop.method, f"crop={crop.kind!r}")
 
 

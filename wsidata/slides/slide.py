@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.errors import UndecidedImageError
 from wsidata.formats.codecs.icc import by_profile
 from wsidata.formats.levels import TOLERANCE, Resampling
 from wsidata.formats.resolution import Resolution
@@ -56,7 +58,8 @@ class Slide(SlideFile):
         mpp_override: um per pixel of level 0 to use instead of the file's own, one number or (x, y). A contradiction
             warns.
         channels: For slides of many channels: numbers or names of those to read, such as `["DAPI", 3]`. Pixels then
-            have one band per channel and the stored type (uint8, uint16 or float32).
+            have one band per channel and the stored type (uint8, uint16 or float32). "rgb": three channels of unstated
+            colors are red, green and blue.
         scale_to_8bit: `(low, high)`, the stored values that become 0 and 255, for samples of more than 8 bits. Without
             it such samples keep their type (`channels`) or raise an error (RGB): no rule fits all cameras.
         derive_magnification: Where the metadata has no objective power, use 10 / mpp (0.25 um/px: 40x). Off by default,
@@ -185,7 +188,7 @@ class Slide(SlideFile):
         Raises:
             ValueError: for a method that goes by color on chosen channels.
         """
-        if self.options.channels is not None:
+        if not self.options.has_colors:
             check_sees_colors(method, f"the tissue of slide '{self.path.name}'")
         if not resolution:
             is_fine = self.mpp is not None and max(self.mpp) <= MASK_MPP
@@ -300,6 +303,8 @@ class Slide(SlideFile):
 def slide_info(path: str | Path, **options: Any) -> SlideInfo:
     """Facts about a slide; never raises for a bad file.
 
+    A slide whose channels or scale to 8 bits have to be chosen is shown with all of its channels.
+
     Args:
         path: The file.
         **options: As for `Slide`, such as `channels=` or `mpp_override=`.
@@ -307,7 +312,24 @@ def slide_info(path: str | Path, **options: Any) -> SlideInfo:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            with Slide(path, **options) as slide:
-                return slide_facts(slide, [str(warning.message) for warning in caught])
+            slide, choice = _opened_at_any_rate(path, options)
+            with slide:
+                return replace(slide_facts(slide, [str(warning.message) for warning in caught]), choice=choice)
         except Exception as error:  # whatever a reader raises is shown
             return SlideInfo(str(path), error=f"{type(error).__name__}: {error}")
+
+
+def _opened_at_any_rate(path: str | Path, options: dict[str, Any]) -> tuple[Slide, str]:
+    """A slide for its metadata, and the first choice that its pixels need."""
+    choice = ""
+    while True:
+        try:
+            return Slide(path, **options), choice
+        except UndecidedImageError as error:
+            choice = choice or str(error)
+            if error.channel_names and options.get("channels") is None:
+                options = {**options, "channels": list(range(len(error.channel_names)))}
+            elif options.get("scale_to_8bit") is None:
+                options = {**options, "scale_to_8bit": (0.0, 1.0)}
+            else:
+                raise

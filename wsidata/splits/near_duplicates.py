@@ -82,7 +82,7 @@ def slide_thumbnail(path: str, options: SlideOptions = AS_STORED) -> NDArray[np.
     """Thumbnail of a slide, the mean of its channels, without its aspect ratio: (32, 32)."""
     with Slide.from_options(path, options) as slide:
         picture = slide.thumbnail(8 * SIDE_PX)
-        if options.channels is not None:  # `thumbnail_image` has rules for colors, which these are not
+        if not options.has_colors:  # `thumbnail_image` has rules for colors, which these are not
             picture = picture.bandmean().copy(interpretation="b-w")
         small = picture.thumbnail_image(SIDE_PX, height=SIDE_PX, size="force")
         pixels = np.asarray(small.numpy(), dtype=np.float64)

@@ -12,7 +12,7 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.errors import UnsupportedImageError
+from wsidata.errors import UndecidedImageError, UnsupportedImageError
 from wsidata.formats.channels import PixelRequest
 
 WHITE = (255, 255, 255)
@@ -45,7 +45,7 @@ def to_rgb(image: pyvips.Image, name: str) -> pyvips.Image:
         UnsupportedImageError: for anything but 8 bits per channel.
     """
     if image.format != "uchar":
-        raise UnsupportedImageError(
+        raise UndecidedImageError(
             f"'{name}' holds {image.format} samples, not 8-bit ones. There is no one right way to show them in 8 bits "
             "(microscopes use 12 or 14 of 16 bits): say which stored values are black and white, such as "
             "scale_to_8bit=(0, 65535)."

@@ -15,10 +15,12 @@ FEW_BITS = (1, 2, 4)
 """Bits per sample, below 8, of gray and of palettes."""
 
 
-def apply_photometric(page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any]) -> NDArray[Any]:
+def apply_photometric(
+    page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any], *, looks_up: bool = True
+) -> NDArray[Any]:
     """Samples decoded by tifffile, (height, width, samples), with black as 0, and as RGB if of a palette or YCbCr.
 
-    `data` are the stored bytes of the tile or strip.
+    `data` are the stored bytes of the tile or strip. A palette is left alone unless `looks_up`.
     """
     if page.bitspersample in FEW_BITS:
         pixels = pixels.astype(np.uint8)  # bool, or 0 and 1 from fax codecs
@@ -26,7 +28,7 @@ def apply_photometric(page: tifffile.TiffPage, data: bytes, pixels: NDArray[Any]
             pixels = pixels * np.uint8(255 // (2**page.bitspersample - 1))
     if page.photometric == MINISWHITE:
         pixels = np.concatenate([255 - pixels[..., :1], pixels[..., 1:]], axis=-1)  # alpha stays
-    if page.photometric == PALETTE:
+    if page.photometric == PALETTE and looks_up:
         pixels = _eight_bit_palette(page.colormap)[pixels[..., 0]]
     return ycbcr_to_rgb(pixels) if _is_bare_ycbcr(page, data) else pixels
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.channels import RGB_NAMES, PixelRequest, channel_numbers
+from wsidata.formats.channels import RGB_NAMES, PixelRequest, channel_numbers, check_is_rgb
 from wsidata.formats.codecs.color import channels_image, requested_image
 from wsidata.formats.codecs.orientation import stored_rectangle, turned_pair, upright_copy
 from wsidata.formats.levels import Level
@@ -39,6 +40,7 @@ from wsidata.formats.tiff.support import (
     check_eight_bit,
     check_rgb,
     common_orientation,
+    has_planes,
     interpretation_of,
     is_eight_bit,
     orientation_of,
@@ -85,15 +87,22 @@ class TiffPyramid:
             self._channels = channel_numbers(request.channels, layout.all_channel_names, self._path)
             self.channel_names = tuple(layout.all_channel_names[number] for number in self._channels)
             check_channels(layout, self._path, is_scaled=request.scale_to_8bit is not None)
+        elif request.is_rgb and has_planes(layout):
+            check_is_rgb(layout.all_channel_names, self._path)
+            check_channels(layout, self._path, is_scaled=request.scale_to_8bit is not None, as_rgb=True)
+            self._channels = (0, 1, 2)
         else:
-            if len(layout.pages[0]) == 1 and is_eight_bit(layout.pages[0][0]):
-                request = PixelRequest()
+            is_plain = len(layout.pages[0]) == 1 and is_eight_bit(layout.pages[0][0])
+            request = PixelRequest() if is_plain else replace(request, is_rgb=False)
             check_rgb(layout, self._path, is_scaled=request.scale_to_8bit is not None)
         self._request = request
         self._tiles = [
             [TiffTiles(page, self._path, level.width, level.height) for page in pages]
             for pages, level in zip(layout.pages, layout.levels, strict=True)
         ]
+        if self._channels:
+            for one in (one for level in self._tiles for one in level):
+                one.looks_up = False
         file_bytes = self._path.stat().st_size
         for tiles in (one for level in self._tiles for one in level):
             tiles.check_extent(file_bytes)
@@ -183,7 +192,8 @@ class TiffPyramid:
         """Stored samples as RGB or as the requested channels, scaled if requested."""
         if self._request.channels is None and (self._request.scale_to_8bit is None or pixels.dtype == np.uint8):
             return rgb_image(page, pixels, self._path.name)
-        return requested_image(pixels, interpretation_of(page), self._request, self._path.name)
+        meaning = "srgb" if self._request.is_rgb else interpretation_of(page)
+        return requested_image(pixels, meaning, self._request, self._path.name)
 
     def _blank(self, tiles: TiffTiles) -> float | None:
         """Value of tiles never written: no light in channels, white (no ink) in an image."""

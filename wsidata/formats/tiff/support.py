@@ -9,8 +9,8 @@ import pyvips
 import tifffile
 from numpy.typing import NDArray
 
-from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.channels import PLAIN_TYPES
+from wsidata.errors import UndecidedImageError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.channels import PLAIN_TYPES, choose_channels, scaling_hint
 from wsidata.formats.codecs.color import to_rgb
 from wsidata.formats.tiff.layout import TiffLayout
 from wsidata.formats.tiff.photometric import (
@@ -39,31 +39,49 @@ def check_rgb(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
         UnsupportedImageError: if it holds something else, naming what, and how to request it.
     """
     if len(layout.pages[0]) != 1:
-        page = layout.pages[0][0]
-        listing = ", ".join(f"{number}: '{name}'" for number, name in enumerate(layout.all_channel_names))
-        raise UnsupportedImageError(
-            f"'{path}' holds a stack of {len(layout.pages[0])} planes of {page.dtype} ({listing}), not one RGB "
-            f"image. Choose channels by number or name, such as channels=[0]{_scaling_hint(page)}."
+        page, count = layout.pages[0][0], len(layout.pages[0])
+        if page.photometric in (RGB, YCBCR, SEPARATED, MINISWHITE):
+            raise UnsupportedImageError(
+                f"'{path}' holds a stack of {count} images of {page.imagewidth}x{page.imagelength} px (pages, "
+                "focal planes or times), and does not say which is the slide. Save the one you need as a file of its "
+                f"own: tifffile.imwrite('page.tif', tifffile.imread({str(path)!r}, key=0), "
+                f"photometric='{page.photometric.name.lower()}')."
+            )
+        choose_channels(
+            f"'{path}' holds a stack of {count} planes of {page.dtype}",
+            layout.all_channel_names,
+            "" if is_scaled or page.dtype == "uint8" else scaling_hint(page.dtype),
         )
     for (page,) in layout.pages:
         (check_colors if is_scaled else check_eight_bit)(page, path)
 
 
-def check_channels(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
+def has_planes(layout: TiffLayout) -> bool:
+    """Whether a slide holds several samples of unstated color, in as many planes or side by side."""
+    page = layout.pages[0][0]
+    return page.photometric not in (RGB, YCBCR, SEPARATED) and len(layout.all_channel_names) > 1
+
+
+def check_channels(layout: TiffLayout, path: Path, *, is_scaled: bool, as_rgb: bool = False) -> None:
     """Check that the channels of a slide can be read, with samples that are of `PLAIN_TYPES` or are scaled to 8 bits.
+
+    Of RGB (`as_rgb`), samples are of 8 bits or scaled.
 
     Raises:
         UnsupportedImageError: naming what cannot be read.
     """
     for page in (page for pages in layout.pages for page in pages):
         check_codec(page, path)
-        if page.photometric in (MINISWHITE, PALETTE):
-            raise UnsupportedImageError(f"'{path}' holds white-is-zero gray or palette colors, which are no channels.")
+        is_lookup = page.photometric == PALETTE and len(layout.pages[0]) == 1  # in a stack it tells how to show planes
+        if page.photometric == MINISWHITE or is_lookup:
+            raise UnsupportedImageError(
+                f"'{path}' holds white-is-zero gray or palette colors, which are no channels. Leave channels= out."
+            )
     dtype = layout.pages[0][0].dtype
-    if not is_scaled and str(dtype) not in PLAIN_TYPES:
-        raise UnsupportedImageError(
+    if not is_scaled and str(dtype) not in (("uint8",) if as_rgb else PLAIN_TYPES):
+        raise UndecidedImageError(
             f"'{path}' holds {dtype} samples, which can be read as 8 bits only. Say which stored values are black and "
-            "white: scale_to_8bit=(low, high)."
+            f"white{scaling_hint(dtype)}."
         )
 
 
@@ -74,10 +92,10 @@ def check_eight_bit(page: tifffile.TiffPage, path: Path) -> None:
         UnsupportedImageError: naming the directory, what it holds, and what to do.
     """
     if not is_eight_bit(page):
-        raise UnsupportedImageError(
+        raise UndecidedImageError(
             f"TIFF directory {page.index} of '{path}' holds {page.bitspersample}-bit {page.dtype} samples, not 8-bit "
             "ones from 0 to 255. There is no one right way to show them in 8 bits: say which stored values are "
-            f"black and white{_scaling_hint(page)}."
+            f"black and white{scaling_hint(page.dtype)}."
         )
     check_colors(page, path)
 
@@ -100,10 +118,9 @@ def check_colors(page: tifffile.TiffPage, path: Path) -> None:
     colors = known.get(page.photometric)
     alpha = len(page.extrasamples)
     if colors is None or page.samplesperpixel != colors + alpha or alpha > 1 or page.imagedepth != 1:
-        raise UnsupportedImageError(
-            f"{what} has {page.samplesperpixel} channels (photometric {int(page.photometric)}), which are no gray, RGB "
-            "or CMYK image. Choose some of them by number or name, such as channels=[0], or export it as RGB."
-        )
+        count = int(page.samplesperpixel)
+        has = f"{what} has {count} channels (photometric {int(page.photometric)})"
+        choose_channels(has, [str(number) for number in range(count)])
     if alpha and not (page.extrasamples[0] == UNASSOCIATED_ALPHA or is_premultiplied(page)):
         deep = page.extrasamples[0] == ASSOCIATED_ALPHA
         meaning = "a premultiplied alpha of more than 8 bits or of ink" if deep else "of no stated meaning"
@@ -192,11 +209,3 @@ def common_orientation(layout: TiffLayout, path: Path) -> int:
 def interpretation_of(page: tifffile.TiffPage) -> str:
     """Interpretation in libvips of the samples of a directory, as `TiffTiles.read` returns them."""
     return {SEPARATED: "cmyk", MINISWHITE: "b-w", MINISBLACK: "b-w"}.get(page.photometric, "srgb")
-
-
-def _scaling_hint(page: tifffile.TiffPage) -> str:
-    if page.dtype is None or page.dtype.kind not in "iuf" or page.dtype == "uint8":
-        return ""
-    bits = page.bitspersample - (page.dtype.kind == "i")
-    high = "1.0" if page.dtype.kind == "f" else f"{2**bits - 1}"
-    return f", scale_to_8bit=(0, {high})"

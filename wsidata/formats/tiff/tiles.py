@@ -50,7 +50,13 @@ class KeptTiles:
 
 
 class TiffTiles(TileIndex):
-    """Tiles of one TIFF directory, and their pixels; arguments as for `TileIndex`."""
+    """Tiles of one TIFF directory, and their pixels; arguments as for `TileIndex`.
+
+    Attributes:
+        looks_up: Whether samples of a palette are looked up in it; else they are as stored, as of a channel.
+    """
+
+    looks_up = True
 
     def detached(self) -> TiffTiles:
         """The same tiles on a file handle of their own: it outlives the slide, and is closed with its last user."""
@@ -119,7 +125,7 @@ class TiffTiles(TileIndex):
             UnreadableImageError: if a tile cannot be decoded.
         """
         decoded = self.decode if decode is None else decode
-        bands = 3 if self.page.photometric == PALETTE else self.page.samplesperpixel
+        bands = 3 if self._is_palette else self.page.samplesperpixel
         out = np.empty((height_px, width_px, bands), dtype=self.dtype)
         empty = self.is_empty
 
@@ -167,7 +173,7 @@ class TiffTiles(TileIndex):
             decoded, _, _ = self.page.decode(
                 data, index, jpegtables=self.page.jpegtables, jpegheader=self.page.jpegheader
             )
-            pixels = apply_photometric(self.page, data, decoded[0])
+            pixels = apply_photometric(self.page, data, decoded[0], looks_up=self.looks_up)
         except Exception as error:  # codecs raise exceptions of their own, without a common base
             raise self.undecodable(index, error) from error
         self.check_size(index, (pixels.shape[0], pixels.shape[1]))
@@ -216,6 +222,10 @@ class TiffTiles(TileIndex):
         )
 
     @property
+    def _is_palette(self) -> bool:
+        return self.looks_up and self.page.photometric == PALETTE
+
+    @property
     def blank(self) -> int:
         """Value of pixels of an image that were never written: white paper, or no ink."""
         if self.page.photometric == SEPARATED:
@@ -225,5 +235,5 @@ class TiffTiles(TileIndex):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the pixels: the file's own; uint8 for fewer bits and for palettes."""
-        is_bytes = self.page.bitspersample in FEW_BITS or self.page.photometric == PALETTE
+        is_bytes = self.page.bitspersample in FEW_BITS or self._is_palette
         return np.dtype(np.uint8 if is_bytes else self.page.dtype)
