@@ -111,8 +111,14 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(f"{number}: '{name}'" for number, name in enumerate(names))
 
 
-def scaling_hint(dtype: np.dtype[Any]) -> str:
-    """The argument that scales all values of a type to 8 bits, after a comma, for messages."""
-    if dtype.kind not in "iu":
+def scaling_hint(dtype: np.dtype[Any] | None, bits: int | None = None) -> str:
+    """The argument that scales all values of a type (of so many `bits` used) to 8 bits, after a comma, for messages.
+
+    Empty for types that are not scaled.
+    """
+    if dtype is None or dtype.kind not in "iuf" or dtype == "uint8":
+        return ""
+    if dtype.kind == "f":
         return ", scale_to_8bit=(0, 1.0)"
-    return f", scale_to_8bit=(0, {np.iinfo(dtype).max})"
+    high = np.iinfo(dtype).max if bits is None else 2 ** (bits - (dtype.kind == "i")) - 1
+    return f", scale_to_8bit=(0, {high})"

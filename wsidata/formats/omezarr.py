@@ -40,6 +40,7 @@ UM_PER_UNIT = {
     "centimeter": 1e4, "centimetre": 1e4, "meter": 1e6, "metre": 1e6, "angstrom": 1e-4, "picometer": 1e-6,
     "picometre": 1e-6,
 }  # fmt: skip
+VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 RGB_COLORS = ("FF0000", "00FF00", "0000FF")
 MAX_SHIFT_PX = 1.0
 """Levels start at the same place to within this many of their own pixels; larger shifts are not supported."""
@@ -71,7 +72,15 @@ class ZarrPyramid:
             raise UnreadableImageError(f"'{path}' could not be read as OME-Zarr: {error}. Copy it again.") from error
 
     def _open(self) -> None:
-        group, others = _image_group(zarr.open_group(self._path, mode="r"), self._path)
+        root = zarr.open(self._path, mode="r")
+        if isinstance(root, zarr.Array):
+            raise UnsupportedImageError(
+                f"'{self._path}' is a single Zarr array {root.shape}, such as one level of an OME-Zarr. Open the "
+                f"folder of the whole image, which holds it: '{self._path.parent}'."
+            )
+        _check_version(root, self._path)
+        group, others = _image_group(root, self._path)
+        _check_version(group, self._path)
         attributes = _ome_attributes(group)
         multiscale = attributes["multiscales"][0]
         if "axes" not in multiscale:
@@ -242,6 +251,18 @@ def _ome_attributes(group: zarr.Group) -> Mapping[str, Any]:
     attributes = dict(group.attrs)
     inner = attributes.get("ome")
     return {**attributes, **inner} if isinstance(inner, Mapping) else attributes
+
+
+def _check_version(group: zarr.Group, path: Path) -> None:
+    """Raise for versions of OME-Zarr that are not known here: their transformations mean something else."""
+    attributes = _ome_attributes(group)
+    stated = [attributes, *attributes.get("multiscales", [])]
+    version = next((str(one["version"]) for one in stated if isinstance(one, Mapping) and "version" in one), None)
+    if version is not None and version not in VERSIONS:
+        raise UnsupportedImageError(
+            f"'{path}' is OME-Zarr {version}, which is not read here (only {', '.join(VERSIONS)}). Write it again as "
+            "0.4 or 0.5 (ome-zarr-py, or bioformats2raw)."
+        )
 
 
 def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:

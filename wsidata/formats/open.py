@@ -6,26 +6,43 @@ opens. The extension decides only where a file is the cover of a slide stored be
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.errors import ForeignFormatError, LimitExceededError, UnreadableImageError
+from wsidata.errors import (
+    ForeignFormatError,
+    LimitExceededError,
+    SlideError,
+    UnreadableImageError,
+    UnsupportedImageError,
+)
 from wsidata.formats.channels import PixelRequest
 from wsidata.formats.levels import Level
 from wsidata.formats.limits import check_limit
 from wsidata.formats.metadata import Loaders, SlideMetadata
-from wsidata.formats.openslide import foreign_format, open_foreign
+from wsidata.formats.openslide import DICOM_AT, DICOM_SIGNATURE, foreign_format, open_foreign
 from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.formats.tiff.reader import TiffPyramid
 from wsidata.utils.rectangle import ReadRectangle
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+NO_IMAGES = {
+    b"version https://git-lfs": "a Git LFS pointer, which stands for the file: fetch that with 'git lfs pull'",
+    b"/annex/objects/": "a git-annex pointer, which stands for the file: fetch that with 'git annex get'",
+    b"<!doctype html": "a web page, such as a server's answer in place of the file: download it again",
+    b"<html": "a web page, such as a server's answer in place of the file: download it again",
+    b"pk\x03\x04": "a ZIP archive: unpack it first, and open what is in it",
+}
+"""What files are by their first bytes, in lower case, that often stand where an image should be, and the remedy."""
 GZIP_SIGNATURE = b"\x1f\x8b\x08"
-ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup")
+ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/(?!/?$)")
 
 
 class Pyramid(Protocol):
@@ -83,6 +100,36 @@ def exists(path: Path) -> bool:
     return path.is_file() or any((path / name).is_file() for name in ZARR_METADATA)
 
 
+def missing(path: Path) -> SlideError | FileNotFoundError:
+    """The error for a path that is neither a file nor a Zarr store, which says what it is."""
+    text = str(path)
+    if ADDRESS.match(text) and not path.is_absolute():
+        address = text.replace(":/", "://", 1)
+        return UnsupportedImageError(
+            f"'{address}' is an address, and only files on disk are read. Copy it to a local disk first, and pass its "
+            "path there."
+        )
+    if not path.is_dir():
+        return FileNotFoundError(f"slide '{path}' does not exist, or is no file. Check the path.")
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    frames = [name for name in names if name.lower().endswith(".dcm") or _is_dicom(path / name)]
+    if frames:
+        return UnsupportedImageError(
+            f"'{path}' is a folder of DICOM files. Open one of them, such as '{path / frames[0]}': OpenSlide finds the "
+            "others of its series."
+        )
+    if "Slidedat.ini" in names:
+        return UnsupportedImageError(
+            f"'{path}' is the data folder of a 3DHISTECH MRXS slide. Open the file beside it: '{path}.mrxs'."
+        )
+    return FileNotFoundError(f"slide '{path}' is no file, but a folder, and no OME-Zarr. Open a file in it.")
+
+
+def _is_dicom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(DICOM_AT + len(DICOM_SIGNATURE))[DICOM_AT:] == DICOM_SIGNATURE
+
+
 def check_regular(path: Path) -> None:
     """Check that a path is a plain file: opening a named pipe would wait forever, and a device never ends.
 
@@ -124,7 +171,13 @@ def _opened(path: Path, request: PixelRequest) -> Pyramid:
     if not head:
         raise UnreadableImageError(f"'{path}' is empty (0 bytes). Copy it again from its source.")
     if head.startswith(GZIP_SIGNATURE):
-        raise UnreadableImageError(f"'{path}' is compressed by gzip. Unpack it first: gunzip '{path.name}'.")
+        unpacked = path.with_suffix("") if path.suffix == ".gz" else path.with_stem(f"{path.stem}-unpacked")
+        raise UnreadableImageError(
+            f"'{path}' is compressed by gzip. Unpack it first: gunzip -c {quote(str(path))} > {quote(str(unpacked))}"
+        )
+    for start, what in NO_IMAGES.items():
+        if head.lstrip().lower().startswith(start):
+            raise UnreadableImageError(f"'{path}' is {what}.")
     foreign = foreign_format(path, head)
     if foreign is not None:
         return open_foreign(path, request, foreign)

@@ -40,7 +40,12 @@ DICOM_AT, DICOM_SIGNATURE = 128, b"DICM"
 CZI_SIGNATURE = b"ZISRAWFILE"
 INSTALL = "Install OpenSlide to read it: pip install 'slidestream[openslide]'."
 CONVERT = "Convert it to OME-TIFF (bfconvert); of DICOM, only whole-slide images are read."
-UNSUPPORTED = re.compile("unsupported (?!or missing)|not supported|unrecogni[sz]ed|concatenation", re.IGNORECASE)
+UNSUPPORTED = re.compile(
+    r"unsupported (?!or missing)|not supported|unrecogni[sz]ed|concatenation|attribute \w+ value -?\d+ !="
+    "|nonzero subblock channel|unexpected media storage|jpeg color components",
+    re.IGNORECASE,
+)
+"""Errors of OpenSlide about intact files: of 16 bits, of several channels, in a compression it does not have."""
 TILE_PX = 512
 SEARCHED_BYTES = 16 * 1024**2
 """How much of a DICOM file is searched for its first frame, which follows the metadata."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from wsidata.errors import LimitExceededError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import RGB_NAMES, PixelRequest
 from wsidata.formats.codecs.color import eight_bit_name, scaled_to_8bit, to_rgb
-from wsidata.formats.codecs.gif import gif_size, read_gif
+from wsidata.formats.codecs.gif import gif_frames, gif_size, read_gif
 from wsidata.formats.codecs.icc import ICC_FIELD
 from wsidata.formats.codecs.jpeg import (
     JpegHeader,
@@ -94,6 +94,14 @@ class PlainImagePyramid:
         )
         self._pixels: NDArray[np.uint8] | None = None
         self._image: pyvips.Image | None = None
+
+    @property
+    def frames(self) -> int:
+        """Number of frames of an animation, of which the first is read; 1 for others."""
+        if self.kind == "gif":
+            return gif_frames(self._path)
+        header = self._load(access="sequential") if self._jpeg is None else None
+        return int(header.get("n-pages")) if header is not None and header.get_typeof("n-pages") else 1
 
     def image(self, level: int) -> pyvips.Image:
         """The image as RGB, upright."""

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from wsidata.errors import UnsupportedImageError
 from wsidata.formats.levels import Level, with_spacing
 from wsidata.formats.metadata import AssociatedImages, choose_spacing
-from wsidata.formats.open import Pyramid, exists, open_pyramid
+from wsidata.formats.open import Pyramid, exists, missing, open_pyramid
+from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.slides.options import SlideOptions
 
 WHITE = 255
@@ -46,8 +48,9 @@ class SlideFile:
             raise ValueError(f"slide '{self.path}' is closed. Open it again with Slide(path).")
         if self._opened is None:
             if not exists(self.path):
-                raise FileNotFoundError(f"slide '{self.path}' does not exist, or is no file. Check the path.")
+                raise missing(self.path)
             pyramid = open_pyramid(self.path, self.options.request)
+            _check_still(pyramid, self.path)
             self._opened = _Opened(pyramid, self.options.override, self.path.name, self._derive_magnification)
         return self._opened
 
@@ -144,6 +147,15 @@ class SlideFile:
         spacing = "spacing unknown" if self.mpp is None else f"{self.mpp[0]:.4g} um/px ({self.mpp_source})"
         sizes = ", ".join(f"{level.width}x{level.height}" for level in self.levels)
         return f"Slide('{self.path}', {self.kind}, levels {sizes}, {spacing})"
+
+
+def _check_still(pyramid: Pyramid, path: Path) -> None:
+    """Raise for animations: which of their frames is the slide is not known."""
+    if isinstance(pyramid, PlainImagePyramid) and pyramid.frames > 1:
+        raise UnsupportedImageError(
+            f"'{path}' is an animation ({pyramid.kind}) of {pyramid.frames} frames, not one image. Save the frame you "
+            f"need: image = PIL.Image.open({str(path)!r}); image.seek(0); image.save('frame.png')"
+        )
 
 
 class _Opened:

@@ -53,22 +53,22 @@ def pixel_data(frames, jpeg):
     return head + item(offsets) + b"".join(items) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
-def write_dicom(path, pixels, *, photometric="RGB", jpeg=False):
+def write_dicom(path, pixels, *, photometric="RGB", jpeg=False, bits=8, syntax=None):
     height, width = pixels.shape[:2]
     frames = list(frames_of(pixels, jpeg))
     spacing_mm = element(0x28, 0x30, "DS", "0.0005\\0.0005")
     shared = item(element(0x28, 0x9110, "SQ", item(spacing_mm)))
     meta = b"".join([
         element(2, 1, "OB", b"\0\1"), element(2, 2, "UI", WSI_STORAGE), element(2, 3, "UI", "1.2.3.4"),
-        element(2, 0x10, "UI", JPEG_BASELINE if jpeg else UNCOMPRESSED), element(2, 0x12, "UI", "1.2.3"),
+        element(2, 0x10, "UI", syntax or (JPEG_BASELINE if jpeg else UNCOMPRESSED)), element(2, 0x12, "UI", "1.2.3"),
     ])  # fmt: skip
     body = b"".join([
         element(8, 8, "CS", "ORIGINAL\\PRIMARY\\VOLUME\\NONE"), element(8, 0x16, "UI", WSI_STORAGE),
         element(8, 0x18, "UI", "1.2.3.4"), element(8, 0x60, "CS", "SM"), element(0x20, 0xD, "UI", "1.2.5"),
         element(0x20, 0xE, "UI", "1.2.6"), element(0x20, 0x9311, "CS", "TILED_FULL"), element(0x28, 2, "US", 3),
         element(0x28, 4, "CS", photometric), element(0x28, 6, "US", 0), element(0x28, 8, "IS", str(len(frames))),
-        element(0x28, 0x10, "US", TILE), element(0x28, 0x11, "US", TILE), element(0x28, 0x100, "US", 8),
-        element(0x28, 0x101, "US", 8), element(0x28, 0x102, "US", 7), element(0x28, 0x103, "US", 0),
+        element(0x28, 0x10, "US", TILE), element(0x28, 0x11, "US", TILE), element(0x28, 0x100, "US", bits),
+        element(0x28, 0x101, "US", bits), element(0x28, 0x102, "US", bits - 1), element(0x28, 0x103, "US", 0),
         element(0x48, 6, "UL", width), element(0x48, 7, "UL", height), element(0x48, 0x303, "UL", 1),
         element(0x5200, 0x9229, "SQ", shared), pixel_data(frames, jpeg),
     ])  # fmt: skip
@@ -96,3 +96,13 @@ def test_jpeg_frames_labeled_wrongly_raise(tmp_path):
     """As wsi2dcm writes them: OpenSlide shows false colors without an error."""
     with pytest.raises(UnsupportedImageError, match=r"a\.dcm' says its frames are RGB, but they are YCbCr"):
         Slide(write_dicom(tmp_path / "a.dcm", SMOOTH, photometric="RGB", jpeg=True))
+
+
+@pytest.mark.parametrize(
+    "options", [{"bits": 16}, {"syntax": "1.2.840.10008.1.2.4.80", "jpeg": True}, {"photometric": "PALETTE COLOR"}]
+)
+def test_unsupported_kinds_are_not_called_damaged(tmp_path, options):
+    path = write_dicom(tmp_path / "a.dcm", SMOOTH, **options)  # of 16 bits, and JPEG-LS
+    with pytest.raises(UnsupportedImageError, match="does not") as error:
+        Slide(path).numpy()
+    assert "Copy it again" not in str(error.value)

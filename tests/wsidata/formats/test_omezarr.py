@@ -140,7 +140,9 @@ def test_channels_by_name_keep_their_type(tmp_path):
 
 def test_three_channels_are_rgb_only_if_the_file_says_so(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", [RGB], omero=None)
-    with pytest.raises(UnsupportedImageError, match=r"does not say .* red, green and blue.*channels=\[0, 1, 2\]"):
+    with pytest.raises(
+        UnsupportedImageError, match=r"of unstated colors .*If they are red, green and blue, pass channels='rgb'"
+    ):
         Slide(path)
     with Slide(path, channels=[0, 1, 2]) as slide:
         np.testing.assert_array_equal(slide.numpy(), np.moveaxis(RGB, 0, 2))
@@ -267,7 +269,7 @@ def test_invalid_metadata_raises_naming_the_file(tmp_path, attributes):
 
 
 def test_a_folder_that_is_not_a_store_raises(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist, or is no file"):
+    with pytest.raises(FileNotFoundError, match="is no file, but a folder, and no OME-Zarr"):
         Slide(tmp_path)
 
 

@@ -196,3 +196,24 @@ def test_limits_of_openslide_are_not_called_damage(tmp_path, monkeypatch, said, 
     monkeypatch.setattr(openslide, "OpenSlide", refuse)
     with pytest.raises(kind, match=rf"a\.czi' .*{said}.*Convert it to OME-TIFF"):
         OpenSlidePyramid(tmp_path / "a.czi")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Attribute BitsAllocated value 16 != 8",
+        "Nonzero subblock channel 1",
+        "Pixel type GRAY16 is not supported",
+        "Unsupported transfer syntax 1.2.840.10008.1.2.4.80",
+        "Unsupported TIFF compression: 34887",
+        "Unexpected media storage SOP: 1.2.3",
+    ],
+)
+def test_what_openslide_does_not_support_is_not_called_damaged(tmp_path, monkeypatch, text):
+    def fail(path):
+        raise openslide.OpenSlideError(text)
+
+    monkeypatch.setattr(openslide, "OpenSlide", fail)
+    with pytest.raises(UnsupportedImageError, match=r"of a kind that OpenSlide does not read.*Convert it") as error:
+        OpenSlidePyramid(tmp_path / "a.dcm")
+    assert "Copy it again" not in str(error.value)

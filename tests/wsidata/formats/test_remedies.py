@@ -55,11 +55,10 @@ def follow(path, prefer=""):
                 slide.numpy()
                 return taken
         except UndecidedImageError as error:
-            named = told(str(error))
-            assert named, f"no remedy in: {error}"
-            for name, value in named:
-                if name not in taken or (value == prefer):
-                    taken[name] = value
+            message = str(error)
+        named = told(message)
+        assert named, message
+        taken |= {name: value for name, value in named if name not in taken or value == prefer}
     raise AssertionError(f"three remedies were not enough: {taken}")
 
 
@@ -150,13 +149,23 @@ def test_rgb_on_the_command_line_and_in_the_data_module(tmp_path):
     assert dm.stats.mean == pytest.approx((RGB.reshape(-1, 3)[None].mean(axis=(0, 1)) / 255).tolist())
 
 
-def test_planes_with_lookup_tables_are_channels(tmp_path):
+OME = (
+    '<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0"><Pixels '
+    'ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="128" SizeY="96" SizeC="2" SizeZ="1" SizeT="1">'
+    '<Channel ID="Channel:0:0" SamplesPerPixel="1"/><Channel ID="Channel:0:1" SamplesPerPixel="1"/>'
+    '<TiffData IFD="0" FirstC="0" PlaneCount="1"/><TiffData IFD="1" FirstC="1" PlaneCount="1"/></Pixels></Image></OME>'
+)
+
+
+@pytest.mark.parametrize("description", [OME, None])
+def test_planes_with_lookup_tables_are_channels(tmp_path, description):
     """Bio-Formats writes one palette per channel; what is stored is the signal."""
-    path = tmp_path / "a.ome.tif"
+    path = tmp_path / "a.tif"
     colors = [np.stack([np.arange(256) * 257 * (band == one) for band in range(3)]).astype(np.uint16) for one in (0, 1)]
     with tifffile.TiffWriter(path) as tiff:
-        for plane, colormap in zip(PLANES[:2], colors, strict=True):
-            tiff.write(plane, photometric="palette", colormap=colormap, tile=(32, 64), metadata=None)
+        for index, (plane, colormap) in enumerate(zip(PLANES[:2], colors, strict=True)):
+            text = None if index else description
+            tiff.write(plane, photometric="palette", colormap=colormap, description=text, **TILE)
     with pytest.raises(UndecidedImageError, match="2 planes of uint8"):
         Slide(path)
     assert follow(path) == {"channels": [0]}

@@ -40,6 +40,16 @@ def read_gif(path: Path) -> NDArray[np.uint8]:
         return np.asarray(gif.convert("RGBA"))
 
 
+def gif_frames(path: Path) -> int:
+    """Number of frames of a GIF.
+
+    Raises:
+        UnreadableImageError: if Pillow reports any damage.
+    """
+    with _opened(path) as gif:
+        return int(gif.n_frames)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[GifImageFile]:
     """Context of an open GIF, in which Pillow's errors name the file."""

@@ -18,7 +18,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from wsidata.errors import LimitExceededError, UnreadableImageError
+from wsidata.errors import LimitExceededError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.limits import Limits, check_limit, limits
 
 SOI, EOI, SOS, COM = 0xD8, 0xD9, 0xDA, 0xFE
@@ -30,6 +30,7 @@ FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 """Start of a frame (SOF): of these 16 codes, three mean something else."""
 PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
+JPEG_LS = 0xF7
 WITHOUT_LENGTH = frozenset({0x01, *RESTARTS, SOI})
 
 JPEG_START, JPEG_END, SCAN_START = bytes((0xFF, SOI)), bytes((0xFF, EOI)), bytes((0xFF, SOS))
@@ -45,6 +46,10 @@ MAX_DECODED_BYTES = Limits.max_decoded_bytes
 
 class JpegHeaderError(ValueError):
     """The markers end, or break off, before the size is known."""
+
+
+class JpegLsError(JpegHeaderError):
+    """The file is of another standard that begins like JPEG."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ def read_jpeg_header(stream: BinaryIO) -> JpegHeader:
             break
         if marker in WITHOUT_LENGTH:
             continue
+        if marker == JPEG_LS:
+            raise JpegLsError("it is JPEG-LS")
         length = int.from_bytes(stream.read(2))
         if length < 2:
             raise JpegHeaderError("it breaks off in its header")
@@ -170,6 +177,8 @@ def jpeg_header(path: Path, data: bytes | None = None) -> JpegHeader:
     try:
         with path.open("rb") if data is None else io.BytesIO(data) as stream:
             return read_jpeg_header(stream)
+    except JpegLsError as error:
+        raise UnsupportedImageError(f"'{path}' is JPEG-LS, which is not read here. Save it as PNG.") from error
     except JpegHeaderError as error:
         raise undecodable(path, error) from error
 

@@ -71,6 +71,12 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         ForeignFormatError: for unsupported dialects.
         UnsupportedImageError: for ambiguous levels, and for stacks of focal planes or times.
     """
+    first = tiff.pages.first
+    if 0 in (first.imagewidth, first.imagelength):
+        raise UnreadableImageError(
+            f"'{path}' says it has {first.imagewidth}x{first.imagelength} pixels (TIFF directory 0): its writer did "
+            "not finish it. Export it again, or copy it again from its source."
+        )
     _check_sidecars(tiff, path)
     tiff.pages.useframes = False
     tiff.pages.cache = True

@@ -30,6 +30,12 @@ def check_ome(tiff: tifffile.TiffFile, path: Path) -> None:
     root = parse_xml(tiff.ome_metadata) if tiff.is_ome else None
     if root is None:
         return
+    for element in _named(root, "BinaryOnly"):
+        companion = Path(element.get("MetadataFile", "")).name
+        raise UnsupportedImageError(
+            f"'{path}' is one file of an OME-TIFF set, a plane or some of them: what it shows is described in "
+            f"'{companion}'. Save the set as one file (bfconvert {companion} slide.ome.tif)."
+        )
     if _leave_out_other_files(root, path):
         tiff._omexml = ElementTree.tostring(root, encoding="unicode")  # what tifffile reads instead of the file's own
     planes = sum(_planes(pixels) for pixels in _named(root, "Pixels"))

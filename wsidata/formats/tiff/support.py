@@ -50,7 +50,7 @@ def check_rgb(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
         choose_channels(
             f"'{path}' holds a stack of {count} planes of {page.dtype}",
             layout.all_channel_names,
-            "" if is_scaled or page.dtype == "uint8" else scaling_hint(page.dtype),
+            "" if is_scaled else scaling_hint(page.dtype, page.bitspersample),
         )
     for (page,) in layout.pages:
         (check_colors if is_scaled else check_eight_bit)(page, path)
@@ -91,11 +91,12 @@ def check_eight_bit(page: tifffile.TiffPage, path: Path) -> None:
     Raises:
         UnsupportedImageError: naming the directory, what it holds, and what to do.
     """
+    _check_samples(page, path)
     if not is_eight_bit(page):
         raise UndecidedImageError(
             f"TIFF directory {page.index} of '{path}' holds {page.bitspersample}-bit {page.dtype} samples, not 8-bit "
             "ones from 0 to 255. There is no one right way to show them in 8 bits: say which stored values are "
-            f"black and white{scaling_hint(page.dtype)}."
+            f"black and white{scaling_hint(page.dtype, page.bitspersample)}."
         )
     check_colors(page, path)
 
@@ -113,14 +114,9 @@ def check_colors(page: tifffile.TiffPage, path: Path) -> None:
     Raises:
         UnsupportedImageError: naming the directory, what it holds, and what to do.
     """
+    _check_samples(page, path)
     what = f"TIFF directory {page.index} of '{path}'"
-    known = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}
-    colors = known.get(page.photometric)
     alpha = len(page.extrasamples)
-    if colors is None or page.samplesperpixel != colors + alpha or alpha > 1 or page.imagedepth != 1:
-        count = int(page.samplesperpixel)
-        has = f"{what} has {count} channels (photometric {int(page.photometric)})"
-        choose_channels(has, [str(number) for number in range(count)])
     if alpha and not (page.extrasamples[0] == UNASSOCIATED_ALPHA or is_premultiplied(page)):
         deep = page.extrasamples[0] == ASSOCIATED_ALPHA
         meaning = "a premultiplied alpha of more than 8 bits or of ink" if deep else "of no stated meaning"
@@ -138,6 +134,18 @@ def check_colors(page: tifffile.TiffPage, path: Path) -> None:
             f"{what} has {page.bitspersample}-bit samples of an unsupported kind. Save it as RGB."
         )
     check_codec(page, path)
+
+
+def _check_samples(page: tifffile.TiffPage, path: Path) -> None:
+    """Check that the samples of a pixel are those of a color."""
+    known = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}
+    colors, count, alpha = known.get(page.photometric), int(page.samplesperpixel), len(page.extrasamples)
+    if colors is None or count != colors + alpha or alpha > 1 or page.imagedepth != 1:
+        choose_channels(
+            f"TIFF directory {page.index} of '{path}' has {count} channels (photometric {int(page.photometric)})",
+            [str(number) for number in range(count)],
+            scaling_hint(page.dtype, page.bitspersample),
+        )
 
 
 def check_codec(page: tifffile.TiffPage, path: Path) -> None:
