@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsidata.errors import LimitExceededError
+from wsidata.errors import LimitExceededError, UndecidedImageError, UnsupportedImageError
 from wsidata.formats.channels import PixelRequest
 from wsidata.formats.codecs.bmp import BMP_START, HEADER_BYTES, bmp_size, read_bmp
 from wsidata.formats.codecs.icc import to_srgb
@@ -153,4 +153,10 @@ def _open(path: Path, head: bytes) -> Pyramid:
         with opening(path) as tiff:
             request = request if tiff.pages.first.dtype == np.uint16 else None
             tiff.close()
-    return open_pyramid(path, request)
+    try:
+        return open_pyramid(path, request)
+    except UndecidedImageError as error:
+        raise UnsupportedImageError(
+            f"{error} Photos are read without such a choice: save what you need of it as 8-bit RGB, or read it with "
+            "Slide (WSIDataModule)."
+        ) from error

@@ -12,6 +12,7 @@ import zarr
 from wsidata import Slide, WSIDataModule
 from wsidata.cli import arguments
 from wsidata.errors import UndecidedImageError, UnsupportedImageError
+from wsidata.photos.read import read_photo
 from wsidata.slides.slide import slide_info
 
 RGB = np.random.default_rng(3).integers(0, 256, (96, 128, 3), dtype=np.uint8)
@@ -195,6 +196,12 @@ def test_pages_are_saved_as_the_error_says(tmp_path, monkeypatch, photometric):
     with Slide(tmp_path / "page.tif") as slide:
         expected = RGB if photometric == "rgb" else np.repeat(255 - PLANES[0][..., None], 3, axis=2)
         np.testing.assert_array_equal(slide.numpy(), expected)
+
+
+def test_photos_say_what_works_for_photos(tmp_path):
+    path = write_planes(tmp_path / "two.tif", PLANES[:2], tile=None)
+    with pytest.raises(UnsupportedImageError, match=r"stack of 2 planes.*Photos are read without such a choice: save"):
+        read_photo(path)
 
 
 def test_deep_photo_is_scaled_as_the_error_says(tmp_path):

@@ -45,7 +45,7 @@ def check_rgb(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
                 f"'{path}' holds a stack of {count} images of {page.imagewidth}x{page.imagelength} px (pages, "
                 "focal planes or times), and does not say which is the slide. Save the one you need as a file of its "
                 f"own: tifffile.imwrite('page.tif', tifffile.imread({str(path)!r}, key=0), "
-                f"photometric='{page.photometric.name.lower()}')."
+                f"photometric='{'rgb' if page.photometric == YCBCR else page.photometric.name.lower()}')."
             )
         choose_channels(
             f"'{path}' holds a stack of {count} planes of {page.dtype}",
