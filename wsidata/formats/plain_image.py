@@ -175,15 +175,18 @@ def image_kind(head: bytes) -> str | None:
 
 
 def _check_temporary(path: Path, header: pyvips.Image) -> None:
-    """Check the disk space that decoding an image too large for memory takes.
+    """Check the disk space that decoding an image too large for memory takes, and the memory of an interlaced one.
 
     Raises:
         LimitExceededError: if it is more than the limit, or than there is.
     """
+    size = f"{header.width}x{header.height} pixels"
     need_bytes = header.width * header.height * header.bands * (1 if header.format == "uchar" else 2)
+    if header.get_typeof("interlaced"):  # which libvips holds in memory
+        check_limit("max_decoded_bytes", need_bytes, path, f"{need_bytes / 1e9:.1f} GB of memory for its {size}")
     if need_bytes <= MAX_IN_MEMORY_BYTES:
         return
-    what = f"{need_bytes / 1e9:.1f} GB of temporary disk space for its {header.width}x{header.height} pixels"
+    what = f"{need_bytes / 1e9:.1f} GB of temporary disk space for its {size}"
     check_limit("max_temporary_bytes", need_bytes, path, what)
     folder = tempfile.gettempdir()
     free_bytes = shutil.disk_usage(folder).free

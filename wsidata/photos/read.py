@@ -140,6 +140,7 @@ def _result_size(path: Path, stored_px: tuple[int, ...], short_side_px: int | No
 def _decode_other(data: bytes, path: Path) -> tuple[NDArray[np.uint8], bytes | None]:
     """Upright pixels of anything but gray and color JPEG, and their ICC profile."""
     if data.startswith(BMP_START):
+        _result_size(path, bmp_size(data, path), None)
         return read_bmp(data, path), None
     with closing(_open(path, data)) as pyramid, naming_errors(path):
         _result_size(path, pyramid.levels[0].size[::-1], None)

@@ -72,6 +72,16 @@ def test_temporary_files_are_limited_by_the_limit_and_by_the_disk(tmp_path, monk
         read_photo(path)
 
 
+@pytest.mark.parametrize("name", ["interlaced.png", "a.bmp"])
+def test_photos_that_are_decoded_in_memory_raise_if_they_are_larger(tmp_path, monkeypatch, name):
+    pyvips.Image.new_from_array(PIXELS).write_to_file(str(tmp_path / "interlaced.png"), interlace=True)
+    Image.fromarray(PIXELS).save(tmp_path / "a.bmp")
+    np.testing.assert_array_equal(read_photo(tmp_path / name), PIXELS)
+    monkeypatch.setenv("WSIDATA_MAX_DECODED_BYTES", str(40 * 48 * 3 - 1))
+    with pytest.raises(LimitExceededError, match=name):
+        read_photo(tmp_path / name)
+
+
 def test_a_gif_larger_than_memory_raises(tmp_path, monkeypatch):
     Image.fromarray(PIXELS).save(tmp_path / "a.gif")
     monkeypatch.setenv("WSIDATA_MAX_DECODED_BYTES", str(40 * 48 * 4 - 1))

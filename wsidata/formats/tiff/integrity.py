@@ -22,6 +22,9 @@ from wsidata.formats.limits import check_limit
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 SUBIFDS_TAG = 330
 TILE_SIZE_TAGS, TILE_PLACE_TAGS, STRIP_OFFSETS_TAG = {322, 323}, {324, 325}, 273
+INTEGER_TAGS = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 330, 338, 339}
+"""Tags of sizes, places and kinds. As floats, byte counts were taken for 0, and tiles for ones never written."""
+INTEGER_TYPES = {1, 3, 4, 6, 8, 9, 13, 16, 17, 18}
 MAX_TAGS = 4096
 """Tags of a directory; tifffile reads no more either."""
 USUAL_TAGS = 64
@@ -88,6 +91,8 @@ class _Walk:
             entry = table[start : start + self.entry_bytes]
             tag, kind = self._unpack("HH", entry[:4], what)
             present.add(tag)
+            if tag in INTEGER_TAGS and kind not in INTEGER_TYPES:
+                self._fail(f"tag {tag} holds no integers, but values of type {kind}")
             count = self._unpack(self.offset_code, entry[4 : 4 + self.offset_bytes], what)[0]
             value = entry[4 + self.offset_bytes :]
             value_bytes = count * TYPE_BYTES.get(kind, 0)

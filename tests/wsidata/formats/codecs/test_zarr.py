@@ -220,3 +220,14 @@ def test_pipes_in_a_store_are_not_waited_for(tmp_path):
     os.mkfifo(chunk)
     with pytest.raises(UnreadableImageError, match="is no file"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["../other.zarr/0", "{}/other.zarr/0", "0/../../other.zarr/0"])
+def test_levels_lie_inside_the_store(tmp_path, name):
+    store(tmp_path / "other.zarr")
+    path = store(tmp_path / "a.zarr")
+    zarr.open_group(path).attrs["multiscales"] = [
+        OME["multiscales"][0] | {"datasets": [{"path": name.format(tmp_path)}]}
+    ]
+    with pytest.raises(SlideError, match=r"a\.zarr"):
+        read(path)

@@ -172,3 +172,18 @@ def test_places_of_tiles_that_cannot_be_raise(tmp_path, offset, length, words):
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(UnreadableImageError, match=words):
         Slide(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("tag", [256, 277, 279])
+@pytest.mark.parametrize("kind", [0, 2, 5, 7, 11, 12, 99])
+def test_sizes_and_places_that_are_no_integers_raise(tmp_path, tag, kind):
+    """Byte counts that were floats became 0, and the whole slide white."""
+    tifffile.imwrite(tmp_path / "a.tif", picture(), photometric="rgb", metadata=None, rowsperstrip=10)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    place = next(at for at in range(10, len(data)) if data[at : at + 2] == struct.pack("<H", tag))
+    data[place + 2 : place + 4] = struct.pack("<H", kind)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(
+        UnreadableImageError, match=rf"tag {tag} holds no integers, but values of type {kind}|ends at byte"
+    ):
+        Slide(tmp_path / "a.tif")
