@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--folder", help="write the export here (default with --repo: published/REPO)")
     where.add_argument("--repo", metavar="NAME/DATA", help="publish to this dataset; private unless --public")
     where.add_argument("--public", action="store_true", help="make the dataset public")
+    where.add_argument("--into-private", action="store_true", help="with --public: even if it exists and is private")
     where.add_argument("--revision", help="branch of the dataset (default: main)")
     where.add_argument("--create-pr", action="store_true", help="open a pull request")
     add_table_arguments(parser)
@@ -114,6 +115,7 @@ def _publish(dm: SplitDataModule, arguments: argparse.Namespace, options: dict[s
         folder=arguments.folder,
         revision=arguments.revision,
         create_pr=arguments.create_pr,
+        into_private=arguments.into_private,
         **options,
     )
     return asdict(published)

@@ -7,11 +7,14 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from wsidata.tables.cells import escaped
 from wsidata.utils.files import atomic_write, write_text
 
 
 def save_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table as CSV without its index; an equal file is not touched.
+
+    Cells that a spreadsheet would take for formulas get an apostrophe in front; `tables.cells.restored` takes it away.
 
     Args:
         table: Such as a prediction table, or scores.
@@ -20,7 +23,7 @@ def save_table(table: pd.DataFrame, path: str | Path) -> None:
     Raises:
         OSError: if the disk is full; a file that was there is as it was.
     """
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    write_text(path, escaped(table).to_csv(index=False, lineterminator="\n"))
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:

@@ -26,6 +26,7 @@ def publish(
     create_pr: bool = False,
     token: str | None = None,
     endpoint: str | None = None,
+    into_private: bool = False,
     message: str | None = None,
     say: Callable[[str], None] = print,
     **export_options: Any,
@@ -44,6 +45,7 @@ def publish(
         create_pr: Open a pull request instead of changing main.
         token: Access token that may write. None: HF_TOKEN, or the one stored by `hf auth login`.
         endpoint: Address of the Hub. None: HF_ENDPOINT, or huggingface.co.
+        into_private: With `private=False`: publish to a repository that exists and is private, and stays so.
         message: Commit message.
         say: Called first with what will be visible to whom.
         **export_options: See `export`: `layout`, `image_format`, `quality`, `opaque_ids`, `keep_names`, `card`,
@@ -53,14 +55,15 @@ def publish(
         Its URL and commit.
 
     Raises:
-        PublishError: without token, permission, network or space, and for a public repository with `private=True`.
+        PublishError: without token, permission, network or space, for a public repository with `private=True`, and for
+            a private one with `private=False`.
         ExportError, PrivacyError, ValueError: as in `export`.
         CardError: if the card was changed both in the folder and on the Hub.
 
     Example:
         >>> publish(dm, "me/camelyon16-2um", image_format="jpeg", quality=90, opaque_ids=True)
     """
-    to = HubRepository(repo_id, private, revision, create_pr, token, endpoint)
+    to = HubRepository(repo_id, private, revision, create_pr, token, endpoint, into_private=into_private)
     folder = Path("published") / repo_id if folder is None else Path(folder)
     audience = f"Private at '{repo_id}'" if private else f"PUBLIC, for everybody, at '{repo_id}'"
     export(dm, folder, say=say, audience=audience, ready=lambda: to.ensure(say), **export_options)

@@ -29,6 +29,7 @@ class HubRepository:
     Attributes:
         repo_id: "owner/name".
         private: Publish only to a private repository; a new one becomes private.
+        into_private: With `private=False`: publish to a repository that exists and is private, and stays so.
         revision: Branch, tag or commit. To publish: a branch, created if there is none, or "refs/pr/N". None: main.
         create_pr: Publish as a pull request instead of changing main.
         token: Access token. None or True: HF_TOKEN, or the one stored by `hf auth login`. False: none, for downloads.
@@ -45,6 +46,7 @@ class HubRepository:
     endpoint: str | None = None
     patience: Patience = field(default_factory=Patience)
     cache_dir: Path | None = None
+    into_private: bool = False
 
     def __post_init__(self) -> None:
         if self.create_pr and self.revision is not None:
@@ -151,7 +153,8 @@ class HubRepository:
             Whether it is private.
 
         Raises:
-            PublishError: if it is public and should not be; or without token, permission or network.
+            PublishError: if it is public and should not be, or private without `into_private`; or without token,
+                permission or network.
         """
         from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -169,6 +172,13 @@ class HubRepository:
                 "private=False to publish to everybody."
             )
         if info.private and not self.private:
+            if not self.into_private:
+                raise PublishError(
+                    f"'{self.repo_id}' exists and is private, and private=False was requested; the Hub does not change "
+                    "a repository that exists. Nothing was sent. To publish to everybody, make it public in its "
+                    "settings or choose another name; to add to it as it is, pass private=True, or into_private=True "
+                    "(--into-private)."
+                )
             say(f"'{self.repo_id}' exists and is private; it stays so until you change its settings.")
         return bool(info.private)
 

@@ -30,6 +30,8 @@ from wsidata.hub.manifest import (
     Preprocessing,
 )
 from wsidata.hub.repository import HubRepository, PublishError
+from wsidata.hub.secrets import Secrets, check_export
+from wsidata.utils.confine import Confinement
 from wsidata.utils.files import file_sha256, write_text
 from wsidata.utils.messages import describe_problems
 
@@ -67,11 +69,13 @@ def upload(
     Raises:
         PublishError: if it fails.
         ExportFormatError: if the export is not finished.
+        PrivacyError: if a file holds the home folder, the user's name, or an image with metadata.
         CardError: if the card was changed both in the folder and on the Hub.
     """
     folder = Path(folder)
     preprocessing = Preprocessing.load(folder)
     files = published_files(folder, preprocessing)
+    check_export(folder, preprocessing, Secrets.of_machine())
     private = to.ensure(say)
     with to.explained(
         f"'{to.repo_id}' was not published; what was sent is marked as not complete, and publishing again goes on"
@@ -87,15 +91,18 @@ def published_files(folder: Path, preprocessing: Preprocessing) -> list[str]:
     """
     expected: set[str] = set()
     problems: list[str] = []
+    confine = Confinement(folder, error=PublishError)
     for table in preprocessing.tables:
         expected.add(table.path)
-        if file_sha256(folder / table.path) != table.sha256:
+        if file_sha256(confine(table.path, PREPROCESSING_FILE)) != table.sha256:
             problems.append(f"{table.path} is missing or was changed")
         elif preprocessing.layout == "files":
             with pq.ParquetFile(folder / table.path) as rows:
                 names = [name for name in ("file_name", "mask_file_name") if name in rows.schema_arrow.names]
                 for column in rows.read(columns=names).to_pydict().values():
                     expected.update(f"{table.split}/{file}" for file in column)
+    for file in sorted(expected):
+        confine(file, "a table")
     tables = {table.path for table in preprocessing.tables}
     existing = {
         path.relative_to(folder).as_posix()

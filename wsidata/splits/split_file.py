@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from wsidata.tables.cells import escaped, restored
 from wsidata.tables.name_table import nfc
 from wsidata.tables.parts import SPLITS, SplitError
 from wsidata.tables.text_table import TableError, read_text_table
@@ -45,7 +46,8 @@ def parts_digest(parts: Parts) -> str:
 def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     """Write `image_id, label_name, group, split, skipped` (those that `table` has) and the digest as CSV.
 
-    The file is written whole or not at all, and not touched where it holds the same already.
+    The file is written whole or not at all, and not touched where it holds the same already. Cells that a spreadsheet
+    would take for formulas are escaped (see `tables.cells`); `load_splits` restores them.
 
     Args:
         table: What `make_splits` returned.
@@ -58,7 +60,7 @@ def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     columns = [name for name in columns if name not in ("group", "skipped") or (table[name] != "").any()]
     digest = split_digest(table)
     frame = table[columns].assign(**{DIGEST_COLUMN: _PREFIX + digest[:_DIGITS]})
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    write_text(path, escaped(frame).to_csv(index=False, lineterminator="\n"))
     return digest
 
 
@@ -119,6 +121,7 @@ def load_splits(path: str | Path | pd.DataFrame, *, expected_digest: str | None 
         frame = read_text_table(path).frame
     except TableError as error:
         raise SplitError(f"cannot read {name}: {error}") from error
+    frame = _as_saved(frame)
     absent = [name for name in ("image_id", "split") if name not in frame.columns]
     if absent:
         raise SplitError(f"{name} has no column {absent}; its columns are {list(frame.columns)}.")
@@ -139,6 +142,14 @@ def load_splits(path: str | Path | pd.DataFrame, *, expected_digest: str | None 
             "saved; if the change is meant, delete that column."
         )
     return frame.drop(columns=DIGEST_COLUMN, errors="ignore")
+
+
+def _as_saved(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with its cells restored, if its digest says that they were escaped when it was saved."""
+    if not {"image_id", "split", DIGEST_COLUMN} <= set(frame.columns):
+        return frame
+    as_saved = restored(frame)
+    return as_saved if set(frame[DIGEST_COLUMN]) == {_PREFIX + split_digest(as_saved)[:_DIGITS]} else frame
 
 
 def apply_splits(table: pd.DataFrame, saved: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,6 @@
 import json
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -6,13 +8,17 @@ import pytest
 from wsidata.hub.privacy import (
     PUBLISHED_ARGUMENTS,
     PrivacyError,
+    described,
     disclosure,
     published_arguments,
     published_rows,
-    without_addresses,
 )
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.tables.label_table import LabelTable
+from wsidata.transforms.base import Transform
+from wsidata.transforms.color.stain import StainJitter
+from wsidata.transforms.compose import Compose, default_train_transform
+from wsidata.transforms.geometry.crop import CropOrPad
 
 
 def labels(**columns):
@@ -84,8 +90,41 @@ def test_only_listed_arguments_are_published_as_plain_values():
     assert not private & set(PUBLISHED_ARGUMENTS)
 
 
-def test_memory_addresses_are_removed():
-    assert without_addresses("<function f at 0x7f00aaBB>") == "<function f>"
+class Normalizer:
+    """A user's own transform, with a path."""
+
+    def __init__(self, reference="/home/jane/reference_0017.png", strength=0.5):
+        self.reference, self.strength, self.lines = reference, strength, open
+
+    def __call__(self, image):
+        return image
+
+
+def test_objects_are_described_by_named_plain_parameters():
+    default = default_train_transform((64, 64))
+    assert described(default) == repr(default)
+    mine = Compose([CropOrPad(8), partial(Normalizer(), key="/x/y"), Normalizer(), lambda image: image, StainJitter()])
+    text = described(mine)
+    assert "/" not in text
+    assert "0017" not in text
+    assert " at 0x" not in text
+    assert "CropOrPad(height_px=8" in text
+    assert "own.Normalizer(reference=..., strength=0.5, lines=open)" in text
+    assert "partial(own.Normalizer(reference=..., strength=0.5, lines=open), key=...)" in text
+    assert "<lambda>" in text
+    assert "StainJitter(alpha=" in text
+
+
+def test_a_class_of_another_module_is_no_default():
+    class RandomD4(Transform):
+        def draw(self, image, rng):
+            return None
+
+    assert described(RandomD4()) != described(default_train_transform(None))
+
+
+def test_arguments_that_are_no_plain_values_are_left_out():
+    assert published_arguments({"seed": 1, "mpp": Path("/secret"), "channels": [open]}) == {"seed": 1}
 
 
 def test_disclosure_is_one_line_with_audience_and_content():

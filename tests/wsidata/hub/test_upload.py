@@ -127,6 +127,19 @@ def test_public_repository_is_refused_before_anything_is_sent(hub, camelyon, fol
     assert not (folder.parent / "other").exists()
 
 
+def test_private_repository_takes_a_public_dataset_only_when_told(hub, folder):
+    assert "DONE" in send(hub, folder)
+    hub.clear()
+    out = send(hub, folder, private=False)
+    assert "REFUSED 'tester/split' exists and is private, and private=False was requested" in out
+    assert "into_private=True (--into-private)" in out
+    assert {request["method"] for request in hub.log()} == {"GET"}
+    out = send(hub, folder, private=False, into_private=True)
+    assert "exists and is private; it stays so" in out
+    assert "DONE" in out
+    assert hub.repository(REPO)["private"]
+
+
 def test_publishing_to_everybody_says_so_first(hub, camelyon, tmp_path):
     run = hub.python(PUBLISH, camelyon, tmp_path / "out", "public")
     assert run.stdout.startswith("PUBLIC, for everybody, at 'tester/split': 16 images (10 train, 2 validation, 4 test)")

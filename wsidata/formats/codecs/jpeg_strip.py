@@ -22,7 +22,11 @@ def stripped_jpeg(path: Path) -> bytes | None:
     with path.open("rb") as file:
         if file.read(2) != JPEG_START:
             return None
-        content = JPEG_START + file.read()
+        return without_metadata(JPEG_START + file.read())
+
+
+def without_metadata(content: bytes) -> bytes | None:
+    """The bytes of a JPEG without metadata; None if its markers cannot be followed to the end."""
     kept = [JPEG_START]
     position = 2
     while True:

@@ -21,6 +21,7 @@ from wsidata.datamodules.image_folder import ImageFolderDataModule
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.hub.export.encoding import choose_encoding
+from wsidata.hub.export.identity import identity
 from wsidata.hub.manifest import (
     HUB_SPLITS,
     IMAGE_FOLDER,
@@ -31,7 +32,7 @@ from wsidata.hub.manifest import (
     Preprocessing,
     Transforms,
 )
-from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows, without_addresses
+from wsidata.hub.privacy import READING_ARGUMENTS, described, published_arguments, published_rows
 from wsidata.slides.resample import RESAMPLING_VERSION
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.split_file import split_digest
@@ -217,8 +218,8 @@ def _places(rows: pd.DataFrame) -> list[str]:
 
 
 def _described(transform: Any, default: Any, applied: CropOrPad | None) -> Transforms:
-    text = without_addresses(repr(transform))
-    return Transforms(text == without_addresses(repr(default)), text, None if applied is None else repr(applied))
+    text = described(transform)
+    return Transforms(text == described(default), text, None if applied is None else described(applied))
 
 
 def _crop_settings(crop: TissueCrop | None) -> dict[str, Any] | None:
@@ -226,7 +227,7 @@ def _crop_settings(crop: TissueCrop | None) -> dict[str, Any] | None:
     if crop is None:
         return None
     settings = {one.name: getattr(crop, one.name) for one in fields(crop)}
-    return {**settings, "method": getattr(crop.method, "__name__", without_addresses(repr(crop.method)))}
+    return {**settings, "method": described(crop.method)}
 
 
 def _versions() -> dict[str, str]:
@@ -242,13 +243,12 @@ def _versions() -> dict[str, str]:
 
 def pixel_settings(plan: ExportPlan, split: SplitPlan) -> dict[str, Any]:
     """Everything that the pixels of a split depend on, apart from its files."""
-    method = getattr(getattr(split.dataset, "crop", None), "method", None)
-    code, manifest = getattr(method, "__code__", None), plan.manifest
+    crop, manifest = getattr(split.dataset, "crop", None), plan.manifest
     return {
         "encoding": asdict(manifest.encoding),
         "crop": repr(split.crop),
         "tissue": manifest.crop,
-        "tissue_code": None if code is None else [code.co_code.hex(), without_addresses(repr(code.co_consts))],
+        "tissue_code": None if crop is None else identity(crop.method),
         "mask_classes": getattr(split.dataset, "mask_classes", None),
         "arguments": {name: manifest.arguments.get(name) for name in READING_ARGUMENTS},
         "versions": manifest.versions,

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from wsidata.datamodules.base import SplitDataModule
 from wsidata.hub.card import CardText, write_card
@@ -39,7 +39,8 @@ from wsidata.hub.manifest import (
     Layout,
     Preprocessing,
 )
-from wsidata.hub.privacy import disclosure
+from wsidata.hub.privacy import NAMED_COLUMNS, PrivacyError, disclosure
+from wsidata.hub.secrets import Secrets, check_export, check_rows
 from wsidata.stats.result import ChannelStats
 from wsidata.utils.files import file_sha256, json_sha256
 from wsidata.utils.messages import check_choice
@@ -93,12 +94,16 @@ def export(
 
     Raises:
         ExportError: if an image cannot be read or written (naming all of them), or `folder` holds something else.
-        PrivacyError: if ids would tell paths.
+        PrivacyError: if ids would tell paths; or if what would be published holds the home folder, the user's name, a
+            folder of the data or, with `opaque_ids`, an id of the source.
         ValueError: for options that do not go together.
     """
     folder = Path(folder)
     check_choice("layout", layout, (None, *LAYOUTS))
     plan = plan_export(dm, image_format=image_format, quality=quality, opaque_ids=opaque_ids, keep_names=keep_names)
+    card = card or CardText()
+    secrets = _secrets(dm, plan, card)
+    check_rows(plan.rows.drop(columns="place").to_dict("list"), plan.manifest.to_json(), secrets)
     audience = audience or f"In '{folder}'"
     say(disclosure(plan.rows, audience, opaque_ids=opaque_ids, class_names=plan.manifest.class_names))
     if ready is not None:
@@ -112,10 +117,44 @@ def export(
         found_stats = _stats(dm, plan, journal) if stats and len(dm.tables["train"]) else None
         entries = [journal.entries[place] for place in plan.rows["place"]]
         chosen = choose_layout(layout, entries, lazy=bool(plan.manifest.arguments["lazy"]))
+        earlier = _earlier(folder)
         finished = _finish(plan, folder, journal, chosen, found_stats)
-        write_card(folder, finished, plan.rows, card or CardText())
+        write_card(folder, finished, plan.rows, card)
+        _check(folder, finished, secrets, is_new=finished != earlier)
     say(f"'{folder}' holds {finished.image_count} images, {finished.image_bytes / 1e6:,.1f} MB, layout '{chosen}'.")
     return finished
+
+
+def _secrets(dm: SplitDataModule, plan: ExportPlan, card: CardText) -> Secrets:
+    """What must not be published of this data module."""
+    arguments = ("table", "image_dir", "mask_dir", "names", "split", "stats")
+    given = [dm.hparams.get(name) for name in arguments]
+    folders = {Path(one) if Path(one).is_dir() else Path(one).parent for one in given if isinstance(one, (str, Path))}
+    folders |= {Path(sources[0]).parent for split in plan.splits for sources in split.sources}
+    columns = [name for name in ("image_id", "label_name", *NAMED_COLUMNS) if name in plan.rows.columns]
+    published = {str(value) for name in columns for value in plan.rows[name].unique()}
+    said = [*plan.manifest.class_names, *published, *card.tags]
+    said += [text for text in (card.title, card.description, card.license) if text is not None]
+    names: set[str] = set()
+    if plan.manifest.opaque_ids:
+        frame = dm.labels.frame
+        ids = {str(name) for name in frame["image_id"]}
+        names = (
+            ids
+            | {PurePosixPath(name).name for name in ids}
+            | {str(v) for c in NAMED_COLUMNS for v in frame[c].unique()}
+        )
+    return Secrets.of_machine((path for path in folders if path.is_dir()), names - published, said)
+
+
+def _check(folder: Path, finished: Preprocessing, secrets: Secrets, *, is_new: bool) -> None:
+    """Check what was written; what fails does not pass for a finished export."""
+    try:
+        check_export(folder, finished, secrets, images=is_new)
+    except PrivacyError:
+        if is_new:
+            (folder / PREPROCESSING_FILE).unlink()
+        raise
 
 
 def _refuse_other_folders(folder: Path, journal: Journal) -> None:
