@@ -29,13 +29,17 @@ class StreamedFunction(torch.autograd.Function):
         ctx.save_for_backward(image, *tensors, *image_pass.move_out())
         ctx.missing = [[tensor is None for tensor in node] for node in image_pass.tensors]
         image_pass.reader.source.tensor = None
+        # None for a value without a gradient, which plain autograd would not go back from either.
+        ctx.set_materialize_grads(False)
         return tuple(values)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Run the strips from last to first. The pass, which is freed with the result only, then holds no tensors."""
         image_pass: ImagePass = ctx.image_pass
+        if all(grad is None for grad in grads):
+            return (None, None, *[None] * ctx.number)
         source = image_pass.reader.source
         source.tensor, *saved = ctx.saved_tensors
         image_pass.move_in(saved[ctx.number :])
@@ -77,7 +81,7 @@ def _by_node(tensors: Sequence[Tensor], missing: Sequence[Sequence[bool]]) -> li
     return [[None if gap else next(remaining) for gap in node] for node in missing]
 
 
-def _image_gradient(image_pass: ImagePass, grads: Sequence[Tensor]) -> Tensor:
+def _image_gradient(image_pass: ImagePass, grads: Sequence[Tensor | None]) -> Tensor:
     """Run the backward pass, and return the gradient of the image."""
     source = image_pass.reader.source
     assert source.tensor is not None

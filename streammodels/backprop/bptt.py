@@ -213,11 +213,11 @@ class ImagePass:
             new = self.plan.new(index, strip)
             maps[index][:, :, new.start : new.stop] = rows
 
-    def backward(self, grads: Sequence[Tensor], on_image_grad: RowGradCallback | None = None) -> None:
+    def backward(self, grads: Sequence[Tensor | None], on_image_grad: RowGradCallback | None = None) -> None:
         """Run all strips from last to first; those without a kept graph are recomputed.
 
         Args:
-            grads: Gradients of the result of `forward`. Those of `tensors` are accumulated in their ``.grad``.
+            grads: Gradients of the result of `forward`, None where there is none. Those of `tensors` are accumulated in their ``.grad``.
             on_image_grad: Called with the gradient of the image, strip by strip.
         """
         assert self.keeping is not None
@@ -236,7 +236,7 @@ class ImagePass:
         self,
         order: list[BackwardStep],
         strips: Iterator[SingleUseTensor],
-        grads: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
         on_image_grad: RowGradCallback | None,
     ) -> None:
         """The backward pass in a given order; `strips` yields the rows of the image that it reads."""
@@ -265,7 +265,7 @@ class ImagePass:
                 on_image_grad(self.plan.new(0, strip), rows_grad)
 
     def _backward_through(
-        self, graph: StripGraph, strip: int, grads: Sequence[Tensor], carry_grads: Carries
+        self, graph: StripGraph, strip: int, grads: Sequence[Tensor | None], carry_grads: Carries
     ) -> Carries:
         """Gradients of the carries that entered a strip, given those of its outputs and of the carries that left it."""
         left = graph.result.left
@@ -281,7 +281,9 @@ class ImagePass:
             self._sums.add_strip()
         return {i: c.grad for i, c in graph.entered.items() if c.grad is not None}
 
-    def _boundary_roots(self, result: StripResult, strip: int, grads: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    def _boundary_roots(
+        self, result: StripResult, strip: int, grads: Sequence[Tensor | None]
+    ) -> list[tuple[Tensor, Tensor]]:
         """The outputs of a strip at the boundary, with their gradients."""
         roots: list[tuple[Tensor, Tensor]] = []
         remaining = iter(grads)
@@ -289,11 +291,11 @@ class ImagePass:
             if index in self.reductions:
                 of_parts = [next(remaining) for _ in range(self.reductions[index].number)]
                 if index in result.reduced:
-                    place = self.reductions[index].strips.index(strip)
-                    roots += [(part, grad[place]) for part, grad in zip(result.reduced[index], of_parts, strict=True)]
+                    place, parts = self.reductions[index].strips.index(strip), result.reduced[index]
+                    roots += [(part, g[place]) for part, g in zip(parts, of_parts, strict=True) if g is not None]
                 continue
             grad, new = next(remaining), self.plan.new(index, strip)
-            if index in result.emitted:
+            if index in result.emitted and grad is not None:
                 roots.append((result.emitted[index], grad[:, :, new.start : new.stop]))
         return roots
 

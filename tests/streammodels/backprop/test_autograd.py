@@ -83,3 +83,39 @@ def test_backward_pass_that_failed_leaves_no_gradients_for_the_next(keeping: Kee
     found = torch.autograd.grad(score, list(module.parameters()))
     for one, right in zip(found, expected, strict=True):
         torch.testing.assert_close(one, right, rtol=1e-12, atol=1e-14)
+
+
+class Fork(nn.Module):
+    """Two pooled branches, of which one passes no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.first(image).mean((2, 3)) + self.second(image).relu().mean((2, 3)).detach()
+
+
+@pytest.mark.parametrize("keeping", KEPT, ids=str)
+def test_branch_without_a_gradient_has_none_as_in_the_plain_network(keeping: Keeping) -> None:
+    module, image = Fork().double(), torch.rand(1, 3, 30, 9, dtype=torch.float64, requires_grad=True)
+    inputs = [image, *module.parameters()]
+    right = torch.autograd.grad(module(image).square().sum(), inputs, allow_unused=True)
+    streamed = stream(module, strip_rows=4, keeping=keeping)(image).square().sum()
+    found = torch.autograd.grad(streamed, inputs, allow_unused=True)
+    assert [grad is None for grad in found] == [grad is None for grad in right] == [False] * 3 + [True] * 2
+    for one, expected in zip(found[:3], right[:3], strict=True):
+        torch.testing.assert_close(one, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("value", [0.0, float("inf")])
+def test_gradient_of_zeros_gives_zeros_or_nan_as_in_the_plain_network(value: float) -> None:
+    module, image = network(), torch.rand(1, 3, 64, 32, dtype=torch.float64)
+    image[0, 0, 40, 5] = value
+    grads = []
+    for call in (module, stream(module, strip_rows=8)):
+        module.zero_grad()
+        (call(image) * 0).sum().backward()
+        grads.append([parameter.grad for parameter in module.parameters()])
+    for found, right in zip(*reversed(grads), strict=True):
+        torch.testing.assert_close(found, right, rtol=0, atol=0, equal_nan=True)
