@@ -217,7 +217,8 @@ class ImagePass:
         """Run all strips from last to first; those without a kept graph are recomputed.
 
         Args:
-            grads: Gradients of the result of `forward`, None where there is none. Those of `tensors` are accumulated in their ``.grad``.
+            grads: Gradients of the result of `forward`, None where there is none. Those of `tensors` are accumulated in
+                their ``.grad``.
             on_image_grad: Called with the gradient of the image, strip by strip.
         """
         assert self.keeping is not None
