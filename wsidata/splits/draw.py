@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 Integers = NDArray[np.int64]
 
 _ATTEMPTS = 200
+_AHEAD = 4096
 
 
 class DrawError(ValueError):
@@ -88,33 +90,39 @@ def draw_groups(groups: Sequence[str], classes: Integers, fraction: float, key: 
     or the smallest, if none is. Then groups in hashed order, whenever one brings the rows drawn nearer to the share of
     each class, and never the last group of a class.
     """
-    names, group_of = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    group_of, names = pd.factorize(np.asarray(groups, dtype=object), sort=True)
     rows = np.zeros((len(names), int(classes.max()) + 1), dtype=np.int64)
     np.add.at(rows, (group_of, classes), 1)
     order = hashed_order(names.tolist(), key)
-    totals = rows.sum(axis=0)
+    totals, sizes = rows.sum(axis=0), rows.sum(axis=1)
+    most = max(1, fraction * int(totals.sum()))
     drawn = np.zeros(len(names), dtype=bool)
+    taken = np.zeros_like(totals)  # rows of each class in the groups that are drawn
 
-    def distance(choice: NDArray[np.bool_]) -> float:
-        return float((((rows[choice].sum(axis=0) - fraction * totals) ** 2) / totals).sum())
+    def able(candidates: Integers) -> NDArray[np.bool_]:
+        return np.asarray(~drawn[candidates] & (taken + rows[candidates] < totals).all(axis=1))
 
-    def may_take(group: int) -> bool:
-        choice = drawn.copy()
-        choice[group] = True
-        return not drawn[group] and bool((rows[~choice].sum(axis=0) > 0).all())
+    def distance(counts: Integers) -> NDArray[np.float64]:
+        return np.asarray((((counts - fraction * totals) ** 2) / totals).sum(axis=-1))
 
     for number in np.argsort((rows > 0).sum(axis=0), kind="stable"):
-        if not rows[drawn, number].any():
-            able = [group for group in order if rows[group, number] and may_take(group)]
-            if not able:
+        if not taken[number]:
+            candidates = order[rows[order, number] > 0]
+            candidates = candidates[able(candidates)]
+            if not len(candidates):
                 raise DrawError(f"no choice of {len(names)} groups was found that has every class on both sides")
-            fitting = [group for group in able if rows[group].sum() <= max(1, fraction * rows.sum())]
-            drawn[fitting[0] if fitting else min(able, key=lambda group: int(rows[group].sum()))] = True
-    for group in order:
-        choice = drawn.copy()
-        choice[group] = True
-        if may_take(group) and distance(choice) < distance(drawn):
-            drawn = choice
+            fitting = candidates[sizes[candidates] <= most]
+            group = fitting[0] if len(fitting) else candidates[sizes[candidates].argmin()]
+            drawn[group], taken = True, taken + rows[group]
+    place, ahead = 0, 1
+    while place < len(order):  # most groups of the end are none: more and more of them are looked at together
+        candidates = order[place : place + ahead]
+        nearer = able(candidates) & (distance(taken + rows[candidates]) < distance(taken))
+        first = int(nearer.argmax())
+        if nearer[first]:
+            drawn[candidates[first]], taken = True, taken + rows[candidates[first]]
+        place += first + 1 if nearer[first] else len(candidates)
+        ahead = 1 if nearer[first] else min(2 * ahead, _AHEAD)
     return np.flatnonzero(drawn[group_of])
 
 

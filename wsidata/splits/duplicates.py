@@ -49,11 +49,17 @@ def group_duplicates(image_ids: Sequence[str], duplicates: pd.DataFrame) -> list
     Returns:
         The name of one image of its group for each image, for use as `group_column`.
     """
-    group = {name: name for name in image_ids}
+    named = {name: name for name in image_ids}  # by the first of each list
+    members = {name: [name] for name in image_ids}  # lists that the images of a group share
     for first, second in duplicates[["first", "second"]].to_numpy():
-        kept, merged = group[first], group[second]
-        group = {name: kept if of == merged else of for name, of in group.items()}
-    return [group[name] for name in image_ids]
+        ours, theirs = members[first], members[second]
+        if ours is not theirs:
+            kept = named[ours[0]]
+            larger, smaller = (ours, theirs) if len(ours) >= len(theirs) else (theirs, ours)
+            larger += smaller  # the smaller one is moved, so that an image is moved seldom
+            members.update(dict.fromkeys(smaller, larger))
+            named[larger[0]] = kept
+    return [named[members[name][0]] for name in image_ids]
 
 
 def describe_duplicates(duplicates: pd.DataFrame, count: int, unit: str = "images") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -152,10 +153,13 @@ def check_leaks(
     if "content" in chosen:
         leaks += _copies(table)
     if "thumbnail" in chosen:
-        copies = [set(leak.members) for leak in leaks if leak.kind == "content"]
+        copies = defaultdict(set)
+        for number, leak in enumerate(leaks):
+            for member in leak.members if leak.kind == "content" else ():
+                copies[member].add(number)
         hashes = _perceptual_hashes(table["path"].tolist(), thumbnail, executor, progress, unread)
         pairs = _near_duplicates(table, hashes)  # without those that are the same file
-        leaks += [leak for leak in pairs if not any(copy.issuperset(leak.members) for copy in copies)]
+        leaks += [leak for leak in pairs if not set.intersection(*(copies[member] for member in leak.members))]
     if "site" in chosen:
         leaks += _shared(table, "site", "site")
     return LeakReport(tuple(leaks), chosen, tuple(unread))
@@ -182,15 +186,16 @@ def _members(rows: pd.DataFrame) -> tuple[tuple[str, str], ...]:
 
 def _shared(table: pd.DataFrame, column: str, kind: LeakKind) -> Iterator[Leak]:
     """Values of a column that are in several splits."""
-    for value, rows in table[table[column] != ""].groupby(column, sort=True):
-        if rows["split"].nunique() > 1:
-            yield Leak(kind, repr(str(value)), _members(rows))
+    splits = table[table[column] != ""].groupby(column)["split"].nunique()
+    for value, rows in table[table[column].isin(splits.index[splits > 1])].groupby(column, sort=True):
+        yield Leak(kind, repr(str(value)), _members(rows))
 
 
 def _copies(table: pd.DataFrame) -> Iterator[Leak]:
     """Files with the same content in several splits."""
+    rows_of = table.groupby("path").indices
     for paths in same_bytes(table["path"].tolist()):
-        rows = table[table["path"].isin(paths)]
+        rows = table.iloc[np.sort(np.concatenate([rows_of[path] for path in paths]))]
         if rows["split"].nunique() > 1:
             yield Leak("content", "equal bytes", _members(rows))
 

@@ -173,7 +173,7 @@ def _columns(rows: _Rows, taking: pd.Series[bool]) -> tuple[list[str], Integers,
     names = rows.names[taking].tolist()
     classes = np.zeros(len(names), dtype=np.int64)
     if rows.labels is not None:
-        classes = np.unique(rows.labels[taking].to_numpy(dtype=str), return_inverse=True)[1].astype(np.int64)
+        classes = pd.factorize(rows.labels[taking].to_numpy(dtype=object), sort=True)[0].astype(np.int64)
     return names, classes, None if rows.groups is None else rows.groups[taking].tolist()
 
 

@@ -6,6 +6,7 @@ those in subfolders, without hidden ones.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -104,7 +105,7 @@ class PhotoFolder(ImageFolder):
         """Relative paths of the files that are photos by their names, sorted."""
         return tuple(sorted(file for file in self.index.files if self.is_image_name(file)))
 
-    def find(self, name: str) -> Path:
+    def find_text(self, name: str) -> str:
         """The file that `name` means.
 
         Args:
@@ -113,32 +114,42 @@ class PhotoFolder(ImageFolder):
         Raises:
             ImageLookupError: if no file fits (with the nearest names) or several do (naming them).
         """
-        if Path(name).is_absolute():
-            return super().find(name)
+        if os.path.isabs(name):
+            return super().find_text(name)
         fitting = self.index.fitting(name)
         if len(fitting) == 1:
-            return self.root / fitting[0]
+            return self.path_of(fitting[0])
         if fitting:
             raise ImageLookupError(
                 f"'{name}' fits {len(fitting)} files in '{self.root}': {list_some(fitting)}; write the whole path in "
                 "the table, or take copies away"
             )
         if (self.root / name).is_file():  # in a hidden folder, or above this one
-            return self.root / name
+            return str(self.root / name)
         raise ImageLookupError(f"no file '{name}' in '{self.root}' or below{self._near(name)}")
 
-    def image_id(self, path: Path) -> str:
+    def path_of(self, file: str) -> str:
+        """The whole path of one of the files of `index`."""
+        return self._prefix + file.replace("/", os.sep)
+
+    def image_id(self, path: str | Path) -> str:
         """The path below the folder without suffix, or with it where another photo differs by its suffix only."""
-        try:
-            relative = path.relative_to(self.root).as_posix()
-        except ValueError:
-            return nfc(photo_stem(path.as_posix()))
+        path = str(path)
+        if not path.startswith(self._prefix):
+            return nfc(photo_stem(Path(path).as_posix()))
+        relative = path[len(self._prefix) :].replace(os.sep, "/")
         stem = nfc(photo_stem(relative))
-        return stem if self._stem_counts[stem] < 2 else nfc(relative)
+        return nfc(relative) if stem in self._shared_stems else stem
 
     @cached_property
-    def _stem_counts(self) -> Counter[str]:
-        return Counter(nfc(photo_stem(file)) for file in self.photos)
+    def _prefix(self) -> str:
+        return os.path.join(self.root, "")
+
+    @cached_property
+    def _shared_stems(self) -> frozenset[str]:
+        """Paths without suffix that several photos have."""
+        counts = Counter(nfc(photo_stem(file)) for file in self.photos)
+        return frozenset(stem for stem, count in counts.items() if count > 1)
 
     def _near(self, name: str) -> str:
         if not self.photos:

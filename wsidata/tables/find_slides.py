@@ -20,6 +20,12 @@ SLIDE_SUFFIXES = (
 """Suffixes that a table may leave out; each stands before those it ends in. Other dots belong to the name."""
 
 
+_BY_END = {
+    end: tuple(suffix for suffix in SLIDE_SUFFIXES if suffix.endswith(end))
+    for end in {suffix[suffix.rfind(".") :] for suffix in SLIDE_SUFFIXES}
+}
+
+
 class ImageLookupError(LookupError):
     """A name fits no file, or several."""
 
@@ -31,7 +37,7 @@ def split_suffix(name: str) -> tuple[str, str]:
     (('TCGA-A1-01.8DE5', '.svs'), ('TCGA-A1-01.8DE5', ''))
     """
     lowered = name.lower()
-    for suffix in SLIDE_SUFFIXES:
+    for suffix in _BY_END.get(lowered[lowered.rfind(".") :], ()):
         if lowered.endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)], name[-len(suffix) :]
     return name, ""
@@ -56,7 +62,8 @@ class ImageFolder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self._listings: dict[Path, _Listing] = {}
+        self._listings: dict[str, _Listing] = {}
+        self._ids: dict[str, str | None] = {}
         self._hints = 0
 
     @staticmethod
@@ -79,21 +86,33 @@ class ImageFolder:
         Raises:
             ImageLookupError: if no file fits (with the nearest names) or several do (naming them).
         """
-        folder = (self.root / name).parent
-        name = Path(name).name
-        listing = self._list(folder)
+        return Path(self.find_text(name))
+
+    def find_text(self, name: str) -> str:
+        """`find`, which costs less as text: tables may have a million names."""
+        above, name = os.path.split(name)
+        if name in ("", ".", ".."):  # as `Path` reads them
+            above, name = os.path.split(Path(above) / name)
+        listing = self._list(above)
         fitting = listing.fitting(name)
         if len(fitting) == 1:
-            return folder / fitting[0]
+            return os.path.join(listing.folder, fitting[0])
         if fitting:
             raise ImageLookupError(
-                f"'{name}' fits {len(fitting)} files in '{folder}': {list_some(fitting)}; "
+                f"'{name}' fits {len(fitting)} files in '{listing.folder}': {list_some(fitting)}; "
                 "write the full file name in the table"
             )
-        raise ImageLookupError(f"no file '{name}' in '{folder}'{self._hint(name, listing)}")
+        raise ImageLookupError(f"no file '{name}' in '{listing.folder}'{self._hint(name, listing)}")
 
-    def image_id(self, path: Path) -> str:
+    def image_id(self, path: str | Path) -> str:
         """Id of a slide, independent of the folder's location: the path below `root` without slide suffix."""
+        above, name = os.path.split(path)
+        if above not in self._ids:
+            relative = os.path.relpath(os.path.abspath(above), os.path.abspath(self.root))
+            outside = relative.startswith(os.pardir)
+            self._ids[above] = None if outside else Path(relative, "_").as_posix()[:-1]
+        if (below := self._ids[above]) is not None and name not in ("", ".", ".."):
+            return split_suffix(below + name)[0]
         # Names may lead out of the folder and in again, and the folder may be a link; the id stays the same.
         for resolved in (os.path.abspath, os.path.realpath):
             relative = os.path.relpath(resolved(path), resolved(self.root))
@@ -101,10 +120,14 @@ class ImageFolder:
                 return split_suffix(Path(relative).as_posix())[0]
         return split_suffix(Path(os.path.abspath(path)).as_posix())[0]
 
-    def _list(self, folder: Path) -> _Listing:
-        if folder not in self._listings:
-            self._listings[folder] = _Listing(folder)
-        return self._listings[folder]
+    def _list(self, above: str) -> _Listing:
+        """The files of a folder, given by what stands before a name."""
+        if above not in self._listings:
+            folder = str(self.root / above)
+            if folder not in self._listings:
+                self._listings[folder] = _Listing(folder)
+            self._listings[above] = self._listings[folder]
+        return self._listings[above]
 
     def _hint(self, name: str, listing: _Listing) -> str:
         if not listing.names:
@@ -119,8 +142,9 @@ class ImageFolder:
 class _Listing:
     """The files of one folder; tables are made when they are first needed."""
 
-    def __init__(self, folder: Path) -> None:
-        entries = os.scandir(folder) if folder.is_dir() else ()
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        entries = os.scandir(folder) if os.path.isdir(folder) else ()
         self.names = sorted(e.name for e in entries if e.is_file() or e.name.lower().endswith(".zarr"))
 
     def fitting(self, name: str) -> Sequence[str]:

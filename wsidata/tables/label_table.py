@@ -65,7 +65,7 @@ def read_table(
     group_column: str | None = None,
     site_column: str | None = None,
     split_column: str | None = None,
-    folder_type: type[ImageFolder] = ImageFolder,
+    folder_type: Callable[[Path], ImageFolder] = ImageFolder,
     inspect: Callable[[Sequence[Path]], Sequence[str]] | None = None,
 ) -> LabelTable:
     """Read and check a table of slides.
@@ -87,7 +87,7 @@ def read_table(
         group_column: Column of patients (or other groups).
         site_column: Column of centers, hospitals or scanners.
         split_column: Column that says train, val or test for some or all rows.
-        folder_type: `ImageFolder` for slides, or `PhotoFolder` for photos.
+        folder_type: `ImageFolder` for slides, or `PhotoFolder` for photos; called with a path.
         inspect: Called with the files that were found; returns a line for each unusable one, to be reported with the
             problems of the table.
 
@@ -113,18 +113,18 @@ def read_table(
         text.frame[column] = text.frame[column].map(nfc)
     masks = folder if mask_dir is None else _folder(mask_dir, "mask_dir", folder_type)
     problems = list(text.problems)
-    paths = _find_images(text, image_column, folder, problems)
+    paths, ids = _find_images(text, image_column, folder, problems)
     targets = read_targets(text, target, label_columns, class_names, masks, decimal)
     problems += targets.problems
     for column in (group_column, site_column):
         problems += empty_cells(text, column) if column else []
-    unusable = [] if inspect is None else inspect([path for path in paths if path is not None])
+    unusable = [] if inspect is None else inspect([Path(path) for path in paths if path])
     if problems or unusable:
         skip = " Files that cannot be read are left out with on_error='skip'." if unusable else ""
         raise TableError(describe_problems(text.source, [*problems, *unusable], text.remedy + skip))
     columns = {
-        "image_id": [folder.image_id(path) for path in paths if path is not None],
-        "path": [str(path) for path in paths],
+        "image_id": list(ids),
+        "path": paths,
         **targets.columns,
         **{name: text.frame[column].tolist() if column else "" for name, column in extra.items()},
     }
@@ -136,7 +136,7 @@ def _open(
     table: str | Path | pd.DataFrame,
     image_dir: str | Path | None,
     split_column: str | None,
-    folder_type: type[ImageFolder],
+    folder_type: Callable[[Path], ImageFolder],
 ) -> tuple[TextTable, ImageFolder, str | None]:
     """The cells, the folder of the images, and the column of the split."""
     if not isinstance(table, pd.DataFrame) and Path(table).is_dir():
@@ -144,8 +144,9 @@ def _open(
             raise TableError(
                 f"table '{table}' is a folder of class folders, and holds the images: leave out image_dir."
             )
-        text = read_class_folders(table, folder_type.is_image_name)
-        return text, _folder(table, "table", folder_type), "split" if "split" in text.frame.columns else split_column
+        folder = _folder(table, "table", folder_type)
+        text = read_class_folders(table, folder.is_image_name)
+        return text, folder, "split" if "split" in text.frame.columns else split_column
     return read_text_table(table), _folder(image_root(table, image_dir), "image_dir", folder_type), split_column
 
 
@@ -158,7 +159,7 @@ def image_root(table: str | Path | pd.DataFrame, image_dir: str | Path | None) -
     return Path(table).absolute() if Path(table).is_dir() else Path(table).absolute().parent
 
 
-def _folder(path: str | Path, argument: str, folder_type: type[ImageFolder]) -> ImageFolder:
+def _folder(path: str | Path, argument: str, folder_type: Callable[[Path], ImageFolder]) -> ImageFolder:
     folder = folder_type(Path(path).absolute())
     if not folder.root.is_dir():
         raise TableError(f"image folder '{folder.root}' does not exist. Check {argument}.")
@@ -179,31 +180,36 @@ def _check_columns(text: TextTable, columns: list[str]) -> None:
     )
 
 
-def _find_images(text: TextTable, column: str, folder: ImageFolder, problems: list[str]) -> list[Path | None]:
-    """The file of every row; names without a file, and repeated ones, are added to `problems`."""
+def _find_images(
+    text: TextTable, column: str, folder: ImageFolder, problems: list[str]
+) -> tuple[list[str], dict[str, str]]:
+    """The file of every row ("" for none), and the ids; names without a file, and repeated ones, become `problems`."""
     was_number = column in text.numeric_columns
     hint = "; this column holds numbers, so leading zeros are lost: read it as text (dtype=str)" if was_number else ""
-    seen: dict[str, str] = {}
-    real_folders: dict[Path, str] = {}
-    paths: list[Path | None] = []
-    for name, place in zip(text.frame[column], text.places, strict=True):
-        path = None
+    ids: dict[str, str] = {}
+    files: dict[str, str] = {}
+    real_folders: dict[str, str] = {}
+    paths: list[str] = []
+    for name, place in zip(text.frame[column].tolist(), text.places, strict=True):
+        path = ""
         if not name:
             problems.append(f"{place}: column '{column}' is empty")
         else:
             try:
-                path = folder.find(name)
+                path = folder.find_text(name)
             except ImageLookupError as error:
                 problems.append(f"{place}: {error}{hint}")
-        if path is not None:
-            if path.parent not in real_folders:
-                real_folders[path.parent] = os.path.realpath(path.parent)
-            file = os.path.join(real_folders[path.parent], path.name)
-            image_id, file = folder.image_id(path), os.path.realpath(file) if os.path.islink(file) else file
-            before = seen.get(image_id) or seen.get(file)
-            if before is not None:
-                problems.append(f"{place}: {folder.noun} '{image_id}' ({path.name}) was already named in {before}")
-            seen.setdefault(image_id, place)
-            seen.setdefault(file, place)
         paths.append(path)
-    return paths
+        if path:
+            above, last = os.path.split(path)
+            if above not in real_folders:
+                real_folders[above] = os.path.realpath(above)
+            file = os.path.join(real_folders[above], last)
+            file = os.path.realpath(file) if os.path.islink(file) else path if file == path else file  # less memory
+            image_id = folder.image_id(path)
+            before = ids.get(image_id) or files.get(file)
+            if before is not None:
+                problems.append(f"{place}: {folder.noun} '{image_id}' ({last}) was already named in {before}")
+            ids.setdefault(image_id, place)
+            files.setdefault(file, place)
+    return paths, ids

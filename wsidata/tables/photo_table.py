@@ -49,7 +49,12 @@ def read_photo_table(
         if not names:
             raise TableError(f"'{root}' holds no photos, at any depth. Check table=.")
         table, image_dir = pd.DataFrame({image_column: names}, dtype=object), root
-    folder = None if is_folder or unlisted == "off" else PhotoFolder(root)
+    listed: dict[Path, PhotoFolder] = {}  # each folder once
+
+    def folder_at(path: Path) -> PhotoFolder:
+        return listed.setdefault(path, PhotoFolder(path))
+
+    folder = None if is_folder or unlisted == "off" else folder_at(root)
 
     def problems_of(paths: Sequence[Path]) -> list[str]:
         unnamed = _unnamed(folder, paths) if folder is not None and unlisted == "error" else []
@@ -60,11 +65,11 @@ def read_photo_table(
         image_dir,
         image_column=image_column,
         label_column=label_column,
-        folder_type=PhotoFolder,
-        inspect=problems_of,
+        folder_type=folder_at,
+        inspect=problems_of if inspect is not None or unlisted == "error" else None,
         **options,
     )
-    if folder is not None and (unnamed := _unnamed(folder, [Path(path) for path in labels.frame["path"]])):
+    if folder is not None and (unnamed := _unnamed(folder, labels.frame["path"].tolist())):
         rank_zero_warn(
             f"{len(unnamed)} photos in '{root}' are in no row of '{labels.source}': {name_some(unnamed)}. They are "
             "left out. Add rows for them, or pass unlisted='off'.",
@@ -74,10 +79,10 @@ def read_photo_table(
     return labels
 
 
-def _unnamed(folder: PhotoFolder, paths: Sequence[Path]) -> list[str]:
+def _unnamed(folder: PhotoFolder, paths: Sequence[str | Path]) -> list[str]:
     """Photos that are not among `paths`."""
-    named = {str(path) for path in paths}
-    return [name for name in folder.photos if str(folder.root / name) not in named]
+    named = set(map(str, paths))
+    return [name for name in folder.photos if folder.path_of(name) not in named]
 
 
 def match_ids(names: Sequence[str] | None, frame: pd.DataFrame, argument: str) -> list[str] | None:

@@ -7,7 +7,6 @@ name the line. Columns get their meaning in `label_table.py`.
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from wsidata.tables.name_table import nfc
 from wsidata.utils.messages import describe_problems
 
 _DELIMITERS = ",;\t|"
+_KNOWN_CELLS = 10_000
 _TEXT_SUFFIXES = {".csv", ".tsv", ".txt"}
 _PARQUET_SUFFIXES = {".parquet", ".pq"}
 _LISTS = (list, tuple, set, np.ndarray)
@@ -132,54 +132,64 @@ def _as_text(value: object) -> str:
 
 def _from_delimited(path: Path) -> TextTable:
     """Read delimited text with the standard library's reader, which leaves cells unchanged and counts lines."""
+    first_line = _first_line(path)
+    stated = re.fullmatch(r'"?sep=(.)"?\W*', first_line, re.IGNORECASE)  # as Excel writes and reads it
+    delimiter = stated[1] if stated else max(_DELIMITERS, key=first_line.count)
+    header: list[str] = []
+    columns: list[list[str]] = []
+    known: dict[str, str] = {}  # one object for equal cells, such as classes
+    places: list[str] = []
+    problems: list[str] = []
+    for line, raw in _records(path, delimiter):
+        cells = [cell.strip() for cell in raw]
+        if not any(cells) or (stated and line == 1):
+            continue
+        if not header:
+            header = [nfc(cell) for cell in cells]
+            while header[-1] == "":
+                header.pop()
+            columns = [[] for _ in header]
+            continue
+        if any(cells[len(header) :]) or len(cells) < len(header):
+            problems.append(f"line {line} has {len(cells)} cells where the header has {len(header)}")
+            continue
+        for column, cell in zip(columns, cells, strict=False):
+            column.append(known.setdefault(cell, cell) if len(known) < _KNOWN_CELLS else known.get(cell, cell))
+        places.append(f"line {line}")
+    if problems:
+        raise TableError(describe_problems(path.name, problems, "Quote cells that contain the separator."))
+    _refuse_repeated_columns(header, path.name)
+    frame = pd.DataFrame(dict(zip(header, columns, strict=True)), columns=header, dtype=object)
+    _refuse_empty(frame, path.name)
+    return TextTable(frame, path.name, tuple(places))
+
+
+def _first_line(path: Path) -> str:
+    """The first line of a file that is UTF-8 throughout."""
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise TableError(
             f"table '{path}' is not UTF-8 text (byte {error.start}). Save it as 'CSV UTF-8' in your spreadsheet."
         ) from error
-    first_line = content.splitlines()[0] if content else ""
-    stated = re.fullmatch(r'"?sep=(.)"?\W*', first_line, re.IGNORECASE)  # as Excel writes and reads it
-    delimiter = stated[1] if stated else max(_DELIMITERS, key=first_line.count)
-    header: list[str] = []
-    rows: list[list[str]] = []
-    places: list[str] = []
-    problems: list[str] = []
-    for place, raw in _records(content, delimiter, path):
-        cells = [cell.strip() for cell in raw]
-        if not any(cells) or (stated and place == "line 1"):
-            continue
-        if not header:
-            header = [nfc(cell) for cell in cells]
-            while header[-1] == "":
-                header.pop()
-            continue
-        if any(cells[len(header) :]) or len(cells) < len(header):
-            problems.append(f"{place} has {len(cells)} cells where the header has {len(header)}")
-            continue
-        rows.append(cells[: len(header)])
-        places.append(place)
-    if problems:
-        raise TableError(describe_problems(path.name, problems, "Quote cells that contain the separator."))
-    _refuse_repeated_columns(header, path.name)
-    frame = pd.DataFrame(rows, columns=header, dtype=object)
-    _refuse_empty(frame, path.name)
-    return TextTable(frame, path.name, tuple(places))
+    end = re.search(r"[\r\n]", content)
+    return content[: end.start()] if end else content
 
 
-def _records(content: str, delimiter: str, path: Path) -> Iterator[tuple[str, list[str]]]:
-    """The cells of each row, and the line it begins at. A quoted cell may hold line breaks, if its quote ends."""
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The line that each row begins at, and its cells. A quoted cell may hold line breaks, if its quote ends."""
     line = 1
-    try:
-        for raw in reader:
-            yield f"line {line}", raw
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise TableError(
-            f"table '{path}': the row that begins at line {line} cannot be read ({error}). A quote that is opened and "
-            "not closed would swallow the rows after it: close it, or write two quotes for one that is meant."
-        ) from error
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        try:
+            for raw in reader:
+                yield line, raw
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise TableError(
+                f"table '{path}': the row that begins at line {line} cannot be read ({error}). A quote that is opened "
+                "and not closed would swallow the rows after it: close it, or write two quotes for one that is meant."
+            ) from error
 
 
 def _refuse_repeated_columns(names: list[str], source: str) -> None:

@@ -203,3 +203,28 @@ def test_other_versions_of_the_decoders_are_other_pixels(cache, photo, decoded, 
 def test_no_memory_at_all_raises(where):
     with pytest.raises(ValueError, match="pass a number of bytes, at least 1, or the path of a folder"):
         DecodedCache(where)
+
+
+def flipped(content, bit):
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+@pytest.mark.slow
+def test_any_flipped_bit_is_noticed_and_the_photo_decoded_anew(tmp_path):
+    photo = write(tmp_path / "a.jpg", size=(6, 8))
+    cache = DecodedCache(tmp_path / "cache")
+    expected = cache.get(photo)
+    (entry,) = (tmp_path / "cache").rglob("*.npz")
+    intact = entry.read_bytes()
+    unnoticed = 0
+    for bit in range(8 * len(intact)):
+        entry.write_bytes(flipped(intact, bit))
+        loaded = decoded_cache._load(entry)
+        assert loaded is None or np.array_equal(loaded, expected)  # some bits of the archive mean nothing
+        unnoticed += loaded is not None
+    assert unnoticed < 2 * len(intact)
+    entry.write_bytes(flipped(intact, 8 * (len(intact) // 2)))
+    np.testing.assert_array_equal(cache.get(photo), expected)
+    assert entry.read_bytes() == intact

@@ -40,3 +40,20 @@ def test_what_cannot_be_divided_is_refused():
         draw_groups(["p", "p"], np.array([0, 0]), 0.5, "1")
     with pytest.raises(DrawError, match="no arrangement of 2 groups was found that has every class in each of 3 folds"):
         fold_groups(["p", "q", "q"], np.array([0, 0, 0]), 3, "1")
+
+
+def test_grouped_draw_of_many_groups_takes_no_more_than_a_linear_time():
+    """Where every group was compared with all others, these took half an hour."""
+    count = 40_000
+    groups = [f"p{i // 2}" for i in range(count)]
+    classes = np.arange(count) // 2 % 3
+    chosen = draw_groups(groups, classes, 0.2, "7")
+    assert np.bincount(classes[chosen]).tolist() == pytest.approx([count / 15] * 3, abs=2)
+
+
+def test_grouped_draw_is_the_one_of_earlier_versions():
+    rng = np.random.default_rng(5)
+    groups = [f"p{i}" for i in rng.integers(0, 40, 300)]
+    classes = rng.integers(0, 3, 300)
+    drawn = sorted({groups[i] for i in draw_groups(groups, classes, 0.25, "42|val|0")})
+    assert drawn == ["p0", "p20", "p22", "p25", "p29", "p3", "p32", "p36", "p38", "p39", "p7", "p9"]

@@ -15,6 +15,12 @@ def test_duplicates_of_duplicates_are_one_group() -> None:
     assert group["a"] == group["b"] == group["c"] == group["d"] != group["e"]
 
 
+def test_grouping_is_linear_and_keeps_the_first_name() -> None:
+    names = [f"{i:05d}" for i in range(20_000)]
+    chain = pd.DataFrame({"first": names[1:], "second": names[:-1]}).iloc[::-1]
+    assert set(group_duplicates(names, chain)) == {names[-1]}
+
+
 def test_different_photos_are_no_duplicates(tmp_path: Path) -> None:
     paths = sorted(map(str, write_photo_folders(tmp_path, classes=2, per_class=3, side_px=64).rglob("*.jpg")))
     table = pd.DataFrame({"image_id": paths, "path": paths, "label_name": "x"})
