@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsidata.datamodules.checkpoint import (
+    NAMING,
     OBJECTS,
     check_remembered_classes,
     check_remembered_split,
@@ -72,6 +73,7 @@ class SplitDataModule(LightningDataModule, ABC):
         leak_checks: Sequence[LeakKind] | None = None,
         on_error: OnError = "raise",
         allow_changed: Sequence[Setting] = (),
+        remember_paths: bool = True,
     ) -> None:
         super().__init__()
         check_choice("on_error", on_error, ("raise", "skip"))
@@ -90,6 +92,7 @@ class SplitDataModule(LightningDataModule, ABC):
         self.allow_changed = check_allowed(allow_changed)
         self.datasets: dict[str, EpochDataset] = {}
         self._run_seed = 0
+        self.remember_paths = remember_paths
         self._remembered_classes: tuple[str, ...] = ()
         self._compared_with: Any = None  # path of the checkpoint whose state was loaded last
 
@@ -132,12 +135,21 @@ class SplitDataModule(LightningDataModule, ABC):
     def keep_arguments(self, *left_out: str) -> None:
         """Keep the arguments of `__init__`, which calls this, in the checkpoint, which then loads with `weights_only`.
 
-        Tables, statistics, crops and `allow_changed` are left out, besides what `left_out` names.
+        Tables, statistics, crops and `allow_changed` are left out, besides what `left_out` names; and with
+        `remember_paths=False` what names files or images. `arguments` has these too.
         """
         caller: Any = inspect.currentframe().f_back  # type: ignore[union-attr]
         objects = [name for name, value in caller.f_locals.items() if isinstance(value, OBJECTS)]
-        self.save_hyperparameters(ignore=[*left_out, *objects, "allow_changed"], frame=caller)
+        naming = () if self.remember_paths else tuple(name for name in NAMING if name in caller.f_locals)
+        kept = {name: caller.f_locals[name] for name in naming if name not in objects}
+        self._naming = {name: plain_values(value) for name, value in kept.items()}
+        self.save_hyperparameters(ignore=[*left_out, *objects, *naming, "allow_changed"], frame=caller)
         self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `__init__` that are plain values, whether a checkpoint keeps them or not."""
+        return {**self.hparams, **self._naming}
 
     # -- tables and statistics -----------------------------------------------------------------------------------------
 
@@ -286,7 +298,8 @@ class SplitDataModule(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """How images are read, the split, the classes, and the statistics if they are known, for the checkpoint."""
         stats = self.__dict__.get("stats")
-        return remember(self.labels.frame, self.skipped, self.class_names, stats, self.geometry())
+        names = self.remember_paths
+        return remember(self.labels.frame, self.skipped, self.class_names, stats, self.geometry(), names=names)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare a checkpoint with this; take its statistics, and for a table without labels its class names.

@@ -5,8 +5,10 @@ It consists of plain values only, so that checkpoints load with `weights_only=Tr
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,14 @@ OBJECTS = (pd.DataFrame, ChannelStats, TissueCrop)
 """Arguments of data modules that are no plain values."""
 
 
+NAMING = (
+    "table", "image_dir", "mask_dir", "label_names", "split", "stats", "source", "cache", "cache_dir", "test_ids",
+    "val_ids", "test_prefix", "val_prefix",
+)  # fmt: skip
+"""Arguments of data modules that name files, or images."""
+
 _KEYS = {"split", "digest", "class_names"}
+_DIGITS = 24
 
 
 def remember(
@@ -33,6 +42,8 @@ def remember(
     class_names: Sequence[str],
     stats: ChannelStats | None,
     geometry: Mapping[str, Any] | None = None,
+    *,
+    names: bool = True,
 ) -> dict[str, Any]:
     """The state of a data module.
 
@@ -42,13 +53,20 @@ def remember(
         class_names: The classes.
         stats: The statistics, if they are known.
         geometry: How images are read; see `geometry`.
+        names: Whether to keep ids as they are. False: as digests, by which they are only recognized.
     """
+    digest, parts, left_out = split_digest(table), split_parts(table), trained_without(skipped)
+    if not names:
+        parts = {part: sorted(_hashed(name, digest) for name in ids) for part, ids in parts.items()}
+        left_out = sorted(_hashed(name, digest) for name in left_out)
+        stats = None if stats is None else replace(stats, skipped=())
     return {
-        "split": split_parts(table),
-        "digest": split_digest(table),
-        "skipped": trained_without(skipped),
+        "split": parts,
+        "digest": digest,
+        "skipped": left_out,
         "class_names": list(class_names),
         "stats": None if stats is None else stats.to_json(),
+        **({} if names else {"hashed": True}),
         "geometry": None if geometry is None else dict(geometry),
     }
 
@@ -97,12 +115,27 @@ def check_remembered_split(
         skipped: Its rows that are left out.
         evaluated: The split to evaluate; None where training resumes.
     """
+    memory = _with_names(memory, table)
     if evaluated is not None:
         check_no_leak(memory["split"], list(table.loc[table["split"] == evaluated, "image_id"]), evaluated)
         return
     if memory["digest"] != split_digest(table):
         check_same_split(memory["split"], split_parts(table))
     check_same_skipped(memory.get("skipped", []), skipped)
+
+
+def _hashed(name: str, digest: str) -> str:
+    """An id that is only recognized by who has it; `digest` makes it another one in every split."""
+    return hashlib.sha256(f"{digest}\t{name}".encode()).hexdigest()[:_DIGITS]
+
+
+def _with_names(memory: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    """The memory with ids where it has digests; those that the table does not know stay digests."""
+    if not memory.get("hashed"):
+        return memory
+    known = {_hashed(str(name), memory["digest"]): str(name) for name in table["image_id"]}
+    parts = {part: sorted(known.get(one, one) for one in ids) for part, ids in memory["split"].items()}
+    return {**memory, "split": parts, "skipped": [known.get(one, one) for one in memory["skipped"]]}
 
 
 def remembered_stats(memory: dict[str, Any], ours: ChannelStats | None) -> ChannelStats | None:

@@ -8,16 +8,15 @@ level 1 has 0.5 um per pixel.
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Collection, Mapping
-from functools import partial
 from typing import Any, Literal, get_args
 
 from wsidata.datamodules.checkpoint import plain_values
 from wsidata.slides.options import SlideOptions
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.transforms.adapters.functions import as_transform
+from wsidata.transforms.describe import described
 from wsidata.utils.messages import check_choice
 
 Setting = Literal[
@@ -128,19 +127,17 @@ def crop_settings(crop: TissueCrop | Mapping[str, Any] | None) -> dict[str, Any]
     """Settings of a tissue crop that change pixels, its method by name."""
     if crop is None:
         return None
-    settings = dict(crop) if isinstance(crop, Mapping) else {**vars(crop), "method": _named(crop.method)}
+    settings = (
+        dict(crop) if isinstance(crop, Mapping) else {**vars(crop), "method": described(crop.method, digests=True)}
+    )
     settings.pop("on_empty", None)
     return settings
 
 
-def described(transform: Any) -> str | None:
-    """A transform as text, without memory addresses; None for None, the default."""
-    return None if transform is None else _without_addresses(repr(as_transform(transform)))
-
-
 def _geometry(kind: str, **settings: Any) -> Geometry:
     for name in ("train_transform", "eval_transform"):
-        settings[name] = described(settings[name])
+        given = settings[name]
+        settings[name] = None if given is None else described(as_transform(given), digests=True)
     plain: Geometry = json.loads(json.dumps(plain_values({"kind": kind, **settings})))  # tuples become lists
     return plain
 
@@ -148,18 +145,6 @@ def _geometry(kind: str, **settings: Any) -> Geometry:
 def _one(value: Any) -> Any:
     """A pair of equal numbers as one number."""
     return value[0] if isinstance(value, (tuple, list)) and len(value) == 2 and value[0] == value[1] else value
-
-
-def _named(method: Any) -> str:
-    """A function by its name; one with some arguments filled in, by these as well."""
-    if isinstance(method, partial):
-        filled = [*map(repr, method.args), *(f"{name}={value!r}" for name, value in sorted(method.keywords.items()))]
-        return f"{_named(method.func)}({', '.join(filled)})"
-    return str(getattr(method, "__name__", None) or _without_addresses(repr(method)))
-
-
-def _without_addresses(text: str) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def _equal(name: str, saved: Any, here: Any) -> bool:

@@ -124,6 +124,8 @@ class ImageFolderDataModule(SplitDataModule):
         unlisted: Photos below `image_dir` that no row of the table names: "off", "warn", or "error".
         allow_changed: Settings that may differ from those of a checkpoint's model, such as `["resolution"]`. Without,
             predicting, testing or training with it raises an error that names both values; see `geometry.Setting`.
+        remember_paths: Keep paths and ids in checkpoints. False: arguments that name files or images are left out (pass
+            them to `load_from_checkpoint`), and ids are kept as digests, by which splits are still compared.
 
     Raises:
         TableError, SplitError, TransformError: when made, at first use of the table, or in `setup`; always before
@@ -180,6 +182,7 @@ class ImageFolderDataModule(SplitDataModule):
         decode_check: bool = False,
         unlisted: Unlisted = "warn",
         allow_changed: Sequence[Setting] = (),
+        remember_paths: bool = True,
     ) -> None:
         super().__init__(**shared_arguments(locals()))
         self.image_size = None if image_size is None else check_size(image_size)
@@ -205,7 +208,7 @@ class ImageFolderDataModule(SplitDataModule):
 
     def read_labels(self) -> LabelTable:
         """Read the table and every photo's header, and split."""
-        hparams = self.hparams
+        hparams = self.arguments
         names = self._label_names
         columns = ("image_column", "label_column", "target", "group_column", "site_column", "split_column", "unlisted")
         labels = read_photo_table(
@@ -223,7 +226,7 @@ class ImageFolderDataModule(SplitDataModule):
         return photo_geometry(
             resize_px=self.resize_px,
             image_size=self.image_size,
-            apply_icc=self.hparams["apply_icc"],
+            apply_icc=self.arguments["apply_icc"],
             dtype=self.dtype,
             normalize=self.normalize,
             **self._own_transforms,
@@ -253,7 +256,7 @@ class ImageFolderDataModule(SplitDataModule):
                 "there are no training photos to take channel statistics of. Pass stats=, or load the checkpoint of "
                 "the training run, which holds them."
             )
-        read = partial(self._read(), short_side_px=self.resize_px, apply_icc=self.hparams["apply_icc"])
+        read = partial(self._read(), short_side_px=self.resize_px, apply_icc=self.arguments["apply_icc"])
         with ThreadPoolExecutor(THREADS) as pool:
             return channel_stats(self.tables["train"]["path"], read=read, executor=pool)
 
@@ -268,7 +271,7 @@ class ImageFolderDataModule(SplitDataModule):
             self.tables[part],
             self._train_transform if part == "train" else self._eval_transform,
             resize_px=self.resize_px,
-            apply_icc=self.hparams["apply_icc"],
+            apply_icc=self.arguments["apply_icc"],
             cache=self._cache,
             dtype=self.dtype,
             with_labels=part != "predict",

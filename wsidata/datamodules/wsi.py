@@ -125,6 +125,8 @@ class WSIDataModule(SplitDataModule):
             pieces close together on white; a `TissueCrop` has more settings.
         allow_changed: Settings that may differ from those of a checkpoint's model, such as `["resolution"]`. Without,
             predicting, testing or training with it raises an error that names both values; see `geometry.Setting`.
+        remember_paths: Keep paths and ids in checkpoints. False: arguments that name files or images are left out (pass
+            them to `load_from_checkpoint`), and ids are kept as digests, by which splits are still compared.
 
     Raises:
         TableError, SplitError, SlideCheckError, TransformError: in the constructor, on first use of the table, or in
@@ -187,6 +189,7 @@ class WSIDataModule(SplitDataModule):
         lazy: bool = False,
         crop: Literal["tissue", "pack"] | TissueCrop | None = None,
         allow_changed: Sequence[Setting] = (),
+        remember_paths: bool = True,
     ) -> None:
         super().__init__(**shared_arguments(locals()))
         self.resolution = one_resolution(
@@ -222,8 +225,8 @@ class WSIDataModule(SplitDataModule):
         """Read the table and split it."""
         names = ["image_dir", "image_column", "label_column", "target", "class_names", "mask_dir"]
         names += ["group_column", "site_column", "split_column"]
-        labels = read_table(self._table, **{name: self.hparams[name] for name in names})
-        return split_table(labels, self._split, self.hparams)
+        labels = read_table(self._table, **{name: self.arguments[name] for name in names})
+        return split_table(labels, self._split, self.arguments)
 
     def check(self) -> None:
         """Check every slide, and every mask, by its header, and plan the crops."""
@@ -235,7 +238,7 @@ class WSIDataModule(SplitDataModule):
             if "mask" in self.labels.frame.columns:
                 check_masks(self.labels.frame, self._options)
         self._packings = dict(zip(sizes["image_id"], sizes["packing"], strict=True))
-        check_one_kind(sizes, self.hparams["dtype"])
+        check_one_kind(sizes, self.arguments["dtype"])
         if "stats" in self.__dict__:  # they are known
             self.check_stats(self.stats)
         if self._sizes_follow_slides:
@@ -248,7 +251,7 @@ class WSIDataModule(SplitDataModule):
             self._options,
             self._crop,
             image_size=self.image_size,
-            dtype=self.hparams["dtype"],
+            dtype=self.arguments["dtype"],
             **self._own_transforms,
         )
 
@@ -282,7 +285,7 @@ class WSIDataModule(SplitDataModule):
             self.tables[part],
             self.resolution,
             self._train_transform if part == "train" else self._eval_transform,
-            dtype=self.hparams["dtype"],
+            dtype=self.arguments["dtype"],
             with_labels=part != "predict",
             options=self._options,
             fresh_epochs=part == "train",

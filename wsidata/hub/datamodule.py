@@ -89,6 +89,8 @@ class HubDataModule(SplitDataModule):
         cache_dir: Folder of downloads and unpacked images. None: HF_HOME.
         allow_changed: Settings that may differ from those of a checkpoint's model, such as `["resolution"]`. Without,
             predicting, testing or training with it raises an error that names both values; see `geometry.Setting`.
+        remember_paths: Keep paths and ids in checkpoints. False: arguments that name files or images are left out (pass
+            them to `load_from_checkpoint`), and ids are kept as digests, by which splits are still compared.
 
     Raises:
         HubError: if the dataset cannot be loaded, naming the remedy.
@@ -138,6 +140,7 @@ class HubDataModule(SplitDataModule):
         endpoint: str | None = None,
         cache_dir: str | Path | None = None,
         allow_changed: Sequence[Setting] = (),
+        remember_paths: bool = True,
     ) -> None:
         super().__init__(
             batch_size=1 if batch_size is None else batch_size,
@@ -150,6 +153,7 @@ class HubDataModule(SplitDataModule):
             leaks=leaks,
             leak_checks=leak_checks,
             allow_changed=allow_changed,
+            remember_paths=remember_paths,
         )
         self._transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
         self.streaming, self._token = streaming, token
@@ -171,7 +175,7 @@ class HubDataModule(SplitDataModule):
 
     @cached_property
     def _opened(self) -> Opened:
-        opened = open_published({**self.hparams, "streaming": self.streaming}, self._token, self._transforms)
+        opened = open_published({**self.arguments, "streaming": self.streaming}, self._token, self._transforms)
         published = opened.copy.preprocessing
         if published is not None and published.stats is not None and "stats" not in self.__dict__:
             self.stats = published.stats
@@ -200,7 +204,7 @@ class HubDataModule(SplitDataModule):
             first = self.trainer.strategy.broadcast(ours)
             if (first["commit"], first["digest"]) != (ours["commit"], ours["digest"]):
                 raise HubError(
-                    f"processes found different commits of '{self.hparams['source']}': {first['commit']} and "
+                    f"processes found different commits of '{self.arguments['source']}': {first['commit']} and "
                     f"{ours['commit']}. Pass revision='{first['commit']}'."
                 )
         super().setup(stage)
@@ -212,7 +216,7 @@ class HubDataModule(SplitDataModule):
             self._check_streamed()
             return
         rank_zero = self.trainer is None or self.trainer.is_global_zero
-        if opened.facts is not None and self.hparams["verify"] and rank_zero:
+        if opened.facts is not None and self.arguments["verify"] and rank_zero:
             with ThreadPoolExecutor(_THREADS) as pool:
                 check_images(opened.labels.frame, opened.facts, pool)
         opened.reader.check(self.batch_size)
@@ -235,7 +239,7 @@ class HubDataModule(SplitDataModule):
             return self.preprocessing.stats
         if self.streaming:
             raise SplitError(
-                f"'{self.hparams['source']}' was published without channel statistics, and its images are not here. "
+                f"'{self.arguments['source']}' was published without channel statistics, and its images are not here. "
                 "Pass stats=, or leave out streaming=True."
             )
         return self._opened.reader.channel_stats(self.tables["train"])

@@ -6,13 +6,11 @@ are requested. From the arguments: those that define samples. From the files: pi
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from wsidata.hub.manifest import HUB_SPLITS
@@ -32,9 +30,6 @@ PUBLISHED_ARGUMENTS = (
     "small_classes", "seed", "sampling", "batch_size", "predict_on", "leaks", "leak_checks",
 )  # fmt: skip
 """Published arguments of data modules; paths, ids, prefixes and column names of the source are not published."""
-
-
-_SHOWN_NUMBERS = 16
 
 
 class PrivacyError(ValueError):
@@ -86,37 +81,6 @@ def published_rows(labels: LabelTable, *, opaque_ids: bool, keep_names: Sequence
 def published_arguments(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """The published arguments of a data module, as plain values; those that are none are left out."""
     return {name: _plain(hparams[name]) for name in PUBLISHED_ARGUMENTS if name in hparams and _is_plain(hparams[name])}
-
-
-def described(value: Any) -> str:
-    """An object as its class with named, plain parameters; whatever else it holds is shown as "...".
-
-    Paths, functions and objects of other packages may tell who made them and where; their values are not shown. Of
-    functions the name is. Objects that are not of this package begin with "own.".
-    """
-    if value is None or isinstance(value, (bool, int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        return repr(value) if re.fullmatch(r"[A-Za-z0-9_+-]{1,40}", value) else "..."
-    if isinstance(value, (list, tuple)):
-        inner = ", ".join(map(described, value))
-        return f"[{inner}]" if isinstance(value, list) else f"({inner}{',' if len(value) == 1 else ''})"
-    if isinstance(value, (np.ndarray, np.generic)):
-        return described(value.tolist()) if value.size <= _SHOWN_NUMBERS else "..."
-    if isinstance(value, functools.partial):
-        return f"partial({described(value.func)}{_parameters(value.keywords, first=', ')})"
-    kind = type(value)
-    if kind.__module__.partition(".")[0] == "wsidata":
-        return f"{kind.__name__}({_parameters(getattr(value, '__dict__', {}))})"
-    if callable(value) and hasattr(value, "__name__"):
-        return str(value.__name__)
-    return f"own.{kind.__name__}({_parameters(getattr(value, '__dict__', {}))})"
-
-
-def _parameters(values: Mapping[str, Any], first: str = "") -> str:
-    return "".join(
-        f"{', ' if number else first}{name}={described(one)}" for number, (name, one) in enumerate(values.items())
-    )
 
 
 def disclosure(rows: pd.DataFrame, where: str, *, opaque_ids: bool, class_names: Sequence[str]) -> str:

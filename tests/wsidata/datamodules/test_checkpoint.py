@@ -4,6 +4,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from wsidata import WSIDataModule
 from wsidata.datamodules.checkpoint import check_remembered_classes, check_remembered_split, remember, remembered_stats
 from wsidata.splits.unreadable import skipped_rows
 from wsidata.stats.result import ChannelStats
@@ -50,3 +51,41 @@ def test_slides_trained_on_are_not_tested_on():
     check_remembered_split(memory, TABLE, NONE, evaluated="test")
     with pytest.raises(SplitError, match="were in the checkpoint's training set"):
         check_remembered_split(memory, TABLE.assign(split=["test", "train", "val", "test"]), NONE, evaluated="test")
+
+
+def test_ids_as_digests_are_recognized_and_not_readable():
+    table = TABLE.assign(image_id=["patient_1", "patient_2", "patient_3", "patient_4"])
+    skipped = skipped_rows(table, {"patient_3": "bad"})
+    stats = replace(STATS, skipped=(("patient_3", "bad"),))
+    memory = json.loads(json.dumps(remember(table, skipped, ["x"], stats, names=False)))
+    assert "patient" not in json.dumps(memory)
+    check_remembered_split(memory, table, skipped)
+    check_remembered_split(memory, table, skipped, evaluated="test")
+    with pytest.raises(SplitError, match=r"1 images moved \[.*patient_2 \(train -> val\)"):
+        check_remembered_split(memory, table.assign(split=["train", "val", "val", "test"]), skipped)
+    with pytest.raises(SplitError, match=r"1 that it had to leave out can be read now \['patient_3'\]"):
+        check_remembered_split(memory, table, skipped_rows(table, {}))
+    with pytest.raises(SplitError, match=r"were in the checkpoint's training set \['patient_1'\]"):
+        check_remembered_split(memory, table.assign(split=["test", "train", "val", "test"]), skipped, evaluated="test")
+    with pytest.raises(SplitError, match="1 are gone"):
+        check_remembered_split(memory, table.iloc[1:], skipped)
+
+
+def test_checkpoints_without_paths_hold_neither_paths_nor_ids(camelyon):
+    def module(**options):
+        return WSIDataModule(
+            camelyon / "evaluation" / "reference.csv", camelyon / "images", level=1, image_size=64, num_workers=0,
+            test_ids=[f"test_00{number}" for number in range(1, 5)], **options,
+        )  # fmt: skip
+
+    def told(dm):
+        return json.dumps([dict(dm.hparams), dict(dm.hparams_initial), dm.state_dict()], default=str)
+
+    secrets = (str(camelyon), "test_001", "tumor_001")
+    assert all(secret in told(module()) for secret in secrets)
+    private = module(remember_paths=False)
+    assert not any(secret in told(private) for secret in secrets)
+    assert "test_001" in list(private.tables["test"]["image_id"])
+    module().load_state_dict(private.state_dict())
+    module(remember_paths=False).load_state_dict(module().state_dict())
+    assert private.hparams["remember_paths"] is False

@@ -8,7 +8,6 @@ import pytest
 from wsidata.hub.privacy import (
     PUBLISHED_ARGUMENTS,
     PrivacyError,
-    described,
     disclosure,
     published_arguments,
     published_rows,
@@ -18,6 +17,7 @@ from wsidata.tables.label_table import LabelTable
 from wsidata.transforms.base import Transform
 from wsidata.transforms.color.stain import StainJitter
 from wsidata.transforms.compose import Compose, default_train_transform
+from wsidata.transforms.describe import described
 from wsidata.transforms.geometry.crop import CropOrPad
 
 

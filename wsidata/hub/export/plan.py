@@ -32,13 +32,14 @@ from wsidata.hub.manifest import (
     Preprocessing,
     Transforms,
 )
-from wsidata.hub.privacy import READING_ARGUMENTS, described, published_arguments, published_rows
+from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows
 from wsidata.slides.resample import RESAMPLING_VERSION
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.split_file import split_digest
 from wsidata.splits.unreadable import without_skipped
 from wsidata.tables.parts import Part
 from wsidata.transforms.compose import Compose, default_eval_transform, default_train_transform, photo_train_transform
+from wsidata.transforms.describe import described
 from wsidata.transforms.geometry.crop import CropOrPad
 
 FILES_PER_FOLDER = 1000
@@ -121,7 +122,7 @@ def plan_export(
             "ImageFolderDataModule it was made from, or copy the repository as it is."
         )
     kind: Kind = "slides" if isinstance(dm, WSIDataModule) else "photos"
-    arguments = {"lazy": False, **published_arguments(dm.hparams)}
+    arguments = {"lazy": False, **published_arguments(dm.arguments)}
     size: tuple[int, int] | None = getattr(dm, "image_size", None)
     arguments["image_size"] = None if size is None else list(size)
     lazy = bool(arguments["lazy"])

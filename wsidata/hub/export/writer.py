@@ -127,8 +127,7 @@ def export(
 
 def _secrets(dm: SplitDataModule, plan: ExportPlan, card: CardText) -> Secrets:
     """What must not be published of this data module."""
-    arguments = ("table", "image_dir", "mask_dir", "names", "split", "stats")
-    given = [dm.hparams.get(name) for name in arguments]
+    given = [dm.arguments.get(name) for name in ("table", "image_dir", "mask_dir", "label_names", "split", "stats")]
     folders = {Path(one) if Path(one).is_dir() else Path(one).parent for one in given if isinstance(one, (str, Path))}
     folders |= {Path(sources[0]).parent for split in plan.splits for sources in split.sources}
     columns = [name for name in ("image_id", "label_name", *NAMED_COLUMNS) if name in plan.rows.columns]

@@ -95,6 +95,7 @@ def test_functions_that_call_themselves_end():
     assert identity(again) == identity(again)
 
 
+@pytest.mark.slow
 def test_identity_is_the_same_in_every_process():
     code = (
         "import json; from wsidata.hub.export.identity import identity; "

@@ -35,6 +35,7 @@ def test_entries_are_stored_at_once_and_the_last_one_counts(tmp_path):
     assert again.entries == {entry().place: entry(key="new", mpp=None)}
 
 
+@pytest.mark.slow
 def test_lines_of_several_processes_are_joined_and_are_newer(tmp_path):
     journal = begun(tmp_path)
     record(journal.staging, entry("a", key="old"))

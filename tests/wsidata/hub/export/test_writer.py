@@ -267,6 +267,7 @@ class Inline(Executor):
         return future
 
 
+@pytest.mark.slow
 def test_no_image_that_was_written_is_encoded_again(camelyon, tmp_path, monkeypatch):
     encode, calls = export_images.encode, []
 

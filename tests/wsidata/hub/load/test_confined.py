@@ -17,6 +17,8 @@ from wsidata.hub.export.writer import export
 from wsidata.hub.manifest import Preprocessing, TableFile
 from wsidata.utils.files import file_sha256
 
+pytestmark = pytest.mark.slow  # most of it is the import of `datasets`
+
 
 def picture(path, number=0):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +177,6 @@ def sealed(folder, change=None, **facts):
     Preprocessing._from_plain(content).save(folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../../home/train/a/0.png", "{home}/train/a/0.png"])
 def test_published_rows_that_name_other_files_are_refused(copy, secret, tmp_path, name):
     def change(rows):
@@ -187,7 +188,6 @@ def test_published_rows_that_name_other_files_are_refused(copy, secret, tmp_path
         opened(copy, tmp_path)
 
 
-@pytest.mark.slow
 def test_published_links_to_other_files_are_refused(copy, secret, tmp_path):
     rows = pd.read_parquet(copy / "train" / "metadata.parquet")
     file = copy / "train" / rows["file_name"][0]
@@ -198,7 +198,6 @@ def test_published_links_to_other_files_are_refused(copy, secret, tmp_path):
         opened(copy, tmp_path)
 
 
-@pytest.mark.slow
 def test_manifests_that_name_other_tables_are_refused(copy, tmp_path):
     table = Preprocessing.load(copy).tables[0]
     shutil.copy(copy / table.path, tmp_path / "t.parquet")
