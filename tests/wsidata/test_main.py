@@ -107,6 +107,50 @@ def test_stats_replace_statistics_only(camelyon, tmp_path, capsys):
     assert main(arguments) == 0
 
 
+def test_no_command_writes_over_what_it_reads(camelyon, tmp_path, capsys):
+    shutil.copytree(camelyon, tmp_path / "copy")
+    labels, slide = tmp_path / "copy" / "evaluation" / "reference.csv", tmp_path / "copy" / "images" / "normal_001.tif"
+    split, images = str(tmp_path / "split.csv"), ["--image-dir", str(slide.parent), "--quiet"]
+    assert main(["split", str(labels), *images, "--leaks", "off", "-o", split]) == 0
+    kept = {path: path.read_bytes() for path in (labels, slide, tmp_path / "split.csv")}
+    (tmp_path / "link.json").symlink_to(slide)
+    for arguments in (
+        ["split", str(labels), *images, "--leaks", "off", "--overwrite", "-o", str(labels)],
+        ["stats", "--split", split, *images, "--level", "2", "--overwrite", "-o", split],
+        ["stats", str(slide), "--level", "2", "--quiet", "--overwrite", "-o", str(tmp_path / "link.json")],
+    ):
+        assert main(arguments) == 2
+        assert "is read here: name another file with --output" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_plots_replace_nothing_but_plots(camelyon, tmp_path, capsys, suffix):
+    slide = shutil.copy(slides(camelyon)[0], tmp_path / f"a{suffix}")
+    before = slide.read_bytes()
+    assert main(["info", "--plot", str(slide), *slides(camelyon)[1:]]) == 2  # as the shell makes of --plot *.tif
+    assert "--plot" in capsys.readouterr().err
+    assert slide.read_bytes() == before
+    split = tmp_path / "split.csv"
+    assert main(["split", *table(camelyon), "--leaks", "off", "-o", str(split), "--plot", str(slide)]) == 2
+    assert not split.exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_plots_can_be_drawn_again(camelyon, tmp_path, suffix):
+    arguments = ["info", *slides(camelyon, 1), "--quiet", "--plot", str(tmp_path / f"plot{suffix}")]
+    assert [main(arguments), main(arguments)] == [0, 0]
+
+
+def test_a_split_whose_slides_are_not_beside_it_asks_for_their_folder(camelyon, tmp_path, capsys):
+    split = str(tmp_path / "split.csv")
+    assert main(["split", *table(camelyon), "--leaks", "off", "-o", split]) == 0
+    assert main(["stats", "--split", split, "--level", "2", "--quiet"]) == 2
+    assert "Pass --image-dir" in capsys.readouterr().err
+    assert main(["stats", "--split", table(camelyon)[0], *table(camelyon)[1:], "--level", "2"]) == 2
+    assert "`wsidata split` writes such files" in capsys.readouterr().err
+
+
 def test_leaking_split_is_an_error_if_asked(camelyon, tmp_path, capsys):
     for name in ("a", "b"):
         shutil.copy(camelyon / "images" / "normal_001.tif", tmp_path / f"{name}.tif")

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from wsidata.formats.channels import RGB
 from wsidata.formats.resolution import MEASURES
+
+PLOT_SUFFIXES = (".png", ".pdf", ".svg")
+_DRAWN_BY = b"atplotlib"  # matplotlib's name is in the metadata of each of them
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +40,24 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add arguments for the output."""
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def refuse_inputs(output: str | Path, inputs: Iterable[str | None]) -> None:
+    """Raise, whatever `--overwrite` says, if the output is a file that the command reads."""
+    written = Path(output)
+    for name in inputs:
+        if name and written.exists() and Path(name).exists() and written.samefile(name):
+            raise FileExistsError(f"'{output}' is read here: name another file with --output. Nothing was written.")
+
+
+def check_plot(path: str | None) -> None:
+    """Raise if `--plot` names a file that is no plot: a shell makes `--plot a.tif b.tif` of `--plot *.tif`."""
+    if path is None:
+        return
+    if Path(path).suffix.lower() not in PLOT_SUFFIXES:
+        raise ValueError(f"--plot {path}: plots are {', '.join(PLOT_SUFFIXES)} files. Name one behind --plot.")
+    if Path(path).is_file() and _DRAWN_BY not in Path(path).read_bytes():
+        raise FileExistsError(f"--plot {path}: the file exists and is no plot. Name another one behind --plot.")
 
 
 def add_resolution_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from wsidata.cli.arguments import CHANNELS_HELP, add_output_arguments, channel_list, print_json, progress_bar
+from wsidata.cli.arguments import (
+    CHANNELS_HELP,
+    add_output_arguments,
+    channel_list,
+    check_plot,
+    print_json,
+    progress_bar,
+)
 
 HELP = "levels, resolution and reader of slides"
 
@@ -21,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the facts of every slide; 1 if one of them cannot be read."""
     from wsidata.slides.slide import slide_info
 
+    check_plot(arguments.plot)
     infos = []
     with progress_bar("slides", quiet=arguments.quiet or len(arguments.slides) < 3) as progress:
         for number, path in enumerate(arguments.slides, start=1):

@@ -12,8 +12,10 @@ from wsidata.cli.arguments import (
     add_output_arguments,
     add_split_arguments,
     add_table_arguments,
+    check_plot,
     print_json,
     progress_bar,
+    refuse_inputs,
     table_options,
 )
 from wsidata.utils.messages import name_some
@@ -50,6 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     from wsidata.splits.split_table import split_table
     from wsidata.tables.label_table import read_table
 
+    check_plot(arguments.plot)
+    for path, _ in _files(arguments):
+        refuse_inputs(path, [arguments.table])
     labels = read_table(arguments.table, **table_options(arguments), split_column=arguments.split_column)
     answers: list[dict[str, Any]] = []
     leaking = False

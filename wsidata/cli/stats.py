@@ -11,6 +11,7 @@ from wsidata.cli.arguments import (
     add_resolution_arguments,
     pixel_options,
     progress_bar,
+    refuse_inputs,
     resolution_of,
 )
 
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from wsidata.stats.compute import channel_stats, process_pool
 
+    if arguments.output:
+        refuse_inputs(arguments.output, [arguments.split, *arguments.slides])
     if arguments.output and not arguments.overwrite:
         _refuse_to_replace(Path(arguments.output))
     pool = process_pool(arguments.workers) if arguments.workers else nullcontext(None)
@@ -90,8 +93,11 @@ def _slides(arguments: argparse.Namespace) -> list[str]:
     if not arguments.split:
         return list(arguments.slides)
     from wsidata.splits.split_file import load_splits
-    from wsidata.tables.find_slides import ImageFolder
+    from wsidata.tables.find_slides import ImageFolder, ImageLookupError
 
     saved = load_splits(arguments.split)
     folder = ImageFolder(Path(arguments.image_dir or Path(arguments.split).parent).absolute())
-    return [str(folder.find(name)) for name in saved.loc[saved["split"] == arguments.part, "image_id"]]
+    try:
+        return [str(folder.find(name)) for name in saved.loc[saved["split"] == arguments.part, "image_id"]]
+    except ImageLookupError as error:
+        raise ImageLookupError(f"{error}. Pass --image-dir, the folder of its slides.") from error

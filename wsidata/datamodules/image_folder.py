@@ -36,6 +36,7 @@ from wsidata.tables.class_names import LabelNames, read_label_names
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import Part, SplitError
 from wsidata.tables.photo_table import Unlisted, match_ids, read_photo_table
+from wsidata.tables.targets import Decimal
 from wsidata.tables.text_table import TableError
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.compose import auto_resize_px, default_eval_transform, photo_train_transform
@@ -75,6 +76,7 @@ class ImageFolderDataModule(SplitDataModule):
         target: "class": (B,) int64. "multilabel": (B, K) float32 of 0 and 1, from a column of labels separated by `;`
             or from K columns of 0 and 1. "regression": (B, K) float32, from K columns of numbers. See
             `targets.read_targets`.
+        decimal: Decimal mark of numbers in a table of text, "." or ",".
         resize_px: Length that the shorter side is resized to when a photo is decoded. "auto": 8/7 of `image_size` (256
             for 224), or as it is if `image_size` is None. None: as it is.
         image_size: Height and width to crop (or pad in white) to, in pixels; one number for a square. None keeps all.
@@ -146,6 +148,7 @@ class ImageFolderDataModule(SplitDataModule):
         class_names: Sequence[str] | Mapping[str, int] | Mapping[str, str] | None = None,
         label_names: LabelNames | None = None,
         target: Literal["class", "multilabel", "regression"] = "class",
+        decimal: Decimal = ".",
         resize_px: int | Literal["auto"] | None = "auto",
         image_size: int | tuple[int, int] | None = None,
         split: str | Path | pd.DataFrame | None = None,
@@ -210,12 +213,13 @@ class ImageFolderDataModule(SplitDataModule):
         """Read the table and every photo's header, and split."""
         hparams = self.arguments
         names = self._label_names
-        columns = ("image_column", "label_column", "target", "group_column", "site_column", "split_column", "unlisted")
+        columns = ("image_column", "label_column", "target", "decimal", "group_column", "site_column", "split_column")
         labels = read_photo_table(
             self._table,
             hparams["image_dir"],
             inspect=self._survey.look if self.on_error == "raise" else None,
             class_names=hparams["class_names"] if names is None else read_label_names(names, hparams["label_column"]),
+            unlisted=hparams["unlisted"],
             **{name: hparams[name] for name in columns},
         )
         listed = {name: match_ids(hparams[name], labels.frame, name) for name in ("test_ids", "val_ids")}

@@ -44,7 +44,7 @@ from wsidata.stats.result import ChannelStats
 from wsidata.tables.find_slides import split_suffix
 from wsidata.tables.label_table import LabelTable, read_table
 from wsidata.tables.parts import Part
-from wsidata.tables.targets import Target, mask_class_names
+from wsidata.tables.targets import Decimal, Target, mask_class_names
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.compose import default_eval_transform, default_train_transform
 from wsidata.transforms.geometry.crop import check_size
@@ -70,6 +70,7 @@ class WSIDataModule(SplitDataModule):
         target: "class": (B,) int64. "multilabel": (B, K) float32 of 0 and 1, from a column of labels separated by `;`
             or from K columns of 0 and 1. "regression": (B, K) float32, from K columns of numbers. "mask": (B, H, W)
             int64 on the image's grid, from a column of mask names; -100 for no class. See `targets.read_targets`.
+        decimal: Decimal mark of numbers in a table of text, "." or ",".
         mask_dir: Folder of the masks. None: `image_dir`.
         mask_values: Pixel value of each class in the masks. None: 0, 1, ...
         level: Pyramid level to read (0 is the finest); or
@@ -146,6 +147,7 @@ class WSIDataModule(SplitDataModule):
         label_column: str | Sequence[str] | None = "class",
         class_names: Sequence[str] | Mapping[str, int] | Mapping[str, str] | None = None,
         target: Target = "class",
+        decimal: Decimal = ".",
         mask_dir: str | Path | None = None,
         mask_values: Sequence[int] | None = None,
         level: int | None = None,
@@ -223,7 +225,7 @@ class WSIDataModule(SplitDataModule):
 
     def read_labels(self) -> LabelTable:
         """Read the table and split it."""
-        names = ["image_dir", "image_column", "label_column", "target", "class_names", "mask_dir"]
+        names = ["image_dir", "image_column", "label_column", "target", "decimal", "class_names", "mask_dir"]
         names += ["group_column", "site_column", "split_column"]
         labels = read_table(self._table, **{name: self.arguments[name] for name in names})
         return split_table(labels, self._split, self.arguments)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError, UnknownLevelError
 
@@ -103,7 +104,10 @@ def check_level(levels: Sequence[Level], level: int, name: str = "slide") -> Lev
 
     Raises:
         UnknownLevelError: listing the levels there are.
+        ValueError: if it is no whole number.
     """
+    if not _is(level, Integral):
+        raise ValueError(f"level={level!r} must be a whole number: 0 is the finest level.")
     if 0 <= level < len(levels):
         return levels[level]
     listing = ", ".join(f"{one.index}: {one.width}x{one.height}" for one in levels)
@@ -217,8 +221,8 @@ def plan_max_side(levels: Sequence[Level], max_side: int) -> Resampling:
     Raises:
         ValueError: if `max_side` is below 1.
     """
-    if max_side < 1:
-        raise ValueError(f"max_side={max_side} must be at least 1 pixel.")
+    if not (_is(max_side, Real) and 1 <= max_side < math.inf):
+        raise ValueError(f"max_side={max_side!r} must be at least 1 pixel.")
     base = _finest(levels)
     scale = min(1.0, max_side / max(base.size))
     width, height = (max(1, round(side * scale)) for side in base.size)
@@ -249,7 +253,11 @@ def _pair(value: float | tuple[float, float], what: str) -> tuple[float, float]:
     return _positive(x, what), _positive(y, what)
 
 
+def _is(value: object, kind: type) -> bool:  # arguments can be anything, whatever their types say
+    return isinstance(value, kind)
+
+
 def _positive(value: float, what: str) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{what}={value} must be a finite number above 0.")
+    if not (_is(value, Real) and math.isfinite(value) and value > 0):
+        raise ValueError(f"{what}={value!r} must be a finite number above 0.")
     return float(value)

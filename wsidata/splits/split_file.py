@@ -125,7 +125,10 @@ def load_splits(path: str | Path | pd.DataFrame, *, expected_digest: str | None 
     frame = _as_saved(frame)
     absent = [name for name in ("image_id", "split") if name not in frame.columns]
     if absent:
-        raise SplitError(f"{name} has no column {absent}; its columns are {list(frame.columns)}.")
+        raise SplitError(
+            f"{name} has no column {absent}; its columns are {list(frame.columns)}. `wsidata split` writes such files "
+            "from a table of labels, and training does."
+        )
     unknown = sorted(set(frame["split"]) - set(SPLITS))
     repeated = sorted(frame.loc[frame["image_id"].duplicated(), "image_id"].unique())
     if unknown or repeated:

@@ -9,13 +9,14 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 _SAMPLE_BYTES = 1 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def list_files(
@@ -115,16 +116,18 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         Where to write. It is removed if the block raises.
 
     Raises:
-        OSError: naming `path`, if the disk is full; the old file is as it was.
+        OSError: naming `path`, if the disk is full, or the folder cannot be written to; the old file is as it was.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "This is a folder. Name a file in it", str(path))
     if path.exists() and not path.is_file():
         yield path
         return
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".part-{token_hex(8)}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
         if sync:
             _wait_for_disk(unfinished)
@@ -134,9 +137,11 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         if sync and os.name == "posix":  # elsewhere folders cannot be opened
             _wait_for_disk(path.parent)
     except BaseException as error:
-        unfinished.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _FULL:
-            reason = f"{error.strerror}. Nothing was changed; make room there, or write to another folder"
+        with suppress(OSError):  # what cannot be written to cannot be searched, either
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM | _NO_PERMISSION:
+            remedy = "make room there" if error.errno in _NO_ROOM else "get permission to write there"
+            reason = f"{error.strerror}. Nothing was changed; {remedy}, or write to another folder"
             raise OSError(error.errno, reason, str(path)) from error
         raise
 

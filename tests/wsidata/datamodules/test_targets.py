@@ -10,7 +10,7 @@ import pytest
 import pyvips
 import torch
 
-from wsidata import WSIDataModule
+from wsidata import ImageFolderDataModule, WSIDataModule
 from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.geometry import GeometryError
 from wsidata.datasets.slides import SampleError
@@ -20,6 +20,7 @@ from wsidata.splits.leaks import LeakError, LeakWarning
 from wsidata.stats.compute import channel_stats
 from wsidata.synthetic.slides import write_slide
 from wsidata.tables.parts import SplitError, SplitWarning
+from wsidata.tables.text_table import TableError
 from wsidata.transforms.compose import Compose, he_train_transform
 from wsidata.transforms.geometry.affine import RandomAffine, RandomD4
 from wsidata.transforms.geometry.crop import CropOrPad
@@ -249,3 +250,17 @@ def test_statistics_of_other_pixels_are_refused_given_or_remembered(camelyon, ta
         again.load_state_dict(first.state_dict())
     own = dataclasses.replace(first.stats, resolution={})
     WSIDataModule(table, camelyon / "images", num_workers=0, leaks="off", stats=own, **options).setup("fit")
+
+
+@pytest.mark.parametrize("kind", [WSIDataModule, ImageFolderDataModule])
+def test_decimal_commas_are_read_if_asked_for(camelyon, table, kind):
+    frame = table.assign(dose=[f"{row},5" for row in range(len(table))])
+    options = {"label_column": "dose", "target": "regression", "leaks": "off"}
+    options |= {"level": 2} if kind is WSIDataModule else {"unlisted": "off", "image_size": 64}
+    with pytest.raises(TableError, match="pass decimal=','"):
+        kind(frame, camelyon / "images", **options).setup("fit")
+    dm = kind(frame, camelyon / "images", **options, decimal=",")
+    dm.setup("fit")
+    found = dm.labels.frame.sort_index()
+    assert [target[0] for target in found["target"]] == [float(name.replace(",", ".")) for name in frame["dose"]]
+    assert dm.hparams["decimal"] == ","

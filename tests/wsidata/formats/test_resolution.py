@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 
@@ -33,6 +34,18 @@ def test_two_measures_or_another_are_refused():
 def test_every_measure_is_planned(measure, value):
     plan = Resolution(**{measure: value}).plan(LEVELS, 40.0)
     assert (plan.level, plan.is_identity, plan.width, plan.height) == (2, True, 1024, 512)
+
+
+@pytest.mark.parametrize(
+    ("measure", "value"),
+    [
+        *((measure, value) for measure in MEASURES for value in ("2", [2.0], float("nan"))),
+        *((measure, -1) for measure in MEASURES if measure != "level"),
+    ],
+)
+def test_what_is_no_measure_is_named(measure, value):
+    with pytest.raises(ValueError, match=rf"{measure}={re.escape(repr(value))} must be"):
+        Resolution(**{measure: value}).plan(LEVELS, 40.0)
 
 
 def test_none_means_level_zero():

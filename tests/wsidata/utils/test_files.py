@@ -121,6 +121,22 @@ def test_a_fault_at_any_step_leaves_the_old_file(tmp_path, monkeypatch, call):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_cannot_be_written_is_named_with_a_remedy(tmp_path, monkeypatch):
+    with pytest.raises(IsADirectoryError, match=rf"is a folder. Name a file in it: '{tmp_path}'"):
+        write_text(tmp_path, "text")
+
+    def read_only(name, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(name))
+
+    monkeypatch.setattr(os, "replace", read_only)
+    with pytest.raises(OSError, match=r"Read-only file system. Nothing.* write to another folder: '.*table\.csv'"):
+        write_text(tmp_path / "table.csv", "text")
+    monkeypatch.setattr("pathlib.Path.mkdir", read_only)
+    with pytest.raises(OSError, match=r"Read-only file system. Nothing.* write to another folder: '.*new.table\.csv'"):
+        write_text(tmp_path / "new" / "table.csv", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_file_that_results_are_saved_to_survives_a_full_disk(tmp_path, full_disk):
     table = pd.DataFrame({"image_id": [f"slide_{i}" for i in range(500)], "split": "train", "path": "/a"})
     stats = ChannelStats((0.5,) * 300, (0.1,) * 300, 9, 1, "pooled", tissue_only=False, max_value=255)

@@ -23,6 +23,7 @@ from wsidata.tables.class_names import class_map
 from wsidata.tables.label_table import COLUMNS, LabelTable
 from wsidata.tables.parts import SplitError, part_name
 from wsidata.utils.files import json_sha256
+from wsidata.utils.messages import name_some
 
 _INDEX = "index.parquet"
 _CLASSES = "classes.json"
@@ -131,7 +132,7 @@ def _unpack(copy: LocalCopy, columns: ImageDatasetColumns, folder: Path) -> None
                 {
                     "image_id": f"{split}-{number:07d}",
                     "path": _image_path(copy, row[image], split, number, folder),
-                    "label_name": _label_name(row[label], names),
+                    "label_name": _label_name(row[label], names, f"{copy.name}, {split} {number}"),
                     "group": "" if columns.group is None else str(row[columns.group]),
                     "site": "" if columns.site is None else str(row[columns.site]),
                     "split": split,
@@ -165,11 +166,18 @@ def _columns(features: Mapping[str, Any], columns: ImageDatasetColumns, name: st
     )
 
 
-def _label_name(label: Any, names: list[str] | None) -> str:
+def _label_name(label: Any, names: list[str] | None, where: str) -> str:
     """Class name of a row; "" if it has none (-1 in a `ClassLabel`)."""
     if label is None or (names is not None and label < 0):
         return ""
-    return str(label) if names is None else names[label]
+    if names is None:
+        return str(label)
+    if label >= len(names):
+        raise HubError(
+            f"{where}: label {label} is none of the {len(names)} classes {name_some(names)}. Correct the labels, or "
+            "the names of classes in the dataset's card."
+        )
+    return str(names[label])
 
 
 def _image_path(copy: LocalCopy, image: Any, split: str, number: int, root: Path) -> str:

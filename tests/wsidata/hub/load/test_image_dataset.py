@@ -149,3 +149,15 @@ def test_rows_without_label_are_for_prediction(tmp_path):
     dm = module(tmp_path / "set", cache_dir=tmp_path / "cache")
     frame = dm.labels.frame
     assert frame.loc[frame["image_id"].str.startswith("test"), ["label", "split"]].to_numpy().tolist() == [[-1, ""]] * 2
+
+
+def test_numbers_of_no_class_are_named(tmp_path):
+    parquet(tmp_path / "set", {"train": 4, "validation": 2})
+    table = tmp_path / "set" / "data" / "validation-00000-of-00001.parquet"
+    import pyarrow.parquet as pq
+
+    content = pq.read_table(table)
+    labels = content.column_names.index("label")
+    pq.write_table(content.set_column(labels, content.schema.field(labels), [[0, 2]]), table)
+    with pytest.raises(HubError, match="validation 1: label 2 is none of the 2 classes 'dog', 'cat'"):
+        module(tmp_path / "set", cache_dir=tmp_path / "cache").setup()
