@@ -131,8 +131,9 @@ class StoredChunks:
         if shard not in self._indices:
             size = 16 * math.prod(self._per_shard)
             with file.open("rb") as stream:
-                stream.seek(0 if self._storage.index_at_start else max(0, stream.seek(0, 2) - size - 4))
-                data = stream.read(size)
+                whole = stream.seek(0, 2)
+                stream.seek(0 if self._storage.index_at_start else max(0, whole - size - 4))
+                data = stream.read(min(size, whole))
             if len(data) < size:
                 raise UnreadableImageError(
                     f"'{self._path}': shard '{self._key(shard)}' of level {self._level} is cut off. Copy it again."

@@ -231,3 +231,15 @@ def test_levels_lie_inside_the_store(tmp_path, name):
     ]
     with pytest.raises(SlideError, match=r"a\.zarr"):
         read(path)
+
+
+@pytest.mark.parametrize(("side", "error"), [(2**31, LimitExceededError), (2**16, UnreadableImageError)])
+@pytest.mark.filterwarnings("ignore::wsidata.errors.MissingChunksWarning")
+def test_the_index_of_a_shard_takes_no_more_memory_than_its_file(tmp_path, side, error):
+    path = store(tmp_path / "a.zarr", version=3, shards=(SIDE, SIDE))
+    file = path / "0" / "zarr.json"
+    content = json.loads(file.read_text())
+    content["chunk_grid"]["configuration"]["chunk_shape"] = [16, side]
+    file.write_text(json.dumps(content))
+    with pytest.raises(error, match=r"a\.zarr"):
+        read(path)
