@@ -11,8 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from streammodels.backprop.checkpointing import Schedule
-from streammodels.core.engine import Engine
+from streammodels.core.engine import Engine, NodeTensors
+from streammodels.core.image_rows import ImageRows
 from streammodels.core.network import Network
+from streammodels.core.operations import Convolution
 from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import RowNode, RowPlan, RowsError, plan_rows
 from streammodels.memory.budget import Sizes
@@ -61,6 +63,29 @@ class Orientation:
         """The tensors of every node, connected to the parameters."""
         return [node.tensors() for node in self.network.nodes]
 
+    def check_channels(self, tensors: NodeTensors, image: ImageRows) -> None:
+        """Check that the layers which read an image can read its channels.
+
+        Raises:
+            ValueError: If not.
+        """
+        found = image.shape[1]
+        for node, own in zip(self.network.nodes, tensors, strict=True):
+            weight = own[0] if own else None
+            if node.inputs != (0,) or weight is None:
+                continue
+            expected = found
+            if isinstance(node.rule, Convolution):
+                expected = weight.shape[1] * node.rule.groups
+            elif node.kind == "Normalize" and found > 1:  # one channel is repeated, as in torch
+                expected = weight.shape[0]
+            if found != expected:
+                raise ValueError(
+                    f"{image.name} of shape {image.shape} has {found} channels, but layer '{node.path}' takes "
+                    f"{expected}. Images have shape (B, C, H, W); take the channels that the network was made for, "
+                    "such as image[:, :3] of one with transparency."
+                )
+
     def schedule(self, memory: StepMemory, sizes: Sizes, device_type: str) -> Schedule:
         """The schedule for images of one size, cached.
 
@@ -106,7 +131,9 @@ class Orientation:
                 plan_rows(geometry, size, size)
             except RowsError as error:
                 path, reason = nodes[error.node].path, error.reason.replace("rows", kind)
-                raise ValueError(f"layer '{path}': {reason}. Use a larger image, or fewer layers.") from error
+                meet = "Maps that are joined have to be equally high and wide; strips repeat none of them."
+                remedy = meet if len(nodes[error.node].inputs) > 1 else "Use a larger image, or fewer layers."
+                raise ValueError(f"layer '{path}': {reason}. {remedy}") from error
 
 
 class TracedModule:

@@ -146,11 +146,16 @@ class StreamedModule(nn.Module):
         if torch.compiler.is_compiling():  # strips have no fixed shapes: the rest of the model is compiled around them
             computed: Tensor = torch.compiler.disable(self._stream)(image)  # type: ignore[no-untyped-call]
             return computed
+        if torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                "a streamed module cannot be transformed by torch.func (grad, vjp, vmap, jvp). Use "
+                "torch.autograd.grad on its result, or transform the plain module: its attribute 'module'."
+            )
         return self._stream(image)
 
     def _stream(self, image: Image | Sequence[Image]) -> Tensor:
         """See `forward`."""
-        if isinstance(image, Tensor) or not isinstance(image, Sequence):
+        if isinstance(image, Tensor | str) or not isinstance(image, Sequence):
             return self._stream_all([image], ["the image"])
         if not image:
             raise ValueError("the list of images is empty. Give at least one.")
@@ -199,6 +204,7 @@ class StreamedModule(nn.Module):
         if orientation.sideways not in computed or is_parametrized(self.module):
             computed[orientation.sideways] = orientation.tensors()
         tensors = computed[orientation.sideways]
+        orientation.check_channels(tensors, source)
         flat = flat_tensors(tensors)
         if torch.is_grad_enabled() and (image_needs_grad or any(tensor.requires_grad for tensor in flat)):
             image_pass = self._image_pass(

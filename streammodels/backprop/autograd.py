@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from streammodels.backprop.bptt import ImagePass
 from streammodels.core.engine import NodeTensors
@@ -34,12 +33,21 @@ class StreamedFunction(torch.autograd.Function):
         return tuple(values)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients; their own gradients raise."""
+        with torch.no_grad():
+            result = StreamedFunction._backward(ctx, *grads)
+        if torch.is_grad_enabled() and any(grad is not None for grad in result):
+            sources = [*ctx.saved_tensors[: 1 + ctx.number], *grads]
+            result = _OnceDifferentiable.apply(len(result), *result, *sources)
+        return (None, *result)
+
+    @staticmethod
+    def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Run the strips from last to first. The pass, which is freed with the result only, then holds no tensors."""
         image_pass: ImagePass = ctx.image_pass
         if all(grad is None for grad in grads):
-            return (None, None, *[None] * ctx.number)
+            return (None, *[None] * ctx.number)
         source = image_pass.reader.source
         source.tensor, *saved = ctx.saved_tensors
         image_pass.move_in(saved[ctx.number :])
@@ -51,10 +59,30 @@ class StreamedFunction(torch.autograd.Function):
                 image_grad = _image_gradient(image_pass, grads)
             else:
                 image_pass.backward(grads)
-            return (None, image_grad, *(leaf.grad for leaf in flat_tensors(image_pass.tensors)))
+            return (image_grad, *(leaf.grad for leaf in flat_tensors(image_pass.tensors)))
         finally:
             image_pass.release()
             source.tensor = None
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    """Gradients that depend on other tensors in a way that is not computed, so that their own gradients raise.
+
+    That of torch, `once_differentiable`, depends on no other tensor, and a Hessian computed through it is zero.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, number: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The first `number` tensors, the gradients; the others are what they depend on."""
+        return tuple(None if tensor is None else tensor.detach() for tensor in tensors[:number])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        """Raises."""
+        raise RuntimeError(
+            "a streamed module was asked to differentiate twice, which strips cannot. For second derivatives, such as "
+            "gradient penalties and Hessians, use the plain module, its attribute 'module'."
+        )
 
 
 def detach(tensors: NodeTensors) -> list[list[Tensor | None]]:

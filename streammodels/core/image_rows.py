@@ -10,6 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
+from os import PathLike
 from typing import Any, ClassVar, Protocol, runtime_checkable
 from zlib import crc32
 
@@ -127,8 +129,10 @@ class DecodedRows(ImageRows):
     def __init__(self, image: LazyRows, name: str) -> None:
         own = getattr(image, "name", None)
         name = repr(str(own)) if own else name
-        if len(image.shape) != 3:
-            raise ValueError(f"{name} has shape {tuple(image.shape)}; an image read by rows has shape (C, H, W).")
+        if len(image.shape) != 3 or not all(isinstance(size, Integral) for size in image.shape):
+            raise ValueError(
+                f"{name} has shape {tuple(image.shape)}; an image read by rows has shape (C, H, W), whole numbers."
+            )
         dtype = _torch_dtype(image.dtype, name)
         super().__init__(name, (1, *image.shape), dtype, torch.device("cpu"), hasattr(image, "columns"))
         self.image = image
@@ -144,7 +148,7 @@ class DecodedRows(ImageRows):
         where = f"{kind} {start}..{stop - 1} of {self.name}"
         read: Callable[[int, int], Any] = getattr(self.image, kind)
         try:
-            pixels = torch.as_tensor(read(start, stop))
+            pixels = torch.as_tensor(_as_torch_reads(read(start, stop)))
         except (MemoryError, torch.OutOfMemoryError) as error:
             error.add_note(f"while reading {where}")
             raise
@@ -170,14 +174,33 @@ def as_image_rows(image: object, name: str = "the image") -> ImageRows:
     if isinstance(image, LazyRows):
         return DecodedRows(image, name)
     raise TypeError(
-        f"{name} is a {type(image).__name__}. Give a (B, C, H, W) tensor, an object with shape, dtype and "
-        "rows(start, stop), or a list of these."
+        f"{name} is of type {type(image).__name__}. Give a (B, C, H, W) tensor, an object with shape, dtype and "
+        f"rows(start, stop), or a list of these.{_remedy(image)}"
     )
+
+
+def _remedy(image: object) -> str:
+    """What to do with an object that is often taken for an image."""
+    if isinstance(image, str | PathLike):
+        return " Read the file first."
+    if type(image).__module__.startswith("numpy"):
+        return " torch.from_numpy(array) makes one; its channels come first: .permute(2, 0, 1)[None] of (H, W, C)."
+    if type(image).__module__.startswith("PIL"):
+        return " torchvision.transforms.functional.pil_to_tensor(image)[None] makes one."
+    return ""
+
+
+def _as_torch_reads(pixels: Any) -> Any:
+    """A copy of an array of numpy that is read-only, or read backwards, which torch would warn of or refuse."""
+    if hasattr(pixels, "flags") and hasattr(pixels, "strides"):
+        return pixels if pixels.flags.writeable and min(pixels.strides, default=0) >= 0 else pixels.copy()
+    return pixels
 
 
 def _torch_dtype(dtype: Any, name: str) -> torch.dtype:
     """The type of torch for one of torch or numpy."""
-    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype).removeprefix("torch."), None)
+    kind = getattr(dtype, "__name__", str(dtype))  # numpy.uint8, or its dtype
+    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, kind.removeprefix("torch."), None)
     if not isinstance(found, torch.dtype):
         raise TypeError(f"{name} has pixels of type {dtype}, which torch does not have. Use torch.uint8 or a float.")
     return found

@@ -172,7 +172,10 @@ class Attention(Reduction):
         largest = scores.detach().amax(dim=2, keepdim=True)
         weights = (scores - _finite_or(largest, 0.0)).exp()
         with torch.autocast("cpu" if rows.is_meta else rows.device.type, enabled=False):  # "meta" has no autocast
-            return largest.squeeze(2), weights.sum(dim=2), weights @ rows.to(dtype).flatten(2).transpose(1, 2)
+            # In this order the gradient of the rows has their layout: with channels last, and one image, torch (2.14)
+            # computes wrong gradients of a batch normalization in front.
+            weighted = rows.to(dtype).flatten(2) @ weights.transpose(1, 2)
+            return largest.squeeze(2), weights.sum(dim=2), weighted.transpose(1, 2)
 
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
         """The weighted sum divided by the sum of weights."""

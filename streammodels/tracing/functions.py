@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from numbers import Number
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from streammodels.core.reductions import GlobalAverage
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import modules
 from streammodels.tracing.channels_last import with_constants
-from streammodels.tracing.fx_graph import named_arguments
+from streammodels.tracing.fx_graph import named_arguments, reads_size
 
 POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
     {
@@ -93,6 +94,8 @@ def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Any], l
     if sum(source not in constants for source in node.all_input_nodes) > 1:
         raise UnsupportedLayerError(path, "it reads several maps", "Use torch.maximum or torch.minimum of two maps.")
     read = [source for source in node.all_input_nodes if source in constants]
+    if node.target in JOIN_FUNCTIONS and not all(isinstance(a, fx.Node | Number) for a in node.args):
+        raise UnsupportedLayerError(path, "it reads something else than numbers and tensors", "Pass one of these.")
     for constant in read:
         _check_constant(constant, constants[constant], path, last)
     in_place = functional.relu_ if node.target in RELUS else None
@@ -104,6 +107,9 @@ def _check_constant(constant: fx.Node, value: Any, path: str, last: bool) -> Non
     if not isinstance(value, Tensor):
         raise UnsupportedLayerError(path, f"'{constant.name}' is no tensor", "Pass maps, tensors and numbers.")
     axis = 3 if last else 2
+    if value.ndim > 4:
+        reason = f"'{constant.name}' of shape {tuple(value.shape)} makes more dimensions of a map than (B, C, H, W)"
+        raise UnsupportedLayerError(path, reason, "Use one value for a channel.")
     if value.ndim >= axis and value.shape[-axis] != 1:
         reason = f"'{constant.name}' of shape {tuple(value.shape)} differs from row to row"
         shape = "(C,)" if last else "(C, 1, 1)"
@@ -162,6 +168,14 @@ def function_rule(node: fx.Node, path: str, last: bool) -> Rule:
 
 
 def _unknown(node: fx.Node, path: str, last: bool) -> UnsupportedLayerError:
+    if node.target is getattr or reads_size(node):
+        asked = node.args[1] if node.target is getattr else node.target
+        reason = f"it reads '{asked}' of the image or of a map, which strips do not know"
+        remedy = (
+            "Use flatten(1) in place of view(x.shape[0], -1), the dtype and device of a parameter, and what is known "
+            "in __init__."
+        )
+        return UnsupportedLayerError(path, reason, remedy)
     where = " on a map whose channels come last" if last else ""
     reason = f"'{name_of(node)}' is not known to work row by row{where}"
     remedy = "Use the torch.nn layer or a plain operator for it, or stream the part of the network before it."

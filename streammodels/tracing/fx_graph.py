@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing.forwards import handled_calls
-from streammodels.tracing.introspection import questioned_names
+from streammodels.tracing.introspection import asked_at, questioned_names
 from streammodels.tracing.side_effects import no_side_effects
 
 
@@ -37,16 +38,43 @@ class Recording:
 
 
 class _Value(fx.Proxy):
-    """A traced value with the attributes of a tensor, which records ``+=`` and the like as such, not as ``+``."""
+    """A traced value with the attributes of a tensor, which records ``+=`` and the like as such, not as ``+``.
+
+    What it cannot answer as a tensor would raises, and is remembered in case the forward catches the error.
+    """
 
     tracer: _Tracer
+    __array_priority__ = Tensor.__array_priority__  # so that numpy's numbers leave their products to it
+
+    @property  # type: ignore[misc]  # asked for only, never set
+    def __class__(self) -> type[Any]:
+        """The type; raises in a line that asks for a tensor, or passes the value to a `torch.autograd.Function`."""
+        question = asked_at(sys._getframe(1))
+        if question is not None:
+            raise self.tracer.unknown("the type") if question == "type" else self.tracer.refusal(*_FUNCTION)
+        return type(self)
 
     def __getattr__(self, k: str) -> Any:
         if not hasattr(Tensor, k):
             raise AttributeError(f"'Tensor' object has no attribute '{k}'")
-        return super().__getattr__(k)
+        return _Attribute(self, k)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(Tensor, name):
+            raise self.tracer.refusal(f"its forward sets '.{name}' of the image or of a map", "Compute a new map.")
+        super().__setattr__(name, value)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        reason = "its forward writes into a part of the image or of a map"
+        raise self.tracer.refusal(reason, "Compute a new map, e.g. with torch.cat or by a product with a mask.")
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self.tracer.unknown("the values")
 
     def __len__(self) -> int:
+        raise self.tracer.unknown("the size")
+
+    def __index__(self) -> int:
         raise self.tracer.unknown("the size")
 
     def __int__(self) -> int:
@@ -71,6 +99,20 @@ class _Value(fx.Proxy):
         return self.tracer.create_proxy("call_function", operator.ipow, (self, other), {})
 
 
+class _Attribute(_Value, fx.proxy.Attribute):
+    """An attribute of a traced value, or a method that is called next."""
+
+    def __getattr__(self, k: str) -> Any:
+        return _Attribute(self, k)
+
+
+_FUNCTION = (
+    "it calls a torch.autograd.Function, whose own gradient strips would not compute",
+    "Write the forward in plain operations, or use the function behind the streamed part.",
+)
+_ONE_TENSOR = "Return one tensor, in a module around it if needed, such as one that returns out['features']."
+
+
 class _Tracer(fx.Tracer):
     """A recorder with the leaves of `is_leaf`."""
 
@@ -86,6 +128,7 @@ class _Tracer(fx.Tracer):
         self.read: dict[int, fx.Node] = {}  # the node of each tensor
         self.modes = _modes()
         self.error: Exception | None = None  # the first that the forward may have caught
+        self.failed: str | None = None  # path of the innermost layer that raised
 
     def record(self) -> Recording:
         """Run the forward."""
@@ -94,12 +137,20 @@ class _Tracer(fx.Tracer):
             result = self.root(image)
             if self.error is not None:
                 raise self.error
+        if not isinstance(result, fx.Proxy | Tensor):
+            found = "nothing" if result is None else f"no tensor but {type(result).__name__}"
+            raise UnsupportedLayerError(type(self.root).__name__, f"the module returns {found}", _ONE_TENSOR)
         self.create_node("output", "output", (self.create_arg(result),), {})
         return Recording(self.graph, self.tensors, self.layers)
 
     def unknown(self, what: str) -> Exception:
         """The error for a forward that asks for what no placeholder knows."""
         self.error = self.error or fx.proxy.TraceError(f"'{self.where()}' depends on {what} of the image or of a map")
+        return self.error
+
+    def refusal(self, reason: str, remedy: str) -> Exception:
+        """The error for a forward that does what strips cannot follow."""
+        self.error = self.error or UnsupportedLayerError(self.where(), reason, remedy)
         return self.error
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -126,9 +177,11 @@ class _Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         if not is_leaf(layer):
             self._check_questions(forward, args, kwargs)
-        if layer is self.root:
-            return forward(*args, **kwargs)
-        return self.call_module(layer, forward, args, kwargs)
+        try:
+            return forward(*args, **kwargs) if layer is self.root else self.call_module(layer, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or self.path_of_module(layer) or type(layer).__name__
+            raise
 
     def _check_questions(self, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Check that a forward does not ask for the type of a value that it is given."""
@@ -157,7 +210,13 @@ class _Tracer(fx.Tracer):
             return tuple(self.create_arg(value) for value in a)
         if type(a) is dict and not a:
             return {}
-        return super().create_arg(a)
+        if type(a).__module__ == "numpy" and hasattr(a, "item") and getattr(a, "ndim", 1) == 0:
+            return a.item()  # a number, which torch takes for one of Python
+        try:
+            return super().create_arg(a)
+        except NotImplementedError:
+            reason = f"its forward passes {type(a).__name__} to an operation on the image or on a map"
+            raise self.refusal(reason, "Pass maps, tensors and numbers; hooks on maps cannot be streamed.") from None
 
     def create_node(self, kind: str, target: Any, *args: Any, **options: Any) -> fx.Node:
         """Record an operation, unless it runs in another mode of autograd or autocast than the module was called in."""
@@ -167,8 +226,7 @@ class _Tracer(fx.Tracer):
                 "Use requires_grad_(False) in place of torch.no_grad(), and call the module inside torch.autocast. A "
                 "torch.autograd.Function cannot be streamed."
             )
-            self.error = self.error or UnsupportedLayerError(self.where(), reason, remedy)
-            raise self.error
+            raise self.refusal(reason, remedy)
         node = self.graph.create_node(kind, target, *args, **options)
         node.meta["nn_module_stack"] = dict(self.module_stack)
         return node
@@ -231,15 +289,32 @@ def trace_graph(module: nn.Module) -> Recording:
         UnsupportedLayerError: If they depend on the data, or the module takes more than an image.
     """
     _check_inputs(module)
+    tracer = _Tracer(module)
     try:
-        return _Tracer(module).record()
+        return tracer.record()
     except UnsupportedLayerError:
         raise
     except Exception as error:
         what = str(error) if isinstance(error, fx.proxy.TraceError) else f"{type(error).__name__}: {error}"
+        if "Cast error details" in what:
+            what = "it calls a function of torch.jit.script"
         reason = f"its forward cannot be written down as a fixed list of operations ({what})"
         remedy = "Remove control flow that depends on the data, or stream only the part without it."
-        raise UnsupportedLayerError(type(module).__name__, reason, remedy) from error
+        if any(reads_size(node) for node in tracer.graph.nodes):
+            reason = f"its forward computes with the size of the image or of a map, which strips do not know ({what})"
+            remedy = (
+                "Remove what depends on the size, or stream only the part without it. Vision transformers and others "
+                "that mix all of the image cannot be streamed; convolutional networks can."
+            )
+        raise UnsupportedLayerError(tracer.failed or type(module).__name__, reason, remedy) from error
+
+
+_SIZES = frozenset({"shape", "size", "ndim", "dim", "numel", "nelement", "stride", "is_contiguous"})
+
+
+def reads_size(node: fx.Node) -> bool:
+    """Whether an operation asks for the size of a value."""
+    return (node.args[1] if node.target is getattr else node.target) in _SIZES
 
 
 def _check_inputs(module: nn.Module) -> None:

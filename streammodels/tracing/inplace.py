@@ -81,8 +81,8 @@ def _aliases(layers: Layers, value: fx.Node, writer: fx.Node) -> set[fx.Node]:
 def _passes_through(layers: Layers, node: fx.Node) -> bool:
     """Whether the result of an operation may share memory with its input."""
     if node.op == "call_module":
-        layer = layers[str(node.target)]
+        layer: Any = layers[str(node.target)]
         drops = isinstance(layer, nn.modules.dropout._DropoutNd) or is_stochastic_depth(layer)
-        inactive = drops and not layer.training
+        inactive = drops and (not layer.training or layer.p == 0)
         return isinstance(layer, nn.Identity) or inactive or bool(getattr(layer, "inplace", False))
     return node.target in _MUTATING or node.target in _ALIASING

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import jit, nn
+from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune
 
 from streammodels.errors import UnsupportedLayerError
@@ -22,6 +23,9 @@ def check_layers(module: nn.Module) -> None:
     Raises:
         UnsupportedLayerError: Naming the layer that is not.
     """
+    if torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks:
+        reason = "a backward hook is registered for all modules, which would be called for no strip"
+        raise UnsupportedLayerError(type(module).__name__, reason, "Remove it; its handle has remove().")
     for name, layer in module.named_modules():
         why = _wrapped(layer) or _not_plain(layer) or _hooked(layer)
         if why is not None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from streammodels.core.operations import (
@@ -29,15 +29,21 @@ from streammodels.core.row_plan import Pair, SlidingWindow
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing.fx_graph import is_stochastic_depth
 
+
+def _with(function: Callable[..., Tensor], **options: Any) -> Pointwise:
+    """A rule with the options that a module has now, which the backward pass uses though they may change meanwhile."""
+    return Pointwise(partial(function, **options))
+
+
 POINTWISE_MODULES: dict[type[nn.Module], Callable[[Any], Pointwise]] = {
     nn.ReLU: lambda m: Pointwise(functional.relu, functional.relu_),
     nn.ReLU6: lambda m: Pointwise(functional.relu6, partial(functional.hardtanh_, min_val=0.0, max_val=6.0)),
-    nn.Hardtanh: lambda m: Pointwise(lambda x: functional.hardtanh(x, m.min_val, m.max_val)),
-    nn.LeakyReLU: lambda m: Pointwise(lambda x: functional.leaky_relu(x, m.negative_slope)),
-    nn.ELU: lambda m: Pointwise(lambda x: functional.elu(x, m.alpha)),
-    nn.CELU: lambda m: Pointwise(lambda x: functional.celu(x, m.alpha)),
+    nn.Hardtanh: lambda m: _with(functional.hardtanh, min_val=m.min_val, max_val=m.max_val),
+    nn.LeakyReLU: lambda m: _with(functional.leaky_relu, negative_slope=m.negative_slope),
+    nn.ELU: lambda m: _with(functional.elu, alpha=m.alpha),
+    nn.CELU: lambda m: _with(functional.celu, alpha=m.alpha),
     nn.SELU: lambda m: Pointwise(functional.selu),
-    nn.GELU: lambda m: Pointwise(lambda x: functional.gelu(x, approximate=m.approximate)),
+    nn.GELU: lambda m: _with(functional.gelu, approximate=m.approximate),
     nn.SiLU: lambda m: Pointwise(functional.silu),
     nn.Mish: lambda m: Pointwise(functional.mish),
     nn.Sigmoid: lambda m: Pointwise(torch.sigmoid),
@@ -45,12 +51,12 @@ POINTWISE_MODULES: dict[type[nn.Module], Callable[[Any], Pointwise]] = {
     nn.Tanh: lambda m: Pointwise(torch.tanh),
     nn.Hardsigmoid: lambda m: Pointwise(functional.hardsigmoid),
     nn.Hardswish: lambda m: Pointwise(functional.hardswish),
-    nn.Softplus: lambda m: Pointwise(lambda x: functional.softplus(x, m.beta, m.threshold)),
+    nn.Softplus: lambda m: _with(functional.softplus, beta=m.beta, threshold=m.threshold),
     nn.Softsign: lambda m: Pointwise(functional.softsign),
     nn.Tanhshrink: lambda m: Pointwise(functional.tanhshrink),
-    nn.Hardshrink: lambda m: Pointwise(lambda x: functional.hardshrink(x, m.lambd)),
-    nn.Softshrink: lambda m: Pointwise(lambda x: functional.softshrink(x, m.lambd)),
-    nn.Threshold: lambda m: Pointwise(lambda x: functional.threshold(x, m.threshold, m.value)),
+    nn.Hardshrink: lambda m: _with(functional.hardshrink, lambd=m.lambd),
+    nn.Softshrink: lambda m: _with(functional.softshrink, lambd=m.lambd),
+    nn.Threshold: lambda m: _with(functional.threshold, threshold=m.threshold, value=m.value),
     nn.PReLU: lambda m: Pointwise(functional.prelu),
     nn.Identity: lambda m: Pointwise(lambda x: x),
 }
@@ -130,17 +136,25 @@ def _unsupported(module: nn.Module, path: str) -> UnsupportedLayerError:
     if isinstance(module, nn.ConvTranspose2d | nn.Upsample):
         reason = f"{name} is not streamed: a decoder does not shrink what has to be held"
         return UnsupportedLayerError(path, reason, "Stream the encoder, and decode its output.")
+    if type(module).forward is nn.Module.forward:
+        reason = f"{name} has no forward, it only holds layers"
+        return UnsupportedLayerError(path, reason, "Use nn.Sequential(*layers), or a module that calls them.")
     reason = f"{name} is not known to work row by row"
     return UnsupportedLayerError(path, reason, "Stream the part of the network before it, and call it on the result.")
 
 
 def _convolution(module: Any, path: str) -> Convolution:
-    kernel, stride, dilation = pair(module.kernel_size), pair(module.stride), pair(module.dilation)
+    weight = module._parameters.get("weight")  # None if it is parametrized; else it may have been replaced
+    kernel = pair(module.kernel_size) if weight is None else tuple(weight.shape[2:])
+    stride, dilation = pair(module.stride), pair(module.dilation)
     extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     if module.padding_mode not in ("zeros", "reflect", "replicate"):
         reason = f"padding_mode='{module.padding_mode}' puts the last rows of the image above the first"
         raise UnsupportedLayerError(path, reason, "Use padding_mode='zeros', 'reflect' or 'replicate'.")
-    if module.padding == "same":
+    if module.padding_mode != "zeros":  # as in torch, which ignores a padding set later
+        left, right, top, bottom = module._reversed_padding_repeated_twice
+        before, after = [top, left], [bottom, right]
+    elif module.padding == "same":
         before = [(e - 1) // 2 for e in extent]  # torch puts the odd row or column at the end
         after = [e - 1 - b for e, b in zip(extent, before, strict=True)]
     else:
@@ -159,8 +173,18 @@ def _batch_norm(module: nn.BatchNorm2d | nn.SyncBatchNorm, path: str) -> FrozenB
         raise UnsupportedLayerError(path, reason, "Use track_running_stats=True and eval mode.")
     if type(module).forward not in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         raise UnsupportedLayerError(path, f"{type(module).__name__} has a forward of its own", "Use nn.BatchNorm2d.")
-    normalize = partial(functional.batch_norm, training=False, momentum=0.0, eps=module.eps)
-    return FrozenBatchNorm(normalize, epsilon=module.eps)
+    return FrozenBatchNorm(partial(_normalize, epsilon=module.eps), epsilon=module.eps)
+
+
+def _normalize(
+    rows: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float
+) -> Tensor:
+    """Batch normalization in eval mode."""
+    result = functional.batch_norm(rows, mean, variance, weight, bias, training=False, momentum=0.0, eps=epsilon)
+    if result.requires_grad and rows.device.type == "cpu":
+        # Where channels are last in memory, as behind flatten(2).transpose(1, 2), torch (2.14) is wrong for one image.
+        result.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+    return result
 
 
 def max_pool(

@@ -34,7 +34,10 @@ def trace(module: nn.Module) -> Network:
         UnsupportedLayerError: If a layer, or the module's control flow, cannot be streamed exactly.
     """
     if is_leaf(module):  # a single layer, which torch.fx would look inside
-        module = nn.Sequential(module)
+        try:
+            return trace(nn.Sequential(module))
+        except UnsupportedLayerError as error:
+            raise UnsupportedLayerError(type(module).__name__, error.reason, error.remedy) from error
     recording = trace_graph(module)
     # A result that is not read may go, unless it was written into a value that is.
     recording.graph.eliminate_dead_code(
@@ -108,7 +111,8 @@ class _Builder:
             return str(node.target)
         stack = node.meta.get("nn_module_stack") or {}
         inside = [path for path, _ in stack.values() if path] if stack else []
-        return f"{inside[-1]}.{node.name}" if inside else node.name
+        name = str(node.args[1]) if node.target is getattr else node.name
+        return f"{inside[-1]}.{name}" if inside else name
 
     def _add(self, node: fx.Node) -> None:
         path = self._path(node)
@@ -116,6 +120,7 @@ class _Builder:
         if reader is not None:
             reason = f"it changes in place a value that '{self._path(reader)}' reads afterwards"
             raise UnsupportedLayerError(path, reason, "Use inplace=False, or the operator without '='.")
+        self._check_writes(node, path)
         last = self._channels_last(node, path)
         if node.target in functions.SPLITS:
             functions.check_split(node, path, last)
@@ -132,6 +137,15 @@ class _Builder:
             self._append(node, self._module(node, path, last, Node(path, kind, inputs, None)))
         else:
             self._append(node, self._function(node, path, last, Node(path, kind, inputs, None)))
+
+    def _check_writes(self, node: fx.Node, path: str) -> None:
+        """Check that an operation on a map does not change another tensor."""
+        written = node.kwargs.get("out")
+        if written is None and writes_in_place(self.layers, node) and node.args:
+            written = node.args[0] if node.args[0] in self.constants else None
+        if written is not None:
+            reason = "it writes into a tensor that was there before, for which strips would be added one by one"
+            raise UnsupportedLayerError(path, reason, "Compute a new map: a + b in place of a.add_(b) or out=a.")
 
     def _append(self, node: fx.Node, operation: Node) -> None:
         self.index[node] = len(self.nodes)
@@ -178,7 +192,9 @@ class _Builder:
 
     def _one_input(self, node: fx.Node, path: str) -> None:
         if len(node.args) != 1 or node.kwargs:
-            raise UnsupportedLayerError(path, "the layer is called with more than its input", "Call it with one map.")
+            given = len(node.args) + len(node.kwargs)
+            reason = "the layer is called with more than its input" if given > 1 else "its input is passed as a keyword"
+            raise UnsupportedLayerError(path, reason, "Call it with one map: layer(x).")
 
     def _indices(self, args: Sequence[Any]) -> tuple[int, ...]:
         return tuple(self.index[source] for source in args if isinstance(source, fx.Node))
@@ -222,9 +238,7 @@ class _Builder:
 
     def _network(self, output: fx.Node) -> Network:
         result = output.args[0]
-        if not isinstance(result, fx.Node):
-            reason = "the module returns nothing" if result is None else "the module returns several values"
-            raise UnsupportedLayerError(type(self.module).__name__, reason, "Return one tensor.")
+        assert isinstance(result, fx.Node)
         readers = {*self.tail, output}
         names = [node for node in self.index if any(user in readers for user in node.users)]
         if any(self.last[name] for name in names):

@@ -119,3 +119,39 @@ def test_gradient_of_zeros_gives_zeros_or_nan_as_in_the_plain_network(value: flo
         grads.append([parameter.grad for parameter in module.parameters()])
     for found, right in zip(*reversed(grads), strict=True):
         torch.testing.assert_close(found, right, rtol=0, atol=0, equal_nan=True)
+
+
+def smooth() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 2, 3)).double()
+
+
+def test_second_derivatives_are_refused_also_where_the_first_was_of_a_constant() -> None:
+    """Their value would be zero, which torch takes for the derivative of what no path leads to."""
+    streamed, image = stream(smooth(), strip_rows=4), torch.rand(1, 3, 9, 7, dtype=torch.float64, requires_grad=True)
+    inputs = [image, *streamed.parameters()]
+    for score in (streamed(image).sum(), streamed(image).square().sum()):
+        first = torch.autograd.grad(score, inputs, create_graph=True)
+        for grad in first:
+            for one in inputs:
+                with pytest.raises(RuntimeError, match="differentiate twice"):
+                    torch.autograd.grad(grad.sum(), one, retain_graph=True, allow_unused=True)
+        with pytest.raises(RuntimeError, match="differentiate twice"):
+            (score + sum(grad.square().sum() for grad in first)).backward(retain_graph=True)  # gradient penalty
+
+
+def test_hessians_are_refused() -> None:
+    streamed, image = stream(smooth(), strip_rows=4), torch.rand(1, 3, 5, 5, dtype=torch.float64)
+    for function, more in ((torch.autograd.functional.hessian, ()), (torch.autograd.functional.hvp, (image,))):
+        with pytest.raises(RuntimeError, match=r"differentiate twice.*plain module"):
+            function(lambda x: streamed(x).sum(), image, *more)  # type: ignore[operator]  # of either kind
+
+
+def test_first_derivatives_with_a_graph_are_exact() -> None:
+    module, image = smooth(), torch.rand(1, 3, 9, 7, dtype=torch.float64, requires_grad=True)
+    inputs = [image, *module.parameters()]
+    grads = [
+        torch.autograd.grad(call(image).square().sum(), inputs, create_graph=True)
+        for call in (module, stream(module, strip_rows=4))
+    ]
+    for right, found in zip(*grads, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-14)

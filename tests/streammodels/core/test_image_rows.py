@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +43,16 @@ class DecodedByColumns(Decoded):
     def columns(self, start: int, stop: int) -> Tensor:
         self.reads.append(range(start, stop))
         return self.pixels[:, :, start:stop]
+
+
+class Shaped:
+    dtype = torch.uint8
+
+    def __init__(self, shape: Any) -> None:
+        self.shape = shape
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        raise AssertionError("not read")
 
 
 def network() -> nn.Sequential:
@@ -160,15 +172,18 @@ def test_rows_that_are_not_what_was_promised_are_refused(change: object, message
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        (np.zeros((1, 3, 9, 9)), TypeError, r"the image is a ndarray. Give a \(B, C, H, W\) tensor"),
+        (np.zeros((1, 3, 9, 9)), TypeError, r"the image is of type ndarray. Give a .*torch.from_numpy"),
         (torch.zeros(1, 3, 9, 9, dtype=torch.int32), TypeError, "torch.int32, whose scale is unknown"),
         (torch.zeros(1, 3, 9, 9, dtype=torch.bool), TypeError, "scale is unknown"),
         (Decoded(torch.zeros(3, 9, 9, dtype=torch.int16)), TypeError, "'slide_7' has pixels of torch.int16"),
         (Decoded(torch.zeros(1, 3, 9, 9)), ValueError, r"'slide_7' has shape \(1, 3, 9, 9\)"),
         (Decoded(torch.zeros(3, 0, 9)), ValueError, "'slide_7' has no pixels"),
+        (Shaped((3, 9.5, 9)), ValueError, r"shape \(3, 9.5, 9\).*whole numbers"),
+        (Shaped(("C", None, 9)), ValueError, "whole numbers"),
+        ("slide.tif", TypeError, "the image is of type str.*Read the file first"),
         ([], ValueError, "the list of images is empty"),
         ([torch.zeros(3, 30, 30), torch.zeros(30, 30)], ValueError, r"expected a \(B, C, H, W\) image"),
-        ([torch.zeros(3, 30, 30), "slide.tif"], TypeError, "image 1 is a str"),
+        ([torch.zeros(3, 30, 30), "slide.tif"], TypeError, "image 1 is of type str.*Read the file first"),
     ],
 )
 def test_what_is_no_image_is_refused(image: object, error: type[Exception], message: str) -> None:
@@ -290,3 +305,32 @@ def test_images_of_a_list_share_the_folded_weights() -> None:
         result = stream(module, strip_rows=9)([pixels(20, 16) for _ in range(5)])
     assert result.requires_grad
     assert len(kept) <= 2  # the weight, and the folded one
+
+
+def _read_only(rows: Any) -> Any:
+    rows.flags.writeable = False
+    return rows
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        _read_only,
+        lambda rows: rows[:, ::-1].copy()[:, ::-1],
+        lambda rows: rows[:, :, ::-1].copy()[:, :, ::-1],
+        lambda rows: np.asfortranarray(rows),
+        lambda rows: np.ascontiguousarray(rows.transpose(1, 2, 0)).transpose(2, 0, 1),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["uint8", np.uint8, np.dtype("uint8"), torch.uint8])
+def test_arrays_of_every_layout_are_read(arrange: Callable[[Any], Any], dtype: Any) -> None:
+    class Arrays(Decoded):
+        @property
+        def dtype(self) -> Any:
+            return dtype
+
+        def rows(self, start: int, stop: int) -> Any:
+            return arrange(super().rows(start, stop).numpy().copy())
+
+    image, trunk = Arrays(pixels(24, 10)), stream(network(), strip_rows=8)
+    torch.testing.assert_close(trunk(image), trunk(image.pixels[None]))

@@ -394,3 +394,14 @@ def test_state_dicts_have_the_documented_keys() -> None:
     branches = [f"{name}.{part}" for name in ("tanh_branch", "sigmoid_branch") for part in ("weight", "bias")]
     assert list(GatedAttention(4).state_dict()) == [*branches, "score.weight"]
     assert list(PerClassLinear(4, 2).state_dict()) == ["weight", "bias"]
+
+
+def test_gradient_of_attention_behind_a_batch_norm_is_exact() -> None:
+    """Gradients with channels last in memory, of one image, are not for torch's batch normalization."""
+    features = torch.randn(1, 4, 8, 3, dtype=torch.float64, requires_grad=True)
+    pool, norm = GatedAttention(4, hidden=3, heads=2).double(), nn.BatchNorm2d(4).double().eval()
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    found = torch.autograd.grad(pool(norm(features)).square().sum(), features)
+    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps))[:, None, None]
+    right = torch.autograd.grad(pool(features * scale).square().sum(), features)
+    torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-14)

@@ -208,3 +208,36 @@ def test_plans_are_used_again_for_the_same_geometry() -> None:
     module[0].stride = (2, 2)
     streamed(image)
     assert len(streamed._planned.plans) == len(streamed._planned.schedules) == 2
+
+
+# ---------------------------------------------------------------- between the forward and the backward pass
+
+
+@pytest.mark.parametrize(
+    ("activation", "change"),
+    [
+        (nn.LeakyReLU(0.1), {"negative_slope": 0.9}),
+        (nn.Hardtanh(-0.5, 0.5), {"max_val": 0.1}),
+        (nn.ELU(0.5), {"alpha": 2.0}),
+        (nn.CELU(0.5), {"alpha": 2.0}),
+        (nn.GELU(), {"approximate": "tanh"}),
+        (nn.Softplus(), {"beta": 3.0}),
+        (nn.Hardshrink(0.1), {"lambd": 0.6}),
+        (nn.Softshrink(0.1), {"lambd": 0.6}),
+        (nn.Threshold(0.1, 2.0), {"threshold": 0.9}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_gradients_are_those_of_the_options_of_the_forward_pass(activation: nn.Module, change: dict[str, Any]) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), activation, nn.Conv2d(4, 2, 3)).double()
+    before, image = {name: getattr(activation, name) for name in change}, torch.randn(1, 3, 20, 12, dtype=torch.float64)
+    grads = []
+    for call in (module, stream(module, strip_rows=3)):
+        vars(activation).update(before)
+        module.zero_grad()
+        score = call(image).square().sum()
+        vars(activation).update(change)
+        score.backward()
+        grads.append([parameter.grad for parameter in module.parameters()])
+    for found, right in zip(*reversed(grads), strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -224,3 +225,25 @@ def test_own_gradient_is_refused() -> None:
 
     with pytest.raises(UnsupportedLayerError, match=r"autograd\.Function"):
         stream(Net(), strip_rows=4)
+
+
+@pytest.mark.parametrize(
+    "register",
+    [nn.modules.module.register_module_full_backward_hook, nn.modules.module.register_module_full_backward_pre_hook],
+)
+def test_backward_hooks_of_all_modules_are_refused(register: Callable[..., Any]) -> None:
+    handle = register(lambda *_: None)
+    try:
+        with pytest.raises(UnsupportedLayerError, match="backward hook is registered for all modules"):
+            stream(network(), strip_rows=4)
+    finally:
+        handle.remove()
+
+
+def test_forward_hooks_of_all_modules_are_followed(assert_exact: Callable[..., float]) -> None:
+    double = lambda layer, _, result: result * 2 if isinstance(layer, nn.ReLU) else None  # noqa: E731
+    handle = nn.modules.module.register_module_forward_hook(double)
+    try:
+        assert_exact(network(), torch.randn(1, 3, 12, 9, dtype=torch.float64), 4)
+    finally:
+        handle.remove()

@@ -192,3 +192,41 @@ def test_frozen_convolution_among_trained_ones(assert_exact: Assert) -> None:
     network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 3), nn.Conv2d(3, 2, 3))
     network[1].requires_grad_(False)
     assert_exact(network, image(1, 2, 19, 9), 4)
+
+
+def changed(layer: nn.Conv2d, **attributes: Any) -> nn.Sequential:
+    for name, value in attributes.items():
+        setattr(layer, name, value)
+    return nn.Sequential(layer, nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: changed(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), padding=(0, 0)),
+        lambda: changed(nn.Conv2d(3, 4, 3, padding="same", padding_mode="replicate"), dilation=(2, 2)),
+        lambda: changed(nn.Conv2d(3, 4, 3, padding=1), padding_mode="reflect"),
+        lambda: changed(nn.Conv2d(3, 4, 3, padding=1), padding=(2, 0)),
+        lambda: changed(nn.Conv2d(3, 4, 3, padding=1), kernel_size=(5, 5)),
+        lambda: changed(nn.Conv2d(3, 4, 3, padding=1), weight=nn.Parameter(torch.randn(2, 3, 5, 1)), bias=None),
+    ],
+)
+def test_convolution_changed_after_it_was_made(make: Callable[[], nn.Module], assert_exact: Assert) -> None:
+    for shape in ((1, 3, 13, 9), (1, 3, 9, 13)):
+        assert_exact(make(), image(*shape), 4)
+
+
+def test_batch_norm_whose_gradient_has_channels_last_in_memory() -> None:
+    """As of a head on ``features.flatten(2).transpose(1, 2)`` of one image, where torch 2.14 itself is wrong."""
+    module, rows = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)).double().eval(), image(1, 3, 12, 9)
+    nn.init.uniform_(module[2].weight, 0.5, 1.5)
+    weights = image(70, 4)
+    pixels = stream(module, strip_rows=4)(rows).flatten(2).transpose(1, 2)
+    (torch.eye(70, dtype=torch.float64)[None] @ pixels * weights).sum().backward()
+    found = [parameter.grad.clone() for parameter in module.parameters()]
+    module.zero_grad()
+    scale = module[2].weight / torch.sqrt(module[2].running_var + module[2].eps)
+    normalized = torch.relu(module[0](rows)) * scale[:, None, None] + module[2].bias[:, None, None]
+    (normalized.flatten(2) * weights.T).sum().backward()
+    for one, parameter in zip(found, module.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, rtol=1e-12, atol=1e-13)

@@ -7,7 +7,8 @@ import operator
 import pickle
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -254,6 +255,95 @@ class ByCallable(nn.Module):
 class ByIdentity(nn.Module):
     def forward(self, x: Any) -> Any:
         return x * 2 if x.dtype is torch.float64 else x
+
+
+class Tensors(NamedTuple):
+    features: Any
+
+
+@dataclass
+class Output:
+    features: Any
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (lambda net, x: {"out": net.conv(x)}, "no tensor but dict"),
+        (lambda net, x: [net.conv(x)], "no tensor but list"),
+        (lambda net, x: Tensors(net.conv(x)), "no tensor but Tensors"),
+        (lambda net, x: Output(net.conv(x)), "no tensor but Output"),
+        (lambda net, x: 3.0, "no tensor but float"),
+        (lambda net, x: None, "nothing"),
+    ],
+)
+def test_what_is_returned_instead_of_a_tensor_is_named(body: Callable[[Any, Tensor], Any], found: str) -> None:
+    with pytest.raises(UnsupportedLayerError, match=f"the module returns {found}.*Return one tensor"):
+        stream(Calls(body), strip_rows=4)
+
+
+@pytest.mark.parametrize("container", [nn.ModuleList([nn.ReLU()]), nn.ModuleDict({"a": nn.ReLU()}), nn.Module()])
+def test_containers_without_a_forward_say_so(container: nn.Module) -> None:
+    name = type(container).__name__
+    with pytest.raises(UnsupportedLayerError, match=r"has no forward.*nn\.Sequential\(\*layers\)") as caught:
+        stream(container, strip_rows=4)
+    assert caught.value.layer == name
+
+
+def test_single_layer_that_does_not_stream_is_called_by_its_class() -> None:
+    with pytest.raises(UnsupportedLayerError, match="layer 'Linear'"):
+        stream(nn.Linear(3, 3), strip_rows=4)
+
+
+def test_vision_transformer_is_told_why() -> None:
+    network = torchvision.models.VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
+    with pytest.raises(UnsupportedLayerError, match=r"computes with the size.*ision transformers"):
+        stream(network, strip_rows=4)
+
+
+def test_input_passed_as_a_keyword_is_named() -> None:
+    with pytest.raises(UnsupportedLayerError, match=r"passed as a keyword.*layer\(x\)"):
+        stream(Calls(lambda net, x: net.conv(input=x)), strip_rows=4)
+
+
+def _other_tensor_written(net: Any, x: Tensor) -> Any:
+    total = torch.ones(2, 4, 1, 11, dtype=torch.float64)
+    total.add_(net.conv(x))
+    return net.conv2(total)
+
+
+def _alias_written(net: Any, x: Tensor) -> Any:
+    alias = total = torch.ones(2, 4, 1, 11, dtype=torch.float64)
+    total += net.conv(x)
+    return net.conv2(alias)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _other_tensor_written,
+        _alias_written,
+        lambda net, x: torch.exp(net.conv(x), out=torch.zeros(2, 4, 1, 11, dtype=torch.float64)),
+        lambda net, x: torch.add(net.conv(x), 1, out=torch.zeros(2, 4, 1, 11, dtype=torch.float64)),
+    ],
+)
+def test_map_written_into_another_tensor_is_refused(body: Callable[[Any, Tensor], Any]) -> None:
+    with pytest.raises(UnsupportedLayerError, match="writes into a tensor that was there before"):
+        stream(Calls(body).double(), strip_rows=4)
+
+
+def test_dropout_that_drops_nothing_is_an_alias_in_training_too() -> None:
+    def body(net: Any, x: Tensor) -> Any:
+        x = net.conv(x)
+        if net.training:
+            torch.relu_(net.drop(x))
+        return net.conv2(x)
+
+    module = Calls(body)
+    module.drop = nn.Dropout(0.0)
+    streamed = stream(module, strip_rows=4)
+    with pytest.raises(UnsupportedLayerError, match="reads afterwards"):
+        streamed(torch.randn(IMAGE))
 
 
 @pytest.mark.parametrize("layer", [ByType(), ByExactType(), ByIsTensor(), ByCallable(), ByIdentity()])
