@@ -6,6 +6,7 @@ Names are imported when they are first used, so that `import wsidata` costs next
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from wsidata.utils.installation import warn_of_other_distribution
 from wsidata.utils.public_names import lazy_names
 
 if TYPE_CHECKING:
@@ -64,3 +65,5 @@ try:
     __version__ = version("slidestream")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
+
+warn_of_other_distribution()

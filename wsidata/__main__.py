@@ -10,6 +10,7 @@ from typing import TextIO
 
 from wsidata import __version__
 from wsidata.cli import info, publish, split, stats
+from wsidata.utils.installation import warn_of_other_distribution
 
 COMMANDS = {"info": info, "split": split, "stats": stats, "publish": publish}
 
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            warn_of_other_distribution()  # whose own __init__ may have been imported
             return int(COMMANDS[arguments.command].run(arguments))
     except (ValueError, OSError, LookupError) as error:  # errors of this package and of files
         print(f"wsidata {arguments.command}: {error}", file=sys.stderr)
