@@ -25,7 +25,7 @@ from wsidata.datasets.loader import WorkerStart
 from wsidata.datasets.photos import Normalization, PhotoDataset
 from wsidata.photos.cache import DecodedCache
 from wsidata.photos.read import read_photo
-from wsidata.photos.survey import THREADS, PhotoSurvey
+from wsidata.photos.survey import THREADS, PhotoSurvey, warn_of_placeholders
 from wsidata.splits.leaks import LeakKind
 from wsidata.splits.make import SmallClasses
 from wsidata.splits.near_duplicates import photo_thumbnail
@@ -239,6 +239,7 @@ class ImageFolderDataModule(SplitDataModule):
     def check(self) -> None:
         """Read the table and every photo's header, and compare sizes where batches need one size."""
         rows = self._kept[["image_id", "path"]].to_numpy()
+        warn_of_placeholders([*self._kept["path"]])
         if self._sizes_follow_photos and self.batch_size > 1:
             check_one_size({name: self._survey.sizes[path] for name, path in rows})
 

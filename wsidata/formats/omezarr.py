@@ -18,7 +18,7 @@ import pyvips
 import zarr
 from numpy.typing import NDArray
 
-from wsidata.errors import UndecidedImageError, UnreadableImageError, UnsupportedImageError
+from wsidata.errors import ConfinementError, UndecidedImageError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import (
     PLAIN_TYPES,
     RGB_NAMES,
@@ -34,6 +34,7 @@ from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders, SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.omezarr_chunks import StoredChunks
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, source_tile
+from wsidata.utils.confine import confined
 
 UM_PER_UNIT = {
     "micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3, "nanometre": 1e-3, "millimeter": 1e3, "millimetre": 1e3,
@@ -62,7 +63,7 @@ class ZarrPyramid:
         self._path, self._request = path, request
         try:
             self._open()
-        except (UnsupportedImageError, UnreadableImageError):
+        except (UnsupportedImageError, UnreadableImageError, ConfinementError):
             raise
         except Exception as error:  # zarr and its codecs raise many kinds of exceptions
             if "codec not available" in str(error):
@@ -197,7 +198,8 @@ class ZarrPyramid:
                 check_is_rgb(names, self._path)
             self._chosen, self.channel_names = tuple(range(count)), RGB_NAMES
         else:
-            choose_channels(f"'{self._path}' holds {count} channels of {array.dtype} of unstated colors", names)
+            colors = " of unstated colors" if count == 3 else ""
+            choose_channels(f"'{self._path}' holds {count} channels of {array.dtype}{colors}", names)
         fits = PLAIN_TYPES if self._request.channels is not None else ("uint8",)
         if self._request.scale_to_8bit is None and array.dtype.name not in fits:
             raise UndecidedImageError(
@@ -268,6 +270,7 @@ def _check_version(group: zarr.Group, path: Path) -> None:
 def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
     if name not in group:
         raise UnreadableImageError(f"'{path}': level '{name}' is named in the metadata, but not there. Copy it again.")
+    confined(path, Path(group.path, name).as_posix(), f"'{path}'")
     found = group[name]
     if not isinstance(found, zarr.Array):
         raise UnreadableImageError(f"'{path}': level '{name}' is no array. Copy it again from its source.")

@@ -8,6 +8,7 @@ decoded. Damage in the middle of a file shows only on decoding, which `decode=Tr
 from __future__ import annotations
 
 import mmap
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,10 +18,37 @@ from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START, scan_start
 from wsidata.formats.limits import limits
 from wsidata.photos.read import photo_size, read_photo
 from wsidata.photos.resize import size_with_short_side
+from wsidata.utils.messages import name_some
 from wsidata.utils.processes import raise_open_files
 
 THREADS = 4
 """Photos opened, or counted, at once."""
+
+RARE = 0.05
+"""Largest share of GIFs among photos that is taken for placeholders."""
+
+
+class PlaceholderWarning(UserWarning):
+    """A few files among photos look like the images that web sites show where a photo is missing."""
+
+
+def warn_of_placeholders(paths: Sequence[str]) -> None:
+    """Warn of a few GIFs among photos of other formats: web sites put them where a photo is missing.
+
+    Args:
+        paths: The photos, by path; their suffixes are looked at.
+
+    Warns:
+        PlaceholderWarning: naming them.
+    """
+    gifs = [path for path in paths if path.lower().endswith(".gif")]
+    if 0 < len(gifs) <= RARE * len(paths):
+        warnings.warn(
+            f"{len(gifs)} of {len(paths)} photos are GIFs [{name_some(gifs)}], and perhaps placeholders for missing "
+            "photos. Look at them, and take such rows out of the table.",
+            PlaceholderWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass

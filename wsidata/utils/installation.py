@@ -1,4 +1,4 @@
-"""Check for the unrelated distribution `wsidata` of PyPI, which installs its files into this package's folder."""
+"""Warning of the unrelated distribution `wsidata` of PyPI, which installs into the same folder."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def warn_of_other_distribution(site_packages: Path = Path(__file__).parents[2]) 
     other = next(site_packages.glob("wsidata-*.dist-info"), None)
     if other is not None:
         warnings.warn(
-            f"'{other}' belongs to an unrelated distribution, whose package is called 'wsidata' too: it and slidestream "
-            "overwrite files of each other. Use an environment for each. To mend this one: pip uninstall wsidata, then "
-            "pip install --force-reinstall --no-deps slidestream.",
+            f"'{other}' belongs to an unrelated distribution, whose package is called 'wsidata', too: it and "
+            "slidestream overwrite files of each other. Use an environment for each. To mend this one: "
+            "pip uninstall wsidata, then pip install --force-reinstall --no-deps slidestream.",
             OtherDistributionWarning,
             stacklevel=3,
         )

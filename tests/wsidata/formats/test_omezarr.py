@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import zarr
 
-from wsidata.errors import MissingChunksWarning, SpacingUnknownError, UnreadableImageError, UnsupportedImageError
+from wsidata.errors import (
+    ConfinementError,
+    MissingChunksWarning,
+    SpacingUnknownError,
+    UnreadableImageError,
+    UnsupportedImageError,
+)
 from wsidata.slides.slide import Slide
 
 RGB = np.random.default_rng(8).integers(0, 256, (3, 205, 301), dtype=np.uint8)
@@ -287,3 +293,18 @@ def test_missing_arrays_and_old_versions_raise(tmp_path):
     empty.attrs["bioformats2raw.layout"] = 3
     with pytest.raises(UnreadableImageError, match="has the metadata of bioformats2raw, but none of its images"):
         Slide(tmp_path / "b2r.zarr")
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_levels_that_are_links_out_of_the_image_are_refused(tmp_path, version):
+    pixels = np.zeros((3, 80, 80), np.uint8)
+    path = write_zarr(tmp_path / "a.ome.zarr", [pixels], version=version)
+    (path / "0").rename(tmp_path / "elsewhere")
+    (path / "0").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfinementError, match=r"a\.ome\.zarr' names '0', a link that leads out of"):
+        Slide(path)
+    (path / "0").unlink()
+    (tmp_path / "elsewhere").rename(path / "stored")
+    (path / "0").symlink_to("stored")  # inside
+    with Slide(path) as slide:
+        np.testing.assert_array_equal(slide.numpy(), pixels.transpose(1, 2, 0))

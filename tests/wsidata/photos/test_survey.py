@@ -9,7 +9,7 @@ import pytest
 import pyvips
 
 from wsidata.photos import survey as headers
-from wsidata.photos.survey import PhotoSurvey, is_cut_off
+from wsidata.photos.survey import PhotoSurvey, PlaceholderWarning, is_cut_off, warn_of_placeholders
 from wsidata.synthetic.photos import encode_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
@@ -130,3 +130,11 @@ def test_bmp_is_a_photo(tmp_path):
     cv2.imwrite(str(path), PIXELS)
     assert PhotoSurvey().look([path]) == []
     assert io.BytesIO(path.read_bytes()).read(2) == b"BM"
+
+
+def test_a_few_gifs_among_photos_are_reported():
+    photos = [f"{number}.jpg" for number in range(60)]
+    with pytest.warns(PlaceholderWarning, match=r"2 of 62 photos are GIFs .*missing\.gif.*Look at them"):
+        warn_of_placeholders([*photos, "a/missing.gif", "b/none.GIF"])
+    warn_of_placeholders(photos)
+    warn_of_placeholders(["a.gif", "b.gif", *photos[:9]])  # a collection of both
