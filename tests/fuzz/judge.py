@@ -37,7 +37,7 @@ def read(kind: Kind, path: Path) -> Any:
     if kind.read == "table":
         return read_table(path, label_column="label", image_column="image").frame.drop(columns="path")
     if kind.read == "split":
-        return load_splits(path)
+        return load_splits(path)[["image_id", "split"]]  # what the digest covers
     with Slide(path, **dict(kind.options)) as slide:
         if max(slide.width, slide.height, slide.width * slide.height // 2000) > 2000:
             slide.read_region(0, 0, min(64, slide.width), min(64, slide.height))

@@ -17,6 +17,7 @@ import numpy as np
 import pyvips
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from wsidata.errors import ConfinementError, UndecidedImageError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import (
@@ -45,6 +46,18 @@ VERSIONS = ("0.1", "0.2", "0.3", "0.4", "0.5")
 RGB_COLORS = ("FF0000", "00FF00", "0000FF")
 MAX_SHIFT_PX = 1.0
 """Levels start at the same place to within this many of their own pixels; larger shifts are not supported."""
+MAX_LEVELS = 64
+
+
+class _Files(LocalStore):
+    """A store in a folder, whose files are files: a named pipe would be waited for."""
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        """The content of a file, or None where there is none."""
+        file = self.root / key
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise UnreadableImageError(f"'{file}' is no file. Copy the slide again from its source.")
+        return await super().get(key, *args, **options)
 
 
 class ZarrPyramid:
@@ -73,7 +86,7 @@ class ZarrPyramid:
             raise UnreadableImageError(f"'{path}' could not be read as OME-Zarr: {error}. Copy it again.") from error
 
     def _open(self) -> None:
-        root = zarr.open(self._path, mode="r")
+        root = zarr.open(_Files(self._path, read_only=True), mode="r")
         if isinstance(root, zarr.Array):
             raise UnsupportedImageError(
                 f"'{self._path}' is a single Zarr array {root.shape}, such as one level of an OME-Zarr. Open the "
@@ -93,6 +106,11 @@ class ZarrPyramid:
         if self._axes[-2:] != ("y", "x"):
             raise UnsupportedImageError(
                 f"'{self._path}' has the axes {''.join(self._axes)}; the last two must be y, x."
+            )
+        if len(multiscale["datasets"]) > MAX_LEVELS:
+            raise UnsupportedImageError(
+                f"'{self._path}' names {len(multiscale['datasets'])} levels; more than {MAX_LEVELS} are no pyramid. "
+                "Write its metadata again."
             )
         self._arrays = [_array(group, dataset["path"], self._path) for dataset in multiscale["datasets"]]
         storage = [check_array(array, self._path, array.path) for array in self._arrays]

@@ -83,10 +83,11 @@ def read_text_table(table: str | Path | pd.DataFrame) -> TextTable:
         raise TableError(f"table '{path}' does not exist (looked in '{Path.cwd()}'). Check the path.")
     if suffix in _PARQUET_SUFFIXES:
         try:
-            frame = pd.read_parquet(path)
+            return _from_frame(pd.read_parquet(path), path.name, index_places=False)
+        except TableError:
+            raise
         except Exception as error:  # pyarrow raises exceptions of many kinds
             raise TableError(f"table '{path}' could not be read as Parquet: {error} Write it again.") from error
-        return _from_frame(frame, path.name, index_places=False)
     return _from_delimited(path)
 
 

@@ -143,3 +143,13 @@ def test_a_broken_parquet_file_is_named(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1" + bytes(40))
     with pytest.raises(TableError, match=r"t\.parquet' could not be read as Parquet"):
         read_text_table(tmp_path / "t.parquet")
+
+
+def test_parquet_text_that_is_no_utf8_is_a_table_error(tmp_path):
+    pd.DataFrame({"image": ["spiral.tif", "b.tif"], "class": ["x", "y"]}).to_parquet(
+        tmp_path / "a.parquet", compression=None
+    )
+    data = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(data.replace(b"spiral", b"spi\xff\xfel"))
+    with pytest.raises(TableError, match=r"a\.parquet' could not be read as Parquet"):
+        read_text_table(tmp_path / "a.parquet")

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import threading
 import time
 import zlib
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
-from wsidata.errors import LimitExceededError, SlideError, UnreadableImageError
+from wsidata.errors import LimitExceededError, SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.slides.slide import Slide
 
 SIDE = 32
@@ -243,3 +244,33 @@ def test_the_index_of_a_shard_takes_no_more_memory_than_its_file(tmp_path, side,
     file.write_text(json.dumps(content))
     with pytest.raises(error, match=r"a\.zarr"):
         read(path)
+
+
+@pytest.mark.parametrize("name", ["0/.zarray", ".zattrs", "0/.zattrs"])
+def test_pipes_in_place_of_metadata_are_not_waited_for(tmp_path, name):
+    path = store(tmp_path / "a.zarr")
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name)
+    reader = threading.Thread(target=lambda: outcome.append(failure_of(path)), daemon=True)
+    outcome = []
+    reader.start()
+    reader.join(20)
+    if reader.is_alive():  # let it go
+        os.close(os.open(path / name, os.O_RDWR | os.O_NONBLOCK))
+        pytest.fail("it waits for the pipe")
+    assert isinstance(outcome[0], UnreadableImageError)
+    assert "is no file" in str(outcome[0])
+
+
+def failure_of(path):
+    try:
+        return read(path)
+    except Exception as error:
+        return error
+
+
+def test_more_levels_than_a_pyramid_has_raise_before_they_are_opened(tmp_path):
+    path = store(tmp_path / "a.zarr")
+    zarr.open_group(path).attrs["multiscales"] = [OME["multiscales"][0] | {"datasets": [{"path": "0"}] * 20_000}]
+    with pytest.raises(UnsupportedImageError, match="names 20000 levels"):
+        Slide(path)
