@@ -86,7 +86,7 @@ def _equal(found: Any, expected: Any, *, is_rough: bool = False) -> bool:
     if found.shape != expected.shape:
         return False
     difference = np.abs(found.astype(np.int64) - expected)
-    return int(difference.max(initial=0)) <= MAX_ROUNDING or (is_rough and float(difference.mean()) <= 1)
+    return int(difference.max(initial=0)) <= MAX_ROUNDING or (is_rough and float(difference.mean()) <= 3)
 
 
 def _difference(found: Any, right: Any) -> str:
@@ -153,6 +153,9 @@ def _tifffile(kind: Kind, path: Path) -> Iterator[NDArray[Any]]:
 
 
 def _decodes(page: Any) -> bool:
+    page.dataoffsets = tuple(
+        place * bool(size) for place, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+    )
     try:
         return int(page.asarray().size) > 0
     except Exception:

@@ -126,7 +126,7 @@ def test_channels_by_name_keep_their_type(tmp_path):
     deep = (RGB.astype(np.uint16) * 17)[:2]
     names = [{"label": "DAPI", "color": "0000FF"}, {"label": "CD3", "color": "00FF00"}]
     path = write_zarr(tmp_path / "a.zarr", pyramid(deep), omero=names)
-    with pytest.raises(UnsupportedImageError, match=r"2 channels of uint16 of unstated colors \(0: 'DAPI', 1: 'CD3'\).*channels=\[0\]"):
+    with pytest.raises(UnsupportedImageError, match=r"2 channels of uint16 \(0: 'DAPI', 1: 'CD3'\).*channels=\[0\]"):
         Slide(path)
     with Slide(path, channels="CD3") as slide:
         assert slide.channel_names == ("CD3",)
@@ -297,7 +297,7 @@ def test_missing_arrays_and_old_versions_raise(tmp_path):
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_levels_that_are_links_out_of_the_image_are_refused(tmp_path, version):
-    pixels = np.zeros((3, 80, 80), np.uint8)
+    pixels = RGB[:, :80, :80]  # zeros would be stored as no chunks
     path = write_zarr(tmp_path / "a.ome.zarr", [pixels], version=version)
     (path / "0").rename(tmp_path / "elsewhere")
     (path / "0").symlink_to(tmp_path / "elsewhere")
