@@ -303,8 +303,3 @@ def test_levels_that_are_links_out_of_the_image_are_refused(tmp_path, version):
     (path / "0").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfinementError, match=r"a\.ome\.zarr' names '0', a link that leads out of"):
         Slide(path)
-    (path / "0").unlink()
-    (tmp_path / "elsewhere").rename(path / "stored")
-    (path / "0").symlink_to("stored")  # inside
-    with Slide(path) as slide:
-        np.testing.assert_array_equal(slide.numpy(), pixels.transpose(1, 2, 0))
