@@ -214,7 +214,7 @@ class _Tracer(fx.Tracer):
             return a.item()  # a number, which torch takes for one of Python
         try:
             return super().create_arg(a)
-        except NotImplementedError:
+        except RuntimeError:  # fx has no way to record such a value
             reason = f"its forward passes {type(a).__name__} to an operation on the image or on a map"
             raise self.refusal(reason, "Pass maps, tensors and numbers; hooks on maps cannot be streamed.") from None
 

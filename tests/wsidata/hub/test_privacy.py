@@ -93,7 +93,7 @@ def test_only_listed_arguments_are_published_as_plain_values():
 class Normalizer:
     """A user's own transform, with a path."""
 
-    def __init__(self, reference="/home/jane/reference_0017.png", strength=0.5):
+    def __init__(self, reference="/users/jane/reference_0017.png", strength=0.5):
         self.reference, self.strength, self.lines = reference, strength, open
 
     def __call__(self, image):

@@ -25,13 +25,13 @@ from wsidata.utils.files import file_sha256
 def jane(monkeypatch):
     """The user's name and home."""
     monkeypatch.setattr(getpass, "getuser", lambda: "jane-doe")
-    monkeypatch.setenv("HOME", "/home/jane-doe")
+    monkeypatch.setenv("HOME", "/users/jane-doe")
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("read from /home/jane-doe/slides/x.svs", "folder '/home/jane-doe'"),
+        ("read from /users/jane-doe/slides/x.svs", "folder '/users/jane-doe'"),
         ("made by jane-doe.", "name 'jane-doe'"),
         ("jane-doe@host", "name 'jane-doe'"),
         ("in /data/slides, 4 images", "folder '/data/slides'"),
@@ -45,7 +45,7 @@ def jane(monkeypatch):
             (text, None)
             for text in (
                 "data/slides/x", "https://x.org/data/slides", "/data/slides-2", "jane-doe-2", "patient_178", "xMüllery",
-                "images/00017/a", "12345678", "tumor_9", "train", "the train split", "17", "image-0017", "/home/jane",
+                "images/00017/a", "12345678", "tumor_9", "train", "the train split", "17", "image-0017", "/users/jane",
             )
         ),
     ],
@@ -119,12 +119,12 @@ def texts(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["files", "parquet"])
 def test_nothing_of_the_source_is_in_an_export_with_opaque_ids(camelyon, tmp_path, layout):
-    crop = TissueCrop("tissue", method=partial(own_method, reference="/home/jane-doe/tumor_001.png"))
-    transform = Own("/home/jane-doe/reference/normal_001.png")
+    crop = TissueCrop("tissue", method=partial(own_method, reference="/users/jane-doe/tumor_001.png"))
+    transform = Own("/users/jane-doe/reference/normal_001.png")
     dm = module(camelyon, crop=crop, train_transform=transform, eval_transform=transform, image_size=None)
     found = exported(dm, tmp_path / "out", layout=layout)
     text = texts(tmp_path / "out")
-    for secret in ("jane-doe", "tumor_001", "normal_001", "test_001", str(camelyon), "/home", "0x7"):
+    for secret in ("jane-doe", "tumor_001", "normal_001", "test_001", str(camelyon), "/users", "0x7"):
         assert secret not in text
     assert found.transforms["train"].text == "FunctionTransform(function=own.Own(path=...), colors_only=False)"
     assert found.crop["method"] == "partial(own_method, reference=...)"
@@ -139,8 +139,8 @@ def test_words_in_labels_and_cards_are_refused_before_anything_is_written(camely
     with pytest.raises(PrivacyError, match=r"(?s)column 'label_name' holds the folder '.*Nothing was written or sent"):
         exported(dm, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(PrivacyError, match=r"README.md holds the folder '/home/jane-doe'"):
-        exported(module(camelyon), tmp_path / "out", card=CardText(description="See /home/jane-doe/notes."))
+    with pytest.raises(PrivacyError, match=r"README.md holds the folder '/users/jane-doe'"):
+        exported(module(camelyon), tmp_path / "out", card=CardText(description="See /users/jane-doe/notes."))
     assert not (tmp_path / "out" / PREPROCESSING_FILE).exists()
     exported(module(camelyon), tmp_path / "out", card=CardText(description="By jane-doe.", license="mit"))
     assert (tmp_path / "out" / PREPROCESSING_FILE).exists()
@@ -185,7 +185,7 @@ def test_every_place_of_an_export_is_looked_at(finished, tmp_path):
     first = "train/metadata.parquet"
     shard = "data/train-00000-of-00001.parquet"
     names = pq.read_table(finished / "files" / first)["label_name"].to_pylist()
-    secret = ["/home/jane-doe/x", *names[1:]]
+    secret = ["/users/jane-doe/x", *names[1:]]
     refused(
         "files", lambda f: replace_table(f, first, label_name=secret), r"train/metadata.parquet, column 'label_name'"
     )

@@ -30,10 +30,10 @@ def picture(path, number=0):
 def secret(tmp_path):
     """Photos of the user beside a data set, as files and inside Parquet."""
     for number in range(4):
-        picture(tmp_path / "home" / "train" / "ab"[number % 2] / f"{number}.png", number)
-    photo = tmp_path / "home" / "train" / "a" / "0.png"
+        picture(tmp_path / "disk" / "train" / "ab"[number % 2] / f"{number}.png", number)
+    photo = tmp_path / "disk" / "train" / "a" / "0.png"
     rows = [{"image": {"bytes": photo.read_bytes(), "path": None}, "label": "ab"[number % 2]} for number in range(4)]
-    _parquet(tmp_path / "home" / "train.parquet", rows)
+    _parquet(tmp_path / "disk" / "train.parquet", rows)
     return photo
 
 
@@ -58,20 +58,20 @@ def refused(folder, tmp_path, match="only files in its own folder"):
 
 @pytest.mark.parametrize("relative", [False, True])
 def test_rows_of_parquet_that_name_files_of_the_disk_are_refused(tmp_path, secret, relative):
-    path = "../home/train/a/0.png" if relative else str(secret)
+    path = "../disk/train/a/0.png" if relative else str(secret)
     rows = [{"image": {"bytes": None, "path": path}, "label": "ab"[number % 2]} for number in range(4)]
     _parquet(tmp_path / "set" / "data" / "train-00000-of-00001.parquet", rows)
     refused(tmp_path / "set", tmp_path)
 
 
 CARDS = {
-    "above": "../home/train/**",
+    "above": "../disk/train/**",
     "absolute": "{home}/train/**",
-    "parquet above": "../home/train.parquet",
+    "parquet above": "../disk/train.parquet",
     "parquet": "{home}/train.parquet",
     "scheme": "file://{home}/train.parquet",
     "net": "https://127.0.0.1:9/train.parquet",
-    "chain": "zip://*::../home/x.zip",
+    "chain": "zip://*::../disk/x.zip",
     "among": ["data/*", "{home}/train.parquet"],
 }
 
@@ -81,7 +81,7 @@ CARDS = {
 )
 def test_cards_whose_data_files_lie_elsewhere_are_refused(tmp_path, secret, which, name, monkeypatch):
     given = CARDS[which] if isinstance(CARDS[which], list) else [CARDS[which]]
-    paths = [path.format(home=tmp_path / "home") for path in given]
+    paths = [path.format(home=tmp_path / "disk") for path in given]
     picture(tmp_path / "set" / "data" / "a" / "0.png")
     front = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": paths}]}]})
     line = "\r\n" if name == "crlf" else "\n"
@@ -94,7 +94,7 @@ def test_cards_whose_data_files_lie_elsewhere_are_refused(tmp_path, secret, whic
 
 def test_folders_and_data_dirs_of_cards_are_refused(tmp_path, secret):
     picture(tmp_path / "set" / "data" / "a" / "0.png")
-    front = yaml.safe_dump({"configs": [{"config_name": "default", "data_dir": "../home"}]})
+    front = yaml.safe_dump({"configs": [{"config_name": "default", "data_dir": "../disk"}]})
     (tmp_path / "set" / "README.md").write_text(f"---\n{front}---\n")
     refused(tmp_path / "set", tmp_path)
 
@@ -108,11 +108,11 @@ def test_links_out_of_an_image_folder_are_refused(tmp_path, secret, what):
         (place / "a" / "9.png").symlink_to(secret)
     else:
         shutil.rmtree(place)
-        (tmp_path / "set" / "train.parquet").symlink_to(tmp_path / "home" / "train.parquet")
+        (tmp_path / "set" / "train.parquet").symlink_to(tmp_path / "disk" / "train.parquet")
     refused(tmp_path / "set", tmp_path)
 
 
-@pytest.mark.parametrize("target", ["../../home/train/a", "b"])
+@pytest.mark.parametrize("target", ["../../disk/train/a", "b"])
 def test_linked_folders_of_classes_are_not_left_out_silently(tmp_path, secret, target):
     for number in range(4):
         picture(tmp_path / "set" / "train" / "bc"[number % 2] / f"{number}.png", number)
@@ -131,7 +131,7 @@ def test_links_inside_an_image_folder_are_followed(tmp_path):
 
 def test_tables_of_an_image_folder_that_lead_out_are_refused(tmp_path, secret):
     picture(tmp_path / "set" / "train" / "0.png")
-    rows = pd.DataFrame({"file_name": ["../../home/train/a/0.png"] * 4, "label": list("abab")})
+    rows = pd.DataFrame({"file_name": ["../../disk/train/a/0.png"] * 4, "label": list("abab")})
     rows.to_parquet(tmp_path / "set" / "train" / "metadata.parquet")
     refused(tmp_path / "set", tmp_path, "file_name|only files in its own folder")
 
@@ -177,10 +177,10 @@ def sealed(folder, change=None, **facts):
     Preprocessing._from_plain(content).save(folder)
 
 
-@pytest.mark.parametrize("name", ["../../home/train/a/0.png", "{home}/train/a/0.png"])
+@pytest.mark.parametrize("name", ["../../disk/train/a/0.png", "{home}/train/a/0.png"])
 def test_published_rows_that_name_other_files_are_refused(copy, secret, tmp_path, name):
     def change(rows):
-        rows.loc[0, "file_name"] = name.format(home=tmp_path / "home")
+        rows.loc[0, "file_name"] = name.format(home=tmp_path / "disk")
         rows.loc[0, "sha256"] = file_sha256(secret)
 
     sealed(copy, change)
@@ -191,9 +191,9 @@ def test_published_rows_that_name_other_files_are_refused(copy, secret, tmp_path
 def test_published_links_to_other_files_are_refused(copy, secret, tmp_path):
     rows = pd.read_parquet(copy / "train" / "metadata.parquet")
     file = copy / "train" / rows["file_name"][0]
-    shutil.copy(file, tmp_path / "home" / "same.png")
+    shutil.copy(file, tmp_path / "disk" / "same.png")
     file.unlink()
-    file.symlink_to(tmp_path / "home" / "same.png")
+    file.symlink_to(tmp_path / "disk" / "same.png")
     with pytest.raises(HubError, match="a link that leads out"):
         opened(copy, tmp_path)
 
