@@ -53,7 +53,10 @@ GIVEN = {
     "leak_checks": ["content", "site"],
     "lazy": False,
     "crop": "tissue",
+    "decimal": ",",
+    "remember_paths": True,
 }
+NOT_STORED = {"allow_changed"}
 OF_THE_PATHS = {"table", "image_dir", "stats"}
 OTHER_RESOLUTIONS = {"level": 1, "mpp": 0.5, "magnification": 10, "downsample": 2.5}
 
@@ -74,7 +77,13 @@ def parsed(camelyon, tmp_path, options):
 
 def test_every_argument_is_given_here():
     arguments = set(inspect.signature(WSIDataModule.__init__).parameters) - {"self"}
-    assert arguments == set(GIVEN) | OF_THE_PATHS | set(OTHER_RESOLUTIONS)
+    assert arguments == set(GIVEN) | OF_THE_PATHS | set(OTHER_RESOLUTIONS) | NOT_STORED
+
+
+def test_arguments_about_checkpoints_arrive(camelyon, tmp_path):
+    dm = parsed(camelyon, tmp_path, {"level": 1, "allow_changed": ["resolution", "crop"], "remember_paths": False})
+    assert (dm.allow_changed, dm.remember_paths) == (("resolution", "crop"), False)
+    assert NOT_STORED.isdisjoint(dm.hparams)
 
 
 def test_arguments_arrive_as_they_were_given(camelyon, tmp_path):
