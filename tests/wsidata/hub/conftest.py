@@ -23,3 +23,18 @@ def hub(tmp_path: Path) -> Iterator[Any]:
     with LocalHub(tmp_path / "hub") as running:
         yield running
         assert "Traceback" not in running.errors()
+
+
+@pytest.fixture(scope="session")
+def exports(camelyon: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an export of each layout, `files` and `parquet`; read only."""
+    from wsidata import WSIDataModule, export
+
+    root = tmp_path_factory.mktemp("exports")
+    for layout in ("files", "parquet"):
+        dm = WSIDataModule(
+            camelyon / "evaluation" / "reference.csv", camelyon / "images", test_prefix="test_", level=1,
+            image_size=64, num_workers=0,
+        )  # fmt: skip
+        export(dm, root / layout, layout=layout, quiet=True, say=lambda _: None)
+    return root

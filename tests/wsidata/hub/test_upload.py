@@ -5,8 +5,6 @@ import shutil
 
 import pytest
 
-from wsidata import WSIDataModule
-from wsidata.hub.export.writer import export
 from wsidata.hub.manifest import PREPROCESSING_FILE, Preprocessing
 from wsidata.hub.repository import Destination, PublishError
 from wsidata.hub.upload import published_files, upload
@@ -38,19 +36,6 @@ try:
 except PublishError as error:
     print("REFUSED", error)
 """
-
-
-@pytest.fixture(scope="module")
-def exports(camelyon, tmp_path_factory):
-    """One export of each layout; read only."""
-    root = tmp_path_factory.mktemp("exports")
-    for layout in ("files", "parquet"):
-        dm = WSIDataModule(
-            camelyon / "evaluation" / "reference.csv", camelyon / "images", test_prefix="test_", level=1,
-            image_size=64, num_workers=0,
-        )  # fmt: skip
-        export(dm, root / layout, layout=layout, quiet=True, say=lambda _: None)
-    return root
 
 
 @pytest.fixture

@@ -7,26 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wsidata import HubDataModule, WSIDataModule
+from wsidata import HubDataModule
 from wsidata.hub.client import HubError
-from wsidata.hub.export.writer import export
 from wsidata.hub.manifest import ExportFormatError, Preprocessing
 from wsidata.utils.files import file_sha256
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def published(camelyon, tmp_path_factory):
-    """An export of each layout; read only."""
-    root = tmp_path_factory.mktemp("damaged")
-    for layout in ("files", "parquet"):
-        dm = WSIDataModule(
-            camelyon / "evaluation" / "reference.csv", camelyon / "images", test_prefix="test_", level=1,
-            image_size=64, num_workers=0,
-        )  # fmt: skip
-        export(dm, root / layout, layout=layout, quiet=True, say=lambda _: None)
-    return root
 
 
 def opened(folder, tmp_path):
@@ -71,17 +57,17 @@ def with_column(name, values):
         (lambda path: path.write_bytes(b"PAR1 nothing"), "is no table of Parquet"),
     ],
 )
-def test_odd_tables_are_named(published, tmp_path, layout, change, message):
-    shutil.copytree(published / layout, tmp_path / "set")
+def test_odd_tables_are_named(exports, tmp_path, layout, change, message):
+    shutil.copytree(exports / layout, tmp_path / "set")
     seal(tmp_path / "set", change)
     with pytest.raises(ExportFormatError, match=rf"(?s)\.parquet'.*{message}.*again"):
         opened(tmp_path / "set", tmp_path)
 
 
-def test_shards_without_images_are_named(published, tmp_path):
+def test_shards_without_images_are_named(exports, tmp_path):
     for number, values in enumerate((None, [{"bytes": None, "path": "/etc/passwd"}])):
         folder = tmp_path / str(number)
-        shutil.copytree(published / "parquet", folder)
+        shutil.copytree(exports / "parquet", folder)
         seal(folder, with_column("image", values))
         with pytest.raises(HubError, match="has no image"):
             opened(folder, tmp_path)
@@ -91,10 +77,10 @@ ODD = ["x", [], {}, -1, 0, [0, 0], [1, 2, 3], True, 10**12, 1.5]
 
 
 @pytest.mark.parametrize("name", ["image_size", "batch_size", "dtype", "sampling", "predict_on", "lazy"])
-def test_odd_arguments_are_refused(published, tmp_path, name):
+def test_odd_arguments_are_refused(exports, tmp_path, name):
     for number, odd in enumerate(one for one in ODD if (name, one) != ("lazy", True)):
         folder = tmp_path / str(number)
-        shutil.copytree(published / "files", folder)
+        shutil.copytree(exports / "files", folder)
         arguments = json.loads((folder / "preprocessing.json").read_text())["arguments"]
         seal(folder, arguments=arguments | {name: odd})
         if (name, odd) == ("batch_size", 10**12):
