@@ -81,6 +81,10 @@ class SupervisedModule(LightningModule):
         image = batch[0] if _is_pair(batch) else batch
         return self.task.predictions(self(image))
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record which class to build from the hyperparameters, as a plain value."""
+        checkpoint["model_class"] = f"{type(self).__module__}.{type(self).__qualname__}"
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the data module, whatever its class: it names the classes, and has a digest."""
         states = [state for state in checkpoint.values() if isinstance(state, dict)]

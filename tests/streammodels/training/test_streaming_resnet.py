@@ -114,6 +114,8 @@ def test_checkpoint_keeps_the_task_of_a_loss_it_does_not_hold(tmp_path: Path, tr
     fit = trainer(max_steps=1)
     fit.fit(model, DataLoader(TensorDataset(torch.rand(2, 3, 64, 48), torch.ones(2, 3)), batch_size=2))
     fit.save_checkpoint(tmp_path / "last.ckpt")
+    said = torch.load(tmp_path / "last.ckpt", weights_only=True)["model_class"]
+    assert said == "streammodels.training.streaming_resnet.StreamingResNet"
     loaded = StreamingResNet.load_from_checkpoint(tmp_path / "last.ckpt")
     assert loaded.task.name == "multilabel"
     assert isinstance(loaded.loss_fn, nn.BCEWithLogitsLoss)
