@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-PACKAGES = ("wsidata", "streammodels")
+PACKAGES = ("wsidata", "streammodels", "slidestream")
 HEAVY = ("torch", "torchvision", "lightning", "pyvips", "pandas", "sklearn", "matplotlib", "cv2", "albumentationsxl")
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -36,7 +36,11 @@ def _documents() -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
-    [("wsidata", {"streammodels", "recipes"}), ("streammodels", {"wsidata", "recipes"})],
+    [
+        ("wsidata", {"streammodels", "slidestream", "recipes"}),
+        ("streammodels", {"wsidata", "slidestream", "recipes"}),
+        ("slidestream", {"recipes"}),
+    ],
 )
 def test_packages_do_not_know_each_other(folder: str, forbidden: set[str]) -> None:
     offenders = {str(path): found for path in _sources(folder) if (found := _imported_packages(path) & forbidden)}

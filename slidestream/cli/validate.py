@@ -1,0 +1,18 @@
+"""The command `slidestream validate`, which computes the metrics of the validation split."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "metrics of the validation split"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None here: LightningCLI parses them."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run LightningCLI."""
+    from slidestream.training.command import run_command
+
+    return run_command("validate", arguments.rest)

@@ -1,0 +1,141 @@
+"""A trained network read from a checkpoint, with its classes and how its images were read."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+
+from streammodels import StreamingResNet
+from wsidata.datamodules.checkpoint import memory_in
+from wsidata.utils.messages import name_some
+
+_OWN = "streammodels."
+"""Prefix of the classes that a checkpoint may name: importing any other would run code of whoever wrote it."""
+
+
+class CheckpointError(ValueError):
+    """A file is no checkpoint that a network can be made from; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network.
+
+    Attributes:
+        model: The network, in eval mode, on the CPU.
+        class_names: Name of class 0, 1, ..., or of each number of a regression; their numbers, if they have no names.
+        memory: What the data module of its training run remembered (see `wsidata.datamodules.checkpoint`): plain
+            values, among them `class_names` and `geometry`; None if it was trained with other data modules.
+        checkpoint: The file.
+    """
+
+    model: LightningModule
+    class_names: tuple[str, ...]
+    memory: dict[str, Any] | None
+    checkpoint: Path
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """How its images were read; empty if that is not known. See `wsidata.datamodules.geometry`."""
+        return dict((self.memory or {}).get("geometry") or {})
+
+    @property
+    def task(self) -> str:
+        """The name of its task ("multiclass", "multilabel" or "regression"); "multiclass" if it does not say."""
+        return str(getattr(getattr(self.model, "task", None), "name", "multiclass"))
+
+
+def load_trained(checkpoint: str | Path, model_class: str | None = None, **changed: Any) -> Trained:
+    """Load the network of a checkpoint that a `Trainer` has written.
+
+    Nothing but plain values and weights is unpickled, and no weights are downloaded.
+
+    Args:
+        checkpoint: The file.
+        model_class: Its class, as "module.Class", which has to be importable. None: as the checkpoint says, which may
+            name classes of `streammodels` only.
+        **changed: Arguments of the class to use instead of those of the training run, such as `memory="8GB"`.
+
+    Raises:
+        CheckpointError: if it cannot be loaded.
+    """
+    path = Path(checkpoint)
+    content = read_checkpoint(path)
+    kind = _class_of(content, path, model_class)
+    arguments = {name: value for name, value in content.get("hyper_parameters", {}).items() if name[:1] != "_"}
+    try:
+        model = kind(**{**arguments, **changed})
+        model.on_load_checkpoint(content)
+        model.load_state_dict(content["state_dict"])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"'{path}' does not fit {kind.__name__}: {str(error).strip()} Name the class it was trained with by "
+            "--model-class MODULE.CLASS (model_class=); its arguments are those kept by save_hyperparameters()."
+        ) from error
+    memory = memory_in(content)
+    return Trained(model.eval(), _names(model, memory), memory, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint of a `Trainer`.
+
+    Raises:
+        CheckpointError: if it is none.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"'{path}' is no file. Name a checkpoint, such as RUN/checkpoints/best.ckpt.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"'{path}' cannot be read as a checkpoint: it is cut off, or no file of torch "
+            f"({type(error).__name__}). Copy it again, or take another of the run."
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"'{path}' is no checkpoint of plain values, and is not unpickled, as that would run code of whoever wrote "
+            "it. Load it in Python if you trust it, and save it again."
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        kind = f"has the keys {name_some(list(content))}" if isinstance(content, dict) else f"holds a {type(content)}"
+        raise CheckpointError(
+            f"'{path}' {kind}, and a checkpoint of a Trainer has state_dict and hyper_parameters. A file of weights "
+            "alone does not say of which network, nor how images were read: train with it (--model.weights), or name "
+            "the checkpoint that the Trainer wrote."
+        )
+    return content
+
+
+def _class_of(content: dict[str, Any], path: Path, requested: str | None) -> type[LightningModule]:
+    """The class of the network."""
+    name = requested or content.get("model_class") or f"{StreamingResNet.__module__}.{StreamingResNet.__qualname__}"
+    if requested is None and not name.startswith(_OWN):
+        raise CheckpointError(
+            f"'{path}' was trained with the class {name}, which is not imported on a file's word. If you trust it, "
+            f"pass --model-class {name} (model_class=)."
+        )
+    module, _, attribute = name.rpartition(".")
+    try:
+        kind = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"the class {name} cannot be imported ({error}). Name it as MODULE.CLASS, where its module can be found."
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, LightningModule)):
+        raise CheckpointError(f"{name} is no LightningModule. Name the class that the checkpoint was trained with.")
+    return kind
+
+
+def _names(model: LightningModule, memory: dict[str, Any] | None) -> tuple[str, ...]:
+    """The names of the network's outputs."""
+    names = tuple(map(str, (memory or {}).get("class_names", ())))
+    outputs = getattr(model, "num_classes", None)
+    if outputs is None or len(names) == outputs:
+        return names
+    return tuple(map(str, range(outputs)))

@@ -1,0 +1,1 @@
+"""Training runs of the command line, with their folder, evaluation and folds."""

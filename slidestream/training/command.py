@@ -1,0 +1,89 @@
+"""The commands `fit`, `validate` and `test`, from the command line to the written results."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from slidestream.configs import config_names, config_path
+from slidestream.training.evaluate import evaluate, summary
+from slidestream.training.folds import fit_folds, take_folds
+from slidestream.training.lightning_cli import RunCLI
+from slidestream.training.noise import hush
+from slidestream.training.run_folder import RunFolder
+from wsidata.utils.files import write_text
+
+
+def run_command(command: str, arguments: Sequence[str]) -> int:
+    """Run a command.
+
+    Args:
+        command: "fit", "validate" or "test".
+        arguments: What follows it on the command line.
+
+    Returns:
+        0.
+
+    Raises:
+        FileExistsError: if the run folder holds another run.
+    """
+    hush()
+    given, folds = take_folds(list(arguments)) if command == "fit" else (list(arguments), None)
+    given = with_config_files(given)
+    if folds is not None:
+        return fit_folds(given, folds)
+    started = time.monotonic()
+    cli = _Run(command, with_config_of_run(command, given))
+    if cli.trainer.is_global_zero and not getattr(cli.trainer, "fast_dev_run", False):
+        if command == "fit":
+            cli.run.merge_metrics()
+        best = cli.run.checkpoints / "best.ckpt" if command == "fit" else None
+        if command != "validate" and (tables := evaluate(cli.trainer, cli.model, cli.datamodule, cli.run.path, best)):
+            print(summary(tables, cli.run.path))
+        cli.run.finish(time.monotonic() - started)
+    return 0
+
+
+class _Run(RunCLI):
+    """RunCLI that prepares the run folder before the Trainer begins."""
+
+    def before_fit(self) -> None:
+        """Refuse a folder of another run; write the configuration."""
+        config = self.config[self.command]
+        if not self.trainer.is_global_zero or config.trainer.fast_dev_run:
+            return
+        run = self.run
+        if config.ckpt_path is None and any(run.checkpoints.glob("*.ckpt")):
+            raise FileExistsError(
+                f"'{run.path}' holds a run already. Resume it with --ckpt_path last, or name another folder with --out."
+            )
+        run.path.mkdir(parents=True, exist_ok=True)
+        config.out = str(run.path)
+        settings = self._parser(self.command).dump(config, skip_none=False, format="yaml")
+        write_text(run.path / "config.yaml", settings)
+        run.start([self.command, *sys.argv[2:]])
+
+
+def with_config_files(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the file of each configuration that is named, and is no file here."""
+    found, taken = list(arguments), False
+    for number, one in enumerate(found):
+        name = one.removeprefix("--config=") if one.startswith("--config=") else one
+        if (taken or name != one) and name in config_names() and not Path(name).exists():
+            found[number] = one.removesuffix(name) + str(config_path(name))
+        taken = one in ("--config", "-c")
+    return found
+
+
+def with_config_of_run(command: str, arguments: Sequence[str]) -> list[str]:
+    """Arguments of validate and test, with the configuration of the run whose checkpoint is named, if none is."""
+    flag = "--ckpt_path"
+    named = [one.removeprefix(f"{flag}=") for one in arguments if one.startswith(f"{flag}=")]
+    named += [after for one, after in pairwise(arguments) if one == flag]
+    if command == "fit" or not named or any(one.partition("=")[0] in ("-c", "--config") for one in arguments):
+        return list(arguments)
+    config = RunFolder(Path(named[0]).parent.parent).path / "config.yaml"
+    return ["--config", str(config), *arguments] if config.is_file() else list(arguments)
