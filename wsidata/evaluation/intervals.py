@@ -57,8 +57,8 @@ def scores_with_intervals(
     | one class of two | `accuracy`, `balanced_accuracy`, `auroc`, `average_precision`, `sensitivity`, `specificity`, \
 `brier`, `calibration_error` |
     | one class of more | the same; areas, precisions and rates also of each class against the others |
-    | several labels | `accuracy` (all labels of the image right), `label_accuracy` (share of right labels); means over the \
-labels, and each label |
+    | several labels | `accuracy` (all labels of the image right), `label_accuracy` (share); means over \
+the labels, and each label |
     | numbers | `mae`, `rmse`, `r2`, `pearson` of each |
 
     With two classes, the last is the positive one. `auroc` and `average_precision` of more classes are means, over the
@@ -183,7 +183,9 @@ def _multiclass(part: Scored) -> list[_Scores]:
             found[name, "auroc"], found[name, "average_precision"] = ranked[k]
         return found
 
-    undefined, notes, among = {}, {}, {}
+    undefined: dict[Key, str] = {}
+    notes: dict[Key, str] = {}
+    among: dict[Key, NDArray[np.bool_]] = {}
     for k, name in enumerate(part.names):
         one, few, shares = _about(part, truth[k] > 0, name, name)
         undefined |= one

@@ -60,7 +60,8 @@ class Scored:
     @property
     def classes(self) -> NDArray[np.int64]:
         """(N,) index of the true class, with one class an image."""
-        return self.truth.argmax(axis=1)
+        numbers: NDArray[np.int64] = self.truth.argmax(axis=1)
+        return numbers
 
 
 def values_of(predictions: pd.DataFrame) -> list[str]:
@@ -140,20 +141,21 @@ def _numbers(predictions: pd.DataFrame, prefix: str, names: Sequence[str]) -> ND
         odd = found[column].isna() & cells.notna() & ~cells.astype(str).str.strip().str.lower().isin(["", "nan"])
         if odd.any():
             raise PredictionError(
-                f"image '{predictions.loc[odd, 'image'].iloc[0]}': column '{column}' says "
+                f"image '{predictions['image'][odd].iloc[0]}': column '{column}' says "
                 f"'{cells[odd].iloc[0]}', which is no number. Write numbers with a decimal point."
             )
     return pd.DataFrame(found, index=predictions.index).to_numpy(dtype=np.float64).reshape(len(predictions), len(names))
 
 
 def _check(rows: pd.DataFrame, numbers: NDArray[np.float64], prefix: str) -> None:
-    wrong = ~np.isfinite(numbers).all(axis=1)
+    allowed = np.isfinite(numbers)
     if prefix != VALUE_PREFIX:
-        wrong |= ((numbers < -_ROUNDING) | (numbers > 1 + _ROUNDING)).any(axis=1)
-    if wrong.any():
+        allowed &= (numbers >= -_ROUNDING) & (numbers <= 1 + _ROUNDING)
+    wrong = np.flatnonzero(~allowed.all(axis=1))
+    if len(wrong):
         kind = "numbers that are not finite" if prefix == VALUE_PREFIX else "probabilities outside 0..1"
         raise PredictionError(
-            f"{kind}: image {name_some(rows.loc[wrong, 'image'].astype(str).tolist())}. Write probabilities, not "
+            f"{kind}: image {name_some(rows['image'].iloc[wrong].astype(str).tolist())}. Write probabilities, not "
             "logits, and repeat the prediction of these images."
         )
     twice = rows.duplicated(["image", "split"])
@@ -204,7 +206,7 @@ def _named(
     if task != "multiclass":
         return np.zeros(0, np.int64)
     if "predicted" not in rows:
-        return predicted.argmax(axis=1)
+        return np.asarray(predicted.argmax(axis=1), np.int64)
     index = pd.Index(names).get_indexer(pd.Index(rows["predicted"].astype(str)))
     if (index < 0).any():
         first = int(np.flatnonzero(index < 0)[0])

@@ -43,7 +43,7 @@ def ranking(positive: NDArray[np.bool_], score: Numbers, counts: Counts) -> tupl
     kept = has | np.r_[True, has[:-1]]
     starts, has = first[kept], has[kept]
     total = np.add.reduceat(counts[order], starts, axis=0)
-    positives_before = np.cumsum(hit) - hit
+    positives_before: NDArray[np.int64] = np.cumsum(hit, dtype=np.int64) - hit
     found = np.zeros_like(total)
     found[has] = np.add.reduceat(counts[order[hit]], positives_before[starts[has]], axis=0)
     negative = total - found
