@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from streammodels.explain.cam import class_activation_map as class_activation_map
     from streammodels.explain.gradient import saliency as saliency
     from streammodels.explain.heatmap import Heatmap as Heatmap
-    from streammodels.explain.heatmap_files import write_overlay as write_overlay
+    from streammodels.explain.heatmap_files import write_color_pyramid as write_color_pyramid
     from streammodels.explain.heatmap_files import write_pyramid as write_pyramid
+    from streammodels.explain.overlay import write_overlay as write_overlay
+    from streammodels.explain.placement import PlacedPiece as PlacedPiece
+    from streammodels.explain.placement import Placement as Placement
+    from streammodels.explain.placement import place as place
+    from streammodels.explain.regions import hottest_places as hottest_places
+    from streammodels.explain.regions import hottest_regions as hottest_regions
+    from streammodels.explain.regions import write_geojson as write_geojson
     from streammodels.models.normalize import Normalize as Normalize
     from streammodels.models.pooling import GatedAttention as GatedAttention
     from streammodels.models.pooling import GeM as GeM
@@ -43,7 +50,10 @@ _NAMES = {
     "explain.cam": "class_activation_map",
     "explain.gradient": "saliency",
     "explain.heatmap": "Heatmap",
-    "explain.heatmap_files": "write_overlay write_pyramid",
+    "explain.heatmap_files": "write_color_pyramid write_pyramid",
+    "explain.overlay": "write_overlay",
+    "explain.placement": "PlacedPiece Placement place",
+    "explain.regions": "hottest_places hottest_regions write_geojson",
     "models.normalize": "Normalize",
     "models.pooling": "GatedAttention GeM GlobalAvgPool GlobalMaxPool GlobalPool LogSumExp PerClassLinear",
     "models.resnet": "WeightsUnavailableError freeze_batch_norm",

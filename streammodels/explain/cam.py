@@ -6,13 +6,15 @@ so that one value per location is kept.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from streammodels.core.image_rows import Image, as_image_rows
 from streammodels.explain.attention import attention_map
 from streammodels.explain.feature_map import PooledFeatureMap, is_affine
-from streammodels.explain.heatmap import Heatmap, Method
+from streammodels.explain.heatmap import Heatmap, Method, Unit
 from streammodels.explain.target import ClassIndex, ExplainedModel, as_normal_tensor, target_classes, target_score
 from streammodels.memory.shapes import ValueShape, value_shapes
 from streammodels.streaming import StreamedModule
@@ -22,9 +24,17 @@ _MAPS_AT_ONCE = 16  # up to this many classes, computing all maps is cheaper tha
 Found = tuple[Tensor, Tensor, Tensor]
 """Values (B, h, w), target class (B,) and scores (B, K)."""
 
+Link = Literal["softmax", "sigmoid"]
+"""From logits to probabilities, of one class among all or of each class by itself."""
+
 
 def class_activation_map(
-    trunk: StreamedModule, image: Image, class_index: ClassIndex = None, *, head: nn.Module | None = None
+    trunk: StreamedModule,
+    image: Image,
+    class_index: ClassIndex = None,
+    *,
+    head: nn.Module | None = None,
+    probability: Link | None = None,
 ) -> Heatmap:
     """A class activation map, the contribution of each pixel of the last feature map to a class score.
 
@@ -45,12 +55,16 @@ def class_activation_map(
         image: (B, C, H, W), float, or uint8; or one image read by rows.
         class_index: The class, one for all images or one per image; None for the one with the highest score.
         head: Maps the feature vectors (B, F) to scores (B, K); None if the trunk returns the scores.
+        probability: None for logits. "softmax" or "sigmoid" of the logits of each location: the probability of the
+            class, were all of the image like that location. Only with average pooling and a linear head; the map of
+            every class is then held.
 
     Returns:
         Values of shape (B, h, w), at the resolution of the last feature map.
 
     Raises:
-        ValueError: If the class does not exist, or the network does not end in global pooling.
+        ValueError: If the class does not exist, the network does not end in global pooling, or its locations have no
+            probability.
     """
     model, (_, _, height, width) = ExplainedModel(trunk, head), as_image_rows(image).shape
     with model.eval_mode():
@@ -58,17 +72,29 @@ def class_activation_map(
         tensors = [node.tensors() for node in pooled.network.nodes]
         shape = value_shapes(pooled.network, tensors, height, width)[pooled.node]
         method: Method
+        unit: Unit = "probability" if probability else "logit"
         if pooled.is_average and pooled.tail_is_affine() and (head is None or is_affine(head)):
-            method, found = "class activation map", _linear_cam(model, pooled, image, class_index, shape.channels)
+            found = _linear_cam(model, pooled, image, class_index, shape.channels, probability)
+            method = "class activation map"
+        elif probability:
+            raise ValueError(
+                "only average pooling followed by a linear head has a logit, and so a probability, at every location; "
+                "this network has another pool or head. Leave probability out."
+            )
         elif pooled.is_attention:
             method, found = _attention(model, pooled, image, class_index, shape)
         else:
             method, found = "Grad-CAM", _grad_cam(model, pooled, image, class_index, shape)
-    return Heatmap(*found, method, pooled.grid, (height, width))
+    return Heatmap(*found, method, pooled.grid, (height, width), unit)
 
 
 def _linear_cam(
-    model: ExplainedModel, pooled: PooledFeatureMap, image: Image, class_index: ClassIndex, channels: int
+    model: ExplainedModel,
+    pooled: PooledFeatureMap,
+    image: Image,
+    class_index: ClassIndex,
+    channels: int,
+    link: Link | None,
 ) -> Found:
     """For average pooling and an affine head, whose weight is its derivative and whose bias its value at zero."""
     vector = pooled.reductions[0].whole(model.zeros(1, channels, 1, 1)).requires_grad_()
@@ -77,10 +103,12 @@ def _linear_cam(
         weight = torch.stack([torch.autograd.grad(one, vector, retain_graph=True)[0].flatten() for one in at_zero])
     bias = at_zero.detach().to(weight.dtype)
     with torch.no_grad():
-        if len(weight) <= _MAPS_AT_ONCE:
+        if link or len(weight) <= _MAPS_AT_ONCE:
             maps: Tensor = model.with_trunk(pooled.projected(weight, bias)).trunk(image)
             scores = maps.mean(dim=(2, 3))
             chosen = target_classes(scores, class_index)
+            if link:
+                maps = maps.softmax(dim=1) if link == "softmax" else maps.sigmoid()
             return _select_class(maps, chosen), chosen, scores
         scores = model.scores(image)
         chosen = target_classes(scores, class_index)

@@ -11,6 +11,7 @@ from streammodels.core.network import Network
 from streammodels.core.row_plan import SlidingWindow
 
 Method = Literal["gradient", "class activation map", "Grad-CAM", "attention"]
+Unit = Literal["logit", "probability"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Heatmap:
         method: The method that computed the values.
         grid: Image coordinates of the values.
         image_size: Height and width of the image in pixels.
+        unit: Unit of the values of a class activation map.
     """
 
     values: Tensor
@@ -32,6 +34,7 @@ class Heatmap:
     method: Method
     grid: MapGrid
     image_size: tuple[int, int]
+    unit: Unit = "logit"
 
 
 @dataclass(frozen=True)

@@ -1,136 +1,96 @@
-"""Heat maps as files, a PNG overlay or a pyramidal TIFF for slide viewers.
+"""Heat maps as pyramidal TIFFs for slide viewers, of float32 values or of 8-bit colors.
 
-    write_overlay(heatmap, "slide.png", thumbnail)       the slide and the map over it, with a color bar
-    write_pyramid(heatmap, "slide.tif", mpp=(2.0, 2.0))  the float32 values, with their resolution (um/px)
+    write_pyramid(heatmap, "map.tif", mpp=(2.0, 2.0))                 the values
+    write_color_pyramid(heatmap, "colors.tif", placement=placement)   their colors, transparent where there is nothing
 
-Pixels of a feature map are drawn at the centers of their receptive fields, see `heatmap.py`.
+Both have tiles, resolution tags and levels marked as reduced images, so that OpenSlide takes them for slides; their
+level 0 covers exactly that of the slide.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 import numpy as np
-import pyvips
-from matplotlib import colormaps
-from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import Figure
+import tifffile
 from numpy.typing import NDArray
 
-from streammodels.explain.heatmap import Heatmap, MapAxis
+from streammodels.explain.colors import Limits, color_bar_label, color_limits, colored
+from streammodels.explain.heatmap import Heatmap
+from streammodels.explain.placement import PlacedMap, Placement, place
 
-Values = NDArray[np.float32]
-
-_OVERLAY_SIDE_PX = 1024
-_CLIPPED_FRACTION = 0.005  # of the values, so that a few outliers do not compress the color scale
 _TILE_PX = 256
-_MAX_OPACITY = 0.85
-
-
-def write_overlay(
-    heatmap: Heatmap,
-    path: str | Path,
-    picture: NDArray[np.uint8],
-    *,
-    index: int = 0,
-    title: str = "",
-    class_name: str | None = None,
-    limits: tuple[float, float] | None = None,
-) -> Path:
-    """Write a figure of the image beside the heat map over the image, with a color bar.
-
-    Every location has the color of the nearest map pixel, without interpolation.
-
-    Args:
-        heatmap: The map, one value per location.
-        path: The PNG to write.
-        picture: The whole image at any size, (height, width, 3) uint8.
-        index: Index of the image in the batch.
-        title: Title of the figure.
-        class_name: Name of the class on the color bar; None for its number.
-        limits: Values at the ends of the color bar. None: symmetric about 0 for signed maps, else from 0; the most
-            extreme 0.5 % of the values lie beyond, as the color bar's tips indicate.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: If the map holds a gradient of several channels or values that are not finite, or `limits` are not
-            in ascending order.
-    """
-    if limits is not None and not limits[0] < limits[1]:
-        raise ValueError(f"limits={limits} have to be two values, the lower one first.")
-    values, axes = _padded(*_downsampled(heatmap, index), heatmap.image_size)
-    low, high = _limits(values) if limits is None else limits
-    height, width = heatmap.image_size
-    figure = Figure(figsize=(11.0, 1.2 + 5.0 * min(2.0, max(0.4, height / width))), layout="constrained")
-    figure.suptitle(title)
-    left, right = figure.subplots(1, 2)
-    frame = (-0.5, width - 0.5, height - 0.5, -0.5)
-    left.imshow(picture, extent=frame)
-    right.imshow(picture.mean(axis=2), extent=frame, cmap="gray", vmin=0, vmax=255)
-    (rows, columns), (y, x) = values.shape, axes
-    extent = (x.start, x.center(columns - 0.5), y.center(rows - 0.5), y.start)
-    colors, scale = _colors(low, high), Normalize(low, high)
-    drawn = right.imshow(values, cmap=colors, norm=scale, extent=extent, interpolation="nearest")
-    for axis, heading in ((left, "image"), (right, heatmap.method)):
-        axis.set(xlim=frame[:2], ylim=frame[2:], xticks=[], yticks=[], title=heading)
-    beyond = (bool((values < low).any()), bool((values > high).any()))
-    tips = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
-    figure.colorbar(drawn, ax=right, extend=tips, shrink=0.85, label=_color_bar_label(heatmap, index, class_name))
-    with _whole(Path(path)) as unfinished:
-        figure.savefig(unfinished, dpi=110)
-    return Path(path)
 
 
 def write_pyramid(
-    heatmap: Heatmap, path: str | Path, mpp: tuple[float, float], *, index: int = 0, tile_px: int = _TILE_PX
+    heatmap: Heatmap,
+    path: str | Path,
+    mpp: tuple[float, float] | None = None,
+    *,
+    placement: Placement | None = None,
+    index: int = 0,
+    tile_px: int = _TILE_PX,
+    class_name: str | None = None,
 ) -> Path:
-    """Write the values as a pyramidal, tiled TIFF with resolution tags, aligned with the slide's first pixel.
+    """Write the values as a pyramidal, tiled TIFF of float32 that covers the slide.
 
-    Its pixels are cells of the map's stride, or of half the stride where map pixels are not centered on cells, as in a
-    ResNet, whose map is shifted by almost half a stride. Each cell holds the value of the nearest map pixel, without
-    interpolation, and no value is displaced by more than a quarter of the stride.
+    Its pixels are the cells of `streammodels.place`, NaN where the network saw nothing; coarser levels hold means, of
+    gradients the largest values.
 
     Args:
         heatmap: The map, one value per location.
         path: The TIFF to write.
-        mpp: Resolution (x, y) of the explained image, in um/px.
+        mpp: Resolution (x, y) of the explained image in um/px, where it is the whole slide; or
+        placement: where it lies on the slide. Neither: the whole slide, of unknown resolution.
         index: Index of the image in the batch.
         tile_px: Side of the tiles, a multiple of 16.
+        class_name: Name of the class in the file's description; None for its number.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If the map holds a gradient of several channels, or the resolution is not positive.
+        ValueError: If the map holds a gradient of several channels or values that are not finite, the resolution is
+            not positive, or both `mpp` and `placement` are given.
     """
-    if not all(math.isfinite(one) and one > 0 for one in mpp):
-        raise ValueError(f"mpp={mpp} has to be a positive resolution (x, y) in um/px.")
-    values = _values(heatmap, index)
-    (height, width), grid = heatmap.image_size, heatmap.grid
-    cell_y, nearest_y = _cells(grid.y, values.shape[0], height)
-    cell_x, nearest_x = _cells(grid.x, values.shape[1], width)
-    cells = np.ascontiguousarray(values[nearest_y][:, nearest_x])
-    image = pyvips.Image.new_from_memory(cells, cells.shape[1], cells.shape[0], 1, "float")
-    pixels_per_mm = [1000 / (um * cell) for um, cell in zip(mpp, (cell_x, cell_y), strict=True)]
-    with _whole(Path(path)) as unfinished:
-        image.tiffsave(
-            str(unfinished), tile=True, tile_width=tile_px, tile_height=tile_px, pyramid=True, compression="deflate",
-            region_shrink="max" if heatmap.method == "gradient" else "mean", bigtiff=cells.nbytes > 2**31,
-            xres=pixels_per_mm[0], yres=pixels_per_mm[1], resunit="cm",
-        )  # fmt: skip
-    return Path(path)
+    placed = place(heatmap, _placement(heatmap, mpp, placement), index=index)
+    options = {"photometric": "minisblack", "predictor": 3}
+    label = color_bar_label(heatmap, index, class_name)
+    return _write(path, placed, placed.levels(tile_px), tile_px, label, options)
+
+
+def write_color_pyramid(
+    heatmap: Heatmap,
+    path: str | Path,
+    mpp: tuple[float, float] | None = None,
+    *,
+    placement: Placement | None = None,
+    index: int = 0,
+    tile_px: int = _TILE_PX,
+    class_name: str | None = None,
+    limits: Limits | None = None,
+) -> Path:
+    """Write the colors of `write_overlay` as a pyramidal, tiled TIFF of 8-bit RGBA that covers the slide.
+
+    The alpha channel (not premultiplied) is 0 where the network saw nothing. Arguments and errors are those of
+    `write_pyramid`; `limits` those of `write_overlay`.
+    """
+    placed = place(heatmap, _placement(heatmap, mpp, placement), index=index)
+    low, high = color_limits(placed, limits)
+    levels = (colored(values, low, high) for values in placed.levels(tile_px))
+    options = {"photometric": "rgb", "extrasamples": ["unassalpha"], "predictor": 2}
+    label = f"{color_bar_label(heatmap, index, class_name)}, colors from {low:.4g} to {high:.4g}"
+    return _write(path, placed, levels, tile_px, label, options)
 
 
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to it when the block ends without an error; else removed."""
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,82 +107,40 @@ def _whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def _values(heatmap: Heatmap, index: int) -> Values:
-    """(h, w) float32, checked."""
-    if heatmap.values.ndim != 3:
-        raise ValueError(
-            f"the map holds a gradient of shape {tuple(heatmap.values.shape)}, not one value per location. "
-            "Use saliency(..., reduce='max') or 'mean'."
-        )
-    values: Values = heatmap.values[index].detach().float().cpu().numpy()
-    if not np.isfinite(values).all():
-        raise ValueError("the map holds NaN or infinite values, which have no color. Look for them in the image.")
-    return values
+def _placement(heatmap: Heatmap, mpp: tuple[float, float] | None, placement: Placement | None) -> Placement:
+    if placement is not None and mpp is not None:
+        raise ValueError("mpp is that of an image which is the whole slide; placement has its own. Pass one of them.")
+    return placement or Placement.of_whole(heatmap.image_size, mpp)
 
 
-def _cells(axis: MapAxis, size: int, image_px: int) -> tuple[float, NDArray[np.int64]]:
-    """Side of a cell in image pixels along one axis, and the nearest map pixel of every cell."""
-    shift = abs(axis.first - (axis.stride - 1) / 2) % axis.stride
-    aligned = min(shift, axis.stride - shift) <= axis.stride / 4
-    cell = float(axis.stride) if aligned else axis.stride / 2
-    centers = (np.arange(math.ceil(image_px / cell)) + 0.5) * cell - 0.5
-    nearest = np.floor((centers - axis.first) / axis.stride + 0.5).astype(np.int64)
-    return cell, nearest.clip(0, size - 1)
+def _write(
+    path: str | Path,
+    placed: PlacedMap,
+    levels: Iterator[NDArray[Any]],
+    tile_px: int,
+    label: str,
+    options: dict[str, Any],
+) -> Path:
+    """A tiled TIFF of levels, all but the first marked as reduced images, with the resolution of each."""
+    description = f"slidestream heat map: {label}".encode()
+    with (
+        whole_file(Path(path)) as unfinished,
+        tifffile.TiffWriter(unfinished, bigtiff=placed.values.nbytes > 2**31) as file,
+    ):
+        for number, pixels in enumerate(levels):
+            rows, columns = pixels.shape[:2]
+            file.write(
+                np.ascontiguousarray(pixels), tile=(tile_px, tile_px), compression="deflate", metadata=None,
+                subfiletype=int(number > 0), description=description if number == 0 else None,
+                **_resolution(placed, rows, columns), **options,
+            )  # fmt: skip
+    return Path(path)
 
 
-def _downsampled(heatmap: Heatmap, index: int) -> tuple[Values, tuple[MapAxis, MapAxis]]:
-    """The values at the size of a figure, as maxima (gradients) or means of blocks, and their axes."""
-    values, grid = _values(heatmap, index), heatmap.grid
-    side = math.ceil(max(values.shape) / _OVERLAY_SIDE_PX)
-    if side == 1:
-        return values, (grid.y, grid.x)
-    starts = [np.arange(0, size, side) for size in values.shape]
-    if heatmap.method == "gradient":
-        reduced = np.maximum.reduceat(np.maximum.reduceat(values, starts[0], axis=0), starts[1], axis=1)
-    else:
-        counts = np.outer(*(np.diff([*start, size]) for start, size in zip(starts, values.shape, strict=True)))
-        summed = np.add.reduceat(np.add.reduceat(values, starts[0], axis=0), starts[1], axis=1)
-        reduced = (summed / counts).astype(np.float32)
-    coarse = [MapAxis(axis.stride * side, axis.center((side - 1) / 2)) for axis in (grid.y, grid.x)]
-    return reduced, (coarse[0], coarse[1])
-
-
-def _padded(
-    values: Values, axes: tuple[MapAxis, MapAxis], image_size: tuple[int, int]
-) -> tuple[Values, tuple[MapAxis, MapAxis]]:
-    """The map extended to the image's edges with its border values, and its axes."""
-    missing = [
-        (
-            max(0, math.ceil((axis.start + 0.5) / axis.stride)),
-            max(0, math.ceil((px - 0.5 - axis.center(size - 0.5)) / axis.stride)),
-        )
-        for axis, size, px in zip(axes, values.shape, image_size, strict=True)
-    ]
-    extended = [MapAxis(axis.stride, axis.center(-before)) for axis, (before, _) in zip(axes, missing, strict=True)]
-    return np.pad(values, missing, mode="edge"), (extended[0], extended[1])
-
-
-def _limits(values: Values) -> tuple[float, float]:
-    largest = float(np.quantile(np.abs(values), 1 - _CLIPPED_FRACTION)) or float(np.abs(values).max()) or 1.0
-    return (-largest if (values < 0).any() else 0.0), largest
-
-
-def _colors(low: float, high: float) -> ListedColormap:
-    """A color map that is red above 0, blue below, and transparent near 0."""
-    signed = low < 0
-    steps = np.linspace(low, high, 255) / max(-low, high) if signed else np.linspace(0, 1, 255)
-    colors = colormaps["RdBu_r"](0.5 + 0.45 * steps) if signed else colormaps["YlOrRd"](steps)
-    colors[:, 3] = _MAX_OPACITY * np.abs(steps) ** 0.6
-    return ListedColormap(colors)
-
-
-def _color_bar_label(heatmap: Heatmap, index: int, class_name: str | None) -> str:
-    """The label of the color bar."""
-    explained = f"class {int(heatmap.class_index[index])}" if class_name is None else class_name
-    mean = float(heatmap.values[index].mean())
-    return {
-        "gradient": f"|d logit / d pixel|, {explained}",
-        "class activation map": f"logit of {explained} per location (mean {mean:.3g})",
-        "Grad-CAM": f"Grad-CAM, {explained}",
-        "attention": f"attention (uniform: {mean:.3g})",
-    }[heatmap.method]
+def _resolution(placed: PlacedMap, rows: int, columns: int) -> dict[str, Any]:
+    """Resolution tags of a level."""
+    if placed.mpp is None:
+        return {}
+    (width, height), (mpp_x, mpp_y) = placed.size_lv0, placed.mpp
+    per_cm = 10_000 * columns / (width * mpp_x), 10_000 * rows / (height * mpp_y)
+    return {"resolution": per_cm, "resolutionunit": "CENTIMETER"}

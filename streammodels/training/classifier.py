@@ -17,7 +17,7 @@ from torchmetrics import Metric, MetricCollection
 
 from streammodels.core.image_rows import Image, as_image_rows
 from streammodels.explain.attention import attention_map
-from streammodels.explain.cam import class_activation_map
+from streammodels.explain.cam import Link, class_activation_map
 from streammodels.explain.gradient import Reduce, saliency
 from streammodels.explain.heatmap import Heatmap
 from streammodels.explain.target import ClassIndex
@@ -25,7 +25,9 @@ from streammodels.models.pooling import GlobalPool
 from streammodels.models.resnet import freeze_batch_norm
 from streammodels.streaming import StreamedModule, compute_whole, stream
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory, SupervisedModule
-from streammodels.training.tasks import Loss
+from streammodels.training.tasks import Loss, Multiclass, Multilabel
+
+_LINKS: dict[str, Link] = {Multiclass.name: "softmax", Multilabel.name: "sigmoid"}
 
 
 class StreamingClassifier(SupervisedModule):
@@ -186,9 +188,23 @@ class StreamingClassifier(SupervisedModule):
         trunk = self._explainable_trunk(image)
         return saliency(trunk, image, class_index, head=self._head, stride=stride, reduce=reduce)
 
-    def class_activation_map(self, image: Image, class_index: ClassIndex = None) -> Heatmap:
-        """The class activation map of a whole image: see `streammodels.class_activation_map`."""
-        return class_activation_map(self._explainable_trunk(image), image, class_index, head=self._head)
+    def class_activation_map(
+        self, image: Image, class_index: ClassIndex = None, *, probability: bool = False
+    ) -> Heatmap:
+        """The class activation map of a whole image: see `streammodels.class_activation_map`.
+
+        With `probability`, the values are probabilities as the task has them, softmax or sigmoid.
+
+        Raises:
+            ValueError: If the task has no probabilities; otherwise as `streammodels.class_activation_map`.
+        """
+        link: Link | None = None
+        if probability:
+            if self.task.name not in _LINKS:
+                raise ValueError(f"task '{self.task.name}' predicts no probabilities. Leave probability out.")
+            link = _LINKS[self.task.name]
+        trunk = self._explainable_trunk(image)
+        return class_activation_map(trunk, image, class_index, head=self._head, probability=link)
 
     def _explainable_trunk(self, image: Image) -> StreamedModule:
         """The streamed trunk; the plain one as a single strip."""

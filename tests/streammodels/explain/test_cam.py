@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from streammodels import GatedAttention, GeM, LogSumExp, PerClassLinear, StreamingResNet, class_activation_map, stream
+from streammodels.explain.cam import Link
 
 Randomize = Callable[[nn.Module], nn.Module]
 CHANNELS = 12
@@ -76,6 +77,29 @@ def test_linear_head_gives_the_class_activation_map(
     assert torch.equal(found.class_index, chosen)
     assert _far(found.values.mean(dim=(1, 2)), scores.gather(1, chosen[:, None])[:, 0]) <= 1e-12
     assert (found.grid.y.stride, found.grid.y.first) == (8, 0.0)
+
+
+@pytest.mark.parametrize("link", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("classes", [3, 20])
+def test_probability_of_a_location_is_that_of_its_logits(features: nn.Module, link: Link, classes: int) -> None:
+    head, trunk = nn.Linear(CHANNELS, classes).double(), nn.Sequential(features, nn.AdaptiveAvgPool2d(1))
+    image = torch.rand(1, 3, 40, 33, dtype=torch.float64)
+    found = class_activation_map(stream(trunk, strip_rows=7), image, 2, head=head, probability=link)
+    _eval(trunk, head)
+    logits = torch.einsum("ck,bkhw->bchw", head.weight, features(image)) + head.bias[:, None, None]
+    expected = logits.softmax(dim=1) if link == "softmax" else logits.sigmoid()
+    assert found.unit == "probability"
+    assert _far(found.values, expected[:, 2]) <= 1e-12
+    assert _far(found.scores, logits.mean(dim=(2, 3))) <= 1e-12
+
+
+def test_other_pools_have_no_probability_per_location(features: nn.Module) -> None:
+    trunk = nn.Sequential(features, nn.AdaptiveMaxPool2d(1))
+    with pytest.raises(ValueError, match=r"only average pooling .* Leave probability out"):
+        class_activation_map(
+            stream(trunk, strip_rows=9), torch.rand(1, 3, 30, 30, dtype=torch.float64),
+            head=nn.Linear(CHANNELS, 4).double(), probability="softmax",
+        )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -203,3 +227,6 @@ def test_classifier_maps_its_class_with_and_without_streaming(pooling: str) -> N
     assert found.values.shape == (2, 3, 3)
     assert _far(found.values, expected.values) <= 1e-12
     assert _far(found.scores, scores) <= 1e-12
+    if pooling == "avg":
+        every = [model.class_activation_map(image, one, probability=True).values for one in range(3)]
+        assert _far(torch.stack(every).sum(dim=0), torch.ones(2, 3, 3).double()) <= 1e-12
