@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from streammodels.models.pooling import GlobalPool as GlobalPool
     from streammodels.models.pooling import LogSumExp as LogSumExp
     from streammodels.models.pooling import PerClassLinear as PerClassLinear
-    from streammodels.models.resnet import WeightsUnavailableError as WeightsUnavailableError
     from streammodels.models.resnet import freeze_batch_norm as freeze_batch_norm
+    from streammodels.models.weights import WeightsUnavailableError as WeightsUnavailableError
     from streammodels.streaming import StreamedModule as StreamedModule
     from streammodels.streaming import stream as stream
     from streammodels.training.classifier import StreamingClassifier as StreamingClassifier
+    from streammodels.training.streaming_network import StreamingNetwork as StreamingNetwork
     from streammodels.training.streaming_resnet import StreamingResNet as StreamingResNet
 
 _NAMES = {
@@ -56,9 +57,11 @@ _NAMES = {
     "explain.regions": "hottest_places hottest_regions write_geojson",
     "models.normalize": "Normalize",
     "models.pooling": "GatedAttention GeM GlobalAvgPool GlobalMaxPool GlobalPool LogSumExp PerClassLinear",
-    "models.resnet": "WeightsUnavailableError freeze_batch_norm",
+    "models.resnet": "freeze_batch_norm",
+    "models.weights": "WeightsUnavailableError",
     "streaming": "StreamedModule stream",
     "training.classifier": "StreamingClassifier",
+    "training.streaming_network": "StreamingNetwork",
     "training.streaming_resnet": "StreamingResNet",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

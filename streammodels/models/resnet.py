@@ -7,18 +7,16 @@ except for ResNet-9, see `resnet9.py`.
 
 from __future__ import annotations
 
-import logging
 import urllib.error
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
 from streammodels.models.resnet9 import ResNet9
-
-_LOGGER = logging.getLogger(__name__)
+from streammodels.models.weights import State, WeightsUnavailableError, load_weights, read_weights
 
 ResNet: TypeAlias = models.ResNet | ResNet9
 
@@ -31,8 +29,8 @@ RESNETS = (
 _SQUEEZING = ("efficientnet", "mobilenet_v3", "regnet_y", "seresne", "se_resne", "senet")
 
 
-class WeightsUnavailableError(RuntimeError):
-    """Pretrained weights could not be downloaded or read; the message lists the alternatives."""
+_RENAMED = [{"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}]
+"""Names in ``nn.Sequential(*resnet.children())``, as many feature extractors are saved."""
 
 
 def build_resnet(
@@ -59,7 +57,7 @@ def build_resnet(
         WeightsUnavailableError: If the weights cannot be downloaded or read.
     """
     _check_arguments(model_name, num_classes, in_channels)
-    state = None if weights is None else _read_weights(model_name, weights)
+    state = None if weights is None else published_weights(model_name, weights)
     # Zero-initialized residual branches preserve the magnitude of activations through all blocks, which frozen batch
     # normalization with random weights would not: https://arxiv.org/abs/1706.02677, section 5.1.
     make = ResNet9 if model_name == "resnet9" else getattr(models, model_name)
@@ -69,13 +67,7 @@ def build_resnet(
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     removed = _remove_last_stage(network) if remove_last_stage else None
     if state is not None:
-        kept = {key: value for key, value in state.items() if removed is None or not key.startswith(f"{removed}.")}
-        fitted = _fit_state(kept, network, in_channels)
-        try:
-            network.load_state_dict(fitted)
-        except RuntimeError as error:
-            remedy = "Choose the model_name the weights were made with; keys have to be those of torchvision's ResNet."
-            raise ValueError(f"weights '{weights}' do not fit {model_name}: {error}. {remedy}") from error
+        load_weights(network, state, head="fc", source=weights, name=model_name, renamed=_RENAMED, left_out=removed)
     return network
 
 
@@ -102,14 +94,23 @@ def _remove_last_stage(network: ResNet) -> str:
     return stages[-1]
 
 
-def _read_weights(model_name: str, weights: str | Path) -> dict[str, Tensor]:
-    """The state dict of torchvision's name for it, or in a file."""
+def published_weights(model_name: str, weights: str | Path) -> State:
+    """The state dict that torchvision publishes under a name, or that of a file.
+
+    Args:
+        model_name: Name of a network of torchvision, or "resnet9".
+        weights: "DEFAULT", another name of torchvision's weights for it, or a path.
+
+    Raises:
+        ValueError: If there is neither.
+        WeightsUnavailableError: If they cannot be downloaded or read.
+    """
     known: Any = [] if model_name == "resnet9" else models.get_model_weights(model_name)
     names = [entry.name for entry in known]
     if names and str(weights) in ("DEFAULT", *names):
         chosen = known[str(weights)]
         try:
-            state: dict[str, Tensor] = chosen.get_state_dict(progress=True, check_hash=True)
+            state: State = chosen.get_state_dict(progress=True, check_hash=True)
         except (urllib.error.URLError, OSError, RuntimeError) as error:
             folder = Path(torch.hub.get_dir()) / "checkpoints"
             raise WeightsUnavailableError(
@@ -127,40 +128,10 @@ def _read_weights(model_name: str, weights: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         remedy = f"one of {', '.join(['DEFAULT', *names])}, or None" if names else "or weights=None for random ones"
         raise ValueError(
-            f"weights '{weights}': no such file, and {model_name} has no weights of that name. "
+            f"weights '{weights}': no such file, and {model_name} has no weights of that name in torchvision. "
             f"Give a path to a state dict, {remedy}."
         )
-    return _read_file(path)
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, bare or inside a Lightning checkpoint."""
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = f"weights '{path}' could not be read as a state dict ({error})"
-        raise WeightsUnavailableError(f"{reason}. Save it again with torch.save(model.state_dict(), path).") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"weights '{path}' hold no state dict. Save one with torch.save(model.state_dict(), path).")
-    return state
-
-
-def _fit_state(state: dict[str, Tensor], network: ResNet, in_channels: int) -> dict[str, Tensor]:
-    """Replace a classifier of another size, and adapt the first convolution to the image's channels."""
-    state = dict(state)
-    classifier = state.get("fc.weight")
-    if classifier is None or classifier.shape != network.fc.weight.shape:
-        found = "no classifier" if classifier is None else f"a classifier of {classifier.shape[0]} classes"
-        if classifier is not None and classifier.shape[1] != network.fc.in_features:
-            found += f" on {classifier.shape[1]} features"
-        _LOGGER.warning("The weights have %s; a new one of %d classes is used.", found, network.fc.out_features)
-        state["fc.weight"], state["fc.bias"] = network.fc.weight.detach(), network.fc.bias.detach()
-    stem = state.get("conv1.weight")
-    if stem is not None and stem.ndim == 4 and stem.shape[1] != in_channels:
-        scale = stem.shape[1] / in_channels
-        state["conv1.weight"] = stem.mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1) * scale
-    return state
+    return read_weights(path)
 
 
 def freeze_batch_norm(module: nn.Module) -> nn.Module:

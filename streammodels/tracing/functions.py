@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from streammodels.core.operations import Pointwise, Rule
+from streammodels.core.operations import FrozenBatchNorm, Pointwise, Rule
 from streammodels.core.reductions import GlobalAverage
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import modules
@@ -165,6 +165,20 @@ def function_rule(node: fx.Node, path: str, last: bool) -> Rule:
         size = named_arguments(node, "output_size")["output_size"]
         return modules.global_pool(path, size, target is functional.adaptive_max_pool2d)
     raise _unknown(node, path, last)
+
+
+def batch_norm(node: fx.Node, path: str) -> tuple[FrozenBatchNorm, list[Any]]:
+    """The rule of ``functional.batch_norm``, and the nodes of mean, variance, weight and bias (None where not given).
+
+    Raises:
+        UnsupportedLayerError: If it is not frozen.
+    """
+    names = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    given = named_arguments(node, *names)
+    statistics = [given.get(name) for name in names[:4]]
+    return modules.frozen_batch_norm(
+        path, given.get("eps", 1e-5), bool(given.get("training", False)), statistics[0] is not None
+    ), statistics
 
 
 def _unknown(node: fx.Node, path: str, last: bool) -> UnsupportedLayerError:

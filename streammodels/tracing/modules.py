@@ -164,16 +164,31 @@ def _convolution(module: Any, path: str) -> Convolution:
 
 
 def _batch_norm(module: nn.BatchNorm2d | nn.SyncBatchNorm, path: str) -> FrozenBatchNorm:
-    remedy = "Call .eval() on it (streammodels.freeze_batch_norm(model) does it for all and keeps it so)."
-    if module.training:
-        reason = "BatchNorm2d in training mode takes its statistics over rows that are not there yet"
-        raise UnsupportedLayerError(path, reason, remedy)
-    if module.running_mean is None:
-        reason = "BatchNorm2d without running statistics normalizes by the whole image"
-        raise UnsupportedLayerError(path, reason, "Use track_running_stats=True and eval mode.")
     if type(module).forward not in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward):
         raise UnsupportedLayerError(path, f"{type(module).__name__} has a forward of its own", "Use nn.BatchNorm2d.")
-    return FrozenBatchNorm(partial(_normalize, epsilon=module.eps), epsilon=module.eps)
+    return frozen_batch_norm(path, module.eps, module.training, module.running_mean is not None)
+
+
+def frozen_batch_norm(path: str, epsilon: float, training: bool, tracked: bool) -> FrozenBatchNorm:
+    """The rule of batch normalization.
+
+    Args:
+        path: Its name, for errors.
+        epsilon: What is added to the variance.
+        training: Whether it takes the statistics of the batch.
+        tracked: Whether it has running statistics.
+
+    Raises:
+        UnsupportedLayerError: If it needs statistics of the whole image.
+    """
+    if training:
+        reason = "BatchNorm2d in training mode takes its statistics over rows that are not there yet"
+        remedy = "Call .eval() on it (streammodels.freeze_batch_norm(model) does it for all and keeps it so)."
+        raise UnsupportedLayerError(path, reason, remedy)
+    if not tracked:
+        reason = "BatchNorm2d without running statistics normalizes by the whole image"
+        raise UnsupportedLayerError(path, reason, "Use track_running_stats=True and eval mode.")
+    return FrozenBatchNorm(partial(_normalize, epsilon=epsilon), epsilon=epsilon)
 
 
 def _normalize(

@@ -185,6 +185,9 @@ class _Builder:
         if node.target is functional.layer_norm:
             normalize, own = channels_last.layer_norm(node, path, last)
             return replace(plain, rule=normalize, tensors=self._named_tensors(own, path))
+        if node.target is functional.batch_norm and not last:
+            frozen, statistics = functions.batch_norm(node, path)
+            return replace(plain, rule=frozen, tensors=self._named_tensors(statistics, path))
         if joined or node.target in functions.POINTWISE_FUNCTIONS or node.target in functions.POINTWISE_METHODS:
             pointwise = functions.pointwise_call(node, path, self.constants, last)
             return replace(plain, rule=pointwise, tensors=self._constant_tensors(node))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.ops import StochasticDepth, stochastic_depth
 
 from streammodels import UnsupportedLayerError, stream
@@ -21,6 +22,8 @@ class Calls(nn.Module):
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.LazyConv2d(2, 3, padding=1)
         self.weight, self.bias = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.rand(4))
+        self.register_buffer("mean", torch.rand(4))
+        self.register_buffer("variance", torch.rand(4) + 0.5)
         self.body = body
         self.eval()
         self(torch.zeros(1, 3, 9, 9))  # lets the last convolution know its channels
@@ -52,6 +55,10 @@ def convnext_norm(net: Any, x: Tensor) -> Tensor:
     return net.weight[:, None, None] * (center / spread) + net.bias[:, None, None]
 
 
+def frozen_norm(net: Any, x: Tensor) -> Tensor:
+    return functional.batch_norm(x, net.mean, net.variance, net.weight, bias=net.bias, eps=1e-3)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -59,6 +66,8 @@ def convnext_norm(net: Any, x: Tensor) -> Tensor:
         chunks,
         pieces,
         convnext_norm,
+        frozen_norm,
+        lambda net, x: functional.batch_norm(x.relu(), net.mean, running_var=net.variance),
         lambda net, x: x[:, 1:3],
         lambda net, x: x[:, ::2, :, :],
         lambda net, x: x[:],
@@ -86,6 +95,7 @@ def test_spellings_are_exact(body: Callable[[Any, Tensor], Tensor], assert_exact
         (lambda net, x: x[:1], "part of the rows"),
         (lambda net, x: operator.ipow(x, 2), "ipow"),
         (lambda net, x: x.mean(1)[:, None], "'mean' is not known"),
+        (lambda net, x: functional.batch_norm(x, None, None, training=True), "over rows that are not there yet"),
     ],
 )
 def test_what_mixes_rows_or_is_unclear_is_refused(body: Callable[[Any, Tensor], Tensor], reason: str) -> None:
