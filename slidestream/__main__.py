@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from slidestream.cli import configs, fit, test, validate
-from slidestream.cli.messages import in_flags, is_foreseen, show_warnings
+from slidestream.cli.messages import cause_of, in_flags, is_foreseen, shortened, show_warnings
 
 COMMANDS = {"fit": fit, "validate": validate, "test": test, "configs": configs}
 
@@ -39,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
     except Exception as error:
-        if not is_foreseen(error) or os.environ.get("SLIDESTREAM_TRACEBACK"):
+        cause = cause_of(error)
+        if not is_foreseen(cause) or os.environ.get("SLIDESTREAM_TRACEBACK"):
             traceback.print_exc()
-        print(f"slidestream {arguments.command}: {in_flags(str(error), arguments.command)}", file=sys.stderr)
+        print(f"slidestream {arguments.command}: {in_flags(shortened(cause), arguments.command)}", file=sys.stderr)
         return 2
 
 

@@ -12,6 +12,7 @@ from wsidata.utils.public_names import lazy_names
 if TYPE_CHECKING:
     from wsidata import transforms as transforms
     from wsidata.datamodules.base import SplitDataModule as SplitDataModule
+    from wsidata.datamodules.camelyon16 import Camelyon16DataModule as Camelyon16DataModule
     from wsidata.datamodules.image_folder import ImageFolderDataModule as ImageFolderDataModule
     from wsidata.datamodules.wsi import WSIDataModule as WSIDataModule
     from wsidata.datasets.slides import SlideDataset as SlideDataset
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "": ["transforms"],
         "datamodules.base": ["SplitDataModule"],
+        "datamodules.camelyon16": ["Camelyon16DataModule"],
         "datamodules.image_folder": ["ImageFolderDataModule"],
         "datamodules.wsi": ["WSIDataModule"],
         "datasets.slides": ["SlideDataset"],

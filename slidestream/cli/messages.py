@@ -11,6 +11,7 @@ from typing import TextIO
 OURS = ("slidestream", "wsidata", "streammodels", "jsonargparse")
 """Packages whose errors say what is wrong and what to do, so that no traceback is needed."""
 
+_REASON = re.compile(r"\s*(- Problem with given class_path|(- )?Option '.*' is not accepted)")
 _ARGUMENT = re.compile(r"(?<![\w.\-])([a-z][a-z_0-9]+)=")
 
 
@@ -51,15 +52,36 @@ def _groups() -> dict[str, str]:
     return groups | {name: "data" for kind in data for name in inspect.signature(kind).parameters}
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What one of our packages raised, where jsonargparse has wrapped it while it made a network or data module."""
+    cause: BaseException | None = error
+    while cause is not None and _raised_in(cause) == "jsonargparse":
+        cause = cause.__cause__ or cause.__context__
+    return error if cause is None or _raised_in(cause) not in OURS else cause
+
+
+def shortened(error: BaseException) -> str:
+    """The message of an error; of jsonargparse's long ones, the reasons."""
+    message = str(error).strip()
+    reasons = [line.strip(" -") for line in message.splitlines() if _REASON.match(line)]
+    return " ".join(dict.fromkeys(reasons)) if reasons else message
+
+
 def is_foreseen(error: BaseException) -> bool:
     """Whether an error was raised by packages whose messages are enough; of others, users need the traceback."""
+    from argparse import ArgumentError
+
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    if isinstance(error, (MisconfigurationException, OSError)):
+    if isinstance(error, (ArgumentError, MisconfigurationException, OSError)):
         return True
+    return isinstance(error, (ValueError, LookupError, RuntimeError)) and _raised_in(error) in OURS
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package whose code raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    raised_in = str(frames[-1].f_globals.get("__name__", "")) if frames else ""
-    return isinstance(error, (ValueError, LookupError, RuntimeError)) and raised_in.partition(".")[0] in OURS
+    return str(frames[-1].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
 
 
 def show_warnings(command: str) -> None:

@@ -17,7 +17,7 @@ def config_path(name: str) -> Path:
         ValueError: if there is none of that name.
     """
     if name not in config_names():
-        raise ValueError(f"'{name}' is no configuration. There are {', '.join(config_names())}.")
+        raise ValueError(f"'{name}' is no file, and no configuration. There are {', '.join(config_names())}.")
     return Path(__file__).with_name(f"{name}.yaml")
 
 

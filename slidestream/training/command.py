@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from slidestream.configs import config_names, config_path
+from slidestream.configs import config_path
 from slidestream.training.evaluate import evaluate, summary
 from slidestream.training.folds import fit_folds, take_folds
 from slidestream.training.lightning_cli import RunCLI
@@ -68,11 +68,15 @@ class _Run(RunCLI):
 
 
 def with_config_files(arguments: Sequence[str]) -> list[str]:
-    """Arguments with the file of each configuration that is named, and is no file here."""
+    """Arguments with the file of each configuration that is named, and is no file here.
+
+    Raises:
+        ValueError: for a name of neither.
+    """
     found, taken = list(arguments), False
     for number, one in enumerate(found):
-        name = one.removeprefix("--config=") if one.startswith("--config=") else one
-        if (taken or name != one) and name in config_names() and not Path(name).exists():
+        name = one.removeprefix("--config=")
+        if (taken or name != one) and not Path(name).exists():
             found[number] = one.removesuffix(name) + str(config_path(name))
         taken = one in ("--config", "-c")
     return found

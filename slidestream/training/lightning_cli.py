@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
+from slidestream.training.epoch_lines import EpochLines
 from slidestream.training.run_folder import RunFolder, default_folder, show_progress
 
 SUBCOMMANDS = LightningCLI.subcommands()
@@ -40,7 +41,7 @@ class RunCLI(LightningCLI):
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=42,
             load_from_checkpoint_support=False,  # checkpoints are those of Python: arguments of the network's class
-            parser_kwargs={"prog": "slidestream"},
+            parser_kwargs={"prog": "slidestream", "exit_on_error": False, command: {"exit_on_error": False}},
             args=[command, *arguments],
         )
 
@@ -72,7 +73,7 @@ class RunCLI(LightningCLI):
         config, run = self._get(self.config_init, "trainer"), self.run
         fast = bool(config.get("fast_dev_run"))
         given = config.get("callbacks") or []
-        own: list[Callback] = []
+        own: list[Callback] = [] if show_progress() else [EpochLines()]
         keeps = self.command == "fit" and config.get("enable_checkpointing") is not False and not fast
         if keeps and not any(isinstance(callback, ModelCheckpoint) for callback in given):
             own.append(self._checkpoints(run))

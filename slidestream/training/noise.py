@@ -17,6 +17,7 @@ EXPECTED = (
     "You defined a `validation_step` but have no `val_dataloader`",
     ".*tensorboardX.*",
     "The dirpath has changed",
+    "Be aware that when using `ckpt_path`",
     "(?s).*JsonargparseDeprecationWarning",
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from wsidata.datasets.photos import Normalization, PhotoDataset
 from wsidata.photos.cache import DecodedCache
 from wsidata.photos.read import read_photo
 from wsidata.photos.survey import THREADS, PhotoSurvey, warn_of_placeholders
+from wsidata.splits.duplicates import find_duplicates, with_duplicates_grouped
 from wsidata.splits.leaks import LeakKind
 from wsidata.splits.make import SmallClasses
 from wsidata.splits.near_duplicates import photo_thumbnail
@@ -88,6 +90,8 @@ class ImageFolderDataModule(SplitDataModule):
         val_ids: Ids, or names, of the validation rows.
         val_prefix: What the names of validation rows begin with.
         group_column: Column of groups that stay together: photos of one animal, place, or series.
+        group_duplicates: Look for equal files and near-duplicates before the split is drawn, and keep them in one split
+            each; they are in `duplicates`.
         site_column: Column of cameras or places. If given, a site in two splits is a leak.
         val_fraction: Share of the rows that are not predefined to validate on.
         test_fraction: Share of them to test on.
@@ -129,6 +133,10 @@ class ImageFolderDataModule(SplitDataModule):
         remember_paths: Keep paths and ids in checkpoints. False: arguments that name files or images are left out (pass
             them to `load_from_checkpoint`), and ids are kept as digests, by which splits are still compared.
 
+    Attributes:
+        duplicates: Pairs of equal files and near-duplicates, of `group_duplicates=True`, once the table was read; see
+            `splits.duplicates.find_duplicates`.
+
     Raises:
         TableError, SplitError, TransformError: when made, at first use of the table, or in `setup`; always before
             training starts.
@@ -158,6 +166,7 @@ class ImageFolderDataModule(SplitDataModule):
         val_ids: Sequence[str] | None = None,
         val_prefix: str | None = None,
         group_column: str | None = None,
+        group_duplicates: bool = False,
         site_column: str | None = None,
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
@@ -192,6 +201,7 @@ class ImageFolderDataModule(SplitDataModule):
         self.resize_px = length_of_side(resize_px, self.image_size, train_transform is None or eval_transform is None)
         self.normalize, self.dtype = normalize, pixel_type(dtype, normalize)
         self._table, self._split, self._label_names = table, split, label_names
+        self.duplicates = pd.DataFrame()
         self._survey = PhotoSurvey(self.resize_px, decode_check)
         self._cache = _decoded_cache(cache, num_workers)
         check_choice("target", target, ("class", "multilabel", "regression"))
@@ -222,8 +232,12 @@ class ImageFolderDataModule(SplitDataModule):
             unlisted=hparams["unlisted"],
             **{name: hparams[name] for name in columns},
         )
-        listed = {name: match_ids(hparams[name], labels.frame, name) for name in ("test_ids", "val_ids")}
-        return split_table(labels, self._split, {**hparams, **listed})
+        found: dict[str, Any] = {name: match_ids(hparams[name], labels.frame, name) for name in ("test_ids", "val_ids")}
+        if hparams["group_duplicates"]:
+            self.duplicates = find_duplicates(labels.frame, photo_thumbnail)
+            labels = replace(labels, frame=with_duplicates_grouped(labels.frame, self.duplicates))
+            found["group_column"] = "group"
+        return split_table(labels, self._split, {**hparams, **found})
 
     def geometry(self) -> Geometry:
         """Sizes, colors, normalization and transforms."""

@@ -62,6 +62,20 @@ def group_duplicates(image_ids: Sequence[str], duplicates: pd.DataFrame) -> list
     return [named[members[name][0]] for name in image_ids]
 
 
+def with_duplicates_grouped(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
+    """The table with groups such that duplicates share one, and so do the images of a group that it has already.
+
+    Args:
+        table: Columns `image_id`, and `group`, empty where an image belongs to none.
+        duplicates: See `find_duplicates`.
+    """
+    members = table.loc[table["group"] != "", ["group", "image_id"]]
+    first = members.groupby("group")["image_id"].transform("first")
+    grouped = pd.DataFrame({"first": first, "second": members["image_id"]})
+    pairs = pd.concat([duplicates[["first", "second"]], grouped], ignore_index=True)
+    return table.assign(group=group_duplicates(table["image_id"].tolist(), pairs))
+
+
 def describe_duplicates(duplicates: pd.DataFrame, count: int, unit: str = "images") -> str:
     """The duplicates as text, up to ten pairs, with the labels where they differ.
 

@@ -355,3 +355,19 @@ def test_command_line_builds_it(toadstools, tmp_path):
     assert cli.datamodule.resize_px == 40
     assert len(cli.model.seen) == 1
     assert (tmp_path / "lightning_logs" / "version_0" / "split.csv").exists()
+
+
+def test_duplicates_are_kept_on_one_side_of_the_split(toadstools, tmp_path):
+    folder = tmp_path / "copies"
+    shutil.copytree(toadstools, folder)
+    table = pd.read_csv(folder / "labels.csv", dtype=str)
+    names = [*table["image"]]
+    copies = table.assign(image=[f"copy_{name}" for name in names])
+    for name in names:
+        source = next(path for path in folder.rglob("*") if path.stem == name)
+        shutil.copy(source, source.with_name(f"copy_{source.name}"))
+    both = pd.concat([table, copies])
+    dm = module(folder, table=both, image_dir=folder, group_duplicates=True, val_fraction=0.25)
+    split = dict(dm.labels.frame[["image_id", "split"]].to_numpy())
+    assert all(split[name] == split[f"copy_{name}"] for name in names)
+    assert len(dm.duplicates) >= len(names)

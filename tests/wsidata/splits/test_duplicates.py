@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from wsidata.splits import describe_duplicates, find_duplicates, group_duplicates
+from wsidata.splits.duplicates import with_duplicates_grouped
 from wsidata.splits.near_duplicates import photo_thumbnail
 from wsidata.synthetic.photos import write_photo_folders
 
@@ -29,3 +30,11 @@ def test_different_photos_are_no_duplicates(tmp_path: Path) -> None:
     assert describe_duplicates(duplicates, 6, "photos") == (
         "Duplicates: none among 6 photos (compared by bytes and by perceptual hash)."
     )
+
+
+def test_duplicates_join_the_groups_that_a_table_has() -> None:
+    table = pd.DataFrame({"image_id": list("abcde"), "group": ["1", "1", "2", "", ""]})
+    pairs = pd.DataFrame({"first": ["b"], "second": ["c"]})
+    group = dict(zip("abcde", with_duplicates_grouped(table, pairs)["group"], strict=True))
+    assert group["a"] == group["b"] == group["c"]
+    assert len({group["a"], group["d"], group["e"]}) == 3

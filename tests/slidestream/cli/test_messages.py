@@ -1,0 +1,44 @@
+"""Messages speak of flags, in one line."""
+
+import pytest
+
+from slidestream.__main__ import main
+from slidestream.cli.messages import in_flags
+
+
+def test_python_arguments_are_named_as_flags() -> None:
+    message = "Pass image_size= (crops), lazy=True, or allow_changed=['resolution']; best=0.5 stays."
+    assert in_flags(message, "fit") == (
+        "Pass --data.image_size (crops), --data.lazy=True, or --data.allow_changed=['resolution']; best=0.5 stays."
+    )
+    assert in_flags("Pass mpp_override=.", "predict") == "Pass --mpp-override."
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "--config", "nothing"], "'nothing' is no file, and no configuration. There are camelyon16"),
+        (["fit", "--config", "slides", "--data.mppp", "2"], "Option 'mppp' is not accepted"),
+        (["fit", "--config", "slides", "--data.table", "nothing.csv"], "table 'nothing.csv' does not exist"),
+        (["fit", "--config", "slides", "--fold", "1"], "--fold 1 needs --folds"),
+        (["configs", "nothing"], "'nothing' is no file"),
+    ],
+)
+def test_errors_are_a_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"slidestream {arguments[0]}: ")
+    assert said in error
+
+
+def test_configurations_are_listed_and_written(
+    tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    assert main(["configs"]) == 0
+    assert "mushrooms" in capsys.readouterr().out
+    assert main(["configs", "camelyon16"]) == 0
+    assert main(["configs", "camelyon16"]) == 2  # it is there
+    assert "exists" in capsys.readouterr().err
