@@ -8,10 +8,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from slidestream.cli import configs, fit, test, validate
+from slidestream.cli import completion, configs, fit, test, validate
 from slidestream.cli.messages import cause_of, in_flags, is_foreseen, shortened, show_warnings
 
-COMMANDS = {"fit": fit, "validate": validate, "test": test, "configs": configs}
+COMMANDS = {"fit": fit, "validate": validate, "test": test, "configs": configs, "completion": completion}
 
 DESCRIPTION = "Train networks on whole-slide images and photos, and use them."
 EPILOG = "`slidestream COMMAND --help` explains a command. Facts, splits and statistics of data: `wsidata`."
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = make_parser().parse_args(given[:1] if given[:1] and given[0] in _PASSED_ON else given)
-    arguments.rest = given[1:]
+    arguments.rest, arguments.make_parser = given[1:], make_parser
     show_warnings(arguments.command)
     try:
         return int(COMMANDS[arguments.command].run(arguments))

@@ -23,7 +23,7 @@ def in_flags(message: str, command: str) -> str:
         command: "fit", "validate" or "test", whose flags have groups (`--data.image_size`); or another command
             (`--image-size`).
     """
-    groups = _groups() if command in ("fit", "validate", "test") else None
+    groups = argument_groups() if command in ("fit", "validate", "test") else None
 
     def flag(found: re.Match[str]) -> str:
         name = found[1]
@@ -40,8 +40,8 @@ def _between(found: re.Match[str]) -> str:
     return "" if not following or following in " ,.;:)\n" else "="
 
 
-def _groups() -> dict[str, str]:
-    """The group of each argument of our classes: "data" or "model"."""
+def argument_groups() -> dict[str, str]:
+    """The group of each argument of our data modules and networks, "data" or "model"."""
     import inspect
 
     from streammodels import StreamingClassifier, StreamingResNet

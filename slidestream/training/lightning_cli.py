@@ -10,10 +10,14 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from torch.nn import CrossEntropyLoss
 
+import streammodels
+import wsidata
 from slidestream.training.epoch_lines import EpochLines
 from slidestream.training.run_folder import RunFolder, default_folder, show_progress
 
+_CLASS_WEIGHTS = "weigh the classes in the cross entropy inversely to how many training images they have"
 SUBCOMMANDS = LightningCLI.subcommands()
 TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
@@ -32,6 +36,9 @@ class RunCLI(LightningCLI):
 
     def __init__(self, command: str, arguments: Sequence[str]) -> None:
         self.command = command
+        for package, names in ((streammodels, streammodels.__all__), (wsidata, wsidata.__all__)):
+            for name in names:  # imported classes can be named without their module
+                getattr(package, name)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -54,10 +61,24 @@ class RunCLI(LightningCLI):
         parser.add_argument("--out", type=str | None, help="folder for all results (runs/<configuration>/<time>)")
         parser.add_argument("--monitor", default="val_loss", help="logged value that chooses the best epoch")
         parser.add_argument("--monitor_mode", default="min", help="min or max: which of its values is best")
+        parser.add_argument("--class_weights", type=bool, default=False, help=_CLASS_WEIGHTS)
         for name in ("num_classes", "task"):
             parser.link_arguments(
                 "data", f"model.init_args.{name}", compute_fn=_FOUND_IN_DATA[name], apply_on="instantiate"
             )
+
+    def after_instantiate_classes(self) -> None:
+        """Set the class weights of the loss, if they are asked for.
+
+        Raises:
+            ValueError: if the loss or the data module has none.
+        """
+        if not self._get(self.config, "class_weights"):
+            return
+        loss = getattr(self.model, "loss_fn", None)
+        if not isinstance(loss, CrossEntropyLoss) or not hasattr(self.datamodule, "class_weights"):
+            raise ValueError("--class_weights needs a network with a CrossEntropyLoss, and images of one class each.")
+        loss.register_buffer("weight", self.datamodule.class_weights)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: it says what the network is, and not the checkpoint."""

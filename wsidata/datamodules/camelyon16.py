@@ -1,4 +1,4 @@
-"""The data module of the Camelyon16 challenge, slides of lymph nodes with or without breast cancer metastases."""
+"""The data module of the Camelyon16 challenge, lymph nodes with or without metastases of cancer."""
 
 from __future__ import annotations
 

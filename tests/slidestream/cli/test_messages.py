@@ -42,3 +42,12 @@ def test_configurations_are_listed_and_written(
     assert main(["configs", "camelyon16"]) == 0
     assert main(["configs", "camelyon16"]) == 2  # it is there
     assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_shell_completes_flags_of_training(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "--trainer.max_epochs" in script
+    assert "--data.image_size" in script
+    assert "--model.memory" in script
