@@ -14,12 +14,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from lightning import Trainer, seed_everything
+from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.tuner.tuning import Tuner
 
-from streammodels import StreamingResNet, WeightsUnavailableError
+from streammodels import FineTuning, StreamingNetwork, StreamingResNet, WeightsUnavailableError
 from wsidata import HubDataModule, ImageFolderDataModule, SplitDataModule, channel_stats, read_photo
 from wsidata.evaluation import (
     plot_confusion,
@@ -80,8 +80,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--k-fold", type=int, metavar="K", help="train K times, each on all but one of K parts: mean and spread")
     add("--num-workers", type=int, default=2, help="processes that read photos (%(default)s)")
     add = parser.add_argument_group("training").add_argument
-    add("--model", help=f"resnet9 to resnet152, wide and ResNeXt variants ({REAL['model']})")
-    add("--weights", help="DEFAULT for ImageNet's, a torchvision name, a file, or none for random (DEFAULT)")
+    add("--model", help=f"resnet9 to resnet152, torchvision/NAME or timm/NAME ({REAL['model']})")
+    add("--weights", help="DEFAULT for ImageNet's, a torchvision name, a file, package:efficientnet_lite0, or none for "
+        "random (DEFAULT)")  # fmt: skip
+    add("--unfreeze-at", type=int, metavar="EPOCH", help="train the last layer alone until this epoch, then all")
+    add("--trunk-lr-factor", type=float, default=1.0, help="learning rate of all other layers, relative (%(default)s)")
+    add("--mixup", type=float, default=0.0, metavar="ALPHA", help="mix photos of a batch, such as 0.2 (%(default)s)")
+    add("--cutmix", type=float, default=0.0, metavar="ALPHA", help="paste parts of photos, such as 1 (%(default)s)")
+    add("--rand-augment", type=int, default=0, metavar="N", help="operations of RandAugment a photo (%(default)s)")
     add("--epochs", type=int, help=f"({REAL['epochs']})")
     add("--batch-size", type=int, default=32, help="photos a step (%(default)s)")
     add("--learning-rate", type=float, help=f"({REAL['learning_rate']})")
@@ -182,38 +188,34 @@ def check_duplicates(options: argparse.Namespace, out: Path) -> pd.DataFrame | N
     return pd.DataFrame({"image": frame["image_id"], "label": frame["label_name"], "group": groups})
 
 
-class PhotoClassifier(StreamingResNet):
-    """A ResNet with a tunable learning rate and an optional one-cycle schedule."""
-
-    learning_rate = 1e-4
-    one_cycle = False
-
-    def configure_optimizers(self) -> Any:
-        """AdamW, with one cycle of the learning rate if requested."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate, weight_decay=0.01)
-        if not self.one_cycle:
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=self.learning_rate, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
-
-
-def make_model(options: argparse.Namespace, photos: SplitDataModule) -> PhotoClassifier:
+def make_model(options: argparse.Namespace, photos: SplitDataModule) -> Any:
     """The network; random weights use the photos' own mean and std, pretrained ones those of their training."""
     random = options.weights.lower() == "none"
     weight = photos.class_weights if options.class_weights == "loss" else None
+    kind: Any = StreamingNetwork if "/" in options.model else StreamingResNet
     try:
-        model = PhotoClassifier(
+        model: Any = kind(
             options.model, options.tile_size, num_classes=photos.num_classes,
             weights=None if random else options.weights, train_streaming_layers=True,
             mean=photos.stats.mean if random else None, std=photos.stats.std if random else None,
-            loss_fn=torch.nn.CrossEntropyLoss(weight=weight),
-            streaming=options.stream, frozen_batch_norm=options.stream,
+            loss_fn=torch.nn.CrossEntropyLoss(weight=weight), streaming=options.stream,
+            frozen_batch_norm=options.stream or options.unfreeze_at is not None,
+            optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=model.learning_rate, weight_decay=0.01),
+            lr_scheduler=(lambda optimizer: one_cycle(optimizer, model)) if options.one_cycle else None,
+            fine_tuning=FineTuning(
+                options.unfreeze_at, options.trunk_lr_factor, options.mixup, options.cutmix, options.rand_augment
+            ),
         )  # fmt: skip
     except WeightsUnavailableError as error:
         raise SystemExit(f"error: {error} On the command line: --weights PATH or --weights none.") from error
-    model.learning_rate, model.one_cycle = options.learning_rate, options.one_cycle
+    model.learning_rate = options.learning_rate  # where the learning rate finder looks for it
     return model
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, model: LightningModule) -> dict[str, Any]:
+    """One cycle over the whole training, up to the learning rate of each group."""
+    rates, steps = [group["lr"] for group in optimizer.param_groups], int(model.trainer.estimated_stepping_batches)
+    return {"scheduler": torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps), "interval": "step"}
 
 
 def make_trainer(options: argparse.Namespace, out: Path) -> Trainer:
@@ -228,7 +230,7 @@ def make_trainer(options: argparse.Namespace, out: Path) -> Trainer:
     )  # fmt: skip
 
 
-def find_learning_rate(model: PhotoClassifier, photos: SplitDataModule, options: argparse.Namespace, out: Path) -> None:
+def find_learning_rate(model: Any, photos: SplitDataModule, options: argparse.Namespace, out: Path) -> None:
     """Set the learning rate to the one at which the loss falls fastest."""
     trainer = Trainer(
         devices=1, accelerator=options.accelerator, precision=options.precision, default_root_dir=out, logger=False,

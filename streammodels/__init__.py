@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from streammodels.streaming import StreamedModule as StreamedModule
     from streammodels.streaming import stream as stream
     from streammodels.training.classifier import StreamingClassifier as StreamingClassifier
+    from streammodels.training.fine_tuning import FineTuning as FineTuning
     from streammodels.training.streaming_network import StreamingNetwork as StreamingNetwork
     from streammodels.training.streaming_resnet import StreamingResNet as StreamingResNet
 
@@ -61,6 +62,7 @@ _NAMES = {
     "models.weights": "WeightsUnavailableError",
     "streaming": "StreamedModule stream",
     "training.classifier": "StreamingClassifier",
+    "training.fine_tuning": "FineTuning",
     "training.streaming_network": "StreamingNetwork",
     "training.streaming_resnet": "StreamingResNet",
 }

@@ -1,4 +1,4 @@
-"""The command `slidestream completion SHELL`, which prints what makes a shell complete commands and flags."""
+"""The command `slidestream completion SHELL`, which prints what completes commands in a shell."""
 
 from __future__ import annotations
 

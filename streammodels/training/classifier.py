@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -24,6 +25,7 @@ from streammodels.explain.target import ClassIndex
 from streammodels.models.pooling import GlobalPool
 from streammodels.models.resnet import freeze_batch_norm
 from streammodels.streaming import StreamedModule, compute_whole, stream
+from streammodels.training.fine_tuning import NONE, FineTuning, Unfreeze
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory, SupervisedModule
 from streammodels.training.tasks import Loss, Multiclass, Multilabel
 
@@ -60,6 +62,7 @@ class StreamingClassifier(SupervisedModule):
         task: "multiclass", "multilabel" or "regression". None derives it from `loss_fn` (``BCEWithLogitsLoss``:
             multi-label; ``MSELoss``, ``L1Loss``, ``SmoothL1Loss``, ``HuberLoss``: regression; else multi-class).
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
+        fine_tuning: When the trunk is unfrozen, its learning rate, MixUp, CutMix and RandAugment: see `FineTuning`.
 
     Raises:
         UnsupportedLayerError: If a layer of the trunk cannot be streamed exactly.
@@ -83,6 +86,7 @@ class StreamingClassifier(SupervisedModule):
         verbose: bool = False,
         task: str | None = None,
         memory: str | int | None = None,
+        fine_tuning: FineTuning = NONE,
     ) -> None:
         super().__init__()
         streamed = self._add_layers(trunk, head)
@@ -91,7 +95,7 @@ class StreamingClassifier(SupervisedModule):
                 "streaming=True needs frozen_batch_norm=True: a strip does not have the statistics of the whole image. "
                 "Train with streaming=False if the images fit in memory, or keep batch normalization frozen."
             )
-        self._configure_steps(num_classes, task, loss_fn, metrics, optimizer, lr_scheduler)
+        self._configure_steps(num_classes, task, loss_fn, metrics, optimizer, lr_scheduler, fine_tuning)
         self.streaming = streaming
         self.frozen_batch_norm = frozen_batch_norm
         self._table_due = verbose
@@ -100,7 +104,7 @@ class StreamingClassifier(SupervisedModule):
             streamed = stream(streamed, None if memory else tile_size, memory=memory)
         # Not registered, since it shares the registered layers: state dicts hold every weight once, under its own name.
         self.__dict__["_streamed"] = streamed
-        if not train_streaming_layers:
+        if not train_streaming_layers or fine_tuning.unfreeze_at:
             self.freeze_streaming_layers()
         self.train()
 
@@ -127,11 +131,19 @@ class StreamingClassifier(SupervisedModule):
 
     def _train_trunk(self, trained: bool) -> None:
         """Set `requires_grad` in the trunk except for its pools, which belong to the head."""
+        for parameter in self._trunk_parameters():
+            parameter.requires_grad_(trained)
+
+    def _trunk_parameters(self) -> list[nn.Parameter]:
+        """The parameters of the trunk except for its pools, which belong to the head."""
         pools = [layer for layer in self.streamed_trunk.modules() if self._is_pool(layer)]
         pooled = {id(parameter) for pool in pools for parameter in pool.parameters()}
-        for parameter in self.streamed_trunk.parameters():
-            if id(parameter) not in pooled:
-                parameter.requires_grad_(trained)
+        return [parameter for parameter in self.streamed_trunk.parameters() if id(parameter) not in pooled]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The callback that unfreezes the trunk, if `fine_tuning` says when."""
+        epoch = self.fine_tuning.unfreeze_at
+        return [] if epoch is None else [Unfreeze(epoch)]
 
     def _is_pool(self, layer: nn.Module) -> bool:
         return isinstance(layer, GlobalPool)

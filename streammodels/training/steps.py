@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from streammodels.training.fine_tuning import NONE, FineTuning, check_rates
 from streammodels.training.tasks import Loss, make_task
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -29,6 +30,7 @@ class SupervisedModule(LightningModule):
     """
 
     trained_on: dict[str, Any] | None = None
+    fine_tuning: FineTuning = NONE
 
     def _configure_steps(
         self,
@@ -38,6 +40,7 @@ class SupervisedModule(LightningModule):
         metrics: Metric | MetricCollection | None,
         optimizer: OptimizerFactory | None,
         lr_scheduler: SchedulerFactory | None,
+        fine_tuning: FineTuning = NONE,
     ) -> None:
         """Set task, loss and metrics (None: the task's defaults) and optimizer (None: AdamW)."""
         self.num_classes = num_classes
@@ -45,6 +48,8 @@ class SupervisedModule(LightningModule):
         self.loss_fn = self.task.default_loss() if loss_fn is None else loss_fn
         self.optimizer_factory: OptimizerFactory = optimizer or partial(torch.optim.AdamW, lr=1e-4)
         self.scheduler_factory = lr_scheduler
+        fine_tuning.check_loss(self.task.name, self.loss_fn)
+        self.fine_tuning = fine_tuning
         if isinstance(metrics, Metric):
             metrics = MetricCollection({type(metrics).__name__.lower(): metrics})
         collection = self.task.default_metrics() if metrics is None else metrics
@@ -53,9 +58,19 @@ class SupervisedModule(LightningModule):
         )
 
     def _shared_step(self, batch: Any, stage: str) -> Tensor:
-        logits = self(batch[0])
-        target = self.task.target(batch[1], logits)
-        loss = self.loss_fn(logits, target)
+        images, label, mixed = batch[0], batch[1], None
+        if stage == "train" and self.fine_tuning.changes_batches:
+            self.fine_tuning.check_images(images)
+            target = self.task.target(label, images)
+            images, target = self.fine_tuning.batch(images, target, self.num_classes)
+            mixed = target if self.fine_tuning.mixes else None
+        logits = self(images)
+        if mixed is None:
+            target = self.task.target(label, logits)
+            loss = self.loss_fn(logits, target)
+        else:
+            target = mixed.argmax(dim=1)
+            loss = self.loss_fn(logits, mixed.to(logits.dtype))
         metrics: MetricCollection = getattr(self, f"{stage}_metrics")
         # Predictions, not logits: torchmetrics would take logits that happen to lie in 0..1 for probabilities.
         metrics.update(self.task.predictions(logits.detach()), self.task.truth(target))
@@ -104,13 +119,27 @@ class SupervisedModule(LightningModule):
         loss = {key: value for key, value in own.items() if key.startswith("loss_fn.")}
         return super().load_state_dict({**loss, **state_dict}, strict=strict, assign=assign)
 
+    def _trunk_parameters(self) -> list[nn.Parameter]:
+        """The parameters whose learning rate `FineTuning.trunk_lr_factor` scales."""
+        return []
+
     def configure_optimizers(self) -> Any:
         """The optimizer of all parameters (it skips frozen ones, which have no gradient) and the scheduler."""
-        optimizer = self.optimizer_factory(self.parameters())
+        factor = self.fine_tuning.trunk_lr_factor
+        parameters: Any = self.parameters()
+        if factor != 1:
+            trunk = self._trunk_parameters()
+            known = {id(parameter) for parameter in trunk}
+            parameters = [{"params": [own for own in parameters if id(own) not in known]}, {"params": trunk}]
+        optimizer = self.optimizer_factory(parameters)
+        if factor != 1:
+            optimizer.param_groups[1]["lr"] *= factor
         if self.scheduler_factory is None:
             return optimizer
         scheduler = self.scheduler_factory(optimizer)
         config = scheduler if isinstance(scheduler, dict) else {"scheduler": scheduler}
+        if factor != 1:
+            check_rates(optimizer, factor, config["scheduler"])
         return {"optimizer": optimizer, "lr_scheduler": config}
 
 

@@ -16,6 +16,7 @@ from streammodels.errors import UnsupportedLayerError
 from streammodels.models.networks import build_network
 from streammodels.models.normalize import Normalize
 from streammodels.training.classifier import StreamingClassifier
+from streammodels.training.fine_tuning import NONE, FineTuning
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory
 from streammodels.training.tasks import Loss
 
@@ -56,6 +57,7 @@ class StreamingNetwork(StreamingClassifier):
         verbose: Print the layer table at the first image.
         task: See `StreamingClassifier`.
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
+        fine_tuning: See `StreamingClassifier`.
 
     Raises:
         ImportError: If timm is needed and not installed.
@@ -89,6 +91,7 @@ class StreamingNetwork(StreamingClassifier):
         verbose: bool = False,
         task: str | None = None,
         memory: str | int | None = None,
+        fine_tuning: FineTuning = NONE,
     ) -> None:
         built = build_network(network, num_classes, weights, in_channels, pooling)
         mean, std = list(mean or built.mean), list(std or built.std)
@@ -96,11 +99,11 @@ class StreamingNetwork(StreamingClassifier):
         try:
             super().__init__(
                 nn.Sequential(layers), built.head, num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
-                train_streaming_layers, streaming, frozen_batch_norm, verbose, task, memory,
+                train_streaming_layers, streaming, frozen_batch_norm, verbose, task, memory, fine_tuning,
             )  # fmt: skip
         except UnsupportedLayerError as error:
             remedy = f"{error.remedy} Or pass streaming=False, if the images fit in memory."
             raise UnsupportedLayerError(error.layer, error.reason, remedy) from error
-        self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler"])
+        self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler", "fine_tuning"])
         # A checkpoint holds its own weights, and what they need to know: loading one downloads nothing.
         self.hparams.update(weights=None, task=self.task.name, mean=mean, std=std)

@@ -16,6 +16,7 @@ from streammodels.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from streammodels.models.pooling import make_pool
 from streammodels.models.resnet import build_resnet
 from streammodels.training.classifier import StreamingClassifier
+from streammodels.training.fine_tuning import NONE, FineTuning
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory
 from streammodels.training.tasks import Loss
 
@@ -56,6 +57,7 @@ class StreamingResNet(StreamingClassifier):
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
         remove_last_stage: Leave out the last stage (``layer4``; ``layer3`` of resnet9), which holds most of the
             weights; ``fc`` then reads the stage before it, at half the stride.
+        fine_tuning: See `StreamingClassifier`.
 
     Raises:
         ValueError: If a name is unknown or a combination invalid.
@@ -88,6 +90,7 @@ class StreamingResNet(StreamingClassifier):
         task: str | None = None,
         remove_last_stage: bool = False,
         memory: str | int | None = None,
+        fine_tuning: FineTuning = NONE,
     ) -> None:
         network = build_resnet(model_name, num_classes, weights, in_channels, remove_last_stage)
         gray_mean, gray_std = ([value] * in_channels for value in _IMAGENET_GRAY)
@@ -97,10 +100,10 @@ class StreamingResNet(StreamingClassifier):
         layers["avgpool"], head = make_pool(pooling, network.fc.in_features), layers.pop("fc")
         super().__init__(
             nn.Sequential(layers), head, num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
-            train_streaming_layers, streaming, frozen_batch_norm, verbose, task, memory,
+            train_streaming_layers, streaming, frozen_batch_norm, verbose, task, memory, fine_tuning,
         )  # fmt: skip
         own = ["pooling"] if isinstance(pooling, nn.Module) else []
-        self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler", *own])
+        self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler", "fine_tuning", *own])
         self.hparams["weights"] = None  # a checkpoint holds its own weights, so loading one downloads nothing
         self.hparams["task"] = self.task.name  # it may follow from a loss, which a checkpoint does not hold
 
