@@ -8,10 +8,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from slidestream.cli import completion, configs, fit, test, validate
+from slidestream.cli import completion, configs, demo, fit, test, validate
 from slidestream.cli.messages import cause_of, in_flags, is_foreseen, shortened, show_warnings
 
-COMMANDS = {"fit": fit, "validate": validate, "test": test, "configs": configs, "completion": completion}
+COMMANDS = {"fit": fit, "validate": validate, "test": test, "configs": configs, "demo": demo, "completion": completion}
 
 DESCRIPTION = "Train networks on whole-slide images and photos, and use them."
 EPILOG = "`slidestream COMMAND --help` explains a command. Facts, splits and statistics of data: `wsidata`."

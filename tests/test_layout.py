@@ -47,6 +47,7 @@ FLOORS = {
         __main__
         __init__
         cli
+        demo
         training
         configs trained versions
     """,

@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyvips
 from numpy.typing import NDArray
 
 from wsidata.synthetic.tiff import Vendor, halved_levels, write_aperio, write_generic, write_philips
-from wsidata.synthetic.tissue import paint_tissue
+from wsidata.synthetic.tissue import paint_tissue, tumor_mask
 from wsidata.utils.messages import check_choice
 
 Compression = Literal["jpeg", "jpeg2000", "deflate", "lzw", "zstd", "none"]
@@ -114,11 +115,13 @@ def write_camelyon16(
     seed: int = 0,
     tile: int = 256,
     levels: int | None = None,
+    masks: bool = False,
 ) -> Path:
     """Write a small synthetic CAMELYON16: the layout of the public one, slides from two centers.
 
         folder/evaluation/reference.csv     image,type,class,center
         folder/images/normal_001.tif ... tumor_001.tif ... test_001.tif
+        folder/masks/tumor_001.png ...      255 where there is tumor, on level 0; with `masks`
 
     The table is as published: names end in .tif; `type` is normal or tumor; `class` is negative, or the extent of the
     tumor, micro or macro (here by turns, and not visible); `center` is 0 or 1. As in the original, the test slides are
@@ -133,6 +136,7 @@ def write_camelyon16(
         seed: The same arguments and seed give the same files.
         tile: Side of a tile in pixels.
         levels: Levels of each slide; None continues until a level fits into one tile.
+        masks: Whether to write a mask of the tumor of each slide that has one.
 
     Returns:
         The folder.
@@ -147,10 +151,15 @@ def write_camelyon16(
         center = int(rng.integers(len(CENTERS)))
         vendor, mpp = CENTERS[center]
         width, height = (int(side * rng.uniform(0.92, 1.0)) for side in size_px)
+        slide_seed = int(rng.integers(2**31))
         write_slide(
-            folder / "images" / f"{name}.tif", width=width, height=height, tumor=is_tumor,
-            seed=int(rng.integers(2**31)), mpp=mpp, vendor=vendor, tile=tile, levels=levels,
+            folder / "images" / f"{name}.tif", width=width, height=height, tumor=is_tumor, seed=slide_seed, mpp=mpp,
+            vendor=vendor, tile=tile, levels=levels,
         )  # fmt: skip
+        if masks and is_tumor:
+            (folder / "masks").mkdir(exist_ok=True)
+            mask = tumor_mask(width, height, seed=slide_seed).astype(np.uint8) * 255
+            pyvips.Image.new_from_array(mask).pngsave(str(folder / "masks" / f"{name}.png"))
         labels = ("tumor", next(extents)) if is_tumor else ("normal", "negative")
         table.append((f"{name}.tif", *labels, center))
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)

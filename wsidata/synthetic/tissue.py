@@ -56,6 +56,12 @@ def paint_tissue(width: int, height: int, *, tumor: bool, mpp: float, rng: np.ra
     return _light(hematoxylin, eosin, rng)
 
 
+def tumor_mask(width: int, height: int, *, seed: int) -> NDArray[np.bool_]:
+    """Where `write_slide(..., tumor=True, seed=seed)` paints tumor, (height, width)."""
+    rng = np.random.default_rng(seed)
+    return _nests(_tissue((height, width), rng), rng) > 0.5
+
+
 def _noise(shape: tuple[int, int], cell_px: float, rng: np.random.Generator) -> Field:
     """Smooth noise, about standard normal, whose blobs are `cell_px` wide."""
     down, across = (_spline(side, cell_px) for side in shape)

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from wsidata.slides.slide import Slide
 from wsidata.synthetic.slides import write_camelyon16, write_pixels, write_slide
@@ -118,3 +119,15 @@ def test_camelyon16_layout(tmp_path):
         with Slide(folder / "images" / row["image"]) as slide:
             kinds.add((row["center"], slide.kind, slide.mpp and round(slide.mpp[0], 3)))
     assert kinds == {("0", "philips", 0.5), ("1", "generic", 0.46)}, "two centers, two spacings"
+
+
+def test_masks_show_where_the_tumor_is(tmp_path):
+    folder = write_camelyon16(tmp_path / "c16", normal=1, tumor=1, test=2, size_px=(400, 400), seed=2, masks=True)
+    assert sorted(path.name for path in (folder / "masks").iterdir()) == ["test_002.png", "tumor_001.png"]
+    with Image.open(folder / "masks" / "tumor_001.png") as file:
+        mask = np.asarray(file) > 0
+    with Slide(folder / "images" / "tumor_001.tif") as slide:
+        pixels = slide.image(level=0).numpy()
+    pixels = pixels[: mask.shape[0], : mask.shape[1]]  # behind it, whole tiles
+    tissue = pixels.min(axis=2) < 200
+    assert pixels[mask].mean() < pixels[tissue & ~mask].mean()  # crowded nuclei are dark
