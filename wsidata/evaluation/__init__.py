@@ -4,11 +4,13 @@ from wsidata.evaluation.figures import plot_confusion as plot_confusion
 from wsidata.evaluation.figures import plot_mistakes as plot_mistakes
 from wsidata.evaluation.figures import plot_roc as plot_roc
 from wsidata.evaluation.intervals import scores_with_intervals as scores_with_intervals
+from wsidata.evaluation.predictions import PredictionError as PredictionError
 from wsidata.evaluation.predictions import mistakes as mistakes
 from wsidata.evaluation.predictions import prediction_table as prediction_table
+from wsidata.evaluation.predictions import read_predictions as read_predictions
+from wsidata.evaluation.report.write import write_report as write_report
 from wsidata.evaluation.save import save_figure as save_figure
 from wsidata.evaluation.save import save_table as save_table
-from wsidata.evaluation.scored import PredictionError as PredictionError
 from wsidata.evaluation.scores import accuracy as accuracy
 from wsidata.evaluation.scores import auroc as auroc
 from wsidata.evaluation.scores import balanced_accuracy as balanced_accuracy

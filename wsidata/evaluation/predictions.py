@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,10 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsidata.tables.cells import restored
 from wsidata.tables.parts import SPLITS
+from wsidata.utils.messages import name_some
 
 SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 _PREFIX = "probability_"
+_TEXTS = ("image", "path", "split", "label", "predicted", "error", "group")
+
+
+class PredictionError(ValueError):
+    """A prediction table that cannot be read or scored as it is; the message names the file, image or column."""
 
 
 def prediction_table(
@@ -34,6 +42,35 @@ def prediction_table(
     table["predicted"] = [class_names[best] for best in values.argmax(axis=1)]
     columns = [f"{_PREFIX}{name}" for name in class_names]
     return pd.concat([table, pd.DataFrame(values, columns=columns, index=table.index)], axis=1)
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """A prediction table from its CSV file, with names as they were: "NA" and "007" are no numbers.
+
+    Args:
+        path: Such as `save_table` writes; cells that were escaped for spreadsheets are restored.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        PredictionError: if it is no CSV table in UTF-8 with a column `image`, or names a split that is none.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise PredictionError(f"'{path}' is no CSV table in UTF-8: {error}. Write it again.") from error
+    if "image" not in table:
+        raise PredictionError(
+            f"'{path}' has no column 'image'; its columns are {name_some(list(table.columns))}. Columns are separated "
+            "by commas. Name a table of predictions, as slidestream predict writes it."
+        )
+    if "split" in table and (odd := sorted(set(table["split"]) - {*SPLITS, ""})):
+        raise PredictionError(f"'{path}': column 'split' says {name_some(odd)}. Splits are {', '.join(SPLITS)}.")
+    for name in table.columns:
+        if name not in _TEXTS:
+            numbers = pd.to_numeric(table[name].where(table[name] != "", "nan"), errors="coerce")
+            if not (numbers.isna() & ~table[name].str.lower().isin(["", "nan"])).any():
+                table[name] = numbers
+    return restored(table)
 
 
 def classes_of(predictions: pd.DataFrame) -> list[str]:

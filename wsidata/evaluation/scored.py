@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from wsidata.evaluation.predictions import PredictionError as PredictionError
 from wsidata.evaluation.predictions import classes_of
 from wsidata.tables.text_table import NO_LABEL
 from wsidata.utils.messages import name_some
@@ -19,10 +20,6 @@ PredictionTask = Literal["multiclass", "multilabel", "regression"]
 VALUE_PREFIX = "value_"
 _SUM_TOLERANCE = 0.02  # of softmax in bfloat16
 _ROUNDING = 1e-6
-
-
-class PredictionError(ValueError):
-    """A prediction table that cannot be scored as it is; the message names the image, label or column."""
 
 
 @dataclass(frozen=True)
