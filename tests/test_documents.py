@@ -116,6 +116,14 @@ def test_heatmaps_runs(folder: Path) -> None:
     assert Path("cam.tif").stat().st_size
 
 
+def test_report_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = ["a,val,x,x,0.9,0.1", "b,val,y,x,0.6,0.4", "c,val,y,y,0.2,0.8"]
+    Path("predictions.csv").write_text("image,split,label,predicted,probability_x,probability_y\n" + "\n".join(rows))
+    assert run_examples("docs/report.md", {})["scores"].set_index("score")["value"]["accuracy"] == pytest.approx(2 / 3)
+    assert "AUROC" in Path("report.html").read_text()
+
+
 @pytest.mark.slow
 def test_photos_runs(folder: Path) -> None:
     write_photos("mushrooms")
