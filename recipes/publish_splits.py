@@ -1,68 +1,17 @@
-"""Publication of slides or photos, preprocessed and split, in a folder or on the Hugging Face Hub.
+"""Publication of preprocessed, split slides in a folder or on the Hugging Face Hub, and training from it.
 
-python recipes/publish_splits.py                                        the demo: synthetic slides, to published/demo
-python recipes/publish_splits.py --slides camelyon16 --level 5 --image-size 4096 --format jpeg
-python recipes/publish_splits.py --photos mushrooms --labels mushrooms/raw_img_labels.csv --repo me/mushrooms
+python recipes/publish_splits.py labels.csv --image_dir slides --mpp 8 --folder published/mine
+python recipes/publish_splits.py labels.csv --image_dir slides --mpp 8 --repo me/mine     private, on the Hub
+wsidata publish TABLE --repo me/mine --mpp 8                            the same on the command line, also of photos
 """
 
-import argparse
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
-from camelyon16 import CLASSES, read_reference
+from jsonargparse import auto_cli
 
-from wsidata import CardText, HubDataModule, ImageFolderDataModule, SplitDataModule, WSIDataModule, export, publish
-from wsidata.synthetic.slides import write_camelyon16
-
-
-def make_slides(options: argparse.Namespace) -> WSIDataModule:
-    """Data module of Camelyon16, of slides with a table (columns image and class), or of synthetic slides."""
-    folder, resolution = options.slides, {"mpp": options.mpp, "level": options.level}
-    if folder is None:
-        folder = write_camelyon16(options.folder.with_name(f"{options.folder.name}-slides"), normal=6, tumor=6, test=4)
-    if resolution == {"mpp": None, "level": None}:
-        resolution["level"] = 1
-    labels: dict[str, Any] = {"class_names": CLASSES["tumor"], "test_prefix": "test_"} if options.labels is None else {}
-    table = options.labels or read_reference(folder)
-    images = folder / "images" if (folder / "images").is_dir() else folder
-    size = options.image_size or (512 if options.slides is None else None)
-    return WSIDataModule(
-        table, images, image_size=size, seed=options.seed, val_fraction=options.val_fraction, num_workers=0,
-        **labels, **resolution,
-    )  # fmt: skip
-
-
-def make_photos(options: argparse.Namespace) -> ImageFolderDataModule:
-    """Data module of photos with a table (columns image and label), or with a folder per class."""
-    labeled = {} if options.labels is None else {"image_dir": options.photos, "label_column": "label"}
-    return ImageFolderDataModule(
-        options.labels or options.photos, image_size=options.image_size, small_classes="train", seed=options.seed,
-        val_fraction=options.val_fraction, batch_size=1, num_workers=0, **labeled,
-    )  # fmt: skip
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--slides", type=Path, help="folder of slides (default: synthetic ones)")
-    what.add_argument("--photos", type=Path, help="folder of photos")
-    parser.add_argument("--labels", type=Path, help="table (default: Camelyon16's own; for photos, a folder per class)")
-    parser.add_argument("--mpp", type=float, help="um per pixel to read slides at")
-    parser.add_argument("--level", type=int, help="level to read slides at (default: 1)")
-    parser.add_argument("--image-size", type=int, help="crop or pad to squares (default: 512 in the demo, else keep)")
-    parser.add_argument("--val-fraction", type=float, default=0.2, help="share to validate on (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="of the split (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="export to (default: a folder in published/)")
-    parser.add_argument("--repo", help="publish to this dataset of the Hub too; private")
-    parser.add_argument("--format", choices=("png", "jpeg", "original"), help="(default: a lossless one)")
-    parser.add_argument("--opaque-ids", action="store_true", help="numbers instead of the images' names")
-    parser.add_argument("--license", help="identifier of the Hub, such as cc-by-4.0")
-    options = parser.parse_args(argv)
-    data = options.slides or options.photos
-    options.folder = options.folder or Path("published") / (options.repo or (data.name if data else "demo"))
-    return options
+from wsidata import CardText, HubDataModule, SplitDataModule, WSIDataModule, export, publish
 
 
 def same_batches(first: SplitDataModule, second: SplitDataModule) -> bool:
@@ -73,22 +22,36 @@ def same_batches(first: SplitDataModule, second: SplitDataModule) -> bool:
     return all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(*loaders, strict=True))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Export or publish, load it back, and compare."""
-    options = parse_arguments(argv)
-    dm = make_photos(options) if options.photos else make_slides(options)
-    how = {"image_format": options.format, "opaque_ids": options.opaque_ids, "card": CardText(options.license)}
-    if options.repo:
-        published = publish(dm, options.repo, folder=options.folder, **how)
-        loaded = HubDataModule(options.repo, revision=published.commit, num_workers=0)
+def main(
+    table: Path, image_dir: Path | None = None, mpp: float = 8.0, image_size: int | None = None,
+    folder: Path = Path("published/slides"), repo: str | None = None,
+    image_format: Literal["png", "jpeg"] | None = None, opaque_ids: bool = False, license: str | None = None,  # noqa: A002
+) -> None:  # fmt: skip
+    """Export or publish, load it back, and compare.
+
+    Args:
+        table: Table with the columns image and class, or a folder of class folders.
+        image_dir: Folder of the slides.
+        mpp: Resolution to read at, um per pixel.
+        image_size: Side in pixels to crop or pad to; null keeps sizes.
+        folder: Folder to export to.
+        repo: Dataset of the Hub to publish to, "owner/name"; null exports only.
+        image_format: Encoding; null for a lossless one.
+        opaque_ids: Numbers instead of the images' names.
+        license: Identifier of the Hub, such as cc-by-4.0.
+    """
+    slides = WSIDataModule(table, image_dir, mpp=mpp, image_size=image_size, num_workers=0)
+    card = CardText(license)
+    if repo is None:
+        export(slides, folder, image_format=image_format, opaque_ids=opaque_ids, card=card)
+        loaded = HubDataModule(folder, num_workers=0)
     else:
-        export(dm, options.folder, **how)
-        loaded = HubDataModule(options.folder, num_workers=0)
+        published = publish(slides, repo, folder=folder, image_format=image_format, opaque_ids=opaque_ids, card=card)
+        loaded = HubDataModule(repo, revision=published.commit, num_workers=0)
     print(f"loaded back: {', '.join(f'{len(loaded.tables[part])} {part}' for part in ('train', 'val', 'test'))}")
-    print(f"statistics are the same: {loaded.stats == dm.stats}")
-    print(f"validation batches are the same to the last bit: {same_batches(dm, loaded)}")
-    print(f"train from it with HubDataModule('{options.repo or options.folder}')")
+    print(f"validation batches are the same to the last bit: {same_batches(slides, loaded)}")
+    print(f"train from it with HubDataModule('{repo or folder}')")
 
 
 if __name__ == "__main__":
-    main()
+    auto_cli(main)
