@@ -1,4 +1,4 @@
-"""The command line `slidestream fit | validate | test | configs` and more."""
+"""The command line `slidestream fit | validate | test | predict | configs` and more."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from slidestream.cli import completion, configs, demo, fit, test, validate
+from slidestream.cli import completion, configs, demo, fit, predict, test, validate
 from slidestream.cli.messages import cause_of, in_flags, is_foreseen, shortened, show_warnings
 
-COMMANDS = {"fit": fit, "validate": validate, "test": test, "configs": configs, "demo": demo, "completion": completion}
+COMMANDS = {
+    "fit": fit,
+    "validate": validate,
+    "test": test,
+    "predict": predict,
+    "configs": configs,
+    "demo": demo,
+    "completion": completion,
+}
 
 DESCRIPTION = "Train networks on whole-slide images and photos, and use them."
 EPILOG = "`slidestream COMMAND --help` explains a command. Facts, splits and statistics of data: `wsidata`."

@@ -47,7 +47,7 @@ FLOORS = {
         __main__
         __init__
         cli
-        demo
+        demo predicting
         training
         configs trained versions
     """,

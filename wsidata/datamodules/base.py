@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ from wsidata.datamodules.checkpoint import (
     remembered_stats,
 )
 from wsidata.datamodules.geometry import Geometry, GeometryWarning, Setting, check_allowed, check_geometry
+from wsidata.datamodules.restore import Images, as_table, label_arguments, reading_arguments, recall, refuse_other_kind
 from wsidata.datamodules.show_batch import draw_samples
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.datasets.loader import EpochLoader, WorkerStart, check_worker_start, make_loader
@@ -47,6 +48,7 @@ from wsidata.stats.class_weights import class_weights
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import SPLITS, Part, SplitError
+from wsidata.tables.targets import Target
 from wsidata.utils.messages import check_choice, name_some
 
 OnError = Literal["raise", "skip"]
@@ -58,6 +60,9 @@ _THREADS = 4
 
 class SplitDataModule(LightningDataModule, ABC):
     """Train, validation, test and predict loaders of one table with a split; for the arguments see `WSIDataModule`."""
+
+    reads: ClassVar[Literal["slides", "photos"] | None] = None
+    """The kind of images; None for those of a published dataset, whatever they are."""
 
     def __init__(
         self,
@@ -94,7 +99,67 @@ class SplitDataModule(LightningDataModule, ABC):
         self._run_seed = 0
         self.remember_paths = remember_paths
         self._remembered_classes: tuple[str, ...] = ()
+        self._remembered_target: Target | None = None
+        self._is_restored = False
+        self._choose_rows: Callable[[], Sequence[Sequence[int]]] | None = None
         self._compared_with: Any = None  # path of the checkpoint whose state was loaded last
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: str | Path | Mapping[str, Any],
+        images: Images,
+        image_dir: str | Path | None = None,
+        **changed: Any,
+    ) -> Self:
+        """Data module that reads new images exactly as those of a checkpoint's run were read.
+
+        Resolution, crop, channels, colors, sizes, normalization with its statistics, and the transform of evaluation
+        are the checkpoint's, whatever data module wrote it, and so are the class names. Labels are not needed. All
+        images are predicted on; with `label_column=` all are test images.
+
+        Args:
+            checkpoint: A checkpoint that Lightning wrote, or its content.
+            images: Table, folder of images at any depth, or list of files.
+            image_dir: Folder of the images of a table. None: the table's own.
+            **changed: Arguments of this class. Those that say how images are read must be the checkpoint's, unless
+                `allow_changed` names them.
+
+        Raises:
+            GeometryError: if images would be read otherwise, or the checkpoint does not say how (old ones do not).
+            ValueError: if the file is no checkpoint of a run with a data module of this package.
+
+        Example:
+            >>> dm = WSIDataModule.from_checkpoint("best.ckpt", "new_slides")
+            >>> predictions = Trainer().predict(model, datamodule=dm)
+        """
+        if cls.reads is not None and "table" not in inspect.signature(cls).parameters:
+            of = "WSIDataModule" if cls.reads == "slides" else "ImageFolderDataModule"
+            raise TypeError(f"{cls.__name__} reads one dataset. For new images use {of}.from_checkpoint.")
+        memory, trained = recall(checkpoint)
+        table, image_dir = as_table(images, image_dir, changed.get("image_column", "image"))
+        arguments = {
+            "predict_on": "all",
+            "leaks": "off",
+            **reading_arguments(memory, cls.reads, changed),
+            **({} if cls.reads is None else label_arguments(images, memory, trained, changed)),
+        }
+        if cls.reads == "photos" and table is not images:  # a list: the others in its folder were not asked for
+            arguments["unlisted"] = "off"
+        arguments |= changed
+        module = cls(*([table] if image_dir is None else [table, image_dir]), **arguments)
+        module._take(memory)
+        return module
+
+    def _take(self, memory: Mapping[str, Any]) -> None:
+        """Compare with a checkpoint's memory, but for the images, and take its classes and statistics."""
+        check_geometry(memory["geometry"], self.geometry(), self.allow_changed, resuming=False)
+        check_remembered_classes(dict(memory), self.labels.class_names)
+        self._remembered_classes = tuple(memory["class_names"])
+        self._remembered_target = memory.get("target")
+        self._is_restored = True
+        if memory.get("stats") is not None and not {"resolution", "crop", "channels"} & {*self.allow_changed}:
+            self.__dict__.setdefault("stats", ChannelStats.from_json(memory["stats"]))
 
     # -- defined by subclasses -----------------------------------------------------------------------------------------
 
@@ -201,6 +266,12 @@ class SplitDataModule(LightningDataModule, ABC):
         return self.labels.class_names or self._remembered_classes
 
     @property
+    def target(self) -> Target:
+        """Kind of the targets; for a table without labels that of the checkpoint, once it was loaded."""
+        labeled = self.arguments.get("label_column", "") is not None
+        return self.labels.target if labeled else self._remembered_target or self.labels.target
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
@@ -260,6 +331,8 @@ class SplitDataModule(LightningDataModule, ABC):
             self._check_rows(part)
         if not self.datasets:
             self._agree_on_skipped()
+            if self._is_restored:
+                refuse_other_kind(self._kept["path"], self.reads, self.allow_changed)
             self.check()
             if self.leaks != "off" and (self.trainer is None or self.trainer.is_global_zero):
                 self.check_leaks().report("error" if self.leaks == "error" else "warn")
@@ -289,17 +362,43 @@ class SplitDataModule(LightningDataModule, ABC):
         """`(image, label)` batches in the order of `tables["test"]`."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> EpochLoader:
-        """Batches of images in the order of `tables["predict"]`."""
-        return self._loader("predict")
+    def predict_dataloader(self) -> EpochLoader | list[EpochLoader]:
+        """Batches of images in the order of `tables["predict"]`; no loader if `choose_predicted` leaves no rows."""
+        shares = None if self._choose_rows is None else self._choose_rows()
+        if shares is None:
+            if "predict" in self.datasets:
+                self.datasets["predict"].numbered = None
+            return self._loader("predict")
+        if not any(shares):
+            return []
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.datasets["predict"].numbered = self.on_error
+        return self._loader("predict", shares[0 if self.trainer is None else self.trainer.global_rank])
+
+    def choose_predicted(self, choose: Callable[[], Sequence[Sequence[int]]] | None) -> None:
+        """Predict on some rows of `tables["predict"]`, in batches that come with their numbers; for `PredictionWriter`.
+
+        With `on_error="skip"` images whose pixels cannot be read do not end the run; see `loader.BatchRows`.
+
+        Args:
+            choose: Called when the loader is made; returns the rows of each process. None: all rows, as usual.
+        """
+        self._choose_rows = choose
 
     # -- the checkpoint ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """How images are read, the split, the classes, and the statistics if they are known, for the checkpoint."""
         stats = self.__dict__.get("stats")
-        names = self.remember_paths
-        return remember(self.labels.frame, self.skipped, self.class_names, stats, self.geometry(), names=names)
+        return remember(
+            self.labels.frame,
+            self.skipped,
+            self.class_names,
+            stats,
+            self.geometry(),
+            target=self.target,
+            names=self.remember_paths,
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare a checkpoint with this; take its statistics, and for a table without labels its class names.
@@ -323,6 +422,7 @@ class SplitDataModule(LightningDataModule, ABC):
             self.stats = stats
         check_remembered_classes(state_dict, self.labels.class_names)
         self._remembered_classes = tuple(state_dict["class_names"])
+        self._remembered_target = state_dict.get("target")
         if stage != TrainerFn.PREDICTING:
             evaluated: Part | None = (
                 "val" if stage == TrainerFn.VALIDATING else "test" if stage == TrainerFn.TESTING else None
@@ -355,7 +455,7 @@ class SplitDataModule(LightningDataModule, ABC):
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _loader(self, part: Part) -> EpochLoader:
+    def _loader(self, part: Part, rows: Sequence[int] | None = None) -> EpochLoader:
         if part not in self.datasets:
             raise RuntimeError(f"there is no {part} dataset yet. Call setup('fit') first, or let a Trainer do it.")
         self._check_rows(part)
@@ -367,6 +467,7 @@ class SplitDataModule(LightningDataModule, ABC):
             shuffle=part == "train",
             balance=self._balance() if part == "train" else None,
             share=share_of_process(self.trainer, part, len(self.tables[part])),
+            rows=rows,
             num_workers=self.num_workers,
             worker_start=self.worker_start,
             pin_memory=self.pin_memory,

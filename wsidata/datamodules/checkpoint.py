@@ -21,6 +21,7 @@ from wsidata.splits.split_file import check_no_leak, check_same_split, split_dig
 from wsidata.splits.unreadable import check_same_skipped, trained_without
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.parts import Part, SplitError
+from wsidata.tables.targets import Target
 
 OBJECTS = (pd.DataFrame, ChannelStats, TissueCrop)
 """Arguments of data modules that are no plain values."""
@@ -43,6 +44,7 @@ def remember(
     stats: ChannelStats | None,
     geometry: Mapping[str, Any] | None = None,
     *,
+    target: Target = "class",
     names: bool = True,
 ) -> dict[str, Any]:
     """The state of a data module.
@@ -53,6 +55,7 @@ def remember(
         class_names: The classes.
         stats: The statistics, if they are known.
         geometry: How images are read; see `geometry`.
+        target: Kind of the targets.
         names: Whether to keep ids as they are. False: as digests, by which they are only recognized.
     """
     digest, parts, left_out = split_digest(table), split_parts(table), trained_without(skipped)
@@ -65,6 +68,7 @@ def remember(
         "digest": digest,
         "skipped": left_out,
         "class_names": list(class_names),
+        "target": target,
         "stats": None if stats is None else stats.to_json(),
         **({} if names else {"hashed": True}),
         "geometry": None if geometry is None else dict(geometry),
@@ -86,13 +90,33 @@ def read_memory(path: str | Path) -> dict[str, Any] | None:
     Raises:
         ValueError: if it is no local file, or holds more than plain values.
     """
+    return memory_in(_load(path))
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint file, whose weights stay on the disk until they are used.
+
+    Raises:
+        ValueError: naming the file, if it is no checkpoint, is cut off, or holds more than plain values.
+    """
+    try:
+        return _load(path)
+    except ValueError as error:
+        raise ValueError(
+            f"checkpoint '{path}' cannot be used: {error}. Pass a file that Lightning's ModelCheckpoint or "
+            "Trainer.save_checkpoint wrote, copied whole."
+        ) from error
+
+
+def _load(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError("it is no file on this disk")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"it cannot be loaded with weights_only=True ({str(error).splitlines()[0]})") from error
-    return memory_in(content) if isinstance(content, dict) else None
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "it is empty or cut off"
+        raise ValueError(f"it cannot be loaded with weights_only=True ({reason})") from error
+    return content if isinstance(content, dict) else {}
 
 
 def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str]) -> None:

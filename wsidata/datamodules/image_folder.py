@@ -146,6 +146,8 @@ class ImageFolderDataModule(SplitDataModule):
         >>> trainer.fit(model, datamodule=dm)
     """
 
+    reads = "photos"
+
     def __init__(
         self,
         table: str | Path | pd.DataFrame,

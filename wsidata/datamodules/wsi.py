@@ -138,6 +138,8 @@ class WSIDataModule(SplitDataModule):
         >>> trainer.fit(model, datamodule=dm)
     """
 
+    reads = "slides"
+
     def __init__(
         self,
         table: str | Path | pd.DataFrame,

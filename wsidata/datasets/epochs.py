@@ -7,9 +7,9 @@ randomness of each sample follow from that number and the row alone.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,17 @@ from torch.utils.data import Dataset
 from wsidata.tables.targets import target_tensor
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.to_tensor import DType
-from wsidata.utils.processes import OpenFilesError, raise_open_files
+from wsidata.utils.processes import OpenFilesError, raise_open_files, why_unreadable
 
 
 class SampleError(RuntimeError):
     """A sample could not be made; the message names its file and the reason."""
+
+
+class Unreadable(NamedTuple):
+    """Stands for a sample that cannot be read."""
+
+    reason: str
 
 
 class EpochDataset(Dataset[Any], ABC):
@@ -38,6 +44,8 @@ class EpochDataset(Dataset[Any], ABC):
 
     Attributes:
         noun: Name of one row in figures and messages.
+        numbered: Whether batches come with the numbers of their rows: "raise" ends at a sample that cannot be read,
+            "skip" has an `Unreadable` in its place. None: they come without.
     """
 
     noun = "slide"
@@ -47,6 +55,7 @@ class EpochDataset(Dataset[Any], ABC):
         self.fresh_epochs = fresh_epochs
         self.epoch_source: Callable[[], tuple[int, int] | None] | None = None
         self.reading: torch.Tensor | None = None  # in workers: where they write the row they read, for the parent
+        self.numbered: Literal["raise", "skip"] | None = None
         self._epoch_seed = torch.zeros((), dtype=torch.int64)
         self._epoch_seed.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
 
@@ -57,6 +66,20 @@ class EpochDataset(Dataset[Any], ABC):
     @abstractmethod
     def image(self, index: int) -> Any:
         """The input of the network for one sample: a (C, H, W) tensor, or a `LazyImage` of that shape."""
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The samples of a batch, as torch's loaders ask for them; pairs of row and sample if they are `numbered`."""
+        if self.numbered is None:
+            return [self[index] for index in indices]
+        return [(index, self._sample_or_reason(index)) for index in indices]
+
+    def _sample_or_reason(self, index: int) -> Any:
+        try:
+            return self[index]
+        except SampleError as error:
+            if self.numbered == "raise" or (reason := why_unreadable(error.__cause__)) is None:
+                raise
+            return Unreadable(reason)
 
     def describe(self) -> str:
         """How images are read, as the heading of a figure."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from wsidata.datasets.epochs import EpochDataset, SampleError
-from wsidata.datasets.sampler import EpochSampler, Share
+from wsidata.datasets.epochs import EpochDataset, SampleError, Unreadable
+from wsidata.datasets.sampler import EpochSampler, RowSampler, Share
 from wsidata.datasets.workers import WorkerError, begin_worker, describe_ended, never_began, reading_log
 from wsidata.transforms.base import TransformError
 from wsidata.utils.processes import raise_open_files
@@ -36,6 +37,7 @@ def make_loader(
     shuffle: bool = False,
     balance: Sequence[int] | None = None,
     share: Share | None = None,
+    rows: Sequence[int] | None = None,
     num_workers: int = 0,
     worker_start: WorkerStart | None = None,
     pin_memory: bool = False,
@@ -50,6 +52,7 @@ def make_loader(
         shuffle: Random order, a new one each epoch.
         balance: Class of each row, to draw every class equally often; see `sampler.balanced_rows`.
         share: The samples this process takes. None: all of them; a Trainer may divide them further.
+        rows: The rows that this process takes, in order, instead of all that.
         num_workers: Worker processes, kept between epochs. 0 reads in this process.
         worker_start: "forkserver" or "spawn". None: the fork server where there is one.
         pin_memory: Copy batches to page-locked memory, for asynchronous transfer to a GPU.
@@ -61,19 +64,35 @@ def make_loader(
     if num_workers:
         _check_picklable(dataset)
         multiprocessing.set_forkserver_preload(_PRELOADED)
-    sampler = None
-    if shuffle or balance is not None or share is not None:
+    sampler: EpochSampler | RowSampler | None = None
+    if rows is not None:
+        sampler = RowSampler(dataset, rows)
+    elif shuffle or balance is not None or share is not None:
         sampler = EpochSampler(dataset, shuffle=shuffle, balance=balance, share=share or Share())
     return EpochLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=collate if dataset.numbered is None else collate_numbered,
         pin_memory=pin_memory,
         multiprocessing_context=check_worker_start(worker_start) if num_workers else None,
         persistent_workers=num_workers > 0,
     )
+
+
+class BatchRows(NamedTuple):
+    """What a batch of a `numbered` dataset is made of.
+
+    Attributes:
+        rows: Number of the row of each image.
+        unreadable: Why rows cannot be read. In the batch another of its images stands in for each.
+        is_empty: Whether no row could be read, and so there is no batch.
+    """
+
+    rows: tuple[int, ...]
+    unreadable: dict[int, str]
+    is_empty: bool
 
 
 class EpochLoader(DataLoader[Any]):
@@ -81,6 +100,9 @@ class EpochLoader(DataLoader[Any]):
 
     Lightning keeps its state in checkpoints, so a resumed run sees the rest of the interrupted epoch, and not its
     beginning again.
+
+    Attributes:
+        read: Of a `numbered` dataset, what the batches are made of, in order, empty ones too; to be taken out.
     """
 
     dataset: EpochDataset
@@ -91,6 +113,7 @@ class EpochLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         """Begin an epoch, or resume the one that a checkpoint was saved in."""
         self.dataset.begin_epoch()
+        self.read: deque[BatchRows] = deque()
         seed, given = self._resumed or (None, 0)
         self._given = given if seed == self.dataset.epoch_seed else 0  # another epoch starts from its beginning
         if isinstance(self.sampler, EpochSampler):
@@ -114,6 +137,11 @@ class EpochLoader(DataLoader[Any]):
         with self._naming_faults():
             for batch in batches:
                 self._given += 1
+                if self.dataset.numbered is not None:
+                    batch, rows, unreadable = batch
+                    self.read.append(BatchRows(rows, unreadable, is_empty=batch is None))
+                    if batch is None:
+                        continue
                 yield batch
 
     @contextmanager
@@ -190,6 +218,22 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
 def batch_images(images: Sequence[Any]) -> Any:
     """A batch of tensors, stacked, or a list of lazy images, which may differ in size."""
     return stack_images(images) if isinstance(images[0], Tensor) else list(images)
+
+
+def collate_numbered(samples: Sequence[tuple[int, Any]]) -> tuple[Any, tuple[int, ...], dict[int, str]]:
+    """A batch of the samples of a `numbered` dataset; see `BatchRows`.
+
+    Batches stay of their size, since networks round otherwise in batches of another size.
+
+    Returns:
+        The batch, or None if no sample could be read; the rows; and why some of them cannot be read.
+    """
+    rows = tuple(row for row, _ in samples)
+    unreadable = {row: sample.reason for row, sample in samples if isinstance(sample, Unreadable)}
+    readable = [sample for row, sample in samples if row not in unreadable]
+    if not readable:
+        return None, rows, unreadable
+    return collate([readable[0] if row in unreadable else sample for row, sample in samples]), rows, unreadable
 
 
 def collate(samples: Sequence[Any]) -> Any:

@@ -106,6 +106,25 @@ class EpochSampler(DistributedSampler[Any]):
         return list(range(rows))
 
 
+class RowSampler(DistributedSampler[Any]):
+    """Sampler of given rows in their order, which Lightning does not divide further.
+
+    Args:
+        dataset: The dataset.
+        rows: Numbers of the rows that this process takes.
+    """
+
+    def __init__(self, dataset: EpochDataset, rows: Sequence[int]) -> None:
+        super().__init__(dataset, num_replicas=1, rank=0, shuffle=False)
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
 def balanced_rows(classes: NDArray[np.int64], rng: np.random.Generator) -> list[int]:
     """As many samples as there are rows, each class equally often (to within one), in random order.
 

@@ -4,6 +4,8 @@ from wsidata.evaluation.figures import plot_confusion as plot_confusion
 from wsidata.evaluation.figures import plot_mistakes as plot_mistakes
 from wsidata.evaluation.figures import plot_roc as plot_roc
 from wsidata.evaluation.intervals import scores_with_intervals as scores_with_intervals
+from wsidata.evaluation.prediction_file import PredictionFileError as PredictionFileError
+from wsidata.evaluation.prediction_file import load_predictions as load_predictions
 from wsidata.evaluation.predictions import PredictionError as PredictionError
 from wsidata.evaluation.predictions import mistakes as mistakes
 from wsidata.evaluation.predictions import prediction_table as prediction_table
@@ -18,3 +20,4 @@ from wsidata.evaluation.scores import scores_by_class as scores_by_class
 from wsidata.evaluation.scores import scores_by_split as scores_by_split
 from wsidata.evaluation.summary import summarize as summarize
 from wsidata.evaluation.summary import summarize_folds as summarize_folds
+from wsidata.evaluation.writer import PredictionWriter as PredictionWriter

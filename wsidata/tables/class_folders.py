@@ -76,9 +76,9 @@ def read_class_folders(root: str | Path, is_image_name: Callable[[str], bool] = 
         problems += _strays(part, root) if part != root else []
         for folder in _folders(part):
             place = folder.relative_to(root).as_posix()
-            files = [f"{place}/{name}" for name in _files_below(folder)]
+            files = [f"{place}/{name}" for name in files_below(folder)]
             images = [name for name in files if is_image_name(name)]
-            documents = [name for name in files if not is_image_name(name) and _is_document(name)]
+            documents = [name for name in files if not is_image_name(name) and is_document(name)]
             others = sorted(set(files).difference(images, documents))
             passed_over += [name for name in documents if not name.lower().endswith((".db", ".ini"))]
             problems += [] if images or others else [f"{place}: holds no image"]
@@ -118,10 +118,10 @@ def _strays(folder: Path, root: Path) -> list[str]:
 def _files(folder: Path) -> list[Path]:
     """Images, or files that may be meant as one, in a folder; a Zarr folder is one image."""
     entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    return [entry for entry in entries if (_is_zarr(entry.name) or not entry.is_dir()) and not _is_document(entry.name)]
+    return [entry for entry in entries if (_is_zarr(entry.name) or not entry.is_dir()) and not is_document(entry.name)]
 
 
-def _files_below(folder: Path) -> list[str]:
+def files_below(folder: Path) -> list[str]:
     """Relative paths of all files at any depth, without those beside MRXS slides; a Zarr folder is one."""
     files = list_files(folder, skip=lambda name: name.startswith((".", "__MACOSX")), whole=_is_zarr)
     mirax = tuple(f"{name[: -len('.mrxs')]}/" for name in files if name.lower().endswith(".mrxs"))
@@ -132,6 +132,7 @@ def _is_zarr(name: str) -> bool:
     return name.lower().endswith(".zarr")
 
 
-def _is_document(name: str) -> bool:
+def is_document(name: str) -> bool:
+    """Whether a file is a table, text, script or sidecar by its name, which lie beside images."""
     path = PurePosixPath(name.lower())
     return path.suffix in _DOCUMENTS or path.name in _NEVER_IMAGES or path.stem in _NEVER_IMAGES

@@ -9,9 +9,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import pandas as pd
 
+from wsidata.tables.bare_folder import read_bare_folder
 from wsidata.tables.class_folders import read_class_folders
 from wsidata.tables.class_names import ClassNames
 from wsidata.tables.find_slides import ImageFolder, ImageLookupError
@@ -75,7 +77,7 @@ def read_table(
     Args:
         table: CSV (comma, semicolon, tab; UTF-8 with or without byte-order mark), Parquet, or DataFrame; or a folder
             with a folder of images per class (see `class_folders`), for which `image_column` and `label_column` stay
-            as they are.
+            as they are; or, with `label_column=None`, a folder of images at any depth (see `bare_folder`).
         image_dir: Folder the images lie in. None: the table's own folder (for a DataFrame, the working folder).
         image_column: Column of image names, with or without suffix and folders, relative to `image_dir` or absolute.
         label_column: Column (or columns) of labels, numbers or mask names. None for a table without labels, which can
@@ -100,7 +102,11 @@ def read_table(
     """
     check_choice("target", target, TARGETS)
     check_choice("decimal", decimal, (".", ","))
-    text, folder, split_column = _open(table, image_dir, split_column, folder_type)
+    if label_column is None and _is_folder(table):
+        folder = _image_folder(table, image_dir, folder_type)
+        text = read_bare_folder(table, nfc(image_column), folder)
+    else:
+        text, folder, split_column = _open(table, image_dir, split_column, folder_type)
     label_columns = [nfc(name) for name in ([label_column] if isinstance(label_column, str) else label_column or ())]
     image_column = nfc(image_column)
     group_column, site_column, split_column = (
@@ -139,15 +145,24 @@ def _open(
     folder_type: Callable[[Path], ImageFolder],
 ) -> tuple[TextTable, ImageFolder, str | None]:
     """The cells, the folder of the images, and the column of the split."""
-    if not isinstance(table, pd.DataFrame) and Path(table).is_dir():
-        if image_dir is not None and Path(image_dir).absolute() != Path(table).absolute():
-            raise TableError(
-                f"table '{table}' is a folder of class folders, and holds the images: leave out image_dir."
-            )
-        folder = _folder(table, "table", folder_type)
+    if _is_folder(table):
+        folder = _image_folder(table, image_dir, folder_type)
         text = read_class_folders(table, folder.is_image_name)
         return text, folder, "split" if "split" in text.frame.columns else split_column
     return read_text_table(table), _folder(image_root(table, image_dir), "image_dir", folder_type), split_column
+
+
+def _is_folder(table: str | Path | pd.DataFrame) -> TypeGuard[str | Path]:
+    return not isinstance(table, pd.DataFrame) and Path(table).is_dir()
+
+
+def _image_folder(
+    table: str | Path, image_dir: str | Path | None, folder_type: Callable[[Path], ImageFolder]
+) -> ImageFolder:
+    """The folder that stands in place of a table, and so holds the images."""
+    if image_dir is not None and Path(image_dir).absolute() != Path(table).absolute():
+        raise TableError(f"table '{table}' is a folder, and holds the images: leave out image_dir.")
+    return _folder(table, "table", folder_type)
 
 
 def image_root(table: str | Path | pd.DataFrame, image_dir: str | Path | None) -> Path:

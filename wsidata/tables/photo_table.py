@@ -9,10 +9,10 @@ from typing import Any, Literal
 import pandas as pd
 from lightning.pytorch.utilities import rank_zero_warn
 
+from wsidata.tables.bare_folder import list_images
 from wsidata.tables.find_photos import NameIndex, PhotoFolder
 from wsidata.tables.label_table import LabelTable, image_root, read_table
 from wsidata.tables.parts import SplitError
-from wsidata.tables.text_table import TableError
 from wsidata.utils.messages import name_some
 
 Unlisted = Literal["off", "warn", "error"]
@@ -45,9 +45,7 @@ def read_photo_table(
     root = image_root(table, image_dir)
     is_folder = not isinstance(table, pd.DataFrame) and Path(table).is_dir()
     if is_folder and label_column is None:
-        names = PhotoFolder(root).photos
-        if not names:
-            raise TableError(f"'{root}' holds no photos, at any depth. Check table=.")
+        names = list_images(root, PhotoFolder.is_image_name, PhotoFolder.noun)
         table, image_dir = pd.DataFrame({image_column: names}, dtype=object), root
     listed: dict[Path, PhotoFolder] = {}  # each folder once
 

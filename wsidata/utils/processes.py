@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, and too many open files."""
+"""Child processes that end with their parent, and errors of the machine told from those of files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
+
+import pyvips
+
+from wsidata.errors import SlideError
 
 
 class OpenFilesError(RuntimeError):
@@ -50,3 +54,16 @@ def end_with_parent() -> None:
 def _await_end(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)  # the other threads may wait for a lock forever
+
+
+def why_unreadable(error: BaseException | None) -> str | None:
+    """The reason in one line, if an error is about one image; None if it is of the code, or of the whole machine."""
+    if not isinstance(error, (SlideError, OSError, pyvips.Error)):
+        return None
+    if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT):
+        return None
+    try:
+        raise_open_files(error)
+    except OpenFilesError:
+        return None
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,191 @@
+"""Predictions of a checkpoint's network on new images, from files to a table."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+
+from slidestream.trained import load_trained
+from slidestream.training.noise import hush
+from slidestream.training.run_folder import show_progress
+from wsidata import ImageFolderDataModule, SplitDataModule, WSIDataModule
+from wsidata.datamodules.restore import recall
+from wsidata.evaluation import PredictionWriter, accuracy, auroc, balanced_accuracy, load_predictions
+from wsidata.splits.unreadable import SkipWarning
+from wsidata.tables.bare_folder import list_images
+from wsidata.tables.find_photos import PhotoFolder
+from wsidata.tables.find_slides import ImageFolder
+from wsidata.tables.parts import SplitError
+from wsidata.tables.text_table import read_text_table
+from wsidata.utils.messages import bullets
+
+_TABLES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
+_MODULES: dict[str, type[SplitDataModule]] = {"slides": WSIDataModule, "photos": ImageFolderDataModule}
+_FINDERS: dict[str, type[ImageFolder]] = {"slides": ImageFolder, "photos": PhotoFolder}
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a prediction run.
+
+    Attributes:
+        out: The table.
+        images: Number of images.
+        unreadable: Why images could not be predicted, by path.
+        is_labeled: Whether the truth is known.
+        is_first: Whether this is the first of several processes, which knows what all did.
+    """
+
+    out: Path
+    images: int
+    unreadable: Mapping[str, str]
+    is_labeled: bool
+    is_first: bool
+
+    def summary(self) -> str:
+        """What was predicted, what could not be read, and the scores, if labels are known."""
+        lines = [f"{self.images - len(self.unreadable)} of {self.images} images predicted: {self.out}"]
+        if self.unreadable:
+            reasons = [f"{path}: {reason}" for path, reason in self.unreadable.items()]
+            lines.append(f"{len(reasons)} could not be (column error):{bullets(reasons, _SHOWN)}")
+        if self.is_labeled:
+            table = load_predictions(self.out)
+            table = table[(table["error"] == "") & (table["label"] != "")]
+            two = sum(name.startswith("probability_") for name in table.columns) == 2
+            other = f"AUROC {auroc(table):.3f}" if two else f"balanced accuracy {balanced_accuracy(table):.3f}"
+            lines.append(f"accuracy {accuracy(table):.3f}, {other}, of {len(table)} images with labels")
+        return "\n".join(lines)
+
+
+def predict(
+    checkpoint: str | Path,
+    images: Sequence[str | Path],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    model_class: str | None = None,
+    columns: Mapping[str, Any] | None = None,
+    loading: Mapping[str, Any] | None = None,
+    changed: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    quiet: bool = True,
+) -> Done:
+    """Predict new images, and write a row of each as it comes.
+
+    Args:
+        checkpoint: The checkpoint, or what else `load_trained` takes.
+        images: Files, folders, or one table.
+        out: CSV file; what it holds already of this network is not predicted again.
+        overwrite: Replace the file.
+        model_class: See `load_trained`.
+        columns: `image_dir`, `image_column` and `label_column`; None, or left out: as in training.
+        loading: `num_workers` and `batch_size`.
+        changed: Settings by which images are read otherwise than in training; see `SplitDataModule.from_checkpoint`.
+        trainer: Arguments of the Trainer.
+        quiet: Draw no progress bar.
+
+    Raises:
+        ValueError, OSError: naming what cannot be used; what was predicted before is kept.
+    """
+    hush()
+    warnings.simplefilter("ignore", SkipWarning)  # the table and the summary name them
+    trained = load_trained(checkpoint, model_class)
+    data = make_data(trained.checkpoint, images, dict(columns or {}), loading or {}, changed or {})
+    _check_some_readable(data)
+    writer = PredictionWriter(out, overwrite=overwrite, class_names=trained.class_names or None)
+    while True:
+        run = Trainer(
+            logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=writer,
+            enable_progress_bar=not quiet and show_progress(), **(trainer or {}),
+        )  # fmt: skip
+        try:
+            run.predict(trained.model, datamodule=data, return_predictions=False)
+            break
+        except Exception as error:
+            if not writer.goes_on_after(error):
+                raise
+    labeled = data.target == "class" and bool((data.labels.frame["label_name"] != "").any())
+    count = len(data.tables["predict"]) + len(data.skipped)
+    return Done(writer.path, count, writer.unreadable, labeled, run.is_global_zero)
+
+
+def make_data(
+    checkpoint: Path,
+    images: Sequence[str | Path],
+    columns: Mapping[str, Any],
+    loading: Mapping[str, Any],
+    changed: Mapping[str, Any],
+) -> SplitDataModule:
+    """The data module of new images; for the arguments see `predict`."""
+    memory, before = recall(checkpoint)
+    kind = str(memory["geometry"]["kind"])
+    if "kind" in changed.get("allow_changed", ()):
+        kind = _kind_of(images, kind)
+    source = _source(images, kind)
+    given = {name: value for name, value in {**loading, **changed}.items() if value is not None}
+    if isinstance(source, Path) and source.suffix.lower() in _TABLES:
+        given |= _columns(source, columns, before)
+    elif any(value is not None for value in columns.values()):
+        raise ValueError("image_dir=, image_column= and label_column= are for tables. Leave them out, or name a table.")
+    if kind == "slides":
+        given["lazy"] = bool(before.get("lazy"))  # rounds otherwise than read whole
+    folder = columns.get("image_dir")
+    return _MODULES[kind].from_checkpoint(checkpoint, source, folder, on_error="skip", **given)
+
+
+def _check_some_readable(data: SplitDataModule) -> None:
+    """Raise `ValueError` if no image can be read."""
+    try:
+        _ = data.skipped
+    except SplitError as error:
+        reasons = list(data.find_unreadable().values())
+        raise ValueError(f"none of the {len(reasons)} images can be read, the first since: {reasons[0]}") from error
+
+
+def _kind_of(images: Sequence[str | Path], trained: str) -> str:
+    """The other kind, if the images are that by their names."""
+    names = [str(one) for one in images if not Path(one).is_dir() and Path(one).suffix.lower() not in _TABLES]
+    other = "photos" if trained == "slides" else "slides"
+    finder = _FINDERS[trained]
+    return trained if names and all(finder.is_image_name(name) for name in names) else other
+
+
+def _source(images: Sequence[str | Path], kind: str) -> Path | list[Path]:
+    """A table, a folder, or a list of files."""
+    paths = [Path(one) for one in images]
+    absent = next((path for path in paths if not path.exists()), None)
+    if absent is not None:
+        raise FileNotFoundError(f"'{absent}' does not exist. Name image files, folders of images, or one table.")
+    tables = [path for path in paths if path.is_file() and path.suffix.lower() in _TABLES]
+    if tables and len(paths) > 1:
+        raise ValueError(f"'{tables[0]}' is a table, and is named alone: it says which images to predict.")
+    if len(paths) == 1 and (tables or _is_plain_folder(paths[0])):
+        return paths[0]
+    finder = _FINDERS[kind]
+    files: list[Path] = []
+    for path in paths:
+        folder = _is_plain_folder(path)
+        files += [path / name for name in list_images(path, finder.is_image_name, finder.noun)] if folder else [path]
+    return files
+
+
+def _is_plain_folder(path: Path) -> bool:
+    return path.is_dir() and not path.name.lower().endswith(".zarr")
+
+
+def _columns(table: Path, given: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns to read of a table: as given, else as in training, if it has them."""
+    there = set(read_text_table(table).frame.columns)
+    image = given.get("image_column") or trained.get("image_column") or "image"
+    label = given.get("label_column")
+    if label is None and (before := trained.get("label_column")) is not None:
+        names = [before] if isinstance(before, str) else before
+        label = before if there.issuperset(names) else None
+    label = None if label == "none" else label
+    return {"image_column": image if image in there else "image", "label_column": label}

@@ -1,0 +1,148 @@
+"""`slidestream predict` gives what `Trainer.predict` gives, and says in a line what it cannot do."""
+
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+
+from slidestream.__main__ import main
+from slidestream.trained import load_trained
+from streammodels import StreamingResNet
+from wsidata import ImageFolderDataModule, WSIDataModule
+from wsidata.evaluation import load_predictions
+
+
+def save(dm, path, outputs):
+    """A checkpoint of an untrained network, as a Trainer writes them."""
+    torch.manual_seed(0)
+    model = StreamingResNet("resnet9", 64, num_classes=outputs, weights=None).eval()
+    trainer = Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+    trainer.strategy.connect(model)
+    trainer.strategy._lightning_module = model
+    dm.trainer = model.trainer = trainer
+    content = {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "pytorch-lightning_version": "2.5.0",
+        type(dm).__name__: dm.state_dict(),
+        "datamodule_hyper_parameters": dict(dm.hparams),
+    }
+    model.on_save_checkpoint(content)
+    torch.save(content, path)
+    dm.trainer = None
+    return path
+
+
+def slides(folder, **options):
+    options = {"label_column": "class", "test_prefix": "test_", "num_workers": 0, "leaks": "off"} | options
+    return WSIDataModule(folder / "evaluation" / "reference.csv", folder / "images", **options)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(camelyon, toadstools, tmp_path_factory):
+    """Networks of cropped slides, of whole slides, and of photos."""
+    out = tmp_path_factory.mktemp("checkpoints")
+    save(slides(camelyon, level=1, image_size=64), out / "cropped.ckpt", 2)
+    save(slides(camelyon, mpp=2.0, crop="tissue", lazy=True), out / "whole.ckpt", 2)
+    photos = ImageFolderDataModule(
+        toadstools / "labels.csv", label_column="label", image_size=32, num_workers=0, leaks="off", dtype="float"
+    )
+    save(photos, out / "photos.ckpt", 3)
+    return out
+
+
+@pytest.fixture(scope="session")
+def toadstools(tmp_path_factory):
+    from wsidata.synthetic.photos import write_photos
+
+    return write_photos(tmp_path_factory.mktemp("toadstools"), classes=3, per_class=4, side_px=48, seed=1)
+
+
+def command(*arguments):
+    return main(["predict", *map(str, arguments), "--workers", "0", "--accelerator", "cpu"])
+
+
+def expected(checkpoint, dm):
+    """What the Trainer predicts of all images, read as in training, eagerly."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False, enable_checkpointing=False)
+        return torch.cat(trainer.predict(load_trained(checkpoint).model, datamodule=dm)).numpy()
+
+
+def probabilities(path):
+    return load_predictions(path).filter(regex="^probability_").to_numpy()
+
+
+def test_predictions_are_those_of_the_trainer_to_the_bit(checkpoints, camelyon, toadstools, tmp_path, capsys):
+    images, out = camelyon / "images", tmp_path / "out.csv"
+    for name, options in (
+        ("cropped", {"level": 1, "image_size": 64, "batch_size": 3}),
+        ("whole", {"mpp": 2.0, "crop": "tissue", "lazy": True}),
+    ):
+        size = str(options.get("batch_size", 1))
+        assert command(checkpoints / f"{name}.ckpt", images, "-o", out, "--overwrite", "--batch-size", size) == 0
+        table = load_predictions(out)
+        assert table.columns.tolist() == [
+            *("image", "path", "predicted", "probability_normal", "probability_tumor", "error")
+        ]
+        assert len(table) == 16
+        same = WSIDataModule(images, label_column=None, num_workers=0, leaks="off", **options)
+        assert np.array_equal(probabilities(out), expected(checkpoints / f"{name}.ckpt", same))
+    assert "16 of 16 images predicted" in capsys.readouterr().out
+    photos = ImageFolderDataModule(
+        toadstools / "labels.csv", label_column=None, image_size=32, num_workers=0, leaks="off", dtype="float"
+    )
+    assert command(checkpoints / "photos.ckpt", toadstools / "labels.csv", "-o", out, "--overwrite") == 0
+    assert np.array_equal(probabilities(out), expected(checkpoints / "photos.ckpt", photos))
+    assert "balanced accuracy" in capsys.readouterr().out  # the table has the labels
+
+
+def test_what_cannot_be_read_is_in_a_column_and_in_the_exit_status(checkpoints, camelyon, tmp_path, capsys):
+    folder = tmp_path / "new" / "deep"
+    folder.mkdir(parents=True)
+    shutil.copy(camelyon / "images" / "tumor_001.tif", folder)
+    (folder / "cut.tif").write_bytes((folder / "tumor_001.tif").read_bytes()[:3000])
+    content = bytearray((folder / "tumor_001.tif").read_bytes())
+    middle = content.index(b"\xff\xd8\xff") + 1000
+    content[middle : middle + 200] = b"\xff\xd9" * 100
+    (tmp_path / "new" / "damaged.tif").write_bytes(content)
+    assert command(checkpoints / "whole.ckpt", tmp_path / "new", "-o", tmp_path / "out.csv", "--mpp", "0.5",
+                   "--allow-changed", "resolution") == 1  # fmt: skip
+    table = load_predictions(tmp_path / "out.csv").set_index("image")
+    assert "UnreadableImageError" in table["error"]["deep/cut"]
+    assert "could not be decoded" in table["error"]["damaged"]
+    assert table["predicted"]["deep/tumor_001"] in ("normal", "tumor")
+    printed = capsys.readouterr().out
+    assert "1 of 3 images predicted" in printed
+    assert "2 could not be" in printed
+
+
+def test_errors_are_one_line_that_speaks_of_flags(checkpoints, camelyon, toadstools, tmp_path, capsys):
+    images, whole = camelyon / "images", checkpoints / "whole.ckpt"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.tif").write_bytes(b"II*\0")
+    (tmp_path / "mine.csv").write_text("my,own\n")
+    (tmp_path / "cut.ckpt").write_bytes(whole.read_bytes()[:5000])
+    for arguments, message in (
+        ((tmp_path / "cut.ckpt", images), "cut off"),
+        ((whole, tmp_path / "absent"), "does not exist"),
+        ((whole, tmp_path / "empty"), "holds no slides"),
+        ((whole, tmp_path / "bad"), "none of the 1 images can be read"),
+        ((whole, images, "-o", tmp_path / "mine.csv"), "pass --overwrite to replace it"),
+        ((whole, images, "-o", "/dev/full"), "No space left on device"),
+        ((whole, images, "--mpp", "4"), "--allow-changed resolution"),
+        ((whole, images, "--label-column", "class"), "--label-column are for tables"),
+        ((whole, toadstools / "labels.csv", images), "is named alone"),
+        ((checkpoints / "photos.ckpt", images), "--allow-changed kind"),
+    ):
+        out = () if "-o" in arguments else ("-o", tmp_path / "out.csv")
+        assert command(*arguments, *out) == 2
+        said = capsys.readouterr().err.strip()
+        assert message in said
+        assert "\n" not in said
+    assert (tmp_path / "mine.csv").read_text() == "my,own\n"

@@ -1,0 +1,212 @@
+"""Arguments of a data module that reads new images as those of a checkpoint's run were read."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wsidata.datamodules.checkpoint import memory_in, read_checkpoint
+from wsidata.datamodules.geometry import GeometryError, GeometryWarning
+from wsidata.errors import SlideError
+from wsidata.formats.open import open_pyramid
+from wsidata.formats.plain_image import PlainImagePyramid
+from wsidata.formats.resolution import MEASURES
+from wsidata.formats.tiff.levels import SEARCHED_KINDS
+from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.slides.tissue.methods import find_tissue, otsu_density, otsu_saturation
+from wsidata.tables.parts import part_name
+from wsidata.transforms.base import TransformError
+from wsidata.transforms.rebuild import rebuilt
+
+Images = str | Path | pd.DataFrame | Sequence[str | Path]
+"""A table, a folder, or a list of files."""
+
+_SHARED = ("image_size", "dtype")
+_READ = {
+    "slides": ("channels", "scale_to_8bit", "apply_icc", *_SHARED),
+    "photos": ("resize_px", "apply_icc", "normalize", *_SHARED),
+    None: _SHARED,
+}
+_LABELS = ("class_names", "target", "decimal")
+_METHODS = {method.__name__: method for method in (find_tissue, otsu_saturation, otsu_density)}
+_SPLITS = {"split", "split_column", "test_ids", "test_prefix", "val_ids", "val_prefix", "val_fraction", "k_fold"}
+_SURELY_PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
+_HYPER_PARAMETERS = "datamodule_hyper_parameters"  # Lightning's key
+_HOW = {
+    "slides": "WSIDataModule(images, label_column=None, mpp=..., image_size=..., crop=..., eval_transform=...)",
+    "photos": "ImageFolderDataModule(images, label_column=None, image_size=..., normalize=..., eval_transform=...)",
+}
+
+
+def recall(checkpoint: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the data module of a checkpoint's run remembered, and the arguments it was made with.
+
+    Args:
+        checkpoint: A checkpoint file, or its content.
+
+    Raises:
+        ValueError: if it cannot be read, or there was no data module of this package.
+        GeometryError: if it was written before data modules remembered how images are read.
+    """
+    content = checkpoint if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint)
+    name = "this checkpoint" if isinstance(checkpoint, Mapping) else f"'{checkpoint}'"
+    memory = memory_in(content)
+    if memory is None:
+        raise ValueError(
+            f"{name} holds nothing of a data module of wsidata: it was not trained with one, or holds weights only. "
+            f"Say how its images were read: {_HOW['slides']}, or {_HOW['photos']}."
+        )
+    if memory.get("geometry") is None:
+        raise GeometryError(
+            f"{name} was written by an earlier version and does not remember how images were read. Pass the arguments "
+            f"of its training run: {_HOW['slides']}, or {_HOW['photos']}."
+        )
+    return memory, dict(content.get(_HYPER_PARAMETERS) or {})
+
+
+def reading_arguments(memory: Mapping[str, Any], kind: str | None, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by which images are read as the checkpoint's were.
+
+    Args:
+        memory: What the data module of its run remembered.
+        kind: "slides" or "photos", what the new data module reads; None for what is published.
+        changed: Arguments that are given, and so need not be known.
+
+    Raises:
+        GeometryError: if the model is of the other kind of images, or a crop or transform cannot be made again.
+
+    Warns:
+        GeometryWarning: if the resolution of the training slides was corrected, which is not done here.
+    """
+    saved = memory["geometry"]
+    if kind not in (None, saved["kind"]) and "kind" not in changed.get("allow_changed", ()):
+        other = {"slides": "WSIDataModule", "photos": "ImageFolderDataModule"}[saved["kind"]]
+        raise GeometryError(
+            f"the model was trained on {saved['kind']}, and these are read as {kind}. Use {other}.from_checkpoint; or, "
+            "if the difference is meant, allow_changed=['kind', ...], and arguments for what the other kind lacks."
+        )
+    found = {name: as_tuple(saved[name]) for name in _READ[kind] if name in saved}
+    if kind == "slides" and saved["kind"] == "slides":
+        found |= _resolution(saved, changed)
+        if "crop" not in changed:
+            found["crop"] = _crop(saved["crop"])
+    if saved["eval_transform"] is not None and "eval_transform" not in changed:
+        try:
+            found["eval_transform"] = rebuilt(saved["eval_transform"])
+        except TransformError as error:
+            raise GeometryError(f"{error} Pass eval_transform=, the one of the training run.") from error
+    if saved.get("normalize") == "stats" and memory.get("stats") is None and "stats" not in changed:
+        raise GeometryError("images were normalized, and the checkpoint holds no statistics. Pass stats=.")
+    return found
+
+
+def label_arguments(
+    images: Images, memory: Mapping[str, Any], trained: Mapping[str, Any], changed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments by which labels are read as those of training; all images are test images, if nothing else is said.
+
+    Args:
+        images: The images.
+        memory: What the data module of the run remembered.
+        trained: Its arguments.
+        changed: Arguments that are given.
+    """
+    if changed.get("label_column") is None:
+        return {"label_column": None}
+    known = {name: trained[name] for name in _LABELS if trained.get(name) is not None}
+    known.setdefault("class_names", list(memory["class_names"]))
+    if not (_SPLITS & changed.keys() or _has_split_folders(images)):
+        known |= {"test_prefix": "", "val_fraction": 0.0}
+    if "label_names" in changed:
+        known.pop("class_names", None)
+    return known
+
+
+def refuse_other_kind(paths: Iterable[str], kind: str | None, allowed: Collection[str]) -> None:
+    """Raise for slides among new photos, and for photos among new slides, as far as their headers tell.
+
+    A TIFF of one level may be either.
+
+    Args:
+        paths: The new images; those that cannot be read are passed over.
+        kind: "slides" or "photos", what the model was trained on; None for what is published.
+        allowed: Settings that may differ.
+
+    Raises:
+        GeometryError: naming the first.
+    """
+    if kind is None or "kind" in allowed:
+        return
+    for path in paths:
+        if kind == "photos" and Path(path).suffix.lower() in _SURELY_PHOTOS:
+            continue
+        try:
+            pyramid = open_pyramid(Path(path))
+        except (SlideError, OSError):
+            continue
+        is_photo, levels = isinstance(pyramid, PlainImagePyramid), len(pyramid.levels)
+        is_slide = levels > 1 or not (is_photo or pyramid.kind in SEARCHED_KINDS)
+        pyramid.close()
+        if is_photo if kind == "slides" else is_slide:
+            found = "a plain picture, as a camera makes them" if is_photo else f"a slide ({levels} levels)"
+            raise GeometryError(
+                f"the model was trained on {kind}, and '{path}' is {found}. Take it away, or use a model of such "
+                "images; or, if that is meant, allow_changed=['kind']."
+            )
+
+
+def as_table(images: Images, image_dir: str | Path | None, image_column: str) -> tuple[Any, str | Path | None]:
+    """The arguments `table` and `image_dir` for a table, a folder, or a list of files."""
+    if isinstance(images, (str, Path, pd.DataFrame)):
+        return images, image_dir
+    files = [Path(file).absolute() for file in images]
+    if not files:
+        raise ValueError("there are no images to read. Name at least one file.")
+    common = os.path.commonpath([file.parent for file in files]) if image_dir is None else image_dir
+    return pd.DataFrame({image_column: [str(file) for file in files]}, dtype=object), common
+
+
+def _has_split_folders(images: Images) -> bool:
+    if not isinstance(images, (str, Path)) or not Path(images).is_dir():
+        return False
+    return any(part_name(entry.name) for entry in Path(images).iterdir() if entry.is_dir())
+
+
+def as_tuple(value: Any) -> Any:
+    """A list as a tuple, as arguments have it; lists become of them what JSON makes."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _resolution(saved: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolution, if no other is given."""
+    wanted = (
+        {}
+        if any(changed.get(name) is not None for name in MEASURES)
+        else {name: as_tuple(value) for name, value in saved["resolution"].items()}
+    )
+    override = saved.get("mpp_override")
+    if override is not None and "mpp_override" not in changed and {"mpp", "magnification"} & wanted.keys():
+        warnings.warn(
+            f"the model was trained on slides whose files did not say their true resolution (mpp_override={override}), "
+            "and here what files say is taken. Pass mpp_override=, the um per pixel of level 0, if that is wrong here "
+            "too; else mpp_override=None.",
+            GeometryWarning,
+            stacklevel=4,
+        )
+    return wanted
+
+
+def _crop(saved: Mapping[str, Any] | None) -> TissueCrop | None:
+    """The crop of remembered settings."""
+    if saved is None:
+        return None
+    settings = dict(saved)
+    method = _METHODS.get(settings.pop("method", "find_tissue"))
+    if method is None or settings.keys() - {"kind", "margin_px", "mask_mpp"}:
+        raise GeometryError(f"the crop {dict(saved)} cannot be made from its description. Pass crop=, as in training.")
+    return TissueCrop(method=method, **settings)
