@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from slidestream.cli import completion, configs, demo, fit, predict, test, validate
+from slidestream.cli import completion, configs, demo, fit, predict, report, test, validate
 from slidestream.cli.messages import cause_of, in_flags, is_foreseen, shortened, show_warnings
 
 COMMANDS = {
@@ -16,6 +16,7 @@ COMMANDS = {
     "validate": validate,
     "test": test,
     "predict": predict,
+    "report": report,
     "configs": configs,
     "demo": demo,
     "completion": completion,

@@ -37,6 +37,8 @@ def mistake_section(scores: Scores, heat_maps: dict[str, list[Path]], limit: int
     cards = [_card(rows, int(row), scores.unit, heat_maps) for row in worst]
     if cards:
         section.blocks.append(Cards(cards))
+        if "path" not in rows.rows:
+            section.blocks.append(Text("No thumbnails: the predictions have no column path.", "note"))
         if not heat_maps:
             section.blocks.append(
                 Text(
@@ -64,11 +66,12 @@ def _wrong(rows: Scored) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
 def _card(rows: Scored, row: int, unit: str, heat_maps: dict[str, list[Path]]) -> Card:
     image = str(rows.rows["image"].iloc[row])
     path = str(rows.rows["path"].iloc[row]) if "path" in rows.rows else ""
-    try:
-        picture = Picture(thumbnail(path, unit), f"Thumbnail of {image}.")
-    except (OSError, ValueError) as error:
-        picture = Picture("", "", f"No thumbnail: {_short(error, path)}.")
-    pictures = [picture]
+    pictures = []
+    if path:
+        try:
+            pictures.append(Picture(thumbnail(path, unit), f"Thumbnail of {image}."))
+        except (OSError, ValueError) as error:
+            pictures.append(Picture("", "", f"No thumbnail: {_short(error, path)}."))
     predicted = rows.names[rows.named[row]] if rows.task == "multiclass" else ""
     maps = sorted(heat_maps.get(image, []), key=lambda file: f"_{predicted}_" not in file.name)
     if maps:

@@ -29,8 +29,6 @@ def thumbnail(path: str, unit: str) -> str:
         OSError: if there is no such file, or it cannot be read.
         ValueError: if it is an image of a kind that has no colors.
     """
-    if not path:
-        raise FileNotFoundError("the table of predictions has no path")
     if not Path(path).exists():
         raise FileNotFoundError("the file is gone")
     if unit == "photos" or PurePath(path).suffix.lower() in _PHOTOS:

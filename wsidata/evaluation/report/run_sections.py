@@ -81,7 +81,7 @@ def fold_section(contents: Contents) -> Section:
                 values.setdefault((row["split"], row["target"], row["score"]), []).append(row["value"])
     rows = []
     for split in ORDER:
-        for (of, target, name), numbers in values.items():
+        for (of, target, name), numbers in sorted(values.items(), key=lambda item: list(NAMES).index(item[0][2])):
             if of == split:
                 defined = np.array([one for one in numbers if np.isfinite(one)])
                 left_out = f"; undefined in {len(numbers) - len(defined)}" if len(defined) < len(numbers) else ""
