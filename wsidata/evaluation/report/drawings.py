@@ -146,7 +146,8 @@ def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], alt: str, 
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts):
             if count or few:
-                text = f"{count}\n{share[row, column]:.0%}" if few else str(count)
+                rate = f"{share[row, column]:.0%}" if counts[row].any() else "no images"
+                text = f"{count}\n{rate}" if few else str(count)
                 ink = "white" if share[row, column] > 0.55 else "#22303c"
                 small = 7 if not few else 10 if len(classes) <= 4 else 8
                 axes.text(column, row, text, ha="center", va="center", fontsize=small, color=ink)
@@ -185,7 +186,7 @@ def draw_histogram(scores: Mapping[str, NDArray[np.float64]], alt: str, label: s
         for number, (axes, (name, values)) in enumerate(zip(panels, scores.items(), strict=True)):
             axes.hist(values, bins=np.linspace(0, 1, 21), color=COLORS[number % len(COLORS)], alpha=0.85)
             axes.set_title(f"{shown(name)}: {len(values)} images", loc="left", fontsize=9)
-            axes.set(xlim=(0, 1), ylabel="images")
+            axes.set(xlim=(0, 1), ylim=(0, None if len(values) else 1), ylabel="images")
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         panels[-1].set_xlabel(label)
 
