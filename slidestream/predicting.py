@@ -15,7 +15,7 @@ from slidestream.training.noise import hush
 from slidestream.training.run_folder import show_progress
 from wsidata import ImageFolderDataModule, SplitDataModule, WSIDataModule
 from wsidata.datamodules.restore import recall
-from wsidata.evaluation import PredictionWriter, accuracy, auroc, balanced_accuracy, load_predictions
+from wsidata.evaluation import PredictionWriter, accuracy, auroc, balanced_accuracy, read_predictions
 from wsidata.splits.unreadable import SkipWarning
 from wsidata.tables.bare_folder import list_images
 from wsidata.tables.find_photos import PhotoFolder
@@ -55,7 +55,7 @@ class Done:
             reasons = [f"{path}: {reason}" for path, reason in self.unreadable.items()]
             lines.append(f"{len(reasons)} could not be (column error):{bullets(reasons, _SHOWN)}")
         if self.is_labeled:
-            table = load_predictions(self.out)
+            table = read_predictions(self.out)
             table = table[(table["error"] == "") & (table["label"] != "")]
             two = sum(name.startswith("probability_") for name in table.columns) == 2
             other = f"AUROC {auroc(table):.3f}" if two else f"balanced accuracy {balanced_accuracy(table):.3f}"

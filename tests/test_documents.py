@@ -1,5 +1,6 @@
 """The Python examples of the README and of every page of the documentation, run in order on synthetic data."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 import pyvips
 import tifffile
+import torch
 from documents import PYTHON_BLOCK, run_examples
 from lightning import Trainer
 from places import ROOT
@@ -92,12 +94,23 @@ def test_getting_started_trains_tests_and_streams(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "page", ["augmentation", "heads", "how-streaming-works", "resnets", "tissue-and-lazy", "data-module"]
-)
+@pytest.mark.parametrize("page", ["augmentation", "heads", "how-streaming-works", "resnets", "tissue-and-lazy"])
 def test_page_runs(page: str, folder: Path) -> None:
     slides_and_images()
     assert run_examples(f"docs/{page}.md", {})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_data_module_runs(folder: Path) -> None:
+    slides_and_images()
+    a_checkpoint()
+    dm = wsidata.WSIDataModule("slides.csv", "images", mpp=2.0, image_size=64)
+    content = torch.load("best.ckpt", weights_only=True)
+    torch.save({**content, "WSIDataModule": dm.state_dict()}, "best.ckpt")
+    shutil.copytree("images", "new_slides")
+    run_examples("docs/data-module.md", {})
+    assert len(pd.read_csv("predictions.csv")) == len(list(Path("new_slides").iterdir()))
 
 
 @pytest.mark.slow

@@ -148,7 +148,7 @@ class SplitDataModule(LightningDataModule, ABC):
             arguments["unlisted"] = "off"
         arguments |= changed
         module = cls(*([table] if image_dir is None else [table, image_dir]), **arguments)
-        module._take(memory)
+        module._take({"target": trained.get("target"), **memory})
         return module
 
     def _take(self, memory: Mapping[str, Any]) -> None:

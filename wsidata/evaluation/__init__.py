@@ -5,7 +5,6 @@ from wsidata.evaluation.figures import plot_mistakes as plot_mistakes
 from wsidata.evaluation.figures import plot_roc as plot_roc
 from wsidata.evaluation.intervals import scores_with_intervals as scores_with_intervals
 from wsidata.evaluation.prediction_file import PredictionFileError as PredictionFileError
-from wsidata.evaluation.prediction_file import load_predictions as load_predictions
 from wsidata.evaluation.predictions import PredictionError as PredictionError
 from wsidata.evaluation.predictions import mistakes as mistakes
 from wsidata.evaluation.predictions import prediction_table as prediction_table

@@ -22,14 +22,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wsidata.tables.cells import escaped, restored
+from wsidata.tables.cells import escaped
 from wsidata.utils.files import write_text
 
 KEY = "path"
 """Column by which an image is known."""
 
 ERROR = "error"
-_NUMBERS = ("probability_", "value_")
 _VERSION = 1
 _WHAT = {
     "columns": "has other columns",
@@ -214,21 +213,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, (float, np.floating)):
         return "" if np.isnan(value) else str(value)
     return str(value)
-
-
-def load_predictions(path: str | Path) -> pd.DataFrame:
-    """A table of predictions as it was written: ids and names as text, numbers as float32.
-
-    Args:
-        path: The file.
-
-    Raises:
-        PredictionFileError: if it holds no predictions.
-    """
-    table = restored(pd.read_csv(path, dtype=str, keep_default_na=False))
-    if KEY not in table or ERROR not in table:
-        raise PredictionFileError(f"'{path}' is no table of predictions: it has the columns {list(table.columns)}.")
-    for name in table.columns:
-        if name.startswith(_NUMBERS):
-            table[name] = pd.to_numeric(table[name].replace("", np.nan)).astype(np.float32)
-    return table

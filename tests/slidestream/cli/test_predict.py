@@ -12,7 +12,7 @@ from slidestream.__main__ import main
 from slidestream.trained import load_trained
 from streammodels import StreamingResNet
 from wsidata import ImageFolderDataModule, WSIDataModule
-from wsidata.evaluation import load_predictions
+from wsidata.evaluation import read_predictions
 
 
 def save(dm, path, outputs):
@@ -74,7 +74,7 @@ def expected(checkpoint, dm):
 
 
 def probabilities(path):
-    return load_predictions(path).filter(regex="^probability_").to_numpy()
+    return read_predictions(path).filter(regex="^probability_").to_numpy(np.float32)
 
 
 def test_predictions_are_those_of_the_trainer_to_the_bit(checkpoints, camelyon, toadstools, tmp_path, capsys):
@@ -85,7 +85,7 @@ def test_predictions_are_those_of_the_trainer_to_the_bit(checkpoints, camelyon, 
     ):
         size = str(options.get("batch_size", 1))
         assert command(checkpoints / f"{name}.ckpt", images, "-o", out, "--overwrite", "--batch-size", size) == 0
-        table = load_predictions(out)
+        table = read_predictions(out)
         assert table.columns.tolist() == [
             *("image", "path", "predicted", "probability_normal", "probability_tumor", "error")
         ]
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_in_a_column_and_in_the_exit_status(checkpoints, 
     (tmp_path / "new" / "damaged.tif").write_bytes(content)
     assert command(checkpoints / "whole.ckpt", tmp_path / "new", "-o", tmp_path / "out.csv", "--mpp", "0.5",
                    "--allow-changed", "resolution") == 1  # fmt: skip
-    table = load_predictions(tmp_path / "out.csv").set_index("image")
+    table = read_predictions(tmp_path / "out.csv").set_index("image")
     assert "UnreadableImageError" in table["error"]["deep/cut"]
     assert "could not be decoded" in table["error"]["damaged"]
     assert table["predicted"]["deep/tumor_001"] in ("normal", "tumor")

@@ -13,7 +13,7 @@ import torch
 from lightning import LightningModule, Trainer
 
 from wsidata import ImageFolderDataModule, WSIDataModule
-from wsidata.evaluation import PredictionFileError, PredictionWriter, load_predictions
+from wsidata.evaluation import PredictionFileError, PredictionWriter, read_predictions
 from wsidata.synthetic.photos import write_photos
 
 
@@ -58,14 +58,14 @@ def whole(toadstools, tmp_path_factory):
 
 
 def probabilities(table):
-    return table.filter(regex="^probability_").to_numpy()
+    return table.filter(regex="^probability_").to_numpy(np.float32)
 
 
 def test_the_file_holds_what_the_trainer_returns_to_the_bit(toadstools, whole):
     returned, path = whole
     dm = photos(toadstools)
     assert torch.equal(torch.cat(predict(dm)), returned)
-    table = load_predictions(path)
+    table = read_predictions(path)
     assert table.columns.tolist() == [
         *("image", "path", "split", "label", "predicted"),
         *(f"probability_{name}" for name in dm.class_names), "error",
@@ -85,7 +85,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_file(toadstools, whole, tmp_p
     path = tmp_path / "predictions.csv"
     with pytest.raises(KeyError, match="stopped"):
         predict(photos(toadstools), PredictionWriter(path), Net(stop_at=17))
-    assert len(load_predictions(path)) == 15
+    assert len(read_predictions(path)) == 15
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - cut)  # as kill -9 leaves it
     model = Net()
@@ -108,7 +108,7 @@ def test_predictions_of_another_network_or_of_images_read_otherwise_are_not_mixe
         predict(photos(toadstools, label_column=None, class_names=["a", "b", "c"]), PredictionWriter(path))
     assert path.read_bytes() == whole[1].read_bytes()
     predict(photos(toadstools), PredictionWriter(path, overwrite=True), Net(seed=1))
-    assert not np.array_equal(probabilities(load_predictions(path)), whole[0].numpy())
+    assert not np.array_equal(probabilities(read_predictions(path)), whole[0].numpy())
 
 
 def test_a_file_of_something_else_is_never_written_to(toadstools, tmp_path):
@@ -135,7 +135,7 @@ def test_a_full_disk_keeps_what_was_predicted(toadstools, whole, tmp_path, monke
     with pytest.raises(OSError, match=r"No space left .*Make room there, and start"):
         predict(photos(toadstools), PredictionWriter(path))
     monkeypatch.undo()
-    assert 0 < len(load_predictions(path)) < 24
+    assert 0 < len(read_predictions(path)) < 24
     predict(photos(toadstools), PredictionWriter(path))
     assert path.read_bytes() == whole[1].read_bytes()
     with pytest.raises(OSError, match="No space left on device"):
@@ -159,7 +159,7 @@ def test_images_that_cannot_be_decoded_are_named_and_the_others_predicted_as_if_
     after = predict(photos(folder, **options, **names), writer)
     bad = {1, 4, 5, 6, 7, 11}
     assert writer.unreadable.keys() == {paths[number] for number in bad}
-    table = load_predictions(writer.path)
+    table = read_predictions(writer.path)
     assert table["path"].tolist() == paths
     assert not {"split", "label"} & {*table.columns}
     assert set(np.flatnonzero(table["error"] != "")) == bad
@@ -198,16 +198,16 @@ def test_numbers_and_several_labels(toadstools, tmp_path):
     options |= {"num_workers": 0, "leaks": "off", "unlisted": "off"}
     dm = ImageFolderDataModule(table, label_column=["x", "y"], target="regression", **options)
     returned = torch.cat(predict(dm, PredictionWriter(tmp_path / "numbers.csv"), Numbers(2)))
-    numbers = load_predictions(tmp_path / "numbers.csv")
+    numbers = read_predictions(tmp_path / "numbers.csv")
     assert "predicted" not in numbers
     keep = [True, False] + [True] * 22
-    assert np.array_equal(numbers[["value_x", "value_y"]].to_numpy()[keep], returned.numpy()[keep])
+    assert np.array_equal(numbers[["value_x", "value_y"]].to_numpy(np.float32)[keep], returned.numpy()[keep])
     assert numbers["error"][1].startswith("the prediction is not a number")
     assert numbers["value_x"].isna()[1]
     table["x"] = [number % 2 for number in range(len(table))]
     dm = ImageFolderDataModule(table, label_column=["x", "y"], target="multilabel", **options)
     returned = torch.cat(predict(dm, PredictionWriter(tmp_path / "labels.csv"), Labels(2)))
-    labels = load_predictions(tmp_path / "labels.csv")
+    labels = read_predictions(tmp_path / "labels.csv")
     assert labels["predicted"].tolist() == [";".join(np.array(["x", "y"])[row >= 0.5]) for row in returned.numpy()]
 
 
@@ -273,6 +273,6 @@ def test_lazy_slides_that_cannot_be_decoded_are_named_and_predicting_goes_on(cam
     assert writer.goes_on_after(caught.value)
     assert not writer.goes_on_after(OSError())
     predict(dm, writer, Means())
-    table = load_predictions(writer.path)
+    table = read_predictions(writer.path)
     assert (table["error"] != "").tolist() == [False, True, False]
     assert [*writer.unreadable] == [str(path)]
