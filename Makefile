@@ -20,9 +20,8 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
 	@touch $@
 
-# One thread: the demo's images are small, and more threads mostly wait for each other.
-demo: $(READY) ## Train and evaluate a streaming ResNet-18 on slides it makes itself
-	OMP_NUM_THREADS=1 $(BIN)/python recipes/camelyon16.py $(DEMO_ARGS)
+demo: $(READY) ## Train a streaming ResNet-18 on slides it makes itself, and show what comes of it
+	$(BIN)/slidestream demo $(DEMO_ARGS)
 
 # One OpenMP thread a process: with more, small kernels of parallel test processes wait for each other at their barriers.
 test: $(READY) ## Run the whole test-suite

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from streammodels import FineTuning, StreamingResNet
 from wsidata import Camelyon16DataModule
-from wsidata.evaluation import write_report
+from wsidata.evaluation import PredictionWriter, write_report
 
 
 def main(
@@ -47,9 +47,10 @@ def main(
         optimizer=partial(torch.optim.AdamW, lr=learning_rate), fine_tuning=FineTuning(unfreeze_at=unfreeze_at),
     )  # fmt: skip
     best = ModelCheckpoint(out, "best", monitor="val_loss")
-    trainer = Trainer(max_epochs=epochs, logger=CSVLogger(out, "", ""), callbacks=best, log_every_n_steps=1)
+    writer = PredictionWriter(out / "predictions.csv")
+    trainer = Trainer(max_epochs=epochs, logger=CSVLogger(out, "", ""), callbacks=[best, writer], log_every_n_steps=1)
     trainer.fit(model, slides)
-    trainer.test(model, slides, ckpt_path="best")
+    trainer.predict(model, slides, ckpt_path="best", return_predictions=False)  # the test slides
     print(f"Report: {write_report(out)}")
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from slidestream.configs import config_path
-from slidestream.training.evaluate import evaluate, summary
+from slidestream.training.evaluate import describe_scores, evaluate
 from slidestream.training.folds import fit_folds, take_folds
 from slidestream.training.lightning_cli import RunCLI
 from slidestream.training.noise import hush
@@ -41,9 +41,11 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
         if command == "fit":
             cli.run.merge_metrics()
         best = cli.run.checkpoints / "best.ckpt" if command == "fit" else None
-        if command != "validate" and (tables := evaluate(cli.trainer, cli.model, cli.datamodule, cli.run.path, best)):
-            print(summary(tables, cli.run.path))
         cli.run.finish(time.monotonic() - started)
+        if command != "validate":
+            print(f"\n{describe_scores(evaluate(cli.trainer, cli.model, cli.datamodule, cli.run, best))}")
+        if command == "fit":
+            print(f"\n{cli.run.listing()}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Predictions and scores of a run on its validation and test images."""
+"""Predictions, scores and report of a run, of its validation and test images."""
 
 from __future__ import annotations
 
@@ -10,49 +10,77 @@ import pandas as pd
 import torch
 from lightning import LightningModule, Trainer
 
-from slidestream.training.run_folder import FILES, show_progress
+from slidestream.training.run_folder import RunFolder, show_progress
 from wsidata import SplitDataModule
-from wsidata.evaluation import prediction_table, save_table, scores_by_split, summarize
+from wsidata.evaluation import PredictionWriter, load_predictions, save_table, scores_with_intervals, write_report
+
+MAIN_SCORES = ("accuracy", "balanced_accuracy", "label_accuracy", "auroc", "mae", "rmse", "r2")
+"""Those that are printed; scores.csv and the report have all."""
+
+_TASKS = {"class": "multiclass", "multilabel": "multilabel", "regression": "regression"}
 
 
 def evaluate(
-    trainer: Trainer, model: LightningModule, data: Any, out: Path, checkpoint: Path | None
-) -> dict[str, pd.DataFrame]:
-    """Predict the validation and test images, and write predictions.csv, scores.csv, split.csv and leaks.csv.
+    trainer: Trainer, model: LightningModule, data: Any, run: RunFolder, checkpoint: Path | None
+) -> pd.DataFrame:
+    """Predict the validation and test images; write predictions.csv, scores.csv, split.csv, leaks.csv and report.html.
 
     Args:
         trainer: The Trainer of the run, whose device and precision are used.
         model: The network.
         data: The data module of the run; of others than this project's nothing is predicted.
-        out: The run folder.
+        run: The run folder.
         checkpoint: The weights to take; None: those that the network has.
 
     Returns:
-        "predictions" and "scores"; empty if nothing was predicted.
+        The scores (see `wsidata.evaluation.scores_with_intervals`); empty if nothing was predicted.
     """
-    if not isinstance(data, SplitDataModule):
-        return {}
-    data.save_split(out / "split.csv")
-    if data.leaks != "off":
-        save_table(data.check_leaks().frame, out / "leaks.csv")
-    rows = pd.concat([data.tables["val"], data.tables["test"]], ignore_index=True)
-    if rows.empty or data.labels.target != "class":
-        return {}
-    if checkpoint is not None and checkpoint.is_file():
-        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    scores = pd.DataFrame()
+    if isinstance(data, SplitDataModule):
+        data.save_split(run.path / "split.csv")
+        if data.leaks != "off":
+            save_table(data.check_leaks().frame, run.path / "leaks.csv")
+        run.note(task=_TASKS.get(data.target, data.target), **_described(data))
+        rows = pd.concat([data.tables["val"], data.tables["test"]], ignore_index=True)
+        if len(rows) and data.target in _TASKS:
+            if checkpoint is not None and checkpoint.is_file():
+                content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+                model.load_state_dict(content["state_dict"])
+            _predict(trainer, model, _reading(data, rows), run.path / "predictions.csv")
+            scores = scores_with_intervals(load_predictions(run.path / "predictions.csv"), groups=_groups(data))
+            save_table(scores, run.path / "scores.csv")
+    write_report(run.path)
+    return scores
+
+
+def describe_scores(scores: pd.DataFrame) -> str:
+    """The main scores of each split with their intervals, as text."""
+    lines = []
+    for split, part in scores.groupby("split", sort=False):
+        lines.append(f"  {split}, {part['images'].iloc[0]} images (95 % interval)")
+        shown = part[part["score"].isin(MAIN_SCORES)]
+        shown = shown if (shown["target"] != "").all() else shown[shown["target"] == ""]
+        for row in shown.to_dict("records"):
+            name = f"{row['score'].replace('_', ' ')} {row['target']}".strip()
+            value = "undefined" if pd.isna(row["value"]) else f"{row['value']:.3f}"
+            interval = "" if pd.isna(row["low"]) else f"   {row['low']:.3f} to {row['high']:.3f}"
+            note = f"   ({row['note']})" if row["note"] else ""
+            lines.append(f"    {name:<20} {value}{interval}{note}")
+    return "\n".join(lines)
+
+
+def _predict(trainer: Trainer, model: LightningModule, data: SplitDataModule, path: Path) -> None:
+    """Write predictions on one device: several would count some images twice."""
+    device = trainer.strategy.root_device.type
     alone = Trainer(
-        devices=1, accelerator=_accelerator(trainer), precision=trainer.precision, logger=False,
-        enable_checkpointing=False, enable_progress_bar=show_progress(), default_root_dir=out,
+        devices=1, accelerator={"cuda": "gpu"}.get(device, device), precision=trainer.precision, logger=False,
+        enable_checkpointing=False, enable_progress_bar=show_progress(), default_root_dir=path.parent,
+        callbacks=PredictionWriter(path, overwrite=True, class_names=data.class_names),
     )  # fmt: skip
-    batches: Any = alone.predict(model, reading(data, rows))
-    predictions = prediction_table(rows, torch.cat(batches), data.class_names)
-    scores = scores_by_split(predictions, ("accuracy", "balanced_accuracy", "auroc"))
-    save_table(predictions, out / "predictions.csv")
-    save_table(scores, out / "scores.csv")
-    return {"predictions": predictions, "scores": scores}
+    alone.predict(model, datamodule=data, return_predictions=False)
 
 
-def reading(data: SplitDataModule, rows: pd.DataFrame) -> SplitDataModule:
+def _reading(data: SplitDataModule, rows: pd.DataFrame) -> SplitDataModule:
     """A data module of the same images, whose rows to predict are these; they are not checked again."""
     other = copy.copy(data)
     other.__dict__["tables"] = {**data.tables, "predict": rows}
@@ -60,10 +88,15 @@ def reading(data: SplitDataModule, rows: pd.DataFrame) -> SplitDataModule:
     return other
 
 
-def summary(tables: dict[str, pd.DataFrame], out: Path) -> str:
-    """The scores, and the files that were written, as text."""
-    return summarize(tables["scores"], out, FILES)
+def _groups(data: SplitDataModule) -> dict[str, str] | None:
+    """Patient of each image, if the table has patients."""
+    frame = data.labels.frame
+    return dict(frame[["image_id", "group"]].to_numpy()) if (frame["group"] != "").any() else None
 
 
-def _accelerator(trainer: Trainer) -> str:
-    return {"cuda": "gpu"}.get(trainer.strategy.root_device.type, trainer.strategy.root_device.type)
+def _described(data: SplitDataModule) -> dict[str, Any]:
+    """What the images are called, and at which resolution they are read."""
+    geometry = data.geometry()
+    resolution = geometry.get("resolution") or {}
+    text = ", ".join(f"{name}={value}" for name, value in resolution.items())
+    return {"unit": geometry.get("kind", "images"), **({"resolution": text} if text else {})}

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from slidestream.training.evaluate import MAIN_SCORES
 from slidestream.training.run_folder import RunFolder, default_folder
-from wsidata.evaluation import save_table, summarize_folds
+from wsidata.evaluation import load_predictions, save_table, scores_with_intervals, write_report
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def sum_up(out: Path, count: int) -> str:
     """Write folds.csv and predictions.csv of all folds, and return the mean and spread as text.
 
     Validation images are predicted by the network of the one fold that was not trained on them. Test images are
-    predicted by all of them: the mean of the probabilities.
+    predicted by all of them: the mean of the probabilities, or numbers.
 
     Args:
         out: The run folder, with fold_0, fold_1, ... in it.
@@ -95,24 +96,53 @@ def sum_up(out: Path, count: int) -> str:
     """
     scores, validated, tested = [], [], []
     for fold in range(count):
-        folder = out / f"fold_{fold}"
-        scores.append(pd.read_csv(folder / "scores.csv").assign(fold=fold))
-        predictions = pd.read_csv(folder / "predictions.csv", dtype={"image": str, "label": str, "predicted": str})
-        validated.append(predictions[predictions["split"] == "val"].assign(fold=fold))
+        predictions = load_predictions(out / f"fold_{fold}" / "predictions.csv")
+        scores.append(scores_with_intervals(predictions).assign(fold=fold))
+        validated.append(predictions[predictions["split"] == "val"].assign(fold=str(fold)))
         tested.append(predictions[predictions["split"] == "test"])
     folds = pd.concat(scores, ignore_index=True)
+    task = str(RunFolder(out / "fold_0").facts().get("task"))
     save_table(folds, out / "folds.csv")
-    save_table(pd.concat([*validated, ensemble(tested)], ignore_index=True), out / "predictions.csv")
-    return f"{summarize_folds(folds)}\n\n  in {out}/: folds.csv, predictions.csv, and a folder for each fold"
+    save_table(pd.concat([*validated, ensemble(tested, task)], ignore_index=True), out / "predictions.csv")
+    report = write_report(out)
+    return (
+        f"{describe_folds(folds)}\n\n  in {out}/: {report.name}, folds.csv, predictions.csv, and a folder for each fold"
+    )
 
 
-def ensemble(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Prediction table of the mean of the probabilities of several networks, of the same images in the same order."""
+def describe_folds(folds: pd.DataFrame) -> str:
+    """Mean, standard deviation (n - 1) and range of the main scores over the folds, as text."""
+    lines = [f"\n  over {folds['fold'].nunique()} folds: mean and standard deviation, lowest and highest"]
+    shown = folds[folds["score"].isin(MAIN_SCORES)]
+    shown = shown if (shown["target"] != "").all() else shown[shown["target"] == ""]
+    for (split, target, score), part in shown.groupby(["split", "target", "score"], sort=False):
+        values, name = part["value"], f"{split} {str(score).replace('_', ' ')} {target}".strip()
+        lines.append(
+            f"    {name:<26} {values.mean():.3f} ± {values.std():.3f}   {values.min():.3f} to {values.max():.3f}"
+        )
+    return "\n".join(lines)
+
+
+def ensemble(tables: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
+    """Prediction table of the mean of the probabilities, or numbers, of several networks.
+
+    Args:
+        tables: A table of each network.
+        task: "multiclass", "multilabel" or "regression".
+
+    Raises:
+        ValueError: if they are not of the same images.
+    """
     first = tables[0].reset_index(drop=True)
-    names = [name for name in first.columns if name.startswith("probability_")]
-    if first.empty or not names:
-        return first
-    mean = np.mean([table[names].to_numpy() for table in tables], axis=0)
+    if any(table["path"].tolist() != first["path"].tolist() for table in tables):
+        raise ValueError("the folds have predicted different test images: train them with the same data and arguments.")
+    names = [name for name in first.columns if name.startswith(("probability_", "value_"))]
+    mean = np.mean([table[names].to_numpy(dtype=float) for table in tables], axis=0)
     table = first.assign(**dict(zip(names, mean.T, strict=True)))
-    table["predicted"] = [names[best].removeprefix("probability_") for best in mean.argmax(axis=1)]
+    classes = [name.removeprefix("probability_") for name in names]
+    if task == "multiclass":
+        table["predicted"] = [classes[best] for best in mean.argmax(axis=1)]
+    elif task == "multilabel":
+        chosen = [[name for name, value in zip(classes, row, strict=True) if value >= 0.5] for row in mean]
+        table["predicted"] = [";".join(labels) for labels in chosen]
     return table

@@ -24,7 +24,7 @@ FILES = {
     "metrics.csv": "every logged metric, by epoch",
     "split.csv": "which image was used for what",
     "predictions.csv": "prediction for each validation and test image",
-    "scores.csv": "the table above",
+    "scores.csv": "all scores, with 95 % intervals",
     "leaks.csv": "images found in two splits",
     "config.yaml": "all settings, to run it again",
     "report.html": "all of it to look at",
@@ -64,6 +64,12 @@ class RunFolder:
     def finish(self, seconds: float) -> None:
         """Note that the run came to its end."""
         self.note(finished=datetime.now().astimezone().isoformat(timespec="seconds"), seconds=round(seconds, 1))
+
+    def listing(self) -> str:
+        """The files that a run has written and what they hold, as text."""
+        width = max(map(len, FILES))
+        there = [f"    {name:<{width}}  {about}" for name, about in FILES.items() if (self.path / name).exists()]
+        return "\n".join([f"  in {self.path}/", *there])
 
     def merge_metrics(self) -> None:
         """Write metrics.csv from the logs of the run and of its resumptions.

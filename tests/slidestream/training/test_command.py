@@ -11,6 +11,7 @@ from lightning import Trainer
 
 from slidestream import load_trained
 from slidestream.__main__ import main
+from slidestream.training.folds import ensemble
 from wsidata import Camelyon16DataModule
 
 pytestmark = pytest.mark.slow
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 def test_a_run_writes_all_that_is_needed_to_judge_and_to_repeat_it(run: Path) -> None:
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files >= {"checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "split.csv", "predictions.csv"}
-    assert files >= {"scores.csv", "leaks.csv", "config.yaml", "run.json"}
+    assert files >= {"scores.csv", "leaks.csv", "config.yaml", "run.json", "report.html"}
     facts = json.loads((run / "run.json").read_text())
     assert facts["finished"]
     assert facts["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -72,3 +73,15 @@ def test_folds_are_trained_once_each_and_summed_up(
     mean = sum(part.loc[part["split"] == "test", "probability_tumor"].to_numpy() for part in parts) / 2
     assert tested["probability_tumor"].to_numpy() == pytest.approx(mean)
     assert "over 2 folds" in capsys.readouterr().out
+
+
+def test_networks_of_folds_predict_together() -> None:
+    def table(**columns: list[object]) -> pd.DataFrame:
+        return pd.DataFrame({"path": ["a"], **columns})
+
+    labels = [table(predicted=[""], probability_x=[x], probability_y=[y]) for x, y in ((0.9, 0.4), (0.3, 0.2))]
+    assert ensemble(labels, "multilabel")["predicted"].tolist() == ["x"]
+    numbers = [table(value_age=[age]) for age in (40.0, 50.0)]
+    assert ensemble(numbers, "regression")["value_age"].tolist() == [45.0]
+    with pytest.raises(ValueError, match="different test images"):
+        ensemble([numbers[0], numbers[1].assign(path="b")], "regression")
