@@ -1,4 +1,4 @@
-"""Tumor or no tumor on the slides of Camelyon16, with a streaming ResNet-18 that is trained and evaluated in Python.
+"""Tumor or no tumor on the slides of Camelyon16, with a ResNet-18 that streams.
 
 python recipes/camelyon16.py camelyon16                     the folder of the published data
 python recipes/camelyon16.py camelyon16 --mpp 0.5 --lazy true --memory 8GB

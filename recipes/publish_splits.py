@@ -1,4 +1,4 @@
-"""Publication of preprocessed, split slides in a folder or on the Hugging Face Hub, and training from it.
+"""Publication of preprocessed, split slides in a folder or on the Hub, and training from it.
 
 python recipes/publish_splits.py labels.csv --image_dir slides --mpp 8 --folder published/mine
 python recipes/publish_splits.py labels.csv --image_dir slides --mpp 8 --repo me/mine     private, on the Hub

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from lightning import LightningModule
 
-from streammodels import StreamingResNet
+from streammodels import StreamingResNet, WeightsUnavailableError
+from streammodels.training.pretrained import download, read_pretrained, repo_of
 from wsidata.datamodules.checkpoint import memory_in
+from wsidata.utils.files import atomic_write
 from wsidata.utils.messages import name_some
 
 _OWN = "streammodels."
@@ -57,7 +59,7 @@ def load_trained(checkpoint: str | Path, model_class: str | None = None, **chang
     Nothing but plain values and weights is unpickled, and no weights are downloaded.
 
     Args:
-        checkpoint: The file.
+        checkpoint: The file, or "hf://owner/name", a network of the Hugging Face Hub (see `fetch`).
         model_class: Its class, as "module.Class", which has to be importable. None: as the checkpoint says, which may
             name classes of `streammodels` only.
         **changed: Arguments of the class to use instead of those of the training run, such as `memory="8GB"`.
@@ -65,7 +67,7 @@ def load_trained(checkpoint: str | Path, model_class: str | None = None, **chang
     Raises:
         CheckpointError: if it cannot be loaded.
     """
-    path = Path(checkpoint)
+    path = fetch(checkpoint)
     content = read_checkpoint(path)
     kind = _class_of(content, path, model_class)
     arguments = {name: value for name, value in content.get("hyper_parameters", {}).items() if name[:1] != "_"}
@@ -80,6 +82,33 @@ def load_trained(checkpoint: str | Path, model_class: str | None = None, **chang
         ) from error
     memory = memory_in(content)
     return Trained(model.eval(), _names(model, memory), memory, path)
+
+
+def fetch(checkpoint: str | Path) -> Path:
+    """The checkpoint on this disk; a network of the Hub is downloaded, and kept beside the Hub's own cache.
+
+    Args:
+        checkpoint: A file, or "hf://owner/name" of what `push_to_hub` has published.
+
+    Raises:
+        CheckpointError: if the repository cannot be read, or holds something else.
+    """
+    repo = repo_of(checkpoint)
+    if repo is None:
+        return Path(checkpoint)
+    try:
+        folder = download(repo)
+        from huggingface_hub.constants import HF_HOME
+
+        path = Path(HF_HOME, "slidestream", f"{repo.replace('/', '--')}-{folder.name}.ckpt")  # of this commit
+        if not path.exists():
+            content = read_pretrained(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as part:
+                torch.save(content, part)
+    except (ImportError, ValueError, WeightsUnavailableError) as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    return path
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

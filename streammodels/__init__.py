@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from streammodels.streaming import stream as stream
     from streammodels.training.classifier import StreamingClassifier as StreamingClassifier
     from streammodels.training.fine_tuning import FineTuning as FineTuning
+    from streammodels.training.pretrained import ModelCard as ModelCard
     from streammodels.training.streaming_network import StreamingNetwork as StreamingNetwork
     from streammodels.training.streaming_resnet import StreamingResNet as StreamingResNet
 
@@ -63,6 +64,7 @@ _NAMES = {
     "streaming": "StreamedModule stream",
     "training.classifier": "StreamingClassifier",
     "training.fine_tuning": "FineTuning",
+    "training.pretrained": "ModelCard",
     "training.streaming_network": "StreamingNetwork",
     "training.streaming_resnet": "StreamingResNet",
 }

@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 
 from slidestream.training.run_folder import RunFolder, show_progress
 from wsidata import SplitDataModule
-from wsidata.evaluation import PredictionWriter, load_predictions, save_table, scores_with_intervals, write_report
+from wsidata.evaluation import PredictionWriter, read_predictions, save_table, scores_with_intervals, write_report
 
 MAIN_SCORES = ("accuracy", "balanced_accuracy", "label_accuracy", "auroc", "mae", "rmse", "r2")
 """Those that are printed; scores.csv and the report have all."""
@@ -47,7 +47,7 @@ def evaluate(
                 content = torch.load(checkpoint, map_location="cpu", weights_only=True)
                 model.load_state_dict(content["state_dict"])
             _predict(trainer, model, _reading(data, rows), run.path / "predictions.csv")
-            scores = scores_with_intervals(load_predictions(run.path / "predictions.csv"), groups=_groups(data))
+            scores = scores_with_intervals(read_predictions(run.path / "predictions.csv"), groups=_groups(data))
             save_table(scores, run.path / "scores.csv")
     write_report(run.path)
     return scores

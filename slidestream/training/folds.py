@@ -15,7 +15,7 @@ import pandas as pd
 
 from slidestream.training.evaluate import MAIN_SCORES
 from slidestream.training.run_folder import RunFolder, default_folder
-from wsidata.evaluation import load_predictions, save_table, scores_with_intervals, write_report
+from wsidata.evaluation import read_predictions, save_table, scores_with_intervals, write_report
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def sum_up(out: Path, count: int) -> str:
     """
     scores, validated, tested = [], [], []
     for fold in range(count):
-        predictions = load_predictions(out / f"fold_{fold}" / "predictions.csv")
+        predictions = read_predictions(out / f"fold_{fold}" / "predictions.csv")
         scores.append(scores_with_intervals(predictions).assign(fold=fold))
         validated.append(predictions[predictions["split"] == "val"].assign(fold=str(fold)))
         tested.append(predictions[predictions["split"] == "test"])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import Callback
@@ -26,6 +27,7 @@ from streammodels.models.pooling import GlobalPool
 from streammodels.models.resnet import freeze_batch_norm
 from streammodels.streaming import StreamedModule, compute_whole, stream
 from streammodels.training.fine_tuning import NONE, FineTuning, Unfreeze
+from streammodels.training.pretrained import ModelCard, from_pretrained, push_to_hub, save_pretrained
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory, SupervisedModule
 from streammodels.training.tasks import Loss, Multiclass, Multilabel
 
@@ -192,6 +194,24 @@ class StreamingClassifier(SupervisedModule):
             features = compute_whole(trunk, images)
         logits: Tensor = self._head(features.flatten(1))
         return logits
+
+    def save_pretrained(self, folder: str | Path, card: ModelCard | None = None) -> Path:
+        """Write config.json, model.safetensors and README.md to a folder: see `pretrained.save_pretrained`."""
+        return save_pretrained(self, folder, card)
+
+    def push_to_hub(
+        self, repo_id: str, card: ModelCard | None = None, *, private: bool = True, token: str | None = None
+    ) -> str:
+        """Publish the network on the Hugging Face Hub: see `pretrained.push_to_hub`."""
+        return push_to_hub(self, repo_id, card, private=private, token=token)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, revision: str | None = None, token: str | None = None, **changed: Any
+    ) -> Self:
+        """The network of a folder, or of a repository of the Hub, in eval mode: see `pretrained.from_pretrained`."""
+        model: Self = from_pretrained(cls, source, revision, token, **changed)
+        return model
 
     def saliency(
         self, image: Image, class_index: ClassIndex = None, *, stride: int = 1, reduce: Reduce | None = None

@@ -281,7 +281,7 @@ class Handler(Connection):
         self.reply({**facts, "files": files})
 
 
-DATASET, REVISION = r"/api/datasets/([^/]+/[^/]+)", "([^/]+)"
+DATASET, REVISION = r"/api/(?:datasets|models)/([^/]+/[^/]+)", "([^/]+)"
 ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"/_control/log", Handler.control_log),
     ("POST", r"/_control/clear", Handler.control_clear),
@@ -300,10 +300,10 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", f"{DATASET}/commit/{REVISION}", Handler.commit),
     ("GET", f"{DATASET}/tree/{REVISION}(?:/(.+))?", Handler.tree),
     ("POST", f"{DATASET}/paths-info/{REVISION}", Handler.paths_info),
-    ("POST", r"/datasets/([^/]+/[^/]+)\.git/info/lfs/objects/batch", Handler.lfs_batch),
+    ("POST", r"/(?:datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", Handler.lfs_batch),
     ("PUT", r"/_lfs/([0-9a-f]{64})", Handler.lfs_put),
     ("POST", r"/_lfs/verify", Handler.lfs_verify),
-    ("GET|HEAD", r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", Handler.resolve),
+    ("GET|HEAD", r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", Handler.resolve),
 ]
 
 
