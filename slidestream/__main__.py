@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from slidestream.cli import completion, configs, demo, fit, predict, report, test, validate
+from slidestream.cli import completion, configs, demo, fit, heatmap, predict, report, test, validate
 from slidestream.cli.messages import cause_of, in_flags, is_foreseen, shortened, show_warnings
 
 COMMANDS = {
@@ -17,6 +17,7 @@ COMMANDS = {
     "test": test,
     "predict": predict,
     "report": report,
+    "heatmap": heatmap,
     "configs": configs,
     "demo": demo,
     "completion": completion,

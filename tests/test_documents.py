@@ -127,6 +127,7 @@ def test_heatmaps_runs(folder: Path) -> None:
     assert run_examples("docs/heatmaps.md", {})["found"].values.shape == (1, 8, 8)
     assert Path("cam.png").stat().st_size
     assert Path("cam.tif").stat().st_size
+    assert len(list(Path("heatmaps").iterdir())) == 5
 
 
 def test_report_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

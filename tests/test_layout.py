@@ -49,6 +49,7 @@ FLOORS = {
         cli
         demo predicting
         training
+        heatmaps
         configs trained versions
     """,
 }

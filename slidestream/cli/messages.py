@@ -12,6 +12,7 @@ OURS = ("slidestream", "wsidata", "streammodels", "jsonargparse")
 """Packages whose errors say what is wrong and what to do, so that no traceback is needed."""
 
 _REASON = re.compile(r"\s*(- Problem with given class_path|(- )?Option '.*' is not accepted)")
+_ALLOWED = re.compile(r"allow_changed=\[([^\]]*)\]")
 _ARGUMENT = re.compile(r"(?<![\w.\-])([a-z][a-z_0-9]+)=")
 
 
@@ -31,6 +32,8 @@ def in_flags(message: str, command: str) -> str:
             return f"--{name.replace('_', '-')}{_between(found)}"
         return f"--{groups[name]}.{name}{_between(found)}" if name in groups else found[0]
 
+    if groups is None:
+        message = _ALLOWED.sub(lambda found: f"--allow-changed {re.sub('[^a-z_ ]', '', found[1])}", message)
     return _ARGUMENT.sub(flag, message)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 HELP = "predict new slides or photos with a trained network"
 
 _MEASURES = {"level": int, "mpp": float, "magnification": float, "downsample": float, "max-side": int}
-_ALLOWED = re.compile(r"allow_changed=\[([^\]]*)\]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("images", nargs="+", help="image files, folders of images at any depth, or one table (CSV, Parquet)")
     add("-o", "--out", default="predictions.csv", help="CSV file, written as predictions come (%(default)s)")
     add("--overwrite", action="store_true", help="replace the file; without, what it lacks is predicted")
+    add("--heatmaps", action="store_true", help="draw a heat map of each image, in the folder heatmaps beside the file")
     add("--workers", type=int, default=2, help="processes that read images (%(default)s)")
     add("--batch-size", type=int, help="images at a time (1 slide, 32 photos)")
     add("--devices", default="1", help="as in Lightning (%(default)s)")
@@ -43,21 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict, and print a summary; 1 if some images could not be read."""
-    from wsidata.datamodules.geometry import GeometryError
-
     chosen = vars(arguments)
     changed: dict[str, Any] = {
         name: chosen[name]
         for name in ("mpp_override", *(one.replace("-", "_") for one in _MEASURES))
         if chosen[name] is not None
     }
-    try:
-        done = _predict(arguments, changed)
-    except GeometryError as error:
-        raise GeometryError(_ALLOWED.sub(_as_flag, str(error))) from error
+    done = _predict(arguments, changed)
     if not arguments.quiet and done.is_first:
         print(done.summary())
-    return int(bool(done.unreadable))
+    are_drawn = not (arguments.heatmaps and done.is_first) or _draw(arguments, done, changed)
+    return int(bool(done.unreadable) or not are_drawn)
 
 
 def _predict(arguments: argparse.Namespace, changed: dict[str, Any]) -> Done:
@@ -78,5 +75,28 @@ def _predict(arguments: argparse.Namespace, changed: dict[str, Any]) -> Done:
     )
 
 
-def _as_flag(found: re.Match[str]) -> str:
-    return f"--allow-changed {found[1].replace(chr(39), '').replace(',', '')}"
+def _draw(arguments: argparse.Namespace, done: Done, changed: dict[str, Any]) -> bool:
+    """Draw the maps of what was predicted that are not there yet; whether all could be."""
+    import torch
+
+    from slidestream.heatmaps import HeatmapOptions, draw_heatmaps
+    from slidestream.trained import load_trained
+    from wsidata.evaluation import read_predictions
+
+    table = read_predictions(done.out)
+    rows = table[table["error"] == ""]
+    options = HeatmapOptions(
+        picture_only=True, existing="replace" if arguments.overwrite else "skip",
+        allow_changed=arguments.allow_changed, reading=changed,
+    )  # fmt: skip
+    trained = load_trained(arguments.checkpoint, arguments.model_class)
+    on_gpu = torch.cuda.is_available() and arguments.accelerator in ("auto", "gpu", "cuda")
+    trained.model.to("cuda" if on_gpu else "cpu")
+    folder = Path(done.out).parent / "heatmaps"
+    drawn = draw_heatmaps(trained, list(rows["path"]), folder, options, names=list(rows["image"]))
+    failed = [one for one in drawn if one.error]
+    for one in failed:
+        print(f"{one.path}: no heat map: {one.error}", file=sys.stderr)
+    if not arguments.quiet:
+        print(f"{len(drawn) - len(failed)} heat maps: {folder}")
+    return not failed

@@ -63,7 +63,7 @@ def color_bar_label(heatmap: Heatmap, index: int, class_name: str | None) -> str
     explained = f"class {int(heatmap.class_index[index])}" if class_name is None else class_name
     mean = float(heatmap.values[index].mean())
     return {
-        "gradient": f"|d logit / d pixel|, {explained}",
+        "gradient": f"|d {'value' if heatmap.unit == 'value' else 'logit'} / d pixel|, {explained}",
         "class activation map": f"{heatmap.unit} of {explained} per location (mean {mean:.3g})",
         "Grad-CAM": f"Grad-CAM, {explained}",
         "attention": f"attention (uniform: {mean:.3g})",

@@ -11,7 +11,7 @@ from streammodels.core.network import Network
 from streammodels.core.row_plan import SlidingWindow
 
 Method = Literal["gradient", "class activation map", "Grad-CAM", "attention"]
-Unit = Literal["logit", "probability"]
+Unit = Literal["logit", "probability", "value"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Heatmap:
         method: The method that computed the values.
         grid: Image coordinates of the values.
         image_size: Height and width of the image in pixels.
-        unit: Unit of the values of a class activation map.
+        unit: Unit of the values of a class activation map; "value" is that of a regression.
     """
 
     values: Tensor

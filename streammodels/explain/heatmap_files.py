@@ -130,7 +130,7 @@ def _write(
         for number, pixels in enumerate(levels):
             rows, columns = pixels.shape[:2]
             file.write(
-                np.ascontiguousarray(pixels), tile=(tile_px, tile_px), compression="deflate", metadata=None,
+                np.ascontiguousarray(pixels), tile=(tile_px, tile_px), compression="zlib", metadata=None,
                 subfiletype=int(number > 0), description=description if number == 0 else None,
                 **_resolution(placed, rows, columns), **options,
             )  # fmt: skip

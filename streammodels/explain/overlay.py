@@ -75,7 +75,7 @@ def write_overlay(
     covered = (0, values.shape[1] * side * cell_x, values.shape[0] * side * cell_y, 0)
     aspect = _aspect(placed.mpp)
     figure = Figure(figsize=(11.0, 1.2 + 5.0 * min(2.0, max(0.4, height * aspect / width))), layout="constrained")
-    figure.suptitle(_escaped(title))
+    figure.suptitle(without_formulas(title))
     left, right = figure.subplots(1, 2)
     frame = (0, width, height, 0)
     left.imshow(picture, extent=frame, aspect=aspect)
@@ -88,10 +88,10 @@ def write_overlay(
         axis.set(xlim=frame[:2], ylim=frame[2:], xticks=[], yticks=[], title=heading)
         _draw_boxes(axis, boxes, max(width, height))
         if placed.mpp is not None:
-            _draw_scale_bar(axis, width, placed.mpp[0])
+            draw_scale_bar(axis, width, placed.mpp[0])
     beyond = (bool((values < low).any()), bool((values > high).any()))
     tips = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}[beyond]
-    label = _escaped(color_bar_label(heatmap, index, class_name))
+    label = without_formulas(color_bar_label(heatmap, index, class_name))
     figure.colorbar(drawn, ax=right, extend=tips, shrink=0.85, label=label)
     with whole_file(Path(path)) as unfinished:
         figure.savefig(unfinished, dpi=110)
@@ -103,22 +103,30 @@ def _aspect(mpp: tuple[float, float] | None) -> float:
     return 1.0 if mpp is None else mpp[1] / mpp[0]
 
 
-def _escaped(text: str) -> str:
+def without_formulas(text: str) -> str:
     """Text in which matplotlib finds no formula."""
     return text.replace("\\", "\\\\").replace("$", r"\$")
 
 
 def _draw_boxes(axis: Axes, boxes: Sequence[tuple[float, float, float, float]], side: float) -> None:
-    style: dict[str, Any] = {"color": "black", "fontsize": 8, "ha": "right", "va": "bottom"}
+    """Rectangles with their numbers in the upper left corner of what is seen of them."""
+    label: dict[str, Any] = {"fontsize": 8, "ha": "left", "va": "top", "textcoords": "offset points", "xytext": (2, -2)}
     for number, (x, y, width, height) in enumerate(boxes, start=1):
         grown = [max(0.0, side * _LEAST_BOX - one) / 2 for one in (width, height)]
         corner = x - grown[0], y - grown[1]
         axis.add_patch(Rectangle(corner, width + 2 * grown[0], height + 2 * grown[1], fill=False, color="black", lw=1))
-        axis.annotate(str(number), corner, xytext=(-1, 1), textcoords="offset points", clip_on=True, **style)
+        seen = max(0.0, corner[0]), max(0.0, corner[1])
+        axis.annotate(str(number), seen, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, **label)
 
 
-def _draw_scale_bar(axis: Axes, width_px: float, mpp: float) -> None:
-    """A bar of a round length in the lower left corner."""
+def draw_scale_bar(axis: Axes, width_px: float, mpp: float) -> None:
+    """Draw a bar of a round length, in um or mm, in the lower left corner.
+
+    Args:
+        axis: Axes that show `width_px` pixels from edge to edge.
+        width_px: Width of the image in pixels.
+        mpp: um per pixel along x.
+    """
     um = scale_bar_um(width_px * mpp * _BAR_FRACTION)
     share, start = um / (width_px * mpp), 0.04
     text = f"{um / 1000:g} mm" if um >= 1000 else f"{um:g} µm"

@@ -77,8 +77,7 @@ def hottest_regions(
     Raises:
         ValueError: If `quantile` is not between 0 and 1.
     """
-    if not 0 < quantile < 1:
-        raise ValueError(f"quantile={quantile} has to lie between 0 and 1, such as 0.98 for the hottest 2 %.")
+    check_quantile(quantile)
     seen = placed.values[np.isfinite(placed.values)]
     if seen.size == 0:
         return []
@@ -106,23 +105,30 @@ def hottest_regions(
     return regions
 
 
+def check_quantile(quantile: float) -> None:
+    """Raise `ValueError` unless it lies between 0 and 1."""
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile={quantile} has to lie between 0 and 1, such as 0.98 for the hottest 2 %.")
+
+
 def hottest_places(placed: PlacedMap, count: int, apart_lv0: float | tuple[float, float]) -> list[Place]:
-    """The hottest cells, by descending value.
+    """The hottest cells, by descending value; none that is not above the map's mean.
 
     Args:
         placed: A map over a slide.
         count: How many at most.
         apart_lv0: Least distance between two of them along x or y, in pixels of level 0; one number or (x, y).
     """
-    left = placed.values.copy()
-    left[~np.isfinite(left)] = -np.inf
+    left, seen = placed.values.copy(), np.isfinite(placed.values)
+    left[~seen] = -np.inf
+    mean = float(left[seen].mean(dtype=np.float64)) if seen.any() else np.inf
     apart = apart_lv0 if isinstance(apart_lv0, tuple) else (apart_lv0, apart_lv0)
     (cell_x, cell_y), places = placed.cell_lv0, list[Place]()
     reach_x, reach_y = (max(1, int(np.ceil(one / side))) for one, side in zip(apart, (cell_x, cell_y), strict=True))
     while len(places) < count:
         row, column = (int(one) for one in np.unravel_index(int(left.argmax()), left.shape))
         value = left[row, column]
-        if value == -np.inf:
+        if value <= mean:
             break
         y, x = _middle(left, row, column)  # of the cells of one map pixel
         places.append(Place((x + 0.5) * cell_x, (y + 0.5) * cell_y, float(value)))

@@ -68,7 +68,8 @@ def test_places_are_apart() -> None:
 def test_a_map_without_differences_or_values_has_no_regions() -> None:
     assert hottest_regions(_placed(np.ones((4, 4)))) == []
     assert hottest_regions(_placed(np.full((4, 4), np.nan))) == []
-    assert hottest_places(_placed(np.full((4, 4), np.nan)), 3, 1) == []
+    for same in (1.0, np.nan):
+        assert hottest_places(_placed(np.full((4, 4), same)), 3, 1) == []
 
 
 @pytest.mark.parametrize("quantile", [0.0, 1.0, 98.0])
