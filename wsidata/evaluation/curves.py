@@ -94,7 +94,8 @@ def precision_recall(
             if one[-1] > 0:
                 first = np.searchsorted(one, np.maximum(_GRID * one[-1] - 1e-9, 1e-9))
                 rows.append(one[first] / (one[first] + other[first]))
-    return Curve(recall[::-1], precision[::-1], _GRID, *_edges(rows, level))
+    precision, recall = precision[-2::-1], recall[-2::-1]  # without the precision of 1 that is added at recall 0
+    return Curve(np.r_[0, recall], np.r_[precision[:1], precision], _GRID, *_edges(rows, level))
 
 
 def calibration(confidence: Numbers, right: Numbers) -> Calibration:

@@ -174,7 +174,7 @@ def _numbers(text: TextTable, columns: Sequence[str], class_names: ClassNames | 
                 hint = _HINTS[mark] if {".": ",", ",": "."}[mark] in cell else ""
                 problems.append(f"{place}: column '{column}' says '{cell}', which is no finite number{hint}")
             rows[row].append(number)
-    shown = [", ".join(f"{number:g}" for number in numbers) for numbers in rows]
+    shown = [", ".join(f"{number:.15g}" for number in numbers) for numbers in rows]
     targets = [tuple(numbers) for numbers in rows]
     return Targets(names, {"label_name": shown, "label": [-1] * len(rows), "target": targets}, problems)
 

@@ -42,6 +42,8 @@ def test_numbers(folder):
     labels = table(folder, {"age": ["61", "5e1", "-0.5"]}, label_column="age", target="regression")
     assert labels.class_names == ("age",)
     assert labels.frame["target"].tolist() == [(61.0,), (50.0,), (-0.5,)]
+    exact = table(folder, {"age": ["1234567.25", "0.1", "3"]}, label_column="age", target="regression")
+    assert exact.frame["label_name"].tolist() == ["1234567.25", "0.1", "3"]
 
 
 def test_masks_are_files(folder):

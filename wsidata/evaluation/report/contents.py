@@ -32,6 +32,7 @@ class Contents:
         heat_maps: Images of the folder heatmaps.
         folds: Contents of the folders fold_0, fold_1, ..., in order.
         problems: Files that could not be read, with the reason.
+        alone: Whether there is a table of predictions, and no folder.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class Contents:
     heat_maps: list[Path] = field(default_factory=list)
     folds: list[Contents] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    alone: bool = False
 
     @property
     def groups(self) -> dict[str, str] | None:
@@ -63,7 +65,7 @@ def read_contents(source: Path) -> Contents:
         PredictionError: if the table cannot be read. Other damaged files are listed in `problems`.
     """
     if source.is_file():
-        return Contents(source.parent, predictions=read_predictions(source))
+        return Contents(source.parent, predictions=read_predictions(source), alone=True)
     if not source.is_dir():
         raise FileNotFoundError(f"'{source}' is neither a run folder nor a table of predictions. Check the path.")
     contents = _read_folder(source)

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from wsidata.evaluation.predictions import PredictionError, classes_of
-from wsidata.evaluation.report.blocks import Section, Text, counted, number
+from wsidata.evaluation.report.blocks import Section, Table, Text, counted, number
 from wsidata.evaluation.report.contents import Contents, heat_map_of, read_contents
 from wsidata.evaluation.report.mistakes import mistake_section
 from wsidata.evaluation.report.run_sections import (
@@ -31,6 +31,7 @@ from wsidata.utils.files import write_text
 from wsidata.utils.messages import check_choice
 
 UNITS = ("images", "slides", "photos")
+_MOST_ROWS = 50
 _GENERATOR = "slidestream report"
 _MARK = f'<meta name="generator" content="{_GENERATOR}">'.encode()
 _HEADLINES = {
@@ -138,7 +139,8 @@ def _sections(
     elif not scores.splits:
         rows = scores.all_rows
         left_out = f"{counted(rows.unlabeled, unit)} without label, {rows.failed:,} without prediction"
-        sections.append(Section("Scores", [Text(f"Undefined: no {unit} with both label and prediction ({left_out}).")]))
+        said = Text(f"Undefined: no {unit} with both label and prediction ({left_out}).")
+        sections.append(Section("Scores", [said, *_named(predictions)]))
     else:
         sections.append(score_section(scores))
         if contents.folds:
@@ -148,10 +150,22 @@ def _sections(
     sections.append(unreadable_section(contents, predictions))
     if contents.metrics is not None or contents.folds or contents.facts:
         sections.append(training_section(contents))
-    sections.append(data_section(contents, scores if scores is not None and scores.splits else None, unit))
-    sections.append(leak_section(contents))
-    sections.append(origin_section(facts))
+    if not contents.alone:
+        sections.append(data_section(contents, scores if scores is not None and scores.splits else None, unit))
+        sections.append(leak_section(contents))
+        sections.append(origin_section(facts))
     return sections
+
+
+def _named(predictions: pd.DataFrame | None) -> list[Table]:
+    """How often each class was predicted."""
+    if predictions is None or "predicted" not in predictions or not classes_of(predictions):
+        return []
+    counts = predictions.loc[predictions["predicted"] != "", "predicted"].value_counts()
+    if len(counts) == 0:
+        return []
+    rows = [[str(name), f"{count:,}", f"{count / counts.sum():.0%}"] for name, count in counts.items()]
+    return [Table("Predictions", ["Predicted", "images", "share"], rows[:_MOST_ROWS])]
 
 
 def _pooled(folds: list[Contents]) -> pd.DataFrame | None:
@@ -208,7 +222,7 @@ def _facts(facts: Mapping[str, Any], scores: Scores | None, unit: str, contents:
         if facts.get(name):
             value = facts[name]
             text = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else str(value)
-            found.append((title, text))
+            found.append((title, text[:16].replace("T", " ") if name == "started" else text))
     seconds = facts.get("seconds")
     if isinstance(seconds, (int, float)):
         found.append(("Duration", f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"))
