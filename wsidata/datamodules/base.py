@@ -205,8 +205,8 @@ class SplitDataModule(LightningDataModule, ABC):
         """
         caller: Any = inspect.currentframe().f_back  # type: ignore[union-attr]
         objects = [name for name, value in caller.f_locals.items() if isinstance(value, OBJECTS)]
-        naming = () if self.remember_paths else tuple(name for name in NAMING if name in caller.f_locals)
-        kept = {name: caller.f_locals[name] for name in naming if name not in objects}
+        naming = () if self.remember_paths else NAMING  # also those of a subclass, whose frame is another
+        kept = {name: caller.f_locals[name] for name in naming if name in caller.f_locals and name not in objects}
         self._naming = {name: plain_values(value) for name, value in kept.items()}
         self.save_hyperparameters(ignore=[*left_out, *objects, *naming, "allow_changed"], frame=caller)
         self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})

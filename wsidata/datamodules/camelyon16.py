@@ -44,6 +44,7 @@ class Camelyon16DataModule(WSIDataModule):
 
     def __init__(self, folder: str | Path, classes: Literal["tumor", "extent"] = "tumor", **options: Any) -> None:
         check_choice("classes", classes, tuple(CLASSES))
+        folder = str(folder)  # checkpoints hold plain values
         table = read_reference(Path(folder))
         named_test = bool(table["image"].str.startswith("test_").any())
         super().__init__(
