@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from wsidata.tables.bare_folder import list_images
 from wsidata.tables.find_photos import PhotoFolder
 from wsidata.tables.find_slides import ImageFolder
 from wsidata.tables.parts import SplitError
-from wsidata.tables.text_table import read_text_table
+from wsidata.tables.text_table import TableError, read_text_table
 from wsidata.utils.messages import bullets
 
 _TABLES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
@@ -136,7 +137,19 @@ def make_data(
     if kind == "slides":
         given["lazy"] = bool(before.get("lazy"))  # rounds otherwise than read whole
     folder = columns.get("image_dir")
-    return _MODULES[kind].from_checkpoint(checkpoint, source, folder, on_error="skip", **given)
+    make = partial(_MODULES[kind].from_checkpoint, checkpoint, source, folder, on_error="skip")
+    try:
+        return make(**given)
+    except (TableError, SplitError) as error:
+        if given.get("label_column") is None or columns.get("label_column") is not None:
+            raise
+        data = make(**{**given, "label_column": None})  # raises if it is not the labels
+        warnings.warn(
+            f"there will be no scores, as the labels of '{source}' cannot be read: {' '.join(str(error).split())} "
+            "Pass --label-column none to leave them unread.",
+            stacklevel=2,
+        )
+        return data
 
 
 def _check_some_readable(data: SplitDataModule) -> None:

@@ -101,6 +101,18 @@ def test_predictions_are_those_of_the_trainer_to_the_bit(checkpoints, camelyon, 
     assert "balanced accuracy" in capsys.readouterr().out  # the table has the labels
 
 
+@pytest.mark.filterwarnings("default:there will be no scores")
+def test_labels_that_cannot_be_read_cost_only_the_scores(checkpoints, camelyon, tmp_path, capsys):
+    (tmp_path / "new.csv").write_text("image;class\ntumor_001;tumor\nnormal_001;\n")
+    arguments = (checkpoints / "cropped.ckpt", tmp_path / "new.csv", "--image-dir", camelyon / "images")
+    assert command(*arguments, "-o", tmp_path / "out.csv") == 0
+    said = capsys.readouterr()
+    assert "no scores, as the labels" in said.err
+    assert "column 'class' is empty" in said.err
+    assert "accuracy" not in said.out
+    assert command(*arguments, "-o", tmp_path / "out.csv", "--label-column", "class") == 2
+
+
 def test_what_cannot_be_read_is_in_a_column_and_in_the_exit_status(checkpoints, camelyon, tmp_path, capsys):
     folder = tmp_path / "new" / "deep"
     folder.mkdir(parents=True)
