@@ -73,7 +73,10 @@ def _card(rows: Scored, row: int, unit: str, heat_maps: dict[str, list[Path]]) -
         except (OSError, ValueError) as error:
             pictures.append(Picture("", "", f"No thumbnail: {_short(error, path)}."))
     predicted = rows.names[rows.named[row]] if rows.task == "multiclass" else ""
-    maps = sorted(heat_maps.get(image, []), key=lambda file: f"_{predicted}_" not in file.name)
+    maps = sorted(
+        heat_maps.get(image, []),
+        key=lambda file: (file.name.endswith("_regions.png"), f"_{predicted}_" not in file.name),
+    )
     if maps:
         try:
             pictures.append(Picture(heat_map_picture(maps[0]), f"Heat map {maps[0].name} of {image}."))
