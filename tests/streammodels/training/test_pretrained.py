@@ -66,7 +66,7 @@ class Mine(StreamingResNet):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("/home/anna/slides", r"hyperparameters\.data would publish '/home/anna/slides'"),
+        ("/slides/anna", r"hyperparameters\.data would publish '/slides/anna'"),
         ({"C:\\slides\\a": 1}, "a key of hyperparameters.data"),
         ("Stain(reference='~/ref')", "names a file"),
         (["cohort/case_7.svs"], r"data\[0\]"),
