@@ -9,13 +9,28 @@ from typing import Any
 import pandas as pd
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
+from slidestream.heatmaps import HeatmapOptions, draw_heatmaps
+from slidestream.trained import Trained
 from slidestream.training.run_folder import RunFolder, show_progress
+from streammodels import StreamingClassifier
 from wsidata import SplitDataModule
-from wsidata.evaluation import PredictionWriter, read_predictions, save_table, scores_with_intervals, write_report
+from wsidata.evaluation import (
+    PredictionWriter,
+    mistakes,
+    read_predictions,
+    save_table,
+    scores_with_intervals,
+    write_report,
+)
+from wsidata.evaluation.predictions import by_split
 
 MAIN_SCORES = ("accuracy", "balanced_accuracy", "label_accuracy", "auroc", "mae", "rmse", "r2")
 """Those that are printed; scores.csv and the report have all."""
+
+MISTAKES = 6
+"""How many of each split get a heat map."""
 
 _TASKS = {"class": "multiclass", "multilabel": "multilabel", "regression": "regression"}
 
@@ -49,6 +64,8 @@ def evaluate(
             _predict(trainer, model, _reading(data, rows), run.path / "predictions.csv")
             scores = scores_with_intervals(read_predictions(run.path / "predictions.csv"), groups=_groups(data))
             save_table(scores, run.path / "scores.csv")
+            if data.target == "class":
+                _draw_mistakes(model, data, run, checkpoint)
     write_report(run.path)
     return scores
 
@@ -78,6 +95,20 @@ def _predict(trainer: Trainer, model: LightningModule, data: SplitDataModule, pa
         callbacks=PredictionWriter(path, overwrite=True, class_names=data.class_names),
     )  # fmt: skip
     alone.predict(model, datamodule=data, return_predictions=False)
+
+
+def _draw_mistakes(model: LightningModule, data: SplitDataModule, run: RunFolder, checkpoint: Path | None) -> None:
+    """Draw heat maps of the most confident mistakes of each split, for the report, if the network has such maps."""
+    if not isinstance(model, StreamingClassifier):
+        return
+    wrong = [mistakes(part).head(MISTAKES) for _, part in by_split(read_predictions(run.path / "predictions.csv"))]
+    rows = pd.concat(wrong) if wrong else pd.DataFrame({"path": [], "image": []})
+    trained = Trained(model.eval(), data.class_names, data.state_dict(), checkpoint or run.path)
+    options = HeatmapOptions(picture_only=True, existing="replace")
+    try:
+        draw_heatmaps(trained, list(rows["path"]), run.path / "heatmaps", options, names=list(rows["image"]))
+    except ValueError as error:  # no global pooling, or a transform that no map can be drawn through
+        rank_zero_warn(f"no heat maps of mistakes are drawn: {error}")
 
 
 def _reading(data: SplitDataModule, rows: pd.DataFrame) -> SplitDataModule:
