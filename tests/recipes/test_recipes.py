@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from wsidata.synthetic.photos import write_photo_folders
 from wsidata.synthetic.slides import write_camelyon16
 
 pytestmark = pytest.mark.slow
@@ -26,6 +27,15 @@ def test_camelyon16(slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     predictions = pd.read_csv(tmp_path / "predictions.csv")
     assert predictions["split"].tolist() == ["test"] * 4
     assert (predictions.filter(like="probability_").sum(axis=1) - 1).abs().max() < 1e-5
+
+
+def test_mushrooms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = write_photo_folders(tmp_path / "photos", classes=3, per_class=8, side_px=64)
+    importlib.import_module("mushrooms").main(
+        photos, out=tmp_path / "out", image_size=32, weights=None, epochs=1, num_workers=0
+    )
+    assert "report.html" in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "out" / "predictions.csv")["split"]) == {"val"}
 
 
 def test_own_module(slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,7 +239,15 @@ class ImageFolderDataModule(SplitDataModule):
             self.duplicates = find_duplicates(labels.frame, photo_thumbnail)
             labels = replace(labels, frame=with_duplicates_grouped(labels.frame, self.duplicates))
             found["group_column"] = "group"
-        return split_table(labels, self._split, {**hparams, **found})
+        try:
+            return split_table(labels, self._split, {**hparams, **found})
+        except SplitError as error:
+            if self.duplicates.empty:
+                raise
+            raise SplitError(
+                f"{error} Duplicates are one group, as group_duplicates=True asks (see `duplicates`). Remove the "
+                "copies, or leave it out."
+            ) from error
 
     def geometry(self) -> Geometry:
         """Sizes, colors, normalization and transforms."""

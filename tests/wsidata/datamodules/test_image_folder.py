@@ -1,5 +1,6 @@
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -7,11 +8,13 @@ import pytest
 import torch
 from lightning import seed_everything
 from mean_color import Mean, equal, trainer
+from places import PHOTOS
 
 from wsidata import ImageFolderDataModule
 from wsidata.photos.read import read_photo
 from wsidata.splits.leaks import LeakError
 from wsidata.splits.unreadable import SkipWarning
+from wsidata.synthetic.photos import write_photo_folders
 from wsidata.tables.parts import SplitError
 from wsidata.tables.text_table import TableError
 from wsidata.transforms.base import TransformError
@@ -368,6 +371,27 @@ def test_duplicates_are_kept_on_one_side_of_the_split(toadstools, tmp_path):
         shutil.copy(source, source.with_name(f"copy_{source.name}"))
     both = pd.concat([table, copies])
     dm = module(folder, table=both, image_dir=folder, group_duplicates=True, val_fraction=0.25)
-    split = dict(dm.labels.frame[["image_id", "split"]].to_numpy())
+    frame = dm.labels.frame
+    split = dict(zip(frame["path"].map(lambda path: Path(path).stem), frame["split"], strict=True))
     assert all(split[name] == split[f"copy_{name}"] for name in names)
     assert len(dm.duplicates) >= len(names)
+
+
+def test_duplicates_in_two_splits_that_were_given_are_refused(tmp_path):
+    folder = write_photo_folders(tmp_path / "folders", classes=2, parts={"train": 3, "val": 2}, side_px=48)
+    shutil.copy(folder / "train" / "amber" / "001.jpg", folder / "val" / "amber" / "copy.jpg")
+    dm = ImageFolderDataModule(folder, image_size=32, num_workers=0, group_duplicates=True)
+    with pytest.raises(SplitError, match="group_duplicates"):
+        _ = dm.labels
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")
+def test_real_photos_hold_no_duplicates_and_every_class_is_in_both_parts():
+    dm = ImageFolderDataModule(
+        PHOTOS / "raw_img_labels.csv", PHOTOS, label_column="label", image_size=64, num_workers=0, val_fraction=0.25,
+        small_classes="train", group_duplicates=True,
+    )  # fmt: skip
+    assert [len(dm.tables[part]) for part in ("train", "val")] == [183, 61]
+    assert dm.tables["train"]["label"].nunique() == dm.tables["val"]["label"].nunique() == 31
+    assert dm.duplicates.empty
