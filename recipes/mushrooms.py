@@ -1,4 +1,4 @@
-"""Classification of photos, a folder for each class or a table of labels, with any network by name, in Python.
+"""Classification of photos by any network of torchvision or timm, fine-tuned in Python.
 
 python recipes/mushrooms.py photos                                        a folder of photos for each class
 python recipes/mushrooms.py mushrooms --labels mushrooms/raw_img_labels.csv --network torchvision/resnet50

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from wsidata import __version__
 from wsidata.cli import info, publish, split, stats
+from wsidata.utils.flags import flags_of, say_in_flags
 from wsidata.utils.installation import warn_of_other_distribution
 
 COMMANDS = {"info": info, "split": split, "stats": stats, "publish": publish}
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             warn_of_other_distribution()  # whose own __init__ may have been imported
             return int(COMMANDS[arguments.command].run(arguments))
     except (ValueError, OSError, LookupError) as error:  # errors of this package and of files
-        print(f"wsidata {arguments.command}: {error}", file=sys.stderr)
+        said = say_in_flags(str(error), flags_of(COMMANDS[arguments.command].add_arguments))
+        print(f"wsidata {arguments.command}: {said}", file=sys.stderr)
         return 2
 
 

@@ -6,14 +6,16 @@ import re
 import sys
 import traceback
 import warnings
+from importlib import import_module
 from typing import TextIO
+
+from wsidata.utils.flags import flags_of, say_in_flags
 
 OURS = ("slidestream", "wsidata", "streammodels", "jsonargparse")
 """Packages whose errors say what is wrong and what to do, so that no traceback is needed."""
 
 _REASON = re.compile(r"\s*(- Problem with given class_path|(- )?Option '.*' is not accepted)")
 _ALLOWED = re.compile(r"allow_changed=\[([^\]]*)\]")
-_ARGUMENT = re.compile(r"(?<![\w.\-])([a-z][a-z_0-9]+)=")
 
 
 def in_flags(message: str, command: str) -> str:
@@ -24,23 +26,11 @@ def in_flags(message: str, command: str) -> str:
         command: "fit", "validate" or "test", whose flags have groups (`--data.image_size`); or another command
             (`--image-size`).
     """
-    groups = argument_groups() if command in ("fit", "validate", "test") else None
-
-    def flag(found: re.Match[str]) -> str:
-        name = found[1]
-        if groups is None:
-            return f"--{name.replace('_', '-')}{_between(found)}"
-        return f"--{groups[name]}.{name}{_between(found)}" if name in groups else found[0]
-
-    if groups is None:
-        message = _ALLOWED.sub(lambda found: f"--allow-changed {re.sub('[^a-z_ ]', '', found[1])}", message)
-    return _ARGUMENT.sub(flag, message)
-
-
-def _between(found: re.Match[str]) -> str:
-    """What stands between a flag and its value; nothing where the argument is only named."""
-    following = found.string[found.end() : found.end() + 1]
-    return "" if not following or following in " ,.;:)\n" else "="
+    if command in ("fit", "validate", "test"):
+        groups = argument_groups()
+        return say_in_flags(message, lambda name: f"--{groups[name]}.{name}" if name in groups else None)
+    message = _ALLOWED.sub(lambda found: f"--allow-changed {re.sub('[^a-z_ ]', '', found[1])}", message)
+    return say_in_flags(message, flags_of(import_module(f"slidestream.cli.{command}").add_arguments))
 
 
 def argument_groups() -> dict[str, str]:

@@ -23,6 +23,14 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-dir", help="folder of the slides (default: the table's own)")
     parser.add_argument("--image-column", default="image", help="column of slide names (default: %(default)s)")
     parser.add_argument("--label-column", default="class", help="column of labels (default: %(default)s)")
+    parser.add_argument(
+        "--class-names", nargs="+", metavar="NAME", help="classes in order; or LABEL=CLASS for each label of the table"
+    )
+    parser.add_argument(
+        "--target", choices=("class", "multilabel", "regression"), default="class",
+        help="labels are one class, several (separated by ;), or numbers (columns with commas) (default: class)",
+    )  # fmt: skip
+    parser.add_argument("--decimal", choices=(".", ","), default=".", help="decimal mark of numbers (default: .)")
     parser.add_argument("--group-column", help="column of patients, each kept in one split")
     parser.add_argument("--site-column", help="column of centers or scanners")
 
@@ -105,8 +113,18 @@ def channel_list(text: str) -> list[int | str] | str:
 
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `read_table`."""
-    names = ("image_dir", "image_column", "label_column", "group_column", "site_column")
-    return {name: getattr(arguments, name) for name in names}
+    names = ("image_dir", "image_column", "label_column", "target", "decimal", "group_column", "site_column")
+    options = {name: getattr(arguments, name) for name in names}
+    if arguments.target != "class" and "," in arguments.label_column:
+        options["label_column"] = arguments.label_column.split(",")
+    return options | {"class_names": _class_names(arguments.class_names)}
+
+
+def _class_names(given: list[str] | None) -> list[str] | dict[str, str] | None:
+    """Classes in order, or the class of each label."""
+    if given is None or not all("=" in name for name in given):
+        return given
+    return dict(name.split("=", 1) for name in given)
 
 
 def print_json(content: Any) -> None:

@@ -119,6 +119,8 @@ def _table(frame: pd.DataFrame, class_names: tuple[str, ...]) -> str:
     """Slides of each class in each split, as text."""
     import pandas as pd
 
+    if not set(class_names) & set(frame["label_name"]):  # numbers, or several labels each
+        return frame["split"].value_counts().rename_axis(index="split").rename("images").to_string()
     counts = pd.crosstab(frame["label_name"], frame["split"]).reindex(
         index=list(class_names), columns=[part for part in ("train", "val", "test") if part in set(frame["split"])]
     )

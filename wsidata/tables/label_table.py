@@ -195,6 +195,9 @@ def _check_columns(text: TextTable, columns: list[str]) -> None:
     )
 
 
+_FEW = 3
+
+
 def _find_images(
     text: TextTable, column: str, folder: ImageFolder, problems: list[str]
 ) -> tuple[list[str], dict[str, str]]:
@@ -205,6 +208,7 @@ def _find_images(
     files: dict[str, str] = {}
     real_folders: dict[str, str] = {}
     paths: list[str] = []
+    missing: list[str] = []
     for name, place in zip(text.frame[column].tolist(), text.places, strict=True):
         path = ""
         if not name:
@@ -213,7 +217,8 @@ def _find_images(
             try:
                 path = folder.find_text(name)
             except ImageLookupError as error:
-                problems.append(f"{place}: {error}{hint}")
+                missing.append(f"{place}: {error}{hint}")
+                problems.append(missing[-1])
         paths.append(path)
         if path:
             above, last = os.path.split(path)
@@ -227,4 +232,7 @@ def _find_images(
                 problems.append(f"{place}: {folder.noun} '{image_id}' ({last}) was already named in {before}")
             ids.setdefault(image_id, place)
             files.setdefault(file, place)
+    if len(missing) > _FEW and not any(paths):  # another folder or column: one reason is enough
+        problems[:] = [problem for problem in problems if problem not in set(missing)]
+        problems.append(f"none of the {len(missing)} names in column '{column}' is a file, among them {missing[0]}")
     return paths, ids

@@ -80,9 +80,11 @@ def test_photos_of_one_name_in_many_folders_are_found_in_linear_time(tmp_path, n
 def test_hints_are_given_for_the_names_that_are_shown(tmp_path):
     for i in range(30):
         (tmp_path / f"case_{i}.svs").touch()
-    table = pd.DataFrame({"image": [f"kase_{i}.svs" for i in range(30)], "class": "a"})
+    names = [f"kase_{i}.svs" for i in range(30)]
+    with pytest.raises(TableError, match="none of the 30 names in column 'image' is a file, among them row 0: no file"):
+        read_table(pd.DataFrame({"image": names, "class": "a"}), tmp_path)
     with pytest.raises(TableError) as error:
-        read_table(table, tmp_path)
+        read_table(pd.DataFrame({"image": ["case_0.svs", *names], "class": "a"}), tmp_path)
     lines = str(error.value).splitlines()
     assert sum("did you mean" in line for line in lines) == 20
     assert lines[-2] == "  ... and 10 more"
