@@ -15,5 +15,5 @@ def test_arguments_that_are_flags_are_named_so() -> None:
         "Pass image_size= or image_size=4, check image_dir and mask_dir; 'image_dir', x.image_dir and lazy=True stay."
     )
     assert say_in_flags(message, flags_of(add_arguments)) == (
-        "Pass --image-size or --image-size=4, check --image-dir and mask_dir; 'image_dir', x.image_dir and lazy=True stay."
+        "--image-size or --image-size=4, --image-dir and mask_dir; 'image_dir', x.image_dir and lazy=True stay."
     )
