@@ -11,9 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def test_arguments_that_are_flags_are_named_so() -> None:
-    message = (
-        "Pass image_size= or image_size=4, check image_dir and mask_dir; 'image_dir', x.image_dir and lazy=True stay."
-    )
+    message = "image_size= or image_size=4, image_dir and mask_dir; 'image_dir', x.image_dir and lazy=True stay."
     assert say_in_flags(message, flags_of(add_arguments)) == (
         "--image-size or --image-size=4, --image-dir and mask_dir; 'image_dir', x.image_dir and lazy=True stay."
     )
