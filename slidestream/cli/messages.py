@@ -14,7 +14,7 @@ from wsidata.utils.flags import flags_of, say_in_flags
 OURS = ("slidestream", "wsidata", "streammodels", "jsonargparse")
 """Packages whose errors say what is wrong and what to do, so that no traceback is needed."""
 
-_REASON = re.compile(r"\s*(- Problem with given class_path|(- )?Option '.*' is not accepted)")
+_REASON = re.compile(r"\s*(- (?!Expected a <class 'NoneType'>)|Parser key|Option '.*' is not accepted)")
 _ALLOWED = re.compile(r"allow_changed=\[([^\]]*)\]")
 
 
@@ -56,8 +56,10 @@ def cause_of(error: BaseException) -> BaseException:
 def shortened(error: BaseException) -> str:
     """The message of an error; of jsonargparse's long ones, the reasons."""
     message = str(error).strip()
+    if "\n" not in message or _raised_in(error) != "jsonargparse":
+        return message
     reasons = [line.strip(" -") for line in message.splitlines() if _REASON.match(line)]
-    return " ".join(dict.fromkeys(reasons)) if reasons else message
+    return " ".join(dict.fromkeys(reasons)) or message
 
 
 def is_foreseen(error: BaseException) -> bool:

@@ -18,7 +18,10 @@ from streammodels.training.fine_tuning import NONE, FineTuning, check_rates
 from streammodels.training.tasks import Loss, make_task
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-SchedulerFactory = Callable[[torch.optim.Optimizer], Any]
+SchedulerFactory = (
+    Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+    | Callable[[torch.optim.Optimizer], dict[str, Any]]
+)
 
 
 class SupervisedModule(LightningModule):

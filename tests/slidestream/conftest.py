@@ -10,6 +10,7 @@ from wsidata.synthetic.slides import write_camelyon16
 FIT = (
     *("fit", "--config", "camelyon16", "--model.model_name", "resnet9", "--model.weights", "null"),
     *("--model.tile_size", "64", "--data.mpp", "2", "--data.image_size", "64", "--data.num_workers", "0"),
+    *("--model.lr_scheduler", "torch.optim.lr_scheduler.CosineAnnealingLR", "--model.lr_scheduler.T_max", "2"),
     *("--data.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"),
 )
 
