@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from slidestream.configs import config_path
@@ -13,7 +13,6 @@ from slidestream.training.evaluate import describe_scores, evaluate
 from slidestream.training.folds import fit_folds, take_folds
 from slidestream.training.lightning_cli import RunCLI
 from slidestream.training.noise import hush
-from slidestream.training.run_folder import RunFolder
 from wsidata.utils.files import write_text
 
 
@@ -38,19 +37,29 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
     started = time.monotonic()
     cli = _Run(command, with_config_of_run(command, given))
     if cli.trainer.is_global_zero and not getattr(cli.trainer, "fast_dev_run", False):
+        best = cli.run.checkpoints / "best.ckpt" if command == "fit" else None
         if command == "fit":
             cli.run.merge_metrics()
-        best = cli.run.checkpoints / "best.ckpt" if command == "fit" else None
-        cli.run.finish(time.monotonic() - started)
+            cli.run.note(seconds=round(time.monotonic() - started, 1))
         if command != "validate":
             print(f"\n{describe_scores(evaluate(cli.trainer, cli.model, cli.datamodule, cli.run, best))}")
         if command == "fit":
+            cli.run.finish()
             print(f"\n{cli.run.listing()}")
     return 0
 
 
 class _Run(RunCLI):
     """RunCLI that prepares the run folder before the Trainer begins."""
+
+    def before_test(self) -> None:
+        """Refuse a folder of other results.
+
+        Raises:
+            FileExistsError: if there are any.
+        """
+        if self.trainer.is_global_zero and (self.run.path / "predictions.csv").exists():
+            raise FileExistsError(f"'{self.run.path}' holds predictions already. Name another folder with --out.")
 
     def before_fit(self) -> None:
         """Refuse a folder of another run; write the configuration."""
@@ -85,11 +94,17 @@ def with_config_files(arguments: Sequence[str]) -> list[str]:
 
 
 def with_config_of_run(command: str, arguments: Sequence[str]) -> list[str]:
-    """Arguments of validate and test, with the configuration of the run whose checkpoint is named, if none is."""
-    flag = "--ckpt_path"
-    named = [one.removeprefix(f"{flag}=") for one in arguments if one.startswith(f"{flag}=")]
-    named += [after for one, after in pairwise(arguments) if one == flag]
-    if command == "fit" or not named or any(one.partition("=")[0] in ("-c", "--config") for one in arguments):
+    """Arguments of validate and test, with the configuration of the run whose checkpoint is named, if none is.
+
+    Results go into a folder of their own in that run, unless --out is there.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flags in (["--ckpt_path"], ["--config", "-c"], ["--out"]):
+        parser.add_argument(*flags)
+    given, _ = parser.parse_known_args(arguments)
+    if command == "fit" or given.ckpt_path is None:
         return list(arguments)
-    config = RunFolder(Path(named[0]).parent.parent).path / "config.yaml"
-    return ["--config", str(config), *arguments] if config.is_file() else list(arguments)
+    run = Path(given.ckpt_path).parent.parent
+    config = [] if given.config or not (run / "config.yaml").is_file() else ["--config", str(run / "config.yaml")]
+    out = [] if given.out or not config else ["--out", str(run / command / time.strftime("%Y-%m-%d_%H-%M-%S"))]
+    return [*config, *arguments, *out]

@@ -53,8 +53,8 @@ def evaluate(
     scores = pd.DataFrame()
     if isinstance(data, SplitDataModule):
         data.save_split(run.path / "split.csv")
-        if data.leaks != "off":
-            save_table(data.check_leaks().frame, run.path / "leaks.csv")
+        if data.leak_report is not None:
+            save_table(data.leak_report.frame, run.path / "leaks.csv")
         run.note(task=_TASKS.get(data.target, data.target), **_described(data))
         rows = pd.concat([data.tables["val"], data.tables["test"]], ignore_index=True)
         if len(rows) and data.target in _TASKS:

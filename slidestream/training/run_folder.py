@@ -61,9 +61,9 @@ class RunFolder:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         self.note(command=f"slidestream {shlex.join(argv)}", versions=versions(), started=now, finished=None)
 
-    def finish(self, seconds: float) -> None:
+    def finish(self) -> None:
         """Note that the run came to its end."""
-        self.note(finished=datetime.now().astimezone().isoformat(timespec="seconds"), seconds=round(seconds, 1))
+        self.note(finished=datetime.now().astimezone().isoformat(timespec="seconds"))
 
     def listing(self) -> str:
         """The files that a run has written and what they hold, as text."""

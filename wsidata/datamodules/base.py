@@ -96,6 +96,7 @@ class SplitDataModule(LightningDataModule, ABC):
             self.stats = stats if isinstance(stats, ChannelStats) else ChannelStats.load(stats)
         self.allow_changed = check_allowed(allow_changed)
         self.datasets: dict[str, EpochDataset] = {}
+        self.leak_report: LeakReport | None = None  # of `setup`, in the first process
         self._run_seed = 0
         self.remember_paths = remember_paths
         self._remembered_classes: tuple[str, ...] = ()
@@ -335,7 +336,8 @@ class SplitDataModule(LightningDataModule, ABC):
                 refuse_other_kind(self._kept["path"], self.reads, self.allow_changed)
             self.check()
             if self.leaks != "off" and (self.trainer is None or self.trainer.is_global_zero):
-                self.check_leaks().report("error" if self.leaks == "error" else "warn")
+                self.leak_report = self.check_leaks()
+                self.leak_report.report("error" if self.leaks == "error" else "warn")
             self.datasets = {part: self.make_dataset(part) for part in get_args(Part)}
             self.datasets["train"].epoch_source = self._trainer_epoch
         self._run_seed = torch.initial_seed()

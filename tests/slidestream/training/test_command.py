@@ -48,8 +48,13 @@ def test_a_run_is_not_overwritten_but_resumed(run: Path, tmp_path: Path, capsys:
 
 
 def test_test_finds_the_configuration_beside_the_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--out", str(run)]) == 0
+    before = (run / "predictions.csv").read_bytes()
+    assert main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt")]) == 0
     assert "test_loss" in capsys.readouterr().out
+    assert list((run / "test").glob("*/report.html"))
+    assert (run / "predictions.csv").read_bytes() == before
+    assert main(["test", "--ckpt_path", str(run / "checkpoints" / "best.ckpt"), "--out", str(run)]) == 2
+    assert "Name another folder with --out" in capsys.readouterr().err
 
 
 def test_folds_are_trained_once_each_and_summed_up(
