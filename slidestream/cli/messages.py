@@ -56,6 +56,8 @@ def cause_of(error: BaseException) -> BaseException:
 def shortened(error: BaseException) -> str:
     """The message of an error; of jsonargparse's long ones, the reasons."""
     message = str(error).strip()
+    if "could not find the monitored key" in message:
+        return f"{message} Name one of these with --monitor, and --monitor_mode max where more is better."
     if "\n" not in message or _raised_in(error) != "jsonargparse":
         return message
     reasons = [line.strip(" -") for line in message.splitlines() if _REASON.match(line)]

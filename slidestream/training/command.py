@@ -37,7 +37,8 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
     started = time.monotonic()
     cli = _Run(command, with_config_of_run(command, given))
     if cli.trainer.is_global_zero and not getattr(cli.trainer, "fast_dev_run", False):
-        best = cli.run.checkpoints / "best.ckpt" if command == "fit" else None
+        kept = getattr(cli.trainer.checkpoint_callback, "best_model_path", "") if command == "fit" else ""
+        best = Path(kept) if kept else None
         if command == "fit":
             cli.run.merge_metrics()
             cli.run.note(seconds=round(time.monotonic() - started, 1))
