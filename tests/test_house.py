@@ -1,10 +1,12 @@
 """What holds for the project as a whole: packages apart, imports light, documents that run."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -102,13 +104,57 @@ def test_readme_examples_use_arguments_that_exist() -> None:
     assert seen == set(callables)
 
 
-def test_both_packages_and_the_citation_state_the_version_of_the_project() -> None:
-    import streammodels
-    import wsidata
-
+def test_all_packages_and_the_citation_state_the_version_of_the_project() -> None:
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert wsidata.__version__ == streammodels.__version__ == stated
+    assert {import_module(package).__version__ for package in PACKAGES} == {stated}
     assert f"\nversion: {stated}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_all_files_state_the_addresses_of_the_project() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    citation, site = (ROOT / "CITATION.cff").read_text(), (ROOT / "mkdocs.yml").read_text()
+    assert f"repository-code: {urls['Repository']}\n" in citation
+    assert f"repo_url: {urls['Repository']}\n" in site
+    assert f"site_url: {urls['Documentation']}\n" in site
+    assert f"url: {urls['Documentation']}\n" in citation
+
+
+def test_links_of_the_readme_are_absolute_and_lead_to_files() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    pages, blob = urls["Documentation"], urls["Repository"] + "/blob/main/"
+    raw = urls["Repository"].replace("github.com", "raw.githubusercontent.com") + "/main/"
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert all(link.startswith("https://") for link in links), "PyPI shows the README without the other files"
+    for link in links:
+        path = link.partition("#")[0]
+        if path.startswith(pages) and path != pages:
+            page = ROOT / "docs" / path.removeprefix(pages).rstrip("/")
+            assert page.with_suffix(".md").is_file() or page.with_suffix(".ipynb").is_file(), link
+        for base in (blob, raw):
+            assert not path.startswith(base) or (ROOT / path.removeprefix(base)).exists(), link
+
+
+def test_every_exported_name_is_in_the_reference() -> None:
+    text = "\n".join(path.read_text() for path in (ROOT / "docs" / "api").rglob("*.md"))
+    directives = dict(re.findall(r"^::: (\S+)((?:\n    .*)*)", text, re.MULTILINE))
+    missing = []
+    for package in PACKAGES:
+        module = import_module(package)
+        for name in set(module.__all__) - {"__version__", "transforms"}:
+            home = getattr(module, name).__module__
+            options = directives.get(home)
+            listed = re.search(r"[^_]members: \[(.*?)\]", options) if options is not None else None
+            inside = options is not None and (listed is None or name in re.split(r",\s*", listed[1]))
+            if f"{home}.{name}" not in directives and not inside:
+                missing.append(f"{home}.{name}")
+    assert not missing, "add them to a page in docs/api"
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_are_stored_without_outputs(notebook: Path) -> None:
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert cells
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
 
 
 def test_nothing_is_left_unfinished() -> None:
