@@ -47,6 +47,7 @@ FLOORS = {
         __main__
         __init__
         cli
+        ensembles
         demo predicting
         training
         heatmaps

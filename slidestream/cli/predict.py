@@ -18,7 +18,8 @@ _MEASURES = {"level": int, "mpp": float, "magnification": float, "downsample": f
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add = parser.add_argument
-    add("checkpoint", help="checkpoint of a training run; how images are read, and the classes, come from it")
+    add("checkpoint", help="checkpoint of a training run; how images are read, and the classes, come from it; or the "
+        "folder of a run with --folds, for the mean of its networks")  # fmt: skip
     add("images", nargs="+", help="image files, folders of images at any depth, or one table (CSV, Parquet)")
     add("-o", "--out", default="predictions.csv", help="CSV file, written as predictions come (%(default)s)")
     add("--overwrite", action="store_true", help="replace the file; without, what it lacks is predicted")
@@ -58,10 +59,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _predict(arguments: argparse.Namespace, changed: dict[str, Any]) -> Done:
+    from slidestream.ensembles import is_run_of_folds, predict_folds
     from slidestream.predicting import predict
 
     chosen = vars(arguments)
-    return predict(
+    of_folds = is_run_of_folds(arguments.checkpoint)
+    if of_folds and arguments.heatmaps:
+        raise ValueError(
+            f"--heatmaps are of one network, and '{arguments.checkpoint}' has one of each fold. Leave the flag out, or "
+            f"name the checkpoint of a fold, such as {arguments.checkpoint}/fold_0/checkpoints/best.ckpt."
+        )
+    return (predict_folds if of_folds else predict)(
         arguments.checkpoint,
         arguments.images,
         arguments.out,

@@ -88,7 +88,7 @@ def with_config_files(arguments: Sequence[str]) -> list[str]:
     found, taken = list(arguments), False
     for number, one in enumerate(found):
         name = one.removeprefix("--config=")
-        if (taken or name != one) and not Path(name).exists():
+        if (taken or name != one) and not Path(name).is_file():  # a folder of that name is the slides
             found[number] = one.removesuffix(name) + str(config_path(name))
         taken = one in ("--config", "-c")
     return found

@@ -126,6 +126,8 @@ def describe_folds(folds: pd.DataFrame) -> str:
 def ensemble(tables: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
     """Prediction table of the mean of the probabilities, or numbers, of several networks.
 
+    An image that one of them could not predict has no mean, and the reason in the column `error`.
+
     Args:
         tables: A table of each network.
         task: "multiclass", "multilabel" or "regression".
@@ -135,7 +137,7 @@ def ensemble(tables: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
     """
     first = tables[0].reset_index(drop=True)
     if any(table["path"].tolist() != first["path"].tolist() for table in tables):
-        raise ValueError("the folds have predicted different test images: train them with the same data and arguments.")
+        raise ValueError("the folds have predicted different images: train them with the same data and arguments.")
     names = [name for name in first.columns if name.startswith(("probability_", "value_"))]
     mean = np.mean([table[names].to_numpy(dtype=float) for table in tables], axis=0)
     table = first.assign(**dict(zip(names, mean.T, strict=True)))
@@ -145,4 +147,9 @@ def ensemble(tables: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
     elif task == "multilabel":
         chosen = [[name for name, value in zip(classes, row, strict=True) if value >= 0.5] for row in mean]
         table["predicted"] = [";".join(labels) for labels in chosen]
+    if "error" in table:
+        reasons = pd.concat([one["error"].reset_index(drop=True) for one in tables], axis=1)
+        table["error"] = [next((reason for reason in row if reason), "") for row in reasons.to_numpy()]
+    if "predicted" in table:
+        table.loc[np.isnan(mean).any(axis=1), "predicted"] = ""
     return table

@@ -35,6 +35,7 @@ _WHAT = {
     "model": "was predicted by another network, or other weights",
     "reading": "is of images read otherwise",
     "precision": "was computed in another precision",
+    "ensemble": "was predicted by other networks",
 }
 
 Row = dict[str, str]
@@ -78,7 +79,7 @@ def begin(path: Path, columns: Sequence[str], settings: Mapping[str, Any], *, ov
             old.unlink(missing_ok=True)
         rows: list[Row] = []
     else:
-        _check_same(path, facts)
+        check_same(path, facts)
         rows = merged(path, columns)
     if not path.exists():  # first what says what it is
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +91,8 @@ def begin(path: Path, columns: Sequence[str], settings: Mapping[str, Any], *, ov
     return rows
 
 
-def _check_same(path: Path, facts: Mapping[str, Any]) -> None:
-    """Raise unless a file is absent, or was begun with the same settings."""
+def check_same(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raise `PredictionFileError` unless a file is absent, or was begun with the same settings."""
     if not path.exists() and not path.is_symlink():
         return
     remedy = "Name another file, or pass overwrite= to replace it."

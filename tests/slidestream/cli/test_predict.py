@@ -15,9 +15,9 @@ from wsidata import ImageFolderDataModule, WSIDataModule
 from wsidata.evaluation import read_predictions
 
 
-def save(dm, path, outputs):
+def save(dm, path, outputs, seed=0):
     """A checkpoint of an untrained network, as a Trainer writes them."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = StreamingResNet("resnet9", 64, num_classes=outputs, weights=None).eval()
     trainer = Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
     trainer.strategy.connect(model)
@@ -111,6 +111,64 @@ def test_labels_that_cannot_be_read_cost_only_the_scores(checkpoints, camelyon, 
     assert "column 'class' is empty" in said.err
     assert "accuracy" not in said.out
     assert command(*arguments, "-o", tmp_path / "out.csv", "--label-column", "class") == 2
+
+
+@pytest.fixture
+def folds(camelyon, tmp_path):
+    """A run of two folds."""
+    for fold in range(2):
+        checkpoints = tmp_path / "run" / f"fold_{fold}" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        save(slides(camelyon, level=1, image_size=64, k_fold=(fold, 2)), checkpoints / "best.ckpt", 2, seed=fold)
+        (checkpoints.parent / "run.json").write_text('{"finished": "2026-01-01"}')
+    return tmp_path / "run"
+
+
+def test_the_networks_of_all_folds_predict_the_mean(folds, camelyon, tmp_path, capsys):
+    new = tmp_path / "new"
+    new.mkdir()
+    for name in ("tumor_001", "normal_001", "test_001"):
+        shutil.copy(camelyon / "images" / f"{name}.tif", new)
+    (new / "cut.tif").write_bytes(b"II*\0")
+    out = tmp_path / "out.csv"
+    assert command(folds, new, "-o", out, "--batch-size", "3") == 1
+    table = read_predictions(out)
+    dm = WSIDataModule(new, label_column=None, num_workers=0, leaks="off", level=1, image_size=64, batch_size=3,
+                       on_error="skip")  # fmt: skip
+    one, other = (expected(folds / f"fold_{fold}" / "checkpoints" / "best.ckpt", dm) for fold in range(2))
+    assert abs(one - other).max() > 1e-3  # or the mean says nothing
+    mean = (one.astype(float) + other.astype(float)) / 2
+    known = table[table["error"] == ""]
+    assert np.abs(known.filter(regex="^probability_").to_numpy(float) - mean).max() < 1e-7
+    assert known["predicted"].tolist() == [("normal", "tumor")[best] for best in mean.argmax(axis=1)]
+    broken = table.set_index("image").loc["cut"]
+    assert broken["predicted"] == ""
+    assert "UnreadableImageError" in broken["error"]
+    assert "3 of 4 images predicted" in capsys.readouterr().out
+    shutil.copy(camelyon / "images" / "test_002.tif", new)
+    before = out.read_text().splitlines()
+    assert command(folds, new, "-o", out, "--batch-size", "3") == 1  # goes on
+    assert set(before) < set(out.read_text().splitlines())
+
+
+def test_folds_that_do_not_belong_together_are_refused(folds, checkpoints, camelyon, tmp_path, capsys):
+    arguments = (folds, camelyon / "images", "-o", tmp_path / "out.csv")
+    (tmp_path / "out.csv").write_text("my,own\n")
+    assert command(*arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    (tmp_path / "out.csv").unlink()
+    assert command(*arguments, "--heatmaps") == 2
+    assert "of one network" in capsys.readouterr().err
+    second = folds / "fold_1" / "checkpoints" / "best.ckpt"
+    shutil.copy(checkpoints / "whole.ckpt", second)
+    assert command(*arguments) == 2
+    assert "in its geometry" in capsys.readouterr().err
+    shutil.copy(folds / "fold_0" / "checkpoints" / "best.ckpt", second)
+    assert command(*arguments) == 2
+    assert "is of fold 0" in capsys.readouterr().err
+    shutil.rmtree(folds / "fold_1")
+    assert command(*arguments) == 2
+    assert "not trained to its end" in capsys.readouterr().err
 
 
 def test_what_cannot_be_read_is_in_a_column_and_in_the_exit_status(checkpoints, camelyon, tmp_path, capsys):
