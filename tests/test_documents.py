@@ -18,6 +18,8 @@ import wsidata
 from streammodels import StreamingResNet
 from wsidata.synthetic import write_camelyon16, write_photo_folders, write_photos, write_slide
 
+ON_SLIDES = ("augmentation", "heads", "how-streaming-works", "resnets", "tissue-and-lazy")
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -54,6 +56,13 @@ def a_checkpoint() -> None:
     trainer.save_checkpoint("best.ckpt")
 
 
+def remember_slides(table: str, images: str) -> None:
+    """Let the checkpoint know how slides were read."""
+    dm = wsidata.WSIDataModule(table, images, mpp=2.0, image_size=64)
+    content = torch.load("best.ckpt", weights_only=True)
+    torch.save({**content, "WSIDataModule": dm.state_dict()}, "best.ckpt")
+
+
 def a_panel_of_channels() -> None:
     """An OME-TIFF of eight channels with names."""
     names = ["DAPI", "CD3", *(f"marker {number}" for number in range(3, 9))]
@@ -87,14 +96,16 @@ def test_readme_trains_tests_and_publishes(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*in eval mode")
 def test_getting_started_trains_tests_and_streams(folder: Path) -> None:
+    shutil.copytree("slides", "new_slides")
     found = run_examples("docs/getting-started.md", {})
     assert found["trainer"].callback_metrics["test_loss"].isfinite()
     assert len(found["slides"].tables["test"]) == 4
     assert all(weight.grad is not None for weight in found["trunk"].parameters())
+    assert len(pd.read_csv("predictions.csv")) == 14
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["augmentation", "heads", "how-streaming-works", "resnets", "tissue-and-lazy"])
+@pytest.mark.parametrize("page", [*ON_SLIDES, "command-line", "memory-and-speed"])
 def test_page_runs(page: str, folder: Path) -> None:
     slides_and_images()
     assert run_examples(f"docs/{page}.md", {})
@@ -105,12 +116,27 @@ def test_page_runs(page: str, folder: Path) -> None:
 def test_data_module_runs(folder: Path) -> None:
     slides_and_images()
     a_checkpoint()
-    dm = wsidata.WSIDataModule("slides.csv", "images", mpp=2.0, image_size=64)
-    content = torch.load("best.ckpt", weights_only=True)
-    torch.save({**content, "WSIDataModule": dm.state_dict()}, "best.ckpt")
+    remember_slides("slides.csv", "images")
     shutil.copytree("images", "new_slides")
     run_examples("docs/data-module.md", {})
     assert len(pd.read_csv("predictions.csv")) == len(list(Path("new_slides").iterdir()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*are left out")
+def test_predict_runs(folder: Path) -> None:
+    a_checkpoint()
+    remember_slides("labels.csv", "slides")
+    shutil.copytree("slides", "new_slides")
+    (folder / "new_slides" / "broken.tif").write_bytes(b"II*")
+    run_examples("docs/predict.md", {})
+    assert pd.read_csv("predictions.csv")["error"].notna().sum() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*named like test images", "ignore:The number of training")
+def test_own_module_runs(folder: Path) -> None:
+    assert run_examples("docs/own-module.md", {})["loss"].isfinite()
 
 
 @pytest.mark.slow

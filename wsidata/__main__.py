@@ -25,14 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if a slide cannot be read or leaks; 2 for an error.
     """
-    parser = argparse.ArgumentParser(
-        prog="wsidata", description="Whole-slide images: facts, splits, statistics, publishing."
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.__doc__))
-    arguments = parser.parse_args(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -42,6 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = say_in_flags(str(error), flags_of(COMMANDS[arguments.command].add_arguments))
         print(f"wsidata {arguments.command}: {said}", file=sys.stderr)
         return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="wsidata", description="Whole-slide images: facts, splits, statistics, publishing."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.__doc__))
+    return parser
 
 
 def _show_warning(

@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from importlib import import_module
+from itertools import pairwise
 from typing import TextIO
 
 from wsidata.utils.flags import flags_of, say_in_flags
@@ -60,7 +61,13 @@ def shortened(error: BaseException) -> str:
         return f"{message} Name one of these with --monitor, and --monitor_mode max where more is better."
     if "\n" not in message or _raised_in(error) != "jsonargparse":
         return message
-    reasons = [line.strip(" -") for line in message.splitlines() if _REASON.match(line)]
+    reasons = []
+    for line, after in pairwise([*message.splitlines(), ""]):
+        if _REASON.match(line):
+            is_explained_below = line.endswith(":") and not _REASON.match(after)
+            reasons.append(line.strip(" -") + (f" {after.strip()}" if is_explained_below else ""))
+    if any(reason.startswith("Problem") for reason in reasons):  # with a class: other types were not meant
+        reasons = [reason for reason in reasons if not reason.startswith("Expected a <class")]
     return " ".join(dict.fromkeys(reasons)) or message
 
 

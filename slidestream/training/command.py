@@ -73,8 +73,9 @@ class _Run(RunCLI):
                 f"'{run.path}' holds a run already. Resume it with --ckpt_path last, or name another folder with --out."
             )
         run.path.mkdir(parents=True, exist_ok=True)
-        config.out = str(run.path)
-        settings = self._parser(self.command).dump(config, skip_none=False, format="yaml")
+        kept = config.clone()
+        kept.out, kept.ckpt_path = str(run.path), None  # to resume is the choice of a command, not of the settings
+        settings = self._parser(self.command).dump(kept, skip_none=False, format="yaml")
         write_text(run.path / "config.yaml", settings)
         run.start([self.command, *sys.argv[2:]])
 

@@ -1,9 +1,13 @@
 """Messages speak of flags, in one line."""
 
+from pathlib import Path
+
 import pytest
 
 from slidestream.__main__ import main
 from slidestream.cli.messages import in_flags
+from slidestream.configs import config_path
+from slidestream.training.command import with_config_files
 
 
 def test_python_arguments_are_named_as_flags() -> None:
@@ -14,6 +18,14 @@ def test_python_arguments_are_named_as_flags() -> None:
     assert in_flags("Pass mpp_override=.", "predict") == "Pass --mpp-override."
 
 
+def test_folders_may_be_named_like_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "slides").mkdir()
+    assert with_config_files(["--config", "slides"]) == ["--config", str(config_path("slides"))]
+    (tmp_path / "photos").touch()
+    assert with_config_files(["--config=photos"]) == ["--config=photos"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
@@ -21,6 +33,10 @@ def test_python_arguments_are_named_as_flags() -> None:
         (["fit", "--config", "nothing"], "'nothing' is no file, and no configuration. There are camelyon16"),
         (["fit", "--config", "slides", "--data.mppp", "2"], "Option 'mppp' is not accepted"),
         (["fit", "--config", "slides", "--data.table", "nothing.csv"], "table 'nothing.csv' does not exist"),
+        (
+            ["fit", "--config", "slides", "--trainer.logger", "TensorBoardLogger"],
+            "'lightning.pytorch.loggers.TensorBoardLogger': the following arguments are required: save_dir\n",
+        ),
         (["fit", "--config", "slides", "--fold", "1"], "--fold 1 needs --folds"),
         (["configs", "nothing"], "'nothing' is no file"),
     ],
