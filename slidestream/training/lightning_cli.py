@@ -47,7 +47,6 @@ class RunCLI(LightningCLI):
             save_config_callback=None,  # the configuration is written into the run folder
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=42,
-            load_from_checkpoint_support=False,  # checkpoints are those of Python: arguments of the network's class
             parser_kwargs={"prog": "slidestream", "exit_on_error": False, command: {"exit_on_error": False}},
             args=[command, *arguments],
         )
@@ -79,6 +78,9 @@ class RunCLI(LightningCLI):
         if not isinstance(loss, CrossEntropyLoss) or not hasattr(self.datamodule, "class_weights"):
             raise ValueError("--class_weights needs a network with a CrossEntropyLoss, and images of one class each.")
         loss.register_buffer("weight", self.datamodule.class_weights)
+
+    def _add_instantiators(self) -> None:
+        """Leave hyperparameters in checkpoints as they are in Python, the arguments of the network's class."""
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: it says what the network is, and not the checkpoint."""

@@ -31,7 +31,7 @@ def test_folders_may_be_named_like_configurations(tmp_path: Path, monkeypatch: p
     ("arguments", "said"),
     [
         (["fit", "--config", "nothing"], "'nothing' is no file, and no configuration. There are camelyon16"),
-        (["fit", "--config", "slides", "--data.mppp", "2"], "Option 'mppp' is not accepted"),
+        (["fit", "--config", "slides", "--data.mppp", "2"], "'mppp' is not"),
         (["fit", "--config", "slides", "--data.table", "nothing.csv"], "table 'nothing.csv' does not exist"),
         (
             ["fit", "--config", "slides", "--trainer.logger", "TensorBoardLogger"],

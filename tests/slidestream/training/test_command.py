@@ -88,5 +88,5 @@ def test_networks_of_folds_predict_together() -> None:
     assert ensemble(labels, "multilabel")["predicted"].tolist() == ["x"]
     numbers = [table(value_age=[age]) for age in (40.0, 50.0)]
     assert ensemble(numbers, "regression")["value_age"].tolist() == [45.0]
-    with pytest.raises(ValueError, match="different test images"):
+    with pytest.raises(ValueError, match="different images"):
         ensemble([numbers[0], numbers[1].assign(path="b")], "regression")
