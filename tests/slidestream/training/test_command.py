@@ -45,6 +45,7 @@ def test_a_run_is_not_overwritten_but_resumed(run: Path, tmp_path: Path, capsys:
     assert main([*config, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
     assert sorted(set(pd.read_csv(again / "metrics.csv")["epoch"])) == [0, 1]
     assert "epoch 2/2" in capsys.readouterr().out
+    assert main(config) == 2  # the settings don't say that it was resumed
 
 
 def test_test_finds_the_configuration_beside_the_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
