@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -77,8 +78,8 @@ def load_trained(checkpoint: str | Path, model_class: str | None = None, **chang
         model.load_state_dict(content["state_dict"])
     except (RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"'{path}' does not fit {kind.__name__}: {str(error).strip()} Name the class it was trained with by "
-            "--model-class MODULE.CLASS (model_class=); its arguments are those kept by save_hyperparameters()."
+            f"'{path}' does not fit {kind.__name__}: {' '.join(str(error).split())} Name the class it was trained with "
+            "by --model-class MODULE.CLASS (model_class=); its arguments are those kept by save_hyperparameters()."
         ) from error
     memory = memory_in(content)
     return Trained(model.eval(), _names(model, memory), memory, path)
@@ -120,7 +121,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"'{path}' is no file. Name a checkpoint, such as RUN/checkpoints/best.ckpt.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"'{path}' cannot be read as a checkpoint: it is cut off, or no file of torch "
@@ -148,6 +151,11 @@ def _class_of(content: dict[str, Any], path: Path, requested: str | None) -> typ
         raise CheckpointError(
             f"'{path}' was trained with the class {name}, which is not imported on a file's word. If you trust it, "
             f"pass --model-class {name} (model_class=)."
+        )
+    if requested is None and "hyper_parameters" not in content:
+        raise CheckpointError(
+            f"'{path}' does not say with which arguments its network was made (it has no hyper_parameters). Name the "
+            "checkpoint that fit wrote, or the class by --model-class MODULE.CLASS (model_class=), if it needs none."
         )
     module, _, attribute = name.rpartition(".")
     try:

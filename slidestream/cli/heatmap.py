@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slidestream.cli.messages import in_flags
@@ -55,6 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     from slidestream.heatmaps.draw import HeatmapOptions, draw_heatmaps
     from slidestream.trained import load_trained
 
+    folder = next((one for one in map(Path, arguments.images) if one.is_dir() and one.suffix.lower() != ".zarr"), None)
+    if folder is not None:
+        raise ValueError(
+            f"'{folder}' is a folder. Name the images in it, such as {folder}/*.tif, or draw them all with "
+            "slidestream predict --heatmaps."
+        )
     reading = {
         name: value for name in ("mpp", "level", "mpp_override") if (value := getattr(arguments, name)) is not None
     }

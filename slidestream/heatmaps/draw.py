@@ -183,7 +183,13 @@ def _draw_one(
         if isinstance(error, GeometryError) and str(path) not in str(error):
             raise  # it is the same for every image
         return DrawnImage(path, error=_reason(error, path))
-    return _write(trained, path, out, name, explained, options)
+    try:
+        return _write(trained, path, out, name, explained, options)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        note = f"{error.strerror}. The maps of images before are kept. Make room, and start again"
+        raise OSError(error.errno, note, str(out)) from error
 
 
 def _reason(error: BaseException, path: Path) -> str:

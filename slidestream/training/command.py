@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
 
 from slidestream.configs import config_path
 from slidestream.training.evaluate import describe_scores, evaluate
 from slidestream.training.folds import fit_folds, take_folds
 from slidestream.training.lightning_cli import RunCLI
 from slidestream.training.noise import hush
+from slidestream.training.whole_checkpoints import write_whole
 from wsidata.utils.files import write_text
 
 
@@ -31,11 +34,11 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
     """
     hush()
     given, folds = take_folds(list(arguments)) if command == "fit" else (list(arguments), None)
-    given = with_config_files(given)
+    said, given = given, with_config_files(given)
     if folds is not None:
         return fit_folds(given, folds)
     started = time.monotonic()
-    cli = _Run(command, with_config_of_run(command, given))
+    cli = _Run(command, with_config_of_run(command, given), said)
     if cli.trainer.is_global_zero and not getattr(cli.trainer, "fast_dev_run", False):
         kept = getattr(cli.trainer.checkpoint_callback, "best_model_path", "") if command == "fit" else ""
         best = Path(kept) if kept else None
@@ -51,7 +54,17 @@ def run_command(command: str, arguments: Sequence[str]) -> int:
 
 
 class _Run(RunCLI):
-    """RunCLI that prepares the run folder before the Trainer begins."""
+    """RunCLI that prepares the run folder before the Trainer begins.
+
+    Args:
+        command: "fit", "validate" or "test".
+        arguments: What follows it on the command line.
+        said: The same as the user said it, to be kept.
+    """
+
+    def __init__(self, command: str, arguments: Sequence[str], said: Sequence[str]) -> None:
+        self.said = said
+        super().__init__(command, arguments)
 
     def before_test(self) -> None:
         """Refuse a folder of other results.
@@ -61,6 +74,12 @@ class _Run(RunCLI):
         """
         if self.trainer.is_global_zero and (self.run.path / "predictions.csv").exists():
             raise FileExistsError(f"'{self.run.path}' holds predictions already. Name another folder with --out.")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, which writes checkpoints whole or not at all."""
+        trainer = super().instantiate_trainer(**kwargs)
+        write_whole(trainer)
+        return trainer
 
     def before_fit(self) -> None:
         """Refuse a folder of another run; write the configuration."""
@@ -77,7 +96,7 @@ class _Run(RunCLI):
         kept.out, kept.ckpt_path = str(run.path), None  # to resume is the choice of a command, not of the settings
         settings = self._parser(self.command).dump(kept, skip_none=False, format="yaml")
         write_text(run.path / "config.yaml", settings)
-        run.start([self.command, *sys.argv[2:]])
+        run.start([self.command, *self.said])
 
 
 def with_config_files(arguments: Sequence[str]) -> list[str]:

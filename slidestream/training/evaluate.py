@@ -102,7 +102,9 @@ def _draw_mistakes(model: LightningModule, data: SplitDataModule, run: RunFolder
     if not isinstance(model, StreamingClassifier):
         return
     wrong = [mistakes(part).head(MISTAKES) for _, part in by_split(read_predictions(run.path / "predictions.csv"))]
-    rows = pd.concat(wrong) if wrong else pd.DataFrame({"path": [], "image": []})
+    if not sum(map(len, wrong)):
+        return
+    rows = pd.concat(wrong)
     trained = Trained(model.eval(), data.class_names, data.state_dict(), checkpoint or run.path)
     options = HeatmapOptions(picture_only=True, existing="replace")
     try:

@@ -131,7 +131,7 @@ class ImageFolder:
 
     def _hint(self, name: str, listing: _Listing) -> str:
         if not listing.names:
-            return " (the folder is absent or has no files)"
+            return " (the folder is absent or has no files of its own; name those in folders of it as folder/name)"
         self._hints += 1
         if self._hints > MOST_HINTS:
             return ""

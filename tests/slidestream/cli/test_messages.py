@@ -15,6 +15,7 @@ def test_python_arguments_are_named_as_flags() -> None:
     assert in_flags(message, "fit") == (
         "Pass --data.image_size (crops), --data.lazy=True, or --data.allow_changed=['resolution']; best=0.5 stays."
     )
+    assert in_flags("Pass weights=None.", "fit") == "Pass --model.weights=null."
     assert in_flags("Pass mpp_override=.", "predict") == "Pass --mpp-override."
 
 

@@ -1,5 +1,6 @@
 """`slidestream predict` gives what `Trainer.predict` gives, and says in a line what it cannot do."""
 
+import pickle
 import shutil
 import warnings
 
@@ -198,8 +199,16 @@ def test_errors_are_one_line_that_speaks_of_flags(checkpoints, camelyon, toadsto
     (tmp_path / "bad" / "a.tif").write_bytes(b"II*\0")
     (tmp_path / "mine.csv").write_text("my,own\n")
     (tmp_path / "cut.ckpt").write_bytes(whole.read_bytes()[:5000])
+    content = torch.load(whole, weights_only=True)
+    torch.save({**content, "state_dict": {**content["state_dict"], "x": torch.zeros(1)}}, tmp_path / "other.ckpt")
+    del content["hyper_parameters"]
+    torch.save(content, tmp_path / "nameless.ckpt")
+    (tmp_path / "pickled.ckpt").write_bytes(pickle.dumps({"state_dict": torch.nn.Linear(1, 1)}, protocol=4))
     for arguments, message in (
         ((tmp_path / "cut.ckpt", images), "cut off"),
+        ((tmp_path / "other.ckpt", images), 'Unexpected key(s) in state_dict: "x"'),
+        ((tmp_path / "nameless.ckpt", images), "has no hyper_parameters"),
+        ((tmp_path / "pickled.ckpt", images), "is not unpickled"),
         ((whole, tmp_path / "absent"), "does not exist"),
         ((whole, tmp_path / "empty"), "holds no slides"),
         ((whole, tmp_path / "bad"), "none of the 1 images can be read"),

@@ -52,7 +52,7 @@ def test_missing_file_says_what_is_near(folder):
         images.find("normal_001.tif")
     with pytest.raises(ImageLookupError, match="2 other files there"):
         images.find("zzz")
-    with pytest.raises(ImageLookupError, match="absent or has no files"):
+    with pytest.raises(ImageLookupError, match="absent or has no files of its own"):
         images.find("nowhere/zzz")
 
 
