@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(given[:1] if given[:1] and given[0] in _PASSED_ON else given)
     arguments.rest, arguments.make_parser = given[1:], make_parser
     show_warnings(arguments.command)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where users have classes of their own; behind all packages
     try:
         return int(COMMANDS[arguments.command].run(arguments))
     except KeyboardInterrupt:

@@ -72,6 +72,8 @@ def evaluate(
 
 def describe_scores(scores: pd.DataFrame) -> str:
     """The main scores of each split with their intervals, as text."""
+    if scores.empty:
+        return "  nothing was predicted: slidestream predict does, or trainer.predict"
     lines = []
     for split, part in scores.groupby("split", sort=False):
         lines.append(f"  {split}, {part['images'].iloc[0]} images (95 % interval)")

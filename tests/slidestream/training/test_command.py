@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -91,3 +92,17 @@ def test_networks_of_folds_predict_together() -> None:
     assert ensemble(numbers, "regression")["value_age"].tolist() == [45.0]
     with pytest.raises(ValueError, match="different images"):
         ensemble([numbers[0], numbers[1].assign(path="b")], "regression")
+
+
+def test_classes_of_the_present_folder_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "mylab_of_tests.py").write_text(
+        "from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel\n"
+        "class Net(BoringModel):\n"
+        "    def on_validation_epoch_end(self): self.log('x', 1.0)\n"
+        "class Data(BoringDataModule): ...\n"
+    )
+    own = ["--model", "mylab_of_tests.Net", "--data", "mylab_of_tests.Data", "--trainer.accelerator", "cpu"]
+    assert main(["fit", *own, "--trainer.max_epochs", "1", "--monitor", "x", "--out", "run"]) == 0
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
