@@ -60,7 +60,7 @@ def load_trained(checkpoint: str | Path, model_class: str | None = None, **chang
     Nothing but plain values and weights is unpickled, and no weights are downloaded.
 
     Args:
-        checkpoint: The file, or "hf://owner/name", a network of the Hugging Face Hub (see `fetch`).
+        checkpoint: The file, the folder of a run, or "hf://owner/name", a network of the Hugging Face Hub (see `fetch`).
         model_class: Its class, as "module.Class", which has to be importable. None: as the checkpoint says, which may
             name classes of `streammodels` only.
         **changed: Arguments of the class to use instead of those of the training run, such as `memory="8GB"`.
@@ -89,14 +89,16 @@ def fetch(checkpoint: str | Path) -> Path:
     """The checkpoint on this disk; a network of the Hub is downloaded, and kept beside the Hub's own cache.
 
     Args:
-        checkpoint: A file, or "hf://owner/name" of what `push_to_hub` has published.
+        checkpoint: A file, the folder of a run, whose best one is taken, or "hf://owner/name" of what `push_to_hub` has
+            published.
 
     Raises:
         CheckpointError: if the repository cannot be read, or holds something else.
     """
     repo = repo_of(checkpoint)
     if repo is None:
-        return Path(checkpoint)
+        best = Path(checkpoint, "checkpoints", "best.ckpt")
+        return best if best.is_file() else Path(checkpoint)
     try:
         folder = download(repo)
         from huggingface_hub.constants import HF_HOME

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from slidestream.demo.figure import draw_truth
-from slidestream.demo.memory import MeasuredStep, measure_step
+from slidestream.demo.memory import BUDGET, MeasuredStep, measure_step
 from slidestream.training.command import run_command
 from slidestream.training.run_folder import RunFolder
 from wsidata.synthetic.slides import write_camelyon16
@@ -49,6 +49,7 @@ def run_demo(out: Path) -> None:
 def describe_step(step: MeasuredStep) -> str:
     """The measured step and the forecasts, as text."""
     lines = [
+        f"   At most {BUDGET} were asked for; what an image leaves of that saves computing strips twice.",
         f"   4096 x 4096: {step.peak_bytes / 1e9:.2f} GB measured, in {step.seconds:.0f} s; "
         f"plain training: {step.plain_bytes / 1e9:.1f} GB (forecast)"
     ]
