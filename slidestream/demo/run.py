@@ -35,7 +35,7 @@ def run_demo(out: Path) -> None:
     write_camelyon16(slides, normal=20, tumor=20, test=10, size_px=(SLIDE_PX, SLIDE_PX), seed=SEED, masks=True)
     _say("2. A streaming ResNet-18 from random weights, trained on 32 of them", out)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the images are small, and more threads mostly wait for each other
+    torch.set_num_threads(min(threads, 4))  # the images are small, and many threads mostly wait for each other
     run_command("fit", ["--config", "demo", f"--data.folder={slides}", f"--out={out}"])
     torch.set_num_threads(threads)
     _say("3. Where it sees tumor, and where tumor is", out / "tumor.png")
