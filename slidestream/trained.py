@@ -60,7 +60,7 @@ def load_trained(checkpoint: str | Path, model_class: str | None = None, **chang
     Nothing but plain values and weights is unpickled, and no weights are downloaded.
 
     Args:
-        checkpoint: The file, the folder of a run, or "hf://owner/name", a network of the Hugging Face Hub (see `fetch`).
+        checkpoint: The file, the folder of a run, or "hf://owner/name", a network of the Hugging Face Hub; see `fetch`.
         model_class: Its class, as "module.Class", which has to be importable. None: as the checkpoint says, which may
             name classes of `streammodels` only.
         **changed: Arguments of the class to use instead of those of the training run, such as `memory="8GB"`.

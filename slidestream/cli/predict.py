@@ -18,7 +18,7 @@ _MEASURES = {"level": int, "mpp": float, "magnification": float, "downsample": f
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add = parser.add_argument
-    add("checkpoint", help="checkpoint or folder of a training run; how images are read, and the classes, come from it; "
+    add("checkpoint", help="checkpoint or folder of a training run, which says how images are read, and the classes; "
         "the folder of a run with --folds gives the mean of its networks")  # fmt: skip
     add("images", nargs="+", help="image files, folders of images at any depth, or one table (CSV, Parquet)")
     add("-o", "--out", default="predictions.csv", help="CSV file, written as predictions come (%(default)s)")

@@ -51,7 +51,7 @@ def describe_step(step: MeasuredStep) -> str:
     lines = [
         f"   At most {BUDGET} were asked for; what an image leaves of that saves computing strips twice.",
         f"   4096 x 4096: {step.peak_bytes / 1e9:.2f} GB measured, in {step.seconds:.0f} s; "
-        f"plain training: {step.plain_bytes / 1e9:.1f} GB (forecast)"
+        f"plain training: {step.plain_bytes / 1e9:.1f} GB (forecast)",
     ]
     lines += [
         f"   {side} x {side}: {streamed / 1e9:.2f} GB; plain training: {plain / 1e9:.0f} GB (forecasts)"
