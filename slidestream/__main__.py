@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Sequence
 
 from slidestream.cli import completion, configs, demo, fit, heatmap, predict, report, test, validate
-from slidestream.cli.messages import cause_of, in_flags, is_foreseen, shortened, show_warnings
+from slidestream.cli.messages import cause_of, in_flags, is_foreseen, shortened
+from wsidata.utils.messages import show_warnings_in_lines
 
 COMMANDS = {
     "fit": fit,
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = make_parser().parse_args(given[:1] if given[:1] and given[0] in _PASSED_ON else given)
     arguments.rest, arguments.make_parser = given[1:], make_parser
-    show_warnings(arguments.command)
+    show_warnings_in_lines(lambda message: in_flags(message, arguments.command))
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # where users have classes of their own; behind all packages
     try:

@@ -6,12 +6,12 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
 
 from wsidata import __version__
 from wsidata.cli import info, publish, split, stats
 from wsidata.utils.flags import flags_of, say_in_flags
 from wsidata.utils.installation import warn_of_other_distribution
+from wsidata.utils.messages import show_warnings_in_lines
 
 COMMANDS = {"info": info, "split": split, "stats": stats, "publish": publish}
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            show_warnings_in_lines()
             warn_of_other_distribution()  # whose own __init__ may have been imported
             return int(COMMANDS[arguments.command].run(arguments))
     except (ValueError, OSError, LookupError) as error:  # errors of this package and of files
@@ -47,18 +47,6 @@ def make_parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         command.add_arguments(commands.add_parser(name, help=command.HELP, description=command.__doc__))
     return parser
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning in one line, without its place in the source."""
-    print(f"warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 import traceback
-import warnings
 from importlib import import_module
 from itertools import pairwise
-from typing import TextIO
 
 from wsidata.utils.flags import flags_of, say_in_flags
 
@@ -86,19 +83,3 @@ def _raised_in(error: BaseException) -> str:
     """The package whose code raised an error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return str(frames[-1].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
-
-
-def show_warnings(command: str) -> None:
-    """Print warnings from here on in one line each, without their place in the source."""
-
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        print(f"warning: {in_flags(str(message), command)}", file=sys.stderr)
-
-    warnings.showwarning = show

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from typing import TextIO
 
 
 def check_choice(
@@ -19,6 +22,26 @@ def check_choice(
     """
     if value not in known:
         raise error(f"{name}={value!r} is not one of {', '.join(map(str, known))}.{advice and f' {advice}'}")
+
+
+def show_warnings_in_lines(say: Callable[[str], str] = str) -> None:
+    """Print warnings from here on in one line each on standard error, without their place in the source.
+
+    Args:
+        say: Returns the text of a warning as it is to be printed.
+    """
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        print(f"warning: {say(str(message))}", file=sys.stderr)
+
+    warnings.showwarning = show
 
 
 def name_some(names: Collection[str], limit: int = 5) -> str:
