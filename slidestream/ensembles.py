@@ -10,15 +10,13 @@ from typing import Any
 import pandas as pd
 
 from slidestream.predicting import Done, predict
-from slidestream.trained import CheckpointError
+from slidestream.trained import TASK_OF_TARGET, CheckpointError
 from slidestream.training.folds import ensemble
 from slidestream.training.run_folder import RunFolder
 from wsidata.datamodules.restore import recall
 from wsidata.evaluation import read_predictions
 from wsidata.evaluation.prediction_file import as_cells, check_same, is_stream, sidecar, write_rows
 from wsidata.utils.files import write_text
-
-_TASKS = {"class": "multiclass"}
 
 
 def is_run_of_folds(path: str | Path) -> bool:
@@ -46,7 +44,7 @@ def predict_folds(run: str | Path, images: Any, out: str | Path, *, overwrite: b
     out = Path(out).absolute()
     if is_stream(out):
         raise ValueError(f"'{out}' keeps no rows, and the mean over folds needs them. Name a file with out=.")
-    facts = json.loads(json.dumps({"version": 1, "ensemble": [str(one.absolute()) for one in checkpoints]}))
+    facts = {"version": 1, "ensemble": [str(one.absolute()) for one in checkpoints]}
     if not overwrite:
         check_same(out, facts)
     tables: list[Path] = []
@@ -95,7 +93,7 @@ def _checkpoints(run: Path) -> tuple[list[Path], str]:
                 raise CheckpointError(f"'{checkpoint}' is of fold {k_fold[0]}. Give the folders their names back.")
         found.append(checkpoint)
     target = str((first or {}).get("target") or "class")
-    return found, _TASKS.get(target, target)
+    return found, TASK_OF_TARGET.get(target, target)
 
 
 def _of_the_same(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:

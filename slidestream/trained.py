@@ -22,6 +22,10 @@ _OWN = "streammodels."
 """Prefix of the classes that a checkpoint may name: importing any other would run code of whoever wrote it."""
 
 
+TASK_OF_TARGET = {"class": "multiclass", "multilabel": "multilabel", "regression": "regression"}
+"""The task of a network for each kind of target of a data module; masks have none."""
+
+
 class CheckpointError(ValueError):
     """A file is no checkpoint that a network can be made from; the message says why, and what to do."""
 

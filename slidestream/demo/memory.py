@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from streammodels import StreamingResNet, stream
+from streammodels import StreamedModule, StreamingResNet, stream
 
 SIDE_PX = 4096
 LARGER_PX = (8192, 16_384)
@@ -52,8 +52,9 @@ def forecast(side_px: int, *, plain: bool = False) -> int:
         plain: With the image in one strip, instead of strips that fit into `BUDGET`.
     """
     trunk = _network().streamed_trunk
-    streamed = stream(trunk.module, strip_rows=side_px) if plain else trunk  # type: ignore[arg-type]
-    return int(streamed.forecast(side_px, side_px).memory_bytes)  # type: ignore[operator]
+    assert isinstance(trunk, StreamedModule)  # as streaming=True makes it
+    streamed = stream(trunk.module, strip_rows=side_px) if plain else trunk
+    return streamed.forecast(side_px, side_px).memory_bytes
 
 
 def _network() -> StreamingResNet:

@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from slidestream.heatmaps import HeatmapOptions, draw_heatmaps
-from slidestream.trained import Trained
+from slidestream.trained import TASK_OF_TARGET, Trained
 from slidestream.training.run_folder import RunFolder, show_progress
 from streammodels import StreamingClassifier
 from wsidata import SplitDataModule
@@ -31,8 +31,6 @@ MAIN_SCORES = ("accuracy", "balanced_accuracy", "label_accuracy", "auroc", "mae"
 
 MISTAKES = 6
 """How many of each split get a heat map."""
-
-_TASKS = {"class": "multiclass", "multilabel": "multilabel", "regression": "regression"}
 
 
 def evaluate(
@@ -55,9 +53,9 @@ def evaluate(
         data.save_split(run.path / "split.csv")
         if data.leak_report is not None:
             save_table(data.leak_report.frame, run.path / "leaks.csv")
-        run.note(task=_TASKS.get(data.target, data.target), **_described(data))
+        run.note(task=TASK_OF_TARGET.get(data.target, data.target), **_described(data))
         rows = pd.concat([data.tables["val"], data.tables["test"]], ignore_index=True)
-        if len(rows) and data.target in _TASKS:
+        if len(rows) and data.target in TASK_OF_TARGET:
             if checkpoint is not None and checkpoint.is_file():
                 content = torch.load(checkpoint, map_location="cpu", weights_only=True)
                 model.load_state_dict(content["state_dict"])
@@ -77,15 +75,19 @@ def describe_scores(scores: pd.DataFrame) -> str:
     lines = []
     for split, part in scores.groupby("split", sort=False):
         lines.append(f"  {split}, {part['images'].iloc[0]} images (95 % interval)")
-        shown = part[part["score"].isin(MAIN_SCORES)]
-        shown = shown if (shown["target"] != "").all() else shown[shown["target"] == ""]
-        for row in shown.to_dict("records"):
+        for row in main_scores(part).to_dict("records"):
             name = f"{row['score'].replace('_', ' ')} {row['target']}".strip()
             value = "undefined" if pd.isna(row["value"]) else f"{row['value']:.3f}"
             interval = "" if pd.isna(row["low"]) else f"   {row['low']:.3f} to {row['high']:.3f}"
             note = f"   ({row['note']})" if row["note"] else ""
             lines.append(f"    {name:<20} {value}{interval}{note}")
     return "\n".join(lines)
+
+
+def main_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Those of `MAIN_SCORES`: of all classes or labels together, or of each number where that is all there is."""
+    main = scores[scores["score"].isin(MAIN_SCORES)]
+    return main if (main["target"] != "").all() else main[main["target"] == ""]
 
 
 def _predict(trainer: Trainer, model: LightningModule, data: SplitDataModule, path: Path) -> None:

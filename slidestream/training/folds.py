@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from slidestream.training.evaluate import MAIN_SCORES
+from slidestream.training.evaluate import main_scores
 from slidestream.training.run_folder import RunFolder, default_folder
 from wsidata.evaluation import read_predictions, save_table, scores_with_intervals, write_report
 
@@ -113,9 +113,7 @@ def sum_up(out: Path, count: int) -> str:
 def describe_folds(folds: pd.DataFrame) -> str:
     """Mean, standard deviation (n - 1) and range of the main scores over the folds, as text."""
     lines = [f"\n  over {folds['fold'].nunique()} folds: mean and standard deviation, lowest and highest"]
-    shown = folds[folds["score"].isin(MAIN_SCORES)]
-    shown = shown if (shown["target"] != "").all() else shown[shown["target"] == ""]
-    for (split, target, score), part in shown.groupby(["split", "target", "score"], sort=False):
+    for (split, target, score), part in main_scores(folds).groupby(["split", "target", "score"], sort=False):
         values, name = part["value"], f"{split} {str(score).replace('_', ' ')} {target}".strip()
         lines.append(
             f"    {name:<26} {values.mean():.3f} ± {values.std():.3f}   {values.min():.3f} to {values.max():.3f}"

@@ -14,6 +14,7 @@ from torch.nn import CrossEntropyLoss
 
 import streammodels
 import wsidata
+from slidestream.trained import TASK_OF_TARGET
 from slidestream.training.epoch_lines import EpochLines
 from slidestream.training.run_folder import RunFolder, default_folder, show_progress
 
@@ -128,8 +129,7 @@ def _outputs(data: Any) -> Any:
 
 def _task(data: Any) -> str | None:
     """The task that the targets of a data module are for; None leaves it to the loss."""
-    target = getattr(getattr(data, "labels", None), "target", None)
-    return {"class": "multiclass", "multilabel": "multilabel", "regression": "regression"}.get(str(target))
+    return TASK_OF_TARGET.get(str(getattr(getattr(data, "labels", None), "target", None)))
 
 
 _FOUND_IN_DATA = {"num_classes": _outputs, "task": _task}
