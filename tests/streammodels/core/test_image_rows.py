@@ -201,9 +201,9 @@ def test_next_strip_is_read_while_this_one_is_computed() -> None:
 
 
 def test_reading_ends_with_the_pass() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())  # some of which may end meanwhile
     stream(network(), strip_rows=8)(Decoded(pixels(40, 20))).sum().backward()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_image_gradient_strip_by_strip() -> None:
