@@ -54,8 +54,9 @@ docs-serve: $(READY) ## Show the documentation while writing it
 figures: $(READY) ## Draw the figures of the documentation again
 	for script in docs/figures/*.py; do $(BIN)/python $$script || exit 1; done
 
-bench: $(READY) ## Measure time and memory against plain, checkpointed and lightstream training (installs the extra `bench`)
+bench: $(READY) ## Measure samples, and training against plain, checkpointed and lightstream's (installs the extra `bench`)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python tests/benchmarks/samples.py $(filter --quick,$(BENCH_ARGS))
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/streaming.py $(BENCH_ARGS)
 
 # Memory of glibc's arenas counts as address space, which is limited.

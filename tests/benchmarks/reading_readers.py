@@ -7,7 +7,7 @@ that a missing package does not stop the other readers. All of them work on one 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,23 @@ class Limit:
         return self.region(level, 0, 0, *self.sizes[level])
 
     def region(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
-        page, tiles, descriptor = self.pages[level], self.tiles[level], self.tiff.filehandle.fileno()
-        across, decode = -(-page.imagewidth // page.tilewidth), self.decoder(page.jpegtables or b"")
-        for row in range(y // page.tilelength, -(-(y + height) // page.tilelength)):
-            for column in range(x // page.tilewidth, -(-(x + width) // page.tilewidth)):
-                offset, count = tiles[row * across + column]
-                decode(os.pread(descriptor, count, offset))
+        return self.decode(level, self.tiles_at(level, x, y, width, height))
+
+    def tiles_at(self, level: int, x: int, y: int, width: int, height: int) -> list[int]:
+        """Numbers of the tiles that a region touches."""
+        page = self.pages[level]
+        across = -(-page.imagewidth // page.tilewidth)
+        rows = range(y // page.tilelength, -(-(y + height) // page.tilelength))
+        columns = range(x // page.tilewidth, -(-(x + width) // page.tilewidth))
+        return [row * across + column for row in rows for column in columns]
+
+    def decode(self, level: int, numbers: Iterable[int]) -> Pixels:
+        """Decode some tiles."""
+        tiles, descriptor = self.tiles[level], self.tiff.filehandle.fileno()
+        decode = self.decoder(self.pages[level].jpegtables or b"")
+        for number in numbers:
+            offset, count = tiles[number]
+            decode(os.pread(descriptor, count, offset))
         return self.nothing
 
 
