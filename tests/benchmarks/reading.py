@@ -1,12 +1,12 @@
-"""Speed of reading slides, compared with OpenSlide, tiffslide, cuCIM, tifffile and libvips.
+"""Speed of reading slides, compared with OpenSlide, tiffslide, cuCIM, fastslide, tifffile and libvips.
 
     python tests/benchmarks/reading.py --quick       # a small slide, to see that it works
     python tests/benchmarks/reading.py               # the figures of docs/benchmarks.md
 
 Each reader runs in a process of its own on one thread; the readers take turns, `--repeats` times. Times are CPU seconds
 from opening the file to the last uint8 tensor, imports not counted, the file in the page cache. Ratios are to "limit":
-libjpeg-turbo over the bytes of the same tiles, nothing kept. The limit needs no memory for a level; what the system
-takes to provide that (on a virtual machine, up to seconds for 800 MB, and never twice the same) is given apart.
+libjpeg-turbo over the bytes of the same tiles, nothing kept. They include the system's share, which provides the memory
+(on a virtual machine, up to seconds for 800 MB, and never twice the same); a second table is without it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def main() -> None:
             print(*records[-len(tasks) :], sep="\n", file=sys.stderr)
     for task in tasks:
         print(table(task, [record for record in records if record["task"] == task]))
+    print(summary("CPU s (of the limit)", tasks, records, _cpu))
+    print(summary("without system, CPU s (of the limit)", tasks, records, _own))
 
 
 def arguments() -> argparse.Namespace:
@@ -158,6 +161,22 @@ def table(task: str, records: list[dict[str, Any]]) -> str:
     rows += sorted({f"{r['reader']}: {r['error']}" for r in records if "error" in r})
     loads = [record["load"] for record in sound]
     return "\n".join([*rows, f"load average {min(loads):.1f} - {max(loads):.1f}, {os.cpu_count()} processors"])
+
+
+def summary(heading: str, tasks: list[str], records: list[dict[str, Any]], seconds: Callable[[Any], float]) -> str:
+    """Markdown table of the medians of all tasks, with their ratios to the limit."""
+    times: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        if "error" not in record:
+            times.setdefault((record["reader"], record["task"]), []).append(seconds(record))
+    rows = [f"\n| {heading} | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
+    for name in dict.fromkeys(reader for reader, _ in times):
+        cells = []
+        for task in tasks:
+            median, limit = (statistics.median(times.get((one, task), [float("nan")])) for one in (name, "limit"))
+            cells.append(f"{median:.3g} ({median / limit:.2f})")
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def _cpu(record: dict[str, Any]) -> float:

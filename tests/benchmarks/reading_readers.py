@@ -195,6 +195,22 @@ class Cucim:
         return np.asarray(self.slide.read_region((round(x * scale), round(y * scale)), (width, height), level))
 
 
+class Fastslide:
+    """fastslide, without a cache; its coordinates are those of the level."""
+
+    def __init__(self, path: Path) -> None:
+        from fastslide import FastSlide
+
+        self.slide = FastSlide.from_file_path(path)
+        self.sizes = self.slide.level_dimensions
+
+    def level(self, level: int) -> Pixels:
+        return self.region(level, 0, 0, *self.sizes[level])
+
+    def region(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        return np.asarray(self.slide.read_region((x, y), level, (width, height)).numpy())
+
+
 READERS: dict[str, type[Any]] = {
     "limit": Limit,
     "limit-imagecodecs": LimitImagecodecs,
@@ -205,6 +221,7 @@ READERS: dict[str, type[Any]] = {
     "openslide": Openslide,
     "tiffslide": Tiffslide,
     "cucim": Cucim,
+    "fastslide": Fastslide,
 }
 
 
