@@ -12,6 +12,14 @@ class UnreadableImageError(SlideError, OSError):
     """The file is damaged, truncated, or no image."""
 
 
+class UnreachableImageError(SlideError, OSError):
+    """The disk or mount of the file failed, after retries, too; the file itself may be intact.
+
+    Attributes:
+        errno: The system's number of the error.
+    """
+
+
 class UnsupportedImageError(SlideError, ValueError):
     """The file is intact, but has no unambiguous 8-bit RGB image."""
 

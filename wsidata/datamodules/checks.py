@@ -26,7 +26,7 @@ from wsidata.slides.tissue.crop import CropKind, TissueCrop
 from wsidata.stats.result import ChannelStats
 from wsidata.transforms.to_tensor import DType
 from wsidata.utils.messages import describe_problems
-from wsidata.utils.processes import raise_open_files
+from wsidata.utils.processes import raise_system_fault
 
 MASKS_AT_ONCE = 4
 """Tissue masks that are computed at a time, each on a view of up to some 100 MB."""
@@ -74,7 +74,7 @@ def survey_slides(
                 packing = None if crop is None else crop.plan(slide, requested)
                 return row[0], image.height, image.width, image.format, slide.channel_names, packing
         except (SlideError, OSError, pyvips.Error, ValueError) as error:
-            raise_open_files(error)
+            raise_system_fault(error, row[1])
             return f"{row[1]}: {type(error).__name__}: {error}"
 
     rows = list(zip(table["image_id"], table["path"], strict=True))

@@ -23,8 +23,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 
-from wsidata.formats.open import check_regular
-from wsidata.photos.read import decode_photo
+from wsidata.photos.read import decode_photo, photo_bytes
 from wsidata.utils.files import atomic_write
 
 FORMAT = 1
@@ -57,8 +56,7 @@ class DecodedCache:
         Arguments and errors are those of `read_photo`.
         """
         path = Path(path)
-        check_regular(path)
-        data = path.read_bytes()
+        data = photo_bytes(path)
         key = _key(data, short_side_px, apply_icc)
         file = None if self.folder is None else self.folder / key[:2] / f"{key}.npz"
         pixels = self._kept.get(key) if file is None else _load(file)

@@ -15,6 +15,7 @@ profile in the file; torchvision, Pillow and OpenCV ignore it, and show the phot
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from wsidata.formats.open import TIFF_SIGNATURES, Pyramid, check_regular, open_p
 from wsidata.formats.tiff.levels import opening
 from wsidata.formats.vips import naming_errors
 from wsidata.photos.resize import resize, size_with_short_side
+from wsidata.utils.retries import retried
 
 SHRINK_MARGIN = 2
 """A JPEG is decoded at a reduced size only down to this many times the requested size, and resized from there.
@@ -99,8 +101,19 @@ def read_photo(path: str | Path, *, short_side_px: int | None = None, apply_icc:
             damaged color profile, or takes too much memory.
     """
     path = Path(path)
-    check_regular(path)
-    return decode_photo(path.read_bytes(), path, short_side_px=short_side_px, apply_icc=apply_icc)
+    return decode_photo(photo_bytes(path), path, short_side_px=short_side_px, apply_icc=apply_icc)
+
+
+def photo_bytes(path: Path) -> bytes:
+    """The bytes of a photo's file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        UnreadableImageError: if it is a folder, pipe or device.
+        UnreachableImageError: if its disk or mount fails.
+    """
+    retried(partial(check_regular, path), path)
+    return retried(path.read_bytes, path)
 
 
 def decode_photo(

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START, scan_start
@@ -19,7 +20,8 @@ from wsidata.formats.limits import limits
 from wsidata.photos.read import photo_size, read_photo
 from wsidata.photos.resize import size_with_short_side
 from wsidata.utils.messages import name_some
-from wsidata.utils.processes import raise_open_files
+from wsidata.utils.processes import raise_system_fault
+from wsidata.utils.retries import retried
 
 THREADS = 4
 """Photos opened, or counted, at once."""
@@ -86,20 +88,23 @@ class PhotoSurvey:
     def _inspect(self, path: Path) -> tuple[int, int] | str:
         """The size, or the problem."""
         try:
-            if path.stat().st_size == 0:
-                return "is empty (0 bytes)"
-            size = height, width = photo_size(path)
-            if is_cut_off(path):
-                return "was cut off: its end marker is missing. Copy it again from its source"
-            if self.resize_px is not None:
-                size = size_with_short_side(height, width, self.resize_px)
-            if 3 * size[0] * size[1] > limits().max_decoded_bytes:
-                return _too_large((height, width), size)
-            if self.decode:
-                read_photo(path, short_side_px=self.resize_px)
+            return retried(partial(self._check, path), path)
         except Exception as error:  # any decoder's own; what it says is listed under the file's name
-            raise_open_files(error)
+            raise_system_fault(error, path)
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+    def _check(self, path: Path) -> tuple[int, int] | str:
+        if path.stat().st_size == 0:
+            return "is empty (0 bytes)"
+        size = height, width = photo_size(path)
+        if is_cut_off(path):
+            return "was cut off: its end marker is missing. Copy it again from its source"
+        if self.resize_px is not None:
+            size = size_with_short_side(height, width, self.resize_px)
+        if 3 * size[0] * size[1] > limits().max_decoded_bytes:
+            return _too_large((height, width), size)
+        if self.decode:
+            read_photo(path, short_side_px=self.resize_px)
         return size
 
 

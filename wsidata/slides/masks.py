@@ -21,7 +21,7 @@ from wsidata.formats.levels import Level
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
 from wsidata.utils.messages import describe_problems
-from wsidata.utils.processes import raise_open_files
+from wsidata.utils.processes import raise_system_fault
 
 IGNORE = 255
 """Class number of pixels without a class in mask images; what transforms pad with (`mask_fill=255`)."""
@@ -110,7 +110,7 @@ def mask_problems(table: pd.DataFrame, options: SlideOptions = AS_STORED) -> dic
             with Slide.from_options(path, options) as slide, Slide(mask_path) as mask:
                 _mask_pixels(mask, slide, {"level": 0})
         except (SlideError, OSError, ValueError) as error:
-            raise_open_files(error)
+            raise_system_fault(error, path)
             problems[image_id] = f"{mask_path}: {type(error).__name__}: {error}"
     return problems
 

@@ -7,6 +7,7 @@ the caller overrides it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +18,7 @@ from wsidata.formats.metadata import AssociatedImages, choose_spacing
 from wsidata.formats.open import Pyramid, exists, missing, open_pyramid
 from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.slides.options import SlideOptions
+from wsidata.utils.retries import retried
 
 WHITE = 255
 UM_TIMES_POWER = 10.0
@@ -47,12 +49,17 @@ class SlideFile:
         if self._closed:
             raise ValueError(f"slide '{self.path}' is closed. Open it again with Slide(path).")
         if self._opened is None:
-            if not exists(self.path):
-                raise missing(self.path)
-            pyramid = open_pyramid(self.path, self.options.request)
+            pyramid = retried(self._pyramid, self.path)
             _check_still(pyramid, self.path)
             self._opened = _Opened(pyramid, self.options.override, self.path.name, self._derive_magnification)
         return self._opened
+
+    def _pyramid(self) -> Pyramid:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self.path.stat()  # raises what is wrong with a mount, which `exists` may take for an absent file
+        if not exists(self.path):
+            raise missing(self.path)
+        return open_pyramid(self.path, self.options.request)
 
     @property
     def levels(self) -> tuple[Level, ...]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wsidata.splits.near_duplicates import PerceptualHash, perceptual_hash, same_bytes, similar_pairs, slide_thumbnail
 from wsidata.tables.parts import SPLITS, SplitError
 from wsidata.utils.messages import bullets, check_choice, name_some
-from wsidata.utils.processes import raise_open_files
+from wsidata.utils.processes import raise_system_fault
 
 LeakKind = Literal["patient", "content", "thumbnail", "site"]
 LEAK_KINDS: tuple[LeakKind, ...] = ("patient", "content", "thumbnail", "site")
@@ -225,7 +225,7 @@ def _thumbnail_or_reason(thumbnail: Callable[[str], NDArray[np.float64]], path: 
     try:
         return thumbnail(path)
     except Exception as error:  # of any reader; the report has the reason
-        raise_open_files(error)
+        raise_system_fault(error, path)
         return f"{type(error).__name__}: {error}"
 
 

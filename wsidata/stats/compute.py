@@ -32,7 +32,7 @@ from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.stats.pixel_sums import Mask, PixelSums, Reader, Source, StatsJob
 from wsidata.stats.result import ChannelStats, Reduction, StatsError, StatsWarning
 from wsidata.utils.messages import check_choice, describe_problems
-from wsidata.utils.processes import end_with_parent, raise_open_files
+from wsidata.utils.processes import end_with_parent, raise_system_fault
 
 
 def channel_stats(
@@ -180,7 +180,7 @@ def _readable(
     for index, result in results.items():
         name = _name(sources[index], index)
         if not isinstance(result, PixelSums):
-            raise_open_files(result)
+            raise_system_fault(result, name)
             problems.append((name, f"{type(result).__name__}: {' '.join(str(result).split())}"))
             is_fatal = is_fatal or not isinstance(result, SlideError | OSError | pyvips.Error)
         elif result.count_px < least_px:

@@ -6,11 +6,11 @@ import errno
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
 
 import pyvips
 
-from wsidata.errors import SlideError
+from wsidata.errors import SlideError, UnreachableImageError
+from wsidata.utils.retries import causes, fault_of_mount, unreachable
 
 
 class OpenFilesError(RuntimeError):
@@ -23,7 +23,7 @@ def raise_open_files(error: BaseException) -> None:
     Raises:
         OpenFilesError: with the remedy.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         number = cause.errno if isinstance(cause, OSError) else None
         if number in (errno.EMFILE, errno.ENFILE) or os.strerror(errno.EMFILE) in str(cause):
             raise OpenFilesError(
@@ -33,10 +33,19 @@ def raise_open_files(error: BaseException) -> None:
             ) from error
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def raise_system_fault(error: BaseException, path: object) -> None:
+    """Raise what the error is really about, if that is the system and not the file; call it before a file is blamed.
+
+    Raises:
+        OpenFilesError: if too many files are open.
+        UnreachableImageError: if the disk or mount of the file failed.
+    """
+    raise_open_files(error)
+    for cause in causes(error):
+        if isinstance(cause, UnreachableImageError):
+            raise cause
+    if fault_of_mount(error):
+        raise unreachable(path, error) from error
 
 
 def end_with_parent() -> None:
@@ -63,7 +72,7 @@ def why_unreadable(error: BaseException | None) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EDQUOT):
         return None
     try:
-        raise_open_files(error)
-    except OpenFilesError:
+        raise_system_fault(error, "")
+    except (OpenFilesError, UnreachableImageError):
         return None
     return " ".join(f"{type(error).__name__}: {error}".split())
