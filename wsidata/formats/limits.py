@@ -63,7 +63,8 @@ def check_limit(name: str, found: int, path: Path | str, what: str) -> None:
     Raises:
         LimitExceededError: naming the file, the limit, and how to raise it.
     """
-    most = getattr(limits(), name)
+    stated = _stated(PREFIX + name.upper())
+    most = getattr(Limits, name) if stated is None else stated
     if found > most:
         raise LimitExceededError(
             f"'{path}' asks for {what}, more than {most:,} ({name}). Files can be made to exhaust memory, disk or "

@@ -6,8 +6,11 @@ opens. The extension decides only where a file is the cover of a slide stored be
 
 from __future__ import annotations
 
+import os
 import re
 import stat
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, Protocol
@@ -23,13 +26,15 @@ from wsidata.errors import (
     UnsupportedImageError,
 )
 from wsidata.formats.channels import PixelRequest
+from wsidata.formats.kept import KEPT
 from wsidata.formats.levels import Level
-from wsidata.formats.limits import check_limit
+from wsidata.formats.limits import check_limit, limits
 from wsidata.formats.metadata import Loaders, SlideMetadata
 from wsidata.formats.openslide import DICOM_AT, DICOM_SIGNATURE, foreign_format, open_foreign
 from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.formats.tiff.reader import TiffPyramid
 from wsidata.utils.rectangle import ReadRectangle
+from wsidata.utils.same_file import SameFile
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
@@ -41,6 +46,7 @@ NO_IMAGES = {
     b"pk\x03\x04": "a ZIP archive: unpack it first, and open what is in it",
 }
 """What files are by their first bytes, in lower case, that often stand where an image should be, and the remedy."""
+HEAD_BYTES = 132
 GZIP_SIGNATURE = b"\x1f\x8b\x08"
 ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/(?!/?$)")
 
@@ -149,7 +155,12 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
         LimitExceededError: if it asks for more than one of the `limits`.
         UnsupportedImageError: if it is intact but cannot be read as requested.
     """
-    pyramid = _opened(path, request or PixelRequest())
+    request = request or PixelRequest()
+    key = os.path.abspath(path), str(path), request, limits()
+    kept = KEPT.take(key)
+    if kept is not None:
+        return kept
+    pyramid = _opened(path, request)
     try:
         largest = max(pyramid.levels, key=lambda level: level.width * level.height)
         what = f"{largest.width:,} x {largest.height:,} pixels"
@@ -157,6 +168,8 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
     except LimitExceededError:
         pyramid.close()
         raise
+    if isinstance(pyramid, TiffPyramid):
+        pyramid.keep = partial(KEPT.put, key)
     return pyramid
 
 
@@ -166,8 +179,24 @@ def _opened(path: Path, request: PixelRequest) -> Pyramid:
 
         return ZarrPyramid(path, request)
     check_regular(path)
-    with path.open("rb") as file:
-        head = file.read(132)
+    with ExitStack() as unless_taken:
+        file = unless_taken.enter_context(SameFile(path))
+        head = file.read(HEAD_BYTES)
+        _check_image(path, head)
+        foreign = foreign_format(path, head)
+        if foreign is not None:
+            return open_foreign(path, request, foreign)
+        if head[:4] in TIFF_SIGNATURES:
+            unless_taken.pop_all()
+            try:
+                return TiffPyramid(path, request, file)
+            except ForeignFormatError as error:
+                return open_foreign(path, request, error)
+    return PlainImagePyramid(path, request)
+
+
+def _check_image(path: Path, head: bytes) -> None:
+    """Raise for files that are known not to be images, by their first bytes."""
     if not head:
         raise UnreadableImageError(f"'{path}' is empty (0 bytes). Copy it again from its source.")
     if head.startswith(GZIP_SIGNATURE):
@@ -178,12 +207,3 @@ def _opened(path: Path, request: PixelRequest) -> Pyramid:
     for start, what in NO_IMAGES.items():
         if head.lstrip().lower().startswith(start):
             raise UnreadableImageError(f"'{path}' is {what}.")
-    foreign = foreign_format(path, head)
-    if foreign is not None:
-        return open_foreign(path, request, foreign)
-    if head[:4] in TIFF_SIGNATURES:
-        try:
-            return TiffPyramid(path, request)
-        except ForeignFormatError as error:
-            return open_foreign(path, request, error)
-    return PlainImagePyramid(path, request)

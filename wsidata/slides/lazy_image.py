@@ -91,6 +91,7 @@ class LazyImage:
         name: Name in error messages.
         dtype: What uint8 pixels become: "uint8" leaves them, "float" divides them by 255, and 16-bit ones by 65535.
             Floats stay floats.
+        built: What `source` builds, where it is there already.
 
     Raises:
         TransformError: if the pipeline ends in no image of 8-bit or float pixels, or of 16-bit ones to become floats.
@@ -104,7 +105,12 @@ class LazyImage:
     """
 
     def __init__(
-        self, source: pyvips.Image | Callable[[], Any], *, name: str = "image", dtype: DType = "uint8"
+        self,
+        source: pyvips.Image | Callable[[], Any],
+        *,
+        name: str = "image",
+        dtype: DType = "uint8",
+        built: ReadableImage | None = None,
     ) -> None:
         self.name = name
         self._source = source
@@ -114,6 +120,9 @@ class LazyImage:
         self._built: ReadableImage | None = None
         self._latest = 0
         self._shape: tuple[int, int, int] | None = None
+        if built is not None:
+            self._check(built.image)
+            self._built = built
         image = self._readable().image
         self._shape = image.bands, image.height, image.width
         self._format = _FORMATS[image.format]

@@ -47,7 +47,8 @@ def slide_lazy(
         packing = crop.plan(slide, resolution)
     chosen = None if transform is None else as_transform(transform)
     pipeline = SlidePipeline(copy.copy(slide), resolution, packing, chosen, generator)
-    return LazyImage(pipeline, name=slide.path.name, dtype=dtype)
+    built = readable_image(slide, resolution, packing, chosen, copy.deepcopy(generator))
+    return LazyImage(pipeline, name=slide.path.name, dtype=dtype, built=built)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ Layout: TIFF 6.0, section 2; BigTIFF as in libtiff: 8-byte counts and offsets, 2
 
 from __future__ import annotations
 
+import os
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -32,15 +34,19 @@ USUAL_TAGS = 64
 SHARED_BYTES = 64 * 1024**2
 
 
-def check_integrity(path: Path) -> None:
+def check_integrity(path: Path, file: BinaryIO | None = None) -> None:
     """Check that all directories, tag values and pointers of a file that begins as a TIFF lie inside it.
+
+    Args:
+        path: The file.
+        file: The file, if it is open already.
 
     Raises:
         UnreadableImageError: naming the file, what is missing, and where.
         LimitExceededError: if there are too many directories.
     """
-    with path.open("rb") as file:
-        _Walk(file, path, path.stat().st_size).run()
+    with path.open("rb") if file is None else nullcontext(file) as opened:
+        _Walk(opened, path, os.fstat(opened.fileno()).st_size).run()
 
 
 class _Walk:

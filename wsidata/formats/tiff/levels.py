@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import tifffile
 
@@ -45,16 +46,22 @@ RIVAL_FRACTION = 0.5
 
 
 @contextmanager
-def opening(path: Path) -> Iterator[tifffile.TiffFile]:
+def opening(path: Path, file: BinaryIO | None = None) -> Iterator[tifffile.TiffFile]:
     """Context of an open TIFF, closed only if the block fails.
+
+    Args:
+        path: The file.
+        file: The file, if it is open already; then it is for the caller to close.
 
     Raises:
         UnreadableImageError: if the file is damaged, also in place of any error of tifffile.
     """
-    check_integrity(path)
+    check_integrity(path, file)
+    if file is not None:
+        file.seek(0)  # where a TIFF begins, for tifffile
     with ExitStack() as on_failure:
         try:
-            yield on_failure.enter_context(tifffile.TiffFile(path))
+            yield on_failure.enter_context(tifffile.TiffFile(path if file is None else file))
         except SlideError:
             raise
         except Exception as error:  # tifffile may raise anything on a damaged file

@@ -13,8 +13,10 @@ JPEG and deflate tiles. libvips pipelines get their pixels from these decoders (
 
 from __future__ import annotations
 
+import copy
+import io
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -46,9 +48,19 @@ from wsidata.formats.tiff.support import (
     orientation_of,
     rgb_image,
 )
+from wsidata.formats.tiff.tile_header import FAX
 from wsidata.formats.tiff.tiles import KeptTiles, TiffTiles
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, is_cut_up, source_tile, thread_count
 from wsidata.utils.rectangle import ReadRectangle
+from wsidata.utils.same_file import FileIdentity, SameFile
+
+KNOWN_READERS = 65_536
+"""Files of which is remembered which decoder is right about them."""
+
+STRUCTURE_BYTES, TILE_BYTES = 128 * 1024, 20
+"""Memory of what is known about a closed file: its directories, and the place of a tile."""
+
+_readers: dict[FileIdentity, str] = {}
 
 
 class _Directory(NamedTuple):
@@ -62,25 +74,41 @@ class _Directory(NamedTuple):
 class TiffPyramid:
     """An open TIFF, read as 8-bit RGB or as the requested channels. Images of 8 bits are not scaled.
 
+    Args:
+        path: The file.
+        request: How it is read.
+        file: The file, if it is open already; the pyramid takes it, and closes it.
+
     Raises:
         UnreadableImageError: if it is damaged or cut off.
         UnsupportedImageError: if it is intact, but no image of one focal plane that can be read as requested.
     """
 
-    def __init__(self, path: Path, request: PixelRequest | None = None) -> None:
+    def __init__(self, path: Path, request: PixelRequest | None = None, file: SameFile | None = None) -> None:
         self._path = path
-        with opening(path) as self._tiff:
-            self._open(find_layout(self._tiff, path), request or PixelRequest())
+        self._file = SameFile(path) if file is None else file
+        try:
+            with opening(path, io.BufferedReader(self._file)) as self._tiff:
+                self._open(find_layout(self._tiff, path), request or PixelRequest())
+        except BaseException:
+            self._file.close()
+            raise
+        self.keep: Callable[[TiffPyramid], None] | None = None
+        self._own_file()
+
+    def _own_file(self) -> None:
         # tifffile's objects refer to each other; the file of a slide that is dropped unclosed would stay open.
-        weakref.finalize(self, self._tiff.close)
+        self._close_file = weakref.finalize(self, _close, self._tiff, self._file)
+        is_open = partial(getattr, self._close_file, "alive")
+        self.associated: Loaders = {
+            name: partial(_read_page, page, self._path, is_open) for name, page in self._associated.items()
+        }
 
     def _open(self, layout: TiffLayout, request: PixelRequest) -> None:
         self.kind, self._orientation = layout.kind, common_orientation(layout, self._path)
         self.levels = tuple(_turned(level, self._orientation) for level in layout.levels)
         self.metadata = layout.metadata.turned(self._orientation)
-        self.associated: Loaders = {
-            name: partial(_read_page, page, self._path) for name, page in layout.associated.items()
-        }
+        self._associated = layout.associated
         self.channel_names: tuple[str, ...] = RGB_NAMES
         self._channels: tuple[int, ...] = ()
         if request.channels is not None:
@@ -103,18 +131,25 @@ class TiffPyramid:
         if self._channels:
             for one in (one for level in self._tiles for one in level):
                 one.looks_up = False
-        file_bytes = self._path.stat().st_size
         for tiles in (one for level in self._tiles for one in level):
-            tiles.check_extent(file_bytes)
+            tiles.check_extent(self._file.identity.size)
 
     @cached_property
     def reader(self) -> str:
         """Decoder of the pixels: "libjpeg-turbo" if all levels are JPEG and it is right about them, else "tifffile"."""
         if self._request != PixelRequest() or not all(JpegTiles.suits(tiles) for (tiles,) in self._tiles):
             return "tifffile"
+        known = _readers.get(self._file.identity)
+        if known is not None:
+            return known
         finest_and_coarsest = self._tiles[:1] + self._tiles[1:][-1:]  # all would double the time of opening
         is_right = agree_with_tifffile([JpegTiles(tiles) for (tiles,) in finest_and_coarsest])
-        return "libjpeg-turbo" if is_right else "tifffile"
+        found = "libjpeg-turbo" if is_right else "tifffile"
+        if self._file.identity.is_at_rest():
+            if len(_readers) >= KNOWN_READERS:
+                _readers.clear()
+            _readers[self._file.identity] = found
+        return found
 
     def image(self, level: int) -> pyvips.Image:
         """A whole level as RGB or the requested channels: decoded now, or lazy if it is large."""
@@ -146,7 +181,31 @@ class TiffPyramid:
 
     def close(self) -> None:
         """Close the file. Lazy images returned before keep a handle of their own until they are dropped."""
-        self._tiff.close()
+        if self._close_file.alive:
+            self._close_file()
+            self.__dict__.pop("_directories", None)  # decoders know up to a thousand headers of tiles
+            if self.keep is not None and self._can_reopen:
+                self.keep(self)
+
+    def reopened(self) -> TiffPyramid | None:
+        """This pyramid, which was closed, with its file open again; None if that is another file by now."""
+        if not self._file.resume():
+            return None
+        twin = copy.copy(self)
+        twin._own_file()
+        return twin
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes while it is closed, approximately."""
+        return STRUCTURE_BYTES + TILE_BYTES * sum(len(one.offsets) for level in self._tiles for one in level)
+
+    @property
+    def _can_reopen(self) -> bool:
+        """Whether all it holds is small, of one file, and holds as long as that is the same."""
+        is_fax = any(one.page.compression in FAX for level in self._tiles for one in level)
+        is_one = all(page.parent is self._tiff for page in self._associated.values())
+        return is_one and not is_fax and self._file.identity.is_at_rest()
 
     @cached_property
     def _directories(self) -> list[list[_Directory]]:
@@ -211,15 +270,20 @@ def _turned(level: Level, orientation: int) -> Level:
     return Level(level.index, width, height, *turned_pair((level.downsample_x, level.downsample_y), orientation))
 
 
-def _read_page(page: tifffile.TiffPage, path: Path) -> pyvips.Image:
+def _close(tiff: tifffile.TiffFile, file: SameFile) -> None:
+    tiff.close()  # files that it opened beside
+    file.pause()
+
+
+def _read_page(page: tifffile.TiffPage, path: Path, is_open: Callable[[], bool]) -> pyvips.Image:
     """An associated image, from its directory in an open file."""
-    if page.parent.filehandle.closed:
+    if not is_open():
         raise ValueError(f"slide '{path}' is closed. Read its associated images before closing it.")
     check_eight_bit(page, path)
     if page.imagewidth * page.imagelength == 0:
         raise UnsupportedImageError(f"TIFF directory {page.index} of '{path}' is empty.")
     tiles = TiffTiles(page, path, page.imagewidth, page.imagelength)
-    tiles.check_extent(path.stat().st_size)
+    tiles.check_extent(page.parent.filehandle.size)
     stored = tiles.read(0, 0, page.imagewidth, page.imagelength)
     pixels = upright_copy(stored, orientation_of(page, path))
     try:

@@ -1,0 +1,114 @@
+"""Identity of a file by what the file system records, and a file that is reopened if it is the same.
+
+What was found out about a file (its structure, a verdict on its decoder) holds as long as the file is the same: the
+same inode, size, time of modification and time of change. The last one is set by the system whenever content or
+attributes change, and cannot be set back, so a file edited in place with its old time of modification is another one.
+Not detected are changes that the file system does not record: blocks overwritten below it, and writes within one tick
+of its clock. So only files that have been at rest for some time count as known (`is_at_rest`).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REST_NS = 2_000_000_000
+"""Nanoseconds since the last change after which a file is at rest: the coarsest clocks of file systems tick so."""
+
+
+class FileIdentity(NamedTuple):
+    """What tells whether a path still has the file it had."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileIdentity:
+        """The identity in the status of a file."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    def is_at_rest(self) -> bool:
+        """Whether the last change is so old that another one would have another time."""
+        return time.time_ns() - max(self.modified_ns, self.changed_ns) >= REST_NS
+
+
+class SameFile(io.RawIOBase):
+    """The bytes of a file, which can be closed for a while and opened again as long as they are the same.
+
+    Args:
+        path: The file, which is opened.
+
+    Attributes:
+        name: Its path without links.
+        identity: What it was when it was first opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path, self.name = path, os.path.realpath(path)
+        self._descriptor: int | None = os.open(path, _FLAGS)
+        self._place = 0
+        self.identity = FileIdentity.of(os.fstat(self._descriptor))
+
+    def pause(self) -> None:
+        """Close the file, until it is resumed."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def resume(self) -> bool:
+        """Open the file again; false, and closed, if the path has another one now."""
+        try:
+            self._descriptor = os.open(self._path, _FLAGS)
+        except OSError:
+            return False
+        if FileIdentity.of(os.fstat(self._descriptor)) == self.identity:
+            return True
+        self.pause()
+        return False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be read now."""
+        return self._descriptor is not None
+
+    def close(self) -> None:
+        """Close the file for good."""
+        self.pause()
+        super().close()
+
+    def fileno(self) -> int:
+        """The descriptor of the open file."""
+        if self._descriptor is None:
+            raise ValueError(f"'{self._path}' is closed.")
+        return self._descriptor
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Set the place to read from."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.identity.size}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into a buffer, from the place on."""
+        data = os.pread(self.fileno(), len(buffer), self._place)
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_BINARY", 0)
