@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
+from wsidata.datasets.buffers import batch_slots
 from wsidata.tables.targets import target_tensor
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.to_tensor import DType
@@ -69,9 +70,22 @@ class EpochDataset(Dataset[Any], ABC):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """The samples of a batch, as torch's loaders ask for them; pairs of row and sample if they are `numbered`."""
-        if self.numbered is None:
-            return [self[index] for index in indices]
-        return [(index, self._sample_or_reason(index)) for index in indices]
+        if not self._makes_memory:
+            return [self._numbered_sample(index) for index in indices]
+        samples = []
+        with batch_slots(len(indices)) as slots:
+            for slots.number, index in enumerate(indices):
+                samples.append(self._numbered_sample(index))
+        return samples
+
+    @property
+    def _makes_memory(self) -> bool:
+        """Whether nobody else has the memory of a sample. A subclass of somebody else may keep its samples."""
+        methods = (getattr(type(self), name) for name in ("__getitem__", "image"))
+        return all(method.__module__.startswith("wsidata.") for method in methods)
+
+    def _numbered_sample(self, index: int) -> Any:
+        return self[index] if self.numbered is None else (index, self._sample_or_reason(index))
 
     def _sample_or_reason(self, index: int) -> Any:
         try:

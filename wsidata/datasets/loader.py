@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
+from wsidata.datasets.buffers import begin_reading, end_reading, sent, stacked, trim
 from wsidata.datasets.epochs import EpochDataset, SampleError, Unreadable
 from wsidata.datasets.sampler import EpochSampler, RowSampler, Share
 from wsidata.datasets.workers import WorkerError, begin_worker, describe_ended, never_began, reading_log
@@ -126,12 +128,14 @@ class EpochLoader(DataLoader[Any]):
         """Torch's iterator over batches, whose workers begin with `begin_worker`."""
         if not self.num_workers or self._iterator is not None:
             return super().__iter__()
-        own, self._reading = self.worker_init_fn, reading_log(self.num_workers)
-        self.worker_init_fn = partial(begin_worker, self._reading, own)
+        own, self._reading, self._number = self.worker_init_fn, reading_log(self.num_workers), begin_reading()
+        self.worker_init_fn = partial(begin_worker, self._reading, self._number, own)
         try:
-            return super().__iter__()
+            batches = super().__iter__()
         finally:
             self.worker_init_fn = own
+        weakref.finalize(batches, end_reading, self._number)
+        return batches
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
         with self._naming_faults():
@@ -143,6 +147,8 @@ class EpochLoader(DataLoader[Any]):
                     if batch is None:
                         continue
                 yield batch
+        if self.num_workers:
+            trim(self._number)
 
     @contextmanager
     def _naming_faults(self) -> Iterator[None]:
@@ -200,7 +206,7 @@ class BatchError(ValueError):
 def stack_images(images: Sequence[Tensor]) -> Tensor:
     """Stack (C, H, W) tensors to (B, C, H, W) in channels-last memory.
 
-    In a loader's worker the batch is built in shared memory (by torch's own collate), so that it is copied once.
+    Images that were made for this batch (`buffers.new_pixels`) are not copied, others once.
 
     Raises:
         BatchError: if the sizes differ.
@@ -211,13 +217,12 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
             f"images of different sizes (C, H, W) cannot be one batch: {', '.join(map(str, shapes))}. "
             "Pass image_size= (crops or pads), end your transform with CropOrPad, or use batch_size=1."
         )
-    rows: Tensor = default_collate([image.permute(1, 2, 0) for image in images])
-    return rows.permute(0, 3, 1, 2)
+    return stacked([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def batch_images(images: Sequence[Any]) -> Any:
     """A batch of tensors, stacked, or a list of lazy images, which may differ in size."""
-    return stack_images(images) if isinstance(images[0], Tensor) else list(images)
+    return sent(stack_images(images)) if isinstance(images[0], Tensor) else list(images)
 
 
 def collate_numbered(samples: Sequence[tuple[int, Any]]) -> tuple[Any, tuple[int, ...], dict[int, str]]:
@@ -241,9 +246,11 @@ def collate(samples: Sequence[Any]) -> Any:
 
     Returns:
         `(images, targets)` with images (B, C, H, W), channels-last, or a list of lazy images; and class numbers (B,)
-        int64, targets (B, K) float32, or masks (B, H, W) int64. Or the images alone.
+        int64, targets (B, K) float32, or masks (B, H, W) int64. Or the images alone. In a worker tensors are what
+        becomes them in the reader; see `buffers.sent`.
     """
     if not isinstance(samples[0], tuple):
         return batch_images(samples)
     images, targets = zip(*samples, strict=True)
-    return batch_images(images), default_collate(list(targets))
+    is_tensors = isinstance(targets[0], Tensor)
+    return batch_images(images), sent(stacked(targets) if is_tensors else default_collate(list(targets)))

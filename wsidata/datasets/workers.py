@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from wsidata.datasets.buffers import begin_pool
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.utils.processes import end_with_parent
 
@@ -30,15 +31,17 @@ def reading_log(workers: int) -> Tensor:
     return log
 
 
-def begin_worker(log: Tensor, also: Callable[[int], None] | None, worker: int) -> None:
+def begin_worker(log: Tensor, reader: int, also: Callable[[int], None] | None, worker: int) -> None:
     """The first that a worker does.
 
     Args:
         log: See `reading_log`.
+        reader: Number of the loader; see `buffers.begin_reading`.
         also: Another function that workers begin with, such as Lightning's, which seeds them.
         worker: Number of the worker.
     """
     end_with_parent()
+    begin_pool(reader, worker)
     info: Any = get_worker_info()
     if isinstance(info.dataset, EpochDataset):
         info.dataset.reading = log[worker : worker + 1]

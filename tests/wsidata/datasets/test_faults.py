@@ -188,7 +188,7 @@ from wsidata.transforms.compose import Compose
 
 if __name__ == "__main__":
     table = pd.DataFrame({"image_id": sys.argv[1:], "path": sys.argv[1:], "label": 0})
-    loader = make_loader(PhotoDataset(pd.concat([table] * 20), Compose([]), resize_px=32), num_workers=1)
+    loader = make_loader(PhotoDataset(pd.concat([table] * 20), Compose([]), resize_px=100), num_workers=1)
     batches = iter(loader)
     kept = [next(batches)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
