@@ -86,7 +86,7 @@ def predict(
         overwrite: Replace the file.
         model_class: See `load_trained`.
         columns: `image_dir`, `image_column` and `label_column`; None, or left out: as in training.
-        loading: `num_workers` and `batch_size`.
+        loading: `num_workers`, `batch_size`, `stage_dir` and `stage_max_bytes`.
         changed: Settings by which images are read otherwise than in training; see `SplitDataModule.from_checkpoint`.
         trainer: Arguments of the Trainer.
         quiet: Draw no progress bar.

@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image-dir", help="folder of the images of a table (its own)")
     add("--image-column", help="column of a table with the images (as in training)")
     add("--label-column", help="column with the truth, to print scores; none leaves it unread (as in training)")
+    add("--stage-dir", help="folder on a local disk that images are copied to ahead, and read from")
+    add("--stage-max-bytes", help="the most that copies take there, such as 200GB (half of the free disk)")
     add("--model-class", metavar="MODULE.CLASS", help="class of the network, if it is not one of streammodels")
     reading = parser.add_argument_group(
         "reading otherwise than in training", "for images that the network does not know; say so by --allow-changed"
@@ -76,7 +78,12 @@ def _predict(arguments: argparse.Namespace, changed: dict[str, Any]) -> Done:
         overwrite=arguments.overwrite,
         model_class=arguments.model_class,
         columns={name: chosen[name] for name in ("image_dir", "image_column", "label_column")},
-        loading={"num_workers": arguments.workers, "batch_size": arguments.batch_size},
+        loading={
+            "num_workers": arguments.workers,
+            "batch_size": arguments.batch_size,
+            "stage_dir": arguments.stage_dir,
+            "stage_max_bytes": arguments.stage_max_bytes,
+        },
         changed={"allow_changed": tuple(arguments.allow_changed), **changed},
         trainer={name: chosen[name] for name in ("devices", "accelerator", "precision")},
         quiet=arguments.quiet,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -44,12 +44,16 @@ from wsidata.splits.leaks import LeakKind, LeakReport, check_leaks
 from wsidata.splits.near_duplicates import slide_thumbnail
 from wsidata.splits.split_file import save_splits, save_splits_beside, split_digest
 from wsidata.splits.unreadable import SkipWarning, check_skipped, describe_skipped, skipped_rows, without_skipped
+from wsidata.staging.copying import count_bytes
 from wsidata.stats.class_weights import class_weights
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import SPLITS, Part, SplitError
 from wsidata.tables.targets import Target
 from wsidata.utils.messages import check_choice, name_some
+
+if TYPE_CHECKING:
+    from wsidata.staging.stage import Stage
 
 OnError = Literal["raise", "skip"]
 Sampling = Literal["shuffle", "balanced"]
@@ -79,6 +83,8 @@ class SplitDataModule(LightningDataModule, ABC):
         on_error: OnError = "raise",
         allow_changed: Sequence[Setting] = (),
         remember_paths: bool = True,
+        stage_dir: str | Path | None = None,
+        stage_max_bytes: int | str | None = None,
     ) -> None:
         super().__init__()
         check_choice("on_error", on_error, ("raise", "skip"))
@@ -99,6 +105,13 @@ class SplitDataModule(LightningDataModule, ABC):
         self.leak_report: LeakReport | None = None  # of `setup`, in the first process
         self._run_seed = 0
         self.remember_paths = remember_paths
+        if stage_max_bytes is not None:
+            if stage_dir is None:
+                raise ValueError(
+                    "stage_max_bytes= is the limit of stage_dir=, which is missing. Pass both, or neither."
+                )
+            count_bytes(stage_max_bytes)
+        self._stage = stage_dir, stage_max_bytes
         self._remembered_classes: tuple[str, ...] = ()
         self._remembered_target: Target | None = None
         self._is_restored = False
@@ -295,6 +308,20 @@ class SplitDataModule(LightningDataModule, ABC):
         """Find patients, files, near-duplicates and sites that are in several splits; see `leaks.check_leaks`."""
         with ThreadPoolExecutor(_THREADS) as pool:
             return check_leaks(self._kept, checks=self.leak_checks, thumbnail=self.leak_thumbnail, executor=pool)
+
+    @cached_property
+    def stage(self) -> Stage | None:
+        """Local folder that slides or photos are copied to, and read from; None: they are read where they are.
+
+        Raises:
+            OSError: if it cannot be used.
+        """
+        folder, max_bytes = self._stage
+        if folder is None:
+            return None
+        from wsidata.staging.stage import Stage  # needs locks that not every system has
+
+        return Stage(folder, max_bytes)
 
     # -- the split as a file -------------------------------------------------------------------------------------------
 

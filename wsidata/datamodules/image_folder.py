@@ -132,6 +132,10 @@ class ImageFolderDataModule(SplitDataModule):
             predicting, testing or training with it raises an error that names both values; see `geometry.Setting`.
         remember_paths: Keep paths and ids in checkpoints. False: arguments that name files or images are left out (pass
             them to `load_from_checkpoint`), and ids are kept as digests, by which splits are still compared.
+        stage_dir: Folder on a local disk that photos are copied to, ahead of use, and read from; all processes of a
+            machine may share it. None: they are read where they are.
+        stage_max_bytes: The most that copies take there, such as "200GB"; those not used for the longest time make
+            room. None: half of the free disk.
 
     Attributes:
         duplicates: Pairs of equal files and near-duplicates, of `group_duplicates=True`, once the table was read; see
@@ -197,6 +201,8 @@ class ImageFolderDataModule(SplitDataModule):
         unlisted: Unlisted = "warn",
         allow_changed: Sequence[Setting] = (),
         remember_paths: bool = True,
+        stage_dir: str | Path | None = None,
+        stage_max_bytes: int | str | None = None,
     ) -> None:
         super().__init__(**shared_arguments(locals()))
         self.image_size = None if image_size is None else check_size(image_size)
@@ -219,6 +225,7 @@ class ImageFolderDataModule(SplitDataModule):
         table, stats, label_names, split, image_dir, cache = map(
             plain, (table, stats, label_names, split, image_dir, cache)
         )
+        stage_dir = plain(stage_dir)
         self.keep_arguments("train_transform", "eval_transform")
 
     def read_labels(self) -> LabelTable:
@@ -305,6 +312,7 @@ class ImageFolderDataModule(SplitDataModule):
             dtype=self.dtype,
             with_labels=part != "predict",
             fresh_epochs=part == "train",
+            stage=self.stage,
         )
 
     def normalize_dataset(self, dataset: EpochDataset) -> None:

@@ -128,6 +128,10 @@ class WSIDataModule(SplitDataModule):
             predicting, testing or training with it raises an error that names both values; see `geometry.Setting`.
         remember_paths: Keep paths and ids in checkpoints. False: arguments that name files or images are left out (pass
             them to `load_from_checkpoint`), and ids are kept as digests, by which splits are still compared.
+        stage_dir: Folder on a local disk that slides are copied to, ahead of use, and read from; all processes of a
+            machine may share it. None: they are read where they are.
+        stage_max_bytes: The most that copies take there, such as "200GB"; those not used for the longest time make
+            room. None: half of the free disk.
 
     Raises:
         TableError, SplitError, SlideCheckError, TransformError: in the constructor, on first use of the table, or in
@@ -194,6 +198,8 @@ class WSIDataModule(SplitDataModule):
         crop: Literal["tissue", "pack"] | TissueCrop | None = None,
         allow_changed: Sequence[Setting] = (),
         remember_paths: bool = True,
+        stage_dir: str | Path | None = None,
+        stage_max_bytes: int | str | None = None,
     ) -> None:
         super().__init__(**shared_arguments(locals()))
         self.resolution = one_resolution(
@@ -222,6 +228,7 @@ class WSIDataModule(SplitDataModule):
             check_masks_are_whole(lazy)
             self._mask_classes = mask_classes(len(mask_class_names(class_names or ("?",))), mask_values)
         table, stats, split, image_dir, mask_dir = map(plain, (table, stats, split, image_dir, mask_dir))
+        stage_dir = plain(stage_dir)
         test_ids, val_ids = _without_suffix(test_ids), _without_suffix(val_ids)
         self.keep_arguments("train_transform", "eval_transform")
 
@@ -297,6 +304,7 @@ class WSIDataModule(SplitDataModule):
             crop=self._crop,
             packings=self._packings,
             mask_classes=self._mask_classes,
+            stage=self.stage,
         )
 
 

@@ -6,21 +6,31 @@ randomness of each sample follow from that number and the row alone.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
+import pyvips
 import torch
 from torch.utils.data import Dataset
 
 from wsidata.datasets.buffers import batch_slots
+from wsidata.errors import SlideError
 from wsidata.tables.targets import target_tensor
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.to_tensor import DType
 from wsidata.utils.processes import OpenFilesError, raise_open_files, why_unreadable
+from wsidata.utils.retries import retried
+
+if TYPE_CHECKING:
+    from wsidata.staging.stage import Stage
+
+T = TypeVar("T")
 
 
 class SampleError(RuntimeError):
@@ -138,7 +148,14 @@ class TableDataset(EpochDataset):
     """An `EpochDataset` of the files of a table, one sample each; for the arguments see `PhotoDataset`."""
 
     def __init__(
-        self, table: pd.DataFrame, transform: Any, *, dtype: DType, with_labels: bool, fresh_epochs: bool
+        self,
+        table: pd.DataFrame,
+        transform: Any,
+        *,
+        dtype: DType,
+        with_labels: bool,
+        fresh_epochs: bool,
+        stage: Stage | None = None,
     ) -> None:
         super().__init__(as_transform(transform), fresh_epochs=fresh_epochs)
         self.paths = [str(path) for path in table["path"]]
@@ -146,6 +163,7 @@ class TableDataset(EpochDataset):
         self.targets = [target_tensor(row) for row in table.to_dict("records")]
         self.dtype: DType = dtype
         self.with_labels = with_labels
+        self.stage = stage
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -161,6 +179,8 @@ class TableDataset(EpochDataset):
             self.reading.fill_(row)
         try:
             yield
+        except SampleError:  # names it already
+            raise
         except Exception as error:
             try:
                 raise_open_files(error)
@@ -170,3 +190,28 @@ class TableDataset(EpochDataset):
         finally:
             if self.reading is not None:
                 self.reading.fill_(-1)
+
+
+def persistent(read: Callable[..., T]) -> Callable[..., T]:
+    """A method of a `TableDataset` that reads a sample, and is tried again before it fails.
+
+    Where a disk or mount fails, it is tried a few times; where the copy in the stage cannot be read, without that.
+    """
+
+    @wraps(read)
+    def reading(self: TableDataset, index: int, **options: Any) -> T:
+        row = index % len(self)
+        with self.naming(row):
+            try:
+                return retried(partial(read, self, index, **options), self.paths[row])
+            except Exception as error:
+                cause = error.__cause__ if isinstance(error, SampleError) else error
+                if self.stage is None or not isinstance(cause, (SlideError, OSError, pyvips.Error)):
+                    raise
+                alone = copy.copy(self)
+                alone.stage = None
+                sample = read(alone, index, **options)
+                self.stage.reject(self.paths[row], cause)
+                return sample
+
+    return reading

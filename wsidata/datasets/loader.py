@@ -12,7 +12,7 @@ import pickle
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -20,13 +20,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from wsidata.datasets.buffers import begin_reading, end_reading, sent, stacked, trim
-from wsidata.datasets.epochs import EpochDataset, SampleError, Unreadable
+from wsidata.datasets.epochs import EpochDataset, SampleError, TableDataset, Unreadable
 from wsidata.datasets.sampler import EpochSampler, RowSampler, Share
 from wsidata.datasets.workers import WorkerError, begin_worker, describe_ended, never_began, reading_log
 from wsidata.transforms.base import TransformError
 from wsidata.utils.processes import raise_open_files
 
 WorkerStart = Literal["forkserver", "spawn"]
+
+AHEAD = 8
+"""Files that are copied to a stage ahead of those that workers read."""
 
 # Lightning seeds workers with a function of its own, for which each would have to import Lightning.
 _PRELOADED = ["__main__", "wsidata.datasets.loader", "lightning.fabric.utilities.seed"]
@@ -138,7 +141,7 @@ class EpochLoader(DataLoader[Any]):
         return batches
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
-        with self._naming_faults():
+        with self._naming_faults(), self._copying_ahead():
             for batch in batches:
                 self._given += 1
                 if self.dataset.numbered is not None:
@@ -149,6 +152,18 @@ class EpochLoader(DataLoader[Any]):
                 yield batch
         if self.num_workers:
             trim(self._number)
+
+    def _copying_ahead(self) -> AbstractContextManager[None]:
+        """A thread that copies the files of the epoch to the stage of the dataset, if it has one, ahead of use."""
+        dataset = self.dataset
+        if not isinstance(dataset, TableDataset) or dataset.stage is None:
+            return nullcontext()
+        from wsidata.staging.ahead import copying_ahead
+
+        paths = [dataset.paths[index % len(dataset)] for index in self.sampler]
+        size, before = self.batch_size or 1, self._given
+        in_workers = size * (self.prefetch_factor or 0) * self.num_workers
+        return copying_ahead(dataset.stage, paths, lambda: (self._given - before) * size, in_workers + AHEAD)
 
     @contextmanager
     def _naming_faults(self) -> Iterator[None]:

@@ -5,7 +5,8 @@ As with slides, a sample is a pure function of photo, transform, seed, epoch and
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsidata.datasets.epochs import TableDataset
+from wsidata.datasets.epochs import TableDataset, persistent
 from wsidata.photos.cache import DecodedCache
 from wsidata.photos.read import read_photo
 from wsidata.transforms.arrays import run_on_array, runs_on_arrays
 from wsidata.transforms.base import Sample
 from wsidata.transforms.to_tensor import DType, to_tensor
+
+if TYPE_CHECKING:
+    from wsidata.staging.stage import Stage
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel, on the scale 0..1."""
@@ -37,6 +41,7 @@ class PhotoDataset(TableDataset):
         dtype: "uint8" or "float"; see `wsidata.transforms.to_tensor`.
         with_labels: False returns images alone, for prediction.
         fresh_epochs: True redraws random transforms in every epoch (training). False makes the same sample every time.
+        stage: Local folder that photos are copied to, and read from. None: they are read where they are.
 
     Attributes:
         normalization: Mean and standard deviation that samples, but not the results of `image`, are normalized with.
@@ -55,8 +60,9 @@ class PhotoDataset(TableDataset):
         dtype: DType = "uint8",
         with_labels: bool = True,
         fresh_epochs: bool = False,
+        stage: Stage | None = None,
     ) -> None:
-        super().__init__(table, transform, dtype=dtype, with_labels=with_labels, fresh_epochs=fresh_epochs)
+        super().__init__(table, transform, dtype=dtype, with_labels=with_labels, fresh_epochs=fresh_epochs, stage=stage)
         self.resize_px, self.apply_icc, self.cache = resize_px, apply_icc, cache
         self.normalization: Normalization | None = None
 
@@ -92,10 +98,13 @@ class PhotoDataset(TableDataset):
         with self.naming(row):
             return Sample(pyvips.Image.new_from_array(self.pixels(row), interpretation="srgb"))
 
+    @persistent
     def pixels(self, row: int) -> NDArray[np.uint8]:
         """The photo as it is read, upright, (H, W, 3)."""
         read = read_photo if self.cache is None else self.cache.get
-        return read(self.paths[row], short_side_px=self.resize_px, apply_icc=self.apply_icc)
+        copy = None if self.stage is None else self.stage.copy_of(self.paths[row])
+        with nullcontext(self.paths[row]) if copy is None else copy as path:
+            return read(path, short_side_px=self.resize_px, apply_icc=self.apply_icc)
 
     def _transformed(self, pixels: NDArray[np.uint8], generator: np.random.Generator) -> Any:
         """The transformed photo, in memory of its own if it was not decoded for this sample alone."""

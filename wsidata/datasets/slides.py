@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyvips
 from torch import Tensor
 
 from wsidata.datasets.epochs import SampleError as SampleError
-from wsidata.datasets.epochs import TableDataset
+from wsidata.datasets.epochs import TableDataset, persistent
 from wsidata.formats.resolution import Resolution
 from wsidata.slides.lazy_image import LazyImage
 from wsidata.slides.masks import IGNORE, mask_tensor, read_mask
@@ -26,6 +26,9 @@ from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.slides.tissue.packing import Packing
 from wsidata.transforms.base import Sample
 from wsidata.transforms.to_tensor import DType, to_tensor
+
+if TYPE_CHECKING:
+    from wsidata.staging.stage import Stage
 
 
 class SlideDataset(TableDataset):
@@ -43,6 +46,7 @@ class SlideDataset(TableDataset):
         crop: "tissue", "pack" or a `TissueCrop`. None reads whole slides.
         packings: Crops that were planned before, by `image_id`; others are planned on first use.
         mask_classes: Class number of each pixel value of the masks; see `masks.mask_classes`.
+        stage: Local folder that slides are copied to, and read from. None: they are read where they are.
     """
 
     def __init__(
@@ -59,8 +63,9 @@ class SlideDataset(TableDataset):
         crop: CropKind | TissueCrop | None = None,
         packings: Mapping[str, Packing] | None = None,
         mask_classes: Mapping[int, int] | None = None,
+        stage: Stage | None = None,
     ) -> None:
-        super().__init__(table, transform, dtype=dtype, with_labels=with_labels, fresh_epochs=fresh_epochs)
+        super().__init__(table, transform, dtype=dtype, with_labels=with_labels, fresh_epochs=fresh_epochs, stage=stage)
         self.labels = [int(label) for label in table["label"]]
         self.masks = [str(path) for path in table["mask"]] if "mask" in table.columns else None
         if self.masks is not None and (lazy or mask_classes is None):
@@ -108,6 +113,7 @@ class SlideDataset(TableDataset):
             masks = () if self.masks is None else (self._mask(row, slide, packing),)
             return self._sample(slide, self._image(slide, packing), masks)
 
+    @persistent
     def _read(self, index: int, *, with_mask: bool) -> tuple[Tensor | LazyImage, Tensor | None]:
         """The image, and its mask if requested."""
         row = index % len(self)
@@ -177,4 +183,4 @@ class SlideDataset(TableDataset):
 
     def open_slide(self, row: int) -> Slide:
         """Open the slide of a row as `options` say."""
-        return Slide.from_options(self.paths[row], self.options)
+        return Slide.from_options(self.paths[row], self.options, self.stage)

@@ -15,6 +15,7 @@ file on all processors, in half the time (see `pipeline`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from torch import Tensor
 from wsidata.errors import SlideError, UnreadableImageError
 from wsidata.formats.vips import failure_behind, naming_errors
 from wsidata.slides.resample import ReadRegion, pixels_of, shrunk_to
+from wsidata.staging.copying import StageWarning
 from wsidata.transforms.base import TransformError
 from wsidata.transforms.to_tensor import DType, to_tensor
 from wsidata.utils.cache import BlockCache
@@ -226,6 +228,8 @@ class LazyImage:
         problem = failure_behind(readable.image) or problem
         if problem is not None:
             self.close()  # kept tiles may hold the black that libvips shows for unreadable ones
+            if self._leaves_stage(problem):
+                return self._block(axis, first, count)
             detail = " ".join(str(problem).split())
             remedy = "" if isinstance(problem, SlideError) else ". Copy the file again from its source."
             raise UnreadableImageError(
@@ -233,6 +237,21 @@ class LazyImage:
             ) from problem
         assert pixels is not None
         return pixels
+
+    def _leaves_stage(self, problem: Exception) -> bool:
+        """Whether the file itself is read from now on, as its copy on a local disk failed."""
+        without_stage = getattr(self._source, "without_stage", None)
+        source = None if without_stage is None else without_stage()
+        if source is None:
+            return False
+        self._source = source
+        warnings.warn(
+            f"rows of '{self.name}' could not be read from its copy ({problem}): they are read from the source. Check "
+            "the disk of stage_dir=.",
+            StageWarning,
+            stacklevel=3,
+        )
+        return True
 
     def _readable(self) -> ReadableImage:
         with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from wsidata.formats.vips import naming_errors
 from wsidata.slides.lazy_image import LazyImage, ReadableImage
 from wsidata.slides.protocol import SlideLike
 from wsidata.slides.resample import ReadRegion, pixels_of
+from wsidata.slides.slide_file import SlideFile
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.slides.tissue.packing import WHITE, Packing
 from wsidata.transforms.adapters.functions import as_transform
@@ -66,6 +67,11 @@ class SlidePipeline:
         with copy.copy(self.slide) as slide:
             generator = copy.deepcopy(self.generator)
             return readable_image(slide, self.resolution, self.packing, self.transform, generator)
+
+    def without_stage(self) -> SlidePipeline | None:
+        """The same, reading the slide's own file; None if this does."""
+        slide = self.slide.without_stage() if isinstance(self.slide, SlideFile) else None
+        return None if slide is None else replace(self, slide=slide)
 
 
 def readable_image(

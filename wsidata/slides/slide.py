@@ -39,6 +39,7 @@ from wsidata.utils.rectangle import ReadRectangle, Rectangle
 
 if TYPE_CHECKING:
     from wsidata.slides.lazy_image import LazyImage
+    from wsidata.staging.stage import Stage
     from wsidata.transforms.to_tensor import DType
 
 
@@ -66,6 +67,7 @@ class Slide(SlideFile):
             because it is a rule of thumb: 0.25 um/px is called 40x by one maker and 20x by the next.
         apply_icc: Convert the scanner's colors to sRGB by the color profile in the file, where it has one. Off by
             default, because most published models were trained on the stored values.
+        stage: Local folder that the file is copied to, and read from. None: it is read where it is.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -75,9 +77,9 @@ class Slide(SlideFile):
     """
 
     @classmethod
-    def from_options(cls, path: str | Path, options: SlideOptions) -> Self:
+    def from_options(cls, path: str | Path, options: SlideOptions, stage: Stage | None = None) -> Self:
         """Open a slide with the arguments that `options` hold."""
-        return cls(path, **vars(options))
+        return cls(path, **vars(options), stage=stage)
 
     def image(
         self,

@@ -6,19 +6,26 @@ the caller overrides it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from wsidata.errors import UnsupportedImageError
+import pyvips
+
+from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.levels import Level, with_spacing
 from wsidata.formats.metadata import AssociatedImages, choose_spacing
 from wsidata.formats.open import Pyramid, exists, missing, open_pyramid
 from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.slides.options import SlideOptions
+from wsidata.staging.copying import Facts
 from wsidata.utils.retries import retried
+
+if TYPE_CHECKING:
+    from wsidata.staging.stage import Stage, StagedCopy
 
 WHITE = 255
 UM_TIMES_POWER = 10.0
@@ -37,8 +44,12 @@ class SlideFile:
         scale_to_8bit: tuple[float, float] | None = None,
         derive_magnification: bool = False,
         apply_icc: bool = False,
+        stage: Stage | None = None,
     ) -> None:
         self.path = Path(path)
+        self._stage = stage
+        self._copy: StagedCopy | None = None
+        self._seen: Facts | None = None  # of what was read through the stage
         self.options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
         self._derive_magnification = derive_magnification
         self._closed = False
@@ -55,6 +66,36 @@ class SlideFile:
         return self._opened
 
     def _pyramid(self) -> Pyramid:
+        """The file, opened; or its copy, made now if there is none."""
+        self._copy = None if self._stage is None else self._stage.copy_of(self.path)
+        if self._stage is None or self._copy is None:
+            return self._source_pyramid()
+        self._check_same(self._copy.facts)
+        try:
+            return open_pyramid(self._copy.path, self.options.request)
+        except (SlideError, OSError, pyvips.Error) as error:
+            self._copy.close()
+            pyramid = self._source_pyramid()
+            self._stage.reject(self.path, error)
+            return pyramid
+
+    def _check_same(self, facts: Facts) -> None:
+        """Check that a slide which is opened again, as by another process, is the one it was."""
+        if self._seen not in (None, facts):
+            raise UnreadableImageError(f"'{self.path}' was replaced by another file while it was read. Open it again.")
+        self._seen = facts
+
+    def without_stage(self) -> Self | None:
+        """The slide, not opened, to be read from its own file; None if it is read from there anyway."""
+        if self._stage is None:
+            return None
+        twin = copy.copy(self)
+        twin._stage, twin._closed = None, False
+        return twin
+
+    def _source_pyramid(self) -> Pyramid:
+        if self._seen is not None:
+            self._check_same(Facts.of(self.path))
         with suppress(FileNotFoundError, NotADirectoryError):
             self.path.stat()  # raises what is wrong with a mount, which `exists` may take for an absent file
         if not exists(self.path):
@@ -135,6 +176,8 @@ class SlideFile:
         """Close the file. Images made from it stay usable, and keep it open until they are dropped."""
         if self._opened is not None:
             self._opened.pyramid.close()
+        if self._copy is not None:
+            self._copy.close()
         self._opened, self._closed = None, True
 
     def __enter__(self) -> Self:
@@ -146,7 +189,7 @@ class SlideFile:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": None}
+        return {**self.__dict__, "_opened": None, "_copy": None}
 
     def __repr__(self) -> str:
         if self._closed:

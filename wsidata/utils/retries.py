@@ -10,11 +10,13 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import pyvips
 
-from wsidata.errors import UnreachableImageError
+from wsidata.errors import UnreachableImageError, UnreadableImageError
 
 FAILING = frozenset(
     getattr(errno, name)
@@ -110,3 +112,38 @@ def retried(read: Callable[[], T], path: object) -> T:
                 raise unreachable(path, error, tries) from error
         time.sleep(wait_s)
         wait_s, tries = 2 * wait_s, tries + 1
+
+
+def facts_of(descriptor: int) -> tuple[int, int]:
+    """Length (bytes) and time of the last change (ns), by which an open file is recognized."""
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+def read_at(descriptor: int, count: int, offset: int, path: Path, facts: tuple[int, int]) -> bytes:
+    """Bytes of an open file, read without moving its position; where its mount lost it, it is opened again.
+
+    Args:
+        descriptor: The open file.
+        count: Bytes to read.
+        offset: Where they begin.
+        path: The file.
+        facts: `facts_of` the file when it was opened.
+
+    Raises:
+        UnreachableImageError: if its disk or mount fails, after retries.
+        UnreadableImageError: if the path has another file by now.
+    """
+    return retried(partial(_read_at, descriptor, count, offset, path, facts), path)
+
+
+def _read_at(descriptor: int, count: int, offset: int, path: Path, facts: tuple[int, int]) -> bytes:
+    try:
+        return os.pread(descriptor, count, offset)
+    except OSError as error:
+        if error.errno not in LOST_HANDLE:
+            raise
+    with path.open("rb") as again:
+        if facts_of(again.fileno()) != facts:
+            raise UnreadableImageError(f"'{path}' was replaced by another file while it was read. Open it again.")
+        return os.pread(again.fileno(), count, offset)

@@ -9,11 +9,10 @@ checksum. "Tile" stands for strips, too.
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from wsidata.errors import UnreadableImageError
 from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START
 from wsidata.formats.limits import check_limit
 from wsidata.formats.tiff.photometric import RGB
-from wsidata.utils.retries import LOST_HANDLE, retried
+from wsidata.utils.retries import facts_of, read_at
 
 JPEG_COMPRESSION = 7
 OFFSETS_TAGS, BYTE_COUNTS_TAGS = (324, 273), (325, 279)
@@ -62,7 +61,7 @@ class TileIndex:
         self.byte_counts = _packed(page, "databytecounts", BYTE_COUNTS_TAGS)
         self._checked = np.zeros(len(self.offsets), dtype=bool)
         self._descriptor: int | None = None
-        self._facts = _facts(page.parent.filehandle.fileno())
+        self._facts = facts_of(page.parent.filehandle.fileno())
 
     @cached_property
     def is_empty(self) -> NDArray[np.bool_]:
@@ -203,33 +202,13 @@ class TileIndex:
 
     def _bytes(self, offset: int, count: int) -> bytes:
         """Bytes read without moving a shared file position: safe under threads and after a fork."""
-        data = retried(partial(self._pread, offset, count), self.path)
+        descriptor = self.page.parent.filehandle.fileno() if self._descriptor is None else self._descriptor
+        data = read_at(descriptor, count, offset, self.path, self._facts)
         if len(data) != count:
             raise UnreadableImageError(
                 f"'{self.path}' is cut off: bytes {offset}..{offset + count} are not there. Copy it again."
             )
         return data
-
-    def _pread(self, offset: int, count: int) -> bytes:
-        """Bytes from the open file; where its mount lost it, from the same file, opened again for this once."""
-        descriptor = self.page.parent.filehandle.fileno() if self._descriptor is None else self._descriptor
-        try:
-            return os.pread(descriptor, count, offset)
-        except OSError as error:
-            if error.errno not in LOST_HANDLE:
-                raise
-        with self.path.open("rb") as again:
-            if _facts(again.fileno()) != self._facts:
-                raise UnreadableImageError(
-                    f"'{self.path}' was replaced by another file while it was read. Open it again."
-                )
-            return os.pread(again.fileno(), count, offset)
-
-
-def _facts(descriptor: int) -> tuple[int, int]:
-    """Length and time of the last change, by which an open file is recognized."""
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns
 
 
 def _packed(page: tifffile.TiffPage, name: str, tags: Sequence[int]) -> NDArray[np.int64]:
