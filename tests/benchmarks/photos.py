@@ -96,7 +96,7 @@ def paint(folder: Path, height: int, width: int) -> list[Path]:
             corners = rng.integers(0, (width, height), (3, 2), dtype=np.int32)
             cv2.fillPoly(photo, [corners], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA)
         photo += rng.normal(0, 3, (height, width, 1))
-        quality, colors, progressive = KINDS[number % len(KINDS)]
+        quality, colors, progressive = list(KINDS.values())[number % len(KINDS)]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(photo.clip(0, 255).astype(np.uint8), quality, colors, progressive))
     return paths

@@ -74,6 +74,7 @@ class SplitDataModule(LightningDataModule, ABC):
         batch_size: int,
         num_workers: int,
         worker_start: WorkerStart | None = None,
+        decode_threads: int | None = None,
         pin_memory: bool | None,
         predict_on: Literal["train", "val", "test", "all"] | None,
         sampling: Sampling = "shuffle",
@@ -94,6 +95,9 @@ class SplitDataModule(LightningDataModule, ABC):
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size={batch_size} must be at least 1, and num_workers={num_workers} at least 0.")
         self.batch_size, self.num_workers = batch_size, num_workers
+        if decode_threads is not None and (not isinstance(decode_threads, int) or decode_threads < 1):
+            raise ValueError(f"decode_threads={decode_threads!r} must be a number of at least 1, or None.")
+        self.decode_threads = decode_threads
         self.worker_start = check_worker_start(worker_start) if num_workers else None
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         self.predict_on, self.sampling = predict_on, sampling
@@ -490,6 +494,7 @@ class SplitDataModule(LightningDataModule, ABC):
         self._check_rows(part)
         self._meet_checkpoint()
         self.normalize_dataset(self.datasets[part])
+        self.datasets[part].decode_threads = self.decode_threads
         return make_loader(
             self.datasets[part],
             batch_size=self.batch_size,

@@ -114,6 +114,7 @@ class ImageFolderDataModule(SplitDataModule):
         batch_size: Samples per batch (and process).
         num_workers: Worker processes per loader, kept between epochs.
         worker_start: "forkserver" or "spawn". None: a fork server where there is one.
+        decode_threads: Tiles of a tiled TIFF that are decoded at a time; see `WSIDataModule`.
         pin_memory: Page-locked batches. None: where there is CUDA.
         predict_on: "train", "val", "test" or "all". None: the test rows, or all rows where there are none.
         sampling: "shuffle" draws every training photo once per epoch. "balanced" draws as many, every class equally
@@ -190,6 +191,7 @@ class ImageFolderDataModule(SplitDataModule):
         batch_size: int = 32,
         num_workers: int = 2,
         worker_start: WorkerStart | None = None,
+        decode_threads: int | None = None,
         pin_memory: bool | None = None,
         predict_on: Literal["train", "val", "test", "all"] | None = None,
         sampling: Sampling = "shuffle",

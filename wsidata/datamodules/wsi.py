@@ -103,6 +103,8 @@ class WSIDataModule(SplitDataModule):
         batch_size: Samples per batch (and process).
         num_workers: Worker processes per loader, kept between epochs.
         worker_start: "forkserver" or "spawn". None: a fork server where there is one.
+        decode_threads: Tiles of a slide that are decoded at a time, by each worker or this process, if it is read from
+            32 tiles or more. None: one in workers; without workers, and for rows of `lazy` images, one per processor.
         mpp_override: um per pixel of level 0 to use instead of the files' own, one number or (x, y).
         channels: Numbers or names of the channels to read, such as `["DAPI", 3]`: images are then (B, C, H, W), and 0,
             not white, outside a slide. None: RGB. "rgb": three channels of unstated colors are red, green and blue.
@@ -183,6 +185,7 @@ class WSIDataModule(SplitDataModule):
         batch_size: int = 1,
         num_workers: int = 2,
         worker_start: WorkerStart | None = None,
+        decode_threads: int | None = None,
         mpp_override: float | tuple[float, float] | None = None,
         channels: Sequence[int | str] | int | str | None = None,
         scale_to_8bit: tuple[float, float] | None = None,

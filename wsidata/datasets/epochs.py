@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from wsidata.datasets.buffers import batch_slots
 from wsidata.errors import SlideError
+from wsidata.formats.vips import decoding_threads, stated_threads
 from wsidata.tables.targets import target_tensor
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.to_tensor import DType
@@ -55,6 +56,7 @@ class EpochDataset(Dataset[Any], ABC):
 
     Attributes:
         noun: Name of one row in figures and messages.
+        decode_threads: Tiles of a slide that are decoded at a time. None: one in workers, else as `vips.thread_count`.
         numbered: Whether batches come with the numbers of their rows: "raise" ends at a sample that cannot be read,
             "skip" has an `Unreadable` in its place. None: they come without.
     """
@@ -66,6 +68,7 @@ class EpochDataset(Dataset[Any], ABC):
         self.fresh_epochs = fresh_epochs
         self.epoch_source: Callable[[], tuple[int, int] | None] | None = None
         self.reading: torch.Tensor | None = None  # in workers: where they write the row they read, for the parent
+        self.decode_threads: int | None = None
         self.numbered: Literal["raise", "skip"] | None = None
         self._epoch_seed = torch.zeros((), dtype=torch.int64)
         self._epoch_seed.share_memory_()  # type: ignore[no-untyped-call]  # torch leaves it without annotations
@@ -172,13 +175,20 @@ class TableDataset(EpochDataset):
         """The name of a row in messages, with its file."""
         return f"{self.noun} '{self.image_ids[row]}' ({self.paths[row]})"
 
+    @property
+    def _threads(self) -> int | None:
+        """The number of threads to decode on here; None if nobody decides."""
+        is_in_worker = self.reading is not None
+        return self.decode_threads or (1 if is_in_worker and stated_threads() is None else None)
+
     @contextmanager
     def naming(self, row: int) -> Iterator[None]:
         """Raise errors as `SampleError`, naming the row."""
         if self.reading is not None:
             self.reading.fill_(row)
         try:
-            yield
+            with decoding_threads(self._threads):
+                yield
         except SampleError:  # names it already
             raise
         except Exception as error:

@@ -121,8 +121,9 @@ class SlideDataset(TableDataset):
             packing, generator = self.packing(row, slide), self.generator(index)
             if self.lazy:
                 lazy = slide_lazy(
-                    slide, self.resolution, None, self.transform, generator, packing=packing, dtype=self.dtype
-                )
+                    slide, self.resolution, None, self.transform, generator,
+                    packing=packing, dtype=self.dtype, threads=self.decode_threads,
+                )  # fmt: skip
                 return lazy, None
             # Less than the whole level may be enough, or it is too large to be decoded ahead.
             if not with_mask and (packing is not None or not slide.is_decoded_ahead(**self.resolution)):

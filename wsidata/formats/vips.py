@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,8 @@ from wsidata.utils.rectangle import ReadRectangle
 
 pyvips.cache_set_max(0)
 pyvips.block_untrusted_set(True)
+
+_asked_threads: ContextVar[int | None] = ContextVar("_asked_threads", default=None)
 
 TILE_MULTIPLE_PX = 16
 """Tile sides must be multiples of this (libtiff)."""
@@ -258,6 +261,21 @@ def naming_errors(path: Path | str) -> Iterator[None]:
 
 
 def thread_count() -> int:
-    """Number of libvips threads, for work beside it: VIPS_CONCURRENCY, or one per processor."""
+    """Threads for work beside libvips: those of `decoding_threads`, of VIPS_CONCURRENCY, or one per processor."""
+    return _asked_threads.get() or stated_threads() or os.cpu_count() or 1
+
+
+def stated_threads() -> int | None:
+    """The number in VIPS_CONCURRENCY, which libvips follows, too; None if there is none."""
     stated = os.environ.get("VIPS_CONCURRENCY", "")
-    return int(stated) if stated.isdigit() and int(stated) > 0 else os.cpu_count() or 1
+    return int(stated) if stated.isdigit() and int(stated) > 0 else None
+
+
+@contextmanager
+def decoding_threads(count: int | None) -> Iterator[None]:
+    """Let `thread_count` be this number in the block, for what this thread opens there; None leaves it."""
+    token = _asked_threads.set(count or _asked_threads.get())
+    try:
+        yield
+    finally:
+        _asked_threads.reset(token)

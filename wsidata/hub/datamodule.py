@@ -69,6 +69,8 @@ class HubDataModule(SplitDataModule):
         batch_size: Samples per batch (and process). None: as published.
         num_workers: Worker processes per loader.
         worker_start: "forkserver" or "spawn". None: the fork server where available.
+        decode_threads: Tiles of a slide that are decoded at a time, by each worker or this process, if it is read from
+            32 tiles or more. None: one in workers; without workers, and for rows of `lazy` images, one per processor.
         pin_memory: Page-locked batches. None: if CUDA is available.
         predict_on: "train", "val", "test", "all", or None: the test rows, or all rows if there are none.
             "published": as published.
@@ -122,6 +124,7 @@ class HubDataModule(SplitDataModule):
         batch_size: int | None = None,
         num_workers: int = 2,
         worker_start: WorkerStart | None = None,
+        decode_threads: int | None = None,
         pin_memory: bool | None = None,
         predict_on: Literal["train", "val", "test", "all", "published"] | None = "published",
         sampling: Sampling | None = None,
@@ -146,6 +149,7 @@ class HubDataModule(SplitDataModule):
             batch_size=1 if batch_size is None else batch_size,
             num_workers=num_workers,
             worker_start=worker_start,
+            decode_threads=decode_threads,
             pin_memory=pin_memory,
             predict_on=None if predict_on == "published" else predict_on,
             sampling=sampling or "shuffle",

@@ -17,7 +17,7 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.formats.resolution import Resolution
-from wsidata.formats.vips import naming_errors
+from wsidata.formats.vips import decoding_threads, naming_errors
 from wsidata.slides.lazy_image import LazyImage, ReadableImage
 from wsidata.slides.protocol import SlideLike
 from wsidata.slides.resample import ReadRegion, pixels_of
@@ -42,29 +42,34 @@ def slide_lazy(
     *,
     packing: Packing | None = None,
     dtype: DType = "uint8",
+    threads: int | None = None,
 ) -> LazyImage:
     """A slide as a `LazyImage`; see `Slide.lazy`. A `crop` is planned now, a `packing` was planned before."""
     if packing is None and crop is not None:
         packing = crop.plan(slide, resolution)
     chosen = None if transform is None else as_transform(transform)
-    pipeline = SlidePipeline(copy.copy(slide), resolution, packing, chosen, generator)
+    pipeline = SlidePipeline(copy.copy(slide), resolution, packing, chosen, generator, threads)
     built = readable_image(slide, resolution, packing, chosen, copy.deepcopy(generator))
     return LazyImage(pipeline, name=slide.path.name, dtype=dtype, built=built)
 
 
 @dataclass(frozen=True)
 class SlidePipeline:
-    """Builds the pipeline of a slide's `LazyImage`, again in every process; its `generator` is never advanced."""
+    """Builds the pipeline of a slide's `LazyImage`, again in every process; its `generator` is never advanced.
+
+    It decodes on so many `threads`; None: as many as `vips.thread_count` says where it is built.
+    """
 
     slide: SlideLike
     resolution: Resolution
     packing: Packing | None = None
     transform: Transform | None = None
     generator: np.random.Generator | None = None
+    threads: int | None = None
 
     def __call__(self) -> ReadableImage:
         """Open the slide and build the pipeline. Nothing is decoded."""
-        with copy.copy(self.slide) as slide:
+        with decoding_threads(self.threads), copy.copy(self.slide) as slide:
             generator = copy.deepcopy(self.generator)
             return readable_image(slide, self.resolution, self.packing, self.transform, generator)
 

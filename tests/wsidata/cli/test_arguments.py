@@ -41,6 +41,7 @@ GIVEN = {
     "batch_size": 2,
     "num_workers": 0,
     "worker_start": "spawn",
+    "decode_threads": 2,
     "mpp_override": [0.5, 0.25],
     "channels": None,
     "scale_to_8bit": [0, 255],
