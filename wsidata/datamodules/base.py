@@ -86,6 +86,7 @@ class SplitDataModule(LightningDataModule, ABC):
         remember_paths: bool = True,
         stage_dir: str | Path | None = None,
         stage_max_bytes: int | str | None = None,
+        read_timeout_s: float | None = None,
     ) -> None:
         super().__init__()
         check_choice("on_error", on_error, ("raise", "skip"))
@@ -116,6 +117,9 @@ class SplitDataModule(LightningDataModule, ABC):
                 )
             count_bytes(stage_max_bytes)
         self._stage = stage_dir, stage_max_bytes
+        if read_timeout_s is not None and read_timeout_s <= 0:
+            raise ValueError(f"read_timeout_s={read_timeout_s} must be more than 0, or None to wait forever.")
+        self.read_timeout_s = read_timeout_s
         self._remembered_classes: tuple[str, ...] = ()
         self._remembered_target: Target | None = None
         self._is_restored = False
@@ -505,6 +509,7 @@ class SplitDataModule(LightningDataModule, ABC):
             num_workers=self.num_workers,
             worker_start=self.worker_start,
             pin_memory=self.pin_memory,
+            read_timeout_s=self.read_timeout_s,
         )
 
     def _meet_checkpoint(self) -> None:

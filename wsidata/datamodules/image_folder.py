@@ -137,6 +137,8 @@ class ImageFolderDataModule(SplitDataModule):
             machine may share it. None: they are read where they are.
         stage_max_bytes: The most that copies take there, such as "200GB"; those not used for the longest time make
             room. None: half of the free disk.
+        read_timeout_s: Seconds without a batch from the workers after which an error names what they read, as where a
+            mount hangs; more than the slowest batch takes. None waits forever.
 
     Attributes:
         duplicates: Pairs of equal files and near-duplicates, of `group_duplicates=True`, once the table was read; see
@@ -205,6 +207,7 @@ class ImageFolderDataModule(SplitDataModule):
         remember_paths: bool = True,
         stage_dir: str | Path | None = None,
         stage_max_bytes: int | str | None = None,
+        read_timeout_s: float | None = None,
     ) -> None:
         super().__init__(**shared_arguments(locals()))
         self.image_size = None if image_size is None else check_size(image_size)

@@ -134,6 +134,8 @@ class WSIDataModule(SplitDataModule):
             machine may share it. None: they are read where they are.
         stage_max_bytes: The most that copies take there, such as "200GB"; those not used for the longest time make
             room. None: half of the free disk.
+        read_timeout_s: Seconds without a batch from the workers after which an error names what they read, as where a
+            mount hangs; more than the slowest batch takes. None waits forever.
 
     Raises:
         TableError, SplitError, SlideCheckError, TransformError: in the constructor, on first use of the table, or in
@@ -203,6 +205,7 @@ class WSIDataModule(SplitDataModule):
         remember_paths: bool = True,
         stage_dir: str | Path | None = None,
         stage_max_bytes: int | str | None = None,
+        read_timeout_s: float | None = None,
     ) -> None:
         super().__init__(**shared_arguments(locals()))
         self.resolution = one_resolution(

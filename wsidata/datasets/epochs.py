@@ -184,7 +184,9 @@ class TableDataset(EpochDataset):
     @contextmanager
     def naming(self, row: int) -> Iterator[None]:
         """Raise errors as `SampleError`, naming the row."""
+        before = -1
         if self.reading is not None:
+            before = int(self.reading)
             self.reading.fill_(row)
         try:
             with decoding_threads(self._threads):
@@ -199,7 +201,7 @@ class TableDataset(EpochDataset):
             raise SampleError(f"{self.describe_row(row)}: {type(error).__name__}: {error}") from error
         finally:
             if self.reading is not None:
-                self.reading.fill_(-1)
+                self.reading.fill_(before)
 
 
 def persistent(read: Callable[..., T]) -> Callable[..., T]:

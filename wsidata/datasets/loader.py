@@ -22,7 +22,14 @@ from torch.utils.data import DataLoader, default_collate
 from wsidata.datasets.buffers import begin_reading, end_reading, sent, stacked, trim
 from wsidata.datasets.epochs import EpochDataset, SampleError, TableDataset, Unreadable
 from wsidata.datasets.sampler import EpochSampler, RowSampler, Share
-from wsidata.datasets.workers import WorkerError, begin_worker, describe_ended, never_began, reading_log
+from wsidata.datasets.workers import (
+    WorkerError,
+    begin_worker,
+    describe_ended,
+    describe_stuck,
+    never_began,
+    reading_log,
+)
 from wsidata.transforms.base import TransformError
 from wsidata.utils.processes import raise_open_files
 
@@ -46,6 +53,7 @@ def make_loader(
     num_workers: int = 0,
     worker_start: WorkerStart | None = None,
     pin_memory: bool = False,
+    read_timeout_s: float | None = None,
 ) -> EpochLoader:
     """Build the loader of a dataset.
 
@@ -61,6 +69,8 @@ def make_loader(
         num_workers: Worker processes, kept between epochs. 0 reads in this process.
         worker_start: "forkserver" or "spawn". None: the fork server where there is one.
         pin_memory: Copy batches to page-locked memory, for asynchronous transfer to a GPU.
+        read_timeout_s: Seconds without a batch from the workers after which a `WorkerError` names what they read. None
+            waits forever.
 
     Raises:
         TransformError: if there are workers, and the transform cannot be sent to them.
@@ -83,6 +93,7 @@ def make_loader(
         pin_memory=pin_memory,
         multiprocessing_context=check_worker_start(worker_start) if num_workers else None,
         persistent_workers=num_workers > 0,
+        timeout=(read_timeout_s or 0) if num_workers else 0,
     )
 
 
@@ -176,6 +187,8 @@ class EpochLoader(DataLoader[Any]):
             workers = getattr(self._iterator, "_workers", ())
             if workers and (ended := describe_ended(workers, self._reading, self.dataset)):
                 raise WorkerError(ended) from error
+            if self.num_workers and "DataLoader timed out" in str(error):
+                raise WorkerError(describe_stuck(self._reading, self.dataset, self.timeout)) from error
             raise_open_files(error)
             if self.num_workers and not workers:  # the fork server ended before it had started one
                 what = f"worker processes cannot be started ({type(error).__name__}: {error})"

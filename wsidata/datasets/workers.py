@@ -50,6 +50,23 @@ def begin_worker(log: Tensor, reader: int, also: Callable[[int], None] | None, w
         also(worker)
 
 
+def describe_stuck(log: Tensor, dataset: EpochDataset, seconds: float) -> str:
+    """What the workers of a loader read that gave no batch for too long, and what to do.
+
+    Args:
+        log: See `reading_log`.
+        dataset: What they read.
+        seconds: The time.
+    """
+    rows = dict.fromkeys(int(row) for row in log if row >= 0)
+    where = ", ".join(dataset.describe_row(row) for row in rows) or "nothing"
+    return (
+        f"no batch came for {seconds:g} s, while workers were reading {where}. Their disk or mount may hang (see "
+        "`dmesg`, `mount`), which no process can interrupt by itself: check it, and start again. If it is only slow, "
+        "raise read_timeout_s=, or copy slides to a local disk ahead of use (stage_dir=)."
+    )
+
+
 def describe_ended(processes: Sequence[Any], log: Tensor, dataset: EpochDataset) -> str:
     """What became of the workers that have ended, and what to do; "" if all are alive.
 

@@ -126,6 +126,18 @@ def test_a_lost_worker_is_named_with_its_file_and_the_remedy(table, transform, s
         list(loader)
 
 
+def stuck(image):
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_what_a_stuck_worker_reads_is_named(table):
+    loader = make_loader(PhotoDataset(table[:1], stuck, resize_px=32), num_workers=1, read_timeout_s=0.5)
+    row = rf"photo '{table['image_id'][0]}' \({table['path'][0]}\)"
+    with pytest.raises(WorkerError, match=rf"no batch came for 0.5 s, while workers were reading ({row}|nothing)\. Th"):
+        list(loader)
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_while_it_waits_says_so(table):
     loader = make_loader(PhotoDataset(table, Compose([]), resize_px=32), num_workers=1)
