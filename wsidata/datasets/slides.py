@@ -10,17 +10,19 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import pyvips
 from torch import Tensor
 
+from wsidata.datasets.buffers import new_pixels
 from wsidata.datasets.epochs import SampleError as SampleError
 from wsidata.datasets.epochs import TableDataset, persistent
 from wsidata.formats.resolution import Resolution
 from wsidata.slides.lazy_image import LazyImage
 from wsidata.slides.masks import IGNORE, mask_tensor, read_mask
 from wsidata.slides.options import AS_STORED, SlideOptions
-from wsidata.slides.pipeline import outside_of, readable_image, slide_lazy
+from wsidata.slides.pipeline import outside_of, slide_lazy, slide_sample
 from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.slides.tissue.packing import Packing
@@ -125,12 +127,11 @@ class SlideDataset(TableDataset):
                     packing=packing, dtype=self.dtype, threads=self.decode_threads,
                 )  # fmt: skip
                 return lazy, None
-            # Less than the whole level may be enough, or it is too large to be decoded ahead.
-            if not with_mask and (packing is not None or not slide.is_decoded_ahead(**self.resolution)):
-                readable = readable_image(slide, self.resolution, packing, self.transform, generator)
-                return to_tensor(readable.whole(), self.dtype), None
             masks = (self._mask(row, slide, packing),) if with_mask else ()
-            sample = self.transform.run(self._sample(slide, self._image(slide, packing), masks), generator)
+            sample = slide_sample(
+                slide, self.resolution, packing, self.transform, generator, masks=masks, mask_fill=IGNORE,
+                new_pixels=new_pixels if self.dtype == "uint8" else np.empty,
+            )  # fmt: skip
             image = to_tensor(sample.image, self.dtype)
             return image, self._mask_tensor(row, sample, image) if with_mask else None
 

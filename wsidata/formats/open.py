@@ -33,7 +33,7 @@ from wsidata.formats.metadata import Loaders, SlideMetadata
 from wsidata.formats.openslide import DICOM_AT, DICOM_SIGNATURE, foreign_format, open_foreign
 from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.formats.tiff.reader import TiffPyramid
-from wsidata.utils.rectangle import ReadRectangle
+from wsidata.utils.rectangle import PartReader
 from wsidata.utils.same_file import SameFile
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -84,8 +84,8 @@ class Pyramid(Protocol):
     def lazy_image(self, level: int) -> pyvips.Image:
         """Like `image`, but never decoded ahead where the decoder can avoid it."""
 
-    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle | None:
-        """A thread-safe `region` for one level that also works after the pyramid is closed.
+    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> PartReader | None:
+        """A thread-safe reader of the rectangles of one level, which also works after the pyramid is closed.
 
         None where that is no faster than `lazy_image`: decoders that do not read tile by tile.
 

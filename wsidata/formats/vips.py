@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyvips
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from wsidata.errors import UnreadableImageError
 from wsidata.utils.rectangle import ReadRectangle
@@ -279,3 +279,8 @@ def decoding_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         _asked_threads.reset(token)
+
+
+def pixels_of(image: pyvips.Image) -> NDArray[Any]:
+    """The decoded pixels of an image: (height, width, bands)."""
+    return np.asarray(image.numpy()).reshape(image.height, image.width, image.bands)

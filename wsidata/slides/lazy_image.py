@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsidata.errors import SlideError, UnreadableImageError
-from wsidata.formats.vips import failure_behind, naming_errors
-from wsidata.slides.resample import ReadRegion, pixels_of, shrunk_to
+from wsidata.formats.vips import failure_behind, naming_errors, pixels_of
+from wsidata.slides.resample import ReadRegion, shrunk_to
 from wsidata.staging.copying import StageWarning
 from wsidata.transforms.base import TransformError
 from wsidata.transforms.to_tensor import DType, to_tensor

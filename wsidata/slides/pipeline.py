@@ -8,7 +8,7 @@ the slide they are made of, as long as every operation says what it needs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,18 +16,27 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.formats.codecs.color import channels_image
 from wsidata.formats.resolution import Resolution
-from wsidata.formats.vips import decoding_threads, naming_errors
+from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, decoding_threads, naming_errors, pixels_of
 from wsidata.slides.lazy_image import LazyImage, ReadableImage
 from wsidata.slides.protocol import SlideLike
-from wsidata.slides.resample import ReadRegion, pixels_of
+from wsidata.slides.resample import ReadRegion
 from wsidata.slides.slide_file import SlideFile
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.slides.tissue.packing import WHITE, Packing
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.base import Operation, Sample, Transform
+from wsidata.transforms.canvas import DTYPES, Canvas
+from wsidata.transforms.planning import planned
 from wsidata.transforms.to_tensor import DType
-from wsidata.utils.rectangle import Rectangle
+from wsidata.utils.rectangle import PartReader, Pixels, Put, ReadParts, Rectangle
+
+NewPixels = Callable[[tuple[int, ...], np.dtype[Any]], Pixels]
+"""Makes an array of a shape and type, such as `numpy.empty`."""
+
+STRIP_PX = 256
+"""Rows at a time that are read through libvips, which decodes whole tiles."""
 
 RIM_PX = 64
 """Rim around a region that operations may need, for which decoded tiles are kept: blurs reach 48 pixels."""
@@ -91,15 +100,70 @@ def readable_image(
     Nothing is decoded. `packing` is for that resolution, None reads the whole slide; the `generator` is advanced.
     """
     image = slide.image(**resolution, keep_tiles=True)
-    read = slide.regions(0 if transform is None else RIM_PX, **resolution)
+    reader = slide.regions(0 if transform is None else RIM_PX, **resolution)
+    start = None if reader is None else _start(reader, image.width, image.height, packing, slide.background)
     if packing is not None:
-        read = read and PackedRegions(read, packing, slide.background, _blank(image))
         image = packing.apply(image, slide.background)
-    if transform is None:
-        return ReadableImage(image, read)
-    sample = transform.run(Sample(image, fill=outside_of(slide)), generator)
-    read = read and transformed(read, sample.operations, image, str(slide.path))
-    return ReadableImage(sample.image, read)
+    kind: str = image.interpretation
+    operations: tuple[Operation, ...] = ()
+    if transform is not None:
+        sample = transform.run(Sample(image, fill=outside_of(slide)), generator)
+        image, operations = sample.image, sample.operations
+    if reader is None or start is None:
+        return ReadableImage(image)
+    canvas, rest = _painted(start, operations)
+    read = CanvasRegions(canvas, reader.parts)
+    return ReadableImage(image, transformed(read, rest, _blank(canvas, kind), str(slide.path)))
+
+
+def slide_sample(
+    slide: SlideLike,
+    resolution: Resolution,
+    packing: Packing | None,
+    transform: Transform,
+    generator: np.random.Generator,
+    *,
+    masks: tuple[pyvips.Image, ...] = (),
+    mask_fill: float = 0.0,
+    new_pixels: NewPixels = np.empty,
+) -> Sample:
+    """The transformed image of an open slide, decoded straight into its place.
+
+    Args:
+        slide: The slide.
+        resolution: The resolution it is read at.
+        packing: A crop for that resolution; None reads the whole slide.
+        transform: The transform.
+        generator: Generator of this sample, which is advanced.
+        masks: Masks of the image that the transform is applied to, too, of its size.
+        mask_fill: Value outside the masks, for transforms without one.
+        new_pixels: Makes the array of a shape and type that the image is written to, if all of it can be planned.
+
+    Returns:
+        The image as an array, (height, width, bands), or what the transform made; and the transformed masks.
+    """
+    fill = outside_of(slide)
+    reader = slide.regions(**resolution)
+    image = None if reader is not None else slide.image(**resolution)
+    if reader is None:
+        reader = _strips_of(image)
+    start = _start(reader, *slide.size_at(**resolution), packing, slide.background)
+    before = copy.deepcopy(generator)
+    plan = None
+    if start is not None:
+        plan = planned(transform, start, generator, masks=masks, fill=fill, mask_fill=mask_fill)
+    if start is None or plan is None or not (plan.is_complete or _fits_in_memory(plan.canvas)):
+        image = slide.image(**resolution, keep_tiles=True) if image is None else image
+        image = image if packing is None else packing.apply(image, slide.background)
+        return transform.run(Sample(image, masks=masks, fill=fill, mask_fill=mask_fill), before)
+    shape = plan.canvas.height, plan.canvas.width, plan.canvas.bands
+    pixels = (new_pixels if plan.is_complete else np.empty)(shape, plan.canvas.dtype)
+    plan.canvas.paint(reader.parts, pixels)
+    masks = plan.masks(masks)
+    if plan.is_complete:
+        return Sample(pixels, masks=masks, operations=plan.operations)
+    painted = channels_image(pyvips.Image.new_from_array(pixels))
+    return plan.finished(Sample(painted, masks=masks, fill=fill, mask_fill=mask_fill), generator)
 
 
 def outside_of(slide: SlideLike) -> float | None:
@@ -108,32 +172,15 @@ def outside_of(slide: SlideLike) -> float | None:
 
 
 @dataclass(frozen=True)
-class PackedRegions:
-    """Reads regions of a canvas of packed pieces, with `fill` between them and the bands and format of `blank`."""
+class CanvasRegions:
+    """Reads regions of a canvas from parts of the slide."""
 
-    read: ReadRegion
-    packing: Packing
-    fill: float
-    blank: pyvips.Image
+    canvas: Canvas
+    parts: ReadParts
 
-    def __call__(self, region: Rectangle) -> NDArray[Any]:
-        """Read the parts of the pieces that lie in the region."""
-        out: NDArray[Any] | None = None
-        for piece in self.packing.pieces:
-            placed = Rectangle(piece.canvas_x, piece.canvas_y, piece.width, piece.height)
-            seen = placed.intersection(region)
-            if seen is None:
-                continue
-            pixels = self.read(seen.moved(piece.x - piece.canvas_x, piece.y - piece.canvas_y))
-            if seen == region:
-                return pixels
-            out = self._empty(region) if out is None else out
-            out[seen.within(region)] = pixels
-        return self._empty(region) if out is None else out
-
-    def _empty(self, region: Rectangle) -> NDArray[Any]:
-        like = self.blank.crop(0, 0, 1, 1).numpy()
-        return np.full((region.height, region.width, self.blank.bands), self.fill, dtype=like.dtype)
+    def __call__(self, region: Rectangle) -> Pixels:
+        """Read the parts that lie in the region, and paint them."""
+        return self.canvas.window(region).array(self.parts)
 
 
 @dataclass(frozen=True)
@@ -174,7 +221,7 @@ def transformed(read: ReadRegion, operations: Sequence[Operation], image: pyvips
     """`TransformedRegions` of an image before some operations; None if one of these does not say what it needs."""
     if not operations:
         return read
-    blank = canvas = _blank(image)
+    blank = canvas = _blank(image, image.interpretation)
     sizes = []
     for operation in operations:
         if operation.source_window(Rectangle(0, 0, 1, 1), canvas.width, canvas.height) is None:
@@ -184,6 +231,39 @@ def transformed(read: ReadRegion, operations: Sequence[Operation], image: pyvips
     return TransformedRegions(read, tuple(operations), blank, tuple(sizes), name)
 
 
-def _blank(image: pyvips.Image) -> pyvips.Image:
+def _start(reader: PartReader, width: int, height: int, packing: Packing | None, fill: float) -> Canvas | None:
+    """The slide, or its crop, before any operation; None if its type of samples cannot be planned."""
+    canvas = Canvas.of(width, height, reader.bands, reader.dtype)
+    if canvas is None or packing is None:
+        return canvas
+    pieces = [(Rectangle(one.x, one.y, one.width, one.height), one.canvas_x, one.canvas_y) for one in packing.pieces]
+    return canvas.packed(pieces, packing.width, packing.height, fill)
+
+
+def _painted(canvas: Canvas, operations: Sequence[Operation]) -> tuple[Canvas, tuple[Operation, ...]]:
+    """The canvas after as many of the operations as it can hold, and the others."""
+    for done, operation in enumerate(operations):
+        after = operation.on_canvas(canvas)
+        if after is None:
+            return canvas, tuple(operations[done:])
+        canvas = after
+    return canvas, ()
+
+
+def _strips_of(image: pyvips.Image) -> PartReader:
+    """Reads an image of libvips strip by strip."""
+
+    def parts(region: Rectangle, put: Put) -> None:
+        for strip in region.strips(STRIP_PX):
+            put(strip, pixels_of(image.crop(strip.x, strip.y, strip.width, strip.height)))
+
+    return PartReader(parts, image.bands, np.dtype(DTYPES.get(image.format, np.void)))
+
+
+def _fits_in_memory(canvas: Canvas) -> bool:
+    return canvas.width * canvas.height * canvas.bands * canvas.dtype.itemsize <= DECODED_AT_ONCE_BYTES
+
+
+def _blank(image: Any, interpretation: str) -> pyvips.Image:
     empty = pyvips.Image.black(image.width, image.height, bands=image.bands).cast(image.format)
-    return empty.copy(interpretation=image.interpretation)
+    return empty.copy(interpretation=interpretation)

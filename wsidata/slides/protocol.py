@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 
 import pyvips
 
-from wsidata.slides.resample import ReadRegion
+from wsidata.utils.rectangle import PartReader
 
 
 class SlideLike(Protocol):
@@ -31,7 +31,7 @@ class SlideLike(Protocol):
     def image(self, *args: Any, **resolution: Any) -> pyvips.Image:
         """The whole slide at one resolution, as a lazy image."""
 
-    def regions(self, rim_px: int = 0, **resolution: Any) -> ReadRegion | None:
+    def regions(self, rim_px: int = 0, **resolution: Any) -> PartReader | None:
         """Reads regions of `image` at a resolution."""
 
     def tissue_mask(self, *args: Any, **resolution: Any) -> Any:

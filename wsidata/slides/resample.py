@@ -19,8 +19,8 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.formats.levels import Level, Resampling
-from wsidata.formats.vips import naming_errors
-from wsidata.utils.rectangle import ReadRectangle, Rectangle
+from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, naming_errors, pixels_of
+from wsidata.utils.rectangle import Pixels, Put, ReadParts, ReadRectangle, Rectangle
 
 RESAMPLING_VERSION = 2
 """Counts changes of what is resampled, so that an export that is resumed does not mix pixels of two versions."""
@@ -39,11 +39,17 @@ _PHASES = 2**26
 
 Then a tile's place does not depend on where the request began. A side of 100,000 pixels changes by 1/1000 of one."""
 
+_PIXEL_BYTES = 4
+"""Of a pixel of the level, about, in deciding how much of it is decoded at a time."""
+
 _ROUNDING_PX = 1e-9
 """How far below a whole output pixel a quotient may lie that is meant to be that pixel: (544 + 0.5) / 1.1 is 495."""
 
-ReadRegion = Callable[[Rectangle], NDArray[Any]]
+ReadRegion = Callable[[Rectangle], Pixels]
 """From a rectangle inside an image to its pixels: (height, width, bands), memory of its own."""
+
+STRIP_PX = 256
+"""Rows of a resampled image that are passed on at a time."""
 
 
 def resample(image: pyvips.Image, plan: Resampling, region: Rectangle | None = None) -> pyvips.Image:
@@ -142,6 +148,24 @@ class ResampledRegions:
     plan: Resampling
     to_color: Callable[[pyvips.Image], pyvips.Image] | None
     name: str
+    read_parts: ReadParts | None = None
+
+    def parts(self, region: Rectangle, put: Put) -> None:
+        """Decode what the region needs, and pass it on part by part."""
+        if self.plan.is_identity and self.to_color is None and self.read_parts is not None:
+            self.read_parts(region, put)
+            return
+        pixel_px = max(1.0, self.plan.factor_x) * max(1.0, self.plan.factor_y) * _PIXEL_BYTES
+        rows = max(STRIP_PX, int(DECODED_AT_ONCE_BYTES / (region.width * pixel_px)))
+        for part in region.strips(rows):
+            if self.plan.is_identity and self.to_color is None:
+                put(part, self(part))
+                continue
+            with naming_errors(self.name):
+                image = self._resampled(part)
+                image = image if self.to_color is None else self.to_color(image)
+                for strip in part.strips(STRIP_PX):
+                    put(strip, pixels_of(image.crop(strip.x - part.x, strip.y - part.y, strip.width, strip.height)))
 
     def __call__(self, region: Rectangle) -> NDArray[Any]:
         """Decode what the region needs, and no more."""
@@ -156,6 +180,8 @@ class ResampledRegions:
         part = pyvips.Image.new_from_array(self.read(source.x, source.y, source.width, source.height))
         if self.plan.is_identity:
             return part
+        if source == Rectangle(0, 0, self.level.width, self.level.height):
+            return resample(part, self.plan, region)
         canvas = pyvips.Image.black(self.level.width, self.level.height, bands=part.bands).cast(part.format)
         return resample(canvas.insert(part, source.x, source.y), self.plan, region)
 
@@ -195,8 +221,3 @@ def output_pixel(plan: Resampling, level: Level, x_lv0: float, y_lv0: float) -> 
         math.floor((x_lv0 + 0.5) / (level.downsample_x * plan.factor_x) + _ROUNDING_PX),
         math.floor((y_lv0 + 0.5) / (level.downsample_y * plan.factor_y) + _ROUNDING_PX),
     )
-
-
-def pixels_of(image: pyvips.Image) -> NDArray[Any]:
-    """The decoded pixels of an image: (height, width, bands)."""
-    return np.asarray(image.numpy()).reshape(image.height, image.width, image.bands)

@@ -21,10 +21,10 @@ from wsidata.errors import UndecidedImageError
 from wsidata.formats.codecs.icc import by_profile
 from wsidata.formats.levels import TOLERANCE, Resampling
 from wsidata.formats.resolution import Resolution
-from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, cached_tiles, naming_errors
+from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, cached_tiles, naming_errors, pixels_of
 from wsidata.slides.info import SlideInfo, slide_facts, slide_html
 from wsidata.slides.options import SlideOptions
-from wsidata.slides.resample import ReadRegion, ResampledRegions, output_pixel, pixels_of, resample, shared_px
+from wsidata.slides.resample import ResampledRegions, output_pixel, resample, shared_px
 from wsidata.slides.slide_file import SlideFile
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.slides.tissue.mask import (
@@ -35,7 +35,7 @@ from wsidata.slides.tissue.mask import (
     check_sees_colors,
 )
 from wsidata.slides.tissue.methods import TissueMethod, find_tissue
-from wsidata.utils.rectangle import ReadRectangle, Rectangle
+from wsidata.utils.rectangle import PartReader, ReadParts, ReadRectangle, Rectangle
 
 if TYPE_CHECKING:
     from wsidata.slides.lazy_image import LazyImage
@@ -263,7 +263,7 @@ class Slide(SlideFile):
         level = self.levels[self._plan(resolution).level]
         return level.width * level.height * len(self.channel_names) <= DECODED_AT_ONCE_BYTES
 
-    def regions(self, rim_px: int = 0, **resolution: Any) -> ReadRegion | None:
+    def regions(self, rim_px: int = 0, **resolution: Any) -> PartReader | None:
         """Reads regions of `image` at a resolution; for several threads at a time, and usable when the slide is closed.
 
         Tiles that a region cuts are kept for its neighbors.
@@ -273,11 +273,15 @@ class Slide(SlideFile):
             **resolution: As for `image`.
 
         Returns:
-            A function of a `Rectangle`; None for formats that are not decoded tile by tile: read them through `image`.
+            A function of a `Rectangle`, which also reads it part by part; None for formats that are not decoded tile
+            by tile: read them through `image`.
         """
         plan = self._plan(resolution)
         read = self._open().pyramid.lazy_regions(plan.level, shared_px(plan, rim_px))
-        return None if read is None else self._resampled(read, plan)
+        if read is None:
+            return None
+        whole: ReadRectangle = lambda *rectangle: read(Rectangle(*rectangle))  # noqa: E731
+        return PartReader(self._resampled(whole, plan, read.parts).parts, read.bands, read.dtype)
 
     windows = regions
 
@@ -289,8 +293,8 @@ class Slide(SlideFile):
         """Pixels of a rectangle inside the output of a plan."""
         return self._resampled(partial(self._open().pyramid.region, plan.level), plan)(region)
 
-    def _resampled(self, read: ReadRectangle, plan: Resampling) -> ResampledRegions:
-        return ResampledRegions(read, self.levels[plan.level], plan, self._to_color(), str(self.path))
+    def _resampled(self, read: ReadRectangle, plan: Resampling, parts: ReadParts | None = None) -> ResampledRegions:
+        return ResampledRegions(read, self.levels[plan.level], plan, self._to_color(), str(self.path), parts)
 
     def _to_color(self) -> Callable[[pyvips.Image], pyvips.Image] | None:
         """Converts stored colors to the requested ones; None if they are."""

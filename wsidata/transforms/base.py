@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, TypeAlias
 
@@ -21,6 +21,7 @@ import pyvips
 import torch
 from numpy.typing import NDArray
 
+from wsidata.transforms.canvas import Canvas
 from wsidata.utils.rectangle import Rectangle
 
 ImageLike: TypeAlias = Any
@@ -83,6 +84,10 @@ class Operation(ABC):
 
         With it, rectangles of a large image are read without a pipeline (see `slides.pipeline`). None: unknown.
         """
+        return None
+
+    def on_canvas(self, canvas: Canvas) -> Canvas | None:
+        """The plan of a picture after this operation, from that before. None: it has to be applied to pixels."""
         return None
 
     def filled(self, fill: float | None, mask_fill: float | None) -> Operation:
@@ -170,10 +175,14 @@ class Transform(ABC):
 
     def step(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Apply it, with probability `p`, to a sample with a pyvips image."""
-        if self.p < 1 and rng.random() >= self.p:
-            return sample
-        operation = self.draw(sample.image, rng)
+        operation = self.drawn(sample.image, rng)
         return sample if operation is None else sample.after(operation)
+
+    def drawn(self, image: Any, rng: np.random.Generator) -> Operation | None:
+        """The operation for `image`, with probability `p`, else None."""
+        if self.p < 1 and rng.random() >= self.p:
+            return None
+        return self.draw(image, rng)
 
     def run(self, sample: Sample, rng: np.random.Generator | None = None) -> Sample:
         """Transform an image together with its masks and points.
@@ -194,13 +203,7 @@ class Transform(ABC):
                 f"{type(self).__name__} needs a pyvips image and got {type(sample.image).__name__}. "
                 "Steps that make an array or a tensor (ToTensor) must come last."
             )
-        size = (sample.image.width, sample.image.height)
-        for mask in sample.masks:
-            if (mask.width, mask.height) != size:
-                raise TransformError(
-                    f"a mask is {mask.width} x {mask.height} pixels and its image {size[0]} x {size[1]}. "
-                    "Read both at the same resolution."
-                )
+        check_masks(sample.masks, sample.image.width, sample.image.height)
         points = sample.points
         if points is not None and not (isinstance(points, np.ndarray) and points.ndim == 2 and points.shape[1] == 2):
             raise TransformError(
@@ -216,6 +219,16 @@ class Transform(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+def check_masks(masks: Sequence[pyvips.Image], width_px: int, height_px: int) -> None:
+    """Raise `TransformError` if a mask is not of the size of its image."""
+    for mask in masks:
+        if (mask.width, mask.height) != (width_px, height_px):
+            raise TransformError(
+                f"a mask is {mask.width} x {mask.height} pixels and its image {width_px} x {height_px}. "
+                "Read both at the same resolution."
+            )
 
 
 def same_window(operation: Operation, window: Rectangle, width_px: int, height_px: int) -> Rectangle:

@@ -56,9 +56,14 @@ class OneOf(Transform):
 
     def step(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Choose one, and apply it."""
+        chosen = self.chosen(rng)
+        return sample if chosen is None else chosen.run(sample, rng)
+
+    def chosen(self, rng: np.random.Generator) -> Transform | None:
+        """One of them, or none."""
         if self.p < 1 and rng.random() >= self.p:
-            return sample
-        return self.transforms[int(rng.integers(len(self.transforms)))].run(sample, rng)
+            return None
+        return self.transforms[int(rng.integers(len(self.transforms)))]
 
 
 def default_train_transform(

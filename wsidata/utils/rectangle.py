@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
+
+Pixels = NDArray[Any]
+"""(height, width, bands)."""
 
 ReadRectangle = Callable[[int, int, int, int], NDArray[Any]]
 """From (x, y, width, height) in pixels, a rectangle inside an image, to its pixels: (height, width, bands)."""
@@ -46,7 +50,44 @@ class Rectangle:
         """Shifted by x columns to the right and y rows down."""
         return Rectangle(self.x + x, self.y + y, self.width, self.height)
 
+    def strips(self, rows: int) -> Iterator[Rectangle]:
+        """Its strips of `rows` rows, and of fewer at the end, from the top down."""
+        for top in range(self.y, self.y + self.height, rows):
+            yield Rectangle(self.x, top, self.width, min(rows, self.y + self.height - top))
+
     def within(self, other: Rectangle) -> tuple[slice, slice]:
         """Its rows and columns in an array of the pixels of `other`."""
         top, left = self.y - other.y, self.x - other.x
         return slice(top, top + self.height), slice(left, left + self.width)
+
+
+Put = Callable[[Rectangle, Pixels], None]
+"""Takes the pixels of a part of an image, which nobody changes later; called by several threads at a time."""
+
+ReadParts = Callable[[Rectangle, Put], None]
+"""Reads a rectangle inside an image part by part, in any order, and passes each on."""
+
+
+@dataclass(frozen=True)
+class PartReader:
+    """Reads rectangles of an image part by part, and says what its pixels are.
+
+    Attributes:
+        parts: Reads a rectangle part by part.
+        bands: Samples of a pixel.
+        dtype: Type of a sample.
+    """
+
+    parts: ReadParts
+    bands: int
+    dtype: np.dtype[Any]
+
+    def __call__(self, region: Rectangle) -> Pixels:
+        """The pixels of a rectangle: (height, width, bands), memory of its own."""
+        out = np.empty((region.height, region.width, self.bands), dtype=self.dtype)
+
+        def put(part: Rectangle, pixels: Pixels) -> None:
+            out[part.within(region)] = pixels
+
+        self.parts(region, put)
+        return out

@@ -57,6 +57,21 @@ def stored_rectangle(
     return (y, x, height, width) if is_transposed(orientation) else (x, y, width, height)
 
 
+def upright_rectangle(
+    rectangle: tuple[int, int, int, int], stored_px: tuple[int, int], orientation: int
+) -> tuple[int, int, int, int]:
+    """The rectangle (x, y, width, height) of the upright image that is one of the stored image; see above."""
+    x, y, width, height = rectangle
+    if is_transposed(orientation):
+        x, y, width, height = y, x, height, width
+    upright_height, upright_width = upright_size(stored_px[1], stored_px[0], orientation)
+    if _is_upside_down(orientation):
+        y = upright_height - y - height
+    if _is_mirrored(orientation):
+        x = upright_width - x - width
+    return x, y, width, height
+
+
 def turned_pair(pair: tuple[Any, Any], orientation: int) -> tuple[Any, Any]:
     """(x, y) of a stored image as (x, y) of the upright one: sizes, spacings, factors."""
     return (pair[1], pair[0]) if is_transposed(orientation) else pair

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import RGB_NAMES, PixelRequest, channel_numbers, check_is_rgb
 from wsidata.formats.codecs.color import channels_image, requested_image
-from wsidata.formats.codecs.orientation import stored_rectangle, turned_pair, upright_copy
+from wsidata.formats.codecs.orientation import stored_rectangle, turned_pair, upright_copy, upright_rectangle
 from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders
 from wsidata.formats.tiff.jpeg_tiles import JpegTiles, agree_with_tifffile
@@ -51,7 +51,7 @@ from wsidata.formats.tiff.support import (
 from wsidata.formats.tiff.tile_header import FAX
 from wsidata.formats.tiff.tiles import KeptTiles, TiffTiles
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, is_cut_up, source_tile, thread_count
-from wsidata.utils.rectangle import ReadRectangle
+from wsidata.utils.rectangle import PartReader, Pixels, Put, ReadRectangle, Rectangle
 from wsidata.utils.same_file import FileIdentity, SameFile
 
 KNOWN_READERS = 65_536
@@ -61,6 +61,9 @@ STRUCTURE_BYTES, TILE_BYTES = 128 * 1024, 20
 """Memory of what is known about a closed file: its directories, and the place of a tile."""
 
 _readers: dict[FileIdentity, str] = {}
+
+STRIP_PX = 512
+"""Rows of the strips that are converted at a time, where stored samples are not RGB."""
 
 
 class _Directory(NamedTuple):
@@ -167,13 +170,16 @@ class TiffPyramid:
         stored_tile = turned_pair((tiles.grid.width_px, tiles.grid.height_px), self._orientation)
         tile = source_tile(stored_tile, size, bands * tiles.dtype.itemsize)
         shared_px = (0, 0) if is_cut_up(stored_tile, tile) else None
-        dtype = tiles.dtype if self._request.scale_to_8bit is None else np.uint8
-        image = TileSource(size, tile, self._rectangles(level, shared_px), bands=bands, dtype=dtype).image()
+        directories = self._detached(level, shared_px)
+        read: ReadRectangle = lambda *rectangle: self._region(directories, rectangle, 1)  # noqa: E731
+        image = TileSource(size, tile, read, bands=bands, dtype=self._dtype(level)).image()
         return image if self._request.channels is None else channels_image(image)
 
-    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> ReadRectangle:
+    def lazy_regions(self, level: int, shared_px: tuple[int, int]) -> PartReader:
         """Reads rectangles of a level on as many threads as libvips has; tiles that a rectangle cuts are kept."""
-        return self._rectangles(level, turned_pair(shared_px, self._orientation), thread_count())
+        directories = self._detached(level, turned_pair(shared_px, self._orientation))
+        read = partial(self._put_parts, directories, thread_count())
+        return PartReader(read, len(self.channel_names), self._dtype(level))
 
     def region(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> NDArray[Any]:
         """A rectangle inside a level, (height, width, bands). Safe to call from several threads."""
@@ -216,10 +222,39 @@ class TiffPyramid:
         jpeg = JpegTiles(tiles) if self.reader == "libjpeg-turbo" else None
         return _Directory(tiles, jpeg, None if shared_px is None else tiles.kept_between(shared_px))
 
-    def _rectangles(self, level: int, shared_px: tuple[int, int] | None, threads: int = 1) -> ReadRectangle:
-        """Reads rectangles of a level on a file handle of its own; keeps tiles for neighbors that share so much."""
-        directories = [self._directory(tiles.detached(), shared_px) for tiles in self._tiles[level]]
-        return lambda *rectangle: self._region(directories, rectangle, threads)
+    def _detached(self, level: int, shared_px: tuple[int, int] | None) -> list[_Directory]:
+        """The directories of a level on file handles of their own; they keep tiles for neighbors that share so much."""
+        return [self._directory(tiles.detached(), shared_px) for tiles in self._tiles[level]]
+
+    def _dtype(self, level: int) -> np.dtype[Any]:
+        """Type of a sample of the pixels that are returned."""
+        return self._tiles[level][0].dtype if self._request.scale_to_8bit is None else np.dtype(np.uint8)
+
+    def _put_parts(self, directories: Sequence[_Directory], threads: int, region: Rectangle, put: Put) -> None:
+        """Pass on a rectangle: tile by tile where they are shown as they are stored, else strip by strip."""
+        tiles, jpeg, kept = directories[0]
+        if not self._is_plain(tiles):
+            for strip in region.strips(STRIP_PX):
+                rectangle = (strip.x, strip.y, strip.width, strip.height)
+                put(strip, self._region(directories, rectangle, threads))
+            return
+        stored_px = tiles.width_px, tiles.height_px
+        place = stored_rectangle((region.x, region.y, region.width, region.height), stored_px, self._orientation)
+
+        def put_upright(_: int, part: Rectangle, pixels: Pixels) -> None:
+            stored = part.x, part.y, part.width, part.height
+            upright = upright_rectangle(stored, stored_px, self._orientation)
+            put(Rectangle(*upright), upright_copy(pixels, self._orientation))
+
+        decode = None if jpeg is None else jpeg.decode
+        tiles.read_parts(
+            Rectangle(*place), put_upright, decode=decode, threads=threads, kept=kept, blank=self._blank(tiles)
+        )
+
+    def _is_plain(self, tiles: TiffTiles) -> bool:
+        """Whether stored samples are RGB of 8 bits."""
+        is_rgb = tiles.page.photometric in (RGB, YCBCR) and tiles.bands == 3
+        return self._request == PixelRequest() and not self._channels and is_rgb and tiles.grid.planes == 1
 
     def _region(
         self, directories: Sequence[_Directory], rectangle: tuple[int, int, int, int], threads: int

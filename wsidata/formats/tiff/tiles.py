@@ -27,6 +27,7 @@ from wsidata.formats.tiff.tile_header import FAX, TileHeaderError, stated_size
 from wsidata.formats.tiff.tile_index import TileIndex
 from wsidata.formats.vips import naming_errors
 from wsidata.utils.cache import BlockCache
+from wsidata.utils.rectangle import Pixels, Rectangle
 
 MIN_TILES_FOR_THREADS = 32
 MAX_COLORS = 4
@@ -124,27 +125,62 @@ class TiffTiles(TileIndex):
         Raises:
             UnreadableImageError: if a tile cannot be decoded.
         """
+        region = Rectangle(x_px, y_px, width_px, height_px)
+        out = np.empty((height_px, width_px, self.bands), dtype=self.dtype)
+        one_plane = self.grid.planes == 1
+
+        def put(plane: int, part: Rectangle, pixels: Pixels) -> None:
+            place = out[part.within(region)]
+            (place if one_plane else place[..., plane : plane + 1])[...] = pixels
+
+        self.read_parts(region, put, decode=decode, threads=threads, kept=kept, blank=blank)
+        return out
+
+    def read_parts(
+        self,
+        region: Rectangle,
+        put: Callable[[int, Rectangle, Pixels], None],
+        *,
+        decode: Callable[[int], NDArray[Any]] | None = None,
+        threads: int = 1,
+        kept: KeptTiles | None = None,
+        blank: float | None = None,
+    ) -> None:
+        """Decode a rectangle tile by tile; otherwise as `read`.
+
+        Args:
+            region: The rectangle. It must lie inside the level.
+            put: Takes a plane (0 where there is one only), the part of the rectangle that lies on a tile, and its
+                pixels; called by `threads` at a time.
+            decode: As for `read`, like the others.
+            threads: Tiles that are decoded at a time.
+            kept: Cache of tiles.
+            blank: Value of tiles never written.
+        """
         decoded = self.decode if decode is None else decode
-        bands = 3 if self._is_palette else self.page.samplesperpixel
-        out = np.empty((height_px, width_px, bands), dtype=self.dtype)
         empty = self.is_empty
+        if region == Rectangle(0, 0, self.width_px, self.height_px):  # which has no neighbors
+            kept = None
 
         def place(index: int) -> None:
             plane, left, top = self.origin(index)
-            bands_here = slice(plane, plane + 1) if self.grid.planes > 1 else slice(None)
-            x_from, x_to = max(left, x_px), min(left + self.grid.width_px, x_px + width_px)
-            y_from, y_to = max(top, y_px), min(top + self.grid.height_px, y_px + height_px)
-            target = out[y_from - y_px : y_to - y_px, x_from - x_px : x_to - x_px, bands_here]
+            tile = Rectangle(left, top, self.grid.width_px, self.grid.height_px)
+            part = tile.intersection(region)
+            assert part is not None
             if empty[index]:
-                target[...] = self.blank if blank is None else blank
+                bands = self.bands if self.grid.planes == 1 else 1
+                value = self.blank if blank is None else blank
+                pixels = np.empty((part.height, part.width, bands), dtype=self.dtype)
+                pixels[...] = value
+                put(plane, part, pixels)
                 return
-            if kept is not None and self._is_shared((left, top), (x_px, y_px, width_px, height_px), kept.shared_px):
+            if kept is not None and self._is_shared(tile, region, kept.shared_px):
                 pixels = kept.cache.get(index, partial(decoded, index))
             else:
                 pixels = decoded(index)
-            target[...] = pixels[y_from - top : y_to - top, x_from - left : x_to - left]
+            put(plane, part, pixels[part.within(tile)])
 
-        indices = self.indices_in(x_px, y_px, width_px, height_px).tolist()
+        indices = self.indices_in(region.x, region.y, region.width, region.height).tolist()
         if threads > 1 and len(indices) >= MIN_TILES_FOR_THREADS:
             with ThreadPoolExecutor(threads) as pool:
                 for _ in pool.map(place, indices):
@@ -152,7 +188,6 @@ class TiffTiles(TileIndex):
         else:
             for index in indices:
                 place(index)
-        return out
 
     def decode(self, index: int) -> NDArray[Any]:
         """Pixels of one tile that was written, decoded by tifffile and imagecodecs.
@@ -209,17 +244,21 @@ class TiffTiles(TileIndex):
             pixels = np.asarray(image.numpy(), dtype=np.uint8).reshape(image.height, image.width, image.bands)
         return pixels[..., :1]
 
-    def _is_shared(
-        self, place_px: tuple[int, int], rectangle: tuple[int, int, int, int], shared_px: tuple[int, int]
-    ) -> bool:
+    def _is_shared(self, tile: Rectangle, region: Rectangle, shared_px: tuple[int, int]) -> bool:
         """Whether a tile reaches so close to an edge of the rectangle that the rectangle beyond it needs it, too."""
-        ends = zip(place_px, self.seen_size(*place_px), rectangle[:2], rectangle[2:], strict=True)
+        seen_px, place_px = self.seen_size(tile.x, tile.y), (tile.x, tile.y)
+        ends = zip(place_px, seen_px, (region.x, region.y), (region.width, region.height), strict=True)
         return any(
             (start > 0 and place < start + shared) or (start + count < side and place + seen > start + count - shared)
             for (place, seen, start, count), shared, side in zip(
                 ends, shared_px, (self.width_px, self.height_px), strict=True
             )
         )
+
+    @property
+    def bands(self) -> int:
+        """Samples of a pixel, of all planes."""
+        return 3 if self._is_palette else int(self.page.samplesperpixel)
 
     @property
     def _is_palette(self) -> bool:

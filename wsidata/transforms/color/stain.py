@@ -9,6 +9,7 @@ by color deconvolution", Analytical and Quantitative Cytology and Histology 23, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, TypeAlias
 
 import numpy as np
@@ -24,6 +25,8 @@ from wsidata.transforms.base import (
     require,
     same_window,
 )
+from wsidata.transforms.canvas import Canvas
+from wsidata.transforms.color_table import Colors
 
 Vector: TypeAlias = tuple[float, float, float]
 Matrix: TypeAlias = tuple[Vector, Vector, Vector]
@@ -39,6 +42,8 @@ RAMP = 0.15
 
 _STEPS_PER_DENSITY = 2000
 """Steps per unit of density in the table of 8-bit results, a quarter of a percent of a gray level at most."""
+
+_WEIGHT_SCALE, _WEIGHT_SHIFT = 255 / RAMP, -255 * GLASS_DENSITY / RAMP
 
 RGB_FROM_HED = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Rows: densities in red, green and blue of one unit of hematoxylin, eosin and DAB (Ruifrok; as in scikit-image)."""
@@ -75,9 +80,25 @@ class DensityMap(Operation):
                 ((mapped * -1).exp() * (largest + step) - step).rint().cast(image.format).copy(interpretation="rgb16")
             )
         steps = (mapped * _STEPS_PER_DENSITY).cast("ushort")
-        middles = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
-        back = np.rint(np.clip((largest + 1) * np.exp(-middles) - 1, 0, largest)).astype(np.uint8)
-        return steps.maplut(pyvips.Image.new_from_array(back[None])).copy(interpretation="srgb")
+        return steps.maplut(pyvips.Image.new_from_array(_values_of_steps()[None])).copy(interpretation="srgb")
+
+    def on_canvas(self, canvas: Canvas) -> Canvas | None:
+        """The plan in other colors."""
+        require(canvas, "DensityMap", bands=3)
+        return canvas.recolored(self.colors)
+
+    def colors(self, colors: Colors) -> Colors:
+        """What becomes of 8-bit colors, by the arithmetic of libvips in `image`: float32 between its operations."""
+        density = -np.log((np.arange(256) + 1) / 256).astype(np.float32)[colors]
+        exact = density.astype(np.float64)
+        change = _recombined(exact, np.asarray(self.matrix) - np.eye(3)).astype(np.float32)
+        if any(self.offset):
+            change = (change.astype(np.float64) + self.offset).astype(np.float32)
+        mean = _recombined(exact, np.full((1, 3), 1 / 3)).astype(np.float32)
+        weight = mean * np.float32(_WEIGHT_SCALE) + np.float32(_WEIGHT_SHIFT)
+        share = np.clip(weight, 0, 255).astype(np.uint8).astype(np.float32) * np.float32(1 / 255)
+        mapped = (density + change * share) * np.float32(_STEPS_PER_DENSITY)
+        return np.asarray(_values_of_steps()[np.clip(mapped, 0, 65535).astype(np.uint16)])
 
 
 class StainJitter(Transform):
@@ -121,7 +142,19 @@ def stain_map(alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> DensityM
 def tissue_weight(density: pyvips.Image) -> pyvips.Image:
     """Weight of tissue in each pixel, from its 3 densities: 0 for glass, up to 255 for stained tissue."""
     mean = density.recomb(pyvips.Image.new_from_array([[1 / 3] * 3]))
-    return mean.linear(255 / RAMP, -255 * GLASS_DENSITY / RAMP, uchar=True)  # cuts at both ends
+    return mean.linear(_WEIGHT_SCALE, _WEIGHT_SHIFT, uchar=True)  # cuts at both ends
+
+
+@lru_cache(maxsize=1)
+def _values_of_steps() -> NDArray[np.uint8]:
+    """The 8-bit value of each step of density."""
+    middles = (np.arange(65536) + 0.5) / _STEPS_PER_DENSITY
+    return np.asarray(np.rint(np.clip(256 * np.exp(-middles) - 1, 0, 255)).astype(np.uint8))
+
+
+def _recombined(values: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, rows) products of a matrix and (N, 3) values, added up in libvips' order."""
+    return np.asarray(sum(values[:, band, None] * matrix[:, band] for band in range(3)))
 
 
 def step_of(largest: int) -> int:

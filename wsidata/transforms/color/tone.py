@@ -20,6 +20,8 @@ from wsidata.transforms.base import (
     require,
     same_window,
 )
+from wsidata.transforms.canvas import Canvas
+from wsidata.transforms.color_table import Colors
 from wsidata.utils.rectangle import Rectangle
 
 MAX_SIGMA_PX = 16.0
@@ -46,6 +48,16 @@ class ToneCurve(Operation):
         largest = require(image, "ToneCurve", bands=len(self.gamma))
         table = self.values(largest).astype(np.uint8 if largest == 255 else np.uint16)
         return image.maplut(pyvips.Image.new_from_array(table))
+
+    def on_canvas(self, canvas: Canvas) -> Canvas | None:
+        """The plan in other colors."""
+        require(canvas, "ToneCurve", bands=len(self.gamma))
+        return canvas.recolored(self.colors)
+
+    def colors(self, colors: Colors) -> Colors:
+        """What becomes of 8-bit colors."""
+        table = self.values(255)[0].astype(np.uint8)
+        return np.take_along_axis(table, colors, axis=0)
 
     def values(self, largest: int) -> NDArray[np.float64]:
         """The result for each value, (1, largest + 1, bands), whole numbers."""

@@ -19,7 +19,9 @@ from wsidata.transforms.base import (
     check_probability,
     check_range,
 )
+from wsidata.transforms.canvas import Canvas
 from wsidata.transforms.geometry.crop import white_of
+from wsidata.transforms.turn import Turn
 from wsidata.utils.rectangle import Rectangle
 
 
@@ -57,14 +59,11 @@ class Symmetry(Operation):
 
     def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
         """The rectangle, rotated back."""
-        sides = (width_px, height_px) if self.turns % 2 == 0 else (height_px, width_px)
-        x, y, width, height = window.x, window.y, window.width, window.height
-        if self.mirrored:
-            x = sides[0] - x - width
-        for _ in range(self.turns):  # clockwise: the top goes to the right
-            x, y, width, height = sides[1] - y - height, x, height, width
-            sides = sides[::-1]
-        return Rectangle(x, y, width, height)
+        return Turn(self.turns, self.mirrored).source(window, width_px, height_px)
+
+    def on_canvas(self, canvas: Canvas) -> Canvas:
+        """The plan, turned."""
+        return canvas.turned(Turn(self.turns, self.mirrored))
 
 
 @dataclass(frozen=True)

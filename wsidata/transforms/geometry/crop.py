@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 import pyvips
 
 from wsidata.transforms.base import Operation, Points, Transform, TransformError, check_probability, check_range
+from wsidata.transforms.canvas import Canvas
 from wsidata.utils.messages import check_choice
 from wsidata.utils.rectangle import Rectangle
 
@@ -59,6 +60,12 @@ class CropWindow(Operation, saved_as="Window"):
     def source_window(self, window: Rectangle, width_px: int, height_px: int) -> Rectangle:
         """The rectangle, shifted."""
         return window.moved(self.left, self.top)
+
+    def on_canvas(self, canvas: Canvas) -> Canvas:
+        """The plan of the rectangle."""
+        beside = replace(self, left=0, top=0, width=2, height=1)
+        part = Rectangle(self.left, self.top, self.width, self.height)
+        return canvas.window(part, lambda: beside.image(canvas.pixel).crop(1, 0, 1, 1))
 
     def _embed(self, image: pyvips.Image, fill: float) -> pyvips.Image:
         background = [fill] * image.bands

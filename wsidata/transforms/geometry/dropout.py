@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import pyvips
 
 from wsidata.transforms.base import Operation, Transform, TransformError, check_probability, same_window
+from wsidata.transforms.canvas import Canvas
 from wsidata.transforms.geometry.crop import white_of
+from wsidata.utils.rectangle import Rectangle
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Holes(Operation):
     def mask(self, mask: pyvips.Image) -> pyvips.Image:
         """Fill, if `mask_fill` is set."""
         return mask if self.mask_fill is None else self._fill(mask, self.mask_fill)
+
+    def on_canvas(self, canvas: Canvas) -> Canvas:
+        """The plan with these rectangles filled."""
+        value = replace(self, boxes=((0, 0, 1, 1),)).image(canvas.pixel)
+        return canvas.filled([Rectangle(*box) for box in self.boxes], value)
 
     def filled(self, fill: float | None, mask_fill: float | None) -> Operation:
         """The same operation with `fill` where its own is None; `mask_fill` stays, as None means unchanged masks."""

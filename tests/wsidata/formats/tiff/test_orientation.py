@@ -14,6 +14,7 @@ from wsidata.photos.read import photo_size, read_photo
 from wsidata.slides.masks import mask_classes, read_mask
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.stats.compute import channel_stats
+from wsidata.utils.rectangle import Rectangle
 
 TAG = 274
 TURNS = range(2, 9)
@@ -123,7 +124,7 @@ def test_large_levels_are_read_lazily_and_upright(tmp_path, monkeypatch, orienta
     expected = by_pillow(PIXELS, orientation)
     np.testing.assert_array_equal(image.numpy(), expected)
     for top in range(0, expected.shape[0] - 15, 8):
-        np.testing.assert_array_equal(regions(2, top, 60, 15), expected[top : top + 15, 2:62])
+        np.testing.assert_array_equal(regions(Rectangle(2, top, 60, 15)), expected[top : top + 15, 2:62])
 
 
 @pytest.mark.parametrize("orientation", TURNS)
