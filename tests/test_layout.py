@@ -28,6 +28,7 @@ FLOORS = {
         synthetic tables
         staging
         formats
+        jobs
         utils
         errors
     """,

@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--title", help="title of the dataset")
     how.add_argument("--description", help="a paragraph for the card")
     how.add_argument("--no-stats", action="store_true", help="do not compute channel statistics")
+    how.add_argument("--share", action="store_true", help="share the work with other jobs of this same command")
     how.add_argument("--workers", type=int, default=0, help="worker processes (default: threads)")
     add_output_arguments(parser)
 
@@ -70,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.repo is None and arguments.folder is None:
         raise ValueError("say where to: --folder FOLDER, or --repo NAME/DATA.")
+    if arguments.share and arguments.repo is not None:
+        raise ValueError("--share is for --folder alone: let the jobs export, and then publish the folder once.")
     card = CardText(arguments.license, arguments.title, arguments.description)
     with process_pool(arguments.workers) if arguments.workers else nullcontext(None) as executor:
         options = {
@@ -81,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             "card": card,
             "stats": not arguments.no_stats,
             "executor": executor,
+            "share": arguments.share,
             "quiet": arguments.quiet,
             "say": partial(print, file=sys.stderr) if arguments.json else print,
         }

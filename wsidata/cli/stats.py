@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-error", choices=("raise", "skip"), default="raise", help="skip slides that cannot be read, and name them"
     )
     parser.add_argument("--workers", type=int, default=0, help="worker processes (default: none)")
+    parser.add_argument(
+        "--share", action="store_true", help="share the work with other jobs of this same command; needs --output"
+    )
     parser.add_argument("-o", "--output", help="JSON file to write, for WSIDataModule(stats=...)")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that holds no statistics")
     add_output_arguments(parser)
@@ -45,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from wsidata.stats.compute import channel_stats, process_pool
 
+    if arguments.share and not arguments.output:
+        raise ValueError("--share needs --output, the file that all jobs name.")
     if arguments.output:
         refuse_inputs(arguments.output, [arguments.split, *arguments.slides])
     if arguments.output and not arguments.overwrite:
@@ -58,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             crop=arguments.crop,
             on_error=arguments.on_error,
             executor=executor,
+            share=f"{arguments.output}.jobs" if arguments.share else None,
             progress=progress,
             **pixel_options(arguments),
             **resolution_of(arguments),

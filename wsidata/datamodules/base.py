@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
@@ -198,8 +199,13 @@ class SplitDataModule(LightningDataModule, ABC):
         """Dataset of one split."""
 
     @abstractmethod
-    def compute_stats(self) -> ChannelStats:
-        """Exact channel statistics of the training images as they are read, before any transform."""
+    def compute_stats(self, executor: Executor | None = None, share: str | Path | None = None) -> ChannelStats:
+        """Exact channel statistics of the training images as they are read, before any transform.
+
+        Args:
+            executor: Counts the images; see `channel_stats`, as for `share`.
+            share: Folder of several jobs that share the work.
+        """
 
     def geometry(self) -> Geometry:
         """How images are read and transformed, for the checkpoint; see `wsidata.datamodules.geometry`."""
@@ -307,14 +313,18 @@ class SplitDataModule(LightningDataModule, ABC):
     def stats(self) -> ChannelStats:
         """Exact channel statistics of the training images as they are read, before any transform; pooled, all pixels.
 
-        Every training image is read once, on first use. For other choices (tissue only, per image, an executor) call
-        `channel_stats(dm.tables["train"]["path"], ...)`.
+        Every training image is read once, on first use; by an executor with `dm.stats = dm.compute_stats(executor)`.
+        For other choices (tissue only, per image) call `channel_stats(dm.tables["train"]["path"], ...)`.
         """
         return self.compute_stats()
 
-    def check_leaks(self) -> LeakReport:
-        """Find patients, files, near-duplicates and sites that are in several splits; see `leaks.check_leaks`."""
-        with ThreadPoolExecutor(_THREADS) as pool:
+    def check_leaks(self, executor: Executor | None = None) -> LeakReport:
+        """Find patients, files, near-duplicates and sites that are in several splits; see `leaks.check_leaks`.
+
+        Args:
+            executor: Makes the thumbnails, as for `channel_stats`. None: four threads.
+        """
+        with ThreadPoolExecutor(_THREADS) if executor is None else nullcontext(executor) as pool:
             return check_leaks(self._kept, checks=self.leak_checks, thumbnail=self.leak_thumbnail, executor=pool)
 
     @cached_property

@@ -8,7 +8,8 @@ as for slides, and by the same modules; only finding, checking and decoding diff
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -290,16 +291,17 @@ class ImageFolderDataModule(SplitDataModule):
         """Gray thumbnail of a photo, (32, 32), by which near-duplicates are found."""
         return photo_thumbnail(path)
 
-    def compute_stats(self) -> ChannelStats:
+    def compute_stats(self, executor: Executor | None = None, share: str | Path | None = None) -> ChannelStats:
         """Pooled over all pixels of the training photos, at the size they are read at."""
         if self.tables["train"].empty:
             raise SplitError(
                 "there are no training photos to take channel statistics of. Pass stats=, or load the checkpoint of "
                 "the training run, which holds them."
             )
-        read = partial(self._read(), short_side_px=self.resize_px, apply_icc=self.arguments["apply_icc"])
-        with ThreadPoolExecutor(THREADS) as pool:
-            return channel_stats(self.tables["train"]["path"], read=read, executor=pool)
+        decode = self._read() if executor is None and share is None else read_photo
+        read = partial(decode, short_side_px=self.resize_px, apply_icc=self.arguments["apply_icc"])
+        with ThreadPoolExecutor(THREADS) if executor is None else nullcontext(executor) as pool:
+            return channel_stats(self.tables["train"]["path"], read=read, executor=pool, share=share)
 
     def _read(self) -> Callable[..., NDArray[np.uint8]]:
         """Function that decodes photos in this process; the memory of workers is not filled here."""

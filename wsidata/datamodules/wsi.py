@@ -8,6 +8,7 @@ Each step is a folder of its own (`tables`, `splits`, `datasets`, `transforms`);
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -292,9 +293,10 @@ class WSIDataModule(SplitDataModule):
         """Thumbnail of a slide for near-duplicate detection, of the channels that are read."""
         return slide_thumbnail(path, self._options)
 
-    def compute_stats(self) -> ChannelStats:
+    def compute_stats(self, executor: Executor | None = None, share: str | Path | None = None) -> ChannelStats:
         """Channel statistics of all pixels of the training slides, at the resolution and crop they are read with."""
-        return channel_stats(self.tables["train"]["path"], crop=self._crop, **vars(self._options), **self.resolution)
+        how: dict[str, Any] = {"executor": executor, "share": share, **vars(self._options), **self.resolution}
+        return channel_stats(self.tables["train"]["path"], crop=self._crop, **how)
 
     def make_dataset(self, part: Part) -> SlideDataset:
         """Dataset of one split; training slides are augmented differently in each epoch."""

@@ -7,7 +7,7 @@ checkpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -237,7 +237,7 @@ class HubDataModule(SplitDataModule):
         """An image as it is compared with others."""
         return self._opened.reader.thumbnail(path)
 
-    def compute_stats(self) -> ChannelStats:
+    def compute_stats(self, executor: Executor | None = None, share: str | Path | None = None) -> ChannelStats:
         """The published statistics; those of the training images, where none were published."""
         if self.preprocessing is not None and self.preprocessing.stats is not None:
             return self.preprocessing.stats
@@ -246,7 +246,7 @@ class HubDataModule(SplitDataModule):
                 f"'{self.arguments['source']}' was published without channel statistics, and its images are not here. "
                 "Pass stats=, or leave out streaming=True."
             )
-        return self._opened.reader.channel_stats(self.tables["train"])
+        return self._opened.reader.channel_stats(self.tables["train"], executor, share)
 
     def make_dataset(self, part: Part) -> EpochDataset:
         """Images of one split; training images are drawn anew each epoch."""

@@ -63,6 +63,8 @@ def publish(
     Example:
         >>> publish(dm, "me/camelyon16-2um", image_format="jpeg", quality=90, opaque_ids=True)
     """
+    if export_options.get("share"):
+        raise ValueError("share=True is for export(): let the jobs export, and then publish that folder once.")
     to = HubRepository(repo_id, private, revision, create_pr, token, endpoint, into_private=into_private)
     folder = Path("published") / repo_id if folder is None else Path(folder)
     audience = f"Private at '{repo_id}'" if private else f"PUBLIC, for everybody, at '{repo_id}'"

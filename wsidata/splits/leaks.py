@@ -6,6 +6,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from wsidata.jobs.pools import outcomes, refuse_forks
 from wsidata.splits.near_duplicates import PerceptualHash, perceptual_hash, same_bytes, similar_pairs, slide_thumbnail
 from wsidata.tables.parts import SPLITS, SplitError
 from wsidata.utils.messages import bullets, check_choice, name_some
@@ -135,7 +137,7 @@ def check_leaks(
             slides of one site in two splits. None: all that the table's columns allow.
         thumbnail: Makes (32, 32) gray pixels of a path, for other files than slides. The default reads the smallest
             level only.
-        executor: Where thumbnails are made. None: in this thread.
+        executor: Where thumbnails are made; see `channel_stats`. None: in this thread.
         progress: Called with the number of thumbnails made, and of all of them.
 
     Returns:
@@ -143,7 +145,9 @@ def check_leaks(
 
     Raises:
         SplitError: if a check is unknown, or the table lacks what it needs.
+        PoolError: if the executor ends.
     """
+    refuse_forks(executor)
     table = table[table["split"].isin(SPLITS)].reset_index(drop=True)
     chosen = _chosen(table, checks)
     leaks: list[Leak] = []
@@ -208,22 +212,28 @@ def _perceptual_hashes(
     unread: list[str],
 ) -> list[PerceptualHash | None]:
     """The perceptual hash of each file; those without one are added to `unread`."""
-    results = (map if executor is None else executor.map)(partial(_thumbnail_or_reason, thumbnail), paths)
-    hashes: list[PerceptualHash | None] = []
-    for done, (path, result) in enumerate(zip(paths, results, strict=True), start=1):
-        hashed = None if isinstance(result, str) else perceptual_hash(result)
+    made: list[NDArray[np.float64] | str] = [""] * len(paths)
+    find = partial(_thumbnail_or_reason, thumbnail)
+    with closing(outcomes(find, enumerate(paths), executor, name=lambda one: one[1])) as found:
+        for done, ((row, _), result) in enumerate(found, start=1):
+            if isinstance(result, Exception):
+                raise result
+            made[row] = result
+            if progress is not None:
+                progress(done, len(paths))
+    hashes = [None if isinstance(one, str) else perceptual_hash(one) for one in made]
+    for path, one, hashed in zip(paths, made, hashes, strict=True):
         if hashed is None:
-            unread.append(f"{path}: {result if isinstance(result, str) else 'plain'}")
-        hashes.append(hashed)
-        if progress is not None:
-            progress(done, len(paths))
+            unread.append(f"{path}: {one if isinstance(one, str) else 'plain'}")
     return hashes
 
 
-def _thumbnail_or_reason(thumbnail: Callable[[str], NDArray[np.float64]], path: str) -> NDArray[np.float64] | str:
+def _thumbnail_or_reason(
+    thumbnail: Callable[[str], NDArray[np.float64]], numbered: tuple[int, str]
+) -> NDArray[np.float64] | str:
     """A thumbnail, or why there is none, so that the other files are still checked."""
     try:
-        return thumbnail(path)
+        return thumbnail(numbered[1])
     except Exception as error:  # of any reader; the report has the reason
         raise_system_fault(error, path)
         return f"{type(error).__name__}: {error}"

@@ -13,26 +13,24 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from fractions import Fraction
 from functools import reduce
-from multiprocessing import get_context
 from operator import add
 from pathlib import Path
 from typing import Any, Literal
 
-import pyvips
-
-from wsidata.errors import SlideError
 from wsidata.formats.resolution import Resolution
+from wsidata.jobs.pools import process_pool, refuse_forks
 from wsidata.slides.options import AS_STORED, SlideOptions
-from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
+from wsidata.stats.gather import Failure, count_all, name_of
 from wsidata.stats.pixel_sums import Mask, PixelSums, Reader, Source, StatsJob
 from wsidata.stats.result import ChannelStats, Reduction, StatsError, StatsWarning
 from wsidata.utils.messages import check_choice, describe_problems
-from wsidata.utils.processes import end_with_parent, raise_system_fault
+
+__all__ = ["channel_stats", "process_pool"]
 
 
 def channel_stats(
@@ -43,6 +41,7 @@ def channel_stats(
     mask: Mask | None = None,
     crop: CropKind | TissueCrop | None = None,
     executor: Executor | None = None,
+    share: str | Path | None = None,
     mpp_override: float | tuple[float, float] | None = None,
     channels: Sequence[int | str] | int | str | None = None,
     scale_to_8bit: tuple[float, float] | None = None,
@@ -65,7 +64,9 @@ def channel_stats(
             function at the top of a module.
         crop: Count slides as the data module reads them with this crop, including the white of packed canvases.
         executor: A `concurrent.futures.Executor` to spread the images over: threads, processes (`process_pool`), or
-            Dask's `client.get_executor()`. None: in this thread, one after the other. The result is the same.
+            Dask's `client.get_executor(pure=False)`. None: in this thread, one after the other. The result is the same.
+        share: A folder in which several jobs, on any machines, share the work: each counts the images that no other
+            has, and returns the statistics of all. What is counted stays there. None: this job counts all.
         mpp_override: um per pixel of level 0 of all paths, to use instead of the files' own.
         channels: Channels to read of all paths, as for `Slide`. None: RGB.
         scale_to_8bit: Stored values that become 0 and 255, as for `Slide`.
@@ -85,6 +86,8 @@ def channel_stats(
     Raises:
         StatsError: naming every image that cannot be read, has no pixel to count or differs in channels or depth;
             or for a process pool that forks, in which libvips hangs.
+        PoolError: if the executor ends, as when the system kills one of its processes.
+        SharedRunError: if jobs at work in the folder `share` have other arguments.
         ValueError: if `on_error`, `channels`, `scale_to_8bit` or `mpp_override` are invalid.
         TypeError: if more than one resolution is given.
 
@@ -106,10 +109,10 @@ def channel_stats(
             "read= reads paths its own way: leave out crop=, apply_icc= and all else that says how slides are read."
         )
     check_choice("on_error", on_error, ("raise", "skip"))
-    refuse_forks(executor)
+    refuse_forks(executor, StatsError)
     options.check_crop(tissue_crop)
     job = StatsJob(tissue_only, mask, tissue_crop, requested, options, read)
-    outcome = _run(job, sources, executor, progress)
+    outcome = count_all(job, sources, executor, share, {"reduction": reduction}, progress)
     sums, skipped = _readable(outcome, sources, 1 if reduction == "pooled" else 2, skip=on_error == "skip")
     _refuse_mixtures(sources, sums)
     mean, std = (_pooled if reduction == "pooled" else _per_image)(list(sums.values()))
@@ -128,61 +131,21 @@ def channel_stats(
     )
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of processes in which libvips works, forked from a fork server instead of this process.
-
-    As everywhere with such processes, a script must keep its own start under `if __name__ == "__main__":`.
-    """
-    return ProcessPoolExecutor(workers, mp_context=get_context("forkserver"), initializer=end_with_parent)
-
-
-def _run(
-    job: StatsJob,
-    sources: Sequence[Source],
-    executor: Executor | None,
-    progress: Callable[[int, int], None] | None,
-) -> dict[int, PixelSums | BaseException]:
-    """Sums of every image, or its error, in order."""
-    results: dict[int, PixelSums | BaseException] = {}
-    for done, (index, outcome) in enumerate(_outcomes(job, sources, executor), start=1):
-        results[index] = outcome
-        if progress is not None:
-            progress(done, len(sources))
-    return dict(sorted(results.items()))
-
-
-def _outcomes(
-    job: StatsJob, sources: Sequence[Source], executor: Executor | None
-) -> Iterator[tuple[int, PixelSums | BaseException]]:
-    if executor is None:
-        for index, source in enumerate(sources):
-            try:
-                yield index, job(source)
-            except Exception as error:  # any decoder's error is reported with the name of its file
-                yield index, error
-        return
-    index_of: dict[Future[PixelSums], int] = {executor.submit(job, one): i for i, one in enumerate(sources)}
-    for future in as_completed(index_of):
-        failure = future.exception()
-        yield index_of[future], failure if failure is not None else future.result()
-
-
 def _readable(
-    results: Mapping[int, PixelSums | BaseException], sources: Sequence[Source], least_px: int, *, skip: bool
+    results: Mapping[int, PixelSums | Failure], sources: Sequence[Source], least_px: int, *, skip: bool
 ) -> tuple[dict[int, PixelSums], tuple[tuple[str, str], ...]]:
     """The sums, and (name, reason) of the images that failed; all failures together in one error.
 
-    Only unreadable images are skipped, not a full disk, a broken pool or an error in the user's own mask.
+    Only unreadable images are skipped, not a full disk or an error in the user's own mask.
     """
     sums: dict[int, PixelSums] = {}
     problems: list[tuple[str, str]] = []
     is_fatal = not skip
     for index, result in results.items():
-        name = _name(sources[index], index)
-        if not isinstance(result, PixelSums):
-            raise_system_fault(result, name)
-            problems.append((name, f"{type(result).__name__}: {' '.join(str(result).split())}"))
-            is_fatal = is_fatal or not isinstance(result, SlideError | OSError | pyvips.Error)
+        name = name_of(sources[index], index)
+        if isinstance(result, Failure):
+            problems.append((name, result.reason))
+            is_fatal = is_fatal or not result.is_of_image
         elif result.count_px < least_px:
             problems.append((name, f"{result.count_px} pixels to count, at least {least_px} are needed"))
         else:
@@ -200,34 +163,17 @@ def _readable(
     return sums, tuple(problems)
 
 
-def refuse_forks(executor: Executor | None) -> None:
-    """Reject a process pool that forks: libvips waits forever there for threads that were not copied."""
-    context = getattr(executor, "_mp_context", None)  # ProcessPoolExecutor does not say it in public
-    if isinstance(executor, ProcessPoolExecutor) and context is not None and context.get_start_method() == "fork":
-        raise StatsError(
-            "this ProcessPoolExecutor forks, and libvips hangs in forked processes. Pass "
-            "wsidata.stats.compute.process_pool(workers), or ProcessPoolExecutor(workers, "
-            "mp_context=multiprocessing.get_context('forkserver'))."
-        )
-
-
 def _refuse_mixtures(sources: Sequence[Source], sums: Mapping[int, PixelSums]) -> None:
     index_of_first, first = next(iter(sums.items()))
     problems = [
-        f"{_name(sources[index], index)}: has {len(one.sums)} channels up to {one.max_value}, and "
-        f"{_name(sources[index_of_first], index_of_first)} has {len(first.sums)} up to {first.max_value}"
+        f"{name_of(sources[index], index)}: has {len(one.sums)} channels up to {one.max_value}, and "
+        f"{name_of(sources[index_of_first], index_of_first)} has {len(first.sums)} up to {first.max_value}"
         for index, one in sums.items()
         if (len(one.sums), one.max_value) != (len(first.sums), first.max_value)
     ]
     if problems:
         remedy = "Leave these out, or compute their statistics separately."
         raise StatsError(describe_problems("images", problems, remedy))
-
-
-def _name(source: Source, index: int) -> str:
-    if isinstance(source, Slide):
-        return str(source.path)
-    return str(source) if isinstance(source, str | Path) else f"image {index} ({type(source).__name__})"
 
 
 def _pooled(sums: Sequence[PixelSums]) -> tuple[tuple[float, ...], tuple[float, ...]]:

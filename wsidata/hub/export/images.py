@@ -7,11 +7,10 @@ in memory; of lazy images only some rows.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Generator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +23,13 @@ from wsidata.hub.export.encoding import encode
 from wsidata.hub.export.journal import Entry, Journal, content_key, record
 from wsidata.hub.export.plan import ExportError, ExportPlan, SplitPlan, pixel_settings
 from wsidata.hub.manifest import Encoding
+from wsidata.jobs.claims import Results, SharedRun
+from wsidata.jobs.pools import outcomes, refuse_forks, worker_count
 from wsidata.slides.masks import UNKNOWN, MaskError
-from wsidata.stats.compute import refuse_forks
 from wsidata.transforms.base import Sample
 from wsidata.transforms.geometry.crop import CropOrPad
 from wsidata.utils.messages import describe_problems
+from wsidata.utils.plain_json import from_plain
 
 THREADS = 4
 LAZY_THREADS = 2
@@ -36,8 +37,6 @@ LAZY_THREADS = 2
 
 _ROWS_A_JOB = 16
 """Rows per job of a process pool, because a copy of the dataset is sent with each job."""
-
-_JOBS_WAITING = 32
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,19 @@ class ImageWriter:
         return sample if self.crop is None else self.crop.run(sample, np.random.default_rng(0))
 
 
-def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: Executor | None, *, quiet: bool) -> None:
+Writers = list[tuple[ImageWriter, list[ImageTask]]]
+Outcomes = Generator[Entry | str, None, None]
+
+
+def write_images(
+    plan: ExportPlan,
+    journal: Journal,
+    done: set[str],
+    executor: Executor | None,
+    *,
+    run: SharedRun | None = None,
+    quiet: bool = False,
+) -> None:
     """Write all missing images, and record each in the journal.
 
     Args:
@@ -129,10 +140,12 @@ def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: E
         journal: The folder's journal.
         done: Places that are written already.
         executor: Threads, processes or Dask. None: four threads.
+        run: Shares the work with other jobs.
         quiet: No progress bar.
 
     Raises:
         ExportError: naming every image that cannot be read or encoded; all others are written.
+        PoolError: if the executor ends.
         OSError: if the disk is full; see `enough_room`.
     """
     refuse_forks(executor)
@@ -146,16 +159,62 @@ def write_images(plan: ExportPlan, journal: Journal, done: set[str], executor: E
     threads = min(LAZY_THREADS if plan.manifest.arguments["lazy"] else THREADS, os.cpu_count() or 1)
     own = ThreadPoolExecutor(threads) if executor is None else nullcontext(executor)
     with own as pool, tqdm(total=count, desc="writing images", unit="image", disable=quiet) as bar:
-        at_once = 1 if isinstance(pool, ThreadPoolExecutor) else max(1, min(_ROWS_A_JOB, count // 8))
-        for outcome in _outcomes(plan, jobs, journal.staging, pool, at_once):
-            bar.update()
-            if isinstance(outcome, Entry):
-                journal.entries[outcome.place] = outcome
-            else:
-                problems.append(outcome)
+        writers = [
+            (ImageWriter(one.dataset, one.crop, plan.manifest.encoding, journal.staging), ts) for one, ts in jobs
+        ]
+        written = _written(writers, count, pool) if run is None else _shared(writers, run, pool)
+        with closing(written):
+            for outcome in written:
+                bar.update()
+                if isinstance(outcome, Entry):
+                    journal.entries[outcome.place] = outcome
+                else:
+                    problems.append(outcome)
     if problems:
         remedy = "Repair these, or remove them from the table, and run the export again; what is done is kept."
         raise ExportError(describe_problems("images", sorted(problems), remedy))
+
+
+def _written(writers: Writers, count: int, pool: Executor) -> Outcomes:
+    """Outcomes in the order of completion."""
+    at_once = 1 if isinstance(pool, ThreadPoolExecutor) else max(1, min(_ROWS_A_JOB, count // 8))
+    jobs = (
+        (writer, some[start : start + at_once]) for writer, some in writers for start in range(0, len(some), at_once)
+    )
+    with closing(outcomes(_write, jobs, pool, name=lambda job: job[1][0].source)) as found:
+        for _, several in found:
+            if isinstance(several, Exception):
+                raise several
+            yield from several
+
+
+def _shared(writers: Writers, run: SharedRun, pool: Executor) -> Outcomes:
+    """Outcomes of all jobs of a run."""
+    job_of = {item_of(task.place, task.key): (writer, [task]) for writer, some in writers for task in some}
+
+    def compute(taken: Iterator[str]) -> Results:
+        jobs = (job_of[key] for key in taken)
+        with closing(outcomes(_write, jobs, pool, most=worker_count(pool), name=lambda job: job[1][0].source)) as found:
+            for (_, (task,)), several in found:
+                if isinstance(several, Exception):
+                    raise several
+                (made,) = several
+                result = {"problem": made, "retry": True} if isinstance(made, str) else {"entry": asdict(made)}
+                yield item_of(task.place, task.key), result
+
+    with closing(run.outcomes(job_of, compute)) as found:
+        for _, result in found:
+            yield result["problem"] if "problem" in result else from_plain(Entry, result["entry"])
+
+
+def item_of(place: str, key: str) -> str:
+    """The name of an image in a shared run."""
+    return f"{place} {key}"
+
+
+def _write(job: tuple[ImageWriter, list[ImageTask]]) -> list[Entry | str]:
+    writer, some = job
+    return writer(some)
 
 
 def tasks(plan: ExportPlan, split: SplitPlan, done: set[str]) -> list[ImageTask]:
@@ -176,30 +235,6 @@ def keys_of(plan: ExportPlan, split: SplitPlan) -> dict[str, str]:
         place: content_key([Path(source) for source in sources], settings)
         for place, sources in zip(split.places, split.sources, strict=True)
     }
-
-
-def _outcomes(
-    plan: ExportPlan, jobs: list[tuple[SplitPlan, list[ImageTask]]], staging: Path, pool: Executor, at_once: int
-) -> Iterator[Entry | str]:
-    """Outcomes in the order of completion; only a few jobs are queued, so that all can be canceled."""
-    waiting: set[Future[list[Entry | str]]] = set()
-    queue = (
-        (ImageWriter(split.dataset, split.crop, plan.manifest.encoding, staging), missing[start : start + at_once])
-        for split, missing in jobs
-        for start in range(0, len(missing), at_once)
-    )
-    try:
-        for writer, some in islice(queue, _JOBS_WAITING):
-            waiting.add(pool.submit(writer, some))
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield from future.result()
-            for writer, some in islice(queue, len(finished)):
-                waiting.add(pool.submit(writer, some))
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 @contextmanager

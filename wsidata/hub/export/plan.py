@@ -21,7 +21,6 @@ from wsidata.datamodules.image_folder import ImageFolderDataModule
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.hub.export.encoding import choose_encoding
-from wsidata.hub.export.identity import identity
 from wsidata.hub.manifest import (
     HUB_SPLITS,
     IMAGE_FOLDER,
@@ -33,6 +32,7 @@ from wsidata.hub.manifest import (
     Transforms,
 )
 from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows
+from wsidata.jobs.identity import identity
 from wsidata.slides.resample import RESAMPLING_VERSION
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.split_file import split_digest

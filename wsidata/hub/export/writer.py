@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 
 from wsidata.datamodules.base import SplitDataModule
 from wsidata.hub.card import CardText, write_card
-from wsidata.hub.export.images import enough_room, keys_of, write_images
+from wsidata.hub.export.images import enough_room, item_of, keys_of, write_images
 from wsidata.hub.export.journal import Entry, Journal
 from wsidata.hub.export.plan import ExportError, ExportPlan, plan_export
 from wsidata.hub.export.tables import (
@@ -32,6 +34,7 @@ from wsidata.hub.export.tables import (
 from wsidata.hub.manifest import (
     CARD_FILE,
     DATA_FOLDERS,
+    JOURNAL_FOLDER,
     LAYOUTS,
     PREPROCESSING_FILE,
     ExportFormatError,
@@ -41,6 +44,7 @@ from wsidata.hub.manifest import (
 )
 from wsidata.hub.privacy import NAMED_COLUMNS, PrivacyError, disclosure
 from wsidata.hub.secrets import Secrets, check_export, check_rows
+from wsidata.jobs.claims import Results, SharedRun
 from wsidata.stats.result import ChannelStats
 from wsidata.utils.files import file_sha256, json_sha256
 from wsidata.utils.messages import check_choice
@@ -60,6 +64,7 @@ def export(
     card: CardText | None = None,
     stats: bool = True,
     executor: Executor | None = None,
+    share: bool = False,
     quiet: bool = False,
     say: Callable[[str], None] = print,
     audience: str | None = None,
@@ -83,7 +88,9 @@ def export(
         keep_names: Which of "group" (patients) and "site" are published by their own names, not as numbers.
         card: License, title and description for the dataset card.
         stats: Whether to publish `dm.stats`; computing them, if unknown, reads the training images once more.
-        executor: Threads, `stats.process_pool(n)` or Dask's `client.get_executor()`. None: four threads.
+        executor: Threads, `stats.process_pool(n)` or Dask's `client.get_executor(pure=False)`. None: four threads.
+        share: Share the work with other jobs that export to this folder, on any machines: each writes the images that
+            no other has, one of them puts the set together, and all return when it is finished.
         quiet: No progress bar.
         say: Called first with what will be published, and at the end with the size.
         audience: Who will see it, for that first line. None: the folder.
@@ -96,6 +103,8 @@ def export(
         ExportError: if an image cannot be read or written (naming all of them), or `folder` holds something else.
         PrivacyError: if ids would tell paths; or if what would be published holds the home folder, the user's name, a
             folder of the data or, with `opaque_ids`, an id of the source.
+        PoolError: if the executor ends, as when the system kills one of its processes.
+        SharedRunError: if jobs that share the folder export something else.
         ValueError: for options that do not go together.
     """
     folder = Path(folder)
@@ -111,18 +120,76 @@ def export(
     journal = Journal(folder)
     _refuse_other_folders(folder, journal)
     dm.check()
-    with enough_room(folder):
-        journal.begin()
-        write_images(plan, journal, _reusable(plan, folder, journal), executor, quiet=quiet)
-        found_stats = _stats(dm, plan, journal) if stats and len(dm.tables["train"]) else None
-        entries = [journal.entries[place] for place in plan.rows["place"]]
-        chosen = choose_layout(layout, entries, lazy=bool(plan.manifest.arguments["lazy"]))
-        earlier = _earlier(folder)
-        finished = _finish(plan, folder, journal, chosen, found_stats)
-        write_card(folder, finished, plan.rows, card)
-        _check(folder, finished, secrets, is_new=finished != earlier)
-    say(f"'{folder}' holds {finished.image_count} images, {finished.image_bytes / 1e6:,.1f} MB, layout '{chosen}'.")
+    takes_stats = stats and len(dm.tables["train"])
+    with enough_room(folder), _shared(plan, folder, journal, layout, stats, card) if share else nullcontext() as run:
+        if run is None:
+            journal.begin()
+            done = _reusable(plan, folder, journal)
+            write_images(plan, journal, done, executor, quiet=quiet)
+        else:
+            write_images(plan, journal, set(), executor, run=run, quiet=quiet)
+        found_stats = _stats(dm, plan, journal, executor, run) if takes_stats else None
+
+        def finish() -> Preprocessing:
+            return _put_together(plan, folder, journal, layout, found_stats, card, secrets)
+
+        finished = finish() if run is None else _finish_once(run, finish, folder)
+    size = f"{finished.image_count} images, {finished.image_bytes / 1e6:,.1f} MB"
+    say(f"'{folder}' holds {size}, layout '{finished.layout}'.")
     return finished
+
+
+def _put_together(
+    plan: ExportPlan,
+    folder: Path,
+    journal: Journal,
+    layout: Layout | None,
+    stats: ChannelStats | None,
+    card: CardText,
+    secrets: Secrets,
+) -> Preprocessing:
+    """Make the set of the images that are written."""
+    entries = [journal.entries[place] for place in plan.rows["place"]]
+    chosen = choose_layout(layout, entries, lazy=bool(plan.manifest.arguments["lazy"]))
+    earlier = _earlier(folder)
+    finished = _finish(plan, folder, journal, chosen, stats)
+    write_card(folder, finished, plan.rows, card)
+    _check(folder, finished, secrets, is_new=finished != earlier)
+    return finished
+
+
+def _shared(
+    plan: ExportPlan, folder: Path, journal: Journal, layout: Layout | None, stats: bool, card: CardText
+) -> SharedRun:
+    """The run of several jobs; the first of them takes up what is there."""
+    keys = {place: key for split in plan.splits for place, key in keys_of(plan, split).items()}
+
+    def prepare(run: SharedRun) -> None:
+        run.forget()  # the journal has all of it, and files are looked at again
+        journal.begin()
+        for place in _reusable(plan, folder, journal):
+            run.finish(item_of(place, keys[place]), {"entry": asdict(journal.entries[place])})
+
+    settings = {
+        "layout": layout,
+        "stats": stats,
+        "card": json_sha256(asdict(card)),
+        "images": json_sha256(sorted(keys.items())),
+        "table": json_sha256([plan.rows.to_json(orient="split"), plan.manifest.to_json()]),
+    }
+    return SharedRun(journal.root / "jobs", settings, prepare=prepare)
+
+
+def _finish_once(run: SharedRun, finish: Callable[[], Preprocessing], folder: Path) -> Preprocessing:
+    """Have one job put the set together, and the others wait for it."""
+
+    def compute(taken: Iterator[str]) -> Results:
+        for item in taken:
+            finish()
+            yield item, {"retry": True}  # a later run looks again whether all is there
+
+    deque(run.outcomes(["set"], compute), maxlen=0)
+    return Preprocessing.load(folder)
 
 
 def _secrets(dm: SplitDataModule, plan: ExportPlan, card: CardText) -> Secrets:
@@ -161,7 +228,7 @@ def _refuse_other_folders(folder: Path, journal: Journal) -> None:
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"'{folder}' is a file. Pass a folder.")
     inside = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    if set(inside) - {CARD_FILE} and not journal.exists:
+    if set(inside) - {CARD_FILE, JOURNAL_FOLDER} and not journal.exists:
         raise ExportError(
             f"'{folder}' is not empty ({', '.join(inside[:5])}) and was not exported from here. Pass a new or empty "
             "folder (a README.md in it is kept), or the folder of an earlier export."
@@ -202,7 +269,9 @@ def _earlier(folder: Path) -> Preprocessing | None:
         return None
 
 
-def _stats(dm: SplitDataModule, plan: ExportPlan, journal: Journal) -> ChannelStats:
+def _stats(
+    dm: SplitDataModule, plan: ExportPlan, journal: Journal, executor: Executor | None, run: SharedRun | None
+) -> ChannelStats:
     """The data module's statistics; computed only once for the same training images."""
     if "stats" in dm.__dict__:
         return replace(dm.stats, skipped=())  # these are names of files
@@ -211,6 +280,8 @@ def _stats(dm: SplitDataModule, plan: ExportPlan, journal: Journal) -> ChannelSt
     noted = journal.noted(_STATS)
     if noted.get("key") == key:
         return ChannelStats.from_json(noted["stats"])
+    if executor is not None or run is not None:
+        dm.stats = dm.compute_stats(executor, None if run is None else journal.root / "stats")
     stats = replace(dm.stats, skipped=())
     journal.note(_STATS, {"key": key, "stats": stats.to_json()})
     return stats

@@ -6,7 +6,8 @@ Published slides are images of a single level; photos are photos.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -108,9 +109,11 @@ class SlideReader:
         if self._sizes_follow_slides:
             check_batchable(sizes, batch_size)
 
-    def channel_stats(self, table: pd.DataFrame) -> ChannelStats:
+    def channel_stats(
+        self, table: pd.DataFrame, executor: Executor | None = None, share: str | Path | None = None
+    ) -> ChannelStats:
         """Pooled over all pixels of a table's images."""
-        return channel_stats(table["path"], level=0)
+        return channel_stats(table["path"], level=0, executor=executor, share=share)
 
     def make_dataset(self, table: pd.DataFrame, part: Part, remote: RemoteFiles | None) -> SlideDataset:
         """Dataset of one split, on this disk or remote."""
@@ -199,15 +202,18 @@ class PhotoReader:
         if self._sizes_follow_photos and batch_size > 1:
             check_one_size({name: self._survey.sizes[path] for name, path in frame[["image_id", "path"]].to_numpy()})
 
-    def channel_stats(self, table: pd.DataFrame) -> ChannelStats:
+    def channel_stats(
+        self, table: pd.DataFrame, executor: Executor | None = None, share: str | Path | None = None
+    ) -> ChannelStats:
         """Pooled over all pixels of a table's photos, at the size they are read at."""
         if table.empty:
             raise SplitError(
                 "there are no training photos to take channel statistics of. Pass stats=, or load the checkpoint of "
                 "the training run, which remembers them."
             )
-        with ThreadPoolExecutor(THREADS) as pool:
-            return channel_stats(table["path"], read=partial(read_photo, short_side_px=self._resize_px), executor=pool)
+        read = partial(read_photo, short_side_px=self._resize_px)
+        with ThreadPoolExecutor(THREADS) if executor is None else nullcontext(executor) as pool:
+            return channel_stats(table["path"], read=read, executor=pool, share=share)
 
     def make_dataset(self, table: pd.DataFrame, part: Part, remote: RemoteFiles | None) -> PhotoDataset:
         """Dataset of one split, on this disk or remote."""

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from wsidata.hub.export.identity import identity
+from wsidata.jobs.identity import identity
 from wsidata.slides.tissue.mask import otsu_saturation
 
 LIMIT = 200
@@ -98,7 +98,7 @@ def test_functions_that_call_themselves_end():
 @pytest.mark.slow
 def test_identity_is_the_same_in_every_process():
     code = (
-        "import json; from wsidata.hub.export.identity import identity; "
+        "import json; from wsidata.jobs.identity import identity; "
         "from wsidata.slides.tissue.mask import otsu_saturation; "
         "f = lambda x: x in {'a', 'b', 'c', 'd'}; print(json.dumps([identity(otsu_saturation), identity(f)]))"
     )

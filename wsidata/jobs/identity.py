@@ -1,4 +1,4 @@
-"""Identity of a function, for deciding whether images made with it can be reused.
+"""Identity of a function, for deciding whether what was made with it can be reused.
 
 It follows what the function does: its code, constants, defaults, bound arguments, and the functions and values of its
 own package that it uses. It follows neither docstrings, comments, file names and memory addresses, nor the order of

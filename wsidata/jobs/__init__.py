@@ -1,0 +1,1 @@
+"""Work on many images, spread over an executor or shared by several jobs."""
