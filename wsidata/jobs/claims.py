@@ -119,7 +119,7 @@ class SharedRun:
                 for key, result in computed:
                     self.finish(key, result)
                     left.pop(key)
-                    yield key, result
+                    yield key, json.loads(json.dumps(result))  # as other jobs read it
             for key in list(left):
                 if (found := self.result(key)) is not None:
                     left.pop(key)

@@ -86,18 +86,15 @@ def outcomes(
     """
     if executor is None:
         for item in items:
-            try:
-                yield item, function(item)
-            except Exception as error:  # of any decoder; the caller names the file
-                yield item, error
+            yield item, _tried(function, item)
         return
     most = most or min(WAITING, 2 * worker_count(executor))
-    waiting: dict[Future[Result], Item] = {}
+    waiting: dict[Future[Result | Exception], Item] = {}
     queue = iter(items)
     try:
         while True:
             for item in islice(queue, most - len(waiting)):
-                waiting[executor.submit(function, item)] = item
+                waiting[executor.submit(_tried, function, item)] = item
             if not waiting:
                 return
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
@@ -120,3 +117,11 @@ def outcomes(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _tried(function: Callable[[Item], Result], item: Item) -> Result | Exception:
+    """What a function returns, or raises: executors make a noise about exceptions, which are ours to report."""
+    try:
+        return function(item)
+    except Exception as error:  # of any decoder; the caller names the file
+        return error

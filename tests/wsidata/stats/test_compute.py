@@ -123,14 +123,6 @@ def test_a_pool_that_forks_is_refused(slides):
         channel_stats(slides, executor=executor)
 
 
-@pytest.mark.slow
-def test_dask_executor(slides):
-    distributed = pytest.importorskip("distributed")
-    with distributed.Client(processes=False, n_workers=1, dashboard_address=None) as client:
-        got = channel_stats(slides, level=1, executor=client.get_executor())
-    assert got == channel_stats(slides, level=1)
-
-
 def test_mask_of_ones_own_decides_which_pixels_count():
     images = arrays()
     images = [image[: len(image) // 2 * 2] for image in images]

@@ -1,5 +1,6 @@
 import json
 import shutil
+import threading
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 import numpy as np
@@ -17,6 +18,7 @@ from wsidata.hub.export.journal import Journal
 from wsidata.hub.export.plan import ExportError
 from wsidata.hub.export.writer import export
 from wsidata.hub.manifest import PREPROCESSING_FILE, ExportFormatError, Preprocessing
+from wsidata.jobs import claims
 from wsidata.stats.compute import process_pool
 from wsidata.utils.files import file_sha256
 
@@ -447,3 +449,56 @@ def test_photos_are_published_at_the_size_they_are_read_at(photos, tmp_path):
     assert found.transforms["train"].applied is None
     assert (metadata(tmp_path / "out", "train")["height"] == 32).sum() >= 3
     assert (metadata(tmp_path / "out", "validation")[["width", "height"]] == 28).all().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["files", "parquet"])
+def test_jobs_that_share_an_export_make_that_of_one(camelyon, tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(claims, "POLL_S", 0.01)
+    quietly(module(camelyon), tmp_path / "one", layout=layout)
+    found, start = [], threading.Barrier(3)
+
+    def job():
+        dm = module(camelyon)
+        start.wait()
+        found.append(quietly(dm, tmp_path / "shared", layout=layout, share=True))
+
+    encode, calls = export_images.encode, []
+    monkeypatch.setattr(export_images, "encode", lambda *a, **o: calls.append(1) or encode(*a, **o))
+    jobs = [threading.Thread(target=job) for _ in range(3)]
+    for one in jobs:
+        one.start()
+    for one in jobs:
+        one.join()
+    assert found == [Preprocessing.load(tmp_path / "one")] * 3
+    assert len(calls) == 16
+    names = files(tmp_path / "one")
+    assert names == files(tmp_path / "shared")
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "shared" / name).read_bytes() for name in names)
+    assert not [*(tmp_path / "shared" / ".export").rglob("job-*")]
+    quietly(module(camelyon), tmp_path / "shared", layout=layout, share=True)
+    quietly(module(camelyon), tmp_path / "shared", layout=layout)
+    assert len(calls) == 16
+
+
+def test_jobs_that_share_an_export_name_what_none_could_read(slides, tmp_path):
+    dm = module(slides, stats=None, leaks="off")
+    dm.tables  # noqa: B018 - read before the damage, as in a long run
+    path = slides / "images" / "tumor_001.tif"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:3000])
+    dm.check = lambda: None
+    with pytest.raises(ExportError, match=r"(?s)1 problem:.*tumor_001.tif.*what is done is kept"):
+        quietly(dm, tmp_path / "out", share=True)
+    path.write_bytes(whole)
+    found = quietly(module(slides), tmp_path / "out", share=True)
+    assert found.image_count == 16
+
+
+def test_jobs_that_export_something_else_are_refused(camelyon, tmp_path):
+    (tmp_path / "out").mkdir()
+    with (
+        claims.SharedRun(tmp_path / "out" / ".export" / "jobs", {"layout": "files"}),
+        pytest.raises(claims.SharedRunError, match="other jobs share"),
+    ):
+        quietly(module(camelyon), tmp_path / "out", layout="parquet", share=True)
