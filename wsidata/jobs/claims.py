@@ -221,7 +221,7 @@ class SharedRun:
             lock.acquire(blocking=wait, poll_interval=POLL_S)
         except Timeout:
             return False
-        except (OSError, NotImplementedError) as error:
+        except (OSError, RuntimeError) as error:  # an error that says it is not implemented, too
             raise OSError(
                 getattr(error, "errno", None) or errno.ENOLCK,
                 f"files cannot be locked here ({error}), so jobs cannot share a run. Name an output on another file "

@@ -235,7 +235,7 @@ def _thumbnail_or_reason(
     try:
         return thumbnail(numbered[1])
     except Exception as error:  # of any reader; the report has the reason
-        raise_system_fault(error, path)
+        raise_system_fault(error, numbered[1])
         return f"{type(error).__name__}: {error}"
 
 

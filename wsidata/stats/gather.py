@@ -20,7 +20,7 @@ from wsidata.slides.slide import Slide
 from wsidata.stats.pixel_sums import PixelSums, Source, StatsJob
 from wsidata.stats.result import StatsError
 from wsidata.utils.files import files_of, json_sha256
-from wsidata.utils.processes import raise_open_files
+from wsidata.utils.processes import raise_system_fault
 
 Counted = Generator[tuple[int, "PixelSums | Failure"], None, None]
 """Numbers of images, with their sums."""
@@ -39,13 +39,13 @@ class Failure:
     is_of_image: bool
 
     @classmethod
-    def of(cls, error: Exception) -> Failure:
-        """The failure that an error tells of.
+    def of(cls, error: Exception, name: str) -> Failure:
+        """The failure of an image, of this name, that an error tells of.
 
         Raises:
-            OpenFilesError: if it is not about the image, but about too many open files.
+            OpenFilesError, UnreachableImageError: if the error is not about the image.
         """
-        raise_open_files(error)
+        raise_system_fault(error, name)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return cls(reason, isinstance(error, SlideError | OSError | pyvips.Error))
 
@@ -72,6 +72,7 @@ def count_all(
         StatsError: if images that jobs are to share are not paths.
         SharedRunError: if jobs have other settings.
         PoolError: if the executor ends.
+        OpenFilesError, UnreachableImageError: if the system fails, and not an image.
     """
     found = _counted(job, sources, executor) if share is None else _shared(job, sources, executor, share, settings)
     results: dict[int, PixelSums | Failure] = {}
@@ -91,14 +92,19 @@ def name_of(source: Source, index: int) -> str:
 
 
 def _counted(job: StatsJob, sources: Sequence[Source], executor: Executor | None) -> Counted:
-    numbered = enumerate(sources)
-    with closing(outcomes(partial(_count, job), numbered, executor, name=lambda one: name_of(one[1], one[0]))) as found:
-        for (index, _), outcome in found:
-            yield index, Failure.of(outcome) if isinstance(outcome, Exception) else outcome
+    items = ((name_of(source, index), index, source) for index, source in enumerate(sources))
+    with closing(outcomes(partial(_count, job), items, executor, name=lambda one: one[0])) as found:
+        for (name, index, _), outcome in found:
+            yield index, Failure.of(outcome, name) if isinstance(outcome, Exception) else outcome
 
 
-def _count(job: StatsJob, numbered: tuple[int, Source]) -> PixelSums:
-    return job(numbered[1])
+def _count(job: StatsJob, item: tuple[str, Any, Source]) -> PixelSums | Failure:
+    """The sums of an image; errors are looked at here, since some of what they hold does not travel."""
+    name, _, source = item
+    try:
+        return job(source)
+    except Exception as error:  # any decoder's error is reported with the name of its file
+        return Failure.of(error, name)
 
 
 def _shared(
@@ -115,24 +121,21 @@ def _shared(
     path_of = {json_sha256([path, _facts(path), how]): path for path in rows}
 
     def compute(taken: Iterator[str]) -> Results:
-        named = ((key, path_of[key]) for key in taken)
+        items = ((path_of[key], key, path_of[key]) for key in taken)
         most = worker_count(executor)  # what waits for a worker here, another job could do
-        with closing(outcomes(partial(_count_named, job), named, executor, most=most, name=lambda one: one[1])) as done:
-            for (key, _), outcome in done:
-                if isinstance(outcome, Exception):
-                    yield key, {"failure": asdict(Failure.of(outcome)), "retry": True}
+        with closing(outcomes(partial(_count, job), items, executor, most=most, name=lambda one: one[0])) as done:
+            for (name, key, _), outcome in done:
+                counted = Failure.of(outcome, name) if isinstance(outcome, Exception) else outcome
+                if isinstance(counted, Failure):
+                    yield key, {"failure": asdict(counted), "retry": True}
                 else:
-                    yield key, {"sums": asdict(outcome)}
+                    yield key, {"sums": asdict(counted)}
 
     settings = {**how, **settings, "images": json_sha256(paths)}
     with SharedRun(share, settings, keeps=True) as run, closing(run.outcomes(path_of, compute)) as done:
         for key, result in done:
             for index in rows[path_of[key]]:
                 yield index, _read(result)
-
-
-def _count_named(job: StatsJob, named: tuple[str, str]) -> PixelSums:
-    return job(named[1])
 
 
 def _read(result: Result) -> PixelSums | Failure:
