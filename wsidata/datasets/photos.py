@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wsidata.datasets.buffers import new_pixels
 from wsidata.datasets.epochs import TableDataset, persistent
 from wsidata.photos.cache import DecodedCache
 from wsidata.photos.read import read_photo
@@ -87,7 +88,11 @@ class PhotoDataset(TableDataset):
         """
         row = index % len(self)
         with self.naming(row):
-            return to_tensor(self._transformed(self.pixels(row), self.generator(index)), self.dtype)
+            pixels = self._transformed(self.pixels(row), self.generator(index))
+            is_bytes = isinstance(pixels, np.ndarray) and (pixels.ndim, pixels.dtype) == (3, np.uint8)
+            if is_bytes and self.normalization is None:
+                return placed(pixels, self.dtype)
+            return to_tensor(pixels, self.dtype)
 
     def untransformed(self, row: int) -> Sample:
         """The photo before any transform.
@@ -107,9 +112,9 @@ class PhotoDataset(TableDataset):
             return read(path, short_side_px=self.resize_px, apply_icc=self.apply_icc)
 
     def _transformed(self, pixels: NDArray[np.uint8], generator: np.random.Generator) -> Any:
-        """The transformed photo, in memory of its own if it was not decoded for this sample alone."""
+        """The transformed photo, perhaps a view of what was decoded."""
         if runs_on_arrays(self.transform):
-            return np.ascontiguousarray(run_on_array(self.transform, pixels, generator))
+            return run_on_array(self.transform, pixels, generator)
         photo = pyvips.Image.new_from_array(pixels, interpretation="srgb")
         return self.transform.run(Sample(photo), generator).image
 
@@ -118,9 +123,17 @@ class PhotoDataset(TableDataset):
         return "full size" if self.resize_px is None else f"resize_px={self.resize_px}"
 
 
+def placed(pixels: NDArray[np.uint8], dtype: DType) -> Tensor:
+    """(H, W, C) pixels as a (C, H, W) tensor in memory of its own, that of its batch in a loader."""
+    place = new_pixels(pixels.shape, np.uint8 if dtype == "uint8" else np.float32)
+    np.copyto(place, pixels)
+    image = torch.from_numpy(place).permute(2, 0, 1)
+    return image if dtype == "uint8" else image.div_(255)
+
+
 def normalized(image: Tensor, normalization: Normalization) -> Tensor:
-    """(image - mean) / std per channel of (C, H, W) uint8 or float32 in 0..1, in the image's memory layout."""
+    """(image - mean) / std per channel of (C, H, W) uint8 or float32 in 0..1, a view of (H, W, C) memory."""
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in normalization)
-    if not image.is_floating_point():
-        image = image.float().div_(255)
-    return (image - mean).div_(std)
+    place = torch.from_numpy(new_pixels((*image.shape[1:], image.shape[0]), np.float32)).permute(2, 0, 1)
+    place.copy_(image)
+    return (place if image.is_floating_point() else place.div_(255)).sub_(mean).div_(std)

@@ -51,6 +51,12 @@ def limits() -> Limits:
     return Limits(**{name: value for name, value in stated.items() if value is not None})
 
 
+def limit(name: str) -> int:
+    """The limit of that name, as it holds now."""
+    stated = _stated(PREFIX + name.upper())
+    return int(getattr(Limits, name)) if stated is None else stated
+
+
 def check_limit(name: str, found: int, path: Path | str, what: str) -> None:
     """Check what a file asks for against the limit of that name.
 
@@ -63,8 +69,7 @@ def check_limit(name: str, found: int, path: Path | str, what: str) -> None:
     Raises:
         LimitExceededError: naming the file, the limit, and how to raise it.
     """
-    stated = _stated(PREFIX + name.upper())
-    most = getattr(Limits, name) if stated is None else stated
+    most = limit(name)
     if found > most:
         raise LimitExceededError(
             f"'{path}' asks for {what}, more than {most:,} ({name}). Files can be made to exhaust memory, disk or "

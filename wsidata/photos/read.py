@@ -33,7 +33,7 @@ from wsidata.formats.codecs.jpeg import (
     suits,
 )
 from wsidata.formats.codecs.orientation import upright, upright_size
-from wsidata.formats.limits import limits
+from wsidata.formats.limits import limit
 from wsidata.formats.open import TIFF_SIGNATURES, Pyramid, check_regular, open_pyramid
 from wsidata.formats.tiff.levels import opening
 from wsidata.formats.vips import naming_errors
@@ -141,7 +141,7 @@ def _result_size(path: Path, stored_px: tuple[int, ...], short_side_px: int | No
     height, width = size = stored_px[0], stored_px[1]
     if short_side_px is not None:
         size = size_with_short_side(height, width, short_side_px)
-    if size[0] * size[1] * 3 > limits().max_decoded_bytes:
+    if size[0] * size[1] * 3 > limit("max_decoded_bytes"):
         raise LimitExceededError(
             f"'{path}' has {width}x{height} pixels, and would have {size[1]}x{size[0]}, which take "
             f"{size[0] * size[1] * 3 / 1e9:.1f} GB of memory. Read it smaller (short_side_px=), crop it, or read "

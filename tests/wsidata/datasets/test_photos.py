@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from wsidata.datasets.loader import collate, make_loader
 from wsidata.datasets.photos import PhotoDataset, normalized
 from wsidata.datasets.slides import SampleError
 from wsidata.photos.cache import DecodedCache
@@ -117,3 +118,18 @@ def test_targets_of_several_labels(table):
 
 def test_resize_leaves_an_eighth_around_the_crop():
     assert [auto_resize_px(size) for size in ((224, 224), (100, 300), None)] == [256, 343, None]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float"])
+@pytest.mark.parametrize("normalization", [None, ((0.1, 0.2, 0.3), (0.5, 0.25, 1.0))])
+def test_a_loader_gets_samples_in_the_memory_of_their_batch(table, dtype, normalization):
+    rows = pd.concat([table.iloc[:3], table.iloc[:1]])
+    dataset = PhotoDataset(rows, photo_train_transform((48, 40)), resize_px=56, dtype=dtype)
+    dataset.normalization = normalization
+    (images, labels), rest = make_loader(dataset, batch_size=3)
+    alone = [dataset[row][0] for row in range(4)]
+    assert torch.equal(images, torch.stack(alone[:3]))
+    assert torch.equal(rest[0], alone[3][None])
+    assert labels.tolist() == [0, 1, 2]
+    samples = dataset.__getitems__([0, 1, 2])
+    assert collate(samples)[0].data_ptr() == samples[0][0].data_ptr()

@@ -6,7 +6,8 @@ import pytest
 import pyvips
 import simplejpeg
 
-from wsidata.errors import UnreadableImageError, UnsupportedImageError
+from wsidata.errors import LimitExceededError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.codecs import jpeg
 from wsidata.formats.codecs.jpeg import (
     MAX_DECODED_BYTES,
     JpegHeader,
@@ -103,3 +104,47 @@ def test_pixels_of_another_size_than_the_header_says_are_refused(tmp_path):
     data = encode(smooth(64, 80))
     with pytest.raises(UnreadableImageError, match="100x64 pixels were requested, and 80x64 came"):
         decode_jpeg(data, tmp_path, header_of(64, 100))
+
+
+SCAN = b"\xff\xda"
+
+
+def whole(data):
+    return jpeg._is_whole(data, jpeg.scan_start(data))
+
+
+def test_a_single_scan_is_told_from_the_kinds_that_may_have_several():
+    pixels = smooth(40, 48)
+    color = encode(pixels)
+    gray = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels[..., :1]), colorspace="GRAY", colorsubsampling="Gray")
+    progressive = pyvips.Image.new_from_array(pixels).jpegsave_buffer(interlace=True)
+    assert [whole(data) for data in (color, gray, progressive)] == [True, True, False]
+    scan = jpeg.scan_start(color)
+    one_component = color[: scan + 4] + b"\x01" + color[scan + 5 :]
+    filled = color[:2] + b"\xff\xff" + color[2:]
+    assert [whole(data) for data in (one_component, filled)] == [False, True]
+    # libjpeg would go on at another place than the lengths say
+    for trick in (b"\x01\x00\x04xx", b"\xd0\x00\x04xx", b"\xe5\x00\x00", b"\xd8\x00\x04xx", b"\xd9\x00\x02"):
+        assert not whole(color[:2] + b"\xff" + trick + color[2:])
+    frame = color.index(b"\xff\xc0")
+    assert not whole(color[:frame] + color[frame : frame + 19] + color[frame:])  # two frames
+    assert not any(whole(color[:length]) for length in range(scan + 4))
+
+
+def test_libjpeg_decodes_no_second_scan_of_such_a_jpeg():
+    """Else many scans could make it work for hours uncounted."""
+    color = encode(smooth(40, 48))
+    scan = jpeg.scan_start(color)
+    again = color[:-2] + color[scan:]
+    assert whole(again)
+    with pytest.raises(ValueError, match="more than one scan"):
+        simplejpeg.decode_jpeg(again)
+
+
+def test_scans_of_the_other_kinds_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSIDATA_MAX_SCANS", "5")
+    color = encode(smooth(40, 48))
+    jpeg.check_scans(tmp_path, color + 9 * SCAN)  # nobody reads what is behind the end
+    progressive = pyvips.Image.new_from_array(smooth(40, 48)).jpegsave_buffer(interlace=True)
+    with pytest.raises(LimitExceededError, match="scans of a JPEG"):
+        jpeg.check_scans(tmp_path, progressive)
