@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +11,8 @@ import pandas as pd
 import pytest
 
 from wsidata.synthetic.slides import write_camelyon16
+
+os.environ["WSIDATA_CACHE"] = "off"  # nothing from an earlier run, here and in the processes of tests
 
 
 @pytest.fixture(scope="session")

@@ -225,6 +225,11 @@ class SplitDataModule(LightningDataModule, ABC):
         """Gray thumbnail of a row's file, (32, 32), by which near-duplicates are found."""
         return slide_thumbnail(path)
 
+    @property
+    def compares_thumbnails(self) -> bool:
+        """Whether `setup` looks for near-duplicates."""
+        return self.leaks != "off" and (self.leak_checks is None or "thumbnail" in self.leak_checks)
+
     def keep_arguments(self, *left_out: str) -> None:
         """Keep the arguments of `__init__`, which calls this, in the checkpoint, which then loads with `weights_only`.
 

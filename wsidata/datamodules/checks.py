@@ -1,8 +1,7 @@
 """Checks of all slides before training, from their headers and the crops planned on them.
 
-Every slide is opened once and the requested resolution is planned on it; no pixel of a level is decoded, but for the
-coarse view that a crop is planned on. So a run fails in its first minute, not on its 200th slide. Slides must also be
-alike: the same channels, samples of one type.
+Every slide must be readable as requested (see `survey`). Slides must also be alike: the same channels, samples of one
+type.
 """
 
 from __future__ import annotations
@@ -10,26 +9,18 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyvips
 
-from wsidata.errors import SlideError
+from wsidata.datamodules.survey import Survey, survey_slides
 from wsidata.formats.resolution import MEASURES, Resolution
-from wsidata.formats.vips import thread_count
 from wsidata.slides.options import AS_STORED, SlideOptions
-from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import CropKind, TissueCrop
 from wsidata.stats.result import ChannelStats
 from wsidata.transforms.to_tensor import DType
 from wsidata.utils.messages import describe_problems
-from wsidata.utils.processes import raise_system_fault
-
-MASKS_AT_ONCE = 4
-"""Tissue masks that are computed at a time, each on a view of up to some 100 MB."""
 
 
 class SlideCheckError(ValueError):
@@ -52,42 +43,6 @@ def one_resolution(**arguments: float | None) -> Resolution:
     return Resolution.of(given)
 
 
-def survey_slides(
-    table: pd.DataFrame,
-    resolution: Mapping[str, Any],
-    options: SlideOptions = AS_STORED,
-    crop: TissueCrop | None = None,
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Open every slide of a table (columns `image_id` and `path`) and plan how it is read.
-
-    Returns:
-        A row per slide that can be read: `image_id`; `height_px` and `width_px` at the resolution; `samples` ("uchar",
-        "ushort" or "float"); `channels`, the names of its bands; `packing`, the planned crop, or None. And why the
-        others cannot, by `image_id`.
-    """
-    requested = Resolution.of(resolution)
-
-    def survey(row: tuple[str, str]) -> tuple[Any, ...] | str:
-        try:
-            with Slide.from_options(row[1], options) as slide:
-                image = slide.image(**requested, keep_tiles=True)  # decodes nothing
-                packing = None if crop is None else crop.plan(slide, requested)
-                return row[0], image.height, image.width, image.format, slide.channel_names, packing
-        except (SlideError, OSError, pyvips.Error, ValueError) as error:
-            raise_system_fault(error, row[1])
-            return f"{row[1]}: {type(error).__name__}: {error}"
-
-    rows = list(zip(table["image_id"], table["path"], strict=True))
-    if crop is None:
-        found = [survey(row) for row in rows]
-    else:  # pixels are decoded, which pays off on several threads
-        with ThreadPoolExecutor(min(MASKS_AT_ONCE, thread_count())) as pool:
-            found = list(pool.map(survey, rows))
-    problems = {row[0]: one for row, one in zip(rows, found, strict=True) if isinstance(one, str)}
-    columns = ["image_id", "height_px", "width_px", "samples", "channels", "packing"]
-    return pd.DataFrame([one for one in found if not isinstance(one, str)], columns=columns), problems
-
-
 def check_slides(
     table: pd.DataFrame,
     resolution: Mapping[str, Any],
@@ -95,15 +50,20 @@ def check_slides(
     crop: TissueCrop | None = None,
 ) -> pd.DataFrame:
     """The rows of `survey_slides`; raises `SlideCheckError` naming every slide that cannot be read as requested."""
-    requested = Resolution.of(resolution)
-    sizes, problems = survey_slides(table, requested, options, crop)
-    if problems:
+    survey = survey_slides(table, resolution, options, crop)
+    check_survey(survey, resolution)
+    return survey.sizes
+
+
+def check_survey(survey: Survey, resolution: Mapping[str, Any]) -> None:
+    """Raise `SlideCheckError` naming every slide that cannot be read as requested."""
+    if survey.problems:
         remedy = (
             "Repair or replace these files, take them out of the table, choose another resolution, or go on without "
             "them with on_error='skip'."
         )
-        raise SlideCheckError(describe_problems(f"slides read at {requested}", list(problems.values()), remedy))
-    return sizes
+        what = f"slides read at {Resolution.of(resolution)}"
+        raise SlideCheckError(describe_problems(what, list(survey.problems.values()), remedy))
 
 
 def check_one_kind(sizes: pd.DataFrame, dtype: DType) -> None:

@@ -23,12 +23,12 @@ from wsidata.datamodules.checks import (
     check_batchable,
     check_masks_are_whole,
     check_one_kind,
-    check_slides,
     check_statistics,
+    check_survey,
     one_resolution,
-    survey_slides,
 )
 from wsidata.datamodules.geometry import Geometry, Setting, slide_geometry
+from wsidata.datamodules.survey import Survey, survey_slides
 from wsidata.datasets.loader import WorkerStart
 from wsidata.datasets.slides import SlideDataset
 from wsidata.formats.channels import RGB_NAMES
@@ -44,7 +44,7 @@ from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.find_slides import split_suffix
 from wsidata.tables.label_table import LabelTable, read_table
-from wsidata.tables.parts import Part
+from wsidata.tables.parts import SPLITS, Part
 from wsidata.tables.targets import Decimal, Target, mask_class_names
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.compose import default_eval_transform, default_train_transform
@@ -248,13 +248,15 @@ class WSIDataModule(SplitDataModule):
 
     def check(self) -> None:
         """Check every slide, and every mask, by its header, and plan the crops."""
-        if self.on_error == "skip":  # headers were read to find what is skipped
-            sizes, _ = self._survey
+        sizes = self._survey.sizes
+        if self.on_error == "skip":
             sizes = sizes[sizes["image_id"].isin(self._kept["image_id"])]
         else:
-            sizes = check_slides(self.labels.frame, self.resolution, self._options, self._crop)
+            survey = self.__dict__.pop("_survey")  # files may be repaired before the next call
+            check_survey(survey, self.resolution)
             if "mask" in self.labels.frame.columns:
-                check_masks(self.labels.frame, self._options)
+                check_masks(self.labels.frame, self._options, survey.level_0)
+            self._survey = survey
         self._packings = dict(zip(sizes["image_id"], sizes["packing"], strict=True))
         check_one_kind(sizes, self.arguments["dtype"])
         if "stats" in self.__dict__:  # they are known
@@ -282,16 +284,20 @@ class WSIDataModule(SplitDataModule):
     def find_unreadable(self) -> dict[str, str]:
         """Slides, and masks, that cannot be read as requested."""
         frame = self.labels.frame
-        masks = mask_problems(frame, self._options) if "mask" in frame.columns else {}
-        return masks | self._survey[1]
+        survey = self._survey
+        masks = mask_problems(frame, self._options, survey.level_0) if "mask" in frame.columns else {}
+        return masks | survey.problems
 
     @cached_property
-    def _survey(self) -> tuple[pd.DataFrame, dict[str, str]]:
-        return survey_slides(self.labels.frame, self.resolution, self._options, self._crop)
+    def _survey(self) -> Survey:
+        frame, is_first = self.labels.frame, self.trainer is None or self.trainer.is_global_zero
+        compared = frame.loc[frame["split"].isin(SPLITS), "path"] if is_first and self.compares_thumbnails else ()
+        return survey_slides(frame, self.resolution, self._options, self._crop, thumbnails=compared, quiet=not is_first)
 
     def leak_thumbnail(self, path: str) -> NDArray[np.float64]:
         """Thumbnail of a slide for near-duplicate detection, of the channels that are read."""
-        return slide_thumbnail(path, self._options)
+        found = self._survey.thumbnails.pop(path, None) if "_survey" in self.__dict__ else None
+        return slide_thumbnail(path, self._options) if found is None else found
 
     def compute_stats(self, executor: Executor | None = None, share: str | Path | None = None) -> ChannelStats:
         """Channel statistics of all pixels of the training slides, at the resolution and crop they are read with."""

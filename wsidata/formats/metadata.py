@@ -121,21 +121,31 @@ def choose_spacing(
     Returns:
         (mpp, source), um per pixel as (x, y), or (None, None) if no source states a plausible one.
     """
-    plausible = [spacing for spacing in stated if spacing.is_plausible]
-    if override is not None:
-        plausible.insert(0, StatedSpacing("mpp_override", override))
+    plausible = _plausible(stated, override)
     if not plausible:
         return None, None
-    chosen = plausible[0]
-    for other in plausible[1:]:
-        if any(abs(a / b - 1) > MAX_DISAGREEMENT for a, b in zip(chosen.mpp, other.mpp, strict=True)):
-            warnings.warn(
-                f"slide '{name}': {chosen.source} says {_text(chosen.mpp)} um/px, {other.source} says "
-                f"{_text(other.mpp)}. {chosen.source} is used; pass mpp_override=... to decide otherwise.",
-                SpacingConflictWarning,
-                stacklevel=5,  # the caller that opened the slide
-            )
-    return chosen.mpp, chosen.source
+    for conflict in spacing_conflicts(stated, override, name):
+        warnings.warn(conflict, SpacingConflictWarning, stacklevel=5)  # the caller that opened the slide
+    return plausible[0].mpp, plausible[0].source
+
+
+def spacing_conflicts(
+    stated: Sequence[StatedSpacing], override: tuple[float, float] | None, name: str
+) -> tuple[str, ...]:
+    """What `choose_spacing` warns of."""
+    plausible = _plausible(stated, override)
+    return tuple(
+        f"slide '{name}': {plausible[0].source} says {_text(plausible[0].mpp)} um/px, {other.source} says "
+        f"{_text(other.mpp)}. {plausible[0].source} is used; pass mpp_override=... to decide otherwise."
+        for other in plausible[1:]
+        if any(abs(a / b - 1) > MAX_DISAGREEMENT for a, b in zip(plausible[0].mpp, other.mpp, strict=True))
+    )
+
+
+def _plausible(stated: Sequence[StatedSpacing], override: tuple[float, float] | None) -> list[StatedSpacing]:
+    """Spacings that may be used, the best first."""
+    overriding = [] if override is None else [StatedSpacing("mpp_override", override)]
+    return [*overriding, *(spacing for spacing in stated if spacing.is_plausible)]
 
 
 def _text(mpp: tuple[float, float]) -> str:

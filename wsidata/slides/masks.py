@@ -6,9 +6,12 @@ one of the mask file under the center of the image's pixel. Values are never mix
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,8 +19,9 @@ import pyvips
 import torch
 from torch import Tensor
 
-from wsidata.errors import SlideError
+from wsidata.errors import SlideError, SpacingConflictWarning
 from wsidata.formats.levels import Level
+from wsidata.slides.file_facts import FileFacts, fact_name
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
 from wsidata.utils.messages import describe_problems
@@ -34,6 +38,7 @@ UNKNOWN = 254
 
 _CENTER = 0.5 + 1e-7  # of a pixel; a center on the border of two mask pixels takes the second, whatever is rounded
 _MAX_CLASSES = 254
+_FILES_AT_ONCE = 8
 
 
 class MaskError(ValueError):
@@ -79,7 +84,7 @@ def read_mask(
     """
     width, height = slide.size_at(**resolution)
     with Slide(path) as mask:
-        step_x, step_y = _mask_pixels(mask, slide, resolution)
+        step_x, step_y = _mask_pixels(mask, slide, slide.downsample_at(**resolution))
         level = _coarse_enough(mask.levels, step_x, step_y) if len(classes) <= 2 else mask.levels[0]
         pixels = mask.image(level=level.index)
     step = step_x / level.downsample_x, step_y / level.downsample_y
@@ -94,42 +99,84 @@ def read_mask(
     return _as_classes(nearest, classes)
 
 
-def mask_problems(table: pd.DataFrame, options: SlideOptions = AS_STORED) -> dict[str, str]:
-    """Problems of masks that do not fit their slide; every mask is opened, no pixel decoded.
+def mask_problems(
+    table: pd.DataFrame, options: SlideOptions = AS_STORED, level_0: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, str]:
+    """Problems of masks that do not fit their slide; every mask is opened, unless it is known, and no pixel decoded.
 
     Args:
         table: Columns `image_id`, `path` and `mask`.
         options: How slides are opened.
+        level_0: (width, height) of level 0 of the slides, by `image_id`; slides that it lacks have a problem of their
+            own. None: they are opened, too.
 
     Returns:
         The problems, by `image_id`.
     """
-    problems: dict[str, str] = {}
-    for image_id, path, mask_path in zip(table["image_id"], table["path"], table["mask"], strict=True):
+
+    def problem(row: tuple[str, str, str]) -> str:
+        image_id, path, mask_path = row
+        if level_0 is not None and image_id not in level_0:
+            return ""
         try:
-            with Slide.from_options(path, options) as slide, Slide(mask_path) as mask:
-                _mask_pixels(mask, slide, {"level": 0})
+            size = _size(path, options) if level_0 is None else level_0[image_id]
+            _mask_pixels(_Sized(Path(mask_path), *_size(mask_path, AS_STORED)), _Sized(Path(path), *size), (1.0, 1.0))
         except (SlideError, OSError, ValueError) as error:
             raise_system_fault(error, path)
-            problems[image_id] = f"{mask_path}: {type(error).__name__}: {error}"
-    return problems
+            return f"{mask_path}: {type(error).__name__}: {error}"
+        return ""
+
+    rows = list(zip(table["image_id"], table["path"], table["mask"], strict=True))
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return {row[0]: found for row, found in zip(rows, pool.map(problem, rows), strict=True) if found}
 
 
-def check_masks(table: pd.DataFrame, options: SlideOptions = AS_STORED) -> None:
-    """Check that masks fit their slides.
+def check_masks(
+    table: pd.DataFrame, options: SlideOptions = AS_STORED, level_0: Mapping[str, tuple[int, int]] | None = None
+) -> None:
+    """Check that masks fit their slides; for the arguments see `mask_problems`.
 
     Raises:
         MaskError: naming every mask that cannot be opened or has another shape.
     """
-    problems = list(mask_problems(table, options).values())
+    problems = list(mask_problems(table, options, level_0).values())
     if problems:
         remedy = "Repair these masks, take their slides out of the table, or go on without them with on_error='skip'."
         raise MaskError(describe_problems("masks", problems, remedy))
 
 
-def _mask_pixels(mask: Slide, slide: Slide, resolution: Mapping[str, Any]) -> tuple[float, float]:
-    """Pixels of the mask's finest level per pixel of the image, along x and y."""
-    downsample = slide.downsample_at(**resolution)
+class _Sized(NamedTuple):
+    """A slide or mask, by its size."""
+
+    path: Path
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _SizeFact:
+    size: tuple[int, int]
+    conflicts: tuple[str, ...]
+
+
+def _size(path: str, options: SlideOptions) -> tuple[int, int]:
+    """(width, height) of level 0 of a file, which is opened unless that is known."""
+    kept, name = FileFacts(path), fact_name("size", vars(options))
+    fact = kept.get(_SizeFact, name)
+    if fact is not None:
+        for conflict in fact.conflicts:  # as if it had been opened
+            warnings.warn(conflict, SpacingConflictWarning, stacklevel=2)
+        return fact.size
+    with Slide.from_options(path, options) as slide:
+        fact = _SizeFact((slide.width, slide.height), slide.conflicts)
+        if slide.is_one_file:
+            kept.put(name, fact)
+    kept.save()
+    return fact.size
+
+
+def _mask_pixels(mask: Slide | _Sized, slide: Slide | _Sized, downsample: tuple[float, float]) -> tuple[float, float]:
+    """Pixels of the mask's finest level per pixel of the image, which has so many level-0 pixels, along x and y."""
     sides = ((slide.width, mask.width), (slide.height, mask.height))
     (x, slack_x), (y, slack_y) = ((full / part, full / part**2) for full, part in sides)
     if abs(x - y) > slack_x + slack_y:  # more than rounding of the mask's size explains

@@ -17,9 +17,10 @@ import pyvips
 
 from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.levels import Level, with_spacing
-from wsidata.formats.metadata import AssociatedImages, choose_spacing
+from wsidata.formats.metadata import AssociatedImages, choose_spacing, spacing_conflicts
 from wsidata.formats.open import Pyramid, exists, missing, open_pyramid
 from wsidata.formats.plain_image import PlainImagePyramid
+from wsidata.formats.tiff.reader import TiffPyramid
 from wsidata.slides.options import SlideOptions
 from wsidata.staging.copying import Facts
 from wsidata.utils.retries import retried
@@ -133,6 +134,11 @@ class SlideFile:
         return self._open().mpp_source
 
     @property
+    def conflicts(self) -> tuple[str, ...]:
+        """What a `SpacingConflictWarning` said when the slide was opened: sources that state another resolution."""
+        return spacing_conflicts(self._open().pyramid.metadata.spacings, self.options.override, self.path.name)
+
+    @property
     def magnification(self) -> float | None:
         """Objective power of level 0 by the metadata, or None; with `derive_magnification`, from the mpp."""
         return self._open().magnification
@@ -171,6 +177,11 @@ class SlideFile:
     def reader(self) -> str:
         """Decoder of the pixels: "libjpeg-turbo" for JPEG tiles, "tifffile" for others, "libvips" for photos ..."""
         return self._open().pyramid.reader
+
+    @property
+    def is_one_file(self) -> bool:
+        """Whether it is read from its file alone; OpenSlide and OME-Zarr read others, too."""
+        return isinstance(self._open().pyramid, (TiffPyramid, PlainImagePyramid))
 
     def close(self) -> None:
         """Close the file. Images made from it stay usable, and keep it open until they are dropped."""

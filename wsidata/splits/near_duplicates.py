@@ -81,11 +81,16 @@ class PerceptualHash:
 def slide_thumbnail(path: str, options: SlideOptions = AS_STORED) -> NDArray[np.float64]:
     """Thumbnail of a slide, the mean of its channels, without its aspect ratio: (32, 32)."""
     with Slide.from_options(path, options) as slide:
-        picture = slide.thumbnail(8 * SIDE_PX)
-        if not options.has_colors:  # `thumbnail_image` has rules for colors, which these are not
-            picture = picture.bandmean().copy(interpretation="b-w")
-        small = picture.thumbnail_image(SIDE_PX, height=SIDE_PX, size="force")
-        pixels = np.asarray(small.numpy(), dtype=np.float64)
+        return thumbnail_of(slide)
+
+
+def thumbnail_of(slide: Slide) -> NDArray[np.float64]:
+    """`slide_thumbnail` of an open slide."""
+    picture = slide.thumbnail(8 * SIDE_PX)
+    if not slide.options.has_colors:  # `thumbnail_image` has rules for colors, which these are not
+        picture = picture.bandmean().copy(interpretation="b-w")
+    small = picture.thumbnail_image(SIDE_PX, height=SIDE_PX, size="force")
+    pixels = np.asarray(small.numpy(), dtype=np.float64)
     return pixels if pixels.ndim == 2 else np.asarray(pixels.mean(axis=2))
 
 
@@ -99,18 +104,18 @@ def perceptual_hash(thumbnail: NDArray[np.float64]) -> PerceptualHash | None:
     """Perceptual hash of a square gray thumbnail; None if it is plain, and so like every other plain one."""
     if thumbnail.std() <= _PLAIN_STD * max(float(np.abs(thumbnail).max()), 1e-9):
         return None
-    turned = [np.rot90(side, turns) for side in (thumbnail, thumbnail.T) for turns in range(4)]
-    pixels = np.stack([((one - one.mean()) / one.std()).ravel() for one in turned])
-    return PerceptualHash(np.stack([_signs(one) for one in turned]), pixels.astype(np.float32))
+    level = (thumbnail - thumbnail.mean()) / thumbnail.std()
+    turned = np.stack([np.rot90(side, turns) for side in (level, level.T) for turns in range(4)])
+    return PerceptualHash(_signs(turned), turned.reshape(len(turned), -1).astype(np.float32))
 
 
-def _signs(picture: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which of the low frequencies (discrete cosine transform, without the mean) are above their median."""
-    side = len(picture)
+def _signs(pictures: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which low frequencies of each picture (discrete cosine transform, without the mean) are above their median."""
+    side = pictures.shape[-1]
     basis = np.cos(np.pi * (np.arange(side) + 0.5) * np.arange(_FREQUENCIES)[:, None] / side)
     basis[0] /= np.sqrt(2)
-    frequencies = (basis @ picture @ basis.T).ravel()[1:]
-    return np.asarray(frequencies > np.median(frequencies))
+    frequencies = (basis @ pictures @ basis.T).reshape(len(pictures), -1)[:, 1:]
+    return np.asarray(frequencies > np.median(frequencies, axis=1, keepdims=True))
 
 
 def similar_pairs(first: list[PerceptualHash], second: list[PerceptualHash]) -> list[tuple[int, int, float]]:

@@ -65,6 +65,8 @@ class SameFile(io.RawIOBase):
     def resume(self) -> bool:
         """Open the file again; false, and closed, if the path has another one now."""
         try:
+            if FileIdentity.of(os.stat(self._path)) != self.identity:
+                return False
             self._descriptor = os.open(self._path, _FLAGS)
         except OSError:
             return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,6 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from places import ROOT
-from preloaded import run_python
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -99,7 +100,8 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     states = []
     for mode, devices in (("streaming", 2), ("plain", 1)):
         out = tmp_path / f"{mode}.pt"
-        done = run_python(script, mode, devices, out, cwd=ROOT)
+        command = [sys.executable, str(script), mode, str(devices), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-2000:]
         states.append(torch.load(out))
     assert states[0].keys() == states[1].keys()
