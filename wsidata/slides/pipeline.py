@@ -100,7 +100,7 @@ def readable_image(
     Nothing is decoded. `packing` is for that resolution, None reads the whole slide; the `generator` is advanced.
     """
     image = slide.image(**resolution, keep_tiles=True)
-    reader = slide.regions(0 if transform is None else RIM_PX, **resolution)
+    reader = slide.regions(**resolution)
     start = None if reader is None else _start(reader, image.width, image.height, packing, slide.background)
     if packing is not None:
         image = packing.apply(image, slide.background)
@@ -112,6 +112,8 @@ def readable_image(
     if reader is None or start is None:
         return ReadableImage(image)
     canvas, rest = _painted(start, operations)
+    if rest:
+        reader = slide.regions(RIM_PX, **resolution) or reader
     read = CanvasRegions(canvas, reader.parts)
     return ReadableImage(image, transformed(read, rest, _blank(canvas, kind), str(slide.path)))
 
