@@ -17,6 +17,7 @@ from slidestream.training.run_folder import show_progress
 from wsidata import ImageFolderDataModule, SplitDataModule, WSIDataModule
 from wsidata.datamodules.restore import recall
 from wsidata.evaluation import PredictionWriter, accuracy, auroc, balanced_accuracy, read_predictions
+from wsidata.evaluation.spread.shared import SharedWriter
 from wsidata.splits.unreadable import SkipWarning
 from wsidata.tables.bare_folder import list_images
 from wsidata.tables.find_photos import PhotoFolder
@@ -75,6 +76,7 @@ def predict(
     loading: Mapping[str, Any] | None = None,
     changed: Mapping[str, Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
+    share: bool = False,
     quiet: bool = True,
 ) -> Done:
     """Predict new images, and write a row of each as it comes.
@@ -89,6 +91,8 @@ def predict(
         loading: `num_workers`, `batch_size`, `stage_dir` and `stage_max_bytes`.
         changed: Settings by which images are read otherwise than in training; see `SplitDataModule.from_checkpoint`.
         trainer: Arguments of the Trainer.
+        share: Share the work with other jobs of the same arguments, on any machines; the file is written when all is
+            predicted.
         quiet: Draw no progress bar.
 
     Raises:
@@ -99,7 +103,11 @@ def predict(
     trained = load_trained(checkpoint, model_class)
     data = make_data(trained.checkpoint, images, dict(columns or {}), loading or {}, changed or {})
     _check_some_readable(data)
-    writer = PredictionWriter(out, overwrite=overwrite, class_names=trained.class_names or None)
+    if share and overwrite:
+        raise ValueError(f"overwrite= is not for jobs that share= a file. Remove '{out}' before they start.")
+    names = trained.class_names or None
+    shared = SharedWriter(out, class_names=names) if share else None
+    writer = shared or PredictionWriter(out, overwrite=overwrite, class_names=names)
     while True:
         run = Trainer(
             logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=writer,
@@ -107,7 +115,8 @@ def predict(
         )  # fmt: skip
         try:
             run.predict(trained.model, datamodule=data, return_predictions=False)
-            break
+            if shared is None or not shared.goes_on():
+                break
         except Exception as error:
             if not writer.goes_on_after(error):
                 raise

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("images", nargs="+", help="image files, folders of images at any depth, or one table (CSV, Parquet)")
     add("-o", "--out", default="predictions.csv", help="CSV file, written as predictions come (%(default)s)")
     add("--overwrite", action="store_true", help="replace the file; without, what it lacks is predicted")
+    add("--share", action="store_true", help="share the work with other jobs of this same command")
     add("--heatmaps", action="store_true", help="draw a heat map of each image, in the folder heatmaps beside the file")
     add("--workers", type=int, default=2, help="processes that read images (%(default)s)")
     add("--batch-size", type=int, help="images at a time (1 slide, 32 photos)")
@@ -65,6 +66,10 @@ def _predict(arguments: argparse.Namespace, changed: dict[str, Any]) -> Done:
     from slidestream.predicting import predict
 
     chosen = vars(arguments)
+    if arguments.share and arguments.heatmaps:
+        raise ValueError(
+            "--heatmaps is not for jobs that --share: draw them afterwards, by the command without --share."
+        )
     of_folds = is_run_of_folds(arguments.checkpoint)
     if of_folds and arguments.heatmaps:
         raise ValueError(
@@ -86,6 +91,7 @@ def _predict(arguments: argparse.Namespace, changed: dict[str, Any]) -> Done:
         },
         changed={"allow_changed": tuple(arguments.allow_changed), **changed},
         trainer={name: chosen[name] for name in ("devices", "accelerator", "precision")},
+        share=arguments.share,
         quiet=arguments.quiet,
     )
 

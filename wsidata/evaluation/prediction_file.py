@@ -69,8 +69,7 @@ def begin(path: Path, columns: Sequence[str], settings: Mapping[str, Any], *, ov
         PredictionFileError: if the file exists and is something else.
         OSError: if it cannot be written.
     """
-    facts = {"version": _VERSION, "columns": list(columns), **settings}
-    facts = json.loads(json.dumps(facts))
+    facts = facts_of(columns, settings)
     if is_stream(path):
         append(path, columns, [dict(zip(columns, columns, strict=True))])
         return []
@@ -83,12 +82,22 @@ def begin(path: Path, columns: Sequence[str], settings: Mapping[str, Any], *, ov
         rows = merged(path, columns)
     if not path.exists():  # first what says what it is
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(sidecar(path), json.dumps(facts, indent=1))
+        write_facts(path, facts)
     write_rows(path, columns, rows)
-    write_text(sidecar(path), json.dumps(facts, indent=1))
+    write_facts(path, facts)
     for part in parts(path):
         part.unlink()
     return rows
+
+
+def facts_of(columns: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands beside a file, as plain values."""
+    return dict(json.loads(json.dumps({"version": _VERSION, "columns": list(columns), **settings})))
+
+
+def write_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write beside a file of which network it is."""
+    write_text(sidecar(path), json.dumps(facts, indent=1))
 
 
 def check_same(path: Path, facts: Mapping[str, Any]) -> None:
@@ -123,13 +132,17 @@ def part_of(path: Path, process: int) -> Path:
 
 
 def merged(path: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows of a file and of its parts, one an image: the last, but a prediction rather than an error."""
+    """The rows of a file and of its parts, one an image; see `joined`."""
+    return joined(row for file in (path, *parts(path)) for row in read_rows(file, columns, header=file == path))
+
+
+def joined(rows: Iterable[Row]) -> list[Row]:
+    """One row an image: the last, but a prediction rather than an error."""
     found: dict[str, Row] = {}
-    for file in (path, *parts(path)):
-        for row in read_rows(file, columns, header=file == path):
-            before = found.get(row[KEY])
-            if before is None or before[ERROR] or not row[ERROR]:
-                found[row[KEY]] = row
+    for row in rows:
+        before = found.get(row[KEY])
+        if before is None or before[ERROR] or not row[ERROR]:
+            found[row[KEY]] = row
     return list(found.values())
 
 

@@ -136,6 +136,7 @@ class PredictionWriter(Callback):
         table = self._rows([row for row, out in zip(self._current, left_out, strict=True) if not out])
         self._write(self._with_values(table, values[~np.array(left_out, dtype=bool)]))
         self._note({self._table[KEY].iloc[row]: reason for row, reason in self._now_unreadable.items()})
+        self._batch_done(self._current)
         self._current, self._now_unreadable = (), {}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -155,6 +156,7 @@ class PredictionWriter(Callback):
         if reason is not None and goes_on and exception is not self._noted:
             self._noted = exception
             self._note({self._table[KEY].iloc[self._current[0]]: reason})
+            self._batch_done(self._current)
         self._current, self._now_unreadable = (), {}
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -183,7 +185,7 @@ class PredictionWriter(Callback):
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> list[list[int]]:
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> list[Sequence[int]]:
         """Make or resume the file; the rows that each process predicts."""
         data = self._known
         self._table = data.tables["predict"]
@@ -203,12 +205,7 @@ class PredictionWriter(Callback):
                 "the data module knows no class names to write predictions under. Pass "
                 "PredictionWriter(class_names=[...]), or a data module made by from_checkpoint."
             )
-        done: list[str] = []
-        if trainer.is_global_zero:
-            rows = begin(self.path, self._columns, self._settings, overwrite=self.overwrite)
-            done = [row[KEY] for row in rows if not row[ERROR]]
-        self.overwrite = False  # what this writer wrote is kept if it goes on
-        finished = {*trainer.strategy.broadcast(done), *self.unreadable}
+        finished = {*trainer.strategy.broadcast(self._take_up(trainer)), *self.unreadable}
         if trainer.is_global_zero:
             skipped = self._all_rows()
             skipped = skipped[~skipped[KEY].isin(self._table[KEY])]
@@ -220,7 +217,23 @@ class PredictionWriter(Callback):
                     if path not in self.unreadable
                 }
             )
+        return self._chosen(finished, processes)
+
+    def _take_up(self, trainer: Trainer) -> list[str]:
+        """Make or resume the file; images that it has, in the first process."""
+        done: list[str] = []
+        if trainer.is_global_zero:
+            rows = begin(self.path, self._columns, self._settings, overwrite=self.overwrite)
+            done = [row[KEY] for row in rows if not row[ERROR]]
+        self.overwrite = False  # what this writer wrote is kept if it goes on
+        return done
+
+    def _chosen(self, finished: set[str], processes: int) -> list[Sequence[int]]:
+        """The rows that each process predicts."""
         return [self._share(number, processes, finished) for number in range(processes)]
+
+    def _batch_done(self, rows: Sequence[int]) -> None:
+        """Called when all rows of a batch are written."""
 
     def _share(self, process: int, processes: int, finished: set[str]) -> list[int]:
         """Rows of a process, in whole batches: networks round otherwise in batches of another size."""
@@ -260,6 +273,7 @@ class PredictionWriter(Callback):
                 self._current, self._now_unreadable = about.rows, about.unreadable
                 return
             self._note({self._table[KEY].iloc[row]: reason for row, reason in about.unreadable.items()})
+            self._batch_done(about.rows)
 
     def _note(self, reasons: Mapping[str, str]) -> None:
         """Write rows of images that cannot be read."""

@@ -90,9 +90,7 @@ class SharedRun:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leave the run; the last job that ends well tidies up."""
-        for lock in self._claims.values():
-            lock.release()
-        self._claims.clear()
+        self.give_back()
         self._acquire(entry := self._lock("settings"))
         try:
             self._alive.release()
@@ -152,6 +150,12 @@ class SharedRun:
             return False
         self._claims[key] = lock
         return True
+
+    def give_back(self) -> None:
+        """Let others have what this job has taken and not finished."""
+        for lock in self._claims.values():
+            lock.release()
+        self._claims.clear()
 
     def finish(self, key: str, result: Result) -> None:
         """Keep the result of an item, and give it back, if it was taken."""

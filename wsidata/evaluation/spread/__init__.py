@@ -1,0 +1,1 @@
+"""Predictions by several jobs or processes, in one file."""
