@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +77,31 @@ def fit_folds(arguments: Sequence[str], folds: Folds) -> int:
         print(f"Fold {fold} of {folds.count}: {run.path}", flush=True)
         resumed = ["--ckpt_path=last"] if any(run.checkpoints.glob("last*.ckpt")) else []
         command = [sys.executable, "-m", "slidestream", "fit", *arguments, *resumed]
-        status = subprocess.call([*command, f"--data.k_fold={json.dumps([fold, folds.count])}", f"--out={run.path}"])
+        status = _call([*command, f"--data.k_fold={json.dumps([fold, folds.count])}", f"--out={run.path}"])
         if status:
             print(f"slidestream fit: fold {fold} ended with status {status}. Start again to go on.", file=sys.stderr)
             return status
     if folds.only is None:
         print(sum_up(out, folds.count))
     return 0
+
+
+def _call(command: Sequence[str]) -> int:
+    """Exit status of a process, to which the signal of a job's approaching end is passed on.
+
+    SLURM signals only the processes that srun has started.
+    """
+    if not hasattr(signal, "SIGUSR1") or threading.current_thread() is not threading.main_thread():
+        return subprocess.call(command)
+    with subprocess.Popen(command) as process:
+        before = signal.signal(signal.SIGUSR1, lambda *_: process.send_signal(signal.SIGUSR1))
+        try:
+            return process.wait()
+        except BaseException:  # as subprocess.call
+            process.kill()
+            raise
+        finally:
+            signal.signal(signal.SIGUSR1, before)
 
 
 def sum_up(out: Path, count: int) -> str:
