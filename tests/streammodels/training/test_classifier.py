@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from places import ROOT
+from preloaded import run_python
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -100,8 +99,7 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     states = []
     for mode, devices in (("streaming", 2), ("plain", 1)):
         out = tmp_path / f"{mode}.pt"
-        command = [sys.executable, str(script), mode, str(devices), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+        done = run_python(script, mode, devices, out, cwd=ROOT)
         assert done.returncode == 0, done.stderr[-2000:]
         states.append(torch.load(out))
     assert states[0].keys() == states[1].keys()

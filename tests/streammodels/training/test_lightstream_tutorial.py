@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import tifffile
 import torch
 from places import ROOT
+from preloaded import run_python
 from torchvision import models
 
 TUTORIAL = """
@@ -92,13 +91,8 @@ def test_published_tutorial_runs_unchanged(tmp_path: Path) -> None:
     torch.save(models.resnet18(weights=None).state_dict(), weights / "resnet18-f37072fd.pth")
     script = tmp_path / "tutorial.py"
     script.write_text(TUTORIAL.replace("SIZE", "128").replace("TILE", "80"))
-    environment = {
-        "TORCH_HOME": str(tmp_path / "home"), "PATH": "", "OMP_NUM_THREADS": "1", "VIPS_CONCURRENCY": "1",
-        "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
-    )
+    environment = {"TORCH_HOME": str(tmp_path / "home"), "PATH": "", "PYTHONPATH": str(ROOT)}
+    done = run_python(script, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "val_loss" in done.stdout
     assert "1000 classes; a new one of 2 classes" in done.stderr

@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 
 import albumentationsxl as A
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from lightning import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from mean_color import Mean, equal, trainer
+from preloaded import run_python
 
 from wsidata import WSIDataModule
 from wsidata.datamodules.checks import SlideCheckError
@@ -313,8 +312,7 @@ def test_two_processes_see_together_what_one_sees(camelyon, tmp_path):
     for devices in (1, 2):
         out = tmp_path / str(devices)
         out.mkdir()
-        command = [sys.executable, tmp_path / "script.py", camelyon, out, str(devices)]
-        run = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True)
+        run = run_python(tmp_path / "script.py", camelyon, out, devices, check=True)
         said = run.stderr
         assert (out / "split.csv").exists()
         found.append([json.loads(path.read_text()) for path in sorted(out.glob("rank*.json"))])

@@ -5,13 +5,13 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from preloaded import run_python, start_python
 
 from wsidata.datamodules.image_folder import ImageFolderDataModule
 from wsidata.datasets.epochs import SampleError
@@ -52,7 +52,7 @@ from wsidata.transforms.compose import Compose
 if __name__ == "__main__":
     start, *paths = sys.argv[1:]
     table = pd.DataFrame({"image_id": paths, "path": paths, "label": 0})
-    loader = make_loader(PhotoDataset(table, Compose([]), resize_px=32), num_workers=2, worker_start=start)
+    loader = make_loader(PhotoDataset(table, Compose([]), resize_px=32), num_workers=1, worker_start=start)
     batches = iter(loader)
     next(batches)
     print("ready", flush=True)
@@ -73,11 +73,14 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(("script", "start"), [(LOADER, "forkserver"), (LOADER, "spawn"), (POOL, "")])
 def test_no_process_outlives_one_that_was_killed(tmp_path, table, script, start):
     (tmp_path / "script.py").write_text(script)
-    command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), start, *table["path"]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
-        assert run.stdout.readline()
-        assert len(living(run.pid)) >= 3
-        run.kill()
+    run = start_python(tmp_path / "script.py", start, *table["path"], new_session=True)
+    deadline = time.monotonic() + 60
+    while not run.output():
+        assert time.monotonic() < deadline, run.output("stderr")
+        time.sleep(0.05)
+    assert len(living(run.pid)) >= 3
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.wait().returncode == -signal.SIGKILL
     deadline = time.monotonic() + 60
     while left := living(run.pid):
         if time.monotonic() > deadline:
@@ -152,8 +155,7 @@ def test_a_worker_that_is_killed_while_it_waits_says_so(table):
 def test_a_missing_main_guard_is_named(tmp_path, table, start):
     script = LOADER.replace('if __name__ == "__main__":', "if True:")
     (tmp_path / "script.py").write_text(script)
-    command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), start, *table["path"]]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = run_python(tmp_path / "script.py", start, *table["path"], timeout=120)
     last = run.stderr.splitlines()[-1]
     assert run.returncode == 1
     assert last.startswith("wsidata.datasets.workers.WorkerError: worker process")
@@ -212,7 +214,6 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="tensors of workers have file descriptors on Linux")
 def test_too_many_batches_that_are_kept_name_the_remedy(tmp_path, table):
     (tmp_path / "script.py").write_text(CROWDED)
-    command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), *table["path"]]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    run = run_python(tmp_path / "script.py", *table["path"], timeout=120)
     assert "too many files are open at once" in run.stderr.splitlines()[-1], run.stderr[-3000:]
     assert "set_sharing_strategy('file_system')" in run.stderr.splitlines()[-1]

@@ -1,7 +1,7 @@
-"""Test server in its own process, and clients in fresh Python processes.
+"""Test server in its own process, and clients in Python processes of their own.
 
-A process each, because huggingface_hub reads HF_ENDPOINT when it is imported, and a cache each, because a full cache
-hides a server that does not answer.
+A process each, because huggingface_hub reads HF_ENDPOINT when it is imported (which `preloaded` has not), and a cache
+each, because a full cache hides a server that does not answer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any, Self
 from urllib.request import Request, urlopen
+
+from preloaded import run_python
 
 OWNER, READER = "hf_owner", "hf_reader"
 USER = "tester"
@@ -97,15 +99,8 @@ class LocalHub:
         **more: str,
     ) -> subprocess.CompletedProcess[str]:  # fmt: skip
         """Run Python code (`sys.argv[1:]` are the arguments) as a client, in a new process."""
-        return subprocess.run(
-            [sys.executable, "-c", code, *map(str, arguments)],
-            env=self.environment(home, token, **more),
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        environment = self.environment(home, token, **more)
+        return run_python("-c", code, *arguments, env=environment, cwd=self.folder, timeout=timeout)
 
     def put(self, repo_id: str, folder: Path, *, private: bool = False) -> str:
         """Commit a folder in place of everything before, without a client. Returns the commit."""

@@ -1,13 +1,12 @@
 """Round trip through the Hub of pixels, files, splits, statistics and the trained model."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from journey import VARIANTS
 from local_hub import LocalHub
+from preloaded import run_python
 
 from wsidata.synthetic.photos import write_photos
 
@@ -30,14 +29,8 @@ def journey(camelyon, tmp_path_factory):
         halves = {}
         for half in ("publish", "load"):
             hub.clear() if half == "load" else None
-            run = subprocess.run(
-                [sys.executable, str(Path(__file__).with_name("journey.py")), half, camelyon, photos, folder / "out"],
-                env=hub.environment(),
-                capture_output=True,
-                text=True,
-                timeout=600,
-                check=False,
-            )
+            script = Path(__file__).with_name("journey.py")
+            run = run_python(script, half, camelyon, photos, folder / "out", env=hub.environment(), timeout=600)
             assert run.returncode == 0, run.stderr[-4000:]
             halves[half] = {line["variant"]: line for line in map(json.loads, run.stdout.splitlines())}
             halves[f"{half} requests"] = hub.log()

@@ -1,9 +1,8 @@
 import json
 import os
-import subprocess
-import sys
 
 import pytest
+from preloaded import run_python
 
 from wsidata.hub.export.journal import Entry, Journal, content_key, record
 from wsidata.utils.files import file_sha256
@@ -45,7 +44,7 @@ def test_lines_of_several_processes_are_joined_and_are_newer(tmp_path):
         "record(Path(sys.argv[1]), Entry(sys.argv[2], 'new', sys.argv[2] + '.png', 's', 1, 2, 3))"
     )
     for name in ("a", "b"):
-        subprocess.run([sys.executable, "-c", code, str(journal.staging), entry(name).place], check=True)
+        run_python("-c", code, journal.staging, entry(name).place, check=True)
     assert len(list(journal.root.glob("*.jsonl"))) == 3
     joined = begun(tmp_path)
     assert [path.name for path in journal.root.glob("*.jsonl")] == ["journal.jsonl"]
