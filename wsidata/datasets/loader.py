@@ -35,7 +35,7 @@ from wsidata.utils.processes import raise_open_files
 
 WorkerStart = Literal["forkserver", "spawn"]
 
-AHEAD = 8
+AHEAD = 4
 """Files that are copied to a stage ahead of those that workers read."""
 
 # Lightning seeds workers with a function of its own, for which each would have to import Lightning.
@@ -174,7 +174,9 @@ class EpochLoader(DataLoader[Any]):
         paths = [dataset.paths[index % len(dataset)] for index in self.sampler]
         size, before = self.batch_size or 1, self._given
         in_workers = size * (self.prefetch_factor or 0) * self.num_workers
-        return copying_ahead(dataset.stage, paths, lambda: (self._given - before) * size, in_workers + AHEAD)
+        processes = getattr(self.sampler, "num_replicas", 1)
+        used = lambda: (self._given - before) * size  # noqa: E731
+        return copying_ahead(dataset.stage, paths, used, in_workers + AHEAD, processes)
 
     @contextmanager
     def _naming_faults(self) -> Iterator[None]:

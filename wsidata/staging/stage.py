@@ -218,8 +218,8 @@ class Stage:
             if making is None and not self._make_room(facts.size_bytes):
                 if ahead is None:
                     self._warn(
-                        f"there is no room for {facts.size_bytes / 1e9:,.1f} GB in '{self.folder}' (stage_max_bytes="
-                        f"{self.max_bytes}), as all copies there are in use"
+                        f"there is no room for the {facts.size_bytes:,} bytes of '{path.name}' in '{self.folder}' "
+                        f"beside the copies in use (stage_max_bytes={self.max_bytes:,})"
                     )
                 return None
             if making is None:

@@ -387,6 +387,8 @@ def test_a_resumed_run_goes_on_as_the_uninterrupted_one_wherever_it_stopped(came
         saving = ModelCheckpoint(tmp_path / folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         ends = ModelCheckpoint(tmp_path / folder, every_n_epochs=1, save_top_k=-1, filename="end{epoch}")
         options = {"batch_size": 2, "image_size": 64, "num_workers": workers}
+        if folder.startswith("step"):  # on another node, with copies on its disk
+            options["stage_dir"] = tmp_path / folder / "local"
         dm = module(camelyon, test_prefix="test_", level=1, leaks="off", **options)
         trainer(tmp_path / folder, max_epochs=3, callbacks=[saving, ends], **limits).fit(
             model, datamodule=dm, ckpt_path=checkpoint

@@ -114,7 +114,10 @@ def test_the_least_recently_used_copies_leave_and_none_in_use(stage, sources):
         assert use(stage, sources[3]) == sources[3].read_bytes()
         assert copies(stage) == ["0.svs", "1.svs", "3.svs"]
         with stage.copy_of(sources[3]):
-            with pytest.warns(StageWarning, match=r"no room for .*stage_max_bytes=10000.*read from their source inst"):
+            with pytest.warns(
+                StageWarning,
+                match=r"no room for the 3,000 bytes of '4.svs'.*stage_max_bytes=10,000.*read from their source inst",
+            ):
                 assert stage.copy_of(sources[4]) is None
             assert stage.copy_of(sources[4]) is None  # without a second warning
     assert use(stage, sources[4]) == sources[4].read_bytes()
@@ -271,8 +274,8 @@ def test_other_sizes_are_refused(stated):
 # -- ahead of use ------------------------------------------------------------------------------------------------------
 
 
-def wait_until(true):
-    deadline = time.monotonic() + 10
+def wait_until(true, seconds=10):
+    deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -293,6 +296,12 @@ def test_files_are_copied_ahead_in_order_and_kept_until_they_are_used(stage, sou
     assert not [one for one in threading.enumerate() if one.name == "copying slides ahead"]
     for source in sources:  # all can leave
         assert use(stage, source) == source.read_bytes()
+
+
+def test_copies_ahead_of_use_take_half_of_the_room(stage, sources):
+    with copying_ahead(stage, list(map(str, sources)), lambda: 0, 5), pytest.raises(AssertionError):
+        wait_until(lambda: len(copies(stage)) > 2, 0.5)
+    assert copies(stage) == ["0.svs", "1.svs"]
 
 
 def test_copying_ahead_ends_in_the_middle_of_a_file(stage, sources, monkeypatch):
