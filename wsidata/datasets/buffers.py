@@ -18,13 +18,14 @@ import os
 import sys
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.reduction import DupFd
-from typing import Any
+from threading import Lock
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -35,11 +36,17 @@ from torch.utils.data import default_collate
 MAX_BUFFERS = 12
 """Buffers of a worker. Two batches wait, one is being made, and two or three are in use at a time, with masks twice."""
 
+OWN_BUFFERS = 3
+OWN_BYTES = 2**20, 2**28
+"""Least and most bytes of a buffer that is not shared. Less comes as fast from the heap; more is not kept in vain."""
+
 BY_VALUE_BYTES = 16 * 1024
 """Tensors up to this size, such as labels, travel in the message itself."""
 
 Memory = NDArray[np.uint8]
 """One-dimensional, and the base of all its views, so that its end is theirs."""
+
+Kind = TypeVar("Kind", bound="Buffer")
 
 _PAGE_BYTES = 4096
 _FLAG_BYTES = 64
@@ -47,7 +54,8 @@ _FREE, _IN_USE, _ABANDONED = 0, 1, 2
 
 _own: weakref.WeakValueDictionary[int, Memory] = weakref.WeakValueDictionary()  # by address
 _slots: ContextVar[Slots | None] = ContextVar("_slots", default=None)
-_pool: Pool | None = None  # of this process, if it is a worker
+_pool: Pool[SharedBuffer] | None = None  # of this process, if it is a worker
+_lock = Lock()
 
 
 # -- samples and batches -----------------------------------------------------------------------------------------------
@@ -56,8 +64,8 @@ _pool: Pool | None = None  # of this process, if it is a worker
 def new_pixels(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     """Memory for the pixels of one sample, to be written whole.
 
-    For a loader it is that of the batch, which is then neither collated nor copied on its way from a worker. Others get
-    an array like any other.
+    For a loader it is that of the batch, which is then neither collated nor copied on its way from a worker. It is used
+    again when the last view of it is gone.
 
     Args:
         shape: (height, width, channels).
@@ -68,7 +76,7 @@ def new_pixels(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     """
     slots = _slots.get()
     place = None if slots is None else slots.take(tuple(shape), np.dtype(dtype))
-    return np.empty(shape, dtype) if place is None else place
+    return _array(_own_memory, shape, np.dtype(dtype)) if place is None else place
 
 
 class Slots:
@@ -87,7 +95,7 @@ class Slots:
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
         """The place of the current sample; None if it has had it, or the sample is of another size or type."""
         if self._pixels is None:
-            self._pixels = _batch_memory((self._samples, *shape), dtype)
+            self._pixels = _array(_batch_memory, (self._samples, *shape), dtype)
         if self.number in self._taken or (self._pixels.shape[1:], self._pixels.dtype) != (shape, dtype):
             return None
         self._taken.add(self.number)
@@ -95,13 +103,25 @@ class Slots:
         return place
 
 
-def _batch_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def _array(allocate: Callable[[int], Memory], shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
     nbytes = math.prod(shape) * dtype.itemsize
+    return allocate(nbytes)[:nbytes].view(dtype).reshape(shape)
+
+
+def _batch_memory(nbytes: int) -> Memory:
     memory = None if _pool is None else _pool.memory(nbytes)
-    if memory is None:
-        memory = np.empty(nbytes, np.uint8)
+    memory = _own_memory(nbytes) if memory is None else memory
     _own[_address(memory)] = memory
-    return memory[:nbytes].view(dtype).reshape(shape)
+    return memory
+
+
+def _own_memory(nbytes: int) -> Memory:
+    """Memory that is not shared, from this process's few buffers if it is of their size."""
+    memory = None
+    if OWN_BYTES[0] <= nbytes <= OWN_BYTES[1]:
+        with _lock:
+            memory = _own_pool.memory(nbytes)
+    return np.empty(nbytes, np.uint8) if memory is None else memory
 
 
 def _address(memory: Memory) -> int:
@@ -155,36 +175,74 @@ def _view(
 def begin_pool(reader: int, worker: int) -> None:
     """Let this process, a worker of the loader of that number, write its samples to shared buffers."""
     global _pool
-    _pool = Pool((reader, worker)) if hasattr(os, "memfd_create") else None
+    _pool = Pool(SharedBuffer, MAX_BUFFERS, (reader, worker)) if hasattr(os, "memfd_create") else None
 
 
 def _no_pool() -> None:
-    global _pool
+    global _pool, _lock
     _pool = None
+    _lock = Lock()
 
 
 def sent(value: Any) -> Any:
     """What a worker passes on in place of a tensor of a batch: pickled, it becomes that tensor in the reader."""
     if _pool is None or not isinstance(value, Tensor):
         return value
-    buffer = _pool.buffer_of(value)
+    buffer = next((buffer for buffer in _pool.buffers if buffer.holds(value)), None)
     if buffer is not None:
         return SentBuffer(_pool, buffer, value)
     return SentValue(value) if value.nbytes <= BY_VALUE_BYTES else value
 
 
 class Buffer:
-    """Shared memory of a worker, which holds one batch at a time.
+    """Memory of this process, which holds one sample or batch at a time.
 
     Attributes:
-        serial: Its number, which no other buffer of the worker has.
+        serial: Its number, which no other buffer of its pool has.
         capacity: Bytes.
-        descriptor: File descriptor; None once the reader has been sent it.
     """
 
     def __init__(self, serial: int, nbytes: int) -> None:
         self.serial = serial
         self.capacity = -(-nbytes // _PAGE_BYTES) * _PAGE_BYTES
+        self._lent: Any = lambda: None
+        self._map()
+
+    def _map(self) -> None:
+        # As NumPy's, which the system has to clear for every sample anew.
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        self._mapping = mmap.mmap(-1, self.capacity, **private)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):
+                self._mapping.madvise(mmap.MADV_HUGEPAGE)
+
+    def _memory(self) -> Memory:
+        """All of it, as an array of its own each time."""
+        return np.frombuffer(self._mapping, np.uint8, self.capacity)
+
+    def lend(self) -> Memory:
+        """Its memory; it counts as in use for as long as that or a view of it lives."""
+        memory = self._memory()
+        self._lent = weakref.ref(memory)
+        return memory
+
+    @property
+    def state(self) -> int:
+        """Whether it is free or in use."""
+        return _FREE if self._lent() is None else _IN_USE
+
+    def close(self) -> None:
+        """Give up what a reader never got."""
+
+
+class SharedBuffer(Buffer):
+    """Memory of a worker that a reader maps, too.
+
+    Attributes:
+        descriptor: File descriptor; None once the reader has been sent it.
+    """
+
+    def _map(self) -> None:
         self.descriptor: int | None = os.memfd_create("wsidata")
         try:
             os.ftruncate(self.descriptor, self.capacity + _FLAG_BYTES)
@@ -192,14 +250,15 @@ class Buffer:
         except OSError:
             os.close(self.descriptor)
             raise
-        self._lent: Any = lambda: None
         self._is_sent = False
 
+    def _memory(self) -> Memory:
+        return self._mapped.memory()
+
     def lend(self) -> Memory:
-        """Its memory; it counts as in use for as long as that or a view of it lives."""
-        memory = self._mapped.memory()
-        self._lent, self._is_sent = weakref.ref(memory), False
-        return memory
+        """Its memory; it counts as in use for as long as that or a view of it lives, here or in the reader."""
+        self._is_sent = False
+        return super().lend()
 
     def send(self) -> Any:
         """Leave it to the reader until that clears the flag; returns what passes the file on, if it is new there."""
@@ -233,18 +292,19 @@ class Buffer:
             self.descriptor = None
 
 
-class Pool:
-    """The buffers of a worker.
+class Pool(Generic[Kind]):
+    """The buffers of a process.
 
     Attributes:
-        name: Number of the loader, and of the worker.
-        buffers: At most `MAX_BUFFERS`; none is more than twice as large as it was needed last.
+        name: Number of the loader, and of the worker; of no meaning where buffers are not shared.
+        buffers: At most as many as given; none is more than twice as large as it was needed last.
         retired: Numbers of buffers that are given up here, and not yet in the reader.
     """
 
-    def __init__(self, name: tuple[int, int]) -> None:
+    def __init__(self, kind: type[Kind], most: int, name: tuple[int, int] = (0, 0)) -> None:
         self.name = name
-        self.buffers: list[Buffer] = []
+        self.buffers: list[Kind] = []
+        self._kind, self._most = kind, most
         self.retired: deque[int] = deque()
         self._serials = count()
 
@@ -257,30 +317,29 @@ class Pool:
         for buffer in [*self.buffers]:
             if buffer in free or buffer.state == _ABANDONED:  # of another size
                 self._retire(buffer)
-        if len(self.buffers) >= MAX_BUFFERS:
+        if len(self.buffers) >= self._most:
             return None
         try:
-            self.buffers.append(Buffer(next(self._serials), nbytes))
+            self.buffers.append(self._kind(next(self._serials), nbytes))
         except OSError:  # too many open files: what follows says so, if it needs another one
             return None
         return self.buffers[-1].lend()
 
-    def buffer_of(self, tensor: Tensor) -> Buffer | None:
-        """The buffer that a tensor lies in."""
-        return next((buffer for buffer in self.buffers if buffer.holds(tensor)), None)
-
-    def _retire(self, buffer: Buffer) -> None:
+    def _retire(self, buffer: Kind) -> None:
         buffer.close()
         self.buffers.remove(buffer)
         self.retired.append(buffer.serial)
+
+
+_own_pool = Pool(Buffer, OWN_BUFFERS)
 
 
 @dataclass(frozen=True, eq=False)
 class SentBuffer:
     """A tensor in a buffer; pickled, which a queue does in a thread of its own, it is the reader's."""
 
-    pool: Pool
-    buffer: Buffer
+    pool: Pool[SharedBuffer]
+    buffer: SharedBuffer
     tensor: Tensor
 
     def __reduce__(self) -> tuple[Any, ...]:

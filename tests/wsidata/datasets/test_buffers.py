@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from wsidata.datasets import buffers
-from wsidata.datasets.buffers import MAX_BUFFERS, Pool, batch_slots, new_pixels, stacked
+from wsidata.datasets.buffers import MAX_BUFFERS, Pool, SharedBuffer, batch_slots, new_pixels, stacked
 from wsidata.datasets.loader import collate, make_loader
 from wsidata.datasets.photos import PhotoDataset
 from wsidata.transforms.compose import photo_train_transform
@@ -24,7 +24,7 @@ SHAPE = (64, 64, 3)
 def pool(monkeypatch):
     """A worker's pool and its reader, in this process."""
     number = buffers.begin_reading()
-    monkeypatch.setattr(buffers, "_pool", Pool((number, 0)))
+    monkeypatch.setattr(buffers, "_pool", Pool(SharedBuffer, MAX_BUFFERS, (number, 0)))
     yield buffers._pool
     buffers.end_reading(number)
 
@@ -104,6 +104,23 @@ def test_without_a_pool_samples_of_a_loader_are_not_copied_either():
     assert collate([other]).data_ptr() != other.data_ptr()  # not made for a loader: somebody may keep it
 
 
+def test_memory_of_samples_read_here_is_used_again_once_nothing_views_it():
+    def sample(value, side=800):
+        pixels = new_pixels((side, side, 3), np.uint8)
+        pixels[...] = value
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+    addresses = {sample(value).data_ptr() for value in range(10)}
+    assert len(addresses) == 1
+    kept = [sample(value) for value in range(buffers.OWN_BUFFERS + 2)]
+    part = sample(99)[1, 100:110]
+    others = [sample(value, side) for value in range(3) for side in (700, 800, 2000)]
+    assert [int(image.float().mean()) for image in kept] == list(range(len(kept)))
+    assert (part == 99).all()
+    assert len({one.data_ptr() for one in (*kept, *others)}) == len(kept) + len(others)
+    assert len(buffers._own_pool.buffers) <= buffers.OWN_BUFFERS
+
+
 def test_any_tensor_travels_through_a_buffer_and_a_small_one_in_the_message(pool):
     masks = [torch.arange(96 * 96).reshape(96, 96) + number for number in range(2)]
     numbers = [torch.tensor([0.5, 2.0]), torch.tensor([1.5, 3.0])]
@@ -178,7 +195,7 @@ def test_no_file_stays_open_when_a_loader_and_its_batches_are_gone():
     gc.collect()
     before = len(anonymous_files())
     number = buffers.begin_reading()
-    buffers._pool = Pool((number, 0))
+    buffers._pool = Pool(SharedBuffer, MAX_BUFFERS, (number, 0))
     try:
         kept = passed_on(1)
     finally:
