@@ -25,7 +25,7 @@ Colors: TypeAlias = NDArray[np.uint8]
 Recolor: TypeAlias = Callable[[Colors], Colors]
 """From colors to what becomes of them."""
 
-PIXELS_AT_ONCE = 2**21
+PIXELS_AT_ONCE = 2**19
 """Parts with unknown colors wait until they have so many pixels, as a rule costs as much for one color as for many."""
 
 Keys: TypeAlias = NDArray[np.int32]
