@@ -19,9 +19,10 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
-from wsidata.datasets.buffers import begin_reading, end_reading, sent, stacked, trim
+from wsidata.datasets.buffers import stacked
 from wsidata.datasets.epochs import EpochDataset, SampleError, TableDataset, Unreadable
 from wsidata.datasets.sampler import EpochSampler, RowSampler, Share
+from wsidata.datasets.sharing import begin_reading, end_reading, sent, trim
 from wsidata.datasets.workers import (
     WorkerError,
     begin_worker,
@@ -277,7 +278,7 @@ def collate(samples: Sequence[Any]) -> Any:
     Returns:
         `(images, targets)` with images (B, C, H, W), channels-last, or a list of lazy images; and class numbers (B,)
         int64, targets (B, K) float32, or masks (B, H, W) int64. Or the images alone. In a worker tensors are what
-        becomes them in the reader; see `buffers.sent`.
+        becomes them in the reader; see `sharing.sent`.
     """
     if not isinstance(samples[0], tuple):
         return batch_images(samples)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from wsidata.datasets.buffers import begin_pool
 from wsidata.datasets.epochs import EpochDataset
+from wsidata.datasets.sharing import begin_sending
 from wsidata.utils.processes import end_with_parent
 
 _UNUSED, _IDLE = -2, -1
@@ -36,12 +36,12 @@ def begin_worker(log: Tensor, reader: int, also: Callable[[int], None] | None, w
 
     Args:
         log: See `reading_log`.
-        reader: Number of the loader; see `buffers.begin_reading`.
+        reader: Number of the loader; see `sharing.begin_reading`.
         also: Another function that workers begin with, such as Lightning's, which seeds them.
         worker: Number of the worker.
     """
     end_with_parent()
-    begin_pool(reader, worker)
+    begin_sending(reader, worker)
     info: Any = get_worker_info()
     if isinstance(info.dataset, EpochDataset):
         info.dataset.reading = log[worker : worker + 1]

@@ -10,23 +10,30 @@ import pandas as pd
 import pytest
 import torch
 
-from wsidata.datasets import buffers
-from wsidata.datasets.buffers import MAX_BUFFERS, Pool, SharedBuffer, batch_slots, new_pixels, stacked
+from wsidata.datasets import buffers, sharing
+from wsidata.datasets.buffers import Buffer, batch_slots, new_pixels, stacked
 from wsidata.datasets.loader import collate, make_loader
 from wsidata.datasets.photos import PhotoDataset
+from wsidata.datasets.sharing import SharedBuffer
 from wsidata.transforms.compose import photo_train_transform
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="the system has no anonymous files")
-SHAPE = (64, 64, 3)
+SHAPE = (80, 80, 3)
 
 
 @pytest.fixture
-def pool(monkeypatch):
+def pool():
     """A worker's pool and its reader, in this process."""
-    number = buffers.begin_reading()
-    monkeypatch.setattr(buffers, "_pool", Pool(SharedBuffer, MAX_BUFFERS, (number, 0)))
-    yield buffers._pool
-    buffers.end_reading(number)
+    number = sharing.begin_reading()
+    sharing.begin_sending(number, 0)
+    yield sharing._sender.pool
+    stop_sending()
+    sharing.end_reading(number)
+
+
+def stop_sending():
+    sharing._sender = None
+    buffers.use_pool(None)
 
 
 def made(value, samples=1):
@@ -112,13 +119,13 @@ def test_memory_of_samples_read_here_is_used_again_once_nothing_views_it():
 
     addresses = {sample(value).data_ptr() for value in range(10)}
     assert len(addresses) == 1
-    kept = [sample(value) for value in range(buffers.OWN_BUFFERS + 2)]
+    kept = [sample(value) for value in range(Buffer.most + 2)]
     part = sample(99)[1, 100:110]
     others = [sample(value, side) for value in range(3) for side in (700, 800, 2000)]
     assert [int(image.float().mean()) for image in kept] == list(range(len(kept)))
     assert (part == 99).all()
     assert len({one.data_ptr() for one in (*kept, *others)}) == len(kept) + len(others)
-    assert len(buffers._own_pool.buffers) <= buffers.OWN_BUFFERS
+    assert len(buffers._own_pool.buffers) <= Buffer.most
 
 
 def test_any_tensor_travels_through_a_buffer_and_a_small_one_in_the_message(pool):
@@ -136,16 +143,16 @@ def test_any_tensor_travels_through_a_buffer_and_a_small_one_in_the_message(pool
 
 
 def test_kept_batches_use_up_the_pool_and_the_rest_travels_as_it_did(pool):
-    kept = [passed_on(value) for value in range(MAX_BUFFERS + 3)]
-    assert len(pool.buffers) == MAX_BUFFERS
+    kept = [passed_on(value) for value in range(SharedBuffer.most + 3)]
+    assert len(pool.buffers) == SharedBuffer.most
     assert all((batch == value).all() for value, batch in enumerate(kept))
     del kept
     assert used(pool) == 0
     assert (passed_on(5) == 5).all()
 
 
-def test_buffers_of_another_size_are_given_up_on_both_sides(pool, monkeypatch):
-    mapped = buffers._reader.mapped[pool.name[0]]
+def test_buffers_of_another_size_are_given_up_on_both_sides(pool):
+    mapped = sharing._reader.mapped[sharing._sender.reader]
     held = passed_on(1)
     for samples in (1, 40, 3, 40, 1):
         for value in range(3):
@@ -179,7 +186,7 @@ def test_unused_buffers_take_no_memory_between_epochs(pool):
     kept, _ = passed_on(4, samples=50), passed_on(5, samples=50)
     del _
     before = [os.stat(f"/proc/self/fd/{one}").st_blocks for one in anonymous_files()]
-    buffers.trim(pool.name[0])
+    sharing.trim(sharing._sender.reader)
     after = [os.stat(f"/proc/self/fd/{one}").st_blocks for one in anonymous_files()]
     assert sum(after) < 0.6 * sum(before)
     assert (kept[0] == 4).all()
@@ -194,13 +201,13 @@ def anonymous_files():
 def test_no_file_stays_open_when_a_loader_and_its_batches_are_gone():
     gc.collect()
     before = len(anonymous_files())
-    number = buffers.begin_reading()
-    buffers._pool = Pool(SharedBuffer, MAX_BUFFERS, (number, 0))
+    number = sharing.begin_reading()
+    sharing.begin_sending(number, 0)
     try:
         kept = passed_on(1)
     finally:
-        buffers._pool = None
-    buffers.end_reading(number)
+        stop_sending()
+    sharing.end_reading(number)
     assert (kept == 1).all()
     assert len(anonymous_files()) == before + 1
     del kept
@@ -267,11 +274,11 @@ def test_kept_batches_never_change_while_others_are_drawn(toadstools, batch_size
     assert torch.equal(whole[0], expected[0][0])
     assert torch.equal(part, expected[1][0][:, 1, 5:9])
     kept = list(loader)  # the workers live on, and all is kept
-    assert len(buffers._reader.mapped[loader._number]) <= MAX_BUFFERS
+    assert len(sharing._reader.mapped[loader._number]) <= SharedBuffer.most
     number = loader._number
     del batches, loader
     gc.collect()
-    assert number not in buffers._reader.mapped
+    assert number not in sharing._reader.mapped
     for (images, labels), known in zip(kept, expected, strict=True):
         assert torch.equal(images, known[0])
         assert torch.equal(labels, known[1])
