@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 
-from slidestream.trained import load_trained
+from slidestream.trained import Trained, load_trained
 from slidestream.training.noise import hush
 from slidestream.training.run_folder import show_progress
 from wsidata import ImageFolderDataModule, SplitDataModule, WSIDataModule
 from wsidata.datamodules.restore import recall
 from wsidata.evaluation import PredictionWriter, accuracy, auroc, balanced_accuracy, read_predictions
+from wsidata.evaluation.prediction_file import ERROR, KEY, Row
+from wsidata.evaluation.spread.executor import CollectingWriter, ExecutorWriter
 from wsidata.evaluation.spread.shared import SharedWriter
 from wsidata.splits.unreadable import SkipWarning
 from wsidata.tables.bare_folder import list_images
@@ -77,6 +80,7 @@ def predict(
     changed: Mapping[str, Any] | None = None,
     trainer: Mapping[str, Any] | None = None,
     share: bool = False,
+    executor: Executor | None = None,
     quiet: bool = True,
 ) -> Done:
     """Predict new images, and write a row of each as it comes.
@@ -93,10 +97,14 @@ def predict(
         trainer: Arguments of the Trainer.
         share: Share the work with other jobs of the same arguments, on any machines; the file is written when all is
             predicted.
+        executor: Processes, here or on other machines, each with a network of its own, which predict the images; they
+            need the same files under the same paths. `process_pool(n)`, or Dask's `client.get_executor(pure=False)`
+            with one thread a worker. Images are read by the same processes, whatever `num_workers` is.
         quiet: Draw no progress bar.
 
     Raises:
         ValueError, OSError: naming what cannot be used; what was predicted before is kept.
+        PoolError: if the executor ends, as when the system kills one of its processes.
     """
     hush()
     warnings.simplefilter("ignore", SkipWarning)  # the table and the summary name them
@@ -106,23 +114,73 @@ def predict(
     if share and overwrite:
         raise ValueError(f"overwrite= is not for jobs that share= a file. Remove '{out}' before they start.")
     names = trained.class_names or None
-    shared = SharedWriter(out, class_names=names) if share else None
-    writer = shared or PredictionWriter(out, overwrite=overwrite, class_names=names)
-    while True:
-        run = Trainer(
-            logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=writer,
-            enable_progress_bar=not quiet and show_progress(), **(trainer or {}),
-        )  # fmt: skip
-        try:
-            run.predict(trained.model, datamodule=data, return_predictions=False)
-            if shared is None or not shared.goes_on():
-                break
-        except Exception as error:
-            if not writer.goes_on_after(error):
-                raise
+    writer: PredictionWriter
+    if executor is not None:
+        if share:
+            raise ValueError("executor= and share= both spread the work. Pass one of them.")
+        how = data.batch_size, changed or {}, trainer or {}, names
+        elsewhere = Elsewhere(str(trained.checkpoint.absolute()), model_class, *how)
+        writer = ExecutorWriter(out, elsewhere, executor, overwrite=overwrite, class_names=names)
+    elif share:
+        writer = SharedWriter(out, class_names=names)
+    else:
+        writer = PredictionWriter(out, overwrite=overwrite, class_names=names)
+    run = _run(trained.model, data, writer, {"enable_progress_bar": not quiet and show_progress(), **(trainer or {})})
     labeled = data.target == "class" and bool((data.labels.frame["label_name"] != "").any())
     count = len(data.tables["predict"]) + len(data.skipped)
     return Done(writer.path, count, writer.unreadable, labeled, run.is_global_zero)
+
+
+def _run(
+    model: LightningModule, data: SplitDataModule, writer: PredictionWriter, options: Mapping[str, Any]
+) -> Trainer:
+    """Predict until all is written; images whose pixels cannot be read end a Trainer, and not this."""
+    while True:
+        trainer = Trainer(
+            logger=False, enable_checkpointing=False, enable_model_summary=False, callbacks=writer, **options
+        )
+        try:
+            trainer.predict(model, datamodule=data, return_predictions=False)
+            if not isinstance(writer, SharedWriter) or not writer.goes_on():
+                return trainer
+        except Exception as error:
+            if not writer.goes_on_after(error):
+                raise
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Predicts batches in another process; sent to the workers of an executor. For the attributes see `predict`."""
+
+    checkpoint: str
+    model_class: str | None
+    batch_size: int
+    changed: Mapping[str, Any]
+    trainer: Mapping[str, Any]
+    class_names: tuple[str, ...] | None
+
+    def __call__(self, paths: Sequence[str]) -> list[Row]:
+        """The rows of a batch, with an error for each image that cannot be read."""
+        hush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the process that asks has warned, and names what is left out
+            trained = _load_once(self.checkpoint, self.model_class)
+            loading = {"num_workers": 0, "batch_size": self.batch_size}
+            data = make_data(Path(self.checkpoint), paths, {}, loading, self.changed)
+            try:
+                _ = data.skipped
+            except SplitError:  # none of them can be read
+                reasons = data.find_unreadable().values()
+                return [{KEY: path, ERROR: reason} for path, reason in zip(paths, reasons, strict=True)]
+            writer = CollectingWriter(paths, self.class_names or data.class_names)
+            _run(trained.model, data, writer, {"enable_progress_bar": False, **self.trainer})
+        return writer.rows
+
+
+@lru_cache(maxsize=1)
+def _load_once(checkpoint: str, model_class: str | None) -> Trained:
+    """The network of a worker, for all its batches."""
+    return load_trained(checkpoint, model_class)
 
 
 def make_data(
