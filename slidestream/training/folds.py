@@ -17,7 +17,7 @@ import pandas as pd
 
 from slidestream.training.evaluate import main_scores
 from slidestream.training.run_folder import RunFolder, default_folder
-from wsidata.evaluation import read_predictions, save_table, scores_with_intervals, write_report
+from wsidata.evaluation import read_predictions, read_scores, save_table, write_report
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def sum_up(out: Path, count: int) -> str:
     scores, validated, tested = [], [], []
     for fold in range(count):
         predictions = read_predictions(out / f"fold_{fold}" / "predictions.csv")
-        scores.append(scores_with_intervals(predictions).assign(fold=fold))
+        scores.append(read_scores(out / f"fold_{fold}" / "scores.csv").assign(fold=fold))
         validated.append(predictions[predictions["split"] == "val"].assign(fold=str(fold)))
         tested.append(predictions[predictions["split"] == "test"])
     folds = pd.concat(scores, ignore_index=True)

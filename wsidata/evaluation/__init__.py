@@ -10,6 +10,7 @@ from wsidata.evaluation.predictions import mistakes as mistakes
 from wsidata.evaluation.predictions import prediction_table as prediction_table
 from wsidata.evaluation.predictions import read_predictions as read_predictions
 from wsidata.evaluation.report.write import write_report as write_report
+from wsidata.evaluation.save import read_scores as read_scores
 from wsidata.evaluation.save import save_figure as save_figure
 from wsidata.evaluation.save import save_table as save_table
 from wsidata.evaluation.scores import accuracy as accuracy

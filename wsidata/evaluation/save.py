@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wsidata.tables.cells import escaped
+from wsidata.tables.cells import escaped, restored
 from wsidata.utils.files import atomic_write, write_text
 
 
@@ -24,6 +24,19 @@ def save_table(table: pd.DataFrame, path: str | Path) -> None:
         OSError: if the disk is full; a file that was there is as it was.
     """
     write_text(path, escaped(table).to_csv(index=False, lineterminator="\n"))
+
+
+def read_scores(path: str | Path) -> pd.DataFrame:
+    """The scores of a run as `scores_with_intervals` returned them, from the CSV that `save_table` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a number is none.
+    """
+    table = restored(pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig"))
+    for name in ("value", "low", "high"):
+        table[name] = [float(cell) if cell else float("nan") for cell in table[name]]
+    return table.assign(images=table["images"].astype(int))
 
 
 def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:

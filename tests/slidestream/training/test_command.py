@@ -68,7 +68,7 @@ def test_folds_are_trained_once_each_and_summed_up(
         started.append(command)
         return main(command[3:])
 
-    monkeypatch.setattr("subprocess.call", call)
+    monkeypatch.setattr("slidestream.training.folds._call", call)
     arguments = [*fit, "--out", str(tmp_path), "--folds", "2"]
     assert main([*arguments, "--fold", "1"]) == 0
     assert main(arguments) == 0
@@ -79,6 +79,9 @@ def test_folds_are_trained_once_each_and_summed_up(
     parts = [pd.read_csv(tmp_path / f"fold_{fold}" / "predictions.csv") for fold in range(2)]
     mean = sum(part.loc[part["split"] == "test", "probability_tumor"].to_numpy() for part in parts) / 2
     assert tested["probability_tumor"].to_numpy() == pytest.approx(mean)
+    folds = pd.read_csv(tmp_path / "folds.csv")
+    scores = [pd.read_csv(tmp_path / f"fold_{fold}" / "scores.csv") for fold in range(2)]
+    assert folds["low"].tolist() == pytest.approx([low for one in scores for low in one["low"]], nan_ok=True)
     assert "over 2 folds" in capsys.readouterr().out
 
 
