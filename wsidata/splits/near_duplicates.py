@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from wsidata.photos.read import read_photo
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
 from wsidata.utils.files import file_sha256, files_of, sample_digest
+from wsidata.utils.retries import retried
 
 SIDE_PX = 32
 """Side of the thumbnails."""
@@ -53,7 +55,7 @@ def _divide(paths: list[str], key: Callable[[Path], Hashable]) -> list[list[str]
     """The groups of at least two paths with one key."""
     of: defaultdict[Hashable, list[str]] = defaultdict(list)
     for path in paths:
-        of[key(Path(path))].append(path)
+        of[retried(partial(key, Path(path)), path)].append(path)
     return [group for group in of.values() if len(group) > 1]
 
 

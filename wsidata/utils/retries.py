@@ -22,7 +22,7 @@ FAILING = frozenset(
     getattr(errno, name)
     for name in (
         "EIO", "EREMOTEIO", "ESTALE", "ETIMEDOUT", "ENOTCONN", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED",
-        "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET", "ENOLINK", "ENODEV", "ENXIO",
+        "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "ENETRESET", "ENOLINK", "ENXIO",
     )
     if hasattr(errno, name)
 )  # fmt: skip
