@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsidata.photos.read import read_photo
+from wsidata.slides.file_facts import FileFacts
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
 from wsidata.utils.files import file_sha256, files_of, sample_digest
@@ -27,6 +28,9 @@ from wsidata.utils.retries import retried
 
 SIDE_PX = 32
 """Side of the thumbnails."""
+
+_LARGE_BYTES = 16 * 1024**2
+"""Bytes of a file from which digests are kept: looking one up costs as much as reading a few megabytes."""
 
 _FREQUENCIES = 12
 
@@ -46,7 +50,7 @@ CORRELATION = 0.8
 def same_bytes(paths: Iterable[str]) -> list[list[str]]:
     """Groups of files with the same content; a folder (Zarr) counts as one file, missing paths are ignored."""
     groups = [[path for path in dict.fromkeys(paths) if Path(path).exists()]]
-    for key in (_size, sample_digest, _digest):
+    for key in (_size, partial(_known, "sample", sample_digest), _digest):
         groups = [same for group in groups for same in _divide(group, key)]
     return groups
 
@@ -64,7 +68,27 @@ def _size(path: Path) -> int:
 
 
 def _digest(path: Path) -> tuple[str | None, ...]:
-    return tuple(map(file_sha256, files_of(path)))
+    return tuple(_known("sha256", file_sha256, file) for file in files_of(path))
+
+
+@dataclass(frozen=True)
+class _DigestFact:
+    sha256: str
+
+
+def _known(name: str, digest: Callable[[Path], str | None], path: Path) -> str | None:
+    """A digest of a file; of large ones it is known from earlier runs."""
+    if not path.is_file() or path.stat().st_size < _LARGE_BYTES:
+        return digest(path)
+    kept = FileFacts(path)
+    fact = kept.get(_DigestFact, name)
+    if fact is not None:
+        return fact.sha256
+    found = digest(path)
+    if found is not None:
+        kept.put(name, _DigestFact(found))
+        kept.save()
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,12 +1,14 @@
 """Duplicates in a table are found, described and grouped."""
 
+import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
-from wsidata.splits import describe_duplicates, find_duplicates, group_duplicates
+from wsidata.splits import describe_duplicates, find_duplicates, group_duplicates, near_duplicates
 from wsidata.splits.duplicates import with_duplicates_grouped
-from wsidata.splits.near_duplicates import photo_thumbnail
+from wsidata.splits.near_duplicates import photo_thumbnail, same_bytes
 from wsidata.synthetic.photos import write_photo_folders
 
 
@@ -38,3 +40,21 @@ def test_duplicates_join_the_groups_that_a_table_has() -> None:
     group = dict(zip("abcde", with_duplicates_grouped(table, pairs)["group"], strict=True))
     assert group["a"] == group["b"] == group["c"]
     assert len({group["a"], group["d"], group["e"]}) == 3
+
+
+def test_digests_of_large_files_are_known_from_earlier_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSIDATA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("wsidata.utils.same_file.REST_NS", 0)
+    monkeypatch.setattr(near_duplicates, "_LARGE_BYTES", 100)
+    paths = [str(tmp_path / name) for name in "abcd"]
+    for path, content in zip(paths, (b"1" * 200, b"1" * 200, b"2" * 200, b"1" * 50), strict=True):
+        Path(path).write_bytes(content)
+    read: list[Path] = []
+    whole = near_duplicates.file_sha256
+    monkeypatch.setattr(near_duplicates, "file_sha256", lambda path: read.append(path) or whole(path))
+    for _ in range(2):
+        assert same_bytes(paths) == [paths[:2]]
+    assert len(read) == 2
+    time.sleep(0.02)
+    Path(paths[1]).write_bytes(b"3" * 200)
+    assert same_bytes(paths) == []
