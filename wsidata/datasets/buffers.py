@@ -25,6 +25,8 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from wsidata.transforms.to_tensor import DType
+
 Memory = NDArray[np.uint8]
 """One-dimensional, and the base of all its views, so that its end is theirs."""
 
@@ -58,6 +60,19 @@ def new_pixels(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
     slots = _slots.get()
     place = None if slots is None else slots.take(tuple(shape), np.dtype(dtype))
     return _array(_own_memory, shape, np.dtype(dtype)) if place is None else place
+
+
+def is_bytes(image: Any) -> bool:
+    """Whether an image is an (H, W, C) array of uint8."""
+    return isinstance(image, np.ndarray) and (image.ndim, image.dtype) == (3, np.uint8)
+
+
+def placed(pixels: NDArray[np.uint8], dtype: DType) -> Tensor:
+    """(H, W, C) pixels as a (C, H, W) tensor in memory of `new_pixels`; see `to_tensor`."""
+    place = new_pixels(pixels.shape, np.uint8 if dtype == "uint8" else np.float32)
+    np.copyto(place, pixels)
+    image = torch.from_numpy(place).permute(2, 0, 1)
+    return image if dtype == "uint8" else image.div_(255)
 
 
 class Slots:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsidata.datasets.buffers import new_pixels
+from wsidata.datasets.buffers import is_bytes, new_pixels, placed
 from wsidata.datasets.epochs import TableDataset, persistent
 from wsidata.photos.cache import DecodedCache
 from wsidata.photos.read import read_photo
@@ -89,8 +89,7 @@ class PhotoDataset(TableDataset):
         row = index % len(self)
         with self.naming(row):
             pixels = self._transformed(self.pixels(row), self.generator(index))
-            is_bytes = isinstance(pixels, np.ndarray) and (pixels.ndim, pixels.dtype) == (3, np.uint8)
-            if is_bytes and self.normalization is None:
+            if self.normalization is None and is_bytes(pixels):
                 return placed(pixels, self.dtype)
             return to_tensor(pixels, self.dtype)
 
@@ -121,14 +120,6 @@ class PhotoDataset(TableDataset):
     def describe(self) -> str:
         """The size photos are read at."""
         return "full size" if self.resize_px is None else f"resize_px={self.resize_px}"
-
-
-def placed(pixels: NDArray[np.uint8], dtype: DType) -> Tensor:
-    """(H, W, C) pixels as a (C, H, W) tensor in memory of its own, that of its batch in a loader."""
-    place = new_pixels(pixels.shape, np.uint8 if dtype == "uint8" else np.float32)
-    np.copyto(place, pixels)
-    image = torch.from_numpy(place).permute(2, 0, 1)
-    return image if dtype == "uint8" else image.div_(255)
 
 
 def normalized(image: Tensor, normalization: Normalization) -> Tensor:

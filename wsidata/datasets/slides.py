@@ -15,7 +15,7 @@ import pandas as pd
 import pyvips
 from torch import Tensor
 
-from wsidata.datasets.buffers import new_pixels
+from wsidata.datasets.buffers import is_bytes, new_pixels, placed
 from wsidata.datasets.epochs import SampleError as SampleError
 from wsidata.datasets.epochs import TableDataset, persistent
 from wsidata.formats.resolution import Resolution
@@ -132,7 +132,8 @@ class SlideDataset(TableDataset):
                 slide, self.resolution, packing, self.transform, generator, masks=masks, mask_fill=IGNORE,
                 new_pixels=new_pixels if self.dtype == "uint8" else np.empty,
             )  # fmt: skip
-            image = to_tensor(sample.image, self.dtype)
+            in_place = self.dtype == "float" and is_bytes(sample.image)
+            image = placed(sample.image, "float") if in_place else to_tensor(sample.image, self.dtype)
             return image, self._mask_tensor(row, sample, image) if with_mask else None
 
     @staticmethod

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
+from wsidata.datasets.loader import collate
 from wsidata.datasets.slides import SampleError, SlideDataset
 from wsidata.synthetic.slides import write_slide
-from wsidata.transforms.compose import he_train_transform
+from wsidata.transforms.compose import default_train_transform, he_train_transform
 from wsidata.transforms.geometry.affine import RandomD4
 from wsidata.transforms.geometry.crop import CropOrPad
 from wsidata.transforms.geometry.elastic import Elastic
@@ -42,6 +43,15 @@ def test_float_and_images_alone(table):
     floats = SlideDataset(table, {"level": 1}, CropOrPad(32), with_labels=False, dtype="float")[0]
     assert integers.dtype == torch.uint8
     assert torch.equal(floats, integers / 255)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float"])
+def test_a_loader_gets_samples_in_the_memory_of_their_batch(table, dtype):
+    dataset = SlideDataset(table[:2], {"level": 1}, default_train_transform(40), dtype=dtype, with_labels=False)
+    samples = dataset.__getitems__([0, 1])
+    batch = collate(samples)
+    assert batch.data_ptr() == samples[0].data_ptr()
+    assert torch.equal(batch, torch.stack([dataset[0], dataset[1]]))
 
 
 def test_smaller_slides_are_padded_white(table):
