@@ -28,6 +28,7 @@ from wsidata.slides.tissue.packing import WHITE, Packing
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.base import Operation, Sample, Transform
 from wsidata.transforms.canvas import DTYPES, Canvas
+from wsidata.transforms.color_table import ColorTable
 from wsidata.transforms.planning import planned
 from wsidata.transforms.to_tensor import DType
 from wsidata.utils.rectangle import PartReader, Pixels, Put, ReadParts, Rectangle
@@ -114,7 +115,7 @@ def readable_image(
     canvas, rest = _painted(start, operations)
     if rest:
         reader = slide.regions(RIM_PX, **resolution) or reader
-    read = CanvasRegions(canvas, reader.parts)
+    read = CanvasRegions(canvas, reader.parts, canvas.color_table())
     return ReadableImage(image, transformed(read, rest, _blank(canvas, kind), str(slide.path)))
 
 
@@ -175,14 +176,15 @@ def outside_of(slide: SlideLike) -> float | None:
 
 @dataclass(frozen=True)
 class CanvasRegions:
-    """Reads regions of a canvas from parts of the slide."""
+    """Reads regions of a canvas from parts of the slide, which share what is known about its colors."""
 
     canvas: Canvas
     parts: ReadParts
+    table: ColorTable | None = None
 
     def __call__(self, region: Rectangle) -> Pixels:
         """Read the parts that lie in the region, and paint them."""
-        return self.canvas.window(region).array(self.parts)
+        return self.canvas.window(region).array(self.parts, self.table)
 
 
 @dataclass(frozen=True)

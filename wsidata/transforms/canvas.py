@@ -154,14 +154,19 @@ class Canvas:
         below = () if any(patch.place == whole for patch in patches) else (Fill(whole, value),)
         return replace(self, width=width, height=height, layers=(*below, *patches))
 
-    def paint(self, read: ReadParts, out: Pixels) -> None:
+    def color_table(self) -> ColorTable | None:
+        """An empty table for the changes of color, to be shared by windows of this canvas; None where there are none."""
+        return ColorTable(self.recolors, self.width * self.height) if self.recolors else None
+
+    def paint(self, read: ReadParts, out: Pixels, table: ColorTable | None = None) -> None:
         """Paint it.
 
         Args:
             read: Reads the source.
             out: (height, width, bands) of type `dtype`; perhaps a view.
+            table: That of `color_table`, of this canvas or of one it is a window of. None: a new one.
         """
-        table = ColorTable(self.recolors) if self.recolors else None
+        table = table or self.color_table()
         for layer in self.layers:
             to = out[layer.place.within(Rectangle(0, 0, self.width, self.height))]
             if isinstance(layer, Fill):
@@ -173,10 +178,10 @@ class Canvas:
                 with table.changing(partial(self._put, layer.source, to)) as put:
                     read(layer.source, put)
 
-    def array(self, read: ReadParts) -> Pixels:
-        """The painted canvas."""
+    def array(self, read: ReadParts, table: ColorTable | None = None) -> Pixels:
+        """The painted canvas; arguments as for `paint`."""
         out = np.empty((self.height, self.width, self.bands), dtype=self.dtype)
-        self.paint(read, out)
+        self.paint(read, out, table)
         return out
 
     def _put(self, source: Rectangle, out: Pixels, part: Rectangle, pixels: Pixels) -> None:

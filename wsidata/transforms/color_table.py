@@ -28,16 +28,23 @@ Recolor: TypeAlias = Callable[[Colors], Colors]
 PIXELS_AT_ONCE = 2**19
 """Parts with unknown colors wait until they have so many pixels, as a rule costs as much for one color as for many."""
 
+MANY_PIXELS = 2**22
+
 Keys: TypeAlias = NDArray[np.int32]
 """Places in the table."""
 
 
 class ColorTable:
-    """What becomes of the colors of RGB images by some rules, one after the other. For several threads at a time."""
+    """What becomes of the colors of RGB images by some rules, one after the other. For several threads at a time.
 
-    def __init__(self, recolors: Sequence[Recolor]) -> None:
+    Args:
+        recolors: The rules.
+        pixels: About how many there are to be changed. The table of many takes 64 MB.
+    """
+
+    def __init__(self, recolors: Sequence[Recolor], pixels: int) -> None:
         self.recolors = tuple(recolors)
-        self._table = _empty_table()
+        self._table = _empty_table(in_large_pages=pixels >= MANY_PIXELS)
 
     @contextmanager
     def changing(self, put: Put) -> Iterator[Put]:
@@ -101,10 +108,10 @@ class _Part(NamedTuple):
     keys: Keys
 
 
-def _empty_table() -> NDArray[np.uint32]:
-    """Zeros, of which memory is taken only where colors occur; in large pages, since look-ups are scattered."""
+def _empty_table(*, in_large_pages: bool) -> NDArray[np.uint32]:
+    """Zeros, of which memory is taken where colors occur; look-ups in large pages are faster, but the first slower."""
     memory = mmap.mmap(-1, 4 * 2**24)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
+    if in_large_pages and hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
             memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype=np.uint32)

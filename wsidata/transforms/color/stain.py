@@ -60,7 +60,7 @@ class DensityMap(Operation):
         offset: Added to these densities.
     """
 
-    cost: ClassVar[float] = 8.0
+    cost: ClassVar[float] = 1.5  # 8 behind a step that cannot be painted, see `planning`
     matrix: Matrix
     offset: Vector
     source_window = same_window
