@@ -155,7 +155,7 @@ class Canvas:
         return replace(self, width=width, height=height, layers=(*below, *patches))
 
     def color_table(self) -> ColorTable | None:
-        """An empty table for the changes of color, to be shared by windows of this canvas; None where there are none."""
+        """An empty table for the changes of color, shared by windows of this canvas; None where there are none."""
         return ColorTable(self.recolors, self.width * self.height) if self.recolors else None
 
     def paint(self, read: ReadParts, out: Pixels, table: ColorTable | None = None) -> None:
