@@ -219,9 +219,11 @@ def _packed(page: tifffile.TiffPage, name: str, tags: Sequence[int]) -> NDArray[
     values = getattr(page, name)
     if isinstance(values, tuple) and values:
         try:
-            packed = array("q", values)
-        except OverflowError:
-            return np.asarray(values, dtype=np.int64)  # raises an error that says more
+            packed = array("Q", values)  # filled four times as fast as "q"
+        except OverflowError:  # negative ones, which are refused later, and too large ones, which are here
+            return np.asarray(values, dtype=np.int64)
+        if np.frombuffer(packed, dtype=np.int64).min() < 0:
+            return np.asarray(values, dtype=np.int64)  # too large ones again
         setattr(page, name, packed)
         for tag in (page.tags.get(code) for code in tags):
             if tag is not None and tag.value is values:

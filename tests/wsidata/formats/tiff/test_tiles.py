@@ -159,3 +159,17 @@ def test_jpeg2000_in_ycbcr_is_shown_in_its_colors(tmp_path):
     with Slide(path) as slide:
         assert slide.reader == "tifffile"
         assert np.abs(slide.numpy().astype(int) - rgb).max() <= 2
+
+
+@pytest.mark.parametrize("offset", [2**63, 2**64 - 1])
+def test_places_beyond_any_file_are_an_error(tmp_path, offset):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((64, 64), np.uint8), tile=(32, 32), bigtiff=True)
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages.first.tags["TileOffsets"]
+        place = tag.valueoffset
+    data = bytearray(path.read_bytes())
+    data[place : place + 8] = offset.to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(UnreadableImageError, match="could not be read as TIFF"):
+        Slide(path)
