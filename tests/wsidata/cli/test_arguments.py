@@ -56,6 +56,9 @@ GIVEN = {
     "crop": "tissue",
     "decimal": ",",
     "remember_paths": True,
+    "stage_dir": "stage",
+    "stage_max_bytes": "1GB",
+    "read_timeout_s": 60.0,
 }
 NOT_STORED = {"allow_changed"}
 OF_THE_PATHS = {"table", "image_dir", "stats"}
