@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -41,6 +42,7 @@ def begin_worker(log: Tensor, reader: int, also: Callable[[int], None] | None, w
         worker: Number of the worker.
     """
     end_with_parent()
+    cv2.setNumThreads(1)  # as torch does: else each worker has as many threads as there are processors
     begin_sending(reader, worker)
     info: Any = get_worker_info()
     if isinstance(info.dataset, EpochDataset):
