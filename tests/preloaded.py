@@ -68,7 +68,7 @@ class Program:
         Raises:
             subprocess.TimeoutExpired: if that takes more than `timeout` seconds; it is killed.
         """
-        answers, deadline, status = _tell("wait"), time.monotonic() + timeout, None
+        answers, deadline, status = _tell(self.pid), time.monotonic() + timeout, None
         while status is None and time.monotonic() < deadline:
             if answers in select.select([answers, *self.pipes.values()], [], [], deadline - time.monotonic())[0]:
                 status = int(answers.readline())
@@ -87,7 +87,7 @@ class Program:
 def start_python(
     *arguments: object, env: Mapping[str, str] | None = None, cwd: object = None, new_session: bool = False
 ) -> Program:
-    """Start a program, which is to be waited for before another one is started.
+    """Start a program.
 
     Args:
         arguments: "-c", the code and `sys.argv[1:]`, or the path of a script and `sys.argv[1:]`.
@@ -108,7 +108,7 @@ def start_python(
             "pipes": [f"{folder}/{name}" for name in pipes],
             "new_session": new_session,
         }
-        pid = int(_tell(json.dumps(request)).readline())
+        pid = int(_tell(request).readline())
     return Program(told, pid, pipes, dict.fromkeys(pipes, b""))
 
 
@@ -134,12 +134,12 @@ def _server() -> subprocess.Popen[str]:
     return server
 
 
-def _tell(line: str) -> IO[str]:
-    """Send a line to the process that forks, which answers with one. Returns where its answer comes."""
+def _tell(what: Any) -> IO[str]:
+    """Tell the process that forks what to start, or which process to wait for. Returns where it answers, in a line."""
     server = _server()
     assert server.stdin is not None
     assert server.stdout is not None
-    server.stdin.write(f"{line}\n")
+    server.stdin.write(f"{json.dumps(what)}\n")
     server.stdin.flush()
     return server.stdout
 
@@ -154,11 +154,21 @@ def _serve() -> dict[str, Any] | None:
     assert not before, f"{before} must be imported later"
     gc.freeze()
     print("ready", flush=True)
+    running = set()
     for line in sys.stdin:
-        if line == "wait\n":
-            print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
-        elif not os.fork():
-            return json.loads(line)
+        told = json.loads(line)
+        if isinstance(told, int):  # which to wait for
+            print(os.waitstatus_to_exitcode(os.waitpid(told, 0)[1]), flush=True)
+            running.remove(told)
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of threads, which are those of jemalloc, and survive
+            pid = os.fork()
+        if not pid:
+            return dict(told)
+        running.add(pid)
+    for pid in running:  # of tests that failed
+        os.kill(pid, signal.SIGKILL)
     return None
 
 
