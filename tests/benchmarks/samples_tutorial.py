@@ -1,7 +1,7 @@
 """The data set of lightstream's tutorial on Camelyon16, as others use it: libvips, then albumentationsxl, to floats.
 
-What it does, step by step, is that of `CamelyonDataset` in docs/tutorials of https://github.com/DIAGNijmegen/lightstream:
-one page of the slide without its alpha, cropped or padded, flipped with probability 1/2, floats from 0 to 1, a tensor.
+The steps are those of its `CamelyonDataset`, which tests/streammodels/training/test_lightstream_tutorial.py runs: one
+page of the slide without its alpha, cropped or padded, flipped with probability 1/2, floats from 0 to 1, a tensor.
 """
 
 from __future__ import annotations
