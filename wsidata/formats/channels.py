@@ -52,6 +52,7 @@ class PixelRequest:
             low, high = scale_to_8bit
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
                 raise ValueError(f"scale_to_8bit={scale_to_8bit} must be (low, high) with low < high.")
+            scale_to_8bit = low, high  # a list, as of a configuration, has no hash
         return cls(None if channels is None else tuple(channels), scale_to_8bit, is_rgb)
 
 

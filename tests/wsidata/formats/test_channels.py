@@ -12,6 +12,7 @@ def test_one_channel_need_not_be_a_list():
     assert PixelRequest.checked("DAPI", None).channels == ("DAPI",)
     assert PixelRequest.checked(2, None).channels == (2,)
     assert PixelRequest.checked(["a", 1], (0, 5)) == PixelRequest(("a", 1), (0, 5))
+    assert hash(PixelRequest.checked(["a", 1], [0, 5])) == hash(PixelRequest(("a", 1), (0, 5)))  # lists, as from YAML
     assert PixelRequest.checked(None, None) == PixelRequest()
 
 
