@@ -25,11 +25,11 @@ from wsidata.transforms.geometry.affine import (
     Symmetry,
 )
 from wsidata.transforms.geometry.crop import CropOrPad, CropWindow, RandomResizedCrop, ResizedWindow
+from wsidata.transforms.turn import Turn
 
 Pixels = NDArray[np.uint8]
 
 KNOWN = (CropOrPad, RandomD4, RandomHorizontalFlip, RandomResizedCrop, RandomRotate90, RandomVerticalFlip, ToneJitter)
-_TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 _WHITE = 255
 
 
@@ -86,8 +86,10 @@ def _window(pixels: Pixels, window: CropWindow) -> Pixels:
 
 def _symmetry(pixels: Pixels, symmetry: Symmetry) -> Pixels:
     """Rotate counterclockwise, then flip."""
-    if symmetry.turns:
-        pixels = np.asarray(cv2.rotate(np.ascontiguousarray(pixels), _TURNS[symmetry.turns]), dtype=np.uint8)
-    if symmetry.mirrored:
-        pixels = np.asarray(cv2.flip(np.ascontiguousarray(pixels), 1), dtype=np.uint8)
-    return pixels
+    turn = Turn(symmetry.turns, symmetry.mirrored)
+    if turn == Turn():
+        return pixels
+    width, height = turn.size(pixels.shape[1], pixels.shape[0])
+    out = np.empty((height, width, pixels.shape[2]), dtype=pixels.dtype)
+    turn.write(pixels, out)
+    return out
