@@ -155,7 +155,7 @@ def slide_sample(
     plan = None
     if start is not None:
         plan = planned(transform, start, generator, masks=masks, fill=fill, mask_fill=mask_fill)
-    if start is None or plan is None or not (plan.is_complete or _fits_in_memory(plan.canvas)):
+    if plan is None or not (plan.is_complete or _fits_in_memory(plan.canvas)):
         image = slide.image(**resolution, keep_tiles=True) if image is None else image
         image = image if packing is None else packing.apply(image, slide.background)
         return transform.run(Sample(image, masks=masks, fill=fill, mask_fill=mask_fill), before)

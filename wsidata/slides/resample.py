@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from wsidata.formats.levels import Level, Resampling
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, naming_errors, pixels_of
-from wsidata.utils.rectangle import Pixels, Put, ReadParts, ReadRectangle, Rectangle
+from wsidata.utils.rectangle import Pixels, Put, ReadParts, Rectangle
 
 RESAMPLING_VERSION = 2
 """Counts changes of what is resampled, so that an export that is resumed does not mix pixels of two versions."""
@@ -144,7 +144,7 @@ def shrunk_to(image: pyvips.Image, max_side_px: int) -> pyvips.Image:
 class ResampledRegions:
     """Reads regions of a slide at one resolution, from the plan's `level`; `to_color` of None leaves stored colors."""
 
-    read: ReadRectangle
+    read: ReadRegion
     level: Level
     plan: Resampling
     to_color: Callable[[pyvips.Image], pyvips.Image] | None
@@ -173,7 +173,7 @@ class ResampledRegions:
     def __call__(self, region: Rectangle) -> NDArray[Any]:
         """Decode what the region needs, and no more."""
         if self.plan.is_identity and self.to_color is None:  # nothing between decoder and caller
-            return self.read(region.x, region.y, region.width, region.height)
+            return self.read(region)
         with naming_errors(self.name):
             level = self._level_around(region)
             image = _cut(level, region) if self.plan.is_identity else resample(level, self.plan, region)
@@ -182,7 +182,7 @@ class ResampledRegions:
     def _level_around(self, region: Rectangle) -> pyvips.Image:
         """The plan's level, decoded where a region of the output needs it, and black elsewhere."""
         source = region if self.plan.is_identity else source_region(self.plan, self.level, region)
-        part = pyvips.Image.new_from_array(self.read(source.x, source.y, source.width, source.height))
+        part = pyvips.Image.new_from_array(self.read(source))
         return _placed(part, source.x, source.y, self.level.width, self.level.height)
 
 

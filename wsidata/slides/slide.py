@@ -24,7 +24,7 @@ from wsidata.formats.resolution import Resolution
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, cached_tiles, naming_errors, pixels_of
 from wsidata.slides.info import SlideInfo, slide_facts, slide_html
 from wsidata.slides.options import SlideOptions
-from wsidata.slides.resample import ResampledRegions, output_pixel, resample, shared_px
+from wsidata.slides.resample import ReadRegion, ResampledRegions, output_pixel, resample, shared_px
 from wsidata.slides.slide_file import SlideFile
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.slides.tissue.mask import (
@@ -35,7 +35,7 @@ from wsidata.slides.tissue.mask import (
     check_sees_colors,
 )
 from wsidata.slides.tissue.methods import TissueMethod, find_tissue
-from wsidata.utils.rectangle import PartReader, ReadParts, ReadRectangle, Rectangle
+from wsidata.utils.rectangle import PartReader, Pixels, ReadParts, Rectangle
 
 if TYPE_CHECKING:
     from wsidata.slides.lazy_image import LazyImage
@@ -280,8 +280,7 @@ class Slide(SlideFile):
         read = self._open().pyramid.lazy_regions(plan.level, shared_px(plan, rim_px))
         if read is None:
             return None
-        whole: ReadRectangle = lambda *rectangle: read(Rectangle(*rectangle))  # noqa: E731
-        return PartReader(self._resampled(whole, plan, read.parts).parts, read.bands, read.dtype)
+        return PartReader(self._resampled(read, plan, read.parts).parts, read.bands, read.dtype)
 
     windows = regions
 
@@ -291,9 +290,14 @@ class Slide(SlideFile):
 
     def _region(self, plan: Resampling, region: Rectangle) -> NDArray[Any]:
         """Pixels of a rectangle inside the output of a plan."""
-        return self._resampled(partial(self._open().pyramid.region, plan.level), plan)(region)
+        pyramid = self._open().pyramid
 
-    def _resampled(self, read: ReadRectangle, plan: Resampling, parts: ReadParts | None = None) -> ResampledRegions:
+        def read(part: Rectangle) -> Pixels:
+            return pyramid.region(plan.level, part.x, part.y, part.width, part.height)
+
+        return self._resampled(read, plan)(region)
+
+    def _resampled(self, read: ReadRegion, plan: Resampling, parts: ReadParts | None = None) -> ResampledRegions:
         return ResampledRegions(read, self.levels[plan.level], plan, self._to_color(), str(self.path), parts)
 
     def _to_color(self) -> Callable[[pyvips.Image], pyvips.Image] | None:

@@ -37,7 +37,6 @@ DTYPES: dict[str, type[np.generic]] = {
     "double": np.float64,
 }
 
-
 AS_IT_IS = Turn()
 
 
@@ -101,9 +100,7 @@ class Canvas:
     def turned(self, turn: Turn) -> Canvas:
         """This canvas, turned."""
         width, height = turn.size(self.width, self.height)
-        layers = tuple(
-            replace(one, place=turn.rectangle(one.place, self.width, self.height)) for one in self.layers
-        )  # fmt: skip
+        layers = tuple(replace(one, place=turn.rectangle(one.place, self.width, self.height)) for one in self.layers)
         return replace(self, width=width, height=height, layers=layers, turn=self.turn.then(turn))
 
     def window(self, part: Rectangle, outside: Callable[[], pyvips.Image] | None = None) -> Canvas:

@@ -51,7 +51,7 @@ from wsidata.formats.tiff.support import (
 from wsidata.formats.tiff.tile_header import FAX
 from wsidata.formats.tiff.tiles import KeptTiles, TiffTiles
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, is_cut_up, source_tile, thread_count
-from wsidata.utils.rectangle import PartReader, Pixels, Put, ReadRectangle, Rectangle
+from wsidata.utils.rectangle import PartReader, Pixels, Put, Rectangle
 from wsidata.utils.same_file import FileIdentity, SameFile
 
 KNOWN_READERS = 65_536
@@ -171,7 +171,10 @@ class TiffPyramid:
         tile = source_tile(stored_tile, size, bands * tiles.dtype.itemsize)
         shared_px = (0, 0) if is_cut_up(stored_tile, tile) else None
         directories = self._detached(level, shared_px)
-        read: ReadRectangle = lambda *rectangle: self._region(directories, rectangle, 1)  # noqa: E731
+
+        def read(x_px: int, y_px: int, width_px: int, height_px: int) -> Pixels:
+            return self._region(directories, (x_px, y_px, width_px, height_px), 1)
+
         image = TileSource(size, tile, read, bands=bands, dtype=self._dtype(level)).image()
         return image if self._request.channels is None else channels_image(image)
 
