@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streammodels.backprop.checkpointing import Keeping as Keeping
+    from streammodels.core.image_rows import Labels as Labels
     from streammodels.core.image_rows import LazyRows as LazyRows
     from streammodels.core.reductions import Reduction as Reduction
     from streammodels.errors import ImageReadError as ImageReadError
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "backprop.checkpointing": "Keeping",
-    "core.image_rows": "LazyRows",
+    "core.image_rows": "Labels LazyRows",
     "core.reductions": "Reduction",
     "errors": "ImageReadError UnsupportedLayerError",
     "explain.attention": "attention_map",

@@ -63,17 +63,19 @@ class Orientation:
         """The tensors of every node, connected to the parameters."""
         return [node.tensors() for node in self.network.nodes]
 
-    def check_channels(self, tensors: NodeTensors, image: ImageRows) -> None:
-        """Check that the layers which read an image can read its channels.
+    def check_channels(self, tensors: NodeTensors, images: Sequence[ImageRows]) -> None:
+        """Check that the layers which read an input can read its channels.
 
         Raises:
             ValueError: If not.
         """
-        found = image.shape[1]
+        inputs = dict(zip(self.network.inputs, images, strict=True))
         for node, own in zip(self.network.nodes, tensors, strict=True):
             weight = own[0] if own else None
-            if node.inputs != (0,) or weight is None:
+            if len(node.inputs) != 1 or node.inputs[0] not in inputs or weight is None:
                 continue
+            image = inputs[node.inputs[0]]
+            found = image.shape[1]
             expected = found
             if isinstance(node.rule, Convolution):
                 expected = weight.shape[1] * node.rule.groups
@@ -95,22 +97,22 @@ class Orientation:
         key = (self.network.key, self.sideways, memory.key, sizes, device_type)
         found = self.planned.schedules.get(key)
         if found is None:
-            self._check_size(memory.height, memory.width)
+            self._check_size(memory)
             found = sizes.schedule(memory, device_type)
             _cache(self.planned.schedules, key, found)
         return found
 
     def plan(self, memory: StepMemory, strip_rows: int) -> RowPlan:
         """The row plan for images of one size, cached."""
-        key = (self.network.key, memory.batch, memory.height, memory.width, strip_rows, memory.kernel_pixels)
+        size = (memory.batch, memory.height, memory.width, memory.further)
+        key = (self.network.key, size, strip_rows, memory.kernel_pixels)
         found = self.planned.plans.get(key)
         if found is None:
-            nodes = self.network.row_nodes(memory.batch, memory.width, memory.kernel_pixels)
-            found = plan_rows(nodes, memory.height, strip_rows)
+            found = memory.plan(strip_rows)
             _cache(self.planned.plans, key, found)
         return found
 
-    def finish(self, results: Sequence[Tensor]) -> Tensor:
+    def finish(self, results: Sequence[Tensor]) -> Any:
         """What the module returns, given the values of the network's boundary nodes."""
         if self.sideways:
             rules = [self.network.nodes[index].rule for index in self.network.boundary]
@@ -120,15 +122,15 @@ class Orientation:
             ]
         return self.network.finish(results)
 
-    def _check_size(self, height: int, width: int) -> None:
+    def _check_size(self, memory: StepMemory) -> None:
         """Check that every layer has an output for images of a size as the strips see it."""
-        nodes = self.network.nodes
-        along = ([RowNode(node.inputs, node.window) for node in nodes], height)
-        across = ([RowNode(node.inputs, node.columns) for node in nodes], width)
+        nodes, further = self.network.nodes, memory.further
+        along = [RowNode(node.inputs, node.window) for node in nodes], memory.height, [one.height for one in further]
+        across = [RowNode(node.inputs, node.columns) for node in nodes], memory.width, [one.width for one in further]
         axes = (across, along) if self.sideways else (along, across)
-        for (geometry, size), kind in zip(axes, ("rows", "columns"), strict=True):
+        for (geometry, size, others), kind in zip(axes, ("rows", "columns"), strict=True):
             try:
-                plan_rows(geometry, size, size)
+                plan_rows(geometry, size, size, others)
             except RowsError as error:
                 path, reason = nodes[error.node].path, error.reason.replace("rows", kind)
                 meet = "Maps that are joined have to be equally high and wide; strips repeat none of them."

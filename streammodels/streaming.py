@@ -6,8 +6,9 @@ optimizers, gradient clipping and accumulation, GradScaler and DistributedDataPa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -18,15 +19,19 @@ from streammodels.backprop.autograd import StreamedFunction, detach, detach_as_l
 from streammodels.backprop.bptt import ImagePass, RowGradCallback
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.backprop.rng_state import RngState
+from streammodels.calls import calls_of, concatenate
 from streammodels.core.engine import NodeTensors
 from streammodels.core.frozen_prefix import nodes_needing_grad
-from streammodels.core.image_rows import Image, ImageRows, StripReader, as_image_rows, scale_to_unit
+from streammodels.core.image_rows import Image, ImageRows
 from streammodels.core.row_plan import RowPlan
+from streammodels.core.strip_reader import InputReader, StripReader
 from streammodels.memory.budget import Sizes
 from streammodels.memory.estimate import StepMemory
 from streammodels.memory.forecast import Forecast, make_forecast
+from streammodels.memory.shapes import InputShape
 from streammodels.memory.summary import layer_table
 from streammodels.orientation import Orientation, Planned, TracedModule
+from streammodels.tracing.fx_graph import Arguments, TracedInput
 from streammodels.tracing.layers import check_layers, is_summarized
 from streammodels.tracing.parametrizations import is_parametrized, reading_undone
 from streammodels.tracing.trace import trace
@@ -98,7 +103,7 @@ class StreamedModule(nn.Module):
         self.sizes = Sizes(tile_size, strip_rows, memory, keeping)
         self.module = module
         self._planned = Planned()
-        self._channels: int | None = None  # of the last image; the first layer may read some of them only
+        self._arguments: Arguments | None = None  # of the last call, with the channels of its images
         self._check()
 
     def _check(self) -> None:
@@ -114,24 +119,29 @@ class StreamedModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the plans, which are made again on demand."""
-        return {**self.__dict__, "_planned": None}
+        return {**self.__dict__, "_planned": None, "_arguments": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The state of `__getstate__`."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._planned = Planned()
 
-    def forward(self, image: Image | Sequence[Image]) -> Tensor:
-        """The output of the module for a whole image, computed strip by strip.
+    def forward(self, image: Image | Sequence[Image], *further: Any, **options: Any) -> Any:
+        """What the module returns for a whole image, computed strip by strip.
 
         Args:
             image: (B, C, H, W), float, or uint8 (0..255, scaled to 0..1). It may be on another device than the
                 parameters, in host memory for example; strips are moved one at a time. Or an object with `shape`
                 (C, H, W), `dtype` and ``rows(start, stop)``, whose rows are read in the background. Or a list of such
                 images, of any sizes, whose results are concatenated along the batch dimension.
+            further: Further arguments of the module. Those that are images, or `Labels`, of the same batch and of any
+                height and width, are read strip by strip too; lists of them go with a list of images. All others are
+                passed on.
+            options: Likewise, by name.
 
         Returns:
-            ``module(image)`` up to rounding, on the device of the parameters.
+            ``module(image, ...)`` up to rounding, on the device of the parameters: a tensor, or tensors in tuples,
+            lists and dicts.
 
         Raises:
             UnsupportedLayerError: If a layer cannot be streamed in its mode, e.g. BatchNorm2d in training mode.
@@ -144,40 +154,38 @@ class StreamedModule(nn.Module):
                 "Export the plain module, with the same weights: its attribute 'module'."
             )
         if torch.compiler.is_compiling():  # strips have no fixed shapes: the rest of the model is compiled around them
-            computed: Tensor = torch.compiler.disable(self._stream)(image)  # type: ignore[no-untyped-call]
-            return computed
+            return torch.compiler.disable(self._stream)(image, further, options)  # type: ignore[no-untyped-call]
         if torch._C._are_functorch_transforms_active():
             raise RuntimeError(
                 "a streamed module cannot be transformed by torch.func (grad, vjp, vmap, jvp). Use "
                 "torch.autograd.grad on its result, or transform the plain module: its attribute 'module'."
             )
-        return self._stream(image)
+        return self._stream(image, further, options)
 
-    def _stream(self, image: Image | Sequence[Image]) -> Tensor:
+    def _stream(self, image: Image | Sequence[Image], further: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """See `forward`."""
-        if isinstance(image, Tensor | str) or not isinstance(image, Sequence):
-            return self._stream_all([image], ["the image"])
-        if not image:
-            raise ValueError("the list of images is empty. Give at least one.")
-        return self._stream_all([add_batch_dimension(one) for one in image], [f"image {i}" for i in range(len(image))])
-
-    def _stream_all(self, images: Sequence[Image], names: Sequence[str]) -> Tensor:
-        """The results for images, with a batch dimension, along the batch dimension."""
+        calls = calls_of(image, further, options)
         if is_summarized(self.module):  # Lightning reads the shapes of its example_input_array off every layer
-            return compute_whole(self.module, images)
-        traced = self._trace()
-        sources = [
-            None if self._has_no_pixels(image) else as_image_rows(image, name)
-            for image, name in zip(images, names, strict=True)
-        ]
+            return concatenate([call.whole(self.module) for call in calls])
+        sources = [None if self._has_no_pixels(call.image) else call.sources() for call in calls]
         results, computed = [], dict[bool, NodeTensors]()
-        for index, source in enumerate(sources):
+        traced: TracedModule | None = None
+        known: Arguments | None = None
+        for index, (call, source) in enumerate(zip(calls, sources, strict=True)):
             if source is None:
-                results.append(compute_whole(self.module, images[index : index + 1]))
-            else:
-                last = index == len(sources) - 1
-                results.append(self._compute(traced, source, computed, len(sources), last))
-        return results[0] if len(results) == 1 else concatenate(results)
+                results.append(call.whole(self.module))
+                continue
+            arguments = call.arguments(source, self._dtype)
+            if traced is None or known is None or not arguments.alike(known, traced.network.depends_on_size):
+                traced, known, computed = self._trace(arguments), arguments, {}
+            results.append(self._compute(traced, source, arguments, computed, len(calls), index == len(calls) - 1))
+        return concatenate(results)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """Type of the floats that the module gets."""
+        tensors = chain(self.module.parameters(), self.module.buffers())
+        return next((one.dtype for one in tensors if one.is_floating_point()), torch.get_default_dtype())
 
     def _has_no_pixels(self, image: Image) -> bool:
         """Whether there is nothing to compute strip by strip: an empty batch, or layers on the meta device."""
@@ -189,72 +197,88 @@ class StreamedModule(nn.Module):
     def _compute(
         self,
         traced: TracedModule,
-        source: ImageRows,
+        sources: Sequence[ImageRows],
+        arguments: Arguments,
         computed: dict[bool, NodeTensors],
         images: int = 1,
         last: bool = True,
-    ) -> Tensor:
+    ) -> Any:
         """The output for one image, or batch of images of one size.
 
         It is one of `images` that share the budget and the tensors of the network, with batch normalization folded in,
         which are `computed` for the first image of each orientation, or for every image if reading them has effects.
         """
-        image_needs_grad = source.tensor is not None and source.tensor.requires_grad
-        orientation = traced.orientation(*source.shape[2:], has_columns=source.has_columns)
+        orientation = traced.orientation(*sources[0].shape[2:], all(source.has_columns for source in sources))
         if orientation.sideways not in computed or is_parametrized(self.module):
             computed[orientation.sideways] = orientation.tensors()
         tensors = computed[orientation.sideways]
-        orientation.check_channels(tensors, source)
+        orientation.check_channels(tensors, sources)
         flat = flat_tensors(tensors)
-        if torch.is_grad_enabled() and (image_needs_grad or any(tensor.requires_grad for tensor in flat)):
-            image_pass = self._image_pass(
-                orientation, source, detach_as_leaves(tensors), image_needs_grad, images, last
-            )
-            values = StreamedFunction.apply(image_pass, source.tensor, *flat)
+        pixels = [source.tensor for source in sources]
+        needing = [
+            i
+            for i, own in zip(orientation.network.inputs, pixels, strict=True)
+            if own is not None and own.requires_grad
+        ]
+        make = partial(self._image_pass, orientation, sources, arguments, detach_as_leaves(tensors), images=images)
+        if torch.is_grad_enabled() and (needing or any(tensor.requires_grad for tensor in flat)):
+            image_pass = make(frozenset(needing), last=last)
+            values = StreamedFunction.apply(image_pass, *pixels, *flat)
         else:
-            image_pass = self._image_pass(orientation, source, detach_as_leaves(tensors), None, images)
+            image_pass = make(None)
             values = image_pass.forward()
         return orientation.finish(image_pass.finish(values, tensors))
 
     def _image_pass(
         self,
         orientation: Orientation,
-        source: ImageRows,
+        sources: Sequence[ImageRows],
+        arguments: Arguments,
         tensors: NodeTensors,
-        image_needs_grad: bool | None,
+        inputs_needing_grad: frozenset[int] | None,
         images: int = 1,
         last: bool = True,
     ) -> ImagePass:
-        """The pass of one image; `image_needs_grad` is None if there is no backward pass."""
-        source.sideways = orientation.sideways
-        self._channels = source.shape[1]
+        """The pass of one image; `inputs_needing_grad` is None if there is no backward pass."""
+        for source in sources:
+            source.sideways = orientation.sideways
+        self._arguments = arguments
         floating = next((tensor for tensor in flat_tensors(tensors) if tensor.is_floating_point()), None)
-        device = source.device if floating is None else floating.device
-        reader = StripReader(source, device, torch.get_default_dtype() if floating is None else floating.dtype)
-        batch, (height, width) = source.shape[0], source.extent
-        memory = self._memory(orientation, tensors, batch, height, width, bool(image_needs_grad), images)
+        device = sources[0].device if floating is None else floating.device
+        dtype = torch.get_default_dtype() if floating is None else floating.dtype
+        inputs = zip(orientation.network.inputs, sources, strict=True)
+        reader = InputReader({index: StripReader(source, device, dtype) for index, source in inputs}, device)
+        needing = inputs_needing_grad or frozenset()
+        memory = self._memory(orientation, tensors, arguments.inputs, needing, images)
         schedule = orientation.schedule(memory, self.sizes, device.type)
         plan = orientation.plan(memory, schedule.strip_rows)
-        keeping = None if image_needs_grad is None else schedule.keeping
+        keeping = None if inputs_needing_grad is None else schedule.keeping
         if keeping is not None and not last:  # its backward pass comes after others, for which its graphs would wait
             keeping = replace(keeping, graphs=0)
         rng_state = RngState.capture(orientation.network, device)
-        return ImagePass(orientation.engine, plan, reader, rng_state, tensors, bool(image_needs_grad), keeping)
+        return ImagePass(orientation.engine, plan, reader, rng_state, tensors, needing, keeping)
 
     def _memory(
         self,
         orientation: Orientation,
         tensors: NodeTensors,
-        batch: int,
-        height: int,
-        width: int,
-        image_needs_grad: bool = False,
+        inputs: Sequence[TracedInput],
+        inputs_needing_grad: Collection[int] = (),
         images: int = 1,
     ) -> StepMemory:
         """Estimates for a list of `images` batches of images of one size as the strips see it."""
         engine = orientation.engine
-        needs_grad = tuple(nodes_needing_grad(engine.nodes, tensors, image_needs_grad))
-        return StepMemory(engine, tensors, needs_grad, batch, self._channels, height, width, self.kernel_pixels, images)
+        needs_grad = tuple(nodes_needing_grad(engine.nodes, tensors, inputs_needing_grad))
+        (batch, channels, *_), *others = shapes = [one.known_shape for one in inputs]
+        (height, width), *_ = extents = [orientation.extent(*shape[2:]) for shape in shapes]
+        further = tuple(
+            InputShape(own[1], *extent, None if one.dtype is None or one.dtype.is_floating_point else one.dtype)
+            for one, own, extent in zip(inputs[1:], others, extents[1:], strict=True)
+        )
+        channels_known = channels or None
+        return StepMemory(
+            engine, tensors, needs_grad, batch, channels_known, height, width, self.kernel_pixels, images, further
+        )
 
     def image_gradient(self, image: Image, score: Callable[[Tensor], Tensor], take: RowGradCallback) -> Tensor:
         """The gradient of a score with respect to the image, strip by strip, so that it is never whole in memory.
@@ -270,14 +294,17 @@ class StreamedModule(nn.Module):
         Returns:
             The score.
         """
-        orientation, source = self._trace().upright, as_image_rows(image)
+        (call,) = calls_of(image, (), {})
+        sources = call.sources()
+        arguments = call.arguments(sources, self._dtype)
+        orientation = self._trace(arguments).upright
         tensors = detach(orientation.tensors())
-        image_pass = self._image_pass(orientation, source, tensors, image_needs_grad=True)
+        image_pass = self._image_pass(orientation, sources, arguments, tensors, frozenset({0}))
         values = [value.requires_grad_() for value in image_pass.forward()]
         with torch.enable_grad():
             result = score(orientation.finish(image_pass.finish(values, tensors)))
         # Zeros for values without a gradient, such as the largest score of attention.
-        image_pass.backward(torch.autograd.grad(result, values, materialize_grads=True), take)
+        image_pass.backward(torch.autograd.grad(result, values, materialize_grads=True), {0: take})
         return result.detach()
 
     def plan(self, height: int, width: int) -> RowPlan:
@@ -290,11 +317,13 @@ class StreamedModule(nn.Module):
 
     def _expected(self, height: int, width: int, batch: int = 1) -> tuple[Orientation, StepMemory, Schedule]:
         """Orientation, estimates and schedule for images that are not loaded."""
-        orientation = self._trace_unnoticed().orientation(height, width)
+        arguments = self._arguments or Arguments.required(self.module)
+        arguments = arguments.resized(batch, height, width)
+        orientation = self._trace_unnoticed(arguments).orientation(height, width)
         with reading_undone(self.module):
             tensors = orientation.tensors()
         device = next((tensor.device for tensor in flat_tensors(tensors)), torch.device("cpu"))
-        memory = self._memory(orientation, tensors, batch, *orientation.extent(height, width))
+        memory = self._memory(orientation, tensors, arguments.inputs)
         return orientation, memory, orientation.schedule(memory, self.sizes, device.type)
 
     def forecast(self, height: int, width: int, batch: int = 1) -> Forecast:
@@ -322,47 +351,18 @@ class StreamedModule(nn.Module):
         """The size passed, for ``print(module)``."""
         return str(self.sizes)
 
-    def _trace(self) -> TracedModule:
+    def _trace(self, arguments: Arguments | None = None) -> TracedModule:
         """The module as it is now: its forward runs again, since it may read anything, such as lists and globals."""
         check_layers(self.module)
-        return TracedModule(trace(self.module), self._planned)
+        return TracedModule(trace(self.module, arguments), self._planned)
 
-    def _trace_unnoticed(self) -> TracedModule:
+    def _trace_unnoticed(self, arguments: Arguments | None = None) -> TracedModule:
         """The same without a computation to follow, so that random numbers which the forward draws are drawn again."""
         with torch.random.fork_rng(devices=[]):
-            return self._trace()
+            return self._trace(arguments)
 
 
 def _check_module(module: object) -> None:
     if not isinstance(module, nn.Module):
         found = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
         raise TypeError(f"stream() takes an object of a torch.nn.Module, got {found}. Make the network first.")
-
-
-def add_batch_dimension(image: Image) -> Image:
-    """An image of a list, with a batch dimension if it is a (C, H, W) tensor."""
-    return image[None] if isinstance(image, Tensor) and image.ndim == 3 else image
-
-
-def compute_whole(module: nn.Module, images: Sequence[Image]) -> Tensor:
-    """The results of a plain module on each whole image, concatenated; lazy images are read at once."""
-    parameter, results = next(module.parameters(), torch.empty(0)), []
-    for index, image in enumerate(images):
-        if isinstance(image, Tensor) and 0 in image.shape[:1]:
-            pixels = image
-        else:
-            source = as_image_rows(add_batch_dimension(image), f"image {index}")
-            pixels = source.read(0, source.shape[2])
-        results.append(module(scale_to_unit(pixels.to(parameter.device), parameter.dtype)))
-    return concatenate(results)
-
-
-def concatenate(results: list[Tensor]) -> Tensor:
-    """The results of several images along the batch dimension; raises `ValueError` if they differ in shape."""
-    shapes = sorted({tuple(result.shape[1:]) for result in results})
-    if len(shapes) > 1:
-        raise ValueError(
-            f"the images of the list give results of different shapes, {shapes}, which cannot be stacked. End the "
-            "module in a global pool, or call it on one image after the other."
-        )
-    return torch.cat(results)

@@ -37,7 +37,7 @@ FLOORS = {
         training
         explain
         streaming
-        orientation
+        calls orientation
         memory
         backprop
         tracing

@@ -1,4 +1,4 @@
-"""The streamed pass as one differentiable function of the image and all tensors of the network."""
+"""The streamed pass as one differentiable function of the inputs and all tensors of the network."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from torch import Tensor
 
 from streammodels.backprop.bptt import ImagePass
 from streammodels.core.engine import NodeTensors
+from streammodels.core.image_rows import ImageRows
 
 
 class StreamedFunction(torch.autograd.Function):
-    """``StreamedFunction.apply(image_pass, image, *tensors)``, the result of `ImagePass.forward` with gradients.
+    """``StreamedFunction.apply(image_pass, *images, *tensors)``, the result of `ImagePass.forward` with gradients.
 
-    `image` is the tensor that the pass reads, or None for a lazy image. `tensors` are those of all nodes that are not
-    None, of which the pass has leaves.
+    `images` are the tensors of the inputs that the pass reads, None for a lazy one. `tensors` are those of all nodes
+    that are not None, of which the pass has leaves.
     """
 
     @staticmethod
-    def forward(ctx: Any, image_pass: ImagePass, image: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, image_pass: ImagePass, *images_and_tensors: Tensor | None) -> tuple[Tensor, ...]:
         """Run all strips."""
         values = image_pass.forward()
-        ctx.image_pass, ctx.number = image_pass, len(tensors)
+        ctx.image_pass, ctx.number = image_pass, len(images_and_tensors)
         # Saved by autograd, which frees them after the backward pass and checks them for changes in between.
-        ctx.save_for_backward(image, *tensors, *image_pass.move_out())
+        ctx.save_for_backward(*images_and_tensors, *image_pass.move_out())
         ctx.missing = [[tensor is None for tensor in node] for node in image_pass.tensors]
-        image_pass.reader.source.tensor = None
+        image_pass.reader.set_tensors([None] * len(image_pass.reader.readers))
         # None for a value without a gradient, which plain autograd would not go back from either.
         ctx.set_materialize_grads(False)
         return tuple(values)
@@ -38,7 +39,7 @@ class StreamedFunction(torch.autograd.Function):
         with torch.no_grad():
             result = StreamedFunction._backward(ctx, *grads)
         if torch.is_grad_enabled() and any(grad is not None for grad in result):
-            sources = [*ctx.saved_tensors[: 1 + ctx.number], *grads]
+            sources: list[Tensor | None] = [*ctx.saved_tensors[: ctx.number], *grads]
             result = _OnceDifferentiable.apply(len(result), *result, *sources)
         return (None, *result)
 
@@ -47,22 +48,23 @@ class StreamedFunction(torch.autograd.Function):
         """Run the strips from last to first. The pass, which is freed with the result only, then holds no tensors."""
         image_pass: ImagePass = ctx.image_pass
         if all(grad is None for grad in grads):
-            return (None, *[None] * ctx.number)
-        source = image_pass.reader.source
-        source.tensor, *saved = ctx.saved_tensors
+            nothing: tuple[None, ...] = (None,) * ctx.number
+            return nothing
+        reader = image_pass.reader
+        saved, images = ctx.saved_tensors, len(reader.readers)
+        reader.set_tensors(saved[:images])
         image_pass.move_in(saved[ctx.number :])
         if not image_pass.tensors:  # the graph was retained, and this is not its first backward pass
-            image_pass.tensors = detach_as_leaves(_by_node(saved, ctx.missing))
+            image_pass.tensors = detach_as_leaves(_by_node(saved[images:], ctx.missing))
         try:
-            image_grad = None
-            if image_pass.image_needs_grad:
-                image_grad = _image_gradient(image_pass, grads)
-            else:
-                image_pass.backward(grads)
-            return (image_grad, *(leaf.grad for leaf in flat_tensors(image_pass.tensors)))
+            own = {index: reader.readers[index].source for index in image_pass.inputs_needing_grad}
+            image_grads = {index: _GradOfRows(source) for index, source in own.items()}
+            image_pass.backward(grads, {index: grad.add for index, grad in image_grads.items()})
+            of_images = [image_grads[i].whole if i in image_grads else None for i in reader.readers]
+            return (*of_images, *(leaf.grad for leaf in flat_tensors(image_pass.tensors)))
         finally:
             image_pass.release()
-            source.tensor = None
+            reader.set_tensors([None] * images)
 
 
 class _OnceDifferentiable(torch.autograd.Function):
@@ -109,15 +111,18 @@ def _by_node(tensors: Sequence[Tensor], missing: Sequence[Sequence[bool]]) -> li
     return [[None if gap else next(remaining) for gap in node] for node in missing]
 
 
-def _image_gradient(image_pass: ImagePass, grads: Sequence[Tensor | None]) -> Tensor:
-    """Run the backward pass, and return the gradient of the image."""
-    source = image_pass.reader.source
-    assert source.tensor is not None
-    result = torch.empty_like(source.tensor)
-    upright = result.transpose(2, 3) if source.sideways else result
+class _GradOfRows:
+    """The gradient of an input in memory, filled strip by strip.
 
-    def write(rows: range, grad: Tensor) -> None:
-        upright[:, :, rows.start : rows.stop] = grad
+    Attributes:
+        whole: (B, C, H, W), as the input.
+    """
 
-    image_pass.backward(grads, write)
-    return result
+    def __init__(self, source: ImageRows) -> None:
+        assert source.tensor is not None
+        self.whole = torch.empty_like(source.tensor)
+        self._upright = self.whole.transpose(2, 3) if source.sideways else self.whole
+
+    def add(self, rows: range, grad: Tensor) -> None:
+        """Copy the gradient of some rows."""
+        self._upright[:, :, rows.start : rows.stop] = grad

@@ -14,7 +14,7 @@ gradient of these carries to the strip before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
@@ -27,12 +27,12 @@ from streammodels.backprop.grad_sums import GradSums
 from streammodels.backprop.rng_state import RngState
 from streammodels.core.engine import Carries, Engine, NodeTensors, StripResult, StripRun
 from streammodels.core.frozen_prefix import FrozenPrefix, nodes_needing_grad
-from streammodels.core.image_rows import SingleUseTensor, StripReader
 from streammodels.core.reductions import Parts, Reduction, sum_dtype, without_none
 from streammodels.core.row_plan import RowPlan
+from streammodels.core.strip_reader import InputReader, SingleUseTensor
 
 RowGradCallback = Callable[[range, Tensor], None]
-"""Called with rows of the image and their gradient (B, C, rows, W), from the last rows to the first."""
+"""Called with rows of an input and their gradient (B, C, rows, W), from the last rows to the first."""
 
 
 @dataclass
@@ -56,9 +56,9 @@ class ReductionState:
 
 @dataclass
 class StripGraph:
-    """A strip computed with autograd, its leaves (rows of the image, carries that entered) and its result."""
+    """A strip computed with autograd, its leaves (rows of inputs, carries that entered) and its result."""
 
-    image_rows: Tensor | None
+    read_rows: Carries
     entered: Carries
     result: StripResult
 
@@ -70,10 +70,10 @@ class ImagePass:
     Attributes:
         engine: The engine.
         plan: The plan for the image's height.
-        reader: Yields the strips of the image.
+        reader: Yields the strips of the inputs.
         rng_state: State at the call.
         tensors: The tensors of every node; leaves of autograd if there will be a backward pass.
-        image_needs_grad: Whether the backward pass computes the gradient of the image.
+        inputs_needing_grad: Inputs whose gradient the backward pass computes, by node.
         keeping: What is kept for the backward pass; None if there will be none.
         carries: The carries that enter every ``keeping.every``-th strip.
         prefix_rows: By strip, the rows of the outputs of the frozen prefix.
@@ -83,10 +83,10 @@ class ImagePass:
 
     engine: Engine
     plan: RowPlan
-    reader: StripReader
+    reader: InputReader
     rng_state: RngState
     tensors: NodeTensors
-    image_needs_grad: bool = False
+    inputs_needing_grad: frozenset[int] = frozenset()
     keeping: Keeping | None = None
     carries: dict[int, Carries] = field(default_factory=dict)
     prefix_rows: dict[int, Carries] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class ImagePass:
 
     def __post_init__(self) -> None:
         nodes = self.engine.nodes
-        self.needs_grad = nodes_needing_grad(nodes, self.tensors, self.image_needs_grad)
+        self.needs_grad = nodes_needing_grad(nodes, self.tensors, self.inputs_needing_grad)
         frozen = self.keeping is not None and self.keeping.frozen
         self.prefix = FrozenPrefix.find(nodes, self.needs_grad) if frozen else None
         self._carry_arena, self._prefix_arena = Arena(), Arena()
@@ -117,7 +117,7 @@ class ImagePass:
         carries: Carries = {}
         with torch.no_grad(), ExitStack() as stack:
             self.rng_state.enter_autocast(stack)
-            read = self.reader.strips([self.plan.new(0, strip) for strip in range(strips)])
+            read = self.reader.strips([self._input_rows(strip) for strip in range(strips)])
             for strip, rows in enumerate(stack.enter_context(closing(read))):
                 if keeping is not None:
                     self._keep(strip, carries, keeping)
@@ -133,6 +133,10 @@ class ImagePass:
                 self._collect(result, strip, maps)
             return [tensor for index in self.engine.network.boundary for tensor in self._outputs(index, maps)]
 
+    def _input_rows(self, strip: int) -> dict[int, range]:
+        """The new rows of every input in a strip."""
+        return {index: self.plan.new(index, strip) for index in self.engine.network.inputs}
+
     def _keep(self, strip: int, carries: Carries, keeping: Keeping) -> None:
         """Keep the carries that enter a strip, and the random-number state."""
         if strip % keeping.every == 0:
@@ -145,7 +149,7 @@ class ImagePass:
     def _run(
         self,
         strip: int,
-        rows: SingleUseTensor | None,
+        rows: Mapping[int, SingleUseTensor],
         carries: Carries,
         prefix_rows: Carries | None = None,
         leaves: Carries | None = None,
@@ -155,7 +159,7 @@ class ImagePass:
         return run.forward(rows, carries)
 
     def _run_with_graph(
-        self, strip: int, rows: SingleUseTensor | None, carries: Carries, prefix_rows: Carries | None = None
+        self, strip: int, rows: dict[int, SingleUseTensor], carries: Carries, prefix_rows: Carries | None = None
     ) -> StripGraph:
         """Run a strip with autograd, its rows and carries as leaves.
 
@@ -165,12 +169,10 @@ class ImagePass:
         entered = {
             i: c.detach().to(sum_dtype(c.dtype)).requires_grad_() for i, c in carries.items() if self.needs_grad[i]
         }
-        image_rows = None
-        if rows is not None and self.image_needs_grad:
-            image_rows = rows.take().detach().requires_grad_()
-            rows = SingleUseTensor(image_rows)
+        read = {i: rows.pop(i).take().detach().requires_grad_() for i in self.inputs_needing_grad & rows.keys()}
+        rows |= {index: SingleUseTensor(leaf) for index, leaf in read.items()}
         with torch.enable_grad():
-            return StripGraph(image_rows, entered, self._run(strip, rows, carries, prefix_rows, entered))
+            return StripGraph(read, entered, self._run(strip, rows, carries, prefix_rows, entered))
 
     def _outputs(self, index: int, maps: dict[int, Tensor]) -> list[Tensor]:
         """The map of a boundary node, or the tensors of its partial results, those of all strips stacked."""
@@ -213,39 +215,40 @@ class ImagePass:
             new = self.plan.new(index, strip)
             maps[index][:, :, new.start : new.stop] = rows
 
-    def backward(self, grads: Sequence[Tensor | None], on_image_grad: RowGradCallback | None = None) -> None:
+    def backward(self, grads: Sequence[Tensor | None], on_grad: Mapping[int, RowGradCallback] | None = None) -> None:
         """Run all strips from last to first; those without a kept graph are recomputed.
 
         Args:
             grads: Gradients of the result of `forward`, None where there is none. Those of `tensors` are accumulated in
                 their ``.grad``.
-            on_image_grad: Called with the gradient of the image, strip by strip.
+            on_grad: By input, what is called with its gradient, strip by strip.
         """
         assert self.keeping is not None
         order = backward_order(self.plan.strips, self.keeping.every, len(self.graphs))
-        reads = [self.plan.new(0, visit.strip) for visit in order if self._reads_image(visit)]
+        reads = [self._read_again(visit) for visit in order]
         self._sums = GradSums(t for node in self.tensors for t in node if t is not None)
         with closing(self.reader.strips(reads)) as strips:
-            self._backward(order, strips, grads, on_image_grad)
+            self._backward(order, strips, grads, on_grad or {})
         self._sums.finish()
 
-    def _reads_image(self, visit: BackwardStep) -> bool:
-        """Whether a step reads the image; it does not if all that reads it is frozen and kept."""
-        return visit.reads and (self.prefix is None or self.prefix.reads_image)
+    def _read_again(self, visit: BackwardStep) -> dict[int, range]:
+        """The rows of inputs that a step reads; not those that only layers which are frozen and kept read."""
+        rows = self._input_rows(visit.strip) if visit.reads else {}
+        return rows if self.prefix is None else {i: own for i, own in rows.items() if i in self.prefix.inputs}
 
     def _backward(
         self,
         order: list[BackwardStep],
-        strips: Iterator[SingleUseTensor],
+        strips: Iterator[dict[int, SingleUseTensor]],
         grads: Sequence[Tensor | None],
-        on_image_grad: RowGradCallback | None,
+        on_grad: Mapping[int, RowGradCallback],
     ) -> None:
-        """The backward pass in a given order; `strips` yields the rows of the image that it reads."""
+        """The backward pass in a given order; `strips` yields the rows of the inputs that it reads."""
         carries: dict[int, Carries] = {}
         carry_grads: Carries = {}
         for visit in order:
             strip = visit.strip
-            rows = next(strips) if self._reads_image(visit) else None
+            rows = next(strips)
             prefix_rows = self.prefix_rows.get(strip)
             graph = self.graphs.pop(strip, None)
             if graph is None:
@@ -259,11 +262,11 @@ class ImagePass:
                         continue
                     graph = self._run_with_graph(strip, rows, carries.pop(strip), prefix_rows)
             carry_grads = self._backward_through(graph, strip, grads, carry_grads)
-            if on_image_grad is not None:
-                assert graph.image_rows is not None
-                rows_grad = graph.image_rows.grad
-                rows_grad = torch.zeros_like(graph.image_rows) if rows_grad is None else rows_grad
-                on_image_grad(self.plan.new(0, strip), rows_grad)
+            for index, read in graph.read_rows.items():
+                if index in on_grad:
+                    on_grad[index](
+                        self.plan.new(index, strip), torch.zeros_like(read) if read.grad is None else read.grad
+                    )
 
     def _backward_through(
         self, graph: StripGraph, strip: int, grads: Sequence[Tensor | None], carry_grads: Carries
@@ -275,8 +278,7 @@ class ImagePass:
         roots = [(root, grad) for root, grad in roots if root.requires_grad]
         inputs = [t for node in self.tensors for t in node if t is not None and t.requires_grad]
         inputs += [c for c in graph.entered.values() if c.requires_grad]
-        if graph.image_rows is not None:
-            inputs.append(graph.image_rows)
+        inputs += graph.read_rows.values()
         if roots:
             torch.autograd.backward([r for r, _ in roots], [g for _, g in roots], inputs=inputs)
             self._sums.add_strip()

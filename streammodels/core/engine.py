@@ -6,7 +6,7 @@ needs are its carry. `backprop/bptt.py` runs the strips of a whole image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from streammodels.core.carry import join_rows, last_rows
 from streammodels.core.frozen_prefix import FrozenPrefix
-from streammodels.core.image_rows import SingleUseTensor
 from streammodels.core.network import Network
 from streammodels.core.operations import (
     AveragePool,
@@ -28,9 +27,13 @@ from streammodels.core.operations import (
 )
 from streammodels.core.reductions import Parts, Reduction, without_none
 from streammodels.core.row_plan import RowPlan, users_of
+from streammodels.core.strip_reader import SingleUseTensor
 
 Carries = dict[int, Tensor]
 """Rows by node, (B, C, rows, W)."""
+
+ReadRows = Mapping[int, SingleUseTensor]
+"""New rows of the inputs of a network, by node."""
 
 NodeTensors = Sequence[Sequence[Tensor | None]]
 """Weights and statistics of every node."""
@@ -122,11 +125,11 @@ class StripRun:
         self.activated: set[int] = set()
         self.result = StripResult()
 
-    def forward(self, image_rows: SingleUseTensor | None, carries: Carries) -> StripResult:
+    def forward(self, read_rows: ReadRows, carries: Carries) -> StripResult:
         """Run all nodes. An error of torch gets a note that names the layer.
 
         Args:
-            image_rows: (B, C, rows, W), the rows of this strip; None if no node that runs reads them.
+            read_rows: (B, C, rows, W), the rows of each input in this strip; none where no node that runs reads them.
             carries: Rows carried from the strip before, by node.
         """
         read = self._read_nodes()
@@ -135,7 +138,7 @@ class StripRun:
             if index in skipped:
                 continue
             try:
-                self._run(index, image_rows, carries.get(index), read[index])
+                self._run(index, read_rows, carries.get(index), read[index])
             except RuntimeError as error:
                 new = self.plan.new(index, self.strip)
                 error.add_note(
@@ -149,14 +152,14 @@ class StripRun:
         """For every node whether its rows are read in this strip; a pointwise node that is not read is left out."""
         boundary, plan, strip = self.engine.network.boundary, self.plan, self.strip
         result = [i in boundary and len(plan.new(i, strip)) > 0 for i in range(len(self.nodes))]
-        for index in reversed(range(1, len(self.nodes))):
+        for index in reversed(range(len(self.nodes))):
             node = self.nodes[index]
             runs = result[index] if node.transparent else len(plan.new(index, strip)) > 0
             for source in node.inputs if runs else ():
                 result[source] = True
         return result
 
-    def _run(self, index: int, image_rows: SingleUseTensor | None, carry: Tensor | None, is_read: bool) -> None:
+    def _run(self, index: int, read_rows: ReadRows, carry: Tensor | None, is_read: bool) -> None:
         """Run one node. When it returns, only the buffers and the result hold what it computed."""
         at_boundary = index in self.engine.network.boundary
         if self.nodes[index].transparent:
@@ -165,7 +168,7 @@ class StripRun:
             if at_boundary and rows is not None:
                 self.result.emitted[index] = self._rows(index, self.plan.new(index, self.strip))
             return
-        rows = self._new_rows(index, image_rows)
+        rows = self._new_rows(index, read_rows)
         self._join_carry(index, rows, carry)
         if at_boundary and rows is not None:
             self.result.emitted[index] = rows
@@ -176,10 +179,10 @@ class StripRun:
             if self.engine.readers[source][-1] == index:
                 self.buffers[source] = None
 
-    def _new_rows(self, index: int, image_rows: SingleUseTensor | None) -> Tensor | None:
+    def _new_rows(self, index: int, read_rows: ReadRows) -> Tensor | None:
         """The new rows of a node that is not transparent, kept or computed now."""
-        if index == 0:
-            return None if image_rows is None else image_rows.take()
+        if not self.nodes[index].inputs:
+            return read_rows[index].take() if index in read_rows else None
         if index not in self.prefix_outputs:
             return self._emit(index)
         if self.prefix_rows is not None:
@@ -240,7 +243,7 @@ class StripRun:
         if isinstance(node.rule, ChannelDropout):
             return node.rule.apply(rows[0], self.seeds.get(index, 0))
         if isinstance(node.rule, Reduction):
-            self.result.reduced[index] = node.rule.partial(rows[0], *without_none(self.tensors[index]))
+            self.result.reduced[index] = node.rule.partial(*rows, *without_none(self.tensors[index]))
             self.result.reduced_from[index] = (rows[0].shape[3], rows[0].dtype)
             return None
         assert isinstance(node.rule, Pointwise)

@@ -8,7 +8,7 @@ The rows that trained layers read from them are kept from the first computation 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -24,12 +24,12 @@ class FrozenPrefix:
     Attributes:
         skipped: Nodes that are not computed again.
         outputs: Nodes whose new rows are kept instead of computed again. They still have carries.
-        reads_image: Whether a node that is computed again reads the image.
+        inputs: Inputs of the network that are read when the others are computed again.
     """
 
     skipped: frozenset[int]
     outputs: frozenset[int]
-    reads_image: bool
+    inputs: frozenset[int]
 
     @classmethod
     def find(cls, nodes: Sequence[Node], needs_grad: Sequence[bool]) -> FrozenPrefix | None:
@@ -43,26 +43,27 @@ class FrozenPrefix:
         for index in reversed(range(len(nodes))):
             if needs_grad[index] or (index in read and nodes[index].transparent):
                 read.update(source for source in nodes[index].inputs if not needs_grad[source])
-        outputs = frozenset(index for index in read - {0} if not nodes[index].transparent)
+        inputs = frozenset(index for index, node in enumerate(nodes) if not node.inputs)
+        outputs = frozenset(index for index in read - inputs if not nodes[index].transparent)
         skipped = frozenset(index for index in range(len(nodes)) if not needs_grad[index]) - read
         left_out = [nodes[index].rule for index in skipped | outputs]
         if any(isinstance(rule, Pointwise) and rule.random for rule in left_out):
             return None  # the layers behind would draw other random numbers
-        return cls(skipped, outputs, 0 in read) if skipped - {0} | outputs else None
+        return cls(skipped, outputs, inputs & read) if skipped - inputs | outputs else None
 
 
 def nodes_needing_grad(
-    nodes: Sequence[Node], tensors: Sequence[Sequence[Tensor | None]], image_needs_grad: bool
+    nodes: Sequence[Node], tensors: Sequence[Sequence[Tensor | None]], inputs: Collection[int] = ()
 ) -> list[bool]:
     """Whether each node needs a gradient, because it or a node in front of it is trained.
 
     Args:
         nodes: The network.
         tensors: Weights and statistics of every node.
-        image_needs_grad: Whether the image needs one.
+        inputs: Those of the network's inputs that need one.
     """
-    needs = [image_needs_grad]
-    for node, own in zip(nodes[1:], tensors[1:], strict=True):
+    needs: list[bool] = []
+    for index, (node, own) in enumerate(zip(nodes, tensors, strict=True)):
         trained = any(tensor is not None and tensor.requires_grad for tensor in own)
-        needs.append(trained or any(needs[source] for source in node.inputs))
+        needs.append(trained or index in inputs or any(needs[source] for source in node.inputs))
     return needs

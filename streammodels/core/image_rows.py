@@ -1,19 +1,17 @@
 """The rows of an image, of a tensor or decoded on demand.
 
 A slide of 100,000 x 80,000 pixels does not have to be in memory to be trained on. Any object with `shape`, `dtype` and
-``rows(start, stop)`` is an image (`LazyRows`). `ImageRows` reads either kind of image, and `StripReader` yields its
-strips in the order of the forward or backward pass, the next one read by a background thread.
+``rows(start, stop)`` is an image (`LazyRows`). `ImageRows` reads either kind of image; `strip_reader.py` reads it in
+the order of the strips.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from os import PathLike
 from typing import Any, ClassVar, Protocol, runtime_checkable
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -51,8 +49,43 @@ class LazyRows(Protocol):
         ...
 
 
-Image = Tensor | LazyRows
+class Labels:
+    """A map of class labels, or a mask, that a streamed module reads beside the image, in its own integer or bool type.
+
+    Without it, rows of uint8 are those of an image and scaled to 0..1.
+
+    Args:
+        source: (B, H, W) or (B, C, H, W) tensor, or an object with `shape` (C, H, W) or (H, W), `dtype` and
+            ``rows(start, stop)``.
+    """
+
+    def __init__(self, source: Tensor | LazyRows) -> None:
+        if not isinstance(source, Tensor | LazyRows):
+            raise TypeError(
+                f"Labels takes a tensor or an object with shape, dtype and rows(start, stop), got "
+                f"{type(source).__name__}.{_remedy(source)}"
+            )
+        if isinstance(source, Tensor):
+            source = source[:, None] if source.ndim == 3 else source
+        self.source = source
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """That of the source; a batch of tensors has a channel dimension."""
+        return self.source.shape
+
+    def to(self, *args: Any, **options: Any) -> Labels:
+        """The same labels on another device; lazy ones stay where they are read."""
+        return Labels(self.source.to(*args, **options)) if isinstance(self.source, Tensor) else self
+
+
+Image = Tensor | LazyRows | Labels
 """A (B, C, H, W) tensor, or an object that decodes rows on demand."""
+
+
+def is_image(value: object) -> bool:
+    """Whether an argument of a module is an image that strips read: a tensor of four dimensions, or read by rows."""
+    return value.ndim == 4 if isinstance(value, Tensor) else isinstance(value, Labels | LazyRows)
 
 
 class ImageRows(ABC):
@@ -66,13 +99,20 @@ class ImageRows(ABC):
         has_columns: Whether it can be read by columns.
         sideways: Whether `read` returns columns, as rows of the image with height and width swapped.
         is_decoded: Whether its pixels are in memory.
+        is_scaled: Whether its pixels become floats, those of uint8 on the scale 0..1.
         tensor: The pixels in memory; None while autograd holds them, which may free them.
     """
 
     is_decoded: ClassVar[bool]
 
     def __init__(
-        self, name: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device, has_columns: bool
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device,
+        has_columns: bool,
+        is_scaled: bool = True,
     ) -> None:
         batch, channels, height, width = (int(size) for size in shape)
         self.name = name
@@ -80,14 +120,15 @@ class ImageRows(ABC):
         self.dtype = dtype
         self.device = device
         self.has_columns = has_columns
+        self.is_scaled = is_scaled
         self.sideways = False
         self.tensor: Tensor | None = None
         if 0 in self.shape:
             raise ValueError(f"{name} has no pixels: shape {self.shape}. Every side has to be at least 1.")
-        if dtype != torch.uint8 and not dtype.is_floating_point:
+        if is_scaled and dtype != torch.uint8 and not dtype.is_floating_point:
             raise TypeError(
-                f"{name} has pixels of {dtype}, whose scale is unknown. Give uint8 (0..255 become 0..1), or scale it "
-                "to floats yourself."
+                f"{name} has pixels of {dtype}, whose scale is unknown. Give uint8 (0..255 become 0..1), scale it to "
+                "floats yourself, or wrap labels and masks beside the image in streammodels.Labels."
             )
 
     @property
@@ -106,11 +147,11 @@ class TensorRows(ImageRows):
 
     is_decoded = True
 
-    def __init__(self, image: Tensor, name: str) -> None:
+    def __init__(self, image: Tensor, name: str, is_scaled: bool = True) -> None:
         if image.ndim != 4:
             remedy = "Add the batch dimension with image[None]." if image.ndim == 3 else "Reshape it."
             raise ValueError(f"expected a (B, C, H, W) image, got shape {tuple(image.shape)}. {remedy}")
-        super().__init__(name, image.shape, image.dtype, image.device, has_columns=True)
+        super().__init__(name, image.shape, image.dtype, image.device, has_columns=True, is_scaled=is_scaled)
         self.tensor = image
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -126,15 +167,18 @@ class DecodedRows(ImageRows):
 
     is_decoded = False
 
-    def __init__(self, image: LazyRows, name: str) -> None:
+    def __init__(self, image: LazyRows, name: str, is_scaled: bool = True) -> None:
         own = getattr(image, "name", None)
         name = repr(str(own)) if own else name
-        if len(image.shape) != 3 or not all(isinstance(size, Integral) for size in image.shape):
+        shape = tuple(image.shape)
+        self.has_channels = is_scaled or len(shape) != 2  # labels may come as (H, W)
+        shape = shape if self.has_channels else (1, *shape)
+        if len(shape) != 3 or not all(isinstance(size, Integral) for size in shape):
             raise ValueError(
                 f"{name} has shape {tuple(image.shape)}; an image read by rows has shape (C, H, W), whole numbers."
             )
         dtype = _torch_dtype(image.dtype, name)
-        super().__init__(name, (1, *image.shape), dtype, torch.device("cpu"), hasattr(image, "columns"))
+        super().__init__(name, (1, *shape), dtype, torch.device("cpu"), hasattr(image, "columns"), is_scaled)
         self.image = image
 
     def read(self, start: int, stop: int) -> Tensor:
@@ -149,6 +193,7 @@ class DecodedRows(ImageRows):
         read: Callable[[int, int], Any] = getattr(self.image, kind)
         try:
             pixels = torch.as_tensor(_as_torch_reads(read(start, stop)))
+            pixels = pixels if self.has_channels else pixels[None]
         except (MemoryError, torch.OutOfMemoryError) as error:
             error.add_note(f"while reading {where}")
             raise
@@ -162,17 +207,19 @@ class DecodedRows(ImageRows):
         return pixels.transpose(1, 2).contiguous()[None] if self.sideways else pixels[None]
 
 
-def as_image_rows(image: object, name: str = "the image") -> ImageRows:
-    """The rows of a tensor or a lazy image.
+def as_image_rows(image: object, name: str = "the image", is_scaled: bool = True) -> ImageRows:
+    """The rows of a tensor or a lazy image; those of `Labels`, or if not `is_scaled`, in their own type.
 
     Raises:
         TypeError: If it is neither, or its pixels are of a type that has no scale.
         ValueError: If its shape is not that of an image, or it has no pixels.
     """
+    if isinstance(image, Labels):
+        return as_image_rows(image.source, name, is_scaled=False)
     if isinstance(image, Tensor):
-        return TensorRows(image, name)
+        return TensorRows(image, name, is_scaled)
     if isinstance(image, LazyRows):
-        return DecodedRows(image, name)
+        return DecodedRows(image, name, is_scaled)
     raise TypeError(
         f"{name} is of type {type(image).__name__}. Give a (B, C, H, W) tensor, an object with shape, dtype and "
         f"rows(start, stop), or a list of these.{_remedy(image)}"
@@ -204,76 +251,6 @@ def _torch_dtype(dtype: Any, name: str) -> torch.dtype:
     if not isinstance(found, torch.dtype):
         raise TypeError(f"{name} has pixels of type {dtype}, which torch does not have. Use torch.uint8 or a float.")
     return found
-
-
-class SingleUseTensor:
-    """A tensor that is taken once, so that the caller's reference does not keep it in memory."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._tensor: Tensor | None = tensor
-
-    def take(self) -> Tensor:
-        """The tensor, which is not kept here."""
-        tensor, self._tensor = self._tensor, None
-        assert tensor is not None, "the tensor was taken before"
-        return tensor
-
-
-class StripReader:
-    """Yields strips of an image in a given order, as floats on the device that computes."""
-
-    def __init__(self, source: ImageRows, device: torch.device, dtype: torch.dtype) -> None:
-        self.source = source
-        self.device = device
-        self.dtype = dtype
-        self._checksums: dict[range, int] = {}
-
-    def strips(self, requested: Sequence[range]) -> Generator[SingleUseTensor, None, None]:
-        """The rows of each range in turn. The next are read in the background, unless they are on the device already.
-
-        Raises:
-            ImageReadError: If rows cannot be read, or differ from those of an earlier read.
-        """
-        source, dtype = self.source, self.dtype
-        if source.is_decoded and source.device == self.device:
-            return (SingleUseTensor(scale_to_unit(source.read(rows.start, rows.stop), dtype)) for rows in requested)
-        return self._prefetched(requested)
-
-    def _prefetched(self, requested: Sequence[range]) -> Generator[SingleUseTensor, None, None]:
-        if not requested:
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="rows") as thread:
-            pending = [thread.submit(self._fetch, rows) for rows in requested[:1]]
-            for following in [*requested[1:], None]:
-                fetched = SingleUseTensor(pending.pop().result())
-                if following is not None:
-                    pending.append(thread.submit(self._fetch, following))
-                yield SingleUseTensor(self._to_device(fetched.take()))
-
-    def _to_device(self, pixels: Tensor) -> Tensor:
-        """Floats on the device that computes, made late because bytes take a quarter of the memory."""
-        # A copy from pinned memory runs beside the computation, and torch keeps the memory until it has ended.
-        # In the other direction nothing would wait for the copy to end.
-        return scale_to_unit(pixels.to(self.device, non_blocking=self.device.type == "cuda"), self.dtype)
-
-    def _fetch(self, rows: range) -> Tensor:
-        """In the background thread."""
-        with torch.no_grad():
-            pixels = self.source.read(rows.start, rows.stop)
-            if not self.source.is_decoded:
-                pixels = pixels.clone()  # the image may decode the next rows into the same memory
-                self._check_unchanged(rows, pixels)
-            return pixels.pin_memory() if self.device.type == "cuda" and pixels.device.type == "cpu" else pixels
-
-    def _check_unchanged(self, rows: range, pixels: Tensor) -> None:
-        """Check that the backward pass sees the pixels of the forward pass, without which gradients are wrong."""
-        checksum = crc32(pixels.cpu().contiguous().view(torch.uint8).numpy().data)
-        if self._checksums.setdefault(rows, checksum) != checksum:
-            raise ImageReadError(
-                f"rows {rows.start}..{rows.stop - 1} of {self.source.name} came with other pixels than when they were "
-                "read before. An image has to return the same pixels whenever it is asked: draw random numbers of an "
-                "augmentation once for each image, and do not write to its file."
-            )
 
 
 def scale_to_unit(image: Tensor, dtype: torch.dtype) -> Tensor:

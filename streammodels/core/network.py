@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from streammodels.core.operations import Convolution, Pointwise, Rule, Windowed
 from streammodels.core.reductions import Reduction
@@ -28,8 +29,8 @@ class Node:
     Attributes:
         path: Dotted path of the layer, or the name of the operation.
         kind: Short name of the layer, for tables and messages.
-        inputs: Indices of the nodes it reads; empty for the image, which is node 0.
-        rule: What it computes; None for the image.
+        inputs: Indices of the nodes it reads; empty for an input of the network. Node 0 is the image.
+        rule: What it computes; None for an input.
         tensors: Returns its weights and statistics, connected to the parameters by autograd.
         differs_by_column: Whether one of its constants differs from column to column.
     """
@@ -73,22 +74,33 @@ class Network:
     """A traced module.
 
     Attributes:
-        nodes: The streamed part in topological order; node 0 is the image.
+        nodes: The streamed part in topological order, the inputs first; node 0 is the image.
         boundary: Nodes whose result leaves the streamed part, feature maps (whole) or reductions.
-        tail: Computes what the module returns from the values of the streamed nodes; None if nothing is left to do.
+        tail: Computes the `outputs` from the values of the streamed nodes; None if they are among these.
+        outputs: The fx nodes, or constants, that the module returns.
+        form: How it returns them: as one tensor, a tuple, a dict ...
         boundary_names: fx nodes of `boundary`.
         streamed_names: fx nodes of the streamed part.
         constants: The tensors that the graph reads, by the target of the fx node.
         description: All that the shapes of the values depend on besides the rules.
+        depends_on_size: Whether it is that of images of one size only, because the forward asked for it.
     """
 
     nodes: tuple[Node, ...]
     boundary: tuple[int, ...]
-    tail: Callable[[dict[fx.Node, Any]], Tensor] | None
+    tail: Callable[[dict[fx.Node, Any]], Sequence[Any]] | None
+    outputs: tuple[Any, ...]
+    form: pytree.TreeSpec
     boundary_names: tuple[fx.Node, ...]
     streamed_names: tuple[fx.Node, ...]
     constants: Mapping[str, Tensor]
     description: Hashable
+    depends_on_size: bool = False
+
+    @cached_property
+    def inputs(self) -> tuple[int, ...]:
+        """The nodes that are inputs."""
+        return tuple(index for index, node in enumerate(self.nodes) if not node.inputs)
 
     @cached_property
     def key(self) -> Hashable:
@@ -129,13 +141,15 @@ class Network:
             return None
         return replace(self, nodes=tuple(node.sideways() for node in self.nodes))
 
-    def finish(self, values: Sequence[Tensor]) -> Tensor:
+    def finish(self, values: Sequence[Tensor]) -> Any:
         """What the module returns, given the values of the boundary nodes."""
-        if self.tail is None:
-            return values[0]
         known: dict[fx.Node, Any] = dict.fromkeys(self.streamed_names)
         known.update(zip(self.boundary_names, values, strict=True))
-        return self.tail(known)
+        if self.tail is None:
+            leaves: Sequence[Any] = [known[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in self.outputs]
+        else:
+            leaves = self.tail(known)
+        return pytree.tree_unflatten(leaves, self.form)
 
 
 def _swapped_weight(convolution: Tensors) -> Tensors:

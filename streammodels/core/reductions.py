@@ -17,7 +17,7 @@ depend on it. Sums are in at least float32.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,7 +46,10 @@ class Reduction(ABC):
 
     @abstractmethod
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
-        """Partial result of one strip (B, C, rows, W), differentiable; the same number of tensors for every strip."""
+        """Partial result of one strip (B, C, rows, W), differentiable; the same number of tensors for every strip.
+
+        A reduction of several maps gets the rows of the further ones in front of `tensors`.
+        """
 
     @abstractmethod
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
@@ -59,11 +62,11 @@ class Reduction(ABC):
             tensors: As in `partial`.
         """
 
-    def whole(self, features: Tensor, *tensors: Tensor) -> Tensor:
-        """The final vector of a whole (B, C, H, W) map."""
+    def whole(self, features: Tensor, *tensors: Tensor, further: Sequence[Tensor] = ()) -> Tensor:
+        """The final vector of a whole (B, C, H, W) map, and of `further` maps as high and wide."""
         if features.ndim != 4:
             raise ValueError(f"expected a (B, C, H, W) map, got shape {tuple(features.shape)}")
-        parts = tuple(part[None] for part in self.partial(features, *tensors))
+        parts = tuple(part[None] for part in self.partial(features, *further, *tensors))
         return self.combine(parts, features.shape[2] * features.shape[3], features.dtype, *tensors)
 
 

@@ -104,7 +104,7 @@ class RowNode:
     """Row geometry of one node of the network.
 
     Attributes:
-        inputs: Indices of the nodes it reads; empty for the image.
+        inputs: Indices of the nodes it reads; empty for an input, such as the image.
         window: Its vertical geometry; None if output row j reads input row j only.
         transparent: True for a deterministic pointwise node. Its carry is kept at its input instead, so that it can
             work in place on the joined rows.
@@ -155,13 +155,15 @@ class RowsError(ValueError):
         super().__init__(reason)
 
 
-def plan_rows(nodes: Sequence[RowNode], rows: int, strip_rows: int) -> RowPlan:
+def plan_rows(nodes: Sequence[RowNode], rows: int, strip_rows: int, further: Sequence[int] = ()) -> RowPlan:
     """The row plan of an image of `rows` rows in strips of `strip_rows`.
 
     Args:
         nodes: The network in topological order; node 0 is the image.
         rows: Image height in pixels, at least 1.
         strip_rows: Rows of every strip but the last, at least 1.
+        further: Heights of the further inputs, in the order of their nodes; that of the image where missing. Their rows
+            arrive in proportion to those of the image.
 
     Raises:
         RowsError: If the image is too small for a node, or a node joins maps of different heights.
@@ -169,10 +171,12 @@ def plan_rows(nodes: Sequence[RowNode], rows: int, strip_rows: int) -> RowPlan:
     strips = -(-rows // strip_rows)
     ready: list[list[int]] = []
     totals: list[int] = []
+    heights = iter((rows, *further))
     for index, node in enumerate(nodes):
         if not node.inputs:
-            totals.append(rows)
-            ready.append([min((strip + 1) * strip_rows, rows) for strip in range(strips)])
+            height = next(heights, rows)
+            totals.append(height)
+            ready.append([-(-min((strip + 1) * strip_rows, rows) * height // rows) for strip in range(strips)])
             continue
         source = node.inputs[0]
         total = totals[source] if node.window is None else node.window.total(totals[source])

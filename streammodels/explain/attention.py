@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from streammodels.calls import add_batch_dimension
 from streammodels.core.image_rows import scale_to_unit
 from streammodels.core.reductions import sum_dtype
 from streammodels.explain.feature_map import is_gated_attention, subgraph_to
 from streammodels.models.pooling import GatedAttention
-from streammodels.streaming import StreamedModule, add_batch_dimension
+from streammodels.streaming import StreamedModule
 from streammodels.tracing.trace import trace
 
 

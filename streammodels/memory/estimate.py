@@ -20,8 +20,8 @@ from streammodels.core.engine import Engine, NodeTensors
 from streammodels.core.frozen_prefix import FrozenPrefix
 from streammodels.core.operations import Join, MaxPool, NormalizedConvolution
 from streammodels.core.reductions import Reduction
-from streammodels.core.row_plan import RowsError, plan_rows
-from streammodels.memory.shapes import ValueShape, boundary_bytes, value_shapes
+from streammodels.core.row_plan import RowPlan, RowsError, plan_rows
+from streammodels.memory.shapes import InputShape, ValueShape, boundary_bytes, value_shapes
 
 _INDEX_BYTES = 8  # a maximum pool saves an int64 index for every output pixel
 _WEIGHT_COPIES = 4  # folded weights, their gradients, the parameters' gradients, and one reordered by the kernels
@@ -44,6 +44,7 @@ class StepMemory:
         width: Likewise.
         kernel_pixels: See `Network.row_nodes`.
         images: Number of such batches before one backward pass. Graphs are kept of the last one only.
+        further: The inputs beside the image.
     """
 
     engine: Engine
@@ -55,16 +56,24 @@ class StepMemory:
     width: int
     kernel_pixels: int = 1
     images: int = 1
+    further: tuple[InputShape, ...] = ()
 
     @property
     def key(self) -> tuple[object, ...]:
         """All that the estimates depend on besides the engine."""
-        return (self.needs_grad, self.batch, self.channels, self.height, self.width, self.kernel_pixels, self.images)
+        size = (self.batch, self.channels, self.height, self.width)
+        return (self.needs_grad, *size, self.kernel_pixels, self.images, self.further)
+
+    def plan(self, strip_rows: int, height: int | None = None) -> RowPlan:
+        """The row plan, or that of images of another height."""
+        height = height or self.height
+        nodes = self.engine.network.row_nodes(self.batch, self.width, self.kernel_pixels)
+        return plan_rows(nodes, height, strip_rows, [-(-one.height * height // self.height) for one in self.further])
 
     @cached_property
     def shapes(self) -> list[ValueShape]:
         """Shape of every value over the whole image."""
-        return value_shapes(self.engine.network, self.tensors, self.height, self.width, self.channels)
+        return value_shapes(self.engine.network, self.tensors, self.height, self.width, self.channels, self.further)
 
     @cached_property
     def values(self) -> list[int]:
@@ -117,12 +126,11 @@ class StepMemory:
 
     def carried(self, strip_rows: int) -> float:
         """Mean bytes carried from one strip to the next."""
-        nodes = self.engine.network.row_nodes(self.batch, self.width, self.kernel_pixels)
         height = min(self.height, _SAMPLED_STRIPS * strip_rows)
         try:
-            plan = plan_rows(nodes, height, strip_rows)
+            plan = self.plan(strip_rows, height)
         except RowsError:  # too few rows for a layer
-            height, plan = self.height, plan_rows(nodes, self.height, strip_rows)
+            height, plan = self.height, self.plan(strip_rows)
         between = range(plan.strips // 2, plan.strips - 1) if height < self.height else range(plan.strips - 1)
         sizes = [boundary_bytes(plan, self.engine.network, self.shapes, self.batch, strip) for strip in between]
         return sum(sizes) / len(sizes) if sizes else 0.0

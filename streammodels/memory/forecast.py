@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.core.engine import Carries, StripResult, StripRun
 from streammodels.core.frozen_prefix import FrozenPrefix
-from streammodels.core.image_rows import SingleUseTensor
 from streammodels.core.row_plan import plan_rows
+from streammodels.core.strip_reader import SingleUseTensor
 from streammodels.memory.estimate import StepMemory
 
 
@@ -59,7 +59,8 @@ def make_forecast(memory: StepMemory, schedule: Schedule, sideways: bool) -> For
 def _operations(memory: StepMemory, prefix: FrozenPrefix | None) -> tuple[int, int, int]:
     """Operations of the forward pass, of the backward pass, and of the recomputation behind the frozen prefix."""
     engine = memory.engine
-    plan = plan_rows([node.row_node() for node in engine.nodes], memory.height, memory.height)
+    nodes, heights = [node.row_node() for node in engine.nodes], [one.height for one in memory.further]
+    plan = plan_rows(nodes, memory.height, memory.height, heights)
     leaves = [
         [None if t is None else t.detach().to("meta").requires_grad_(t.requires_grad) for t in node]
         for node in memory.tensors
@@ -69,10 +70,13 @@ def _operations(memory: StepMemory, prefix: FrozenPrefix | None) -> tuple[int, i
         memory.batch, memory.shapes[0].channels, memory.height, memory.width, dtype=dtype, device="meta"
     )
 
+    images = [image, *(one.empty(memory.batch, dtype) for one in memory.further)]
+    inputs = dict(zip(engine.network.inputs, images, strict=True))
+
     def run(prefix_rows: Carries | None) -> tuple[StripResult, int]:
         with FlopCounterMode(display=False) as counter, torch.enable_grad():
             strip_run = StripRun(engine, plan, 0, leaves, {}, prefix, prefix_rows)
-            result = strip_run.forward(SingleUseTensor(image), {})
+            result = strip_run.forward({i: SingleUseTensor(one) for i, one in inputs.items()}, {})
         return result, int(counter.get_total_flops())
 
     result, forward = run(None)

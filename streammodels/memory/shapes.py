@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from streammodels.core.engine import Engine, NodeTensors, StripRun
-from streammodels.core.image_rows import SingleUseTensor
 from streammodels.core.network import Network
 from streammodels.core.operations import Convolution
 from streammodels.core.row_plan import RowPlan, plan_rows
+from streammodels.core.strip_reader import SingleUseTensor
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,20 @@ class ValueShape:
         return batch * self.channels * self.width * self.item_bytes
 
 
+@dataclass(frozen=True)
+class InputShape:
+    """Size and type of an input beside the image; None for the type of the network's floats."""
+
+    channels: int
+    height: int
+    width: int
+    dtype: torch.dtype | None = None
+
+    def empty(self, batch: int, floating: torch.dtype) -> Tensor:
+        """A batch of such inputs without data."""
+        return torch.empty(batch, self.channels, self.height, self.width, dtype=self.dtype or floating, device="meta")
+
+
 class _ShapeRun(StripRun):
     """A run that records the shape of every value."""
 
@@ -39,7 +55,12 @@ class _ShapeRun(StripRun):
 
 
 def value_shapes(
-    network: Network, tensors: NodeTensors, height: int, width: int, channels: int | None = None
+    network: Network,
+    tensors: NodeTensors,
+    height: int,
+    width: int,
+    channels: int | None = None,
+    further: Sequence[InputShape] = (),
 ) -> list[ValueShape]:
     """The shape of every node's value for an image of `height` x `width` pixels.
 
@@ -49,6 +70,7 @@ def value_shapes(
         height: In pixels, as the strips see it.
         width: Likewise.
         channels: Channels of the image; None for those that the first convolution reads.
+        further: The further inputs, as the strips see them.
 
     Raises:
         ValueError: If `channels` of the image is None and those of the first convolution are wrong.
@@ -56,12 +78,13 @@ def value_shapes(
     on_meta = [[None if t is None else t.detach().to("meta") for t in node] for node in tensors]
     floating = next((t.dtype for node in on_meta for t in node if t is not None), torch.get_default_dtype())
     image = torch.empty(1, channels or _image_channels(network, tensors), height, width, dtype=floating, device="meta")
-    plan = plan_rows([node.row_node() for node in network.nodes], height, height)
+    plan = plan_rows([node.row_node() for node in network.nodes], height, height, [one.height for one in further])
+    images = [image, *(one.empty(1, floating) for one in further)]
     run = _ShapeRun(Engine(network), plan, 0, on_meta, {})
     run.shapes = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
     try:
         with torch.no_grad():
-            run.forward(SingleUseTensor(image), {})
+            run.forward({i: SingleUseTensor(one) for i, one in zip(network.inputs, images, strict=True)}, {})
     except RuntimeError as error:
         if channels is not None:
             raise

@@ -48,13 +48,24 @@ class GlobalPool(nn.Module, ABC):
     def reduction(self) -> Reduction:
         """The reduction of the map."""
 
+    def reduction_of(self, maps: int) -> Reduction:
+        """The reduction of `maps` maps: the one to pool, and further ones that the layer is called with.
+
+        Raises:
+            TypeError: If the layer takes no further ones.
+        """
+        if maps != 1:
+            raise TypeError(f"{type(self).__name__} pools one map, and was called with {maps}. Call it with one.")
+        return self.reduction()
+
     def tensors(self) -> list[Tensor | None]:
         """The further arguments of the reduction."""
         return []
 
-    def forward(self, features: Tensor) -> Tensor:
-        """The pooled vector (B, C) of a (B, C, H, W) map."""
-        return self.reduction().whole(features, *without_none(self.tensors()))
+    def forward(self, features: Tensor, *further: Tensor) -> Tensor:
+        """The pooled vector (B, C) of a (B, C, H, W) map, and of further maps if the layer takes some."""
+        reduction = self.reduction_of(1 + len(further))
+        return reduction.whole(features, *without_none(self.tensors()), further=further)
 
 
 class GlobalAvgPool(GlobalPool):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import inspect
 import operator
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Number
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing.forwards import handled_calls
@@ -30,11 +32,93 @@ class Recording:
         graph: The operations in order.
         tensors: Parameters, buffers and other tensors that they read, by the target of their "get_attr" nodes.
         layers: All layers, by path.
+        form: How the module returns what the output node has, as one tensor, a tuple, a dict ...
+        depends_on_size: Whether the forward asked for the size of an input or of a map.
     """
 
     graph: fx.Graph
     tensors: dict[str, Tensor]
     layers: dict[str, nn.Module]
+    form: pytree.TreeSpec
+    depends_on_size: bool = False
+
+
+@dataclass(frozen=True)
+class TracedInput:
+    """An input of a module that strips read.
+
+    Attributes:
+        name: Its name, for errors.
+        shape: (B, C, H, W); None if it is not known, as when a module is checked before the first image.
+        dtype: Type of the values that the module gets; None if it is not known.
+    """
+
+    name: str = "image"
+    shape: tuple[int, int, int, int] | None = None
+    dtype: torch.dtype | None = None
+
+    @property
+    def known_shape(self) -> tuple[int, int, int, int]:
+        """The shape, which has to be known."""
+        assert self.shape is not None
+        return self.shape
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a call of a module, with a `TracedInput` for each that strips read."""
+
+    args: tuple[Any, ...] = (TracedInput(),)
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[TracedInput]:
+        """The inputs that strips read, in the order of the network's."""
+        return [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, TracedInput)]
+
+    def alike(self, other: Arguments, with_sizes: bool) -> bool:
+        """Whether a forward does the same for both, which is only known if they hold no other values than inputs."""
+
+        def kinds(arguments: Arguments) -> list[TracedInput]:
+            inputs = arguments.inputs
+            return inputs if with_sizes else [replace(one, shape=None) for one in inputs]
+
+        values = (*self.args, *self.kwargs.values(), *other.args, *other.kwargs.values())
+        if self.kwargs.keys() != other.kwargs.keys() or len(self.args) != len(other.args):
+            return False
+        return all(isinstance(value, TracedInput) for value in values) and kinds(self) == kinds(other)
+
+    def resized(self, batch: int, height: int, width: int) -> Arguments:
+        """The same for images of another size; channels that are not known are 0 for the image, 1 for other inputs."""
+        image = self.inputs[0]
+        rows, columns = (height, width) if image.shape is None else image.shape[2:]
+
+        def resized(value: Any) -> Any:
+            if not isinstance(value, TracedInput):
+                return value
+            _, channels, own_rows, own_columns = value.shape or (batch, int(value is not image), rows, columns)
+            size = -(-own_rows * height // rows), -(-own_columns * width // columns)
+            return replace(value, shape=(batch, channels, *size))
+
+        return Arguments(tuple(map(resized, self.args)), {name: resized(own) for name, own in self.kwargs.items()})
+
+    @classmethod
+    def required(cls, module: nn.Module) -> Arguments:
+        """Arguments for a check before the first call: an image for each that the module's forward requires.
+
+        Raises:
+            UnsupportedLayerError: If it takes none.
+        """
+        kinds = inspect.Parameter
+        parameters = [*inspect.signature(module.forward).parameters.values()]
+        positional = [one for one in parameters if one.kind not in (kinds.KEYWORD_ONLY, kinds.VAR_KEYWORD)]
+        if not positional:
+            remedy = "Stream a module that takes an image."
+            raise UnsupportedLayerError(type(module).__name__, "the module takes no image", remedy)
+        single = (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+        needed = [one for one in parameters[1:] if one.default is kinds.empty and one.kind in single]
+        named = {one.name: TracedInput(one.name) for one in needed if one.kind is kinds.KEYWORD_ONLY}
+        return cls((TracedInput(), *(TracedInput(one.name) for one in needed if one.name not in named)), named)
 
 
 class _Value(fx.Proxy):
@@ -110,15 +194,16 @@ _FUNCTION = (
     "it calls a torch.autograd.Function, whose own gradient strips would not compute",
     "Write the forward in plain operations, or use the function behind the streamed part.",
 )
-_ONE_TENSOR = "Return one tensor, in a module around it if needed, such as one that returns out['features']."
+_TENSORS = "Return tensors, alone or in tuples, lists and dicts."
 
 
 class _Tracer(fx.Tracer):
     """A recorder with the leaves of `is_leaf`."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, arguments: Arguments) -> None:
         super().__init__()
         self.root = module
+        self.arguments = arguments
         self.graph = fx.Graph()
         self.tensor_attrs = {}
         self.layers = dict(module.named_modules())
@@ -133,15 +218,24 @@ class _Tracer(fx.Tracer):
     def record(self) -> Recording:
         """Run the forward."""
         with handled_calls([*self.layers.values()], self._call), no_side_effects(self.layers, self.where):
-            image = self.create_proxy("placeholder", "image", (), {})
-            result = self.root(image)
+            args = [self._argument(value) for value in self.arguments.args]
+            kwargs = {name: self._argument(value) for name, value in self.arguments.kwargs.items()}
+            result = self.root(*args, **kwargs)
             if self.error is not None:
                 raise self.error
-        if not isinstance(result, fx.Proxy | Tensor):
-            found = "nothing" if result is None else f"no tensor but {type(result).__name__}"
-            raise UnsupportedLayerError(type(self.root).__name__, f"the module returns {found}", _ONE_TENSOR)
-        self.create_node("output", "output", (self.create_arg(result),), {})
-        return Recording(self.graph, self.tensors, self.layers)
+        leaves, form = pytree.tree_flatten(result)
+        unknown = [leaf for leaf in leaves if not isinstance(leaf, fx.Proxy | Tensor | Number | str | None)]
+        if unknown or not any(isinstance(leaf, fx.Proxy | Tensor) for leaf in leaves):
+            other = unknown[0] if unknown else result
+            found = "nothing" if other is None else f"no tensor but {type(other).__name__}"
+            raise UnsupportedLayerError(type(self.root).__name__, f"the module returns {found}", _TENSORS)
+        values = tuple(self.create_arg(leaf) for leaf in leaves)
+        self.create_node("output", "output", (values[0] if form.is_leaf() else values,), {})
+        return Recording(self.graph, self.tensors, self.layers, form)
+
+    def _argument(self, value: Any) -> Any:
+        """An argument of the module, a placeholder if strips read it."""
+        return self.create_proxy("placeholder", value.name, (), {}) if isinstance(value, TracedInput) else value
 
     def unknown(self, what: str) -> Exception:
         """The error for a forward that asks for what no placeholder knows."""
@@ -282,14 +376,13 @@ def is_stochastic_depth(module: nn.Module) -> bool:
     return name == ("torchvision.ops.stochastic_depth", "StochasticDepth.forward")
 
 
-def trace_graph(module: nn.Module) -> Recording:
-    """The operations of a module's forward.
+def trace_graph(module: nn.Module, arguments: Arguments | None = None) -> Recording:
+    """The operations of a module's forward, called with `arguments`; None for those that it requires.
 
     Raises:
-        UnsupportedLayerError: If they depend on the data, or the module takes more than an image.
+        UnsupportedLayerError: If they depend on the data, or the module takes no image.
     """
-    _check_inputs(module)
-    tracer = _Tracer(module)
+    tracer = _Tracer(module, arguments or Arguments.required(module))
     try:
         return tracer.record()
     except UnsupportedLayerError:
@@ -315,18 +408,6 @@ _SIZES = frozenset({"shape", "size", "ndim", "dim", "numel", "nelement", "stride
 def reads_size(node: fx.Node) -> bool:
     """Whether an operation asks for the size of a value."""
     return (node.args[1] if node.target is getattr else node.target) in _SIZES
-
-
-def _check_inputs(module: nn.Module) -> None:
-    """Check that the module can be called with an image only."""
-    parameters = [*inspect.signature(module.forward).parameters.values()]
-    passed, kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD), inspect.Parameter
-    required = [one.name for one in parameters if one.default is kinds.empty and one.kind not in passed]
-    positional = [one for one in parameters if one.kind not in (kinds.KEYWORD_ONLY, kinds.VAR_KEYWORD)]
-    further = required[1:]
-    if further or not positional:
-        found = f"the module takes several inputs: '{further[0]}' besides the image" if further else "it takes no image"
-        raise UnsupportedLayerError(type(module).__name__, found, "Stream a module that takes one image.")
 
 
 def named_arguments(node: fx.Node, *names: str) -> dict[str, Any]:

@@ -20,30 +20,39 @@ from streammodels.core.reductions import Reduction
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import channels_last, functions, modules
 from streammodels.tracing.fold_batch_norm import fold_batch_norms
-from streammodels.tracing.fx_graph import Recording, is_leaf, trace_graph
+from streammodels.tracing.fx_graph import Arguments, Recording, is_leaf, trace_graph
 from streammodels.tracing.inplace import read_after_writing, writes_in_place
 
 
-def trace(module: nn.Module) -> Network:
+def trace(module: nn.Module, arguments: Arguments | None = None) -> Network:
     """The network of a module.
 
     Args:
-        module: Maps one (B, C, H, W) tensor to one tensor. Its training flags are read now.
+        module: Maps (B, C, H, W) tensors to tensors. Its training flags are read now.
+        arguments: What it is called with; None for an image for each argument that it requires.
 
     Raises:
         UnsupportedLayerError: If a layer, or the module's control flow, cannot be streamed exactly.
     """
     if is_leaf(module):  # a single layer, which torch.fx would look inside
         try:
-            return trace(nn.Sequential(module))
+            return trace(_OneLayer(module), arguments)
         except UnsupportedLayerError as error:
             raise UnsupportedLayerError(type(module).__name__, error.reason, error.remedy) from error
-    recording = trace_graph(module)
+    recording = trace_graph(module, arguments)
     # A result that is not read may go, unless it was written into a value that is.
     recording.graph.eliminate_dead_code(
         lambda node: node.op in ("placeholder", "output") or writes_in_place(recording.layers, node)
     )
     return _Builder(module, recording).build()
+
+
+class _OneLayer(nn.Sequential):
+    """A single layer as a module of it, which takes what the layer takes."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The result of the layer."""
+        return self[0](*args, **kwargs)
 
 
 class _Builder:
@@ -54,6 +63,8 @@ class _Builder:
         self.graph = recording.graph
         self.tensors = recording.tensors
         self.layers = recording.layers
+        self.form = recording.form
+        self.depends_on_size = recording.depends_on_size
         self.nodes: list[Node] = []
         self.index: dict[fx.Node, int] = {}
         self.tail: list[fx.Node] = []
@@ -79,9 +90,9 @@ class _Builder:
         return self.tensors[target] if target in self.tensors else self.layers[target]
 
     def _placeholder(self, node: fx.Node) -> None:
-        self.index[node] = 0
+        self.index[node] = len(self.nodes)
         self.last[node] = False
-        self.nodes.append(Node("image", "image", (), None))
+        self.nodes.append(Node(str(node.target), "labels" if self.nodes else "image", (), None))
 
     def _is_streamed(self, node: fx.Node) -> bool:
         """Whether a node reads maps of the streamed part; raises if it also reads a pooled vector."""
@@ -165,6 +176,13 @@ class _Builder:
     def _module(self, node: fx.Node, path: str, last: bool, plain: Node) -> Node:
         """The node of a leaf module."""
         layer: Any = self._layer(node)
+        maps = len(plain.inputs)
+        if getattr(layer, "streams_reduction", False) and maps > 1 and len(node.args) == maps and not last:
+            try:
+                rule = layer.reduction_of(maps)
+            except TypeError as error:
+                raise UnsupportedLayerError(path, str(error), "Pass the map alone.") from error
+            return replace(plain, rule=rule, inputs=self._indices(node.args), tensors=layer.tensors)
         self._one_input(node, path)
         if last:
             return replace(plain, rule=channels_last.module_rule(layer, path), tensors=layer_tensors(layer))
@@ -240,26 +258,33 @@ class _Builder:
         return any(isinstance(v, Tensor) and v.ndim >= axis and v.shape[-axis] != 1 for v in values)
 
     def _network(self, output: fx.Node) -> Network:
-        result = output.args[0]
-        assert isinstance(result, fx.Node)
+        outputs = _as_tuple(output.args[0])
         readers = {*self.tail, output}
         names = [node for node in self.index if any(user in readers for user in node.users)]
         if any(self.last[name] for name in names):
             reason = "its result is a map whose channels come last"
             raise UnsupportedLayerError(type(self.module).__name__, reason, "Permute it to (B, C, H, W).")
-        has_tail = bool(self.tail) or result not in self.index
+        has_tail = any(isinstance(leaf, fx.Node) and leaf not in self.index for leaf in outputs)
         tail = self._run_tail if has_tail else None
         boundary = tuple(self.index[name] for name in names)
         nodes, moved = fold_batch_norms(self.nodes, set(boundary))
         streamed = (*self.index,)
         return Network(
-            nodes, tuple(moved[i] for i in boundary), tail, tuple(names), streamed, self.tensors, self._description()
+            nodes,
+            tuple(moved[i] for i in boundary),
+            tail,
+            outputs,
+            self.form,
+            tuple(names),
+            streamed,
+            self.tensors,
+            self._description(),
+            self.depends_on_size,
         )
 
-    def _run_tail(self, known: dict[fx.Node, Any]) -> Tensor:
-        """What the module returns, given the values of the nodes of the streamed part."""
-        result: Tensor = _Tail(self).run(initial_env=known)
-        return result
+    def _run_tail(self, known: dict[fx.Node, Any]) -> Sequence[Any]:
+        """What the module returns, in the order of the output node, given the values of the streamed part."""
+        return _as_tuple(_Tail(self).run(initial_env=known))
 
     def _description(self) -> Hashable:
         """All that the shapes of the values depend on besides the rules."""
@@ -267,6 +292,11 @@ class _Builder:
         shapes = [(getattr(tensor, "shape", None), tensor.dtype) for tensor in tensors]
         calls = [(node.op, str(node.target), repr(node.args), repr(node.kwargs)) for node in self.graph.nodes]
         return (tuple(calls), tuple(shapes))
+
+
+def _as_tuple(returned: Any) -> tuple[Any, ...]:
+    """What an output node returns: one value as it is, several as a tuple."""
+    return tuple(returned) if isinstance(returned, tuple | list) else (returned,)
 
 
 class _Tail(fx.Interpreter):

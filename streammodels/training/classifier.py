@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from streammodels.calls import compute_whole
 from streammodels.core.image_rows import Image, as_image_rows
 from streammodels.explain.attention import attention_map
 from streammodels.explain.cam import Link, class_activation_map
@@ -25,7 +26,7 @@ from streammodels.explain.heatmap import Heatmap
 from streammodels.explain.target import ClassIndex
 from streammodels.models.pooling import GlobalPool
 from streammodels.models.resnet import freeze_batch_norm
-from streammodels.streaming import StreamedModule, compute_whole, stream
+from streammodels.streaming import StreamedModule, stream
 from streammodels.training.fine_tuning import NONE, FineTuning, Unfreeze
 from streammodels.training.pretrained import ModelCard, from_pretrained, push_to_hub, save_pretrained
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory, SupervisedModule

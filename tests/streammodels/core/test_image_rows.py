@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from streammodels import GatedAttention, GeM, GlobalMaxPool, ImageReadError, Keeping, LogSumExp, stream
-from streammodels.core.image_rows import StripReader, as_image_rows
+from streammodels.core.image_rows import as_image_rows
+from streammodels.core.strip_reader import StripReader
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from streammodels import stream
-from streammodels.core.image_rows import SingleUseTensor
+from streammodels.core.strip_reader import SingleUseTensor
 
 STRIP_ROWS, WIDTH = 8, 21
 

@@ -20,7 +20,7 @@ def test_as_many_graphs_are_kept_as_fit(height: int) -> None:
     module = nn.Sequential(nn.Conv2d(3, 16, 3, 1, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1), nn.AdaptiveAvgPool2d(1))
     engine = Orientation(trace(module), sideways=False).engine
     tensors = [node.tensors() for node in engine.nodes]
-    needs = nodes_needing_grad(engine.nodes, tensors, image_needs_grad=False)
+    needs = nodes_needing_grad(engine.nodes, tensors)
     memory = StepMemory(engine, tensors, tuple(needs), 1, None, height, 200)
     for budget in range(9_000_000, 20_000_000, 250_000):
         chosen = fastest_within(memory, budget, most_pixels=200 * 50)

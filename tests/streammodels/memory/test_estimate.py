@@ -78,7 +78,7 @@ def test_bytes_that_make_no_sense_are_refused(text: str | int) -> None:
 def step_memory(module: nn.Module, batch: int, height: int, width: int, images: int = 1) -> StepMemory:
     engine = Orientation(trace(module), sideways=False).engine
     tensors = [node.tensors() for node in engine.nodes]
-    needs = nodes_needing_grad(engine.nodes, tensors, image_needs_grad=False)
+    needs = nodes_needing_grad(engine.nodes, tensors)
     return StepMemory(engine, tensors, tuple(needs), batch, None, height, width, images=images)
 
 
