@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+GLOBAL_STATISTICS = 'Pass global_statistics="host" to stream(), with which maps wait for it in host memory'
+"""The remedy for layers that read statistics of the whole map, to be followed by others."""
+
 
 class UnsupportedLayerError(ValueError):
     """A layer of the network cannot be streamed with exact results.

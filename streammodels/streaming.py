@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from os import PathLike
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from streammodels.backprop.autograd import StreamedFunction, detach, detach_as_leaves, flat_tensors
-from streammodels.backprop.bptt import ImagePass, RowGradCallback
+from streammodels.backprop.bptt import ImagePass, NewMap, RowGradCallback
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.backprop.rng_state import RngState
 from streammodels.calls import calls_of, concatenate
@@ -25,12 +26,16 @@ from streammodels.core.frozen_prefix import nodes_needing_grad
 from streammodels.core.image_rows import Image, ImageRows
 from streammodels.core.row_plan import RowPlan
 from streammodels.core.strip_reader import InputReader, StripReader
+from streammodels.errors import UnsupportedLayerError
 from streammodels.memory.budget import Sizes
 from streammodels.memory.estimate import StepMemory
 from streammodels.memory.forecast import Forecast, make_forecast
 from streammodels.memory.shapes import InputShape
 from streammodels.memory.summary import layer_table
 from streammodels.orientation import Orientation, Planned, TracedModule
+from streammodels.stages.cut import Stage
+from streammodels.stages.run import StagedNetwork, stage_sizes
+from streammodels.stages.waiting import GlobalStatistics, Waiting
 from streammodels.tracing.fx_graph import Arguments, TracedInput
 from streammodels.tracing.layers import check_layers, is_summarized
 from streammodels.tracing.parametrizations import is_parametrized, reading_undone
@@ -44,6 +49,8 @@ def stream(
     strip_rows: int | None = None,
     memory: str | int | None = None,
     keeping: Keeping | None = None,
+    global_statistics: GlobalStatistics | None = None,
+    spill_dir: str | PathLike[str] | None = None,
 ) -> StreamedModule:
     """A module computed in strips of rows, with the outputs and gradients of the whole image.
 
@@ -59,6 +66,10 @@ def stream(
         memory: Budget for one training step, such as ``"8GB"`` or a number of bytes. The fastest schedule within it, as
             estimated, is chosen, plain training if it fits; `StreamedModule.forecast` tells which.
         keeping: What is kept for the backward pass. None for the carries of every strip or, with `memory`, what fits.
+        global_statistics: "host" to compute layers that read statistics of a whole map, such as squeeze-and-excitation.
+            The network is then cut in front of each, and the maps at the cuts wait in host memory, in their own type.
+            None to refuse such layers.
+        spill_dir: Folder for files in which these maps wait instead. They need its space, and are removed by the end.
 
     Returns:
         A module to call like the original one.
@@ -73,7 +84,15 @@ def stream(
         >>> trunk(torch.rand(1, 3, 1000, 500)).shape
         torch.Size([1, 8, 1000, 500])
     """
-    return StreamedModule(module, tile_size=tile_size, strip_rows=strip_rows, memory=memory, keeping=keeping)
+    return StreamedModule(
+        module,
+        tile_size=tile_size,
+        strip_rows=strip_rows,
+        memory=memory,
+        keeping=keeping,
+        global_statistics=global_statistics,
+        spill_dir=spill_dir,
+    )
 
 
 class StreamedModule(nn.Module):
@@ -97,10 +116,13 @@ class StreamedModule(nn.Module):
         strip_rows: int | None = None,
         memory: str | int | None = None,
         keeping: Keeping | None = None,
+        global_statistics: GlobalStatistics | None = None,
+        spill_dir: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         _check_module(module)
         self.sizes = Sizes(tile_size, strip_rows, memory, keeping)
+        self.waiting = Waiting(global_statistics, spill_dir)
         self.module = module
         self._planned = Planned()
         self._arguments: Arguments | None = None  # of the last call, with the channels of its images
@@ -182,6 +204,11 @@ class StreamedModule(nn.Module):
         return concatenate(results)
 
     @property
+    def _device(self) -> torch.device:
+        """The device that computes."""
+        return next((one.device for one in chain(self.module.parameters(), self.module.buffers())), torch.device("cpu"))
+
+    @property
     def _dtype(self) -> torch.dtype:
         """Type of the floats that the module gets."""
         tensors = chain(self.module.parameters(), self.module.buffers())
@@ -208,10 +235,42 @@ class StreamedModule(nn.Module):
         It is one of `images` that share the budget and the tensors of the network, with batch normalization folded in,
         which are `computed` for the first image of each orientation, or for every image if reading them has effects.
         """
+        if traced.network.vectors is not None:
+            return self._compute_stages(traced, sources, images, last)
         orientation = traced.orientation(*sources[0].shape[2:], all(source.has_columns for source in sources))
         if orientation.sideways not in computed or is_parametrized(self.module):
             computed[orientation.sideways] = orientation.tensors()
         tensors = computed[orientation.sideways]
+        self._arguments = arguments
+        return orientation.finish(self._values(orientation, sources, arguments.inputs, tensors, images, last))
+
+    def _compute_stages(self, traced: TracedModule, sources: Sequence[ImageRows], images: int, last: bool) -> Any:
+        """The same for a network with statistics of whole maps."""
+
+        def compute(
+            stage: Stage, orientation: Orientation, rows: Sequence[ImageRows], new_map: Mapping[int, NewMap]
+        ) -> list[Tensor]:
+            inputs = [TracedInput(one.name, one.shape, one.dtype) for one in rows]
+            image, reads = (orientation.extent(*one.shape[2:]) for one in (sources[0], rows[0]))
+            sizes = stage_sizes(self.sizes, image, reads, self.kernel_pixels // rows[0].shape[0])
+            is_last = last and stage is staged.stages[-1]
+            return self._values(orientation, rows, inputs, orientation.tensors(), images, is_last, sizes, new_map)
+
+        staged = StagedNetwork(traced.network, self._planned)
+        return staged.compute(sources, self.waiting.maps(self._device), compute)
+
+    def _values(
+        self,
+        orientation: Orientation,
+        sources: Sequence[ImageRows],
+        inputs: Sequence[TracedInput],
+        tensors: NodeTensors,
+        images: int = 1,
+        last: bool = True,
+        sizes: Sizes | None = None,
+        new_map: Mapping[int, NewMap] | None = None,
+    ) -> list[Tensor]:
+        """The values of the boundary nodes, connected by autograd."""
         orientation.check_channels(tensors, sources)
         flat = flat_tensors(tensors)
         pixels = [source.tensor for source in sources]
@@ -220,37 +279,40 @@ class StreamedModule(nn.Module):
             for i, own in zip(orientation.network.inputs, pixels, strict=True)
             if own is not None and own.requires_grad
         ]
-        make = partial(self._image_pass, orientation, sources, arguments, detach_as_leaves(tensors), images=images)
+        leaves = detach_as_leaves(tensors)
+        make = partial(self._image_pass, orientation, sources, inputs, leaves, images=images, sizes=sizes)
         if torch.is_grad_enabled() and (needing or any(tensor.requires_grad for tensor in flat)):
             image_pass = make(frozenset(needing), last=last)
+            image_pass.new_map = new_map or {}
             values = StreamedFunction.apply(image_pass, *pixels, *flat)
         else:
             image_pass = make(None)
+            image_pass.new_map = new_map or {}
             values = image_pass.forward()
-        return orientation.finish(image_pass.finish(values, tensors))
+        return image_pass.finish(values, tensors)
 
     def _image_pass(
         self,
         orientation: Orientation,
         sources: Sequence[ImageRows],
-        arguments: Arguments,
+        inputs: Sequence[TracedInput],
         tensors: NodeTensors,
         inputs_needing_grad: frozenset[int] | None,
         images: int = 1,
         last: bool = True,
+        sizes: Sizes | None = None,
     ) -> ImagePass:
         """The pass of one image; `inputs_needing_grad` is None if there is no backward pass."""
         for source in sources:
             source.sideways = orientation.sideways
-        self._arguments = arguments
         floating = next((tensor for tensor in flat_tensors(tensors) if tensor.is_floating_point()), None)
         device = sources[0].device if floating is None else floating.device
         dtype = torch.get_default_dtype() if floating is None else floating.dtype
-        inputs = zip(orientation.network.inputs, sources, strict=True)
-        reader = InputReader({index: StripReader(source, device, dtype) for index, source in inputs}, device)
+        read = zip(orientation.network.inputs, sources, strict=True)
+        reader = InputReader({index: StripReader(source, device, dtype) for index, source in read}, device)
         needing = inputs_needing_grad or frozenset()
-        memory = self._memory(orientation, tensors, arguments.inputs, needing, images)
-        schedule = orientation.schedule(memory, self.sizes, device.type)
+        memory = self._memory(orientation, tensors, inputs, needing, images)
+        schedule = orientation.schedule(memory, sizes or self.sizes, device.type)
         plan = orientation.plan(memory, schedule.strip_rows)
         keeping = None if inputs_needing_grad is None else schedule.keeping
         if keeping is not None and not last:  # its backward pass comes after others, for which its graphs would wait
@@ -297,9 +359,10 @@ class StreamedModule(nn.Module):
         (call,) = calls_of(image, (), {})
         sources = call.sources()
         arguments = call.arguments(sources, self._dtype)
-        orientation = self._trace(arguments).upright
+        orientation = _in_one(self._trace(arguments), "the gradient of the image strip by strip").upright
         tensors = detach(orientation.tensors())
-        image_pass = self._image_pass(orientation, sources, arguments, tensors, frozenset({0}))
+        self._arguments = arguments
+        image_pass = self._image_pass(orientation, sources, arguments.inputs, tensors, frozenset({0}))
         values = [value.requires_grad_() for value in image_pass.forward()]
         with torch.enable_grad():
             result = score(orientation.finish(image_pass.finish(values, tensors)))
@@ -319,7 +382,7 @@ class StreamedModule(nn.Module):
         """Orientation, estimates and schedule for images that are not loaded."""
         arguments = self._arguments or Arguments.required(self.module)
         arguments = arguments.resized(batch, height, width)
-        orientation = self._trace_unnoticed(arguments).orientation(height, width)
+        orientation = _in_one(self._trace_unnoticed(arguments), "a forecast").orientation(height, width)
         with reading_undone(self.module):
             tensors = orientation.tensors()
         device = next((tensor.device for tensor in flat_tensors(tensors)), torch.device("cpu"))
@@ -343,7 +406,7 @@ class StreamedModule(nn.Module):
 
     def alike(self, module: nn.Module) -> StreamedModule:
         """Another module streamed with the same sizes."""
-        other = StreamedModule(module, **vars(self.sizes))
+        other = StreamedModule(module, **vars(self.sizes), **vars(self.waiting))
         other.kernel_pixels = self.kernel_pixels
         return other
 
@@ -354,12 +417,21 @@ class StreamedModule(nn.Module):
     def _trace(self, arguments: Arguments | None = None) -> TracedModule:
         """The module as it is now: its forward runs again, since it may read anything, such as lists and globals."""
         check_layers(self.module)
-        return TracedModule(trace(self.module, arguments), self._planned)
+        return TracedModule(trace(self.module, arguments, self.waiting.is_allowed), self._planned)
 
     def _trace_unnoticed(self, arguments: Arguments | None = None) -> TracedModule:
         """The same without a computation to follow, so that random numbers which the forward draws are drawn again."""
         with torch.random.fork_rng(devices=[]):
             return self._trace(arguments)
+
+
+def _in_one(traced: TracedModule, what: str) -> TracedModule:
+    """The module, if it is computed in one stage."""
+    if traced.network.vectors is None:
+        return traced
+    index = min(traced.network.vectors.read)
+    reason = f"it reads statistics of a whole map, and {what} is made for networks without"
+    raise UnsupportedLayerError(traced.network.nodes[index].path, reason, "Use the module without it.")
 
 
 def _check_module(module: object) -> None:

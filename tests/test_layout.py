@@ -37,7 +37,8 @@ FLOORS = {
         training
         explain
         streaming
-        calls orientation
+        calls stages
+        orientation
         memory
         backprop
         tracing

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from streammodels.backprop.bptt import ImagePass
 from streammodels.core.engine import NodeTensors
-from streammodels.core.image_rows import ImageRows
+from streammodels.core.image_rows import ImageRows, TensorRows
 
 
 class StreamedFunction(torch.autograd.Function):
@@ -119,9 +119,8 @@ class _GradOfRows:
     """
 
     def __init__(self, source: ImageRows) -> None:
-        assert source.tensor is not None
-        self.whole = torch.empty_like(source.tensor)
-        self._upright = self.whole.transpose(2, 3) if source.sideways else self.whole
+        assert isinstance(source, TensorRows)
+        self.whole, self._upright = source.new_grad()
 
     def add(self, rows: range, grad: Tensor) -> None:
         """Copy the gradient of some rows."""

@@ -34,6 +34,9 @@ from streammodels.core.strip_reader import InputReader, SingleUseTensor
 RowGradCallback = Callable[[range, Tensor], None]
 """Called with rows of an input and their gradient (B, C, rows, W), from the last rows to the first."""
 
+NewMap = Callable[[Sequence[int], torch.dtype], Tensor]
+"""Makes the tensor for a map."""
+
 
 @dataclass
 class ReductionState:
@@ -75,6 +78,7 @@ class ImagePass:
         tensors: The tensors of every node; leaves of autograd if there will be a backward pass.
         inputs_needing_grad: Inputs whose gradient the backward pass computes, by node.
         keeping: What is kept for the backward pass; None if there will be none.
+        new_map: By boundary node, what makes the tensor for its map, of a shape and type; on the device if missing.
         carries: The carries that enter every ``keeping.every``-th strip.
         prefix_rows: By strip, the rows of the outputs of the frozen prefix.
         graphs: Graphs of the last strips.
@@ -88,6 +92,7 @@ class ImagePass:
     tensors: NodeTensors
     inputs_needing_grad: frozenset[int] = frozenset()
     keeping: Keeping | None = None
+    new_map: Mapping[int, NewMap] = field(default_factory=dict)
     carries: dict[int, Carries] = field(default_factory=dict)
     prefix_rows: dict[int, Carries] = field(default_factory=dict)
     graphs: dict[int, StripGraph] = field(default_factory=dict)
@@ -211,7 +216,9 @@ class ImagePass:
         for index, rows in result.emitted.items():
             if index not in maps:
                 batch, channels, _, width = rows.shape
-                maps[index] = rows.new_empty(batch, channels, self.plan.totals[index], width)
+                shape = (batch, channels, self.plan.totals[index], width)
+                make = self.new_map.get(index)
+                maps[index] = rows.new_empty(shape) if make is None else make(shape, rows.dtype)
             new = self.plan.new(index, strip)
             maps[index][:, :, new.start : new.stop] = rows
 
@@ -299,7 +306,8 @@ class ImagePass:
                 continue
             grad, new = next(remaining), self.plan.new(index, strip)
             if index in result.emitted and grad is not None:
-                roots.append((result.emitted[index], grad[:, :, new.start : new.stop]))
+                rows = result.emitted[index]
+                roots.append((rows, grad[:, :, new.start : new.stop].to(rows.device)))
         return roots
 
     def move_out(self) -> list[Tensor]:

@@ -161,6 +161,12 @@ class TensorRows(ImageRows):
             return self.tensor[:, :, start:stop]
         return self.tensor[:, :, :, start:stop].transpose(2, 3).contiguous()
 
+    def new_grad(self) -> tuple[Tensor, Tensor]:
+        """Memory for the gradient of the tensor, and a view of it as the strips see it."""
+        assert self.tensor is not None
+        grad = torch.empty_like(self.tensor)
+        return grad, grad.transpose(2, 3) if self.sideways else grad
+
 
 class DecodedRows(ImageRows):
     """Rows of an image that decodes them on demand, checked for shape and type."""

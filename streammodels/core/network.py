@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from streammodels.core.operations import Convolution, Pointwise, Rule, Windowed
 from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import RowNode, SlidingWindow
+from streammodels.core.statistics.vectors import VectorFlow
 
 Tensors = Callable[[], list[Tensor | None]]
 
@@ -84,6 +85,7 @@ class Network:
         constants: The tensors that the graph reads, by the target of the fx node.
         description: All that the shapes of the values depend on besides the rules.
         depends_on_size: Whether it is that of images of one size only, because the forward asked for it.
+        vectors: How nodes read vectors computed from whole maps, for which it has to be cut; None if none does.
     """
 
     nodes: tuple[Node, ...]
@@ -96,6 +98,7 @@ class Network:
     constants: Mapping[str, Tensor]
     description: Hashable
     depends_on_size: bool = False
+    vectors: VectorFlow | None = None
 
     @cached_property
     def inputs(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from streammodels.core.operations import FrozenBatchNorm, Pointwise, Rule
 from streammodels.core.reductions import GlobalAverage
+from streammodels.core.statistics.vectors import Vector
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import modules
 from streammodels.tracing.channels_last import with_constants
@@ -104,6 +105,8 @@ def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Any], l
 
 
 def _check_constant(constant: fx.Node, value: Any, path: str, last: bool) -> None:
+    if isinstance(value, Vector):
+        return  # checked when it is known
     if not isinstance(value, Tensor):
         raise UnsupportedLayerError(path, f"'{constant.name}' is no tensor", "Pass maps, tensors and numbers.")
     axis = 3 if last else 2

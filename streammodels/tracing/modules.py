@@ -26,7 +26,7 @@ from streammodels.core.operations import (
 )
 from streammodels.core.reductions import GlobalAverage, GlobalMaximum
 from streammodels.core.row_plan import Pair, SlidingWindow
-from streammodels.errors import UnsupportedLayerError
+from streammodels.errors import GLOBAL_STATISTICS, UnsupportedLayerError
 from streammodels.tracing.fx_graph import is_stochastic_depth
 
 
@@ -98,6 +98,8 @@ def module_rule(module: Any, path: str) -> Rule:
         return _convolution(module, path)
     if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
         return _batch_norm(module, path)
+    if computes_as(module, nn.InstanceNorm2d) and not module.training and module.track_running_stats:
+        return frozen_batch_norm(path, module.eps, False, True)
     if computes_as(module, nn.MaxPool2d):
         options = (module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode)
         return max_pool(path, *options, return_indices=module.return_indices)
@@ -127,7 +129,8 @@ def _unsupported(module: nn.Module, path: str) -> UnsupportedLayerError:
     name = type(module).__name__
     if isinstance(module, _NORMS_OVER_SPACE):
         reason = f"{name} takes its statistics over rows that are not there yet"
-        return UnsupportedLayerError(path, reason, "Use BatchNorm2d in eval mode, or no normalization.")
+        remedy = f"{GLOBAL_STATISTICS}, or use BatchNorm2d in eval mode."
+        return UnsupportedLayerError(path, reason, remedy)
     if isinstance(module, nn.Linear | nn.Flatten | nn.Unflatten):
         reason = f"{name} mixes all rows of the feature map"
         return UnsupportedLayerError(path, reason, "Pool the map first, e.g. with nn.AdaptiveAvgPool2d(1).")
@@ -183,11 +186,15 @@ def frozen_batch_norm(path: str, epsilon: float, training: bool, tracked: bool) 
     """
     if training:
         reason = "BatchNorm2d in training mode takes its statistics over rows that are not there yet"
-        remedy = "Call .eval() on it (streammodels.freeze_batch_norm(model) does it for all and keeps it so)."
+        remedy = (
+            "Call .eval() on it (streammodels.freeze_batch_norm(model) does it for all and keeps it so). Or, with "
+            f"BatchNorm2d, {GLOBAL_STATISTICS[0].lower()}{GLOBAL_STATISTICS[1:]}."
+        )
         raise UnsupportedLayerError(path, reason, remedy)
     if not tracked:
         reason = "BatchNorm2d without running statistics normalizes by the whole image"
-        raise UnsupportedLayerError(path, reason, "Use track_running_stats=True and eval mode.")
+        remedy = f"{GLOBAL_STATISTICS}, or use track_running_stats=True and eval mode."
+        raise UnsupportedLayerError(path, reason, remedy)
     return FrozenBatchNorm(partial(_normalize, epsilon=epsilon), epsilon=epsilon)
 
 

@@ -6,8 +6,9 @@ global pool are the tail. An operation without a rule raises `UnsupportedLayerEr
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,26 +18,31 @@ from torch.nn import functional
 from streammodels.core.network import Network, Node, Tensors
 from streammodels.core.operations import Join, Pointwise
 from streammodels.core.reductions import Reduction
-from streammodels.errors import UnsupportedLayerError
+from streammodels.core.statistics.norms import normalize
+from streammodels.core.statistics.vectors import Vector, VectorFlow
+from streammodels.errors import GLOBAL_STATISTICS, UnsupportedLayerError
 from streammodels.tracing import channels_last, functions, modules
 from streammodels.tracing.fold_batch_norm import fold_batch_norms
 from streammodels.tracing.fx_graph import Arguments, Recording, is_leaf, trace_graph
 from streammodels.tracing.inplace import read_after_writing, writes_in_place
+from streammodels.tracing.statistics import norms
 
 
-def trace(module: nn.Module, arguments: Arguments | None = None) -> Network:
+def trace(module: nn.Module, arguments: Arguments | None = None, global_statistics: bool = False) -> Network:
     """The network of a module.
 
     Args:
         module: Maps (B, C, H, W) tensors to tensors. Its training flags are read now.
         arguments: What it is called with; None for an image for each argument that it requires.
+        global_statistics: Whether operations on a map may read vectors computed from whole maps. The network then has
+            to be cut, see `stages`.
 
     Raises:
         UnsupportedLayerError: If a layer, or the module's control flow, cannot be streamed exactly.
     """
     if is_leaf(module):  # a single layer, which torch.fx would look inside
         try:
-            return trace(_OneLayer(module), arguments)
+            return trace(_OneLayer(module), arguments, global_statistics)
         except UnsupportedLayerError as error:
             raise UnsupportedLayerError(type(module).__name__, error.reason, error.remedy) from error
     recording = trace_graph(module, arguments)
@@ -44,7 +50,7 @@ def trace(module: nn.Module, arguments: Arguments | None = None) -> Network:
     recording.graph.eliminate_dead_code(
         lambda node: node.op in ("placeholder", "output") or writes_in_place(recording.layers, node)
     )
-    return _Builder(module, recording).build()
+    return _Builder(module, recording, global_statistics).build()
 
 
 class _OneLayer(nn.Sequential):
@@ -58,15 +64,18 @@ class _OneLayer(nn.Sequential):
 class _Builder:
     """A walk over the traced graph that collects the nodes of the streamed part."""
 
-    def __init__(self, module: nn.Module, recording: Recording) -> None:
+    def __init__(self, module: nn.Module, recording: Recording, global_statistics: bool) -> None:
         self.module = module
+        self.global_statistics = global_statistics
         self.graph = recording.graph
         self.tensors = recording.tensors
         self.layers = recording.layers
         self.form = recording.form
         self.depends_on_size = recording.depends_on_size
         self.nodes: list[Node] = []
-        self.index: dict[fx.Node, int] = {}
+        self.index: dict[fx.Node, int] = {}  # of maps
+        self.reduced: dict[fx.Node, int] = {}  # of reductions
+        self.vectors: dict[int, tuple[Vector, ...]] = {}  # by the node that reads them
         self.tail: list[fx.Node] = []
         self.constants: dict[fx.Node, Any] = {}
         self.last: dict[fx.Node, bool] = {}  # whether the channels of a value are last
@@ -96,10 +105,12 @@ class _Builder:
 
     def _is_streamed(self, node: fx.Node) -> bool:
         """Whether a node reads maps of the streamed part; raises if it also reads a pooled vector."""
-        sources = [source for source in node.all_input_nodes if source in self.index]
-        maps = [source for source in sources if not isinstance(self.nodes[self.index[source]].rule, Reduction)]
-        if maps and (len(sources) > len(maps) or any(source in self.tail for source in node.all_input_nodes)):
+        maps = [source for source in node.all_input_nodes if source in self.index]
+        vectors = [source for source in node.all_input_nodes if source in self.reduced or source in self.tail]
+        if maps and vectors and not self.global_statistics:
             raise self._pooled_map(node)
+        for source in vectors if maps else ():
+            self.constants[source] = Vector(source, self._path(node), self.last[maps[0]])
         return bool(maps)
 
     def _pooled_map(self, node: fx.Node) -> UnsupportedLayerError:
@@ -112,8 +123,8 @@ class _Builder:
             "MobileNetV3, RegNetY and SENet), so its first row needs the last row of the image"
         )
         remedy = (
-            "Use a network without it (ResNet, ResNeXt, RegNetX, DenseNet, VGG, ConvNeXt), or stream the layers in "
-            "front of it."
+            f"{GLOBAL_STATISTICS}, use a network without it (ResNet, ResNeXt, RegNetX, DenseNet, VGG, ConvNeXt), or "
+            "stream the layers in front of it."
         )
         return UnsupportedLayerError(path, reason, remedy)
 
@@ -127,7 +138,7 @@ class _Builder:
 
     def _add(self, node: fx.Node) -> None:
         path = self._path(node)
-        reader = read_after_writing(self.layers, node, self.index)
+        reader = read_after_writing(self.layers, node, self.index.keys() | self.reduced.keys())
         if reader is not None:
             reason = f"it changes in place a value that '{self._path(reader)}' reads afterwards"
             raise UnsupportedLayerError(path, reason, "Use inplace=False, or the operator without '='.")
@@ -159,7 +170,12 @@ class _Builder:
             raise UnsupportedLayerError(path, reason, "Compute a new map: a + b in place of a.add_(b) or out=a.")
 
     def _append(self, node: fx.Node, operation: Node) -> None:
-        self.index[node] = len(self.nodes)
+        reduces = isinstance(operation.rule, Reduction)
+        (self.reduced if reduces else self.index)[node] = index = len(self.nodes)
+        constants = (self.constants.get(source) for source in node.all_input_nodes)
+        vectors = tuple(value for value in constants if isinstance(value, Vector))
+        if vectors:
+            self.vectors[index] = vectors
         self.nodes.append(replace(operation, differs_by_column=True) if self._differs_by_column(node) else operation)
 
     def _layer(self, node: fx.Node) -> nn.Module:
@@ -184,6 +200,10 @@ class _Builder:
                 raise UnsupportedLayerError(path, str(error), "Pass the map alone.") from error
             return replace(plain, rule=rule, inputs=self._indices(node.args), tensors=layer.tensors)
         self._one_input(node, path)
+        if self.global_statistics and not last:
+            norm = norms.module_norm(layer, path)
+            if norm is not None:
+                return self._normalized(plain, norm)
         if last:
             return replace(plain, rule=channels_last.module_rule(layer, path), tensors=layer_tensors(layer))
         if getattr(layer, "streams_pointwise", False):
@@ -195,6 +215,10 @@ class _Builder:
     def _function(self, node: fx.Node, path: str, last: bool, plain: Node) -> Node:
         """The node of a function, a method or an operator."""
         joined = node.target in functions.JOIN_FUNCTIONS
+        if self.global_statistics and not last:
+            norm = norms.function_norm(node, path, self.constants, self._named_tensors)
+            if norm is not None:
+                return self._normalized(plain, norm)
         if node.target in functions.CONCATENATIONS:
             rule, inputs = self._concatenation(node, path, last)
             return replace(plain, rule=rule, inputs=inputs)
@@ -210,6 +234,14 @@ class _Builder:
             pointwise = functions.pointwise_call(node, path, self.constants, last)
             return replace(plain, rule=pointwise, tensors=self._constant_tensors(node))
         return replace(plain, rule=functions.function_rule(node, path, last))
+
+    def _normalized(self, plain: Node, norm: norms.Norm) -> Node:
+        """The node that normalizes a map, behind a further node for the statistics."""
+        self.nodes.append(replace(plain, rule=norm.statistics, tensors=norm.tensors))
+        vector = Vector(len(self.nodes) - 1, plain.path, packed=True)
+        self.vectors[len(self.nodes)] = (vector,)
+        rule = Pointwise(partial(normalize, is_long=norm.is_long))
+        return replace(plain, rule=rule, tensors=lambda: [vector.get()])
 
     def _one_input(self, node: fx.Node, path: str) -> None:
         if len(node.args) != 1 or node.kwargs:
@@ -242,14 +274,14 @@ class _Builder:
 
     def _constant_tensors(self, node: fx.Node) -> Tensors:
         values = [self.constants[source] for source in node.all_input_nodes if source in self.constants]
-        return lambda: [*values]
+        return lambda: [value.get() if isinstance(value, Vector) else value for value in values]
 
     def _named_tensors(self, nodes: Sequence[Any], path: str) -> Tensors:
         """The values of constant nodes; None for None."""
-        if any(node is not None and node not in self.constants for node in nodes):
+        found = [None if node is None else self.constants.get(node, ...) for node in nodes]
+        if any(value is ... or isinstance(value, Vector) for value in found):
             raise UnsupportedLayerError(path, "its weight or bias is computed from a map", "Use parameters.")
-        values = [None if node is None else self.constants[node] for node in nodes]
-        return lambda: [*values]
+        return lambda: [*found]
 
     def _differs_by_column(self, node: fx.Node) -> bool:
         """Whether a constant that the node reads has a value for every column."""
@@ -260,15 +292,17 @@ class _Builder:
     def _network(self, output: fx.Node) -> Network:
         outputs = _as_tuple(output.args[0])
         readers = {*self.tail, output}
-        names = [node for node in self.index if any(user in readers for user in node.users)]
+        values = self.index | self.reduced
+        read = {vector.source for vectors in self.vectors.values() for vector in vectors}
+        names = [node for node in values if node in read or any(user in readers for user in node.users)]
         if any(self.last[name] for name in names):
             reason = "its result is a map whose channels come last"
             raise UnsupportedLayerError(type(self.module).__name__, reason, "Permute it to (B, C, H, W).")
-        has_tail = any(isinstance(leaf, fx.Node) and leaf not in self.index for leaf in outputs)
+        has_tail = any(isinstance(leaf, fx.Node) and leaf not in values for leaf in outputs)
         tail = self._run_tail if has_tail else None
-        boundary = tuple(self.index[name] for name in names)
+        boundary = tuple(values[name] for name in names)
         nodes, moved = fold_batch_norms(self.nodes, set(boundary))
-        streamed = (*self.index,)
+        streamed = (*values,)
         return Network(
             nodes,
             tuple(moved[i] for i in boundary),
@@ -280,7 +314,23 @@ class _Builder:
             self.tensors,
             self._description(),
             self.depends_on_size,
+            self._vector_flow(moved) if self.vectors else None,
         )
+
+    def _vector_flow(self, moved: Mapping[int, int]) -> VectorFlow:
+        """How nodes read vectors, in terms of the network's nodes; `moved` has the index of each."""
+        read = {moved[index]: vectors for index, vectors in self.vectors.items()}
+        for vector in (vector for vectors in read.values() for vector in vectors):
+            vector.source = moved[vector.source] if isinstance(vector.source, int) else vector.source
+        tail = {*self.tail}
+        for position, node in enumerate(self.tail):
+            reader = read_after_writing(self.layers, node, self.tail[:position])
+            if reader is not None:  # which may belong in front of an earlier stage
+                reason = f"it changes in place a vector that '{self._path(reader)}' reads afterwards"
+                raise UnsupportedLayerError(self._path(node), reason, "Use inplace=False, or the operator without '='.")
+        operations = tuple(node for node in self.graph.nodes if node.op == "get_attr" or node in tail)
+        reductions = {node: moved[index] for node, index in self.reduced.items()}
+        return VectorFlow(read, reductions, operations, _Tail(self).run_one)
 
     def _run_tail(self, known: dict[fx.Node, Any]) -> Sequence[Any]:
         """What the module returns, in the order of the output node, given the values of the streamed part."""
@@ -306,6 +356,11 @@ class _Tail(fx.Interpreter):
         super().__init__(builder.module, graph=builder.graph)
         self.tensors = builder.tensors
 
+    def run_one(self, known: dict[fx.Node, Any], node: fx.Node) -> None:
+        """Add the value of a node to those that are known."""
+        self.env = known
+        known[node] = self.run_node(node)
+
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The tensor, or else the layer, of that name."""
         return self.tensors[target] if target in self.tensors else super().get_attr(target, args, kwargs)
@@ -315,7 +370,7 @@ def layer_tensors(layer: nn.Module) -> Tensors:
     """The tensors of a layer, in the order its rule takes them."""
     if isinstance(layer, nn.Conv2d):
         return lambda: [layer.weight, layer.bias]
-    if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
+    if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm | nn.InstanceNorm2d):
         return lambda: [layer.running_mean, layer.running_var, layer.weight, layer.bias]
     if isinstance(layer, nn.PReLU):
         return lambda: [layer.weight]

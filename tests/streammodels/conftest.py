@@ -47,10 +47,12 @@ def distance(actual: Tensor | None, expected: Tensor | None, scale: float = 0.0)
     return float((actual - expected).norm()) / size if size else float(actual.norm())
 
 
-def largest_distance(module: nn.Module, image: Tensor, strip_rows: int, image_grad: bool = True) -> float:
-    """The largest relative distance of output and gradients, streamed against plain."""
+def largest_distance(
+    module: nn.Module, image: Tensor, strip_rows: int, image_grad: bool = True, **options: Any
+) -> float:
+    """The largest relative distance of output and gradients, streamed (with `options` of `stream`) against plain."""
     plain = run(module, module, image, image_grad)
-    streamed = run(stream(module, strip_rows=strip_rows), module, image, image_grad)
+    streamed = run(stream(module, strip_rows=strip_rows, **options), module, image, image_grad)
     # A gradient that is zero up to rounding (a bias before a difference, say) is measured relative to the largest one.
     scale = 1e-6 * max((float(grad.norm()) for grad in plain.grads.values() if grad is not None), default=0.0)
     far = {name: distance(streamed.grads[name], grad, scale) for name, grad in plain.grads.items()}
@@ -61,9 +63,9 @@ def largest_distance(module: nn.Module, image: Tensor, strip_rows: int, image_gr
 def assert_exact() -> Compare:
     """``assert_exact(module, image, strip_rows)``: output and every gradient equal plain autograd in float64."""
 
-    def check(module: nn.Module, image: Tensor, strip_rows: int, image_grad: bool = True) -> float:
+    def check(module: nn.Module, image: Tensor, strip_rows: int, image_grad: bool = True, **options: Any) -> float:
         assert image.dtype == torch.float64
-        worst = largest_distance(module.double(), image, strip_rows, image_grad)
+        worst = largest_distance(module.double(), image, strip_rows, image_grad, **options)
         assert worst <= RELATIVE_TOLERANCE
         return worst
 

@@ -1,0 +1,1 @@
+"""Statistics of whole maps, which squeeze-and-excitation, group norm and others use."""

@@ -1,0 +1,1 @@
+"""Networks with statistics of whole maps, in stages between which maps wait."""

@@ -1,0 +1,1 @@
+"""Translation of layers that use statistics of whole maps."""
