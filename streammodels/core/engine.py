@@ -26,6 +26,7 @@ from streammodels.core.operations import (
     Windowed,
 )
 from streammodels.core.reductions import Parts, Reduction, without_none
+from streammodels.core.resampling import Resized
 from streammodels.core.row_plan import RowPlan, users_of
 from streammodels.core.strip_reader import SingleUseTensor
 
@@ -237,6 +238,11 @@ class StripRun:
             return None
         if isinstance(node.rule, Windowed):
             return self._window(node.rule, index, new)
+        if isinstance(node.rule, Resized):
+            source = node.inputs[0]
+            rows_in = self.plan.totals[source]
+            read = node.rule.window.span(new, rows_in)
+            return node.rule.apply(self._rows(source, read), read.start, new, rows_in, self.tensors[index])
         rows = [self._rows(source, new) for source in node.inputs]
         if isinstance(node.rule, Join):
             return node.rule.function(*rows)

@@ -17,7 +17,8 @@ from torch.utils import _pytree as pytree
 
 from streammodels.core.operations import Convolution, Pointwise, Rule, Windowed
 from streammodels.core.reductions import Reduction
-from streammodels.core.row_plan import RowNode, SlidingWindow
+from streammodels.core.resampling import Resized, TransposedConvolution
+from streammodels.core.row_plan import ResizedRows, RowNode, SlidingWindow
 from streammodels.core.statistics.vectors import VectorFlow
 
 Tensors = Callable[[], list[Tensor | None]]
@@ -44,13 +45,13 @@ class Node:
     differs_by_column: bool = False
 
     @property
-    def window(self) -> SlidingWindow | None:
-        """The vertical geometry of a windowed node."""
+    def window(self) -> SlidingWindow | ResizedRows | None:
+        """The vertical geometry of a windowed or resized node."""
         return getattr(self.rule, "window", None)
 
     @property
-    def columns(self) -> SlidingWindow | None:
-        """The horizontal geometry of a windowed node."""
+    def columns(self) -> SlidingWindow | ResizedRows | None:
+        """The horizontal geometry of a windowed or resized node."""
         return getattr(self.rule, "columns", None)
 
     @property
@@ -60,9 +61,10 @@ class Node:
 
     def sideways(self) -> Node:
         """The same operation for maps whose height and width are swapped."""
-        if not isinstance(self.rule, Windowed):
+        if not isinstance(self.rule, Windowed | Resized):
             return self
-        tensors = _swapped_weight(self.tensors) if isinstance(self.rule, Convolution) else self.tensors
+        weighted = isinstance(self.rule, Convolution | TransposedConvolution)
+        tensors = _swapped_weight(self.tensors) if weighted else self.tensors
         return replace(self, rule=self.rule.sideways(), tensors=tensors)
 
     def row_node(self, quantum: int = 1) -> RowNode:
@@ -121,12 +123,15 @@ class Network:
 
         A layer with a stride waits until it, and so the stage behind it, has `kernel_pixels` pixels to compute at once.
         Deep stages have many weights for few pixels, and would spend most time reading weights if they ran in every
-        strip. The rows that they wait for are carried, a bounded number of pixels.
+        strip. The rows that they wait for are carried, a bounded number of pixels. In a network that enlarges maps none
+        waits, because rows at full resolution would wait with them, in front of the joins of a decoder.
         """
+        if any(isinstance(node.rule, Resized) for node in self.nodes):
+            return [node.row_node() for node in self.nodes]
         strides = [1] * len(self.nodes)
         result = []
         for index, node in enumerate(self.nodes):
-            own = node.window.stride if node.window else 1
+            own = node.window.stride if isinstance(node.window, SlidingWindow) else 1
             strides[index] = own * max((strides[source] for source in node.inputs), default=1)
             columns = batch * max(1, width // strides[index])
             result.append(node.row_node(-(-kernel_pixels // columns) if own > 1 else 1))

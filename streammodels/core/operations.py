@@ -1,9 +1,10 @@
 """Operations on strips of rows, into which layers are translated.
 
-There are four kinds:
+There are five kinds:
 
 * `Pointwise` - every output pixel depends on the same input pixel (activation, frozen batch normalization, dropout);
 * `Windowed` - an output row depends on a few neighboring input rows (convolution, pooling);
+* `Resized` - an output row reads input rows around its place in a map of another size, see `resampling.py`;
 * `Join` - two or more maps are combined row by row (residual sum, concatenation);
 * `Reduction` - the whole map becomes one vector (global pooling), see `reductions.py`.
 
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from streammodels.core.convolution import ConvolutionSettings, convolution
 from streammodels.core.reductions import Reduction
+from streammodels.core.resampling import Resized
 from streammodels.core.row_plan import Pair, SlidingWindow
 
 
@@ -256,4 +258,4 @@ class Join:
     function: Callable[..., Tensor]
 
 
-Rule = Pointwise | ChannelDropout | Windowed | Join | Reduction
+Rule = Pointwise | ChannelDropout | Windowed | Resized | Join | Reduction

@@ -10,14 +10,18 @@ has emitted
 and the first input row it still needs is ``ready * s - p``. The rows from there to r are its *carry*: they are put in
 front of the rows of the next strip, so that no row of any layer is computed twice.
 
+Layers that enlarge a map have rules of their own (`ResizedRows`).
+
 The table of rows emitted and kept, for every node and strip, is computed once per image height (`plan_rows`). It takes
 microseconds and needs no probing of the network.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 Pair = tuple[int, int]
@@ -65,7 +69,7 @@ class SlidingWindow:
             return 0  # the top padding mirrors rows 1 .. pad_top
         return max(0, (rows_seen + self.pad_top - self.extent) // self.stride + 1)
 
-    def first_needed(self, rows_out: int, rows_seen: int) -> int:
+    def first_needed(self, rows_out: int, rows_seen: int, rows_in: int = 0) -> int:
         """First input row still needed after `rows_out` output rows; at most `rows_seen`."""
         needed = rows_out * self.stride - self.pad_top
         if self.mode == "reflect":
@@ -87,6 +91,34 @@ class SlidingWindow:
         if self.mode == "replicate":
             return [min(max(row, 0), last) for row in range(first, stop)]
         return [last - abs(last - abs(row)) for row in range(first, stop)]
+
+
+class ResizedRows(ABC):
+    """The geometry along one axis of a layer that resizes a map, described for rows."""
+
+    @abstractmethod
+    def total(self, rows_in: int) -> int:
+        """Number of output rows for `rows_in` input rows; zero or less if there are too few."""
+
+    @abstractmethod
+    def ready(self, rows_seen: int, rows_in: int) -> int:
+        """Number of output rows that the first `rows_seen` of `rows_in` input rows suffice for."""
+
+    @abstractmethod
+    def first_needed(self, rows_out: int, rows_seen: int, rows_in: int) -> int:
+        """First input row still needed after `rows_out` output rows; at most `rows_seen`."""
+
+    @abstractmethod
+    def span(self, rows_out: range, rows_in: int) -> range:
+        """The input rows that the output rows `rows_out` read."""
+
+    @abstractmethod
+    def stride(self, rows_in: int) -> Fraction:
+        """Input rows from one output row to the next."""
+
+    @abstractmethod
+    def offset(self, rows_in: int) -> float:
+        """Where the center of output row 0 lies, in input rows from the center of row 0."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +144,7 @@ class RowNode:
     """
 
     inputs: tuple[int, ...]
-    window: SlidingWindow | None = None
+    window: SlidingWindow | ResizedRows | None = None
     transparent: bool = False
     quantum: int = 1
 
@@ -192,7 +224,7 @@ def plan_rows(nodes: Sequence[RowNode], rows: int, strip_rows: int, further: Seq
         for strip in range(strips):
             first = ready[index][strip]
             for reader in readers[index]:
-                first = min(first, _first_needed(nodes[reader], ready, keep, reader, index, strip))
+                first = min(first, _first_needed(nodes[reader], ready, keep, reader, index, strip, totals[index]))
             keep[index][strip] = first if strip < strips - 1 else ready[index][strip]
     return RowPlan(strips, tuple(totals), tuple(map(tuple, ready)), tuple(map(tuple, keep)))
 
@@ -214,9 +246,15 @@ def _emitted(node: RowNode, seen: list[int], rows_in: int, total: int) -> int:
 
 
 def _first_needed(
-    node: RowNode, ready: list[list[int]], keep: list[list[int]], reader: int, source: int, strip: int
+    node: RowNode,
+    ready: list[list[int]],
+    keep: list[list[int]],
+    reader: int,
+    source: int,
+    strip: int,
+    rows_in: int,
 ) -> int:
     """First row of `source` that `reader` still needs after `strip`."""
     if node.window is not None:
-        return node.window.first_needed(ready[reader][strip], ready[source][strip])
+        return node.window.first_needed(ready[reader][strip], ready[source][strip], rows_in)
     return keep[reader][strip] if node.transparent else ready[reader][strip]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from streammodels.core.network import Network
-from streammodels.core.row_plan import SlidingWindow
+from streammodels.core.row_plan import ResizedRows, SlidingWindow
 
 Method = Literal["gradient", "class activation map", "Grad-CAM", "attention"]
 Unit = Literal["logit", "probability", "value"]
@@ -86,12 +87,17 @@ def receptive_field_grid(network: Network, node: int) -> MapGrid:
     return MapGrid(*(_axis(network, along, node) for along in windows))
 
 
-def _axis(network: Network, windows: list[SlidingWindow | None], node: int) -> MapAxis:
+def _axis(network: Network, windows: Sequence[SlidingWindow | ResizedRows | None], node: int) -> MapAxis:
     """Propagate the receptive field of pixel 0 (first and last image pixel) and the stride from the image to a node."""
     first, last, strides = [0], [0], [1]
     for each, window in list(zip(network.nodes, windows, strict=True))[1 : node + 1]:
         stride = max(strides[source] for source in each.inputs)
         low, high = min(first[source] for source in each.inputs), max(last[source] for source in each.inputs)
+        if isinstance(window, ResizedRows):
+            raise ValueError(
+                f"where the pixels of '{network.nodes[node].path}' lie on the image is only known for maps that are "
+                f"not enlarged; '{each.path}' does. Explain the map in front of it."
+            )
         if window is not None:
             low -= window.pad_top * stride
             high += (window.extent - 1 - window.pad_top) * stride

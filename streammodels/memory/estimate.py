@@ -126,7 +126,8 @@ class StepMemory:
 
     def carried(self, strip_rows: int) -> float:
         """Mean bytes carried from one strip to the next."""
-        height = min(self.height, _SAMPLED_STRIPS * strip_rows)
+        sampled = self.height if self.engine.network.depends_on_size else _SAMPLED_STRIPS * strip_rows
+        height = min(self.height, sampled)
         try:
             plan = self.plan(strip_rows, height)
         except RowsError:  # too few rows for a layer

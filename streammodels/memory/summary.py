@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from math import ceil, prod
 
 from streammodels.core.network import Network
-from streammodels.core.row_plan import RowPlan, SlidingWindow
+from streammodels.core.row_plan import ResizedRows, RowPlan, SlidingWindow
 from streammodels.memory.shapes import ValueShape, boundary_bytes
 
 _MEGABYTE = 1e6
@@ -17,21 +18,27 @@ class LayerGeometry:
     """Row geometry of one node.
 
     Attributes:
-        stride: Image rows between two of its output rows.
+        stride: Image rows from one of its output rows to the next.
         receptive_field: Image rows that one output row depends on.
         lost_top: Output rows that padding makes wrong at the top of a tile cut out of an image.
         lost_bottom: Likewise at the bottom, for a tile whose height is a multiple of every stride.
     """
 
-    stride: int = 1
+    stride: int | Fraction = 1
     receptive_field: int = 1
     lost_top: int = 0
     lost_bottom: int = 0
 
 
-def layer_facts(network: Network) -> list[LayerGeometry]:
-    """Row geometry of every node, by exact interval arithmetic (no probing)."""
-    tile_rows = prod(node.window.stride for node in network.nodes if node.window) * 4096
+def layer_facts(network: Network, tile_rows: int | None = None) -> list[LayerGeometry]:
+    """Row geometry of every node, by exact interval arithmetic (no probing).
+
+    Args:
+        network: The network.
+        tile_rows: Height of the tile that "lost" is of; None for a multiple of every stride.
+    """
+    strides = [node.window.stride for node in network.nodes if isinstance(node.window, SlidingWindow)]
+    tile_rows = prod(strides) * 4096 if tile_rows is None else tile_rows
     facts: list[LayerGeometry] = []
     rows: list[int] = []
     for node in network.nodes:
@@ -52,14 +59,30 @@ def layer_facts(network: Network) -> list[LayerGeometry]:
     return facts
 
 
-def _through(window: SlidingWindow, facts: LayerGeometry, rows_in: int) -> LayerGeometry:
-    """Row geometry behind a windowed layer whose input has `facts`."""
+def _through(window: SlidingWindow | ResizedRows, facts: LayerGeometry, rows_in: int) -> LayerGeometry:
+    """Row geometry behind a windowed or resized layer whose input has `facts`."""
+    if isinstance(window, ResizedRows):
+        return _resized(window, facts, rows_in)
     last_good = (rows_in - facts.lost_bottom - window.extent + window.pad_top) // window.stride
     return LayerGeometry(
         facts.stride * window.stride,
-        facts.receptive_field + (window.extent - 1) * facts.stride,
+        ceil(facts.receptive_field + (window.extent - 1) * facts.stride),
         max(0, ceil((facts.lost_top + window.pad_top) / window.stride)),
         max(0, window.total(rows_in) - 1 - last_good),
+    )
+
+
+def _resized(window: ResizedRows, facts: LayerGeometry, rows_in: int) -> LayerGeometry:
+    """Row geometry behind a layer that resizes a map; a row in the middle of it stands for all."""
+    total = window.total(rows_in)
+    read = window.span(range(total // 2, total // 2 + 1), rows_in)
+    lost = next((row for row in range(total) if window.first_needed(row, rows_in, rows_in) >= facts.lost_top), total)
+    stride = facts.stride * window.stride(rows_in)
+    return LayerGeometry(
+        int(stride) if stride.denominator == 1 else stride,
+        facts.receptive_field + ceil((len(read) - 1) * facts.stride),
+        lost,
+        total - window.ready(rows_in - facts.lost_bottom, rows_in),
     )
 
 
@@ -72,7 +95,7 @@ def layer_table(network: Network, plan: RowPlan, shapes: list[ValueShape], sidew
         shapes: The shape of every value.
         sideways: Whether strips run along the image's width, so that their rows are its columns.
     """
-    facts = layer_facts(network)
+    facts = layer_facts(network, plan.totals[0] if network.depends_on_size else None)
     title = ("layer", "kind", "stride", "receptive", "rows", "carried", "lost", "carried MB")
     lines: list[tuple[str, ...]] = [title, ("", "", "px", "field px", "out", "rows", "top,bottom", "per strip")]
     for index, node in enumerate(network.nodes):
@@ -96,7 +119,8 @@ def _carried_rows(network: Network, plan: RowPlan, index: int, position: int) ->
     most = 0
     for strip in range(plan.strips - 1):
         seen, out = plan.ready[source][strip], plan.ready[index][strip]
-        most = max(most, seen - (node.window.first_needed(out, seen) if node.window else out))
+        rows_in = plan.totals[source]
+        most = max(most, seen - (node.window.first_needed(out, seen, rows_in) if node.window else out))
     return most
 
 

@@ -23,6 +23,7 @@ from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import modules
 from streammodels.tracing.channels_last import with_constants
 from streammodels.tracing.fx_graph import named_arguments, reads_size
+from streammodels.tracing.resizing import resizing_function
 
 POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
     {
@@ -162,6 +163,9 @@ def function_rule(node: fx.Node, path: str, last: bool) -> Rule:
         return modules.dropout(target is functional.dropout2d, given.get("p", 0.5), given.get("training", True))
     if target in (torch.mean, "mean"):
         return _mean(node, path, last)
+    resized = None if last else resizing_function(node, path)
+    if resized is not None:
+        return resized
     if target in _POOLS and not last:
         return _POOLS[target](path, *node.args[1:], **node.kwargs)
     if target in (functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d) and not last:

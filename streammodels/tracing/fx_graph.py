@@ -19,9 +19,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from streammodels.errors import UnsupportedLayerError
-from streammodels.tracing.forwards import handled_calls
-from streammodels.tracing.introspection import asked_at, questioned_names
-from streammodels.tracing.side_effects import no_side_effects
+from streammodels.tracing.recording.forwards import handled_calls
+from streammodels.tracing.recording.introspection import asked_at, questioned_names
+from streammodels.tracing.recording.side_effects import no_side_effects
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune
 
 from streammodels.errors import UnsupportedLayerError
-from streammodels.tracing.forwards import is_intercepted
+from streammodels.tracing.recording.forwards import is_intercepted
 
 _Why = tuple[str, str]
 """Reason and remedy."""

@@ -28,6 +28,7 @@ from streammodels.core.reductions import GlobalAverage, GlobalMaximum
 from streammodels.core.row_plan import Pair, SlidingWindow
 from streammodels.errors import GLOBAL_STATISTICS, UnsupportedLayerError
 from streammodels.tracing.fx_graph import is_stochastic_depth
+from streammodels.tracing.resizing import resizing_module
 
 
 def _with(function: Callable[..., Tensor], **options: Any) -> Pointwise:
@@ -111,6 +112,9 @@ def module_rule(module: Any, path: str) -> Rule:
         return global_pool(path, module.output_size, maximum, getattr(module, "return_indices", False))
     if computes_as(module, nn.Dropout) or computes_as(module, nn.Dropout2d):
         return dropout(computes_as(module, nn.Dropout2d), module.p, module.training)
+    resized = resizing_module(module, path)
+    if resized is not None:
+        return resized
     if is_stochastic_depth(module):
         return stochastic_depth(module.p, module.mode, module.training)
     if isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
@@ -136,9 +140,6 @@ def _unsupported(module: nn.Module, path: str) -> UnsupportedLayerError:
         return UnsupportedLayerError(path, reason, "Pool the map first, e.g. with nn.AdaptiveAvgPool2d(1).")
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return UnsupportedLayerError(path, f"{name} in training mode is not defined strip by strip", _DROPOUT_REMEDY)
-    if isinstance(module, nn.ConvTranspose2d | nn.Upsample):
-        reason = f"{name} is not streamed: a decoder does not shrink what has to be held"
-        return UnsupportedLayerError(path, reason, "Stream the encoder, and decode its output.")
     if type(module).forward is nn.Module.forward:
         reason = f"{name} has no forward, it only holds layers"
         return UnsupportedLayerError(path, reason, "Use nn.Sequential(*layers), or a module that calls them.")

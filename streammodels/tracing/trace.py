@@ -368,7 +368,7 @@ class _Tail(fx.Interpreter):
 
 def layer_tensors(layer: nn.Module) -> Tensors:
     """The tensors of a layer, in the order its rule takes them."""
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         return lambda: [layer.weight, layer.bias]
     if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm | nn.InstanceNorm2d):
         return lambda: [layer.running_mean, layer.running_var, layer.weight, layer.bias]

@@ -1,0 +1,1 @@
+"""Running of a forward on a placeholder, with all calls of layers seen and side effects refused."""
