@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,10 +30,18 @@ class Planned:
     Attributes:
         schedules: Schedules, by all that they depend on.
         plans: Row plans, by network, batch, height, width, strip height and `kernel_pixels`.
+        sizes: Sizes of the stages of a network, by all that they depend on.
     """
 
     schedules: OrderedDict[Hashable, Schedule] = field(default_factory=OrderedDict)
     plans: OrderedDict[Hashable, RowPlan] = field(default_factory=OrderedDict)
+    sizes: OrderedDict[Hashable, dict[int, Sizes]] = field(default_factory=OrderedDict)
+
+    def of_stages(self, key: Hashable, choose: Callable[[], dict[int, Sizes]]) -> dict[int, Sizes]:
+        """The sizes of all stages of a network, chosen once for a key."""
+        if key not in self.sizes:
+            _cache(self.sizes, key, choose())
+        return self.sizes[key]
 
 
 @dataclass

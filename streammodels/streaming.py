@@ -24,6 +24,7 @@ from streammodels.calls import calls_of, concatenate
 from streammodels.core.engine import NodeTensors
 from streammodels.core.frozen_prefix import nodes_needing_grad
 from streammodels.core.image_rows import Image, ImageRows
+from streammodels.core.network import Network
 from streammodels.core.row_plan import RowPlan
 from streammodels.core.strip_reader import InputReader, StripReader
 from streammodels.errors import UnsupportedLayerError
@@ -33,8 +34,8 @@ from streammodels.memory.forecast import Forecast, make_forecast
 from streammodels.memory.shapes import InputShape
 from streammodels.memory.summary import layer_table
 from streammodels.orientation import Orientation, Planned, TracedModule
-from streammodels.stages.cut import Stage
-from streammodels.stages.run import StagedNetwork, stage_sizes
+from streammodels.stages.execution import StagedExecution
+from streammodels.stages.run import StagedNetwork
 from streammodels.stages.waiting import GlobalStatistics, Waiting
 from streammodels.tracing.fx_graph import Arguments, TracedInput
 from streammodels.tracing.layers import check_layers, is_summarized
@@ -235,29 +236,15 @@ class StreamedModule(nn.Module):
         It is one of `images` that share the budget and the tensors of the network, with batch normalization folded in,
         which are `computed` for the first image of each orientation, or for every image if reading them has effects.
         """
-        if traced.network.vectors is not None:
-            return self._compute_stages(traced, sources, images, last)
+        self._arguments = arguments
+        staged = self._staged(traced.network)
+        if staged is not None:
+            return staged.compute(sources, arguments.inputs, images, last)
         orientation = traced.orientation(*sources[0].shape[2:], all(source.has_columns for source in sources))
         if orientation.sideways not in computed or is_parametrized(self.module):
             computed[orientation.sideways] = orientation.tensors()
         tensors = computed[orientation.sideways]
-        self._arguments = arguments
         return orientation.finish(self._values(orientation, sources, arguments.inputs, tensors, images, last))
-
-    def _compute_stages(self, traced: TracedModule, sources: Sequence[ImageRows], images: int, last: bool) -> Any:
-        """The same for a network with statistics of whole maps."""
-
-        def compute(
-            stage: Stage, orientation: Orientation, rows: Sequence[ImageRows], new_map: Mapping[int, NewMap]
-        ) -> list[Tensor]:
-            inputs = [TracedInput(one.name, one.shape, one.dtype) for one in rows]
-            image, reads = (orientation.extent(*one.shape[2:]) for one in (sources[0], rows[0]))
-            sizes = stage_sizes(self.sizes, image, reads, self.kernel_pixels // rows[0].shape[0])
-            is_last = last and stage is staged.stages[-1]
-            return self._values(orientation, rows, inputs, orientation.tensors(), images, is_last, sizes, new_map)
-
-        staged = StagedNetwork(traced.network, self._planned)
-        return staged.compute(sources, self.waiting.maps(self._device), compute)
 
     def _values(
         self,
@@ -274,20 +261,16 @@ class StreamedModule(nn.Module):
         orientation.check_channels(tensors, sources)
         flat = flat_tensors(tensors)
         pixels = [source.tensor for source in sources]
-        needing = [
-            i
-            for i, own in zip(orientation.network.inputs, pixels, strict=True)
-            if own is not None and own.requires_grad
-        ]
+        needing = [i for i, own in zip(orientation.network.inputs, sources, strict=True) if own.needs_grad]
         leaves = detach_as_leaves(tensors)
-        make = partial(self._image_pass, orientation, sources, inputs, leaves, images=images, sizes=sizes)
+        make = partial(
+            self._image_pass, orientation, sources, inputs, leaves, images=images, sizes=sizes, new_map=new_map
+        )
         if torch.is_grad_enabled() and (needing or any(tensor.requires_grad for tensor in flat)):
-            image_pass = make(frozenset(needing), last=last)
-            image_pass.new_map = new_map or {}
+            image_pass = make(inputs_needing_grad=frozenset(needing), last=last)
             values = StreamedFunction.apply(image_pass, *pixels, *flat)
         else:
-            image_pass = make(None)
-            image_pass.new_map = new_map or {}
+            image_pass = make(inputs_needing_grad=None)
             values = image_pass.forward()
         return image_pass.finish(values, tensors)
 
@@ -301,6 +284,7 @@ class StreamedModule(nn.Module):
         images: int = 1,
         last: bool = True,
         sizes: Sizes | None = None,
+        new_map: Mapping[int, NewMap] | None = None,
     ) -> ImagePass:
         """The pass of one image; `inputs_needing_grad` is None if there is no backward pass."""
         for source in sources:
@@ -311,14 +295,14 @@ class StreamedModule(nn.Module):
         read = zip(orientation.network.inputs, sources, strict=True)
         reader = InputReader({index: StripReader(source, device, dtype) for index, source in read}, device)
         needing = inputs_needing_grad or frozenset()
-        memory = self._memory(orientation, tensors, inputs, needing, images)
+        memory = self._memory(orientation, tensors, inputs, needing, new_map or (), images)
         schedule = orientation.schedule(memory, sizes or self.sizes, device.type)
         plan = orientation.plan(memory, schedule.strip_rows)
         keeping = None if inputs_needing_grad is None else schedule.keeping
         if keeping is not None and not last:  # its backward pass comes after others, for which its graphs would wait
             keeping = replace(keeping, graphs=0)
         rng_state = RngState.capture(orientation.network, device)
-        return ImagePass(orientation.engine, plan, reader, rng_state, tensors, needing, keeping)
+        return ImagePass(orientation.engine, plan, reader, rng_state, tensors, needing, keeping, new_map or {})
 
     def _memory(
         self,
@@ -326,6 +310,7 @@ class StreamedModule(nn.Module):
         tensors: NodeTensors,
         inputs: Sequence[TracedInput],
         inputs_needing_grad: Collection[int] = (),
+        elsewhere: Collection[int] = (),
         images: int = 1,
     ) -> StepMemory:
         """Estimates for a list of `images` batches of images of one size as the strips see it."""
@@ -337,10 +322,8 @@ class StreamedModule(nn.Module):
             InputShape(own[1], *extent, None if one.dtype is None or one.dtype.is_floating_point else one.dtype)
             for one, own, extent in zip(inputs[1:], others, extents[1:], strict=True)
         )
-        channels_known = channels or None
-        return StepMemory(
-            engine, tensors, needs_grad, batch, channels_known, height, width, self.kernel_pixels, images, further
-        )
+        size = (batch, channels or None, height, width, self.kernel_pixels)
+        return StepMemory(engine, tensors, needs_grad, *size, images, further, frozenset(elsewhere))
 
     def image_gradient(self, image: Image, score: Callable[[Tensor], Tensor], take: RowGradCallback) -> Tensor:
         """The gradient of a score with respect to the image, strip by strip, so that it is never whole in memory.
@@ -359,9 +342,13 @@ class StreamedModule(nn.Module):
         (call,) = calls_of(image, (), {})
         sources = call.sources()
         arguments = call.arguments(sources, self._dtype)
-        orientation = _in_one(self._trace(arguments), "the gradient of the image strip by strip").upright
-        tensors = detach(orientation.tensors())
+        traced = self._trace(arguments)
         self._arguments = arguments
+        staged = self._staged(traced.network)
+        if staged is not None:
+            return staged.image_gradient(sources, score, take)
+        orientation = traced.upright
+        tensors = detach(orientation.tensors())
         image_pass = self._image_pass(orientation, sources, arguments.inputs, tensors, frozenset({0}))
         values = [value.requires_grad_() for value in image_pass.forward()]
         with torch.enable_grad():
@@ -380,14 +367,28 @@ class StreamedModule(nn.Module):
 
     def _expected(self, height: int, width: int, batch: int = 1) -> tuple[Orientation, StepMemory, Schedule]:
         """Orientation, estimates and schedule for images that are not loaded."""
-        arguments = self._arguments or Arguments.required(self.module)
-        arguments = arguments.resized(batch, height, width)
-        orientation = _in_one(self._trace_unnoticed(arguments), "a forecast").orientation(height, width)
+        traced, arguments = self._traced_for(height, width, batch)
+        if traced.network.vectors is not None:
+            path = traced.network.nodes[min(traced.network.vectors.read)].path
+            reason = "it reads statistics of a whole map, so that each stage has a row plan of its own"
+            raise UnsupportedLayerError(path, reason, "Call summary() or forecast().")
+        orientation = traced.orientation(height, width)
         with reading_undone(self.module):
             tensors = orientation.tensors()
         device = next((tensor.device for tensor in flat_tensors(tensors)), torch.device("cpu"))
         memory = self._memory(orientation, tensors, arguments.inputs)
         return orientation, memory, orientation.schedule(memory, self.sizes, device.type)
+
+    def _traced_for(self, height: int, width: int, batch: int = 1) -> tuple[TracedModule, Arguments]:
+        """The module, and arguments like those of the last call, for images that are not loaded."""
+        arguments = (self._arguments or Arguments.required(self.module)).resized(batch, height, width)
+        return self._trace_unnoticed(arguments), arguments
+
+    def _staged(self, network: Network) -> StagedExecution | None:
+        """The computation of a network in stages; None if it has one stage."""
+        if network.vectors is None:
+            return None
+        return StagedExecution(self, StagedNetwork(network, self._planned), self._device)
 
     def forecast(self, height: int, width: int, batch: int = 1) -> Forecast:
         """Memory, operations and strips of a training step on `batch` images of `height` x `width` pixels.
@@ -395,11 +396,19 @@ class StreamedModule(nn.Module):
         They depend on which parameters are trained. The image itself, the parameters and the optimizer are not counted.
         Memory is an estimate; operations are exact.
         """
+        traced, arguments = self._traced_for(height, width, batch)
+        staged = self._staged(traced.network)
+        if staged is not None:
+            return staged.forecast(arguments.inputs)
         orientation, memory, schedule = self._expected(height, width, batch)
         return make_forecast(memory, schedule, orientation.sideways)
 
     def summary(self, height: int, width: int) -> str:
         """A table, as text, of stride, receptive field, carried rows and bytes of every layer."""
+        traced, arguments = self._traced_for(height, width)
+        staged = self._staged(traced.network)
+        if staged is not None:
+            return staged.summary(arguments.inputs)
         orientation, memory, schedule = self._expected(height, width)
         plan = orientation.plan(memory, schedule.strip_rows)
         return layer_table(orientation.network, plan, memory.shapes, orientation.sideways)
@@ -423,15 +432,6 @@ class StreamedModule(nn.Module):
         """The same without a computation to follow, so that random numbers which the forward draws are drawn again."""
         with torch.random.fork_rng(devices=[]):
             return self._trace(arguments)
-
-
-def _in_one(traced: TracedModule, what: str) -> TracedModule:
-    """The module, if it is computed in one stage."""
-    if traced.network.vectors is None:
-        return traced
-    index = min(traced.network.vectors.read)
-    reason = f"it reads statistics of a whole map, and {what} is made for networks without"
-    raise UnsupportedLayerError(traced.network.nodes[index].path, reason, "Use the module without it.")
 
 
 def _check_module(module: object) -> None:

@@ -137,6 +137,11 @@ class ImageRows(ABC):
         height, width = self.shape[2:]
         return (width, height) if self.sideways else (height, width)
 
+    @property
+    def needs_grad(self) -> bool:
+        """Whether it is a tensor that needs a gradient."""
+        return self.tensor is not None and self.tensor.requires_grad
+
     @abstractmethod
     def read(self, start: int, stop: int) -> Tensor:
         """(B, C, stop - start, width as the strips see it)."""

@@ -50,6 +50,12 @@ class PooledFeatureMap:
         Raises:
             ValueError: If the network does not end in global pooling of one map.
         """
+        if network.vectors is not None:
+            path = network.nodes[min(network.vectors.read)].path
+            raise ValueError(
+                f"layer '{path}' reads statistics of a whole map, and class activation maps are made for networks "
+                "without. Use saliency maps, which are exact there too."
+            )
         reductions, pools, nodes = [], [], set[int]()
         for index, operation in zip(network.boundary, network.boundary_names, strict=True):
             rule = network.nodes[index].rule

@@ -44,6 +44,7 @@ class StepMemory:
         width: Likewise.
         kernel_pixels: See `Network.row_nodes`.
         images: Number of such batches before one backward pass. Graphs are kept of the last one only.
+        elsewhere: Boundary nodes whose maps are in other memory.
         further: The inputs beside the image.
     """
 
@@ -57,12 +58,13 @@ class StepMemory:
     kernel_pixels: int = 1
     images: int = 1
     further: tuple[InputShape, ...] = ()
+    elsewhere: frozenset[int] = frozenset()
 
     @property
     def key(self) -> tuple[object, ...]:
         """All that the estimates depend on besides the engine."""
         size = (self.batch, self.channels, self.height, self.width)
-        return (self.needs_grad, *size, self.kernel_pixels, self.images, self.further)
+        return (self.needs_grad, *size, self.kernel_pixels, self.images, self.further, self.elsewhere)
 
     def plan(self, strip_rows: int, height: int | None = None) -> RowPlan:
         """The row plan, or that of images of another height."""
@@ -114,7 +116,8 @@ class StepMemory:
             for n, ts in zip(nodes, self.tensors, strict=True)
         ]
         weights = sum(t.numel() * t.element_size() for tensors in own for t in tensors if t is not None)
-        return _WEIGHT_COPIES * weights + 2 * sum(self.values[i] for i in self.engine.network.boundary)
+        results = {*self.engine.network.boundary} - self.elsewhere
+        return _WEIGHT_COPIES * weights + 2 * sum(self.values[index] for index in results)
 
     def in_strip(self, strip_rows: int) -> float:
         """Bytes of one strip, those that autograd saves and the working space of the largest layer."""
@@ -140,12 +143,17 @@ class StepMemory:
         """Estimated peak bytes of a training step above the parameters and the image."""
         strips, keeping = self.strips(schedule.strip_rows), schedule.keeping
         carried = self.carried(schedule.strip_rows) if carried is None else carried
-        kept = -(-strips // keeping.every) - 1 + min(keeping.every, strips) - 1
         share = min(1.0, schedule.strip_rows / self.height)
         graphs = min(1.0, max(1, keeping.graphs) * share)
         working = _WORKING_COPIES * max(self.values) * share
-        prefix = self.prefix_bytes if keeping.frozen else 0
-        waiting = self.images * (kept * carried + prefix)
         # The carries are copied once more when they are joined with rows.
         of_graphs = self.saved * graphs + max(1, min(keeping.graphs, strips)) * carried
-        return int(_SLACK * (waiting + of_graphs + working + self._fixed))
+        return self.kept(schedule, carried) + int(_SLACK * (of_graphs + working + self._fixed))
+
+    def kept(self, schedule: Schedule, carried: float | None = None) -> int:
+        """Those of them that are kept for the backward pass of a strip that is computed again."""
+        strips, keeping = self.strips(schedule.strip_rows), schedule.keeping
+        carried = self.carried(schedule.strip_rows) if carried is None else carried
+        kept = -(-strips // keeping.every) - 1 + min(keeping.every, strips) - 1
+        prefix = self.prefix_bytes if keeping.frozen else 0
+        return int(_SLACK * self.images * (kept * carried + prefix))

@@ -28,6 +28,10 @@ class Forecast:
         memory_bytes: Estimated peak memory above that of the parameters, the optimizer and the image.
         forward_operations: Floating-point operations of a forward pass, as `torch.utils.flop_counter` counts them.
         training_operations: Those of a training step, with the backward pass and all that is recomputed.
+        waiting_bytes: The most bytes of maps, and of their gradients, that wait in host memory or in files for
+            statistics of the whole image. On a CPU, where host memory is that of the device, they are among
+            `memory_bytes`.
+        stages: Number of parts that such statistics cut the network into; strips and `keeping` are those of the first.
     """
 
     strips: int
@@ -37,14 +41,17 @@ class Forecast:
     memory_bytes: int
     forward_operations: int
     training_operations: int
+    waiting_bytes: int = 0
+    stages: int = 1
 
     def __str__(self) -> str:
         lines = "columns" if self.sideways else "rows"
         again = self.keeping.recomputed(self.strips)
+        waits = f"; {self.stages} stages, {self.waiting_bytes / 1e9:.3g} GB wait between" if self.stages > 1 else ""
         return (
             f"{self.strips} strip(s) of {self.strip_rows} {lines}, {again:.0%} of them computed twice; "
             f"about {self.memory_bytes / 1e9:.3g} GB above model and image; {self.forward_operations / 1e12:.3g} TFLOP "
-            f"forward, {self.training_operations / 1e12:.3g} TFLOP for a training step"
+            f"forward, {self.training_operations / 1e12:.3g} TFLOP for a training step{waits}"
         )
 
 

@@ -29,6 +29,7 @@ class Stage:
     """A part of a network between statistics of whole maps.
 
     Attributes:
+        number: Its number, from 0.
         network: The part, as a network.
         inputs: The nodes of the whole network that its inputs are.
         boundary: The nodes of the whole network that its boundary nodes are.
@@ -37,6 +38,7 @@ class Stage:
         operations: The operations on vectors that can be computed in front of it, and in front of no earlier one.
     """
 
+    number: int
     network: Network
     inputs: tuple[int, ...]
     boundary: tuple[int, ...]
@@ -104,7 +106,7 @@ def _stage(network: Network, flow: VectorFlow, numbers: _Numbers, last_read: lis
     vectors = tuple((moved[index], vector) for index in own for vector in flow.read.get(index, ()))
     operations = tuple(operation for operation in flow.operations if numbers.operations[operation] == number)
     last = {moved[index]: last_read[index] for index in waiting}
-    return Stage(part, tuple(inputs), tuple(boundary), last, vectors, operations)
+    return Stage(number, part, tuple(inputs), tuple(boundary), last, vectors, operations)
 
 
 def _packed(flow: VectorFlow, own: Iterable[int]) -> set[int]:

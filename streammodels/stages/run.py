@@ -19,29 +19,13 @@ from streammodels.core.image_rows import ImageRows
 from streammodels.core.network import Network
 from streammodels.core.reductions import Reduction
 from streammodels.core.statistics.norms import NormStatistics
-from streammodels.memory.budget import Sizes
+from streammodels.errors import UnsupportedLayerError
 from streammodels.orientation import Orientation, Planned, TracedModule
 from streammodels.stages.cut import Stage, cut
 from streammodels.stages.waiting import WaitingMaps, WaitingRows
 
 ComputeStage = Callable[[Stage, Orientation, Sequence[ImageRows], Mapping[int, NewMap]], Sequence[Tensor]]
 """Returns the values of the boundary nodes of a stage, given its inputs and what makes the maps that wait."""
-
-
-def stage_sizes(sizes: Sizes, image: tuple[int, int], reads: tuple[int, int], least_pixels: int) -> Sizes:
-    """The sizes for a stage whose strips are those of the image, or higher where these have too few pixels.
-
-    Args:
-        sizes: The sizes for the image.
-        image: Height and width of the image as the strips see it.
-        reads: Those of the first map that the stage reads.
-        least_pixels: Pixels of that map that a strip has at least.
-    """
-    if sizes.memory is not None:
-        return sizes
-    rows = sizes.strip_rows or max(1, round((sizes.tile_size or 1) ** 2 / image[1]))
-    own = max(-(-rows * reads[0] // image[0]), -(-least_pixels // reads[1]))
-    return Sizes(strip_rows=own, keeping=sizes.keeping)
 
 
 class StagedNetwork:
@@ -62,15 +46,32 @@ class StagedNetwork:
         found = [traced.orientation(height, width, has_columns) for traced in self._traced]
         return found if all(one.sideways for one in found) else [traced.upright for traced in self._traced]
 
-    def compute(self, sources: Sequence[ImageRows], maps: WaitingMaps, compute: ComputeStage) -> Any:
+    def check_image_is_read_once(self) -> None:
+        """Check that no stage behind the first reads an image.
+
+        Raises:
+            UnsupportedLayerError: Naming the layer that does.
+        """
+        for stage in self.stages[1:]:
+            for place, index in zip(stage.network.inputs, stage.inputs, strict=True):
+                if index in self.network.inputs:
+                    reader = next(node for node in stage.network.nodes if place in node.inputs)
+                    reason = "it reads the image behind a statistic of a whole map"
+                    remedy = "Call the module on a tensor that requires a gradient."
+                    raise UnsupportedLayerError(reader.path, reason, remedy)
+
+    def compute(
+        self, sources: Sequence[ImageRows], maps: WaitingMaps, compute: ComputeStage, upright: bool = False
+    ) -> Any:
         """What the module returns.
 
         Args:
             sources: The images.
             maps: Makes memory for the maps that wait.
             compute: Computes a stage.
+            upright: Whether strips run along the height of any image.
         """
-        has_columns = all(source.has_columns for source in sources)
+        has_columns = not upright and all(source.has_columns for source in sources)
         orientations = self.orientations(*sources[0].shape[2:], has_columns)
         values = _Values(self.network, sources, maps, orientations[0].sideways)
         for stage, orientation in zip(self.stages, orientations, strict=True):

@@ -130,6 +130,67 @@ def test_a_step_takes_one_forward_pass_more_than_the_plain_network(network: nn.M
     assert step < operations(lambda: streamed(image).sum().backward()) <= step + forward
 
 
+def test_forecast_counts_stages_and_what_waits(network: nn.Module, tmp_path: Path) -> None:
+    batch, _, height, width = TALL
+    forecast = stream(network, strip_rows=6, global_statistics="host").forecast(height, width, batch)
+    assert forecast.stages == 5
+    # The maps in front of the gates, and the inputs of blocks with a shortcut: 8, 4 x 8, 8 ... channels.
+    waits = 2 * 8 * (8 * 19 * 11 + 8 * 19 * 11 + 16 * 10 * 6 + 8 * 10 * 6 + 32 * 10 * 6)
+    assert waits < forecast.waiting_bytes < 2 * waits
+    assert forecast.waiting_bytes < forecast.memory_bytes
+    assert "5 stages" in str(forecast)
+    in_files = stream(network, strip_rows=6, global_statistics="host", spill_dir=tmp_path)
+    assert in_files.forecast(height, width, batch).memory_bytes == forecast.memory_bytes - forecast.waiting_bytes
+    summary = in_files.summary(height, width)
+    assert "Stage 5 of 5" in summary
+    assert "Waiting for later stages: features.0.2 (0.01 MB)" in summary
+    with pytest.raises(UnsupportedLayerError, match=r"each stage has a row plan.*summary"):
+        in_files.plan(height, width)
+
+
+def test_budget_is_that_of_all_stages(network: nn.Module) -> None:
+    image = torch.randn(2, 3, 96, 22, dtype=torch.float64)
+    need = stream(network, strip_rows=96, global_statistics="host").forecast(96, 22, 2)
+    streamed = stream(network, memory=int(0.75 * need.memory_bytes), global_statistics="host")
+    forecast = streamed.forecast(96, 22, 2)
+    assert forecast.memory_bytes <= 0.75 * need.memory_bytes
+    assert_close(gradients(lambda: streamed(image), network), gradients(lambda: network(image), network))
+    for memory, message in ((need.waiting_bytes // 2, "pass spill_dir="), (need.waiting_bytes + 9, "for 5 stages")):
+        with pytest.raises(ValueError, match=message):
+            stream(network, memory=memory, global_statistics="host")(image)
+
+
+def test_gradient_of_the_image_strip_by_strip_is_exact(network: nn.Module) -> None:
+    image = torch.randn(1, 3, 22, 37, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(network(image)[0, 1], image)
+    found = torch.zeros_like(image)
+
+    def take(rows: range, gradient: Tensor) -> None:
+        found[:, :, rows.start : rows.stop] += gradient
+
+    streamed = stream(network, strip_rows=6, global_statistics="host")
+    streamed.image_gradient(image.detach(), lambda scores: scores[0, 1], take)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-15)
+    again = Again().double()
+    with pytest.raises(UnsupportedLayerError, match="reads the image behind a statistic"):
+        stream(again, strip_rows=6, global_statistics="host").image_gradient(image.detach(), Tensor.sum, take)
+
+
+class Again(nn.Module):
+    """Reads the image in both stages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3), keepdim=True) * x + self.conv(x)
+
+
+def test_an_image_that_several_stages_read_is_exact(assert_exact: Callable[..., float]) -> None:
+    assert_exact(Again(), torch.randn(WIDE, dtype=torch.float64), 5, global_statistics="host")
+
+
 def test_no_file_is_left_behind_an_error(network: nn.Module, tmp_path: Path) -> None:
     streamed = stream(network, strip_rows=6, global_statistics="host", spill_dir=tmp_path)
     image = torch.randn(3, 40, 21, dtype=torch.float64)

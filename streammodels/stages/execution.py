@@ -1,0 +1,228 @@
+"""Computation, forecast and image gradient of a streamed module whose network has several stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from streammodels.backprop.autograd import detach
+from streammodels.backprop.bptt import ImagePass, NewMap, RowGradCallback
+from streammodels.backprop.checkpointing import Schedule
+from streammodels.core.engine import NodeTensors
+from streammodels.core.image_rows import ImageRows
+from streammodels.memory.budget import Sizes
+from streammodels.memory.estimate import StepMemory
+from streammodels.memory.forecast import Forecast
+from streammodels.orientation import Orientation, Planned
+from streammodels.stages.cut import Stage
+from streammodels.stages.expected import StageStep, expected_steps
+from streammodels.stages.run import StagedNetwork
+from streammodels.stages.schedule import (
+    schedules_within,
+    stage_sizes,
+    stages_forecast,
+    stages_table,
+    waiting_bytes,
+    without_graphs,
+)
+from streammodels.stages.waiting import Waiting
+from streammodels.tracing.fx_graph import TracedInput
+from streammodels.tracing.parametrizations import reading_undone
+
+
+class Streamed(Protocol):
+    """What stages need of a streamed module."""
+
+    module: nn.Module
+    sizes: Sizes
+    waiting: Waiting
+    kernel_pixels: int
+    _planned: Planned
+
+    def _values(
+        self,
+        orientation: Orientation,
+        sources: Sequence[ImageRows],
+        inputs: Sequence[TracedInput],
+        tensors: NodeTensors,
+        images: int = 1,
+        last: bool = True,
+        sizes: Sizes | None = None,
+        new_map: Mapping[int, NewMap] | None = None,
+    ) -> list[Tensor]: ...
+
+    def _image_pass(
+        self,
+        orientation: Orientation,
+        sources: Sequence[ImageRows],
+        inputs: Sequence[TracedInput],
+        tensors: NodeTensors,
+        inputs_needing_grad: frozenset[int] | None,
+        images: int = 1,
+        last: bool = True,
+        sizes: Sizes | None = None,
+        new_map: Mapping[int, NewMap] | None = None,
+    ) -> ImagePass: ...
+
+    def _memory(
+        self,
+        orientation: Orientation,
+        tensors: NodeTensors,
+        inputs: Sequence[TracedInput],
+        inputs_needing_grad: Collection[int] = (),
+        elsewhere: Collection[int] = (),
+        images: int = 1,
+    ) -> StepMemory: ...
+
+
+class StagedExecution:
+    """The stages of a streamed module for one call.
+
+    Attributes:
+        streamed: The streamed module.
+        staged: Its network.
+        device: The device that computes.
+    """
+
+    def __init__(self, streamed: Streamed, staged: StagedNetwork, device: torch.device) -> None:
+        self.streamed = streamed
+        self.staged = staged
+        self.device = device
+
+    def compute(
+        self, sources: Sequence[ImageRows], inputs: Sequence[TracedInput], images: int = 1, last: bool = True
+    ) -> Any:
+        """What the module returns for one of `images` images.
+
+        Args:
+            sources: The inputs.
+            inputs: Their shapes and types.
+            images: Number of images of the call.
+            last: Whether it is the last of them.
+        """
+        streamed, within = self.streamed, self._within_budget(sources, inputs, images)
+
+        def compute(
+            stage: Stage, orientation: Orientation, rows: Sequence[ImageRows], new_map: Mapping[int, NewMap]
+        ) -> list[Tensor]:
+            sizes = within.get(stage.number) or self._sizes(orientation, sources[0].shape, rows[0].shape)
+            is_last = last and stage is self.staged.stages[-1]
+            return streamed._values(
+                orientation, rows, _traced(rows), orientation.tensors(), images, is_last, sizes, new_map
+            )
+
+        return self.staged.compute(sources, streamed.waiting.maps(self.device), compute)
+
+    def image_gradient(
+        self, sources: Sequence[ImageRows], score: Callable[[Any], Tensor], take: RowGradCallback
+    ) -> Tensor:
+        """See `StreamedModule.image_gradient`. The first stage is run back here, the others by autograd.
+
+        Raises:
+            UnsupportedLayerError: If a stage behind the first reads the image.
+        """
+        self.staged.check_image_is_read_once()
+        streamed, maps = self.streamed, self.streamed.waiting.maps(self.device)
+        passes: list[ImagePass] = []
+        values: list[Tensor] = []
+
+        def compute(
+            stage: Stage, orientation: Orientation, rows: Sequence[ImageRows], new_map: Mapping[int, NewMap]
+        ) -> list[Tensor]:
+            inputs, tensors = _traced(rows), orientation.tensors()
+            sizes = None if self._has_budget else self._sizes(orientation, sources[0].shape, rows[0].shape)
+            if passes:
+                return streamed._values(orientation, rows, inputs, tensors, 1, False, sizes, new_map)
+            tensors = detach(tensors)
+            first = streamed._image_pass(
+                orientation, rows, inputs, tensors, frozenset({0}), last=False, sizes=sizes, new_map=new_map
+            )
+            passes.append(first)
+            values.extend(value.requires_grad_() for value in first.forward())
+            return first.finish(values, tensors)
+
+        with torch.enable_grad():
+            result = score(self.staged.compute(sources, maps, compute, upright=True))
+        # Zeros for values without a gradient, such as the largest score of attention.
+        passes[0].backward(torch.autograd.grad(result, values, materialize_grads=True), {0: take})
+        return result.detach()
+
+    def forecast(self, inputs: Sequence[TracedInput]) -> Forecast:
+        """The forecast of a training step."""
+        steps = self._steps(inputs)
+        return stages_forecast(steps, self._schedules(steps), waiting_bytes(steps), self._waiting_on_device(steps))
+
+    def summary(self, inputs: Sequence[TracedInput]) -> str:
+        """The tables of the layers of all stages."""
+        steps = self._steps(inputs)
+        return stages_table(steps, self._schedules(steps))
+
+    @property
+    def _has_budget(self) -> bool:
+        return self.streamed.sizes.memory is not None
+
+    def _sizes(self, orientation: Orientation, image: Sequence[int], reads: Sequence[int]) -> Sizes:
+        """The sizes for a stage, given the shapes of the image and of the first map that it reads."""
+        seen, read = (orientation.extent(*shape[2:]) for shape in (image, reads))
+        return stage_sizes(self.streamed.sizes, seen, read, self.streamed.kernel_pixels // reads[0])
+
+    def _within_budget(
+        self, sources: Sequence[ImageRows], inputs: Sequence[TracedInput], images: int
+    ) -> dict[int, Sizes]:
+        """The sizes of every stage for a budget, cached; none if there is no budget."""
+        if not self._has_budget:
+            return {}
+        streamed, network = self.streamed, self.staged.network
+        has_columns = all(source.has_columns for source in sources)
+        needing = tuple(i for i, one in zip(network.inputs, sources, strict=True) if one.needs_grad)
+        trained = tuple(parameter.requires_grad for parameter in streamed.module.parameters())
+        settings = (streamed.sizes, streamed.kernel_pixels, images, str(self.device))
+        key: Hashable = (network.key, *inputs, has_columns, needing, trained, settings)
+
+        def choose() -> dict[int, Sizes]:
+            steps = self._steps(inputs, has_columns, needing, images)
+            return {
+                step.stage.number: Sizes(strip_rows=schedule.strip_rows, keeping=schedule.keeping)
+                for step, schedule in zip(steps, self._schedules(steps), strict=True)
+            }
+
+        return streamed._planned.of_stages(key, choose)
+
+    def _steps(
+        self,
+        inputs: Sequence[TracedInput],
+        has_columns: bool = True,
+        needing: Collection[int] = (),
+        images: int = 1,
+    ) -> list[StageStep]:
+        """The steps of all stages."""
+        make = partial(self.streamed._memory, images=images)
+        with reading_undone(self.streamed.module):
+            return expected_steps(self.staged, inputs, has_columns, needing, make, self.device)
+
+    def _schedules(self, steps: Sequence[StageStep]) -> list[Schedule]:
+        """The schedules of all stages."""
+        streamed, kind = self.streamed, self.device.type
+        if self._has_budget:
+            return schedules_within(steps, streamed.sizes, kind, self._waiting_on_device(steps))
+        first, schedules = steps[0].memory, []
+        for step in steps:
+            memory = step.memory
+            image, reads = (first.height, first.width), (memory.height, memory.width)
+            sizes = stage_sizes(streamed.sizes, image, reads, streamed.kernel_pixels // memory.batch)
+            schedules.append(without_graphs(step.orientation.schedule(memory, sizes, kind), step is steps[-1]))
+        return schedules
+
+    def _waiting_on_device(self, steps: Sequence[StageStep]) -> int:
+        """Bytes of the maps that wait in the memory of the device."""
+        on_device = self.device.type == "cpu" and self.streamed.waiting.spill_dir is None
+        return waiting_bytes(steps) if on_device else 0
+
+
+def _traced(rows: Sequence[ImageRows]) -> list[TracedInput]:
+    """The inputs of a stage; floats and images are of the type that its layers compute in."""
+    return [TracedInput(one.name, one.shape, None if one.is_scaled else one.dtype) for one in rows]
