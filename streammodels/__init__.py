@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     from streammodels.explain.regions import hottest_places as hottest_places
     from streammodels.explain.regions import hottest_regions as hottest_regions
     from streammodels.explain.regions import write_geojson as write_geojson
+    from streammodels.losses.likelihood import PixelBinaryCrossEntropy as PixelBinaryCrossEntropy
+    from streammodels.losses.likelihood import PixelCrossEntropy as PixelCrossEntropy
+    from streammodels.losses.likelihood import PixelDivergence as PixelDivergence
+    from streammodels.losses.likelihood import PixelFocalLoss as PixelFocalLoss
+    from streammodels.losses.likelihood import PixelSquaredError as PixelSquaredError
+    from streammodels.losses.overlap import ConfusionCounts as ConfusionCounts
+    from streammodels.losses.overlap import PixelDice as PixelDice
+    from streammodels.losses.overlap import PixelJaccard as PixelJaccard
+    from streammodels.losses.pixel_loss import PixelLoss as PixelLoss
     from streammodels.models.normalize import Normalize as Normalize
     from streammodels.models.pooling import GatedAttention as GatedAttention
     from streammodels.models.pooling import GeM as GeM
@@ -58,6 +67,9 @@ _NAMES = {
     "explain.overlay": "write_overlay",
     "explain.placement": "PlacedPiece Placement place",
     "explain.regions": "hottest_places hottest_regions write_geojson",
+    "losses.likelihood": "PixelBinaryCrossEntropy PixelCrossEntropy PixelDivergence PixelFocalLoss PixelSquaredError",
+    "losses.overlap": "ConfusionCounts PixelDice PixelJaccard",
+    "losses.pixel_loss": "PixelLoss",
     "models.normalize": "Normalize",
     "models.pooling": "GatedAttention GeM GlobalAvgPool GlobalMaxPool GlobalPool LogSumExp PerClassLinear",
     "models.resnet": "freeze_batch_norm",

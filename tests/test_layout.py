@@ -42,6 +42,7 @@ FLOORS = {
         memory
         backprop
         tracing
+        losses
         models
         core
         errors

@@ -192,12 +192,12 @@ class _Builder:
     def _module(self, node: fx.Node, path: str, last: bool, plain: Node) -> Node:
         """The node of a leaf module."""
         layer: Any = self._layer(node)
-        maps = len(plain.inputs)
-        if getattr(layer, "streams_reduction", False) and maps > 1 and len(node.args) == maps and not last:
+        pooled = getattr(layer, "streams_reduction", False) and len(node.args) == len(plain.inputs)
+        if pooled and not node.kwargs and not last:
             try:
-                rule = layer.reduction_of(maps)
+                rule = layer.reduction_of(len(node.args))
             except TypeError as error:
-                raise UnsupportedLayerError(path, str(error), "Pass the map alone.") from error
+                raise UnsupportedLayerError(path, str(error), "Call it with the maps that it takes.") from error
             return replace(plain, rule=rule, inputs=self._indices(node.args), tensors=layer.tensors)
         self._one_input(node, path)
         if self.global_statistics and not last:
@@ -208,8 +208,6 @@ class _Builder:
             return replace(plain, rule=channels_last.module_rule(layer, path), tensors=layer_tensors(layer))
         if getattr(layer, "streams_pointwise", False):
             return replace(plain, rule=Pointwise(layer.compute), tensors=layer.tensors)
-        if getattr(layer, "streams_reduction", False):
-            return replace(plain, rule=layer.reduction(), tensors=layer.tensors)
         return replace(plain, rule=modules.module_rule(layer, path), tensors=layer_tensors(layer))
 
     def _function(self, node: fx.Node, path: str, last: bool, plain: Node) -> Node:
