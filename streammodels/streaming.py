@@ -7,6 +7,7 @@ optimizers, gradient clipping and accumulation, GradScaler and DistributedDataPa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -37,7 +38,7 @@ from streammodels.orientation import Orientation, Planned, TracedModule
 from streammodels.stages.execution import StagedExecution
 from streammodels.stages.run import StagedNetwork
 from streammodels.stages.waiting import GlobalStatistics, Waiting
-from streammodels.tracing.fx_graph import Arguments, TracedInput
+from streammodels.tracing.fx_graph import Arguments, TracedInput, UnknownSizeError
 from streammodels.tracing.layers import check_layers, is_summarized
 from streammodels.tracing.parametrizations import is_parametrized, reading_undone
 from streammodels.tracing.trace import trace
@@ -135,7 +136,8 @@ class StreamedModule(nn.Module):
         try:
             for layer, _ in flags:
                 layer.training = False
-            self._trace_unnoticed()
+            with suppress(UnknownSizeError):
+                self._trace_unnoticed()
         finally:
             for layer, training in flags:
                 layer.training = training

@@ -22,7 +22,7 @@ from streammodels.core.statistics.vectors import Vector
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import modules
 from streammodels.tracing.channels_last import with_constants
-from streammodels.tracing.fx_graph import named_arguments, reads_size
+from streammodels.tracing.fx_graph import named_arguments
 from streammodels.tracing.resizing import resizing_function
 
 POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
@@ -44,7 +44,7 @@ RELUS = frozenset({functional.relu, functional.relu_, torch.relu, torch.relu_})
 POINTWISE_METHODS = frozenset(
     {
         "relu", "relu_", "sigmoid", "tanh", "exp", "abs", "sqrt", "square", "neg", "pow", "clamp", "clip",
-        "contiguous", "float", "double", "half", "bfloat16",
+        "contiguous", "float", "double", "half", "bfloat16", "to",
     }
 )  # fmt: skip
 """Methods of single pixels; further arguments have to be numbers or constants."""
@@ -189,14 +189,9 @@ def batch_norm(node: fx.Node, path: str) -> tuple[FrozenBatchNorm, list[Any]]:
 
 
 def _unknown(node: fx.Node, path: str, last: bool) -> UnsupportedLayerError:
-    if node.target is getattr or reads_size(node):
-        asked = node.args[1] if node.target is getattr else node.target
-        reason = f"it reads '{asked}' of the image or of a map, which strips do not know"
-        remedy = (
-            "Use flatten(1) in place of view(x.shape[0], -1), the dtype and device of a parameter, and what is known "
-            "in __init__."
-        )
-        return UnsupportedLayerError(path, reason, remedy)
+    if node.target is getattr:
+        reason = f"it reads '{node.args[1]}' of the image or of a map, which strips do not know"
+        return UnsupportedLayerError(path, reason, "Use what is known in __init__.")
     where = " on a map whose channels come last" if last else ""
     reason = f"'{name_of(node)}' is not known to work row by row{where}"
     remedy = "Use the torch.nn layer or a plain operator for it, or stream the part of the network before it."

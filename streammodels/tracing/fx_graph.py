@@ -22,6 +22,7 @@ from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing.recording.forwards import handled_calls
 from streammodels.tracing.recording.introspection import asked_at, questioned_names
 from streammodels.tracing.recording.side_effects import no_side_effects
+from streammodels.tracing.recording.sizes import SIZES, TYPES, FakeValues, guessed_shape, own_side
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,8 @@ class _Value(fx.Proxy):
     def __getattr__(self, k: str) -> Any:
         if not hasattr(Tensor, k):
             raise AttributeError(f"'Tensor' object has no attribute '{k}'")
+        if k in SIZES or k in TYPES:
+            return getattr(self.tracer.known(self.node, k in SIZES), k)
         return _Attribute(self, k)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -156,10 +159,10 @@ class _Value(fx.Proxy):
         raise self.tracer.unknown("the values")
 
     def __len__(self) -> int:
-        raise self.tracer.unknown("the size")
+        return len(self.tracer.known(self.node))
 
     def __index__(self) -> int:
-        raise self.tracer.unknown("the size")
+        raise self.tracer.unknown("the values")
 
     def __int__(self) -> int:
         raise self.tracer.unknown("the values")
@@ -214,6 +217,9 @@ class _Tracer(fx.Tracer):
         self.modes = _modes()
         self.error: Exception | None = None  # the first that the forward may have caught
         self.failed: str | None = None  # path of the innermost layer that raised
+        self.fakes: FakeValues | None = None  # made when a size is asked for
+        self.asked_size = self.guessed = False
+        self.side = 1024  # of images whose size is not known
 
     def record(self) -> Recording:
         """Run the forward."""
@@ -231,7 +237,27 @@ class _Tracer(fx.Tracer):
             raise UnsupportedLayerError(type(self.root).__name__, f"the module returns {found}", _TENSORS)
         values = tuple(self.create_arg(leaf) for leaf in leaves)
         self.create_node("output", "output", (values[0] if form.is_leaf() else values,), {})
-        return Recording(self.graph, self.tensors, self.layers, form)
+        return Recording(self.graph, self.tensors, self.layers, form, self.asked_size)
+
+    def known(self, node: fx.Node, asks_size: bool = True) -> Any:
+        """A value without data, for a question about its size or, unless `asks_size`, its type."""
+        self.asked_size |= asks_size
+        if self.fakes is None:
+            tensors = [*self.root.parameters(), *self.root.buffers()]
+            floating = [one.dtype for one in tensors if one.is_floating_point()]
+            dtype, device = (*floating, torch.get_default_dtype())[0], next(iter(tensors), torch.empty(0)).device
+            inputs = self.arguments.inputs
+            shapes = [one.shape for one in inputs]
+            self.guessed = any(shape is None or not shape[1] for shape in shapes)
+            for index, shape in enumerate(shapes):
+                guess = guessed_shape(self.root, index == 0, self.side)
+                shapes[index] = guess if shape is None else (shape[0], shape[1] or guess[1], *shape[2:])
+            known = [(shape, one.dtype or dtype) for shape, one in zip(shapes, inputs, strict=True) if shape]
+            self.fakes = FakeValues(known, self.layers, self.tensors, device)
+        try:
+            return self.fakes.of(node)
+        except LookupError:
+            raise self.unknown("the values") from None
 
     def _argument(self, value: Any) -> Any:
         """An argument of the module, a placeholder if strips read it."""
@@ -249,11 +275,11 @@ class _Tracer(fx.Tracer):
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """A condition."""
-        raise self.unknown("the values or the size")
+        raise self.unknown("the values")
 
-    def iter(self, obj: fx.Proxy) -> Any:
+    def iter(self, obj: Any) -> Any:
         """A loop."""
-        raise self.unknown("the size")
+        return iter([obj[index] for index in range(len(self.known(obj.node)))])
 
     def keys(self, obj: fx.Proxy) -> Any:
         """Passing as ``**map``."""
@@ -388,26 +414,40 @@ def trace_graph(module: nn.Module, arguments: Arguments | None = None) -> Record
     except UnsupportedLayerError:
         raise
     except Exception as error:
-        what = str(error) if isinstance(error, fx.proxy.TraceError) else f"{type(error).__name__}: {error}"
+        depends = isinstance(error, fx.proxy.TraceError)
+        if tracer.guessed and not depends:
+            return _with_smaller_images(module, tracer.arguments, error)
+        if tracer.asked_size and not depends and isinstance(error, AssertionError | ValueError):
+            raise  # as the plain module does for images of this size
+        what = str(error) if depends else f"{type(error).__name__}: {error}"
         if "Cast error details" in what:
             what = "it calls a function of torch.jit.script"
         reason = f"its forward cannot be written down as a fixed list of operations ({what})"
         remedy = "Remove control flow that depends on the data, or stream only the part without it."
-        if any(reads_size(node) for node in tracer.graph.nodes):
-            reason = f"its forward computes with the size of the image or of a map, which strips do not know ({what})"
-            remedy = (
-                "Remove what depends on the size, or stream only the part without it. Vision transformers and others "
-                "that mix all of the image cannot be streamed; convolutional networks can."
-            )
         raise UnsupportedLayerError(tracer.failed or type(module).__name__, reason, remedy) from error
 
 
-_SIZES = frozenset({"shape", "size", "ndim", "dim", "numel", "nelement", "stride", "is_contiguous"})
+def _with_smaller_images(module: nn.Module, arguments: Arguments, error: Exception) -> Recording:
+    """The operations for images of the size that the module was made for, if it has one.
+
+    Raises:
+        UnknownSizeError: If they fail too.
+    """
+    tracer = _Tracer(module, arguments)
+    tracer.side = own_side(module)
+    try:
+        return tracer.record()
+    except UnsupportedLayerError:
+        raise
+    except Exception:
+        raise UnknownSizeError(
+            f"'{type(module).__name__}' asks for the size of its images, and fails for one of channels or a size that "
+            f"were guessed ({type(error).__name__}: {error}). Call it on an image first."
+        ) from error
 
 
-def reads_size(node: fx.Node) -> bool:
-    """Whether an operation asks for the size of a value."""
-    return (node.args[1] if node.target is getattr else node.target) in _SIZES
+class UnknownSizeError(ValueError):
+    """A forward that asks for the size of images, which is not known before the first call."""
 
 
 def named_arguments(node: fx.Node, *names: str) -> dict[str, Any]:

@@ -29,7 +29,8 @@ _MUTATING: frozenset[Any] = frozenset(
 
 _ALIASING: frozenset[Any] = frozenset(
     {
-        functional.dropout, functional.dropout2d, operator.pos, "contiguous", "float", "double", "half", "bfloat16",
+        functional.dropout, functional.dropout2d, operator.pos, "contiguous", "float", "double", "half",
+        "bfloat16", "to",
         torch.permute, "permute", torch.movedim, "movedim", torch.moveaxis, "moveaxis",
         torch.split, "split", torch.chunk, "chunk", operator.getitem,
     }

@@ -1,6 +1,6 @@
 """Search of source code for questions that a placeholder answers otherwise than a tensor.
 
-``type(x)``, ``callable(x)`` and ``x.dtype is torch.float32`` cannot be intercepted while a forward runs, and would
+``type(x)``, ``callable(x)`` and ``x.grad is None`` cannot be intercepted while a forward runs, and would
 silently take the other branch, so they are looked for in the source of the forward. ``isinstance(x, Tensor)`` and
 ``Function.apply(x)`` ask the placeholder for its class, and the line that runs tells which of them does.
 """
@@ -20,6 +20,8 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from streammodels.tracing.recording.sizes import SIZES, TYPES
+
 
 @lru_cache(maxsize=1024)
 def questioned_names(function: Callable[..., Any]) -> frozenset[str]:
@@ -29,7 +31,7 @@ def questioned_names(function: Callable[..., Any]) -> frozenset[str]:
     except (OSError, TypeError, SyntaxError):
         return frozenset()
     nodes = [*ast.walk(tree)]
-    # d = x.dtype; d is torch.float32
+    # g = x.grad; g is None
     copies = {
         target.id: node.value
         for node in nodes
@@ -45,7 +47,7 @@ def _questioned(node: ast.AST, copies: Mapping[str, ast.expr]) -> list[str]:
     if isinstance(node, ast.Compare) and any(isinstance(operator, ast.Is | ast.IsNot) for operator in node.ops):
         sides = [copies.get(side.id, side) if isinstance(side, ast.Name) else side
                  for side in (node.left, *node.comparators)]  # fmt: skip
-        values = [side.value for side in sides if isinstance(side, ast.Attribute)]
+        values = [side.value for side in sides if isinstance(side, ast.Attribute) and side.attr not in SIZES | TYPES]
         return [value.id for value in values if isinstance(value, ast.Name)]
     if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Name):
         return []

