@@ -1,4 +1,7 @@
-"""Calls of a streamed module, one for each image of a list, and their results put together."""
+"""Calls of a streamed module, one for each image of a list, and their results put together.
+
+A list may hold lists: the images of a *case*, which are one sample with one result.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ from torch.utils import _pytree as pytree
 from streammodels.core.image_rows import Image, ImageRows, Labels, as_image_rows, is_image, scale_to_unit
 from streammodels.tracing.fx_graph import Arguments, TracedInput
 
+Images = Image | Sequence[Image | Sequence[Image]]
+"""An image, or a list of images and of cases, the lists of images that are one sample."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -22,11 +28,18 @@ class Call:
         args: The arguments by position; the first is the image.
         kwargs: The arguments by name.
         name: Name of the image, for errors.
+        of_case: Number of the image within its case, and of images in the case; None if it is a sample of its own.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     name: str = "the image"
+    of_case: tuple[int, int] | None = None
+
+    @property
+    def ends_sample(self) -> bool:
+        """Whether it is the only or last image of its sample."""
+        return self.of_case is None or self.of_case[0] == self.of_case[1] - 1
 
     @property
     def image(self) -> Any:
@@ -95,17 +108,18 @@ def _rows(value: Any, name: str, is_further: bool) -> ImageRows:
     return as_image_rows(value, name, is_scaled=not labels)
 
 
-def calls_of(image: Image | Sequence[Image], further: Sequence[Any], options: Mapping[str, Any]) -> list[Call]:
-    """The calls for an image, or for each of a list of images.
+def calls_of(image: Images, further: Sequence[Any], options: Mapping[str, Any]) -> list[Call]:
+    """The calls for an image, or for each of a list of images and cases.
 
     Args:
-        image: The image or images.
-        further: Further arguments. Beside a list of images a list has one for each, and a tensor that strips do not
-            read has one in each row.
+        image: The image or images; a list in the list is a case.
+        further: Further arguments. Beside a list of images a list has one for each, nested alike, and a tensor that
+            strips do not read has one in each row.
         options: Likewise, by name.
 
     Raises:
-        ValueError: If a list is empty or of another length.
+        TypeError: If images of a case come with something else than images for each.
+        ValueError: If a list is empty or of another length, or images of a case are batches.
     """
     if isinstance(image, Tensor | str | Labels) or not isinstance(image, Sequence):
         return [Call((image, *further), options)]
@@ -116,8 +130,68 @@ def calls_of(image: Image | Sequence[Image], further: Sequence[Any], options: Ma
     for index in range(number):
         args = [_one_of(value, index, number, f"input {i}") for i, value in enumerate(further, 1)]
         named = {key: _one_of(value, index, number, f"'{key}'") for key, value in options.items()}
-        calls.append(Call((add_batch_dimension(image[index]), *args), named, f"image {index}"))
+        own = image[index]
+        if isinstance(own, list | tuple):
+            lists = [isinstance(value, list | tuple) for value in further]
+            named_lists = {key: isinstance(value, list | tuple) for key, value in options.items()}
+            calls += _calls_of_case(own, index, args, lists, named, named_lists)
+        else:
+            calls.append(Call((add_batch_dimension(own), *args), named, f"image {index}"))
     return calls
+
+
+def _calls_of_case(
+    images: Sequence[Image],
+    case: int,
+    args: Sequence[Any],
+    lists: Sequence[bool],
+    named: Mapping[str, Any],
+    named_lists: Mapping[str, bool],
+) -> list[Call]:
+    """The calls for the images of a case; `lists` says which arguments are lists of one for each image."""
+    if not images:
+        raise ValueError(f"case {case} has no images. Give at least one, or leave it out.")
+
+    def of_image(value: Any, is_list: bool, index: int, name: str) -> Any:
+        if not is_list:
+            return value
+        if not isinstance(value, list | tuple) or len(value) != len(images):
+            raise ValueError(f"{name} of case {case} is not nested as its {len(images)} images. Give one for each.")
+        one = add_batch_dimension(value[index])
+        if not is_image(one):  # the tail, which runs once, could read no more than one of them
+            raise TypeError(
+                f"{name} of case {case} has a {type(one).__name__} for each image, and only images may differ within a "
+                "case. Give one for the case."
+            )
+        return one
+
+    calls = []
+    for index, image in enumerate(images):
+        name = f"image {index} of case {case}"
+        own = add_batch_dimension(image)
+        if isinstance(own, Tensor) and own.ndim == 4 and len(own) != 1:
+            raise ValueError(
+                f"{name} is a batch of {len(own)}, and a case is one sample. Give its images one by one, as (C, H, W)."
+            )
+        further = [
+            of_image(value, is_list, index, f"input {i}")
+            for i, (value, is_list) in enumerate(zip(args, lists, strict=True), 1)
+        ]
+        options = {key: of_image(value, named_lists[key], index, f"'{key}'") for key, value in named.items()}
+        calls.append(Call((own, *further), options, name, (index, len(images))))
+    return calls
+
+
+def flat_images(images: Any) -> list[Any]:
+    """All images of an image, a list of images, or a list of cases."""
+    if isinstance(images, Tensor | str | Labels) or not isinstance(images, Sequence):
+        return [images]
+    return [image for one in images for image in flat_images(one)]
+
+
+def has_cases(images: Any) -> bool:
+    """Whether images are a list with lists in it."""
+    return isinstance(images, list | tuple) and any(isinstance(one, list | tuple) for one in images)
 
 
 def _one_of(value: Any, index: int, number: int, name: str) -> Any:

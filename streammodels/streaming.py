@@ -21,7 +21,8 @@ from streammodels.backprop.autograd import StreamedFunction, detach, detach_as_l
 from streammodels.backprop.bptt import ImagePass, NewMap, RowGradCallback
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.backprop.rng_state import RngState
-from streammodels.calls import calls_of, concatenate
+from streammodels.calls import Images, calls_of, concatenate
+from streammodels.cases import ImageOfCase, check_poolable, finish_case
 from streammodels.core.engine import NodeTensors
 from streammodels.core.frozen_prefix import nodes_needing_grad
 from streammodels.core.image_rows import Image, ImageRows
@@ -151,17 +152,18 @@ class StreamedModule(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._planned = Planned()
 
-    def forward(self, image: Image | Sequence[Image], *further: Any, **options: Any) -> Any:
+    def forward(self, image: Images, *further: Any, **options: Any) -> Any:
         """What the module returns for a whole image, computed strip by strip.
 
         Args:
             image: (B, C, H, W), float, or uint8 (0..255, scaled to 0..1). It may be on another device than the
                 parameters, in host memory for example; strips are moved one at a time. Or an object with `shape`
                 (C, H, W), `dtype` and ``rows(start, stop)``, whose rows are read in the background. Or a list of such
-                images, of any sizes, whose results are concatenated along the batch dimension.
+                images, of any sizes, whose results are concatenated along the batch dimension. A list in this list is a
+                case, images that are pooled together, as if they were one, to one result.
             further: Further arguments of the module. Those that are images, or `Labels`, of the same batch and of any
-                height and width, are read strip by strip too; lists of them go with a list of images. All others are
-                passed on.
+                height and width, are read strip by strip too; lists of them go with a list of images, nested alike. All
+                others are passed on.
             options: Likewise, by name.
 
         Returns:
@@ -187,23 +189,31 @@ class StreamedModule(nn.Module):
             )
         return self._stream(image, further, options)
 
-    def _stream(self, image: Image | Sequence[Image], further: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    def _stream(self, image: Images, further: Sequence[Any], options: Mapping[str, Any]) -> Any:
         """See `forward`."""
         calls = calls_of(image, further, options)
         if is_summarized(self.module):  # Lightning reads the shapes of its example_input_array off every layer
-            return concatenate([call.whole(self.module) for call in calls])
+            return concatenate([call.whole(self.module) for call in calls if call.ends_sample])
         sources = [None if self._has_no_pixels(call.image) else call.sources() for call in calls]
         results, computed = [], dict[bool, NodeTensors]()
         traced: TracedModule | None = None
         known: Arguments | None = None
+        case: list[ImageOfCase] = []
         for index, (call, source) in enumerate(zip(calls, sources, strict=True)):
             if source is None:
-                results.append(call.whole(self.module))
+                results += [call.whole(self.module)] if call.ends_sample else []
                 continue
             arguments = call.arguments(source, self._dtype)
             if traced is None or known is None or not arguments.alike(known, traced.network.depends_on_size):
                 traced, known, computed = self._trace(arguments), arguments, {}
-            results.append(self._compute(traced, source, arguments, computed, len(calls), index == len(calls) - 1))
+            place = (len(calls), index == len(calls) - 1)
+            if call.of_case is None:
+                results.append(self._compute(traced, source, arguments, computed, *place))
+                continue
+            case.append(self._image_of_case(traced, source, arguments, computed, *place))
+            if call.ends_sample:
+                results.append(finish_case(case))
+                case = []
         return concatenate(results)
 
     @property
@@ -242,11 +252,33 @@ class StreamedModule(nn.Module):
         staged = self._staged(traced.network)
         if staged is not None:
             return staged.compute(sources, arguments.inputs, images, last)
+        orientation, tensors = self._oriented(traced, sources, computed)
+        return orientation.finish(self._values(orientation, sources, arguments.inputs, tensors, images, last))
+
+    def _oriented(
+        self, traced: TracedModule, sources: Sequence[ImageRows], computed: dict[bool, NodeTensors]
+    ) -> tuple[Orientation, NodeTensors]:
+        """The orientation for an image, and the tensors of its nodes."""
         orientation = traced.orientation(*sources[0].shape[2:], all(source.has_columns for source in sources))
         if orientation.sideways not in computed or is_parametrized(self.module):
             computed[orientation.sideways] = orientation.tensors()
-        tensors = computed[orientation.sideways]
-        return orientation.finish(self._values(orientation, sources, arguments.inputs, tensors, images, last))
+        return orientation, computed[orientation.sideways]
+
+    def _image_of_case(
+        self,
+        traced: TracedModule,
+        sources: Sequence[ImageRows],
+        arguments: Arguments,
+        computed: dict[bool, NodeTensors],
+        images: int,
+        last: bool,
+    ) -> ImageOfCase:
+        """The partial results of one image of a case; see `_compute`."""
+        check_poolable(traced.network)
+        self._arguments = arguments
+        orientation, tensors = self._oriented(traced, sources, computed)
+        image_pass, values = self._run(orientation, sources, arguments.inputs, tensors, images, last)
+        return ImageOfCase(orientation.network, image_pass, values, tensors)
 
     def _values(
         self,
@@ -260,6 +292,21 @@ class StreamedModule(nn.Module):
         new_map: Mapping[int, NewMap] | None = None,
     ) -> list[Tensor]:
         """The values of the boundary nodes, connected by autograd."""
+        image_pass, values = self._run(orientation, sources, inputs, tensors, images, last, sizes, new_map)
+        return image_pass.finish(values, tensors)
+
+    def _run(
+        self,
+        orientation: Orientation,
+        sources: Sequence[ImageRows],
+        inputs: Sequence[TracedInput],
+        tensors: NodeTensors,
+        images: int = 1,
+        last: bool = True,
+        sizes: Sizes | None = None,
+        new_map: Mapping[int, NewMap] | None = None,
+    ) -> tuple[ImagePass, Sequence[Tensor]]:
+        """The pass of an image whose strips are computed, and its result connected by autograd."""
         orientation.check_channels(tensors, sources)
         flat = flat_tensors(tensors)
         pixels = [source.tensor for source in sources]
@@ -270,11 +317,9 @@ class StreamedModule(nn.Module):
         )
         if torch.is_grad_enabled() and (needing or any(tensor.requires_grad for tensor in flat)):
             image_pass = make(inputs_needing_grad=frozenset(needing), last=last)
-            values = StreamedFunction.apply(image_pass, *pixels, *flat)
-        else:
-            image_pass = make(inputs_needing_grad=None)
-            values = image_pass.forward()
-        return image_pass.finish(values, tensors)
+            return image_pass, StreamedFunction.apply(image_pass, *pixels, *flat)
+        image_pass = make(inputs_needing_grad=None)
+        return image_pass, image_pass.forward()
 
     def _image_pass(
         self,

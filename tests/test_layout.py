@@ -37,7 +37,7 @@ FLOORS = {
         training
         explain
         streaming
-        calls stages
+        calls cases stages
         orientation
         memory
         backprop

@@ -196,14 +196,18 @@ class ImagePass:
         remaining = iter(values)
         result = []
         for index in self.engine.network.boundary:
-            rule = self.engine.nodes[index].rule
-            if not isinstance(rule, Reduction):
+            if not isinstance(self.engine.nodes[index].rule, Reduction):
                 result.append(next(remaining))
                 continue
-            state = self.reductions[index]
-            parts = tuple(next(remaining) for _ in range(state.number))
-            result.append(rule.combine(parts, state.pixels, state.dtype, *without_none(tensors[index])))
+            parts = tuple(next(remaining) for _ in range(self.reductions[index].number))
+            result.append(self.combine(index, parts, self.reductions[index].pixels, tensors))
         return result
+
+    def combine(self, index: int, parts: Parts, pixels: int, tensors: NodeTensors) -> Tensor:
+        """The result of a reduction, of partial results that may be those of several images with `pixels` pixels."""
+        rule = self.engine.nodes[index].rule
+        assert isinstance(rule, Reduction)
+        return rule.combine(parts, pixels, self.reductions[index].dtype, *without_none(tensors[index]))
 
     def _collect(self, result: StripResult, strip: int, maps: dict[int, Tensor]) -> None:
         """Copy emitted rows into the feature maps, and append partial results."""

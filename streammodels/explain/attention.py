@@ -6,7 +6,7 @@ pixels (heads x H' x W') instead of their weighted mean; the softmax is taken at
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,19 +29,24 @@ def attention_map(module: nn.Module, image: Any) -> Any:
 
     Args:
         module: A network that pools by `GatedAttention`, streamed or plain.
-        image: An image the module takes, or a list of such images.
+        image: An image the module takes, or a list of such images and of cases, lists of images that are one sample.
 
     Returns:
         (B, heads, H', W') at the stride of the feature map; the weights of each head and image sum to 1. A list of
-        such maps for a list.
+        such maps for a list. For a case a list of maps whose weights sum to 1 over all of them.
 
     Raises:
         ValueError: If the module does not pool by attention, or more than once.
     """
     scores = _scores(module)
-    if isinstance(image, list | tuple):
-        return [_softmax(scores(add_batch_dimension(one))) for one in image]
-    return _softmax(scores(image))
+    if not isinstance(image, list | tuple):
+        return _softmax([scores(image)])[0]
+    results: list[Any] = []
+    for one in image:
+        is_case = isinstance(one, list | tuple)
+        maps = _softmax([scores(add_batch_dimension(own)) for own in (one if is_case else [one])])
+        results.append(maps if is_case else maps[0])
+    return results
 
 
 def _scores(module: nn.Module) -> Callable[[Any], Tensor]:
@@ -58,9 +63,11 @@ def _scores(module: nn.Module) -> Callable[[Any], Tensor]:
     return scores
 
 
-def _softmax(scores: Tensor) -> Tensor:
-    """The softmax of each head's scores over all pixels."""
-    return scores.to(sum_dtype(scores.dtype)).flatten(2).softmax(dim=2).view(scores.shape)
+def _softmax(scores: Sequence[Tensor]) -> list[Tensor]:
+    """The softmax of each head's scores over all pixels of all maps."""
+    flat = [one.to(sum_dtype(one.dtype)).flatten(2) for one in scores]
+    weights = torch.split(torch.cat(flat, dim=2).softmax(dim=2), [one.shape[2] for one in flat], dim=2)
+    return [own.reshape(one.shape) for own, one in zip(weights, scores, strict=True)]
 
 
 class _Scores(nn.Module):

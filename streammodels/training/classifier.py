@@ -7,7 +7,6 @@ module.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
-from streammodels.calls import compute_whole
+from streammodels.calls import Images, add_batch_dimension, compute_whole, flat_images, has_cases
 from streammodels.core.image_rows import Image, as_image_rows
 from streammodels.explain.attention import attention_map
 from streammodels.explain.cam import Link, class_activation_map
@@ -177,15 +176,20 @@ class StreamingClassifier(SupervisedModule):
             freeze_batch_norm(self.streamed_trunk)
         return self
 
-    def forward(self, image: Image | Sequence[Image]) -> Tensor:
+    def forward(self, image: Images) -> Tensor:
         """Logits (B, num_classes) of (B, C, H, W) images: uint8, or floats in 0..1.
 
-        Also takes an image read by rows, or a list of images of any sizes: see `StreamedModule.forward`.
+        Also takes an image read by rows, or a list of images of any sizes, in which a list of images is a case with one
+        result: see `StreamedModule.forward`.
         """
-        images = [image] if isinstance(image, Tensor) or not isinstance(image, Sequence) else image
+        images = flat_images(image)
         for one in images:
             self._check_range(one)
         trunk = self.streamed_trunk
+        if not isinstance(trunk, StreamedModule) and has_cases(image):  # which only strips pool together
+            trunk = stream(
+                trunk, strip_rows=max(max(as_image_rows(add_batch_dimension(one)).shape[2:]) for one in images)
+            )
         if isinstance(trunk, StreamedModule):
             if self._table_due and images:
                 self._table_due = False

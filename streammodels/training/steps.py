@@ -14,6 +14,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from streammodels.calls import add_batch_dimension
+from streammodels.core.image_rows import is_image
 from streammodels.training.fine_tuning import NONE, FineTuning, check_rates
 from streammodels.training.tasks import Loss, make_task
 
@@ -147,8 +149,10 @@ class SupervisedModule(LightningModule):
 
 
 def _is_pair(batch: Any) -> bool:
-    """Whether a batch is (images, labels) rather than a list of images."""
+    """Whether a batch is (images, labels) rather than a list of images, or of cases."""
     if not isinstance(batch, list | tuple) or len(batch) != 2:
         return False
-    first = batch[0]
+    first, second = batch
+    if isinstance(second, list | tuple) and any(is_image(add_batch_dimension(one)) for one in second):
+        return False
     return isinstance(first, list | tuple) or (isinstance(first, Tensor) and first.ndim == 4)
