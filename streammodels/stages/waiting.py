@@ -3,7 +3,8 @@
 They are as the strips see them, so height and width are swapped where strips run along the width. In memory a row of
 all channels comes after the other, because strips are written and read row by row.
 
-Where a GPU computes, host memory is pinned, so that rows are copied while it computes. A file is mapped into memory and
+Host memory is not pinned, because torch rounds pinned memory up to a power of two; strips are, when a GPU reads them
+(`StripReader`). A file is mapped into memory and
 removed from its folder at once; the system frees its blocks when the tensor is freed, or when the process ends.
 """
 
@@ -79,7 +80,7 @@ class WaitingMaps:
         batch, channels, rows, width = shape
         number = batch * channels * rows * width
         if self.directory is None:
-            memory = torch.empty(number, dtype=dtype, pin_memory=self.device.type == "cuda")
+            memory = torch.empty(number, dtype=dtype)
         else:
             memory = _mapped_file(self.directory, number, dtype)
         # In place, since autograd adds no gradient to a view in place.

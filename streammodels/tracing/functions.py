@@ -33,7 +33,7 @@ POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
         functional.tanh, torch.tanh, functional.hardsigmoid, functional.hardswish, functional.softplus,
         functional.softsign, functional.tanhshrink, functional.hardshrink, functional.softshrink,
         functional.threshold, torch.threshold, torch.exp, torch.abs, torch.sqrt, torch.square, torch.neg,
-        torch.clamp, torch.clip, operator.neg, operator.pos, operator.pow, torch.pow,
+        torch.clamp, torch.clip, torch.addcmul, operator.neg, operator.pos, operator.pow, torch.pow,
     }
 )  # fmt: skip
 """Functions of single pixels; further arguments have to be numbers or constants."""

@@ -25,7 +25,7 @@ from streammodels.tracing import channels_last, functions, modules
 from streammodels.tracing.fold_batch_norm import fold_batch_norms
 from streammodels.tracing.fx_graph import Arguments, Recording, is_leaf, trace_graph
 from streammodels.tracing.inplace import read_after_writing, writes_in_place
-from streammodels.tracing.statistics import norms
+from streammodels.tracing.statistics import norms, pools
 
 
 def trace(module: nn.Module, arguments: Arguments | None = None, global_statistics: bool = False) -> Network:
@@ -110,7 +110,7 @@ class _Builder:
         if maps and vectors and not self.global_statistics:
             raise self._pooled_map(node)
         for source in vectors if maps else ():
-            self.constants[source] = Vector(source, self._path(node), self.last[maps[0]])
+            self.constants[source] = Vector(pools.repeated(source)[0], self._path(node), self.last[maps[0]])
         return bool(maps)
 
     def _pooled_map(self, node: fx.Node) -> UnsupportedLayerError:
@@ -213,10 +213,12 @@ class _Builder:
     def _function(self, node: fx.Node, path: str, last: bool, plain: Node) -> Node:
         """The node of a function, a method or an operator."""
         joined = node.target in functions.JOIN_FUNCTIONS
-        if self.global_statistics and not last:
-            norm = norms.function_norm(node, path, self.constants, self._named_tensors)
-            if norm is not None:
-                return self._normalized(plain, norm)
+        norm = None if last else norms.function_norm(node, path, self.constants, self._named_tensors)
+        if norm is not None and self.global_statistics:
+            return self._normalized(plain, norm)
+        if norm is not None and node.target is not functional.batch_norm:  # which knows another remedy
+            reason = f"'{functions.name_of(node)}' takes its statistics over rows that are not there yet"
+            raise UnsupportedLayerError(path, reason, f"{GLOBAL_STATISTICS}, or use batch_norm in eval mode.")
         if node.target in functions.CONCATENATIONS:
             rule, inputs = self._concatenation(node, path, last)
             return replace(plain, rule=rule, inputs=inputs)
@@ -231,7 +233,15 @@ class _Builder:
         if joined or node.target in functions.POINTWISE_FUNCTIONS or node.target in functions.POINTWISE_METHODS:
             pointwise = functions.pointwise_call(node, path, self.constants, last)
             return replace(plain, rule=pointwise, tensors=self._constant_tensors(node))
-        return replace(plain, rule=functions.function_rule(node, path, last))
+        vector = self.constants.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+        if node.target == "expand_as" and isinstance(vector, Vector):
+            expand = Pointwise(lambda rows, vector: vector.expand_as(rows))
+            return replace(plain, rule=expand, tensors=self._constant_tensors(node))
+        return replace(plain, rule=pools.reduction(node, last) or functions.function_rule(node, path, last))
+
+    def _is_of_vectors(self, node: fx.Node) -> bool:
+        """Whether an operation is one on vectors, or a constant that these read."""
+        return node.op == "get_attr" or node in self.tail
 
     def _normalized(self, plain: Node, norm: norms.Norm) -> Node:
         """The node that normalizes a map, behind a further node for the statistics."""
@@ -248,7 +258,17 @@ class _Builder:
             raise UnsupportedLayerError(path, reason, "Call it with one map: layer(x).")
 
     def _indices(self, args: Sequence[Any]) -> tuple[int, ...]:
-        return tuple(self.index[source] for source in args if isinstance(source, fx.Node))
+        sources = [source for source in args if isinstance(source, fx.Node)]
+        maps = [source for source in sources if source in self.index]
+        return tuple(self.index[one] if one in self.index else self._spread(one, maps[0]) for one in sources)
+
+    def _spread(self, source: fx.Node, like: fx.Node) -> int:
+        """A new node that repeats a vector over the rows and columns of a map."""
+        vector, (_, channels) = self.constants[source], pools.repeated(source)
+        rule, index = Pointwise(pools.spread(channels)), len(self.nodes)
+        self.nodes.append(Node(source.name, "expand", (self.index[like],), rule, lambda: [vector.get()]))
+        self.vectors[index] = (vector,)
+        return index
 
     def _has_two_maps(self, node: fx.Node) -> bool:
         return len(node.args) >= 2 and all(isinstance(arg, fx.Node) and arg in self.index for arg in node.args[:2])
@@ -266,9 +286,15 @@ class _Builder:
         if not functions.is_channels(dimension, last):
             remedy = f"Concatenate channels, dim={3 if last else 1}."
             raise UnsupportedLayerError(path, f"concatenation along dimension {dimension}", remedy)
-        if not isinstance(parts, list | tuple) or not all(part in self.index for part in parts):
+        if not isinstance(parts, list | tuple) or not all(map(self._is_map_or_vector, parts)):
             raise UnsupportedLayerError(path, "something besides feature maps is concatenated", "Concatenate maps.")
         return Join(lambda *rows: torch.cat(rows, dim=1)), self._indices(parts)
+
+    def _is_map_or_vector(self, part: Any) -> bool:
+        """Whether a part of a concatenation is a map, or a vector repeated over its pixels."""
+        if part in self.index:
+            return True
+        return isinstance(self.constants.get(part), Vector) and pools.repeated(part)[0] is not part
 
     def _constant_tensors(self, node: fx.Node) -> Tensors:
         values = [self.constants[source] for source in node.all_input_nodes if source in self.constants]
@@ -293,7 +319,7 @@ class _Builder:
         values = self.index | self.reduced
         read = {vector.source for vectors in self.vectors.values() for vector in vectors}
         names = [node for node in values if node in read or any(user in readers for user in node.users)]
-        if any(self.last[name] for name in names):
+        if any(self.last[name] for name in names if name in self.index):
             reason = "its result is a map whose channels come last"
             raise UnsupportedLayerError(type(self.module).__name__, reason, "Permute it to (B, C, H, W).")
         has_tail = any(isinstance(leaf, fx.Node) and leaf not in values for leaf in outputs)
@@ -320,13 +346,16 @@ class _Builder:
         read = {moved[index]: vectors for index, vectors in self.vectors.items()}
         for vector in (vector for vectors in read.values() for vector in vectors):
             vector.source = moved[vector.source] if isinstance(vector.source, int) else vector.source
-        tail = {*self.tail}
         for position, node in enumerate(self.tail):
             reader = read_after_writing(self.layers, node, self.tail[:position])
             if reader is not None:  # which may belong in front of an earlier stage
                 reason = f"it changes in place a vector that '{self._path(reader)}' reads afterwards"
                 raise UnsupportedLayerError(self._path(node), reason, "Use inplace=False, or the operator without '='.")
-        operations = tuple(node for node in self.graph.nodes if node.op == "get_attr" or node in tail)
+        needed = {vector.source for vectors in read.values() for vector in vectors}
+        for node in reversed(self.graph.nodes):  # without those that repeat a vector over the pixels of a map
+            if node.op == "output" or (node in self.tail and (node in needed or writes_in_place(self.layers, node))):
+                needed.update({node, *node.all_input_nodes})
+        operations = tuple(node for node in self.graph.nodes if node in needed and self._is_of_vectors(node))
         reductions = {node: moved[index] for node, index in self.reduced.items()}
         return VectorFlow(read, reductions, operations, _Tail(self).run_one)
 

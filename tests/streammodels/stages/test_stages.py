@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,6 +39,9 @@ class Call(nn.Module):
         super().__init__()
         self.front, self.behind = nn.Conv2d(3, 4, 3, 2, 1, bias=False), nn.Conv2d(4, 4, 3, 1, 1)
         self.norm, self.gate = nn.BatchNorm2d(4), nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.response, self.response_last = GlobalResponseNorm(4, channels_last=False), GlobalResponseNorm(4)
+        for norm in (self.response, self.response_last):
+            nn.init.normal_(norm.weight)
         self.function = function
 
     def forward(self, x: Tensor) -> Any:
@@ -99,11 +103,29 @@ def test_squeeze_and_excitation_is_exact(
         lambda net, x: x + functional.adaptive_max_pool2d(torch.relu(x), 1) - x.relu(),
         lambda net, x: x * net.gate(x.mean((2, 3)).unsqueeze(1)).transpose(1, 2)[..., None],  # ECA
         lambda net, x: (y := x - functional.adaptive_avg_pool2d(x, 1)) * functional.adaptive_avg_pool2d(y * y, 1),
+        lambda net, x: x * x.clamp(max=0.3).amax((2, 3), keepdim=True) + x.amax((-1, -2), True).expand_as(x),
+        lambda net, x: net.response(x) + net.response_last(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+        lambda net, x: x + ((y := x.permute(0, 2, 3, 1)) * y.mean((1, 2))[:, None, None]).permute(0, 3, 1, 2),
     ],
 )
 def test_vectors_of_a_map_act_on_maps(function: Any, assert_exact: Callable[..., float]) -> None:
     assert_exact(Call(function), torch.randn(TALL, dtype=torch.float64), 5, global_statistics="host")
     assert_exact(Call(function), torch.randn(WIDE, dtype=torch.float64), 30, global_statistics="host")
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        lambda v: functional.interpolate(v, size=(19, 11), mode="bilinear", align_corners=False),  # as in DeepLab
+        lambda v: v.expand(-1, -1, 19, 11),
+        lambda v: v.mean(1, keepdim=True).expand(2, 4, 19, 11),
+    ],
+)
+def test_vectors_repeated_over_a_map_are_exact(vector: Any, assert_exact: Callable[..., float]) -> None:
+    module = Call(lambda net, x: vector(x.mean((2, 3), keepdim=True)) * x)
+    assert_exact(module, torch.randn(TALL, dtype=torch.float64), 5, global_statistics="host")
+    module = Call(lambda net, x: torch.cat([x[:, 1:], vector(x.mean((2, 3), keepdim=True))], 1).split([3, 4], 1)[1])
+    assert_exact(module, torch.randn(TALL, dtype=torch.float64), 5, global_statistics="host")
 
 
 def test_lists_of_lazy_images_are_exact(network: nn.Module) -> None:
@@ -302,6 +324,7 @@ def test_a_large_mean_keeps_the_variance() -> None:
         (nn.GroupNorm(1, 3), "GroupNorm takes"),
         (nn.BatchNorm2d(3, track_running_stats=False), "without running"),
         (Call(lambda net, x: x * x.mean((2, 3), keepdim=True)), "applies a global pool"),
+        (Call(lambda net, x: functional.group_norm(x, 2)), "'group_norm' takes"),
     ],
 )
 def test_refusals_name_the_option(module: nn.Module, message: str) -> None:
