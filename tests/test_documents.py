@@ -40,6 +40,7 @@ def slides_and_images() -> None:
     for name, tumor in {"a.svs": False, "b.svs": True, "tumor_001.tif": True, "tumor_003.tif": True}.items():
         vendor: Any = "aperio" if name.endswith("svs") else "generic"
         write_slide(name, width=1024, height=900, tile=64, tumor=tumor, vendor=vendor)
+    pyvips.Image.black(1024, 900).write_to_file("tumor_001_mask.png")
     Path("slides").rename("images")
     Path("labels.csv").rename("reference.csv")
     table = pd.read_csv("reference.csv")

@@ -138,16 +138,3 @@ def check_batchable(sizes: pd.DataFrame, batch_size: int) -> None:
             f"'{worst['image_id']}' is {worst['height_px']} x {worst['width_px']} px (turned by right angles, only "
             "squares keep their shape). Pass image_size= (crops or pads), or batch_size=1."
         )
-
-
-def check_masks_are_whole(lazy: bool) -> None:
-    """Raise an error for masks of lazy slides, which no loss takes in rows.
-
-    Raises:
-        ValueError: if `lazy`.
-    """
-    if lazy:
-        raise ValueError(
-            "target='mask' cannot be combined with lazy=True: masks are read whole, as no loss takes one in "
-            "rows. Leave lazy=True out; if slides are too large, read them coarser, or with crop='pack'."
-        )

@@ -14,6 +14,7 @@ from wsidata.datasets.epochs import EpochDataset
 from wsidata.evaluation.save import save_figure
 from wsidata.plots import overlay_masks, plot_images, spread_over_classes
 from wsidata.slides.lazy_image import as_tensor
+from wsidata.slides.lazy_mask import LazyMask
 from wsidata.tables.parts import Part, SplitError
 
 
@@ -48,7 +49,8 @@ def draw_samples(
     facts = [counts, dataset.describe(), chosen, size, str(images[0].dtype)[6:]]
     figure = plot_images(images, titles, ", ".join(fact for fact in facts if fact))
     if masked:
-        overlay_masks(figure, [mask for _, mask in samples], class_names)
+        masks = [mask.thumbnail(1024) if isinstance(mask, LazyMask) else mask for _, mask in samples]
+        overlay_masks(figure, masks, class_names)
     if path is not None:
         save_figure(figure, path, dpi=120)
     return figure

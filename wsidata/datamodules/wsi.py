@@ -19,14 +19,7 @@ from numpy.typing import NDArray
 
 from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule, shared_arguments
 from wsidata.datamodules.checkpoint import plain
-from wsidata.datamodules.checks import (
-    check_batchable,
-    check_masks_are_whole,
-    check_one_kind,
-    check_statistics,
-    check_survey,
-    one_resolution,
-)
+from wsidata.datamodules.checks import check_batchable, check_one_kind, check_statistics, check_survey, one_resolution
 from wsidata.datamodules.geometry import Geometry, Setting, slide_geometry
 from wsidata.datamodules.survey import Survey, survey_slides
 from wsidata.datasets.loader import WorkerStart
@@ -123,8 +116,9 @@ class WSIDataModule(SplitDataModule):
         leaks: What to do about patients, files, near-duplicates or sites in two splits: "off" (no check), "warn", or
             "error". The check reads a thumbnail of every slide, once, in `setup`.
         leak_checks: Which leaks to check for: some of "patient", "content", "thumbnail", "site". None: all that apply.
-        lazy: Images are not decoded by the loader: a batch is a list of `LazyImage`s, whose rows are decoded when the
-            model requests them. For models that stream, and slides that do not fit into memory.
+        lazy: Images are not decoded by the loader: a batch is a list of `LazyImage`s (and one of `LazyMask`s), whose
+            rows are decoded when the model requests them. For models that stream, and slides that do not fit into
+            memory.
         crop: Crop before the transforms: None reads whole slides, "tissue" the bounding box of the tissue, "pack" its
             pieces close together on white; a `TissueCrop` has more settings.
         allow_changed: Settings that may differ from those of a checkpoint's model, such as `["resolution"]`. Without,
@@ -232,7 +226,6 @@ class WSIDataModule(SplitDataModule):
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         self._mask_classes = None
         if target == "mask":
-            check_masks_are_whole(lazy)
             self._mask_classes = mask_classes(len(mask_class_names(class_names or ("?",))), mask_values)
         table, stats, split, image_dir, mask_dir = map(plain, (table, stats, split, image_dir, mask_dir))
         stage_dir = plain(stage_dir)

@@ -31,6 +31,7 @@ from wsidata.datasets.workers import (
     never_began,
     reading_log,
 )
+from wsidata.slides.lazy_mask import LazyMask
 from wsidata.transforms.base import TransformError
 from wsidata.utils.processes import raise_open_files
 
@@ -277,11 +278,13 @@ def collate(samples: Sequence[Any]) -> Any:
 
     Returns:
         `(images, targets)` with images (B, C, H, W), channels-last, or a list of lazy images; and class numbers (B,)
-        int64, targets (B, K) float32, or masks (B, H, W) int64. Or the images alone. In a worker tensors are what
-        becomes them in the reader; see `sharing.sent`.
+        int64, targets (B, K) float32, or masks (B, H, W) int64, or a list of lazy masks. Or the images alone. In a
+        worker tensors are what becomes them in the reader; see `sharing.sent`.
     """
     if not isinstance(samples[0], tuple):
         return batch_images(samples)
     images, targets = zip(*samples, strict=True)
+    if isinstance(targets[0], LazyMask):
+        return batch_images(images), list(targets)
     is_tensors = isinstance(targets[0], Tensor)
     return batch_images(images), sent(stacked(targets) if is_tensors else default_collate(list(targets)))

@@ -20,6 +20,7 @@ from wsidata.datasets.epochs import SampleError as SampleError
 from wsidata.datasets.epochs import TableDataset, persistent
 from wsidata.formats.resolution import Resolution
 from wsidata.slides.lazy_image import LazyImage
+from wsidata.slides.lazy_mask import LazyMask, lazy_mask
 from wsidata.slides.masks import IGNORE, mask_tensor, read_mask
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.pipeline import outside_of, slide_lazy, slide_sample
@@ -44,7 +45,7 @@ class SlideDataset(TableDataset):
         with_labels: False returns images alone, for prediction.
         options: How slides are opened.
         fresh_epochs: True redraws random transforms in every epoch (training). False makes the same sample every time.
-        lazy: Images are `LazyImage`s, whose rows are decoded when the model requests them.
+        lazy: Images are `LazyImage`s and masks `LazyMask`s, whose rows are decoded when the model requests them.
         crop: "tissue", "pack" or a `TissueCrop`. None reads whole slides.
         packings: Crops that were planned before, by `image_id`; others are planned on first use.
         mask_classes: Class number of each pixel value of the masks; see `masks.mask_classes`.
@@ -70,8 +71,8 @@ class SlideDataset(TableDataset):
         super().__init__(table, transform, dtype=dtype, with_labels=with_labels, fresh_epochs=fresh_epochs, stage=stage)
         self.labels = [int(label) for label in table["label"]]
         self.masks = [str(path) for path in table["mask"]] if "mask" in table.columns else None
-        if self.masks is not None and (lazy or mask_classes is None):
-            raise ValueError("masks need mask_classes=, and cannot be combined with lazy=True: they are read whole.")
+        if self.masks is not None and mask_classes is None:
+            raise ValueError("masks need mask_classes=, the class number of each of their pixel values.")
         self.mask_classes = dict(mask_classes or {})
         self.resolution = Resolution.of(resolution)
         self.options = options
@@ -85,7 +86,7 @@ class SlideDataset(TableDataset):
         """`(image, target)`, or the image alone.
 
         The image is that of `image`; the target a class number, (K,) float32 for several labels or numbers, or the
-        mask as (H, W) int64 on the image's grid.
+        mask as (H, W) int64 on the image's grid, a `LazyMask` of that shape if `lazy`.
         """
         if not self.with_labels:
             return self.image(index)
@@ -116,7 +117,7 @@ class SlideDataset(TableDataset):
             return self._sample(slide, self._image(slide, packing), masks)
 
     @persistent
-    def _read(self, index: int, *, with_mask: bool) -> tuple[Tensor | LazyImage, Tensor | None]:
+    def _read(self, index: int, *, with_mask: bool) -> tuple[Tensor | LazyImage, Tensor | LazyMask | None]:
         """The image, and its mask if requested."""
         row = index % len(self)
         with self.naming(row), self.open_slide(row) as slide:
@@ -126,7 +127,9 @@ class SlideDataset(TableDataset):
                     slide, self.resolution, None, self.transform, generator,
                     packing=packing, dtype=self.dtype, threads=self.decode_threads,
                 )  # fmt: skip
-                return lazy, None
+                if not with_mask or self.masks is None:
+                    return lazy, None
+                return lazy, lazy_mask(self.masks[row], lazy, self.mask_classes)
             masks = (self._mask(row, slide, packing),) if with_mask else ()
             sample = slide_sample(
                 slide, self.resolution, packing, self.transform, generator, masks=masks, mask_fill=IGNORE,

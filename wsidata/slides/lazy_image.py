@@ -130,6 +130,11 @@ class LazyImage:
         self._format = _FORMATS[image.format]
 
     @property
+    def source(self) -> pyvips.Image | Callable[[], Any]:
+        """The pipeline, or what builds it."""
+        return self._source
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         assert self._shape is not None

@@ -63,7 +63,12 @@ def mask_classes(class_count: int, values: Sequence[int] | None = None) -> dict[
 
 
 def read_mask(
-    path: str | Path, slide: Slide, resolution: Mapping[str, Any], classes: Mapping[int, int]
+    path: str | Path,
+    slide: Slide,
+    resolution: Mapping[str, Any],
+    classes: Mapping[int, int],
+    *,
+    keep_tiles: bool = False,
 ) -> pyvips.Image:
     """The mask of a slide, on the grid of `slide.image(**resolution)`.
 
@@ -75,6 +80,7 @@ def read_mask(
         slide: The slide.
         resolution: The resolution it is read at.
         classes: Class number of each pixel value; see `mask_classes`.
+        keep_tiles: Keep decoded tiles between requests: for a mask read in strips.
 
     Returns:
         A lazy image, uchar, one band: class numbers, and `UNKNOWN` for values that are no class.
@@ -86,7 +92,7 @@ def read_mask(
     with Slide(path) as mask:
         step_x, step_y = _mask_pixels(mask, slide, slide.downsample_at(**resolution))
         level = _coarse_enough(mask.levels, step_x, step_y) if len(classes) <= 2 else mask.levels[0]
-        pixels = mask.image(level=level.index)
+        pixels = mask.image(level=level.index, keep_tiles=keep_tiles)
     step = step_x / level.downsample_x, step_y / level.downsample_y
     nearest = pixels.affine(
         [1 / step[0], 0, 0, 1 / step[1]],
@@ -229,7 +235,24 @@ def mask_tensor(mask: pyvips.Image, name: str, classes: Mapping[int, int]) -> Te
             f"mask '{name}' came out of the transforms as a {type(mask).__name__}: leave out ToTensor, tensors are "
             "made here."
         )
-    pixels = torch.from_numpy(np.array(mask.numpy(), dtype=np.uint8).reshape(mask.height, mask.width))
+    pixels = np.array(mask.numpy(), dtype=np.uint8).reshape(mask.height, mask.width)
+    return class_numbers(torch.from_numpy(pixels), name, classes)
+
+
+def class_numbers(pixels: Tensor, name: str, classes: Mapping[int, int]) -> Tensor:
+    """Pixels of a mask, or of some of its rows, as a target for a loss.
+
+    Args:
+        pixels: (H, W) uint8 class numbers, and 255 for no class.
+        name: Name of the mask for the message.
+        classes: Class number of each pixel value, as for `read_mask`.
+
+    Returns:
+        (H, W) int64, with -100 for no class.
+
+    Raises:
+        MaskError: if a pixel has a value that is no class.
+    """
     if bool((pixels == UNKNOWN).any()):
         share = float((pixels == UNKNOWN).float().mean())
         raise MaskError(

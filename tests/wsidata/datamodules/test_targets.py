@@ -13,6 +13,7 @@ import torch
 from wsidata import ImageFolderDataModule, WSIDataModule
 from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.geometry import GeometryError
+from wsidata.datasets.loader import collate
 from wsidata.datasets.slides import SampleError
 from wsidata.slides.masks import MaskError
 from wsidata.slides.slide import Slide
@@ -89,9 +90,11 @@ def test_masks_follow_their_images_through_crops_turns_and_padding(camelyon, mas
 
 
 @pytest.mark.slow
-def test_masks_are_drawn_over_the_batch(camelyon, masked, tmp_path):
+@pytest.mark.parametrize("lazy", [False, True])
+def test_masks_are_drawn_over_the_batch(camelyon, masked, tmp_path, lazy):
     table, folder = masked
-    figure = module(camelyon, table, mask_dir=folder, **MASKS).show_batch(max_images=2, path=tmp_path / "batch.png")
+    dm = module(camelyon, table, mask_dir=folder, lazy=lazy, **MASKS)
+    figure = dm.show_batch(max_images=2, path=tmp_path / "batch.png")
     assert [len(axis.images) for axis in figure.axes] == [2, 2]
 
 
@@ -104,9 +107,18 @@ def test_masks_that_do_not_fit_are_all_named_before_training(camelyon, masked, t
         module(camelyon, table, mask_dir=tmp_path / "masks", **MASKS)
 
 
-def test_lazy_masks_are_refused(camelyon, masked):
-    with pytest.raises(ValueError, match="cannot be combined with lazy=True"):
-        module(camelyon, masked[0], mask_dir=masked[1], lazy=True, **MASKS)
+def test_lazy_masks_are_those_that_are_read_whole(camelyon, masked):
+    table, folder = masked
+    dm = module(camelyon, table, mask_dir=folder, lazy=True, level=0, image_size=600, crop="pack", **MASKS)
+    dataset = dm.train_dataloader().dataset
+    images, masks = collate([dataset[0], dataset[1]])
+    for image, mask in zip(images, masks, strict=True):
+        assert mask.shape == image.shape[1:] == (600, 600)
+        pixels, numbers = image.rows(0, 600), mask.rows(0, 600)
+        inside = numbers >= 0
+        assert 0 < float(inside.float().mean()) < 1
+        assert torch.equal((pixels[0] < 200)[inside], (numbers == 1)[inside])
+        assert (pixels[0][~inside] == 255).all()
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from wsidata.datamodules.checks import check_batchable, check_masks_are_whole, check_one_kind, check_slides
+from wsidata.datamodules.checks import check_batchable, check_one_kind, check_slides
 from wsidata.datamodules.geometry import Geometry, photo_geometry, slide_geometry
 from wsidata.datamodules.image_folder import check_one_size, length_of_side, pixel_type
 from wsidata.datasets.photos import PhotoDataset
@@ -53,7 +53,7 @@ class SlideReader:
         train_transform: None: the default for `image_size`.
         eval_transform: None: the default for `image_size`.
         dtype: "uint8" or "float".
-        lazy: Whether images are `LazyImage`s.
+        lazy: Whether images are `LazyImage`s, and masks `LazyMask`s.
     """
 
     normalize = None
@@ -77,7 +77,6 @@ class SlideReader:
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
         self._mask_classes = None
         if labels.target == "mask":
-            check_masks_are_whole(lazy)
             self._mask_classes = {**mask_classes(len(labels.class_names)), IGNORE: IGNORE}
 
     def geometry(self, published: Preprocessing | None, own: Mapping[str, _Transform]) -> Geometry:
