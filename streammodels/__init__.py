@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from streammodels.training.classifier import StreamingClassifier as StreamingClassifier
     from streammodels.training.fine_tuning import FineTuning as FineTuning
     from streammodels.training.pretrained import ModelCard as ModelCard
+    from streammodels.training.streaming_convnext import StreamingConvNeXt as StreamingConvNeXt
     from streammodels.training.streaming_network import StreamingNetwork as StreamingNetwork
     from streammodels.training.streaming_resnet import StreamingResNet as StreamingResNet
 
@@ -78,6 +79,7 @@ _NAMES = {
     "training.classifier": "StreamingClassifier",
     "training.fine_tuning": "FineTuning",
     "training.pretrained": "ModelCard",
+    "training.streaming_convnext": "StreamingConvNeXt",
     "training.streaming_network": "StreamingNetwork",
     "training.streaming_resnet": "StreamingResNet",
 }

@@ -11,6 +11,7 @@ SMALLER = {
     r"num_workers=\d+": "num_workers=0", r"(StreamingResNet\(.*)\)": r"\1, weights=None)", r"8192, 8192": "128, 96",
     r"strip_rows=\d+": "strip_rows=32", r"resnet34|resnet50(?=\", task)": "resnet18", "2048, 1024": "64, 96",
     r'weights="DEFAULT"': "weights=None", r"process_pool\(8\)": "process_pool(1)",
+    "pretrained=True": "pretrained=False",
     r"CropOrPad\(4096\)": "CropOrPad(64)",
     r"Trainer\(": "Trainer(accelerator='cpu', logger=False, enable_checkpointing=False, enable_model_summary=False, "
     "num_sanity_val_steps=0, ",

@@ -81,8 +81,9 @@ def build_network(
         )
     make = _from_timm if library == "timm" else _from_torchvision
     module, mean, std, state = make(name, num_classes, weights, in_channels)
-    head = _head_name(module, network)
+    head = _head_name(module, network, num_classes)
     if state is not None:
+        state = {key: value.flatten(1) if key.endswith(f"{head}.weight") else value for key, value in state.items()}
         if str(weights) in _PACKAGES:
             state = _in_order(state, module)
         load_weights(module, state, head=head, source=weights, name=network)
@@ -241,20 +242,38 @@ def _unknown(library: str, name: str, known: list[str]) -> ValueError:
     return ValueError(f"{library} has no network '{name}' that classifies images. {hint}")
 
 
-def _head_name(module: Any, network: str) -> str:
-    """Name of the linear layer at the end."""
+def _head_name(module: Any, network: str, num_classes: int) -> str:
+    """Name of the linear layer at the end. A convolution of one pixel there becomes a linear layer."""
     layers: dict[str, Any] = dict(module.named_modules())
+    name = next((name for name in reversed(layers) if isinstance(layers[name], nn.Linear)), None)
     if hasattr(module, "get_classifier"):
         head = module.get_classifier()
         name = next((name for name, layer in layers.items() if layer is head), None)
-    else:
-        name = next((name for name in reversed(layers) if isinstance(layers[name], nn.Linear)), None)
-    if not name or type(layers[name]) is not nn.Linear:
+        if isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1) and name:
+            layers[name] = _as_linear(head)
+            module.set_submodule(name, layers[name])
+        elif name and not isinstance(head, nn.Linear):  # several layers, of which one gives the classes
+            found = [own for own in layers if own.startswith(f"{name}.") and _gives(layers[own], num_classes)]
+            name = found[0] if len(found) == 1 else None
+    if not name or not isinstance(layers[name], nn.Linear):
         raise ValueError(
             f"'{network}' does not end in one linear layer, which classes are taken from. Build it yourself, and pass "
             "what comes before its classifier to StreamingClassifier(trunk, head)."
         )
     return str(name)
+
+
+def _gives(layer: nn.Module, num_classes: int) -> bool:
+    return isinstance(layer, nn.Linear) and layer.out_features == num_classes
+
+
+def _as_linear(layer: nn.Conv2d) -> nn.Linear:
+    linear = nn.Linear(layer.in_channels, layer.out_channels, bias=layer.bias is not None)
+    with torch.no_grad():
+        linear.weight.copy_(layer.weight.flatten(1))
+        if layer.bias is not None:
+            linear.bias.copy_(layer.bias)
+    return linear
 
 
 class _AsPixel(nn.Module):

@@ -7,6 +7,8 @@ module.
 from __future__ import annotations
 
 from collections import OrderedDict
+from importlib import import_module
+from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +27,7 @@ from streammodels.explain.heatmap import Heatmap
 from streammodels.explain.target import ClassIndex
 from streammodels.models.pooling import GlobalPool
 from streammodels.models.resnet import freeze_batch_norm
+from streammodels.stages.waiting import GlobalStatistics
 from streammodels.streaming import StreamedModule, stream
 from streammodels.training.fine_tuning import NONE, FineTuning, Unfreeze
 from streammodels.training.pretrained import ModelCard, from_pretrained, push_to_hub, save_pretrained
@@ -65,6 +68,9 @@ class StreamingClassifier(SupervisedModule):
             multi-label; ``MSELoss``, ``L1Loss``, ``SmoothL1Loss``, ``HuberLoss``: regression; else multi-class).
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
         fine_tuning: When the trunk is unfrozen, its learning rate, MixUp, CutMix and RandAugment: see `FineTuning`.
+        global_statistics: "host" to stream squeeze-and-excitation and other layers that read statistics of a whole map:
+            see `stream`.
+        spill_dir: Folder for files in which maps wait for these statistics, instead of host memory: see `stream`.
 
     Raises:
         UnsupportedLayerError: If a layer of the trunk cannot be streamed exactly.
@@ -89,13 +95,16 @@ class StreamingClassifier(SupervisedModule):
         task: str | None = None,
         memory: str | int | None = None,
         fine_tuning: FineTuning = NONE,
+        global_statistics: GlobalStatistics | None = None,
+        spill_dir: str | PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         streamed = self._add_layers(trunk, head)
-        if streaming and not frozen_batch_norm:
+        if streaming and not frozen_batch_norm and global_statistics is None:
             raise ValueError(
                 "streaming=True needs frozen_batch_norm=True: a strip does not have the statistics of the whole image. "
-                "Train with streaming=False if the images fit in memory, or keep batch normalization frozen."
+                "Train with streaming=False if the images fit in memory, keep batch normalization frozen, or pass "
+                "global_statistics='host', with which maps wait in host memory for their statistics."
             )
         self._configure_steps(num_classes, task, loss_fn, metrics, optimizer, lr_scheduler, fine_tuning)
         self.streaming = streaming
@@ -103,7 +112,10 @@ class StreamingClassifier(SupervisedModule):
         self._table_due = verbose
         self._range_checked = False
         if streaming:
-            streamed = stream(streamed, None if memory else tile_size, memory=memory)
+            streamed = stream(
+                streamed, None if memory else tile_size, memory=memory, global_statistics=global_statistics,
+                spill_dir=spill_dir,
+            )  # fmt: skip
         # Not registered, since it shares the registered layers: state dicts hold every weight once, under its own name.
         self.__dict__["_streamed"] = streamed
         if not train_streaming_layers or fine_tuning.unfreeze_at:
@@ -209,6 +221,47 @@ class StreamingClassifier(SupervisedModule):
     ) -> str:
         """Publish the network on the Hugging Face Hub: see `pretrained.push_to_hub`."""
         return push_to_hub(self, repo_id, card, private=private, token=token)
+
+    @classmethod
+    def from_timm(
+        cls, model_name: str, num_classes: int = 2, pretrained: bool = True, **options: Any
+    ) -> StreamingClassifier:
+        """A `StreamingNetwork` of a model of timm, which normalizes images as the model's weights expect.
+
+        timm is an extra: ``pip install 'slidestream[timm]'``.
+
+        Args:
+            model_name: A name of ``timm.list_models()``, which may have the tag of its weights, such as "convnext_tiny"
+                or "convnext_tiny.fb_in22k".
+            num_classes: Number of classes. The model's classifier is replaced, unless it has as many.
+            pretrained: Whether to download what timm publishes for the name. A path to weights is passed as `weights`.
+            options: Further arguments of `StreamingNetwork`, such as `tile_size`, `pooling` and `global_statistics`.
+
+        Raises:
+            ImportError: If timm is not installed.
+            TypeError: If called on a class that is made of something else than a name.
+            UnsupportedLayerError: If a layer cannot be streamed exactly, unless ``streaming=False`` is passed.
+            ValueError: If the name is unknown, or weights do not fit.
+            WeightsUnavailableError: If the weights cannot be downloaded or read; the message lists the alternatives.
+
+        Example:
+            >>> model = StreamingClassifier.from_timm("convnext_atto", num_classes=3, pretrained=False)
+            >>> model(torch.zeros(1, 3, 300, 200, dtype=torch.uint8)).shape
+            torch.Size([1, 3])
+        """
+        # By its name, because it is a subclass, in a module that imports this one.
+        network: Any = import_module("streammodels.training.streaming_network").StreamingNetwork
+        if cls is not StreamingClassifier and not issubclass(cls, network):
+            raise TypeError(
+                f"{cls.__name__} cannot be made from a name of timm. Call StreamingClassifier.from_timm, or derive the "
+                "class from StreamingNetwork."
+            )
+        made_of: Any = network if cls is StreamingClassifier else cls
+        weights = {"weights": "DEFAULT" if pretrained else None} | options
+        made: StreamingClassifier = made_of(
+            f"timm/{model_name.removeprefix('timm/')}", num_classes=num_classes, **weights
+        )
+        return made
 
     @classmethod
     def from_pretrained(

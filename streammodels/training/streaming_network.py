@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 from torch import nn
@@ -15,6 +16,7 @@ from torchmetrics import Metric, MetricCollection
 from streammodels.errors import UnsupportedLayerError
 from streammodels.models.networks import build_network
 from streammodels.models.normalize import Normalize
+from streammodels.stages.waiting import GlobalStatistics
 from streammodels.training.classifier import StreamingClassifier
 from streammodels.training.fine_tuning import NONE, FineTuning
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory
@@ -25,7 +27,8 @@ class StreamingNetwork(StreamingClassifier):
     """An image classifier or regression model with a trunk of torchvision or timm.
 
     With ``streaming=True`` it trains end to end on images too large for memory, if every layer can be streamed exactly:
-    ConvNeXt, DenseNet, RegNetX, MobileNetV2, EfficientNet-Lite, and others without squeeze-and-excitation.
+    ConvNeXt, DenseNet, RegNetX, MobileNetV2, EfficientNet-Lite, and others without squeeze-and-excitation; with
+    ``global_statistics="host"`` also EfficientNet and others with it.
     With ``streaming=False`` every network trains, on images that fit in memory, of the size it takes.
 
     Its parts are ``trunk.network``, the network with an `Identity` for its last linear layer, and ``head``, that layer.
@@ -58,6 +61,9 @@ class StreamingNetwork(StreamingClassifier):
         task: See `StreamingClassifier`.
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
         fine_tuning: See `StreamingClassifier`.
+        global_statistics: "host" to stream networks with squeeze-and-excitation and the like, such as EfficientNet,
+            MobileNetV3 and RegNetY: see `stream`.
+        spill_dir: See `stream`. It is not saved in checkpoints.
 
     Raises:
         ImportError: If timm is needed and not installed.
@@ -92,6 +98,8 @@ class StreamingNetwork(StreamingClassifier):
         task: str | None = None,
         memory: str | int | None = None,
         fine_tuning: FineTuning = NONE,
+        global_statistics: GlobalStatistics | None = None,
+        spill_dir: str | PathLike[str] | None = None,
     ) -> None:
         built = build_network(network, num_classes, weights, in_channels, pooling)
         mean, std = list(mean or built.mean), list(std or built.std)
@@ -100,10 +108,12 @@ class StreamingNetwork(StreamingClassifier):
             super().__init__(
                 nn.Sequential(layers), built.head, num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
                 train_streaming_layers, streaming, frozen_batch_norm, verbose, task, memory, fine_tuning,
+                global_statistics, spill_dir,
             )  # fmt: skip
         except UnsupportedLayerError as error:
             remedy = f"{error.remedy} Or pass streaming=False, if the images fit in memory."
             raise UnsupportedLayerError(error.layer, error.reason, remedy) from error
-        self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler", "fine_tuning"])
+        own = ["loss_fn", "metrics", "optimizer", "lr_scheduler", "fine_tuning", "spill_dir"]
+        self.save_hyperparameters(ignore=own)
         # A checkpoint holds its own weights, and what they need to know: loading one downloads nothing.
         self.hparams.update(weights=None, task=self.task.name, mean=mean, std=std)
