@@ -141,6 +141,21 @@ def test_own_module_runs(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_segmentation_runs(folder: Path) -> None:
+    slides_and_images()
+    table = pd.read_csv("reference.csv")
+    table.assign(mask=table["image"].str.removesuffix(".tif") + "_mask").to_csv("masks.csv", index=False)
+    Path("masks").mkdir()
+    for name in table["image"].str.removesuffix(".tif"):
+        with wsidata.Slide(f"images/{name}.tif") as slide:
+            blank = pyvips.Image.black(slide.width, slide.height)
+        blank.draw_circle(255, 120, 120, 60, fill=True).pngsave(f"masks/{name}_mask.png")
+    found = run_examples("docs/segmentation.md", {})
+    assert found["found"]["loss"].isfinite().all()
+    assert int(found["counts"].sum()) > 0
+
+
+@pytest.mark.slow
 def test_reading_slides_runs(folder: Path) -> None:
     slides_and_images()
     a_panel_of_channels()
