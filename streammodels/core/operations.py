@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -88,12 +88,15 @@ class Windowed(ABC):
     Attributes:
         window: The vertical geometry.
         columns: The horizontal geometry, with columns for rows, and left and right for top and bottom.
-        fill: Value of the padding rows.
     """
 
     window: SlidingWindow
     columns: SlidingWindow
-    fill: ClassVar[float] = 0.0
+
+    @property
+    def fill(self) -> float:
+        """Value of the padding rows."""
+        return 0.0
 
     @abstractmethod
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
@@ -201,7 +204,11 @@ class MaxPool(Windowed):
     kernel: Pair
     dilation: Pair
     swapped: bool = False
-    fill: ClassVar[float] = float("-inf")
+
+    @property
+    def fill(self) -> float:
+        """See `Windowed.fill`."""
+        return float("-inf")
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Windowed.apply`."""
@@ -249,6 +256,32 @@ class AveragePool(Windowed):
         start = index * window.stride - window.pad_top
         stop = min(start + window.extent, size + window.pad_bottom)
         return stop - start if self.count_include_pad else min(stop, size) - max(start, 0)
+
+
+@dataclass(frozen=True)
+class Padding(Windowed):
+    """`torch.nn.functional.pad` and slices of rows and columns, windows of one row that may have a stride.
+
+    Attributes:
+        value: That of constant padding.
+    """
+
+    value: float = 0.0
+
+    @property
+    def fill(self) -> float:
+        """See `Windowed.fill`."""
+        return self.value
+
+    def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
+        """See `Windowed.apply`."""
+        sides = (self.columns.pad_top, self.columns.pad_bottom, vertical_pad, vertical_pad)
+        if self.columns.mode == "zeros":
+            rows = functional.pad(rows, sides, value=self.value) if any(sides) else rows
+        elif any(sides[:2]):
+            rows = functional.pad(rows, (*sides[:2], 0, 0), mode=self.columns.mode)
+        steps = (self.window.stride, self.columns.stride)
+        return rows if steps == (1, 1) else rows[:, :, :: steps[0], :: steps[1]]
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,45 @@ class GlobalAverage(Reduction):
 
 
 @dataclass(frozen=True)
+class GlobalSum(Reduction):
+    """``sum`` over height and width."""
+
+    keep_dimensions: bool = False
+    ignores_order: ClassVar[bool] = True
+
+    def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
+        """The sum of the strip."""
+        return (rows.sum(dim=(2, 3), keepdim=self.keep_dimensions, dtype=sum_dtype(rows.dtype)),)
+
+    def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
+        """The sum of all strips."""
+        return parts[0].sum(dim=0).to(dtype)
+
+
+@dataclass(frozen=True)
+class GlobalExtreme(Reduction):
+    """``amax`` or ``amin`` over height and width, whose gradient is shared by all equal values."""
+
+    minimum: bool = False
+    keep_dimensions: bool = False
+    ignores_order: ClassVar[bool] = True
+
+    def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
+        """The extreme of the strip, and how many pixels have it."""
+        extreme = (rows.amin if self.minimum else rows.amax)(dim=(2, 3), keepdim=True)
+        number = (rows.detach() == extreme.detach()).sum(dim=(2, 3), keepdim=True, dtype=sum_dtype(rows.dtype))
+        return (extreme, number) if self.keep_dimensions else (extreme.flatten(1), number.flatten(1))
+
+    def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
+        """The extreme of all strips."""
+        extremes, numbers = parts[0], parts[1].detach()
+        value = (extremes.detach().amin if self.minimum else extremes.detach().amax)(dim=0)
+        shares = torch.where(extremes.detach() == value, numbers, 0)
+        zeros = (extremes - extremes.detach()).nan_to_num()  # with the gradient of the extremes
+        return (value + (zeros * (shares / shares.sum(dim=0).clamp(min=1))).sum(dim=0)).to(dtype)
+
+
+@dataclass(frozen=True)
 class GlobalMaximum(Reduction):
     """`AdaptiveMaxPool2d(1)`. The gradient goes to the first of equal maxima and to the last of NaNs, as in torch."""
 

@@ -35,8 +35,8 @@ class SlidingWindow:
     Attributes:
         extent: Input rows that one output row reads, ``dilation * (kernel - 1) + 1``.
         stride: Input rows from one output row to the next.
-        pad_top: Rows of padding above the image.
-        pad_bottom: Rows of padding below the image.
+        pad_top: Rows of padding above the image; if negative, rows that are cut off.
+        pad_bottom: Rows of padding below the image, likewise.
         mode: Content of the padding rows. For pooling, "zeros" means the neutral value of the pool.
         ceil_mode: Whether a last window that starts inside the image but ends beyond the padding counts (pooling only).
     """
@@ -67,7 +67,8 @@ class SlidingWindow:
             return 0  # rows that read padding alone wait too: without input the width is unknown
         if self.mode == "reflect" and rows_seen <= self.pad_top:
             return 0  # the top padding mirrors rows 1 .. pad_top
-        return max(0, (rows_seen + self.pad_top - self.extent) // self.stride + 1)
+        ready = max(0, (rows_seen + self.pad_top - self.extent) // self.stride + 1)
+        return ready if self.pad_bottom >= 0 else min(ready, max(0, self.total(rows_in)))
 
     def first_needed(self, rows_out: int, rows_seen: int, rows_in: int = 0) -> int:
         """First input row still needed after `rows_out` output rows; at most `rows_seen`."""

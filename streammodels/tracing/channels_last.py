@@ -20,6 +20,7 @@ from streammodels.core.row_plan import SlidingWindow
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import modules
 from streammodels.tracing.fx_graph import is_stochastic_depth, named_arguments
+from streammodels.tracing.over_channels import over_channels_module
 
 _TO_LAST, _TO_FIRST, _UNCHANGED = (0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 2, 3)
 _PERMUTATIONS: frozenset[Any] = frozenset(
@@ -91,6 +92,9 @@ def module_rule(layer: Any, path: str) -> Rule:
     elementwise |= any(modules.computes_as(layer, kind) for kind in modules.POINTWISE_MODULES if kind is not nn.PReLU)
     if elementwise or modules.computes_as(layer, nn.Dropout) or is_stochastic_depth(layer):
         return modules.module_rule(layer, path)
+    rule = over_channels_module(layer, 3)
+    if rule is not None:
+        return rule
     raise UnsupportedLayerError(path, f"{type(layer).__name__} is called on a map whose channels come last", _REMEDY)
 
 

@@ -17,13 +17,14 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from streammodels.core.operations import FrozenBatchNorm, Pointwise, Rule
-from streammodels.core.reductions import GlobalAverage
 from streammodels.core.statistics.vectors import Vector
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing import modules
 from streammodels.tracing.channels_last import with_constants
 from streammodels.tracing.fx_graph import named_arguments
-from streammodels.tracing.resizing import resizing_function
+from streammodels.tracing.over_channels import over_channels
+from streammodels.tracing.padding import cut, padding_function
+from streammodels.tracing.resizing import resizing_function, transposed_convolution
 
 POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
     {
@@ -33,7 +34,9 @@ POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
         functional.tanh, torch.tanh, functional.hardsigmoid, functional.hardswish, functional.softplus,
         functional.softsign, functional.tanhshrink, functional.hardshrink, functional.softshrink,
         functional.threshold, torch.threshold, torch.exp, torch.abs, torch.sqrt, torch.square, torch.neg,
-        torch.clamp, torch.clip, torch.addcmul, operator.neg, operator.pos, operator.pow, torch.pow,
+        torch.clamp, torch.clip, torch.clamp_min, torch.clamp_max, operator.neg, operator.pos, operator.pow, torch.pow,
+        torch.rsqrt, torch.reciprocal, torch.log, torch.log1p, torch.expm1, torch.addcmul,
+        torch.erf, torch.sin, torch.cos, torch.sign, torch.nan_to_num, torch.clone,
     }
 )  # fmt: skip
 """Functions of single pixels; further arguments have to be numbers or constants."""
@@ -43,7 +46,9 @@ RELUS = frozenset({functional.relu, functional.relu_, torch.relu, torch.relu_})
 
 POINTWISE_METHODS = frozenset(
     {
-        "relu", "relu_", "sigmoid", "tanh", "exp", "abs", "sqrt", "square", "neg", "pow", "clamp", "clip",
+        "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "exp", "abs", "sqrt", "sqrt_", "square", "neg", "pow",
+        "clamp", "clamp_", "clip", "clamp_min", "clamp_max", "rsqrt", "reciprocal", "log", "log1p", "expm1", "erf",
+        "sin", "cos", "sign", "nan_to_num", "clone",
         "contiguous", "float", "double", "half", "bfloat16", "to",
     }
 )  # fmt: skip
@@ -59,6 +64,9 @@ JOIN_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
 """Functions and methods of two maps. With a number or a parameter as one of them they are pointwise."""
 
 CONCATENATIONS: frozenset[Any] = frozenset({torch.cat, torch.concat, torch.concatenate})
+
+TRANSPOSED: frozenset[Any] = frozenset({functional.conv_transpose2d, torch.conv_transpose2d})
+CONVOLUTIONS: frozenset[Any] = frozenset({functional.conv2d, torch.conv2d}) | TRANSPOSED
 
 SPLITS: frozenset[Any] = frozenset({torch.split, torch.chunk, "split", "chunk"})
 """Operations that return a tuple of maps, of some channels each."""
@@ -161,11 +169,11 @@ def function_rule(node: fx.Node, path: str, last: bool) -> Rule:
     if target is functional.dropout or (target is functional.dropout2d and not last):
         given = named_arguments(node, "p", "training", "inplace")
         return modules.dropout(target is functional.dropout2d, given.get("p", 0.5), given.get("training", True))
-    if target in (torch.mean, "mean"):
-        return _mean(node, path, last)
-    resized = None if last else resizing_function(node, path)
-    if resized is not None:
-        return resized
+    rule = over_channels(node, 3 if last else 1)
+    if rule is None and not last:
+        rule = resizing_function(node, path) or padding_function(node, path)
+    if rule is not None:
+        return rule
     if target in _POOLS and not last:
         return _POOLS[target](path, *node.args[1:], **node.kwargs)
     if target in (functional.adaptive_avg_pool2d, functional.adaptive_max_pool2d) and not last:
@@ -188,6 +196,23 @@ def batch_norm(node: fx.Node, path: str) -> tuple[FrozenBatchNorm, list[Any]]:
     ), statistics
 
 
+def convolution(node: fx.Node, path: str, constants: Mapping[fx.Node, Any]) -> tuple[Rule, list[Any]]:
+    """The rule of ``functional.conv2d`` or ``conv_transpose2d``, and the nodes of weight and bias (None without one).
+
+    Raises:
+        UnsupportedLayerError: If the weight is computed from a map.
+    """
+    transposed = node.target in TRANSPOSED
+    names = ("output_padding", "groups", "dilation") if transposed else ("dilation", "groups")
+    given = named_arguments(node, "weight", "bias", "stride", "padding", *names)
+    weight, bias = given.pop("weight"), given.pop("bias", None)
+    value = constants.get(weight)
+    if not isinstance(value, Tensor) or value.ndim != 4 or any(isinstance(one, fx.Node) for one in given.values()):
+        raise UnsupportedLayerError(path, "its weight is computed from a map", "Use parameters.")
+    rule = (transposed_convolution if transposed else modules.convolution)(tuple(value.shape[2:]), **given)
+    return rule, [weight, bias]
+
+
 def _unknown(node: fx.Node, path: str, last: bool) -> UnsupportedLayerError:
     if node.target is getattr:
         reason = f"it reads '{node.args[1]}' of the image or of a map, which strips do not know"
@@ -196,20 +221,6 @@ def _unknown(node: fx.Node, path: str, last: bool) -> UnsupportedLayerError:
     reason = f"'{name_of(node)}' is not known to work row by row{where}"
     remedy = "Use the torch.nn layer or a plain operator for it, or stream the part of the network before it."
     return UnsupportedLayerError(path, reason, remedy)
-
-
-def _mean(node: fx.Node, path: str, last: bool) -> Rule:
-    """The rule of a mean over height and width, which is a global pool, or over the channels of each pixel."""
-    given = named_arguments(node, "dim", "keepdim")
-    dimensions, keep = given.get("dim"), bool(given.get("keepdim", False))
-    listed: list[Any] = list(dimensions) if isinstance(dimensions, list | tuple) else [dimensions]
-    if set(given) - {"dim", "keepdim", "input"} or not all(isinstance(d, int) for d in listed):
-        raise _unknown(node, path, last)
-    if sorted(d % 4 for d in listed) == [2, 3] and not last:
-        return GlobalAverage(keep)
-    if len(listed) == 1 and is_channels(listed[0], last) and keep:
-        return Pointwise(lambda rows: rows.mean(1, keepdim=True))
-    raise _unknown(node, path, last)
 
 
 def check_split(node: fx.Node, path: str, last: bool) -> None:
@@ -235,8 +246,8 @@ def _split_arguments(node: fx.Node) -> dict[str, Any]:
     return {renamed.get(name, name): value for name, value in named_arguments(node, "sizes", "dim").items()}
 
 
-def _part(node: fx.Node, path: str, last: bool) -> Pointwise:
-    """The rule of one part of a split, or of a slice of the channels."""
+def _part(node: fx.Node, path: str, last: bool) -> Rule:
+    """The rule of one part of a split, or of a slice of the channels or of rows and columns."""
     source: Any = node.args[0]
     index: Any = node.args[1]
     if isinstance(source, fx.Node) and source.target in SPLITS:
@@ -245,11 +256,18 @@ def _part(node: fx.Node, path: str, last: bool) -> Pointwise:
         return Pointwise(lambda rows: function(rows, sizes, 1)[index])
     whole = slice(None)
     items = list(index) if isinstance(index, tuple) else [index]
-    channels = 3 if last else 1
-    chosen = items[channels] if len(items) > channels else whole
-    others = [item for position, item in enumerate(items) if position != channels]
-    if not isinstance(chosen, slice) or any(item != whole for item in others) or len(items) > 4:
+    if Ellipsis in items:
+        position = items.index(Ellipsis)
+        items[position : position + 1] = [whole] * (5 - len(items))
+    items += [whole] * (4 - len(items))
+    order = (0, 3, 1, 2) if last else (0, 1, 2, 3)
+    if len(items) > 4 or not all(isinstance(item, slice) for item in items) or items[0] != whole:
         raise UnsupportedLayerError(path, "it takes a part of the rows, the columns or the batch", "Take channels.")
+    _, chosen, rows, columns = (items[position] for position in order)
+    if (rows, columns) != (whole, whole):
+        if chosen != whole:
+            raise UnsupportedLayerError(path, "it takes a part of channels and rows", "Take one after the other.")
+        return cut(path, rows, columns)
     if not all(bound is None or isinstance(bound, int) for bound in (chosen.start, chosen.stop, chosen.step)):
         raise UnsupportedLayerError(path, "its bounds are computed", "Compute them in __init__.")
     return Pointwise(lambda rows: rows[:, chosen])

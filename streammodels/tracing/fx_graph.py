@@ -386,6 +386,10 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a module is one operation, a layer of torch or a subclass that computes the same, or one of ours."""
     if getattr(module, "streams_pointwise", False) or getattr(module, "streams_reduction", False):
         return True
+    if getattr(type(module), "_conv_forward", None) not in (None, nn.Conv2d._conv_forward) and isinstance(
+        module, nn.Conv2d
+    ):
+        return False  # its own computation is recorded
     own = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
     inherits = any(
         base.__module__.startswith("torch.nn.modules") and type(module).forward is getattr(base, "forward", None)

@@ -6,7 +6,7 @@ gradients with the plain ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,9 +25,11 @@ from streammodels.core.operations import (
     StochasticDepth,
 )
 from streammodels.core.reductions import GlobalAverage, GlobalMaximum
-from streammodels.core.row_plan import Pair, SlidingWindow
+from streammodels.core.row_plan import PaddingMode, Pair, SlidingWindow
 from streammodels.errors import GLOBAL_STATISTICS, UnsupportedLayerError
 from streammodels.tracing.fx_graph import is_stochastic_depth
+from streammodels.tracing.over_channels import over_channels_module
+from streammodels.tracing.padding import padding_module
 from streammodels.tracing.resizing import resizing_module
 
 
@@ -112,9 +114,9 @@ def module_rule(module: Any, path: str) -> Rule:
         return global_pool(path, module.output_size, maximum, getattr(module, "return_indices", False))
     if computes_as(module, nn.Dropout) or computes_as(module, nn.Dropout2d):
         return dropout(computes_as(module, nn.Dropout2d), module.p, module.training)
-    resized = resizing_module(module, path)
-    if resized is not None:
-        return resized
+    further = resizing_module(module, path) or padding_module(module, path) or over_channels_module(module, 1)
+    if further is not None:
+        return further
     if is_stochastic_depth(module):
         return stochastic_depth(module.p, module.mode, module.training)
     if isinstance(module, nn.modules.dropout._DropoutNd) and not module.training:
@@ -150,21 +152,36 @@ def _unsupported(module: nn.Module, path: str) -> UnsupportedLayerError:
 def _convolution(module: Any, path: str) -> Convolution:
     weight = module._parameters.get("weight")  # None if it is parametrized; else it may have been replaced
     kernel = pair(module.kernel_size) if weight is None else tuple(weight.shape[2:])
-    stride, dilation = pair(module.stride), pair(module.dilation)
-    extent = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
     if module.padding_mode not in ("zeros", "reflect", "replicate"):
         reason = f"padding_mode='{module.padding_mode}' puts the last rows of the image above the first"
         raise UnsupportedLayerError(path, reason, "Use padding_mode='zeros', 'reflect' or 'replicate'.")
+    padding = module.padding
     if module.padding_mode != "zeros":  # as in torch, which ignores a padding set later
         left, right, top, bottom = module._reversed_padding_repeated_twice
-        before, after = [top, left], [bottom, right]
-    elif module.padding == "same":
+        padding = ((top, bottom), (left, right))
+    return convolution(kernel, module.stride, padding, module.dilation, module.groups, module.padding_mode)
+
+
+def convolution(
+    kernel: Sequence[int],
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    mode: PaddingMode = "zeros",
+) -> Convolution:
+    """The rule of a convolution, arguments as in torch; `padding` may have a pair for each axis."""
+    steps, spread = pair(stride), pair(dilation)
+    extent = [d * (k - 1) + 1 for k, d in zip(kernel, spread, strict=True)]
+    if padding == "same":
         before = [(e - 1) // 2 for e in extent]  # torch puts the odd row or column at the end
         after = [e - 1 - b for e, b in zip(extent, before, strict=True)]
+    elif isinstance(padding, tuple) and isinstance(padding[0], tuple):
+        before, after = ([one[end] for one in padding] for end in (0, 1))
     else:
-        before = after = [0, 0] if module.padding == "valid" else list(pair(module.padding))
-    window, columns = (SlidingWindow(extent[i], stride[i], before[i], after[i], module.padding_mode) for i in (0, 1))
-    return Convolution(window, columns, dilation, module.groups)
+        before = after = [0, 0] if padding == "valid" else list(pair(padding))
+    window, columns = (SlidingWindow(extent[i], steps[i], before[i], after[i], mode) for i in (0, 1))
+    return Convolution(window, columns, spread, groups)
 
 
 def _batch_norm(module: nn.BatchNorm2d | nn.SyncBatchNorm, path: str) -> FrozenBatchNorm:

@@ -111,9 +111,19 @@ def _pair_of(value: Any, path: str) -> list[Any] | None:
 def _transposed_convolution(module: nn.ConvTranspose2d) -> TransposedConvolution:
     weight: Any = module._parameters.get("weight")  # None if it is parametrized; else it may have been replaced
     kernel = _two(module.kernel_size) if weight is None else tuple(weight.shape[2:])
-    dilation, stride = _two(module.dilation), _two(module.stride)
-    padding, below = _two(module.padding), _two(module.output_padding)
-    window, columns = (
-        TransposedWindow(dilation[i] * (kernel[i] - 1) + 1, stride[i], padding[i], below[i]) for i in (0, 1)
-    )
-    return TransposedConvolution(window, columns, dilation, module.groups)
+    geometry = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
+    return transposed_convolution(kernel, *geometry)
+
+
+def transposed_convolution(
+    kernel: tuple[int, ...],
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> TransposedConvolution:
+    """The rule of a transposed convolution, arguments as in torch."""
+    spread, steps, pads, below = _two(dilation), _two(stride), _two(padding), _two(output_padding)
+    window, columns = (TransposedWindow(spread[i] * (kernel[i] - 1) + 1, steps[i], pads[i], below[i]) for i in (0, 1))
+    return TransposedConvolution(window, columns, spread, groups)

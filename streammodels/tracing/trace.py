@@ -230,6 +230,9 @@ class _Builder:
         if node.target is functional.batch_norm and not last:
             frozen, statistics = functions.batch_norm(node, path)
             return replace(plain, rule=frozen, tensors=self._named_tensors(statistics, path))
+        if node.target in functions.CONVOLUTIONS and not last:
+            convolution, weights = functions.convolution(node, path, self.constants)
+            return replace(plain, rule=convolution, tensors=self._named_tensors(weights, path))
         if joined or node.target in functions.POINTWISE_FUNCTIONS or node.target in functions.POINTWISE_METHODS:
             pointwise = functions.pointwise_call(node, path, self.constants, last)
             return replace(plain, rule=pointwise, tensors=self._constant_tensors(node))

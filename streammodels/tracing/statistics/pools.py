@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from streammodels.core.operations import Pointwise, Rule
-from streammodels.core.reductions import GlobalAverage, GlobalMaximum, Parts, Reduction, sum_dtype
+from streammodels.core.reductions import GlobalAverage, GlobalExtreme, Parts, Reduction, sum_dtype
 from streammodels.tracing.fx_graph import named_arguments
 
 _NORMS: frozenset[Any] = frozenset({torch.norm, "norm", torch.linalg.vector_norm})
@@ -41,30 +41,6 @@ class GlobalNorm(Reduction):
         """The norm of the norms."""
         result: Tensor = torch.linalg.vector_norm(parts[0], self.order, dim=0)
         return result.to(dtype)
-
-
-@dataclass(frozen=True)
-class GlobalAmax(GlobalMaximum):
-    """``amax`` over height and width, whose gradient is shared by equal maxima."""
-
-    @property
-    def ignores_order(self) -> bool:
-        """See `Reduction`."""
-        return True
-
-    def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
-        """The maximum of the strip, and the number of pixels that have it."""
-        return rows.amax(dim=(2, 3), keepdim=True), _count(rows, (2, 3), True)
-
-    def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
-        """The maximum of all strips."""
-        maxima, counts = parts[0], parts[1].detach()
-        largest = maxima.detach().amax(dim=0)
-        chosen = torch.where(maxima.detach() == largest, counts, 0)
-        shares = chosen / chosen.sum(dim=0).clamp(min=1)
-        # The value of the maximum, with a gradient for each strip in proportion to its equal maxima.
-        result = largest + ((maxima - maxima.detach()).nan_to_num() * shares.to(maxima.dtype)).sum(dim=0)
-        return result if self.keep_dimensions else result.flatten(1)
 
 
 @dataclass(frozen=True)
@@ -121,7 +97,7 @@ def reduction(node: fx.Node, last: bool) -> Rule | None:
     if target in _MEANS:
         return Shaped(GlobalAverage(), keep, last) if last else None  # known to `functions` with channels first
     if target in _MAXIMA:
-        return Shaped(GlobalAmax(), keep, last)
+        return Shaped(GlobalExtreme(False, True), keep, last)
     return Shaped(GlobalNorm(float(order)), keep, last) if isinstance(order, int | float) else None
 
 
@@ -149,8 +125,3 @@ def spread(channels: int | None) -> Callable[[Tensor, Tensor], Tensor]:
         return vector.expand(rows.shape[0], vector.shape[1] if channels is None else channels, *rows.shape[2:])
 
     return apply
-
-
-def _count(rows: Tensor, dimensions: tuple[int, int], keep: bool) -> Tensor:
-    """How many pixels have the maximum of their channel."""
-    return (rows == rows.amax(dim=dimensions, keepdim=True)).sum(dim=dimensions, keepdim=keep)

@@ -36,6 +36,7 @@ def test_activations_in_place_are_exact(kind: Any, assert_exact: Assert) -> None
 # what needs arguments, or positive numbers, is tried with them elsewhere
 _WITH_ARGUMENTS = {
     functional.threshold, torch.threshold, torch.clamp, torch.clip, torch.sqrt, torch.pow, operator.pow, torch.addcmul,
+    torch.clamp_min, torch.clamp_max, torch.log, torch.log1p, torch.rsqrt,
 }  # fmt: skip
 _PLAIN_FUNCTIONS = sorted(
     functions.POINTWISE_FUNCTIONS - _WITH_ARGUMENTS,

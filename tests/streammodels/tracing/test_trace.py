@@ -130,7 +130,7 @@ def test_layer_is_refused_with_path_reason_and_remedy(layer: nn.Module, reason: 
         then(lambda a: torch.softmax(a, 2)),
         then(lambda a: torch.flip(a, [2])),
         then(lambda a: a.cumsum(2)),
-        then(lambda a: a[:, :, 1:]),
+        then(lambda a: a[:, :, -3:]),
         then(lambda a: a * torch.sigmoid(functional.adaptive_avg_pool2d(a, 1))),
         then(lambda a: a - a.mean((2, 3), keepdim=True)),
         then(lambda a: torch.cat([a, a], dim=2)),
@@ -139,9 +139,8 @@ def test_layer_is_refused_with_path_reason_and_remedy(layer: nn.Module, reason: 
         then(lambda a: functional.relu(+a, inplace=True) + a),
         then(lambda a: operator.iadd(a.double(), 1.0) + a),
         then(lambda a: torch.clamp(a, -a)),
-        then(lambda a: a.clamp_(0)),
+        then(lambda a: a.clamp_(0) + a),
         lambda net, x: net.conv(x).mean((2, 3), dtype=torch.float64),
-        lambda net, x: functional.conv2d(x, net.conv.weight, net.conv.bias),
         lambda net, x: net.conv(x) + net.rows,
         lambda net, x: net.conv(x).mean(),
         lambda net, x: net.conv(x) if x.sum() > 0 else x,
@@ -361,10 +360,8 @@ class SameReLU(nn.ReLU):
 
 
 def test_subclass_with_a_computation_of_its_own_is_not_taken_for_its_base(assert_exact: Callable[..., float]) -> None:
-    with pytest.raises(UnsupportedLayerError, match="OwnConvolution"):
-        stream(nn.Sequential(OwnConvolution(3, 4, 3)), strip_rows=4)
     image = torch.randn(IMAGE, dtype=torch.float64)
-    assert_exact(nn.Sequential(nn.Conv2d(3, 4, 3), OwnForward(), SameReLU()), image, 4)
+    assert_exact(nn.Sequential(OwnConvolution(3, 4, 3), OwnForward(), SameReLU()), image, 4)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v3_small"])
