@@ -112,6 +112,12 @@ def test_page_runs(page: str, folder: Path) -> None:
     assert run_examples(f"docs/{page}.md", {})
 
 
+def test_annotations_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = run_examples("docs/annotations.md", {})
+    assert found["tumor"].area == 272 * 236 - 60 * 60
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_data_module_runs(folder: Path) -> None:

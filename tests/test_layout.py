@@ -26,6 +26,7 @@ FLOORS = {
         transforms
         photos
         synthetic tables
+        annotations
         staging
         formats
         jobs

@@ -30,6 +30,7 @@ class Limits:
         max_planes: Planes (channels, focal planes, times) that the XML of an OME-TIFF states.
         max_chunks: Chunks of a level of an OME-Zarr.
         max_scans: Scans of a progressive JPEG: each costs as much time as decoding a whole photo.
+        max_annotation_bytes: Size of a file of annotations, which is read whole.
     """
 
     max_pixels: int = 10**12
@@ -39,6 +40,7 @@ class Limits:
     max_planes: int = 10_000
     max_chunks: int = 10**7
     max_scans: int = 100
+    max_annotation_bytes: int = 512 * 1024**2
 
 
 def limits() -> Limits:
