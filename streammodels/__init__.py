@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from streammodels.core.image_rows import Labels as Labels
     from streammodels.core.image_rows import LazyRows as LazyRows
     from streammodels.core.reductions import Reduction as Reduction
+    from streammodels.errors import EmptyMaskError as EmptyMaskError
     from streammodels.errors import ImageReadError as ImageReadError
     from streammodels.errors import UnsupportedLayerError as UnsupportedLayerError
     from streammodels.explain.attention import attention_map as attention_map
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
     from streammodels.models.pooling import LogSumExp as LogSumExp
     from streammodels.models.pooling import PerClassLinear as PerClassLinear
     from streammodels.models.resnet import freeze_batch_norm as freeze_batch_norm
+    from streammodels.models.weighted_pooling import AttentionGeM as AttentionGeM
+    from streammodels.models.weighted_pooling import GlobalSumPool as GlobalSumPool
+    from streammodels.models.weighted_pooling import GlobalWeightedPool as GlobalWeightedPool
+    from streammodels.models.weighted_pooling import SigmoidAttention as SigmoidAttention
+    from streammodels.models.weighted_pooling import SoftmaxPool as SoftmaxPool
     from streammodels.models.weights import WeightsUnavailableError as WeightsUnavailableError
     from streammodels.streaming import StreamedModule as StreamedModule
     from streammodels.streaming import stream as stream
@@ -59,7 +65,7 @@ _NAMES = {
     "backprop.checkpointing": "Keeping",
     "core.image_rows": "Labels LazyRows",
     "core.reductions": "Reduction",
-    "errors": "ImageReadError UnsupportedLayerError",
+    "errors": "EmptyMaskError ImageReadError UnsupportedLayerError",
     "explain.attention": "attention_map",
     "explain.cam": "class_activation_map",
     "explain.gradient": "saliency",
@@ -74,6 +80,7 @@ _NAMES = {
     "models.normalize": "Normalize",
     "models.pooling": "GatedAttention GeM GlobalAvgPool GlobalMaxPool GlobalPool LogSumExp PerClassLinear",
     "models.resnet": "freeze_batch_norm",
+    "models.weighted_pooling": "AttentionGeM GlobalSumPool GlobalWeightedPool SigmoidAttention SoftmaxPool",
     "models.weights": "WeightsUnavailableError",
     "streaming": "StreamedModule stream",
     "training.classifier": "StreamingClassifier",

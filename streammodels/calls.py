@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from streammodels.core.image_rows import Image, ImageRows, Labels, as_image_rows, is_image, scale_to_unit
+from streammodels.errors import EmptyMaskError
 from streammodels.tracing.fx_graph import Arguments, TracedInput
 
 Images = Image | Sequence[Image | Sequence[Image]]
@@ -45,6 +46,14 @@ class Call:
     def image(self) -> Any:
         """The image."""
         return self.args[0]
+
+    def named(self, error: EmptyMaskError) -> EmptyMaskError:
+        """The error with the name of the image, or of the whole case that has an empty mask."""
+        if self.of_case is not None:
+            return EmptyMaskError(error.image, f"all images of {self.name.rpartition(' of ')[2]}")
+        own = getattr(self.image, "name", None)
+        name = self.name if own is None else repr(str(own))
+        return error if own is None and self.name == "the image" else EmptyMaskError(error.image, name)
 
     def _replaced(self, replace: Callable[[Any, str], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with ``replace(value, name)`` in place of the image and of others that strips read."""

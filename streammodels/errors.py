@@ -25,5 +25,26 @@ class UnsupportedLayerError(ValueError):
         return type(self), (self.layer, self.reason, self.remedy)
 
 
+class EmptyMaskError(ValueError):
+    """A mask leaves no pixel of an image to pool.
+
+    Attributes:
+        image: Number of the image in its batch.
+        name: Name of the batch; None if it has none.
+    """
+
+    def __init__(self, image: int, name: str | None = None) -> None:
+        self.image = image
+        self.name = name
+        where = f"image {image} of the batch" if name is None else name
+        super().__init__(
+            f"the mask of {where} has no pixel on the map that is pooled, so there is nothing to pool. Leave the image "
+            "out, or give a mask with tissue; one that is finer than the map may lose areas smaller than a pixel of it."
+        )
+
+    def __reduce__(self) -> tuple[type[EmptyMaskError], tuple[int, str | None]]:
+        return type(self), (self.image, self.name)
+
+
 class ImageReadError(RuntimeError):
     """Rows of a lazy image could not be read; the message names the image and the rows."""

@@ -29,7 +29,7 @@ from streammodels.core.image_rows import Image, ImageRows
 from streammodels.core.network import Network
 from streammodels.core.row_plan import RowPlan
 from streammodels.core.strip_reader import InputReader, StripReader
-from streammodels.errors import UnsupportedLayerError
+from streammodels.errors import EmptyMaskError, UnsupportedLayerError
 from streammodels.memory.budget import Sizes
 from streammodels.memory.estimate import StepMemory
 from streammodels.memory.forecast import Forecast, make_forecast
@@ -207,13 +207,16 @@ class StreamedModule(nn.Module):
             if traced is None or known is None or not arguments.alike(known, traced.network.depends_on_size):
                 traced, known, computed = self._trace(arguments), arguments, {}
             place = (len(calls), index == len(calls) - 1)
-            if call.of_case is None:
-                results.append(self._compute(traced, source, arguments, computed, *place))
-                continue
-            case.append(self._image_of_case(traced, source, arguments, computed, *place))
-            if call.ends_sample:
-                results.append(finish_case(case))
-                case = []
+            try:
+                if call.of_case is None:
+                    results.append(self._compute(traced, source, arguments, computed, *place))
+                    continue
+                case.append(self._image_of_case(traced, source, arguments, computed, *place))
+                if call.ends_sample:
+                    results.append(finish_case(case))
+                    case = []
+            except EmptyMaskError as error:
+                raise call.named(error) from None
         return concatenate(results)
 
     @property

@@ -49,7 +49,8 @@ class FrozenPrefix:
         left_out = [nodes[index].rule for index in skipped | outputs]
         if any(isinstance(rule, Pointwise) and rule.random for rule in left_out):
             return None  # the layers behind would draw other random numbers
-        return cls(skipped, outputs, inputs & read) if skipped - inputs | outputs else None
+        again = frozenset(index for index in inputs if index in read or needs_grad[index])
+        return cls(skipped, outputs, again) if skipped - inputs | outputs else None
 
 
 def nodes_needing_grad(

@@ -126,7 +126,10 @@ class Network:
         strip. The rows that they wait for are carried, a bounded number of pixels. In a network that enlarges maps none
         waits, because rows at full resolution would wait with them, in front of the joins of a decoder.
         """
-        if any(isinstance(node.rule, Resized) for node in self.nodes):
+        of_image = {0}  # what depends on the image; a mask that is brought to the size of a map does not
+        for index, node in enumerate(self.nodes):
+            of_image |= {index} if of_image.intersection(node.inputs) else set()
+        if any(isinstance(self.nodes[index].rule, Resized) for index in of_image):
             return [node.row_node() for node in self.nodes]
         strides = [1] * len(self.nodes)
         result = []

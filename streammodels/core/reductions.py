@@ -159,15 +159,15 @@ class GeneralizedMean(Reduction):
         """The largest value, and the sum of powers relative to it: (B, C) each."""
         values = rows.to(sum_dtype(rows.dtype)).clamp(min=self.epsilon)
         largest = values.detach().amax(dim=(2, 3), keepdim=True)
-        powers = (values / _finite_or(largest, 1.0)).pow(tensors[0].to(values.dtype))
+        powers = (values / finite_or(largest, 1.0)).pow(tensors[0].to(values.dtype))
         return largest.flatten(1), powers.sum(dim=(2, 3))
 
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
         """The root of the mean of the powers."""
         largest, powers = parts[0].detach(), parts[1]
         exponent = tensors[0].to(powers.dtype)
-        scale = _finite_or(largest.amax(dim=0), 1.0)
-        total = (powers * (_finite_or(largest, 1.0) / scale).pow(exponent)).sum(dim=0)
+        scale = finite_or(largest.amax(dim=0), 1.0)
+        total = (powers * (finite_or(largest, 1.0) / scale).pow(exponent)).sum(dim=0)
         return (scale * (total / pixels).pow(1 / exponent)).to(dtype)
 
 
@@ -182,12 +182,12 @@ class LogMeanExponential(Reduction):
         exponents = rows.to(sum_dtype(rows.dtype))
         exponents = exponents * tensors[0].to(exponents.dtype)
         largest = exponents.detach().amax(dim=(2, 3), keepdim=True)
-        return largest.flatten(1), (exponents - _finite_or(largest, 0.0)).exp().sum(dim=(2, 3))
+        return largest.flatten(1), (exponents - finite_or(largest, 0.0)).exp().sum(dim=(2, 3))
 
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
         """The logarithm of the mean of the exponentials."""
         largest, sums = parts[0].detach(), parts[1]
-        top = _finite_or(largest.amax(dim=0), 0.0)
+        top = finite_or(largest.amax(dim=0), 0.0)
         total = (sums * (largest - top).exp()).sum(dim=0)
         return ((top + (total / pixels).log()) / tensors[0].to(total.dtype)).to(dtype)
 
@@ -212,7 +212,7 @@ class Attention(Reduction):
         dtype = sum_dtype(rows.dtype)
         scores = self.scores(rows, *tensors).to(dtype).flatten(2)
         largest = scores.detach().amax(dim=2, keepdim=True)
-        weights = (scores - _finite_or(largest, 0.0)).exp()
+        weights = (scores - finite_or(largest, 0.0)).exp()
         with torch.autocast("cpu" if rows.is_meta else rows.device.type, enabled=False):  # "meta" has no autocast
             # In this order the gradient of the rows has their layout: with channels last, and one image, torch (2.14)
             # computes wrong gradients of a batch normalization in front.
@@ -222,12 +222,12 @@ class Attention(Reduction):
     def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
         """The weighted sum divided by the sum of weights."""
         largest, weights, weighted = parts[0].detach(), parts[1], parts[2]
-        share = (largest - _finite_or(largest.amax(dim=0), 0.0)).exp()
+        share = (largest - finite_or(largest.amax(dim=0), 0.0)).exp()
         vectors = (weighted * share[..., None]).sum(dim=0) / (weights * share).sum(dim=0)[..., None]
         return (vectors.squeeze(1) if self.one_vector else vectors).to(dtype)
 
 
-def _finite_or(values: Tensor, instead: float) -> Tensor:
+def finite_or(values: Tensor, instead: float) -> Tensor:
     """`values` where finite, else `instead`: relative to an infinite or NaN maximum all other values would be lost."""
     return torch.where(values.isfinite(), values, instead)
 

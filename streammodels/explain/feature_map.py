@@ -77,8 +77,11 @@ class PooledFeatureMap:
 
     @property
     def is_attention(self) -> bool:
-        """Whether the only pool is gated attention."""
-        return len(self.pools) == 1 and is_gated_attention(self.module, self.pools[0])
+        """Whether the only pool is gated attention whose result is a weighted mean."""
+        if len(self.pools) != 1 or not is_gated_attention(self.module, self.pools[0]):
+            return False
+        pool: Any = self.module.get_submodule(str(self.pools[0].target))
+        return bool(pool.weighs_linearly)
 
     @property
     def grid(self) -> MapGrid:

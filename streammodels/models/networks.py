@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from streammodels.models.normalize import IMAGENET_MEAN, IMAGENET_STD
-from streammodels.models.pooling import make_pool
+from streammodels.models.pool_names import make_pool
 from streammodels.models.resnet import published_weights
 from streammodels.models.weights import State, WeightsUnavailableError, load_weights, read_weights
 

@@ -12,14 +12,15 @@ numbers per channel, so that the map is never held, with the same result and gra
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import partial
 from math import isfinite
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from streammodels.core.pools.masked import Masked
 from streammodels.core.reductions import (
     Attention,
     GeneralizedMean,
@@ -51,21 +52,45 @@ class GlobalPool(nn.Module, ABC):
     def reduction_of(self, maps: int) -> Reduction:
         """The reduction of `maps` maps: the one to pool, and further ones that the layer is called with.
 
+        A second one is a mask (B, 1, h, w) of any height and width: pixels are pooled where it is not zero.
+
         Raises:
             TypeError: If the layer takes no further ones.
         """
-        if maps != 1:
-            raise TypeError(f"{type(self).__name__} pools one map, and was called with {maps}. Call it with one.")
-        return self.reduction()
+        if maps > 2:
+            raise TypeError(
+                f"{type(self).__name__} pools one map, limited to a mask if there is one, and was called with {maps} "
+                "maps. Call it with one or two."
+            )
+        return self.reduction() if maps == 1 else Masked(self.reduction())
+
+    def aligned(self, features: Tensor, *further: Tensor) -> tuple[Tensor, ...]:
+        """The `further` maps as high and wide as `features`; a mask by its nearest pixels."""
+        if type(self).reduction_of is not GlobalPool.reduction_of or not further:  # then they are no masks
+            return further
+        size = tuple(features.shape[2:])
+        return tuple(
+            one if tuple(one.shape[2:]) == size else functional.interpolate(one.float(), size, mode="nearest-exact")
+            for one in further
+        )
 
     def tensors(self) -> list[Tensor | None]:
         """The further arguments of the reduction."""
         return []
 
     def forward(self, features: Tensor, *further: Tensor) -> Tensor:
-        """The pooled vector (B, C) of a (B, C, H, W) map, and of further maps if the layer takes some."""
+        """The pooled vector (B, C) of a (B, C, H, W) map.
+
+        Args:
+            features: The map.
+            further: A mask (B, 1, h, w), bool or numbers. Only pixels where it is not zero are pooled. It may have any
+                height and width, and is brought to those of the map by its nearest pixels.
+
+        Raises:
+            EmptyMaskError: If the mask has no such pixel in an image.
+        """
         reduction = self.reduction_of(1 + len(further))
-        return reduction.whole(features, *without_none(self.tensors()), further=further)
+        return reduction.whole(features, *without_none(self.tensors()), further=self.aligned(features, *further))
 
 
 class GlobalAvgPool(GlobalPool):
@@ -101,7 +126,7 @@ class GeM(GlobalPool):
         super().__init__()
         if not (p > 0 and isfinite(p) and epsilon > 0):
             raise ValueError(f"GeM needs a positive p and a positive epsilon, got p={p} and epsilon={epsilon}")
-        _register(self, "p", p, learnable)
+        register_number(self, "p", p, learnable)
         self.epsilon = epsilon
 
     def reduction(self) -> Reduction:
@@ -129,7 +154,7 @@ class LogSumExp(GlobalPool):
         super().__init__()
         if r == 0 or not isfinite(r):
             raise ValueError(f"LogSumExp needs a finite r other than 0, got {r}. For the mean use GlobalAvgPool.")
-        _register(self, "r", r, learnable)
+        register_number(self, "r", r, learnable)
 
     def reduction(self) -> Reduction:
         """See `GlobalPool`."""
@@ -140,7 +165,7 @@ class LogSumExp(GlobalPool):
         return [self.r]
 
 
-def _register(module: nn.Module, name: str, value: float, learnable: bool) -> None:
+def register_number(module: nn.Module, name: str, value: float, learnable: bool) -> None:
     """Register a number as a parameter or, if it is not trained, as a buffer of the same name and shape."""
     tensor = torch.tensor([float(value)])
     if learnable:
@@ -171,6 +196,9 @@ class GatedAttention(GlobalPool):
         dropout: Dropout probability of either branch in training. Streamed and plain modules draw different random
             numbers from the same distribution.
     """
+
+    weighs_linearly: ClassVar[bool] = True
+    """Whether the result is the weighted mean of the features."""
 
     def __init__(
         self, channels: int, hidden: int = 256, heads: int | None = None, gated: bool = True, dropout: float = 0.0
@@ -243,35 +271,3 @@ class PerClassLinear(nn.Module):
         """Logits (B, K) of (B, K, C) vectors, or of the same flattened to (B, K * C)."""
         of_classes = vectors.reshape(-1, self.num_classes, self.channels)
         return (of_classes * self.weight).sum(dim=2) + self.bias
-
-
-def make_pool(pooling: str | nn.Module, channels: int) -> nn.Module:
-    """The named global pooling layer, which returns as many features as the map has channels.
-
-    Args:
-        pooling: "avg", "max", "gem", "lse", "attention", or a module, which is returned.
-        channels: Channels of the map.
-
-    Raises:
-        ValueError: If the name is unknown, or the module returns another number of features.
-    """
-    if isinstance(pooling, nn.Module):
-        with torch.no_grad():
-            like = next(pooling.parameters(), torch.zeros(()))
-            features = pooling(like.new_zeros(1, channels, 8, 8)).flatten(1).shape[1]
-        if features != channels:
-            raise ValueError(
-                f"pooling={pooling} makes {features} features of a map with {channels} channels, but the classifier "
-                f"takes {channels}. Use StreamingClassifier, with a head for {features} features."
-            )
-        return pooling
-    pools: dict[str, Callable[[], nn.Module]] = {
-        "avg": lambda: nn.AdaptiveAvgPool2d(1),
-        "max": lambda: nn.AdaptiveMaxPool2d(1),
-        "gem": GeM,
-        "lse": LogSumExp,
-        "attention": lambda: GatedAttention(channels),
-    }
-    if pooling not in pools:
-        raise ValueError(f"pooling '{pooling}' is not known. Choose one of {', '.join(pools)}, or pass a module.")
-    return pools[pooling]()

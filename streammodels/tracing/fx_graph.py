@@ -297,6 +297,8 @@ class _Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         if not is_leaf(layer):
             self._check_questions(forward, args, kwargs)
+        if getattr(layer, "streams_reduction", False) and len(args) > 1:
+            args = (args[0], *layer.aligned(*args))  # type: ignore[operator]
         try:
             return forward(*args, **kwargs) if layer is self.root else self.call_module(layer, forward, args, kwargs)
         except Exception:

@@ -51,7 +51,7 @@ class StreamingNetwork(StreamingClassifier):
         mean: Per channel, on the scale 0..1; None for those that the published weights were trained with.
         std: Per channel, likewise.
         metrics: See `StreamingClassifier`.
-        pooling: "avg", as published, or one of "max", "gem", "lse" and "attention" in place of the network's global
+        pooling: "avg", as published, or one of "max", "gem", "lse", "attention" ... in place of the network's global
             average: see `StreamingResNet`.
         optimizer: See `StreamingClassifier`.
         lr_scheduler: See `StreamingClassifier`.

@@ -13,7 +13,7 @@ from torch import nn
 from torchmetrics import Metric, MetricCollection
 
 from streammodels.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from streammodels.models.pooling import make_pool
+from streammodels.models.pool_names import make_pool
 from streammodels.models.resnet import build_resnet
 from streammodels.training.classifier import StreamingClassifier
 from streammodels.training.fine_tuning import NONE, FineTuning

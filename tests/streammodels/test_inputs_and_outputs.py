@@ -205,7 +205,7 @@ class _Masked(nn.Module):
         self.pool = GlobalMaxPool()
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
-        pooled: Tensor = self.pool(image, mask)
+        pooled: Tensor = self.pool(image, mask, mask * 2)
         return pooled
 
 
@@ -215,7 +215,7 @@ def test_what_takes_no_image_or_no_further_map_is_refused() -> None:
 
     pools = _Masked()
     with pytest.raises(TypeError, match="pools one map"):
-        pools(torch.zeros(1, 3, 9, 9), torch.zeros(1, 1, 9, 9))
+        pools.pool(torch.zeros(1, 3, 9, 9), torch.zeros(1, 1, 9, 9), torch.zeros(1, 1, 9, 9))
     with pytest.raises(UnsupportedLayerError, match="takes no image"):
         stream(Nothing(), strip_rows=4)
     with pytest.raises(UnsupportedLayerError, match="pools one map"):

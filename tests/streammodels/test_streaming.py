@@ -18,7 +18,7 @@ from torch.nn import functional
 from torchvision.models.convnext import CNBlock, LayerNorm2d
 
 from streammodels import StreamedModule, UnsupportedLayerError, stream
-from streammodels.models.pooling import make_pool
+from streammodels.models.pool_names import make_pool
 
 Spec = tuple[Any, ...]
 MODES = ("zeros", "zeros", "reflect", "replicate")

@@ -15,13 +15,18 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from streammodels import (
+    AttentionGeM,
     GatedAttention,
     GeM,
     GlobalAvgPool,
     GlobalMaxPool,
     GlobalPool,
+    GlobalSumPool,
+    GlobalWeightedPool,
     LogSumExp,
     PerClassLinear,
+    SigmoidAttention,
+    SoftmaxPool,
     UnsupportedLayerError,
     stream,
 )
@@ -39,6 +44,14 @@ HEADS: dict[str, Callable[[], nn.Module]] = {
     "lse negative": lambda: LogSumExp(r=-2.0, learnable=True),
     "attention": lambda: GatedAttention(4, hidden=3),
     "attention, several heads": lambda: GatedAttention(4, hidden=5, heads=3),
+    "sum": GlobalSumPool,
+    "softmax": SoftmaxPool,
+    "softmax trained": lambda: SoftmaxPool(r=-3.0, learnable=True),
+    "sigmoid attention": lambda: SigmoidAttention(4, hidden=3, heads=2),
+    "attention gem": lambda: AttentionGeM(4, hidden=3, p=2.0),
+    "attention gem of high power": lambda: AttentionGeM(4, hidden=3, heads=2, gated=False, p=30.0),
+    "weighted by class": GlobalWeightedPool,
+    "weighted by class, no size": lambda: GlobalWeightedPool(background=None, size_term=False, epsilon=0.1),
     "attention, not gated": lambda: GatedAttention(4, hidden=5, heads=1, gated=False),
 }
 
@@ -54,6 +67,19 @@ def softmax_pool(head: GatedAttention, features: Tensor) -> Tensor:
     return vectors[:, 0] if head.heads is None else vectors
 
 
+def weighted_by_class(
+    scores: Tensor, background: float | None, epsilon: float, power: float, floor: float, size_term: bool
+) -> Tensor:
+    """Araslanov and Roth 2020, as they put it: masks, logits by weight, and the focal penalty."""
+    if background is not None:
+        scores = torch.cat([torch.full_like(scores[:, :1], background), scores], dim=1)
+    masks = scores.softmax(dim=1)
+    pooled = (scores * masks).sum((2, 3)) / (epsilon + masks.sum((2, 3)))
+    size = masks.mean((2, 3))
+    result = pooled + (1 - size) ** power * torch.log(floor + size) if size_term else pooled
+    return result if background is None else result[:, 1:]
+
+
 def textbook(head: nn.Module, features: Tensor) -> Tensor:
     pixels = features.flatten(2)
     if isinstance(head, GlobalAvgPool):
@@ -64,7 +90,21 @@ def textbook(head: nn.Module, features: Tensor) -> Tensor:
         return pixels.clamp(min=head.epsilon).pow(head.p).mean(2).pow(1 / head.p)
     if isinstance(head, LogSumExp):
         return (torch.logsumexp(head.r * pixels, 2) - log(pixels.shape[2])) / head.r
+    if isinstance(head, GlobalSumPool):
+        return pixels.sum(2)
+    if isinstance(head, SoftmaxPool):
+        return ((head.r * pixels).softmax(2) * pixels).sum(2)
+    if isinstance(head, GlobalWeightedPool):
+        return weighted_by_class(features, *head.settings)
     assert isinstance(head, GatedAttention)
+    if isinstance(head, SigmoidAttention | AttentionGeM):
+        scores = GatedAttention.scores_with(features, *[t for t in GatedAttention.tensors(head) if t is not None])
+        weights = scores.flatten(2).sigmoid() if isinstance(head, SigmoidAttention) else scores.flatten(2).softmax(2)
+        weights = weights / weights.sum(2, keepdim=True)
+        values = pixels.clamp(min=head.epsilon) ** head.p if isinstance(head, AttentionGeM) else pixels
+        vectors = torch.einsum("bkn,bcn->bkc", weights, values)
+        vectors = vectors ** (1 / head.p) if isinstance(head, AttentionGeM) else vectors
+        return vectors[:, 0] if head.heads is None else vectors
     return softmax_pool(head, features)
 
 

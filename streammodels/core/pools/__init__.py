@@ -1,0 +1,1 @@
+"""Reductions beyond the mean, the maximum and attention."""
