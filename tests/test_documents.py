@@ -116,6 +116,7 @@ def test_annotations_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     found = run_examples("docs/annotations.md", {})
     assert found["tumor"].area == 272 * 236 - 60 * 60
+    assert found["labels"].shape == (24, 32)
 
 
 @pytest.mark.slow
