@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from streammodels.models.pooling import LogSumExp as LogSumExp
     from streammodels.models.pooling import PerClassLinear as PerClassLinear
     from streammodels.models.resnet import freeze_batch_norm as freeze_batch_norm
+    from streammodels.models.unet import UNet as UNet
     from streammodels.models.weighted_pooling import AttentionGeM as AttentionGeM
     from streammodels.models.weighted_pooling import GlobalSumPool as GlobalSumPool
     from streammodels.models.weighted_pooling import GlobalWeightedPool as GlobalWeightedPool
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from streammodels.training.classifier import StreamingClassifier as StreamingClassifier
     from streammodels.training.fine_tuning import FineTuning as FineTuning
     from streammodels.training.pretrained import ModelCard as ModelCard
+    from streammodels.training.segmenter import StreamingSegmenter as StreamingSegmenter
     from streammodels.training.streaming_convnext import StreamingConvNeXt as StreamingConvNeXt
     from streammodels.training.streaming_network import StreamingNetwork as StreamingNetwork
     from streammodels.training.streaming_resnet import StreamingResNet as StreamingResNet
@@ -80,12 +82,14 @@ _NAMES = {
     "models.normalize": "Normalize",
     "models.pooling": "GatedAttention GeM GlobalAvgPool GlobalMaxPool GlobalPool LogSumExp PerClassLinear",
     "models.resnet": "freeze_batch_norm",
+    "models.unet": "UNet",
     "models.weighted_pooling": "AttentionGeM GlobalSumPool GlobalWeightedPool SigmoidAttention SoftmaxPool",
     "models.weights": "WeightsUnavailableError",
     "streaming": "StreamedModule stream",
     "training.classifier": "StreamingClassifier",
     "training.fine_tuning": "FineTuning",
     "training.pretrained": "ModelCard",
+    "training.segmenter": "StreamingSegmenter",
     "training.streaming_convnext": "StreamingConvNeXt",
     "training.streaming_network": "StreamingNetwork",
     "training.streaming_resnet": "StreamingResNet",

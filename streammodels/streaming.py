@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,7 @@ from streammodels.core.engine import NodeTensors
 from streammodels.core.frozen_prefix import nodes_needing_grad
 from streammodels.core.image_rows import Image, ImageRows
 from streammodels.core.network import Network
+from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import RowPlan
 from streammodels.core.strip_reader import InputReader, StripReader
 from streammodels.errors import EmptyMaskError, UnsupportedLayerError
@@ -38,7 +40,7 @@ from streammodels.memory.summary import layer_table
 from streammodels.orientation import Orientation, Planned, TracedModule
 from streammodels.stages.execution import StagedExecution
 from streammodels.stages.run import StagedNetwork
-from streammodels.stages.waiting import GlobalStatistics, Waiting
+from streammodels.stages.waiting import GlobalStatistics, Waiting, WaitingMaps
 from streammodels.tracing.fx_graph import Arguments, TracedInput, UnknownSizeError
 from streammodels.tracing.layers import check_layers, is_summarized
 from streammodels.tracing.parametrizations import is_parametrized, reading_undone
@@ -374,6 +376,37 @@ class StreamedModule(nn.Module):
         )
         size = (batch, channels or None, height, width, self.kernel_pixels)
         return StepMemory(engine, tensors, needs_grad, *size, images, further, frozenset(elsewhere))
+
+    @torch.no_grad()
+    def map_on_disk(self, image: Image, folder: str | PathLike[str], *further: Any, **options: Any) -> Any:
+        """What the module returns for one image, without gradients, with its maps in files instead of memory.
+
+        Args:
+            image: See `forward`; no list.
+            folder: Where the maps lie. Their files have no name, and are freed with the tensors.
+            further: See `forward`.
+            options: See `forward`.
+
+        Returns:
+            As `forward`, on the host, maps as tensors that are read from disk on use.
+
+        Raises:
+            UnsupportedLayerError: If the module computes with its maps after they are whole.
+            OSError: If there is no space for a map, naming the folder.
+        """
+        (call,) = calls_of(image, further, options)
+        sources = call.sources()
+        arguments = call.arguments(sources, self._dtype)
+        orientation = self._trace(arguments).upright
+        network = orientation.network
+        if network.tail is not None or network.vectors is not None:
+            reason = "it computes with values of whole maps, which would be read into memory"
+            raise UnsupportedLayerError(type(self.module).__name__, reason, "Call the streamed module.")
+        new = WaitingMaps(Path(folder), self._device).new
+        maps = [index for index in network.boundary if not isinstance(network.nodes[index].rule, Reduction)]
+        tensors = orientation.tensors()
+        new_map = dict.fromkeys(maps, new)
+        return orientation.finish(self._values(orientation, sources, arguments.inputs, tensors, new_map=new_map))
 
     def image_gradient(self, image: Image, score: Callable[[Tensor], Tensor], take: RowGradCallback) -> Tensor:
         """The gradient of a score with respect to the image, strip by strip, so that it is never whole in memory.

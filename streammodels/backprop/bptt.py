@@ -104,6 +104,7 @@ class ImagePass:
         frozen = self.keeping is not None and self.keeping.frozen
         self.prefix = FrozenPrefix.find(nodes, self.needs_grad) if frozen else None
         self._carry_arena, self._prefix_arena = Arena(), Arena()
+        self._left_out: frozenset[int] = frozenset()
 
     @property
     def device(self) -> torch.device:
@@ -160,7 +161,9 @@ class ImagePass:
         leaves: Carries | None = None,
     ) -> StripResult:
         seeds = self.rng_state.seeds
-        run = StripRun(self.engine, self.plan, strip, self.tensors, seeds, self.prefix, prefix_rows, leaves or {})
+        run = StripRun(
+            self.engine, self.plan, strip, self.tensors, seeds, self.prefix, prefix_rows, leaves or {}, self._left_out
+        )
         return run.forward(rows, carries)
 
     def _run_with_graph(
@@ -236,15 +239,32 @@ class ImagePass:
         """
         assert self.keeping is not None
         order = backward_order(self.plan.strips, self.keeping.every, len(self.graphs))
+        self._left_out = self._without_gradient(grads)
         reads = [self._read_again(visit) for visit in order]
         self._sums = GradSums(t for node in self.tensors for t in node if t is not None)
         with closing(self.reader.strips(reads)) as strips:
             self._backward(order, strips, grads, on_grad or {})
         self._sums.finish()
+        self._left_out = frozenset()
+
+    def _without_gradient(self, grads: Sequence[Tensor | None]) -> frozenset[int]:
+        """The nodes that lead to no value with a gradient; none if layers draw random numbers, which all have to do."""
+        if self.engine.network.has_random_nodes:
+            return frozenset()
+        remaining, needed = iter(grads), set[int]()
+        for index in self.engine.network.boundary:
+            own = [next(remaining) for _ in range(self.reductions[index].number if index in self.reductions else 1)]
+            if any(grad is not None for grad in own):
+                needed.add(index)
+        for index in reversed(range(len(self.engine.nodes))):
+            if index in needed:
+                needed.update(self.engine.nodes[index].inputs)
+        return frozenset(range(len(self.engine.nodes))) - needed
 
     def _read_again(self, visit: BackwardStep) -> dict[int, range]:
         """The rows of inputs that a step reads; not those that only layers which are frozen and kept read."""
         rows = self._input_rows(visit.strip) if visit.reads else {}
+        rows = {i: own for i, own in rows.items() if i not in self._left_out or i in self.inputs_needing_grad}
         return rows if self.prefix is None else {i: own for i, own in rows.items() if i in self.prefix.inputs}
 
     def _backward(

@@ -106,6 +106,7 @@ class StripRun:
         prefix: The frozen prefix, if it is not to be computed again.
         prefix_rows: Rows of its outputs, kept from the first computation; None in the first computation.
         leaves: The carries that need a gradient, as leaves of autograd, whose type has at least float32.
+        left_out: Nodes that are not computed, because no gradient comes to them or to what reads them.
         buffers: The rows of every node that its readers see in this strip, carried ones first; None when released.
         activated: Nodes whose buffer has passed the ReLU that reads it.
     """
@@ -118,6 +119,7 @@ class StripRun:
     prefix: FrozenPrefix | None = None
     prefix_rows: Carries | None = None
     leaves: Carries = field(default_factory=dict)
+    left_out: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         self.nodes = self.engine.nodes
@@ -138,6 +140,9 @@ class StripRun:
         for index, node in enumerate(self.nodes):
             if index in skipped:
                 continue
+            if index in self.left_out:
+                self.release(index)
+                continue
             try:
                 self._run(index, read_rows, carries.get(index), read[index])
             except RuntimeError as error:
@@ -156,7 +161,7 @@ class StripRun:
         for index in reversed(range(len(self.nodes))):
             node = self.nodes[index]
             runs = result[index] if node.transparent else len(plan.new(index, strip)) > 0
-            for source in node.inputs if runs else ():
+            for source in node.inputs if runs and index not in self.left_out else ():
                 result[source] = True
         return result
 

@@ -55,7 +55,7 @@ class Labels:
     Without it, rows of uint8 are those of an image and scaled to 0..1.
 
     Args:
-        source: (B, H, W) or (B, C, H, W) tensor, or an object with `shape` (C, H, W) or (H, W), `dtype` and
+        source: (H, W), (B, H, W) or (B, C, H, W) tensor, or an object with `shape` (C, H, W) or (H, W), `dtype` and
             ``rows(start, stop)``.
     """
 
@@ -66,7 +66,7 @@ class Labels:
                 f"{type(source).__name__}.{_remedy(source)}"
             )
         if isinstance(source, Tensor):
-            source = source[:, None] if source.ndim == 3 else source
+            source = source[None, None] if source.ndim == 2 else source[:, None] if source.ndim == 3 else source
         self.source = source
 
     @property

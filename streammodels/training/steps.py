@@ -26,6 +26,9 @@ SchedulerFactory = (
 )
 
 
+default_optimizer: OptimizerFactory = partial(torch.optim.AdamW, lr=1e-4)
+
+
 class SupervisedModule(LightningModule):
     """A LightningModule for (image, label) batches with the loss and metrics of a task.
 
@@ -51,7 +54,7 @@ class SupervisedModule(LightningModule):
         self.num_classes = num_classes
         self.task = make_task(task, num_classes, loss_fn)
         self.loss_fn = self.task.default_loss() if loss_fn is None else loss_fn
-        self.optimizer_factory: OptimizerFactory = optimizer or partial(torch.optim.AdamW, lr=1e-4)
+        self.optimizer_factory: OptimizerFactory = optimizer or default_optimizer
         self.scheduler_factory = lr_scheduler
         fine_tuning.check_loss(self.task.name, self.loss_fn)
         self.fine_tuning = fine_tuning

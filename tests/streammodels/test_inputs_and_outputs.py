@@ -9,8 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
-from streammodels import GlobalAvgPool, GlobalMaxPool, GlobalPool, Labels, Reduction, UnsupportedLayerError, stream
+from streammodels import (
+    GlobalAvgPool,
+    GlobalMaxPool,
+    GlobalPool,
+    Keeping,
+    Labels,
+    Reduction,
+    UnsupportedLayerError,
+    stream,
+)
 
 DOUBLE = torch.float64
 
@@ -104,6 +114,38 @@ def test_a_value_without_a_gradient_gives_none() -> None:
     plain(image)["maps"].fine.sum().backward()
     assert module.second.weight.grad is None
     assert torch.allclose(module.first.weight.grad, plain.first.weight.grad, rtol=1e-12)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(40, 12), (12, 40)])
+def test_what_leads_to_no_gradient_is_not_computed_again(size: tuple[int, int]) -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.cheap = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+            self.costly = nn.Sequential(nn.Conv2d(4, 64, 3, padding=1), nn.Tanh(), nn.Conv2d(64, 2, 3, padding=1))
+
+        def forward(self, image: Tensor, other: Tensor) -> Any:
+            fine = self.trunk(image).relu()
+            return self.cheap(fine).mean((2, 3)), self.costly(fine), other * 2
+
+    module = Heads().to(DOUBLE)
+    image, other = (torch.randn(1, 3, *size, dtype=DOUBLE, requires_grad=True) for _ in range(2))
+    streamed = stream(module, strip_rows=4, keeping=Keeping())
+    operations, results = [], []
+    for chosen in (slice(0, 1), slice(0, 3)):
+        values = streamed(image, other)[chosen]
+        with FlopCounterMode(display=False) as counter:
+            given = [image, other, *module.parameters()]
+            score = sum(value.square().sum() for value in values)
+            results.append(torch.autograd.grad(score, given, allow_unused=True, materialize_grads=True))
+        operations.append(counter.get_total_flops())
+        expected = torch.autograd.grad(
+            sum(value.square().sum() for value in module(image, other)[chosen]), given, allow_unused=True,
+            materialize_grads=True,
+        )  # fmt: skip
+        for found, plain in zip(results[-1], expected, strict=True):
+            assert float((found - plain).norm()) <= 1e-12 * float(plain.norm())
+    assert operations[0] < operations[1] / 8
 
 
 @pytest.mark.parametrize("strip_rows", [1, 5, 64])
