@@ -1,12 +1,15 @@
 """Random search for networks whose streamed outputs or gradients differ from plain ones.
 
 The networks are those of ``tests/streammodels/test_streaming.py`` (chains, residual and dense joins, mixed kernels,
-strides, dilations, paddings, poolings, global pools), on larger images and with everything that should change no result
-drawn at random too: strip height, quanta of rows, and what is kept for the backward pass. Every round has a seed; a
-mismatch is printed with the seed of its round, and ends the hunt with exit status 1.
+strides, dilations, paddings, poolings, global pools), a third of them with statistics of whole maps between the layers
+(squeeze-and-excitation, response, group, instance and batch normalization), on larger images and with everything that
+should change no result drawn at random too: strip height, quanta of rows, and what is kept for the backward pass.
+Every round has a seed; a mismatch is printed with the seed of its round, and ends the hunt with exit status 1.
 
 A mismatch is a relative difference above 1e-12, and above ten times what the plain network itself differs by when its
-image and weights change in their last bit: some random networks divide by next to nothing. Those are counted.
+image and weights change in their last bit: some random networks divide by next to nothing. Those are counted. A
+gradient that is small beside the largest of its network is measured against that: normalization makes some of them
+zero, of which only rounding is left.
 
     python tests/benchmarks/network_hunt.py --minutes 10
     python tests/benchmarks/network_hunt.py --seed 17 --rounds 1    # one round again
@@ -49,6 +52,68 @@ def load(name: str) -> ModuleType:
 COMPARISON, GENERATOR = load("conftest"), load("test_streaming")
 
 
+class Gate(nn.Module):
+    """Squeeze-and-excitation, whose result may be added to its input."""
+
+    def __init__(self, channels: int, residual: bool) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.gate = nn.Sequential(nn.Conv2d(channels, 2, 1), nn.Tanh(), nn.Conv2d(2, channels, 1), nn.Sigmoid())
+        self.residual = residual
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gated = self.gate(self.pool(x)) * x
+        return x + gated if self.residual else gated
+
+
+class Response(nn.Module):
+    """Response normalization."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, channels, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        norm = x.norm(dim=(2, 3), keepdim=True)
+        return x + self.weight * x * norm / (norm.mean(1, keepdim=True) + 0.1)
+
+
+class BatchStatistics(nn.BatchNorm2d):
+    """Batch normalization in training mode."""
+
+
+@st.composite
+def statistics(draw: st.DrawFn, channels: int) -> nn.Module:
+    """A layer that uses statistics of the whole map. A small epsilon would amplify rounding of maps that are flat."""
+    kind = draw(st.sampled_from(["gate", "gate", "response", "group", "instance", "batch"]))
+    if kind == "gate":
+        return Gate(channels, draw(st.booleans()))
+    if kind == "group":
+        return nn.GroupNorm(draw(st.sampled_from([1, channels // 2])), channels, eps=0.1)
+    if kind == "response":
+        return Response(channels)
+    affine = draw(st.booleans())
+    if kind == "instance":
+        return nn.InstanceNorm2d(channels, eps=0.1, affine=affine, track_running_stats=draw(st.booleans()))
+    return BatchStatistics(channels, eps=0.1, affine=affine)
+
+
+@st.composite
+def networks_with_statistics(draw: st.DrawFn) -> nn.Module:
+    """A random trunk with statistics of whole maps between its layers, sometimes with a pool behind it."""
+    channels, layers = 2, []
+    for _ in range(draw(st.integers(1, 4))):
+        layer, channels = draw(GENERATOR.stages(channels))
+        layers.append(layer)
+        if draw(st.booleans()):
+            layers.append(draw(statistics(channels)))
+        if channels > 16:
+            break
+    layers += [draw(statistics(channels))]
+    pool = [nn.AdaptiveMaxPool2d(1)] if draw(st.booleans()) else []  # the average of a normalized map is zero
+    return nn.Sequential(*layers, *pool)
+
+
 class Tally:
     """Counts of what was tested."""
 
@@ -65,47 +130,51 @@ def compare(network: nn.Module, batch: int, height: int, width: int, data: Any, 
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.4)
     for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d) and not isinstance(layer, BatchStatistics):
             layer.eval()
             layer.running_mean.normal_(std=0.3)
             layer.running_var.uniform_(0.5, 2.0)
     network.double()
     image = torch.randn(batch, 2, height, width, dtype=torch.float64)
     note(str(network))
-    streamed = StreamedModule(network, strip_rows=strip_rows, keeping=keeping)
+    streamed = StreamedModule(network, strip_rows=strip_rows, keeping=keeping, global_statistics="host")
     streamed.kernel_pixels = quantum
     try:
         plain = COMPARISON.run(network, network, image)
-    except RuntimeError:  # the image is too small for the plain network: for the streamed one too
+    except (RuntimeError, ValueError):  # the image is too small for the plain network: for the streamed one too
         refused(streamed, image)
         tally.refused += 1
         return
-    name, far = farthest(COMPARISON.run(streamed, network, image), plain)
+    normalizes = any(
+        isinstance(layer, BatchStatistics | nn.InstanceNorm2d | nn.GroupNorm) for layer in network.modules()
+    )
+    least = 1e-2 if normalizes else 1e-6
+    name, far = farthest(COMPARISON.run(streamed, network, image), plain, least)
     tally.compared += 1
     if far > COMPARISON.RELATIVE_TOLERANCE:
-        own = last_bits(network, image, plain)
+        own = last_bits(network, image, plain, least)
         assert far <= 10 * own, f"{name} is off by {far:.3g}, relative; the plain network's own rounding is {own:.3g}"
         tally.sensitive += 1
     else:
         tally.worst = max(tally.worst, far)
 
 
-def farthest(result: Any, plain: Any) -> tuple[str, float]:
-    """Name and relative error of the output or gradient that differs most."""
-    scale = 1e-6 * max((float(grad.norm()) for grad in plain.grads.values() if grad is not None), default=0.0)
+def farthest(result: Any, plain: Any, least: float) -> tuple[str, float]:
+    """Name and relative error of the output or gradient that differs most; `least` is a share of the largest one."""
+    scale = least * max((float(grad.norm()) for grad in plain.grads.values() if grad is not None), default=0.0)
     far = {name: COMPARISON.distance(result.grads[name], grad, scale) for name, grad in plain.grads.items()}
     far["output"] = COMPARISON.distance(result.output, plain.output)
     name = max(far, key=lambda key: far[key])
     return name, far[name]
 
 
-def last_bits(network: nn.Module, image: torch.Tensor, plain: Any) -> float:
+def last_bits(network: nn.Module, image: torch.Tensor, plain: Any, least: float) -> float:
     """Change of the plain results when every number of image and weights changes by up to its last bit."""
     moved = copy.deepcopy(network)
     with torch.no_grad():
         for value in (*moved.parameters(), image := image.clone()):
             value.mul_(1 + torch.finfo(value.dtype).eps * (2 * torch.rand_like(value) - 1))
-    return farthest(COMPARISON.run(moved, moved, image), plain)[1]
+    return farthest(COMPARISON.run(moved, moved, image), plain, least)[1]
 
 
 def refused(streamed: nn.Module, image: torch.Tensor) -> None:
@@ -128,7 +197,8 @@ def hunt_round(number: int, tally: Tally) -> None:
         phases=(Phase.generate,), suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(
-        network=GENERATOR.networks(), batch=st.integers(1, 3), height=st.integers(1, 90), width=st.integers(1, 90),
+        network=st.one_of(GENERATOR.networks(), GENERATOR.networks(), networks_with_statistics()),
+        batch=st.integers(1, 3), height=st.integers(1, 90), width=st.integers(1, 90),
         data=st.data(),
     )  # fmt: skip
     def one(network: nn.Module, batch: int, height: int, width: int, data: Any) -> None:
