@@ -23,6 +23,7 @@ from streammodels.tracing.recording.forwards import handled_calls
 from streammodels.tracing.recording.introspection import asked_at, questioned_names
 from streammodels.tracing.recording.side_effects import no_side_effects
 from streammodels.tracing.recording.sizes import SIZES, TYPES, FakeValues, guessed_shape, own_side
+from streammodels.tracing.statistics.substitutes import substituted
 
 
 @dataclass(frozen=True)
@@ -295,6 +296,7 @@ class _Tracer(fx.Tracer):
         """A call of a layer, of which leaves become one operation."""
         if not _has_values((args, kwargs)):
             return forward(*args, **kwargs)
+        forward = substituted(layer, forward)
         if not is_leaf(layer):
             self._check_questions(forward, args, kwargs)
         if getattr(layer, "streams_reduction", False) and len(args) > 1:

@@ -11,8 +11,9 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from streammodels.core.operations import Pointwise, Rule
-from streammodels.core.reductions import GlobalAverage, GlobalExtreme, Parts, Reduction, sum_dtype
+from streammodels.core.reductions import Attention, GlobalAverage, GlobalExtreme, Parts, Reduction, sum_dtype
 from streammodels.tracing.fx_graph import named_arguments
+from streammodels.tracing.statistics.substitutes import softmax_pool
 
 _NORMS: frozenset[Any] = frozenset({torch.norm, "norm", torch.linalg.vector_norm})
 _MAXIMA: frozenset[Any] = frozenset({torch.amax, "amax"})
@@ -41,6 +42,26 @@ class GlobalNorm(Reduction):
         """The norm of the norms."""
         result: Tensor = torch.linalg.vector_norm(parts[0], self.order, dim=0)
         return result.to(dtype)
+
+
+@dataclass(frozen=True)
+class _Column(Reduction):
+    """The (B, C) result of another reduction as (B, C, 1, 1)."""
+
+    rule: Reduction
+
+    @property
+    def ignores_order(self) -> bool:
+        """See `Reduction`."""
+        return self.rule.ignores_order
+
+    def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
+        """See `Reduction`."""
+        return self.rule.partial(rows, *tensors)
+
+    def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
+        """See `Reduction`."""
+        return self.rule.combine(parts, pixels, dtype, *tensors)[..., None, None]
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,8 @@ def reduction(node: fx.Node, last: bool) -> Rule | None:
     Also that of a maximum over the channels of each pixel.
     """
     target: Any = node.target
+    if target is softmax_pool:
+        return Shaped(_Column(Attention(lambda _, scores: scores, one_vector=True)), True, last)
     names = {**dict.fromkeys(_NORMS, ("p", "dim", "keepdim")), **dict.fromkeys((*_MAXIMA, *_MEANS), ("dim", "keepdim"))}
     if target not in names:
         return None

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import EcaModule, GlobalContext, SelectiveKernel, SplitAttn
+from timm.layers.cbam import CbamModule
 from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.nn import functional
@@ -46,6 +48,12 @@ class Call(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.behind(self.function(self, self.front(x)))
+
+
+def global_context() -> nn.Module:
+    layer = GlobalContext(4, rd_channels=8, fuse_add=True)
+    layer.conv_attn.bias.requires_grad_(False)  # its gradient is zero: a softmax does not change with it
+    return layer
 
 
 class LazyImage:
@@ -126,6 +134,24 @@ def test_vectors_repeated_over_a_map_are_exact(vector: Any, assert_exact: Callab
     assert_exact(module, torch.randn(TALL, dtype=torch.float64), 5, global_statistics="host")
     module = Call(lambda net, x: torch.cat([x[:, 1:], vector(x.mean((2, 3), keepdim=True))], 1).split([3, 4], 1)[1])
     assert_exact(module, torch.randn(TALL, dtype=torch.float64), 5, global_statistics="host")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: EcaModule(4),
+        lambda: CbamModule(4, rd_channels=2),
+        lambda: SelectiveKernel(4, 4, rd_channels=2),
+        lambda: SplitAttn(4, 4, rd_channels=2),
+        lambda: global_context(),
+    ],
+)
+def test_attention_of_timm_over_channels_is_exact(layer: Any, assert_exact: Callable[..., float]) -> None:
+    module = Call(lambda net, x: net.layer(x))
+    module.layer = layer()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    assert_exact(module.eval(), torch.randn(TALL, dtype=torch.float64), 5, global_statistics="host")
 
 
 def test_lists_of_lazy_images_are_exact(network: nn.Module) -> None:
