@@ -1,11 +1,9 @@
 """Memory of the maps that wait between stages, in host memory or in files.
 
-They are as the strips see them, so height and width are swapped where strips run along the width. In memory a row of
-all channels comes after the other, because strips are written and read row by row.
-
-Host memory is not pinned, because torch rounds pinned memory up to a power of two; strips are, when a GPU reads them
-(`StripReader`). A file is mapped into memory and
-removed from its folder at once; the system frees its blocks when the tensor is freed, or when the process ends.
+They are as the strips see them, so height and width are swapped where strips run along the width. Host memory is not
+pinned, because torch rounds pinned memory up to a power of two; strips are, when a GPU reads them (`StripReader`). A
+file is mapped into memory and removed from its folder at once; the system frees its blocks when the tensor is freed, or
+when the process ends.
 """
 
 from __future__ import annotations
@@ -77,14 +75,10 @@ class WaitingMaps:
         Raises:
             OSError: If there is no space for its file, naming the folder.
         """
-        batch, channels, rows, width = shape
-        number = batch * channels * rows * width
         if self.directory is None:
-            memory = torch.empty(number, dtype=dtype)
-        else:
-            memory = _mapped_file(self.directory, number, dtype)
+            return torch.empty(*shape, dtype=dtype)
         # In place, since autograd adds no gradient to a view in place.
-        return memory.as_strided_(tuple(shape), (channels * rows * width, width, channels * width, 1))
+        return _mapped_file(self.directory, torch.Size(shape).numel(), dtype).resize_(*shape)
 
 
 def _mapped_file(directory: Path, number: int, dtype: torch.dtype) -> Tensor:

@@ -23,7 +23,7 @@ from streammodels.tracing.recording.forwards import handled_calls
 from streammodels.tracing.recording.introspection import asked_at, questioned_names
 from streammodels.tracing.recording.side_effects import no_side_effects
 from streammodels.tracing.recording.sizes import SIZES, TYPES, FakeValues, guessed_shape, own_side
-from streammodels.tracing.statistics.substitutes import substituted
+from streammodels.tracing.recording.substitutes import substituted
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from streammodels.core.operations import Pointwise, Rule
 from streammodels.core.reductions import Attention, GlobalAverage, GlobalExtreme, Parts, Reduction, sum_dtype
 from streammodels.tracing.fx_graph import named_arguments
-from streammodels.tracing.statistics.substitutes import softmax_pool
+from streammodels.tracing.recording.substitutes import softmax_pool
 
 _NORMS: frozenset[Any] = frozenset({torch.norm, "norm", torch.linalg.vector_norm})
 _MAXIMA: frozenset[Any] = frozenset({torch.amax, "amax"})

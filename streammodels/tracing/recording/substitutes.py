@@ -1,4 +1,4 @@
-"""Forwards of layers of timm whose own join or flatten rows, with the same result from operations on maps.
+"""Forwards of layers of timm whose own mix dimensions of a map, with the same result.
 
 They are known by name, so that timm is not imported.
 """
