@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -134,3 +137,33 @@ def test_squeeze_and_excitation_is_refused_by_name(name: str, layer: str) -> Non
     with pytest.raises(UnsupportedLayerError, match=r"'SqueezeExcitation' applies a global pool.*RegNetX") as caught:
         stream(network, strip_rows=4)
     assert caught.value.layer == layer
+
+
+@pytest.fixture(scope="module")
+def zoo() -> ModuleType:
+    """The benchmark that compares all families, of which the narrowest are compared here."""
+    path = Path(__file__).resolve().parents[1] / "benchmarks/zoo.py"
+    spec = importlib.util.spec_from_file_location("zoo", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("test_resnet", "exact"),
+        ("test_resnet:features_only", "exact"),
+        ("test_convnext", "exact"),
+        ("test_nfnet", "exact with global statistics"),
+        ("test_efficientnet_ln", "exact with global statistics"),
+        ("test_efficientnet", "exact with global statistics"),
+        ("test_efficientnet_gn", "exact with global statistics"),
+    ],
+)
+def test_narrow_families_of_timm_are_exact(name: str, result: str, zoo: ModuleType) -> None:
+    record = zoo.judge(f"timm/{name}", seconds=60, check=zoo.QUICK)
+    assert record["result"] == result, record
