@@ -62,15 +62,11 @@ def finish_case(images: Sequence[ImageOfCase]) -> Any:
     """What the module returns for a case.
 
     Raises:
-        ValueError: If the operations behind the pools depend on the size of an image, and sizes differ.
+        ValueError: If the operations behind the pools depend on the size of an image.
     """
     first, *others = images
-    if any(not _same_tail(first.network, other.network) for other in others):
-        raise ValueError(
-            "what the module computes in and behind its global pools depends on the size of the image, and the images "
-            "of the case differ in size. Use a pool that does this itself, such as a mean in place of a sum divided by "
-            "height times width."
-        )
+    for other in others:
+        check_same_tail(first.network, other.network)
     remaining = [iter(image.values) for image in images]
     results = []
     for nodes in zip(*(image.network.boundary for image in images), strict=True):
@@ -79,6 +75,20 @@ def finish_case(images: Sequence[ImageOfCase]) -> Any:
         pixels = sum(state.pixels for state in states)
         results.append(first.image_pass.combine(nodes[0], parts, pixels, first.tensors))
     return first.network.finish(results)
+
+
+def check_same_tail(one: Network, other: Network) -> None:
+    """Check that a module computes the same of what it pools for images of two sizes.
+
+    Raises:
+        ValueError: If not.
+    """
+    if not _same_tail(one, other):
+        raise ValueError(
+            "what the module computes in and behind its global pools depends on the size of the image, and of a case "
+            "the images are pooled together. Use a pool that does this itself, such as a mean in place of a sum "
+            "divided by height times width, or pass the images as a list that is not nested: [a, b, c]."
+        )
 
 
 def _same_tail(one: Network, other: Network) -> bool:

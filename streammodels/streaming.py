@@ -23,7 +23,7 @@ from streammodels.backprop.bptt import ImagePass, NewMap, RowGradCallback
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.backprop.rng_state import RngState
 from streammodels.calls import Images, calls_of, concatenate
-from streammodels.cases import ImageOfCase, check_poolable, finish_case
+from streammodels.cases import ImageOfCase, check_poolable, check_same_tail, finish_case
 from streammodels.core.engine import NodeTensors
 from streammodels.core.frozen_prefix import nodes_needing_grad
 from streammodels.core.image_rows import Image, ImageRows
@@ -199,6 +199,7 @@ class StreamedModule(nn.Module):
         sources = [None if self._has_no_pixels(call.image) else call.sources() for call in calls]
         results, computed = [], dict[bool, NodeTensors]()
         traced: TracedModule | None = None
+        pooled: TracedModule | None = None  # the last whose tail was checked
         known: Arguments | None = None
         case: list[ImageOfCase] = []
         for index, (call, source) in enumerate(zip(calls, sources, strict=True)):
@@ -213,6 +214,9 @@ class StreamedModule(nn.Module):
                 if call.of_case is None:
                     results.append(self._compute(traced, source, arguments, computed, *place))
                     continue
+                if call.of_case[1] > 1 and pooled is not traced:
+                    self._check_tail(traced, arguments)
+                    pooled = traced
                 case.append(self._image_of_case(traced, source, arguments, computed, *place))
                 if call.ends_sample:
                     results.append(finish_case(case))
@@ -268,6 +272,13 @@ class StreamedModule(nn.Module):
         if orientation.sideways not in computed or is_parametrized(self.module):
             computed[orientation.sideways] = orientation.tensors()
         return orientation, computed[orientation.sideways]
+
+    def _check_tail(self, traced: TracedModule, arguments: Arguments) -> None:
+        """Check that what is computed of a case does not depend on the size of one image; see `finish_case`."""
+        if traced.network.depends_on_size:
+            batch, _, height, width = arguments.inputs[0].known_shape
+            larger = self._trace_unnoticed(arguments.resized(batch, 2 * height, width))
+            check_same_tail(traced.network, larger.network)
 
     def _image_of_case(
         self,

@@ -68,6 +68,11 @@ class GlobalPool(nn.Module, ABC):
         """The `further` maps as high and wide as `features`; a mask by its nearest pixels."""
         if type(self).reduction_of is not GlobalPool.reduction_of or not further:  # then they are no masks
             return further
+        if any(len(one.shape) != 4 for one in further):
+            raise ValueError(
+                f"{type(self).__name__} takes a mask (B, 1, h, w) beside its map, got {tuple(further[0].shape)}. "
+                "Add the channel with mask[:, None]."
+            )
         size = tuple(features.shape[2:])
         return tuple(
             one if tuple(one.shape[2:]) == size else functional.interpolate(one.float(), size, mode="nearest-exact")

@@ -116,6 +116,31 @@ def test_further_inputs_are_nested_alike_and_ties_go_to_the_first_image() -> Non
         streamed([copies[:2], copies[2:]], other[None], age=age)
 
 
+class DividedByHand(nn.Module):
+    """A mean whose divisor is a constant of the size."""
+
+    def __init__(self, divisor: Callable[[int], Any]) -> None:
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(self, image: Tensor) -> Tensor:
+        assert image.shape[1] == 2
+        return image.sum((2, 3)) / self.divisor(image.shape[2] * image.shape[3])
+
+
+def test_a_result_that_depends_on_the_size_of_one_image_is_refused() -> None:
+    image, other = torch.randn(2, 12, 9, dtype=DOUBLE), torch.randn(2, 7, 9, dtype=DOUBLE)
+    for divisor in (lambda pixels: pixels, lambda pixels: torch.tensor(float(pixels))):
+        streamed = stream(DividedByHand(divisor), strip_rows=4)
+        means = torch.stack([image.mean((1, 2)), other.mean((1, 2))])
+        torch.testing.assert_close(streamed([[image], [other]]), means)
+        for case in ([image, image], [image, other]):
+            with pytest.raises(ValueError, match=r"depends on the size of the image.* not nested"):
+                streamed([case])
+    fixed = stream(DividedByHand(lambda pixels: 2.0), strip_rows=4)
+    torch.testing.assert_close(fixed([[image, other]]), (image.sum((1, 2)) + other.sum((1, 2)))[None] / 2)
+
+
 def test_what_no_case_has_is_refused() -> None:
     image = torch.randn(2, 12, 9, dtype=DOUBLE)
     with pytest.raises(UnsupportedLayerError, match=r"layer '3'.* every image of a case has its own"):

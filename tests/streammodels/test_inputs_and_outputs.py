@@ -241,6 +241,18 @@ def test_labels_keep_their_type_and_meet_the_map_in_a_reduction(dtype: torch.dty
         expected = module(image, target)
 
 
+class _AsksTheSecond(nn.Module):
+    """Asks for the size of its second input first."""
+
+    def forward(self, image: Tensor, other: Tensor) -> Tensor:
+        return image.mean((2, 3)) * other.shape[2]
+
+
+def test_sizes_are_those_of_the_input_that_is_asked() -> None:
+    module, image, other = _AsksTheSecond(), torch.rand(1, 2, 9, 5), torch.rand(1, 1, 4, 7)
+    torch.testing.assert_close(stream(module, strip_rows=4)(image, other), module(image, other))
+
+
 class _Masked(nn.Module):
     def __init__(self) -> None:
         super().__init__()

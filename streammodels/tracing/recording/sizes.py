@@ -86,8 +86,8 @@ class FakeValues:
 
     def _compute(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            number = sum(one.op == "placeholder" for one in self.known)
-            shape, dtype = self.inputs[number]
+            placeholders = [one for one in node.graph.nodes if one.op == "placeholder"]
+            shape, dtype = self.inputs[placeholders.index(node)]
             return torch.empty(shape, dtype=dtype, device=self.device)
         if node.op == "get_attr":
             name = str(node.target)

@@ -122,6 +122,8 @@ def test_lists_cases_and_lazy_masks_and_empty_ones() -> None:
         streamed([images], [[nothing, nothing]])
     with pytest.raises(EmptyMaskError, match="mask of image 1 of the batch"):
         module(torch.stack([images[0]] * 2), torch.stack([masks[0], nothing]))
+    with pytest.raises(ValueError, match=r"Add the channel with mask\[:, None\]"):
+        streamed(images[0][None], masks[0])
     with pytest.raises(ValueError, match="takes a mask"):
         module(images[0][None], masks[0][None].expand(1, 3, 7, 9))
     assert "pool" in streamed.summary(64, 32)
