@@ -68,7 +68,7 @@ CONCATENATIONS: frozenset[Any] = frozenset({torch.cat, torch.concat, torch.conca
 TRANSPOSED: frozenset[Any] = frozenset({functional.conv_transpose2d, torch.conv_transpose2d})
 CONVOLUTIONS: frozenset[Any] = frozenset({functional.conv2d, torch.conv2d}) | TRANSPOSED
 
-SPLITS: frozenset[Any] = frozenset({torch.split, torch.chunk, "split", "chunk"})
+SPLITS: frozenset[Any] = frozenset({torch.split, torch.chunk, "split", "chunk", torch.unbind, "unbind"})
 """Operations that return a tuple of maps, of some channels each."""
 
 _POOLS: dict[Any, Callable[..., Rule]] = {
@@ -109,7 +109,7 @@ def pointwise_call(node: fx.Node, path: str, constants: Mapping[fx.Node, Any], l
     for constant in read:
         _check_constant(constant, constants[constant], path, last)
     in_place = functional.relu_ if node.target in RELUS else None
-    rule = Pointwise(_call(node, read), in_place)
+    rule = Pointwise(called(node, read), in_place)
     return with_constants(rule) if last and read else rule
 
 
@@ -128,7 +128,7 @@ def _check_constant(constant: fx.Node, value: Any, path: str, last: bool) -> Non
         raise UnsupportedLayerError(path, reason, f"Use one value for a channel: shape {shape}.")
 
 
-def _call(node: fx.Node, constants: list[fx.Node]) -> Callable[..., Tensor]:
+def called(node: fx.Node, constants: list[fx.Node]) -> Callable[..., Tensor]:
     """The operation as a function of rows and the values of its constants."""
     target, arguments, options = node.target, node.args, dict(node.kwargs)
     options.pop("inplace", None)

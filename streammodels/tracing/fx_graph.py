@@ -36,13 +36,15 @@ class Recording:
         layers: All layers, by path.
         form: How the module returns what the output node has, as one tensor, a tuple, a dict ...
         depends_on_size: Whether the forward asked for the size of an input or of a map.
+        shape_of: The shape of the value of a node.
     """
 
     graph: fx.Graph
     tensors: dict[str, Tensor]
     layers: dict[str, nn.Module]
     form: pytree.TreeSpec
-    depends_on_size: bool = False
+    depends_on_size: bool
+    shape_of: Callable[[fx.Node], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -238,7 +240,14 @@ class _Tracer(fx.Tracer):
             raise UnsupportedLayerError(type(self.root).__name__, f"the module returns {found}", _TENSORS)
         values = tuple(self.create_arg(leaf) for leaf in leaves)
         self.create_node("output", "output", (values[0] if form.is_leaf() else values,), {})
-        return Recording(self.graph, self.tensors, self.layers, form, self.asked_size)
+        return Recording(self.graph, self.tensors, self.layers, form, self.asked_size, self._shape_of)
+
+    def _shape_of(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of a value."""
+        try:
+            return tuple(self.known(node).shape)
+        except ValueError as error:
+            raise UnknownSizeError(str(error)) if self.guessed else error from None
 
     def known(self, node: fx.Node, asks_size: bool = True) -> Any:
         """A value without data, for a question about its size or, unless `asks_size`, its type."""

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from streammodels.tracing.fx_graph import is_stochastic_depth
+from streammodels.tracing.layouts.layout import RESHAPES, TRANSPOSITIONS
 
 Layers = Mapping[str, nn.Module]
 """The layers of a module, by path."""
@@ -31,9 +32,10 @@ _ALIASING: frozenset[Any] = frozenset(
     {
         functional.dropout, functional.dropout2d, operator.pos, "contiguous", "float", "double", "half",
         "bfloat16", "to",
-        torch.permute, "permute", torch.movedim, "movedim", torch.moveaxis, "moveaxis",
-        torch.split, "split", torch.chunk, "chunk", operator.getitem,
+        torch.split, "split", torch.chunk, "chunk", "unbind", torch.unbind, operator.getitem,
     }
+    | RESHAPES
+    | TRANSPOSITIONS
 )  # fmt: skip
 """Operations whose result may share memory with their input."""
 
@@ -85,5 +87,9 @@ def _passes_through(layers: Layers, node: fx.Node) -> bool:
         layer: Any = layers[str(node.target)]
         drops = isinstance(layer, nn.modules.dropout._DropoutNd) or is_stochastic_depth(layer)
         inactive = drops and (not layer.training or layer.p == 0)
-        return isinstance(layer, nn.Identity) or inactive or bool(getattr(layer, "inplace", False))
+        return (
+            isinstance(layer, nn.Identity | nn.Flatten | nn.Unflatten)
+            or inactive
+            or bool(getattr(layer, "inplace", False))
+        )
     return node.target in _MUTATING or node.target in _ALIASING

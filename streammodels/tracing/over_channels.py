@@ -12,7 +12,7 @@ from streammodels.core.operations import Pointwise, Rule
 from streammodels.core.reductions import GlobalAverage, GlobalExtreme, GlobalSum
 from streammodels.tracing.fx_graph import named_arguments
 
-_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+ARGUMENTS: dict[Any, tuple[str, ...]] = {
     functional.softmax: ("dim", "_stacklevel", "dtype"),
     functional.log_softmax: ("dim", "_stacklevel", "dtype"),
     functional.normalize: ("p", "dim", "eps"),
@@ -30,7 +30,7 @@ _ARGUMENTS: dict[Any, tuple[str, ...]] = {
     ),
     **dict.fromkeys((torch.var, "var", torch.std, "std"), ("dim", "unbiased", "keepdim")),
 }
-"""Functions and methods, with the names of their arguments behind the map."""
+"""Functions and methods along one dimension, with the names of their arguments behind the map."""
 
 _DIMENSION = {functional.normalize: 1, functional.glu: -1}
 """Dimensions that are not given."""
@@ -48,9 +48,9 @@ def over_channels(node: fx.Node, channels: int) -> Rule | None:
         channels: The dimension of the map that is its channels, 1 or 3.
     """
     target: Any = node.target
-    if target not in _ARGUMENTS:
+    if target not in ARGUMENTS:
         return None
-    given = named_arguments(node, *_ARGUMENTS[target])
+    given = named_arguments(node, *ARGUMENTS[target])
     given.pop("_stacklevel", None)
     dimension = given.pop("axis", given.pop("dim", _DIMENSION.get(target)))
     listed = list(dimension) if isinstance(dimension, list | tuple) else [dimension]

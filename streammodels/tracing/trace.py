@@ -25,6 +25,8 @@ from streammodels.tracing import channels_last, functions, modules
 from streammodels.tracing.fold_batch_norm import fold_batch_norms
 from streammodels.tracing.fx_graph import Arguments, Recording, is_leaf, trace_graph
 from streammodels.tracing.inplace import read_after_writing, writes_in_place
+from streammodels.tracing.layouts.layout import Layout, has_own_layout
+from streammodels.tracing.layouts.rearrangement import Rearrangement
 from streammodels.tracing.statistics import norms, pools
 
 
@@ -79,6 +81,8 @@ class _Builder:
         self.tail: list[fx.Node] = []
         self.constants: dict[fx.Node, Any] = {}
         self.last: dict[fx.Node, bool] = {}  # whether the channels of a value are last
+        self.layouts: dict[fx.Node, Layout] = {}  # of values that have neither (B, C, H, W) nor (B, H, W, C)
+        self.recording = recording
 
     def build(self) -> Network:
         for node in self.graph.nodes:
@@ -110,7 +114,7 @@ class _Builder:
         if maps and vectors and not self.global_statistics:
             raise self._pooled_map(node)
         for source in vectors if maps else ():
-            self.constants[source] = Vector(pools.repeated(source)[0], self._path(node), self.last[maps[0]])
+            self.constants[source] = Vector(pools.repeated(source)[0], self._path(node), self.last.get(maps[0], False))
         return bool(maps)
 
     def _pooled_map(self, node: fx.Node) -> UnsupportedLayerError:
@@ -143,6 +147,9 @@ class _Builder:
             reason = f"it changes in place a value that '{self._path(reader)}' reads afterwards"
             raise UnsupportedLayerError(path, reason, "Use inplace=False, or the operator without '='.")
         self._check_writes(node, path)
+        if self._has_layout(node):
+            self._rearrange(node, path)
+            return
         last = self._channels_last(node, path)
         if node.target in functions.SPLITS:
             functions.check_split(node, path, last)
@@ -159,6 +166,61 @@ class _Builder:
             self._append(node, self._module(node, path, last, Node(path, kind, inputs, None)))
         else:
             self._append(node, self._function(node, path, last, Node(path, kind, inputs, None)))
+
+    def _has_layout(self, node: fx.Node) -> bool:
+        """Whether an operation reads or makes a value with a layout of its own."""
+        maps = [source for source in node.all_input_nodes if source in self.index]
+        if any(source in self.layouts for source in maps):
+            return True
+        if node.op == "call_module":
+            return isinstance(self._layer(node), nn.Flatten | nn.Unflatten)
+        source = node.args[0] if node.args else None
+        if isinstance(source, fx.Node) and source.target in (torch.unbind, "unbind"):
+            return True
+        return has_own_layout(node, self.last[maps[0]])
+
+    def _rearrange(self, node: fx.Node, path: str) -> None:
+        """Add such an operation."""
+        maps = [source for source in node.all_input_nodes if source in self.index]
+        layouts = {one: self.layouts.get(one) or Layout.plain(self.last[one]) for one in maps}
+        layer = self._layer(node) if node.op == "call_module" else None
+        found = Rearrangement(
+            node, path, layouts, self.constants, layer, self._shape_of, lambda: self._extent(maps[0])
+        ).translated()
+        plain = found.layout.last
+        self.last[node] = bool(plain)
+        if plain is None or found.rule is None:
+            self.layouts[node] = found.layout
+        if found.rule is None:  # a tuple, whose parts are nodes
+            self.index[node] = self.index[maps[0]]
+            return
+        kind = functions.name_of(node) if layer is None else type(layer).__name__
+        inputs = tuple(self.index[one] for one in maps)
+        tensors: Tensors = list
+        if layer is not None:
+            tensors = partial(_own_tensors, layer)
+        elif isinstance(found.rule, Pointwise) and found.constants:
+            tensors = self._tensors_of(found.constants, path)
+        self._append(node, Node(path, kind, inputs, found.rule, tensors))
+
+    def _shape_of(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of a value, for images of the size that the module is called with."""
+        self.depends_on_size = True
+        return self.recording.shape_of(node)
+
+    def _extent(self, node: fx.Node) -> tuple[int, int, int]:
+        """The number of images, rows and columns of a map."""
+        while node in self.layouts:
+            node = next(source for source in node.all_input_nodes if source in self.index)
+        batch, *sizes = self._shape_of(node)
+        return (batch, sizes[0], sizes[1]) if self.last[node] else (batch, sizes[1], sizes[2])
+
+    def _tensors_of(self, nodes: Sequence[Any], path: str) -> Tensors:
+        """The values of constant nodes, vectors among them; None for None."""
+        if any(node is not None and node not in self.constants for node in nodes):
+            raise UnsupportedLayerError(path, "its weight or bias is computed from a map", "Use parameters.")
+        values = [None if node is None else self.constants[node] for node in nodes]
+        return lambda: [value.get() if isinstance(value, Vector) else value for value in values]
 
     def _check_writes(self, node: fx.Node, path: str) -> None:
         """Check that an operation on a map does not change another tensor."""
@@ -183,7 +245,7 @@ class _Builder:
 
     def _channels_last(self, node: fx.Node, path: str) -> bool:
         """Whether the channels are last in the maps that a node reads."""
-        layouts = {self.last[source] for source in node.all_input_nodes if source in self.index}
+        layouts = {self.last.get(source, False) for source in node.all_input_nodes if source in self.index}
         if len(layouts) > 1:
             reason = "a map whose channels come last meets one whose channels come first"
             raise UnsupportedLayerError(path, reason, "Permute one of them in front of it.")
@@ -322,8 +384,8 @@ class _Builder:
         values = self.index | self.reduced
         read = {vector.source for vectors in self.vectors.values() for vector in vectors}
         names = [node for node in values if node in read or any(user in readers for user in node.users)]
-        if any(self.last[name] for name in names if name in self.index):
-            reason = "its result is a map whose channels come last"
+        if any(self.last[name] or name in self.layouts for name in names if name in self.index):
+            reason = "its result is a map whose channels come last, or whose dimensions are split or flattened"
             raise UnsupportedLayerError(type(self.module).__name__, reason, "Permute it to (B, C, H, W).")
         has_tail = any(isinstance(leaf, fx.Node) and leaf not in values for leaf in outputs)
         tail = self._run_tail if has_tail else None
@@ -394,6 +456,11 @@ class _Tail(fx.Interpreter):
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The tensor, or else the layer, of that name."""
         return self.tensors[target] if target in self.tensors else super().get_attr(target, args, kwargs)
+
+
+def _own_tensors(layer: Any) -> list[Tensor | None]:
+    """The weight and bias of a linear layer or a normalization; nothing of other layers."""
+    return [layer.weight, layer.bias] if isinstance(layer, nn.Linear | nn.LayerNorm) else []
 
 
 def layer_tensors(layer: nn.Module) -> Tensors:

@@ -20,6 +20,7 @@ class Vector:
         path: Name of the operation that reads it, for errors.
         last: Whether the channels of the map that it is applied to are last.
         packed: Whether it holds several vectors for one operation, and may have any shape.
+        check: Raises for a value of a wrong shape, in place of the check for maps of a plain layout.
         value: The value, connected by autograd; None until it is known.
     """
 
@@ -28,6 +29,7 @@ class Vector:
         self.path = path
         self.last = last
         self.packed = packed
+        self.check: Callable[[Tensor], object] | None = None
         self.value: Tensor | None = None
 
     def get(self) -> Tensor:
@@ -44,6 +46,10 @@ class Vector:
         if not isinstance(value, Tensor):
             reason = f"it applies a {type(value).__name__} computed from a whole map to a map"
             raise UnsupportedLayerError(self.path, reason, "Apply tensors of one value for a channel.")
+        if self.check is not None:
+            self.check(value)
+            self.value = value
+            return
         space = (value.shape[-3:-1] if self.last else value.shape[-2:]) if value.ndim > 1 else ()
         # With its channels last, a map may meet a vector of channels alone.
         single = value.numel() == 1 or (self.last and value.ndim == 1)

@@ -276,7 +276,7 @@ def test_single_layer_that_does_not_stream_is_called_by_its_class() -> None:
 
 def test_vision_transformer_is_told_why() -> None:
     network = torchvision.models.VisionTransformer(32, 16, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32)
-    with pytest.raises(UnsupportedLayerError, match="reshape"):
+    with pytest.raises(UnsupportedLayerError, match=r"'cat' works along rows.*attention"):
         stream(network, strip_rows=4)
 
 
@@ -372,10 +372,9 @@ def test_squeeze_and_excitation_is_refused(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["swin_t", "shufflenet_v2_x0_5"])
-def test_networks_that_do_not_stream_are_refused(name: str) -> None:
+def test_networks_that_do_not_stream_are_refused() -> None:
     with pytest.raises(UnsupportedLayerError):
-        stream(getattr(torchvision.models, name)(weights=None).eval(), strip_rows=4)
+        stream(torchvision.models.swin_t(weights=None).eval(), strip_rows=4)
 
 
 def _vgg() -> nn.Module:

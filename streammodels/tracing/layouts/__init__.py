@@ -1,0 +1,1 @@
+"""Translation of values whose dimensions are split, flattened or moved."""
