@@ -29,7 +29,13 @@ Parts = tuple[Tensor, ...]
 
 
 class Reduction(ABC):
-    """A global pool, from a (B, C, H, W) map to one vector per image, computed strip by strip."""
+    """A global pool, from a (B, C, H, W) map to one vector per image, computed strip by strip.
+
+    Attributes:
+        saved_copies: Copies of the map's rows that autograd saves of `partial`, for estimates of memory.
+    """
+
+    saved_copies: ClassVar[int] = 0
 
     @property
     def random(self) -> bool:

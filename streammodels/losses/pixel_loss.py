@@ -77,6 +77,7 @@ class PixelSums(Reduction):
     sums: Callable[..., Parts]
     total: Callable[[Parts], Tensor]
     ignores_order: ClassVar[bool] = True
+    saved_copies: ClassVar[int] = 2  # probabilities, and targets as whole numbers or one channel for each class
 
     def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
         """The sums of a strip."""

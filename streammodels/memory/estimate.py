@@ -20,7 +20,7 @@ from streammodels.core.engine import Engine, NodeTensors
 from streammodels.core.frozen_prefix import FrozenPrefix
 from streammodels.core.operations import Join, MaxPool, NormalizedConvolution
 from streammodels.core.reductions import Reduction
-from streammodels.core.row_plan import RowPlan, RowsError, plan_rows
+from streammodels.core.row_plan import ResizedRows, RowPlan, RowsError, plan_rows
 from streammodels.memory.shapes import InputShape, ValueShape, boundary_bytes, value_shapes
 
 _INDEX_BYTES = 8  # a maximum pool saves an int64 index for every output pixel
@@ -83,18 +83,25 @@ class StepMemory:
         return [shape.rows * shape.row_bytes(self.batch) for shape in self.shapes]
 
     @cached_property
-    def saved(self) -> int:
-        """Bytes that autograd saves of a whole image, values that a layer needs for its gradient."""
+    def saved_values(self) -> list[int]:
+        """Bytes that autograd saves of every value over the whole image, as a layer needs it for its gradient."""
         nodes, readers = self.engine.nodes, self.engine.readers
-        total = 0
+        saved = [0] * len(nodes)
         for index, node in enumerate(nodes):
             trained = [reader for reader in readers[index] if self.needs_grad[reader]]
             overwritten = any(self.engine.in_place[reader] for reader in readers[index])
             if not overwritten and any(not isinstance(nodes[r].rule, Join | Reduction) for r in trained):
-                total += self.values[index]
+                saved[index] = self.values[index]
             if isinstance(node.rule, MaxPool) and self.needs_grad[index]:
-                total += self.values[index] // self.shapes[index].item_bytes * _INDEX_BYTES
-        return total
+                saved[index] += self.values[index] // self.shapes[index].item_bytes * _INDEX_BYTES
+            if isinstance(node.rule, Reduction) and self.needs_grad[index]:
+                saved[node.inputs[0]] += node.rule.saved_copies * self.values[node.inputs[0]]
+        return saved
+
+    @property
+    def saved(self) -> int:
+        """The sum of them."""
+        return sum(self.saved_values)
 
     @cached_property
     def prefix(self) -> FrozenPrefix | None:
@@ -129,6 +136,23 @@ class StepMemory:
 
     def carried(self, strip_rows: int) -> float:
         """Mean bytes carried from one strip to the next."""
+        return self._planned(strip_rows)[0]
+
+    def late(self, strip_rows: int) -> float:
+        """Bytes that autograd saves of the last strip of a decoder more than of others: of rows that waited."""
+        return self._planned(strip_rows)[1]
+
+    @cached_property
+    def _of_plans(self) -> dict[int, tuple[float, float]]:
+        return {}
+
+    def _planned(self, strip_rows: int) -> tuple[float, float]:
+        """See `carried` and `late`."""
+        if strip_rows not in self._of_plans:
+            self._of_plans[strip_rows] = self._from_plan(strip_rows)
+        return self._of_plans[strip_rows]
+
+    def _from_plan(self, strip_rows: int) -> tuple[float, float]:
         sampled = self.height if self.engine.network.depends_on_size else _SAMPLED_STRIPS * strip_rows
         height = min(self.height, sampled)
         try:
@@ -137,7 +161,14 @@ class StepMemory:
             height, plan = self.height, self.plan(strip_rows)
         between = range(plan.strips // 2, plan.strips - 1) if height < self.height else range(plan.strips - 1)
         sizes = [boundary_bytes(plan, self.engine.network, self.shapes, self.batch, strip) for strip in between]
-        return sum(sizes) / len(sizes) if sizes else 0.0
+        carried = sum(sizes) / len(sizes) if sizes else 0.0
+        last = plan.strips - 1
+        if not last or not any(isinstance(node.window, ResizedRows) for node in self.engine.nodes):
+            return carried, 0.0  # of other networks few bytes wait
+        own = strip_rows / self.height
+        parts = [len(plan.new(i, last)) / max(1, self.shapes[i].rows) for i in range(len(plan.totals))]
+        late = sum(saved * max(0.0, part - own) for saved, part in zip(self.saved_values, parts, strict=True))
+        return carried, late
 
     def total(self, schedule: Schedule, carried: float | None = None) -> int:
         """Estimated peak bytes of a training step above the parameters and the image."""
@@ -147,7 +178,8 @@ class StepMemory:
         graphs = min(1.0, max(1, keeping.graphs) * share)
         working = _WORKING_COPIES * max(self.values) * share
         # The carries are copied once more when they are joined with rows.
-        of_graphs = self.saved * graphs + max(1, min(keeping.graphs, strips)) * carried
+        saved = min(self.saved, self.saved * graphs + self.late(schedule.strip_rows))
+        of_graphs = saved + max(1, min(keeping.graphs, strips)) * carried
         return self.kept(schedule, carried) + int(_SLACK * (of_graphs + working + self._fixed))
 
     def kept(self, schedule: Schedule, carried: float | None = None) -> int:

@@ -82,6 +82,27 @@ def step_memory(module: nn.Module, batch: int, height: int, width: int, images: 
     return StepMemory(engine, tensors, tuple(needs), batch, None, height, width, images=images)
 
 
+class Decoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 9, padding=4)
+        self.merged = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        fine = self.fine(image)
+        coarse = self.coarse(nn.functional.max_pool2d(fine, 4))
+        return self.merged(torch.cat([fine, nn.functional.interpolate(coarse, scale_factor=4.0)], dim=1))
+
+
+def test_rows_of_a_decoder_that_waited_are_saved_with_the_last_strip() -> None:
+    memory = step_memory(Decoder(), 1, 256, 64)
+    # 20 rows of the joined map wait, for four coarse rows below, and four rows for a whole one; the others are few.
+    assert 20 * 64 * 8 * 4 <= memory.late(32) <= 22 * 64 * 8 * 4
+    assert memory.late(256) == 0
+    assert memory.total(Schedule(32, Keeping())) > memory.in_strip(32) + memory.late(32)
+    assert step_memory(network(), 1, 256, 64).late(32) == 0
+
+
 @pytest.mark.slow
 def test_estimate_grows_with_batch_and_image() -> None:
     module, strips = resnet18(weights=None).eval(), Schedule(64, Keeping())
