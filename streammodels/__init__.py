@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from streammodels.models.weighted_pooling import GlobalWeightedPool as GlobalWeightedPool
     from streammodels.models.weighted_pooling import SigmoidAttention as SigmoidAttention
     from streammodels.models.weighted_pooling import SoftmaxPool as SoftmaxPool
+    from streammodels.models.weighted_pooling import TopPixelsPool as TopPixelsPool
     from streammodels.models.weights import WeightsUnavailableError as WeightsUnavailableError
     from streammodels.streaming import StreamedModule as StreamedModule
     from streammodels.streaming import stream as stream
@@ -83,7 +84,9 @@ _NAMES = {
     "models.pooling": "GatedAttention GeM GlobalAvgPool GlobalMaxPool GlobalPool LogSumExp PerClassLinear",
     "models.resnet": "freeze_batch_norm",
     "models.unet": "UNet",
-    "models.weighted_pooling": "AttentionGeM GlobalSumPool GlobalWeightedPool SigmoidAttention SoftmaxPool",
+    "models.weighted_pooling": (
+        "AttentionGeM GlobalSumPool GlobalWeightedPool SigmoidAttention SoftmaxPool TopPixelsPool"
+    ),
     "models.weights": "WeightsUnavailableError",
     "streaming": "StreamedModule stream",
     "training.classifier": "StreamingClassifier",

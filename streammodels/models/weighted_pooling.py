@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
+from streammodels.core.pools.largest import MeanOfLargest
 from streammodels.core.pools.weighted import (
     AttentionGeneralizedMean,
     GlobalSum,
@@ -31,6 +32,27 @@ class GlobalSumPool(GlobalPool):
     def reduction(self) -> Reduction:
         """See `GlobalPool`."""
         return GlobalSum()
+
+
+class TopPixelsPool(GlobalPool):
+    """Mean of the largest values of each channel, between the maximum and the mean, (B, C); no state.
+
+    Of class scores it is the pooling of top instances (Durand, Thome, Cord 2016, WELDON). Every strip keeps as many
+    candidates, so memory does not depend on the size of the map. Of equal values the first are taken.
+
+    Args:
+        pixels: How many values, at least 1; all if the map has fewer pixels.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1:
+            raise ValueError(f"TopPixelsPool needs a whole number of pixels of at least 1, got {pixels!r}")
+        self.pixels = pixels
+
+    def reduction(self) -> Reduction:
+        """See `GlobalPool`."""
+        return MeanOfLargest(self.pixels)
 
 
 class SoftmaxPool(GlobalPool):

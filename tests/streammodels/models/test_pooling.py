@@ -27,6 +27,7 @@ from streammodels import (
     PerClassLinear,
     SigmoidAttention,
     SoftmaxPool,
+    TopPixelsPool,
     UnsupportedLayerError,
     stream,
 )
@@ -45,6 +46,7 @@ HEADS: dict[str, Callable[[], nn.Module]] = {
     "attention": lambda: GatedAttention(4, hidden=3),
     "attention, several heads": lambda: GatedAttention(4, hidden=5, heads=3),
     "sum": GlobalSumPool,
+    "largest": lambda: TopPixelsPool(3),
     "softmax": SoftmaxPool,
     "softmax trained": lambda: SoftmaxPool(r=-3.0, learnable=True),
     "sigmoid attention": lambda: SigmoidAttention(4, hidden=3, heads=2),
@@ -90,6 +92,8 @@ def textbook(head: nn.Module, features: Tensor) -> Tensor:
         return pixels.clamp(min=head.epsilon).pow(head.p).mean(2).pow(1 / head.p)
     if isinstance(head, LogSumExp):
         return (torch.logsumexp(head.r * pixels, 2) - log(pixels.shape[2])) / head.r
+    if isinstance(head, TopPixelsPool):
+        return pixels.topk(min(head.pixels, pixels.shape[2]), dim=2).values.mean(2)
     if isinstance(head, GlobalSumPool):
         return pixels.sum(2)
     if isinstance(head, SoftmaxPool):
@@ -173,6 +177,13 @@ def test_projection_between_trunk_and_head_streams(assert_exact: Compare) -> Non
 def test_per_class_attention_with_a_classifier_for_each_class(assert_exact: Compare) -> None:
     network = nn.Sequential(trunk(GatedAttention(4, 3, heads=3)), PerClassLinear(4, 3))
     assert_exact(network, torch.randn(2, 2, 31, 9, dtype=torch.float64), 4)
+
+
+def test_of_equal_pixels_the_first_are_taken() -> None:
+    image = torch.zeros(1, 1, 6, 9, requires_grad=True)
+    stream(TopPixelsPool(11), strip_rows=2)(image).sum().backward()
+    assert image.grad is not None
+    torch.testing.assert_close(image.grad.flatten() * 11, (torch.arange(54) < 11).float())
 
 
 def test_per_class_linear_reads_each_class_vector_only() -> None:
