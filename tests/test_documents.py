@@ -115,8 +115,10 @@ def test_page_runs(page: str, folder: Path) -> None:
 def test_annotations_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = run_examples("docs/annotations.md", {})
-    assert found["tumor"].area == 272 * 236 - 60 * 60
-    assert found["labels"].shape == (24, 32)
+    assert found["tumor"].area == 1088 * 944 - 240 * 240
+    assert found["labels"].shape == (96, 128)
+    assert found["froc"].lesions == 1
+    assert found["slides"]["dice"].between(0, 1).all()
 
 
 @pytest.mark.slow
