@@ -169,6 +169,8 @@ class _Builder:
 
     def _has_layout(self, node: fx.Node) -> bool:
         """Whether an operation reads or makes a value with a layout of its own."""
+        if node.op == "call_module" and not self.layouts:
+            return isinstance(self._layer(node), nn.Flatten | nn.Unflatten)
         maps = [source for source in node.all_input_nodes if source in self.index]
         if any(source in self.layouts for source in maps):
             return True

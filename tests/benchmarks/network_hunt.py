@@ -30,6 +30,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from streammodels import StreamedModule, UnsupportedLayerError
 from streammodels.backprop.checkpointing import Keeping
@@ -78,6 +79,29 @@ class Response(nn.Module):
         return x + self.weight * x * norm / (norm.mean(1, keepdim=True) + 0.1)
 
 
+class Spelled(nn.Module):
+    """An operation that is no layer, with sizes asked for, computed weights, pads, or another layout."""
+
+    def __init__(self, channels: int, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.linear, self.weight = nn.Linear(channels, channels), nn.Parameter(torch.randn(channels, channels, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, _, height, width = x.shape
+        if self.kind == "shuffle":
+            return x.view(batch, -1, 2, height, width).transpose(1, 2).reshape(x.shape)
+        if self.kind == "tokens":
+            tokens = x.flatten(2).transpose(1, 2)
+            return (tokens + self.linear(tokens.tanh())).transpose(1, 2).view(x.shape)
+        if self.kind == "pad":
+            return functional.pad(x, (height % 3, 1, 0, width % 4), value=0.5)
+        if self.kind == "standardized":
+            return functional.conv2d(functional.pad(x, (1, 1, 2, 0)), self.weight / self.weight.norm())
+        stacked = torch.stack([x, x.softmax(1)], 1)
+        return (stacked * stacked.softmax(1)).sum(1)
+
+
 class BatchStatistics(nn.BatchNorm2d):
     """Batch normalization in training mode."""
 
@@ -105,6 +129,9 @@ def networks_with_statistics(draw: st.DrawFn) -> nn.Module:
     for _ in range(draw(st.integers(1, 4))):
         layer, channels = draw(GENERATOR.stages(channels))
         layers.append(layer)
+        if draw(st.booleans()):
+            kinds = ["tokens", "pad", "standardized", "branches", *(["shuffle"] if channels % 2 == 0 else [])]
+            layers.append(Spelled(channels, draw(st.sampled_from(kinds))))
         if draw(st.booleans()):
             layers.append(draw(statistics(channels)))
         if channels > 16:

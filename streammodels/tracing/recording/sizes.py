@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ TYPES = frozenset(
 SIZES = frozenset({"shape", "size", "numel", "nelement", "stride", "is_contiguous"})
 """Attributes and methods of a tensor whose answer depends on its size, and on nothing else."""
 
+_LOG = logging.getLogger("torch._subclasses.fake_tensor")
 _NOT_KNOWN = (UnsupportedFakeTensorException, DataDependentOutputException, DynamicOutputShapeException)
 _SAME = (nn.modules.batchnorm._NormBase, nn.ReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Identity)
 """Layers whose result is as large as their input, and of its type outside of autocast."""
@@ -130,13 +132,15 @@ def _computed_by(layer: Any, value: Tensor) -> Tensor | None:
 @contextmanager
 def _plain_modes() -> Iterator[None]:
     """Without the recorder's own mode, and without autocast's cache, which would keep weights without data."""
-    cached = torch.is_autocast_cache_enabled()
+    cached, silent = torch.is_autocast_cache_enabled(), _LOG.disabled
     torch.set_autocast_cache_enabled(False)
+    _LOG.disabled = True  # which repeats errors that are raised
     try:
         with _disable_current_modes():
             yield
     finally:
         torch.set_autocast_cache_enabled(cached)
+        _LOG.disabled = silent
 
 
 def guessed_shape(module: nn.Module, is_image: bool, side: int) -> tuple[int, int, int, int]:
