@@ -1,7 +1,7 @@
 """Random search for networks whose streamed outputs or gradients differ from plain ones.
 
 The networks are those of ``tests/streammodels/test_streaming.py`` (chains, residual and dense joins, mixed kernels,
-strides, dilations, paddings, poolings, global pools), a third of them with statistics of whole maps between the layers
+strides, dilations, paddings, poolings, decoders, global pools), a third of them with statistics of whole maps between the layers
 (squeeze-and-excitation, response, group, instance and batch normalization), on larger images and with everything that
 should change no result drawn at random too: strip height, quanta of rows, and what is kept for the backward pass.
 Every round has a seed; a mismatch is printed with the seed of its round, and ends the hunt with exit status 1.

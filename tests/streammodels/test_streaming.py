@@ -139,11 +139,57 @@ def same_size_convolution(draw: st.DrawFn, channels: int, out: int) -> nn.Module
                      padding_mode=mode)  # fmt: skip
 
 
+class Decoder(nn.Module):
+    """A coarser map that is enlarged to the size of the map it came from, and joined to it."""
+
+    def __init__(self, channels: int, mode: str) -> None:
+        super().__init__()
+        self.down, self.mode = nn.Conv2d(channels, 2, 3, 2, 1), mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = self.down(x).tanh()
+        return torch.cat([functional.interpolate(coarse, size=x.shape[-2:], mode=self.mode), x], dim=1)
+
+
+class Shuffle(nn.Module):
+    """A shuffle of channels, as in ShuffleNet."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        parts = x.view(batch, self.groups, channels // self.groups, height, width)
+        return parts.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+@st.composite
+def resized(draw: st.DrawFn, channels: int) -> tuple[nn.Module, int]:
+    """A layer that resizes a map, and its output channels."""
+    if draw(st.booleans()):
+        kernel, stride = draw(st.integers(1, 4)), draw(st.integers(1, 2))
+        padding, below = draw(st.integers(0, kernel // 2)), draw(st.integers(0, stride - 1))
+        return nn.ConvTranspose2d(channels, 2, kernel, stride, padding, below), 2
+    if channels % 4 == 0 and draw(st.booleans()):
+        return nn.PixelShuffle(2), channels // 4
+    mode = draw(st.sampled_from(["nearest", "nearest-exact", "bilinear", "bicubic"]))
+    aligned = draw(st.booleans()) if mode.startswith("bi") else None
+    return nn.Upsample(scale_factor=draw(st.sampled_from([2, 1.5, 0.7])), mode=mode, align_corners=aligned), channels
+
+
 @st.composite
 def stages(draw: st.DrawFn, channels: int) -> tuple[nn.Module, int]:
     """One stage of a network, and its output channels."""
     kinds = ["conv", "conv", "conv-norm", "norm", "pool", "act", "residual", "dense", "calls", "channels-last", "parts"]
+    kinds += ["resized", "decoder"]
     kind = draw(st.sampled_from(kinds))
+    if kind == "resized":
+        return draw(resized(channels))
+    if kind == "decoder":
+        return Decoder(channels, draw(st.sampled_from(["nearest", "bilinear"]))), channels + 2
+    if kind == "shuffle":
+        return Shuffle(draw(st.sampled_from([n for n in (1, 2, 4) if channels % n == 0]))), channels
     if kind in ("conv", "conv-norm"):
         layer, out = draw(convolutions(channels))
         norm = [nn.BatchNorm2d(out, affine=draw(st.booleans()))] if kind == "conv-norm" else []
