@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -185,6 +185,45 @@ class TransposedWindow(ResizedRows):
 
 
 @dataclass(frozen=True)
+class AdaptiveRows(ResizedRows):
+    """Adaptive pooling along one axis, whose windows follow from the sizes of input and result, described for rows.
+
+    Attributes:
+        size: Rows of the result.
+    """
+
+    size: int
+
+    def total(self, rows_in: int) -> int:
+        """Number of output rows."""
+        return self.size
+
+    def window(self, row_out: int, rows_in: int) -> range:
+        """The input rows that are pooled to an output row."""
+        return range(row_out * rows_in // self.size, -(-(row_out + 1) * rows_in // self.size))
+
+    def ready(self, rows_seen: int, rows_in: int) -> int:
+        """Number of output rows that the first `rows_seen` input rows suffice for."""
+        return sum(self.window(row, rows_in).stop <= rows_seen for row in range(self.size))
+
+    def first_needed(self, rows_out: int, rows_seen: int, rows_in: int) -> int:
+        """First input row still needed after `rows_out` output rows; at most `rows_seen`."""
+        return min(self.window(rows_out, rows_in).start, rows_seen) if rows_out < self.size else rows_seen
+
+    def span(self, rows_out: range, rows_in: int) -> range:
+        """The input rows that the output rows `rows_out` read."""
+        return range(self.window(rows_out.start, rows_in).start, self.window(rows_out.stop - 1, rows_in).stop)
+
+    def stride(self, rows_in: int) -> Fraction:
+        """Input rows from one output row to the next."""
+        return Fraction(rows_in, self.size)
+
+    def offset(self, rows_in: int) -> float:
+        """Where the center of output row 0 lies, in input rows from the center of row 0."""
+        return (len(self.window(0, rows_in)) - 1) / 2
+
+
+@dataclass(frozen=True)
 class Resized(ABC):
     """A layer that resizes a map.
 
@@ -312,6 +351,40 @@ class PixelShuffle(Resized):
             shuffled = functional.pixel_shuffle(rows, self.factor)
         start = out.start - first * self.factor
         return shuffled[:, :, start : start + len(out)]
+
+    def sideways(self) -> Self:
+        """See `Resized.sideways`."""
+        return replace(super().sideways(), swapped=not self.swapped)
+
+
+@dataclass(frozen=True)
+class AdaptivePool(Resized):
+    """`torch.nn.AdaptiveAvgPool2d` and `torch.nn.AdaptiveMaxPool2d` to more than one pixel.
+
+    The rows of a window wait for its last one, which is a share of the map: 1/7 for a result of 7 rows.
+
+    Attributes:
+        maximum: Whether it is a maximum.
+        swapped: Whether height and width of the maps are swapped; among equal maxima the first in reading order gets
+            the gradient.
+    """
+
+    window: AdaptiveRows
+    columns: AdaptiveRows
+    maximum: bool
+    swapped: bool = False
+
+    def apply(self, rows: Tensor, first: int, out: range, rows_in: int, tensors: Sequence[Tensor | None]) -> Tensor:
+        """See `Resized.apply`."""
+        windows = [self.window.window(row, rows_in) for row in out]
+        return torch.cat([self._pooled(rows[:, :, one.start - first : one.stop - first]) for one in windows], dim=2)
+
+    def _pooled(self, rows: Tensor) -> Tensor:
+        """The output row of one window."""
+        pool: Callable[..., Tensor] = functional.adaptive_max_pool2d if self.maximum else functional.adaptive_avg_pool2d
+        if self.swapped:
+            return pool(rows.transpose(2, 3), (self.columns.size, 1)).transpose(2, 3)
+        return pool(rows, (1, self.columns.size))
 
     def sideways(self) -> Self:
         """See `Resized.sideways`."""

@@ -25,6 +25,7 @@ from streammodels.core.operations import (
     StochasticDepth,
 )
 from streammodels.core.reductions import GlobalAverage, GlobalMaximum
+from streammodels.core.resampling import AdaptivePool, AdaptiveRows
 from streammodels.core.row_plan import PaddingMode, Pair, SlidingWindow
 from streammodels.errors import GLOBAL_STATISTICS, UnsupportedLayerError
 from streammodels.tracing.fx_graph import is_stochastic_depth
@@ -264,12 +265,13 @@ def average_pool(
 
 
 def global_pool(path: str, output_size: Any, maximum: bool, return_indices: bool = False) -> Rule:
-    """The rule of an adaptive pool to one pixel."""
+    """The rule of an adaptive pool, to one pixel or to more."""
     size = output_size if isinstance(output_size, tuple | list) else (output_size, output_size)
-    if tuple(size) != (1, 1) or return_indices:
-        whole = f"adaptive pooling to {tuple(size)} needs the whole map"
-        reason = "indices are requested" if return_indices else whole
-        raise UnsupportedLayerError(path, reason, "Use an adaptive pool with output size 1, or a pool of fixed size.")
+    if return_indices or not all(isinstance(side, int) for side in size):
+        reason = "indices are requested" if return_indices else f"adaptive pooling to {tuple(size)} keeps a side"
+        raise UnsupportedLayerError(path, reason, "Use an adaptive pool to whole numbers, without indices.")
+    if tuple(size) != (1, 1):
+        return AdaptivePool(AdaptiveRows(size[0]), AdaptiveRows(size[-1]), maximum)
     return GlobalMaximum() if maximum else GlobalAverage()
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from streammodels.core.network import Network, Node, Tensors
-from streammodels.core.operations import Join, Pointwise
+from streammodels.core.operations import Join, Pointwise, Rule
 from streammodels.core.reductions import Reduction
+from streammodels.core.resampling import AdaptivePool
 from streammodels.core.statistics.norms import normalize
 from streammodels.core.statistics.vectors import Vector, VectorFlow
 from streammodels.errors import GLOBAL_STATISTICS, UnsupportedLayerError
@@ -61,6 +62,9 @@ class _OneLayer(nn.Sequential):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The result of the layer."""
         return self[0](*args, **kwargs)
+
+
+_FLATTENING: frozenset[Any] = frozenset({torch.flatten, "flatten", torch.reshape, "reshape", "view"})
 
 
 class _Builder:
@@ -110,12 +114,19 @@ class _Builder:
     def _is_streamed(self, node: fx.Node) -> bool:
         """Whether a node reads maps of the streamed part; raises if it also reads a pooled vector."""
         maps = [source for source in node.all_input_nodes if source in self.index]
+        if len(maps) == 1 and self._flattens(node, self.nodes[self.index[maps[0]]].rule):
+            return False
         vectors = [source for source in node.all_input_nodes if source in self.reduced or source in self.tail]
         if maps and vectors and not self.global_statistics:
             raise self._pooled_map(node)
         for source in vectors if maps else ():
             self.constants[source] = Vector(pools.repeated(source)[0], self._path(node), self.last.get(maps[0], False))
         return bool(maps)
+
+    def _flattens(self, node: fx.Node, rule: Rule | None) -> bool:
+        """Whether a node makes a vector of a map of fixed size, as the classifiers of AlexNet and VGG do."""
+        flattens = isinstance(self._layer(node), nn.Flatten) if node.op == "call_module" else node.target in _FLATTENING
+        return flattens and isinstance(rule, AdaptivePool)
 
     def _pooled_map(self, node: fx.Node) -> UnsupportedLayerError:
         """The error for squeeze-and-excitation and the like, with the name of the module."""

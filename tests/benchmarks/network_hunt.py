@@ -1,10 +1,11 @@
 """Random search for networks whose streamed outputs or gradients differ from plain ones.
 
 The networks are those of ``tests/streammodels/test_streaming.py`` (chains, residual and dense joins, mixed kernels,
-strides, dilations, paddings, poolings, decoders, global pools), a third of them with statistics of whole maps between the layers
-(squeeze-and-excitation, response, group, instance and batch normalization), on larger images and with everything that
-should change no result drawn at random too: strip height, quanta of rows, and what is kept for the backward pass.
-Every round has a seed; a mismatch is printed with the seed of its round, and ends the hunt with exit status 1.
+strides, dilations, paddings, poolings, decoders, shuffled channels, global pools), a third of them with statistics of
+whole maps between the layers (squeeze-and-excitation, response, group, instance and batch normalization), on larger
+images and with everything that should change no result drawn at random too: strip height, quanta of rows, and what is
+kept for the backward pass. Every round has a seed; a mismatch is printed with the seed of its round, and ends the hunt
+with exit status 1.
 
 A mismatch is a relative difference above 1e-12, and above ten times what the plain network itself differs by when its
 image and weights change in their last bit: some random networks divide by next to nothing. Those are counted. With

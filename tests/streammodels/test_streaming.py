@@ -182,7 +182,7 @@ def resized(draw: st.DrawFn, channels: int) -> tuple[nn.Module, int]:
 def stages(draw: st.DrawFn, channels: int) -> tuple[nn.Module, int]:
     """One stage of a network, and its output channels."""
     kinds = ["conv", "conv", "conv-norm", "norm", "pool", "act", "residual", "dense", "calls", "channels-last", "parts"]
-    kinds += ["resized", "decoder"]
+    kinds += ["resized", "decoder", "shuffle"]
     kind = draw(st.sampled_from(kinds))
     if kind == "resized":
         return draw(resized(channels))

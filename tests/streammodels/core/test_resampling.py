@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from streammodels import Keeping, UnsupportedLayerError, stream
-from streammodels.core.resampling import Interpolation, TransposedWindow
+from streammodels.core.resampling import AdaptiveRows, Interpolation, TransposedWindow
 from streammodels.core.row_plan import ResizedRows
 from streammodels.explain.heatmap import receptive_field_grid
 from streammodels.memory.summary import layer_facts
@@ -131,6 +131,7 @@ def test_types_under_autocast_are_those_of_torch(mode: str) -> None:
             st.booleans(),
         ),
         st.builds(Interpolation, st.sampled_from(["nearest", "bilinear"]), st.integers(1, 90)),
+        st.builds(AdaptiveRows, st.integers(1, 9)),
         st.builds(TransposedWindow, st.integers(1, 6), st.integers(1, 4), st.integers(0, 1), st.integers(0, 1)),
     ),
     st.integers(3, 60),

@@ -171,10 +171,21 @@ def test_input_gradients_behind_pools(pool: nn.Module, assert_exact: Assert) -> 
     )
 
 
-def test_adaptive_pools_inside_are_refused() -> None:
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(3), nn.AdaptiveMaxPool2d((5, 2)), nn.AdaptiveAvgPool2d((1, 4))])
+@pytest.mark.parametrize(("height", "width"), [(23, 9), (9, 23), (4, 3)])
+def test_adaptive_pools_to_several_pixels_are_exact(
+    pool: nn.Module, height: int, width: int, assert_exact: Callable[..., float]
+) -> None:
     """L13."""
-    with pytest.raises(UnsupportedLayerError):
-        stream(nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(3), nn.Conv2d(3, 3, 1)), strip_rows=3)
+    pixels = torch.randint(4, (2, 2, height, width)).double()  # with equal maxima
+    assert_exact(nn.Sequential(nn.Conv2d(2, 3, 1), pool, nn.Conv2d(3, 3, 1)), pixels, 3)
+
+
+def test_what_is_pooled_to_fixed_size_may_be_flattened(assert_exact: Callable[..., float]) -> None:
+    """As in AlexNet and VGG."""
+    network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Linear(18, 4), nn.ReLU())
+    assert_exact(network, image(2, 2, 19, 9), 4)
+    assert_exact(network, image(2, 2, 9, 19), 4)
 
 
 @pytest.mark.parametrize("layer", [nn.GroupNorm(3, 3), nn.InstanceNorm2d(3), nn.LayerNorm((3, 17, 7))])
