@@ -333,7 +333,10 @@ class _Builder:
         if len(node.args) != 1 or node.kwargs:
             given = len(node.args) + len(node.kwargs)
             reason = "the layer is called with more than its input" if given > 1 else "its input is passed as a keyword"
-            raise UnsupportedLayerError(path, reason, "Call it with one map: layer(x).")
+            remedy = "Call it with one map: layer(x)."
+            if getattr(self._layer(node), "streams_reduction", False):
+                remedy = "Pass targets and masks as streammodels.Labels(target), or with four dimensions, by position."
+            raise UnsupportedLayerError(path, reason, remedy)
 
     def _indices(self, args: Sequence[Any]) -> tuple[int, ...]:
         sources = [source for source in args if isinstance(source, fx.Node)]

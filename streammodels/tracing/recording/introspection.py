@@ -14,6 +14,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from tokenize import TokenError
 from types import FrameType
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ def questioned_names(function: Callable[..., Any]) -> frozenset[str]:
     """Variables of a function whose type it asks for; none if its source is not at hand."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
+    except (OSError, TypeError, SyntaxError, TokenError):  # the lines of its file may be other ones by now
         return frozenset()
     nodes = [*ast.walk(tree)]
     # g = x.grad; g is None

@@ -163,6 +163,8 @@ def test_wrong_targets_are_refused() -> None:
         streamed(image, Labels(_numbers(3).index_fill(1, torch.tensor([5]), 3)))
     with pytest.raises(ValueError, match="Labels"):
         streamed(image, _numbers(3)[:, None].to(torch.uint8))
+    with pytest.raises(UnsupportedLayerError, match=r"streammodels\.Labels"):
+        streamed(image, _numbers(3))
     with pytest.raises(ValueError, match="differ in size"):
         module(image, _numbers(3)[:, :-1])
     with pytest.raises(ValueError, match="2 channels and the targets 1"):

@@ -108,5 +108,5 @@ def test_pool_with_another_number_of_features_is_refused() -> None:
 
 
 def test_unknown_pool_names_those_there_are() -> None:
-    with pytest.raises(ValueError, match="Choose one of avg, max, gem, lse, attention"):
+    with pytest.raises(ValueError, match="Choose one of avg, max, gem, lse, sum, softmax, attention, "):
         resnet("median")
