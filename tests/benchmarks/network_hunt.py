@@ -1,7 +1,7 @@
 """Random search for networks whose streamed outputs or gradients differ from plain ones.
 
 The networks are those of ``tests/streammodels/test_streaming.py`` (chains, residual and dense joins, mixed kernels,
-strides, dilations, paddings, poolings, decoders, shuffled channels, global pools), a third of them with statistics of
+strides, dilations, paddings, poolings, decoders, global pools), a third of them with statistics of
 whole maps between the layers (squeeze-and-excitation, response, group, instance and batch normalization), on larger
 images and with everything that should change no result drawn at random too: strip height, quanta of rows, and what is
 kept for the backward pass. Every round has a seed; a mismatch is printed with the seed of its round, and ends the hunt
@@ -162,6 +162,8 @@ def compare(network: nn.Module, batch: int, height: int, width: int, data: Any, 
             layer.eval()
             layer.running_mean.normal_(std=0.3)
             layer.running_var.uniform_(0.5, 2.0)
+    # With one image whose channels lie last in memory, torch's (2.14) own gradients of batch normalization are wrong.
+    batch = max(2, batch) if any(isinstance(layer, BatchStatistics) for layer in network.modules()) else batch
     network.double()
     image = torch.randn(batch, 2, height, width, dtype=torch.float64)
     note(str(network))

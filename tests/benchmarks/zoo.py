@@ -358,12 +358,21 @@ def table(records: dict[str, dict[str, Any]], sections: dict[str, str]) -> str:
     for result in (EXACT, GLOBAL, TAKEN):
         listed = [name for name in sections if results[name] == result]
         text += f"\n**{result[0].upper()}{result[1:]}**: {', '.join(f'`{name}`' for name in listed)}.\n"
-    text += "\n| refused | layer | because |\n|---|---|---|\n"
+    quick = sum(results[name] in (EXACT, GLOBAL) and records[name].get("check") == QUICK for name in sections)
+    if quick:
+        text += f"\n{quick} of the comparisons are of one size cut in one way; the others are of all.\n"
+    text += "\n| not exact, or refused | layer | because |\n|---|---|---|\n"
     for name in sections:
         if results[name] not in (EXACT, GLOBAL, TAKEN):
             record = records.get(name, {})
-            reason = str(record.get("reason", results[name])).replace("|", "\\|").replace("\n", " ")
-            text += f"| `{name}` | `{record.get('layer', '')}` | {reason[:200]} |\n"
+            reason, layer = str(record.get("reason", results[name])), record.get("layer", "")
+            if results[name] == "mismatch":
+                layer = record["what"]
+                reason = f"differs by {record['far']:.0e}, the plain network under its last bits by {record['own']:.0e}"
+            elif results[name] != "refused":
+                reason = results[name]
+            reason = reason.replace("|", "\\|").replace("\n", " ")
+            text += f"| `{name}` | `{layer}` | {reason[:200]} |\n"
     return text
 
 

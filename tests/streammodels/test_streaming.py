@@ -151,19 +151,6 @@ class Decoder(nn.Module):
         return torch.cat([functional.interpolate(coarse, size=x.shape[-2:], mode=self.mode), x], dim=1)
 
 
-class Shuffle(nn.Module):
-    """A shuffle of channels, as in ShuffleNet."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        parts = x.view(batch, self.groups, channels // self.groups, height, width)
-        return parts.transpose(1, 2).reshape(batch, channels, height, width)
-
-
 @st.composite
 def resized(draw: st.DrawFn, channels: int) -> tuple[nn.Module, int]:
     """A layer that resizes a map, and its output channels."""
@@ -182,14 +169,12 @@ def resized(draw: st.DrawFn, channels: int) -> tuple[nn.Module, int]:
 def stages(draw: st.DrawFn, channels: int) -> tuple[nn.Module, int]:
     """One stage of a network, and its output channels."""
     kinds = ["conv", "conv", "conv-norm", "norm", "pool", "act", "residual", "dense", "calls", "channels-last", "parts"]
-    kinds += ["resized", "decoder", "shuffle"]
+    kinds += ["resized", "decoder"]
     kind = draw(st.sampled_from(kinds))
     if kind == "resized":
         return draw(resized(channels))
     if kind == "decoder":
         return Decoder(channels, draw(st.sampled_from(["nearest", "bilinear"]))), channels + 2
-    if kind == "shuffle":
-        return Shuffle(draw(st.sampled_from([n for n in (1, 2, 4) if channels % n == 0]))), channels
     if kind in ("conv", "conv-norm"):
         layer, out = draw(convolutions(channels))
         norm = [nn.BatchNorm2d(out, affine=draw(st.booleans()))] if kind == "conv-norm" else []
