@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from streammodels.backprop.bptt import NewMap
 from streammodels.backprop.checkpointing import Schedule
 from streammodels.core.engine import Engine, NodeTensors
 from streammodels.core.image_rows import ImageRows
@@ -144,6 +145,26 @@ class Orientation:
                 meet = "Maps that are joined have to be equally high and wide; strips repeat none of them."
                 remedy = meet if len(nodes[error.node].inputs) > 1 else "Use a larger image, or fewer layers."
                 raise ValueError(f"layer '{path}': {reason}. {remedy}") from error
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """How the strips of one image of a call are computed.
+
+    Attributes:
+        images: Number of images of the call, which share its budget.
+        last: Whether it is the last of them, whose backward pass comes first.
+        sizes: Sizes of the strips; None for those passed to `stream`.
+        new_map: See `ImagePass`.
+    """
+
+    images: int = 1
+    last: bool = True
+    sizes: Sizes | None = None
+    new_map: Mapping[int, NewMap] = field(default_factory=dict)
+
+
+ONE_IMAGE = PassOptions()
 
 
 class TracedModule:

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from streammodels.backprop.autograd import StreamedFunction, detach, detach_as_leaves, flat_tensors
-from streammodels.backprop.bptt import ImagePass, NewMap, RowGradCallback
+from streammodels.backprop.bptt import ImagePass, RowGradCallback
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.backprop.rng_state import RngState
 from streammodels.calls import Images, calls_of, concatenate
@@ -37,7 +37,7 @@ from streammodels.memory.estimate import StepMemory
 from streammodels.memory.forecast import Forecast, make_forecast
 from streammodels.memory.shapes import InputShape
 from streammodels.memory.summary import layer_table
-from streammodels.orientation import Orientation, Planned, TracedModule
+from streammodels.orientation import ONE_IMAGE, Orientation, PassOptions, Planned, TracedModule
 from streammodels.stages.execution import StagedExecution
 from streammodels.stages.run import StagedNetwork
 from streammodels.stages.waiting import GlobalStatistics, Waiting, WaitingMaps
@@ -209,15 +209,15 @@ class StreamedModule(nn.Module):
             arguments = call.arguments(source, self._dtype)
             if traced is None or known is None or not arguments.alike(known, traced.network.depends_on_size):
                 traced, known, computed = self._trace(arguments), arguments, {}
-            place = (len(calls), index == len(calls) - 1)
+            own = PassOptions(len(calls), index == len(calls) - 1)
             try:
                 if call.of_case is None:
-                    results.append(self._compute(traced, source, arguments, computed, *place))
+                    results.append(self._compute(traced, source, arguments, computed, own))
                     continue
                 if call.of_case[1] > 1 and pooled is not traced:
                     self._check_tail(traced, arguments)
                     pooled = traced
-                case.append(self._image_of_case(traced, source, arguments, computed, *place))
+                case.append(self._image_of_case(traced, source, arguments, computed, own))
                 if call.ends_sample:
                     results.append(finish_case(case))
                     case = []
@@ -249,20 +249,19 @@ class StreamedModule(nn.Module):
         sources: Sequence[ImageRows],
         arguments: Arguments,
         computed: dict[bool, NodeTensors],
-        images: int = 1,
-        last: bool = True,
+        options: PassOptions,
     ) -> Any:
         """The output for one image, or batch of images of one size.
 
-        It is one of `images` that share the budget and the tensors of the network, with batch normalization folded in,
-        which are `computed` for the first image of each orientation, or for every image if reading them has effects.
+        It may be one of several that share the tensors of the network, with batch normalization folded in, which are
+        `computed` for the first image of each orientation, or for every image if reading them has effects.
         """
         self._arguments = arguments
         staged = self._staged(traced.network)
         if staged is not None:
-            return staged.compute(sources, arguments.inputs, images, last)
+            return staged.compute(sources, arguments.inputs, options)
         orientation, tensors = self._oriented(traced, sources, computed)
-        return orientation.finish(self._values(orientation, sources, arguments.inputs, tensors, images, last))
+        return orientation.finish(self._values(orientation, sources, arguments.inputs, tensors, options))
 
     def _oriented(
         self, traced: TracedModule, sources: Sequence[ImageRows], computed: dict[bool, NodeTensors]
@@ -286,14 +285,13 @@ class StreamedModule(nn.Module):
         sources: Sequence[ImageRows],
         arguments: Arguments,
         computed: dict[bool, NodeTensors],
-        images: int,
-        last: bool,
+        options: PassOptions,
     ) -> ImageOfCase:
         """The partial results of one image of a case; see `_compute`."""
         check_poolable(traced.network)
         self._arguments = arguments
         orientation, tensors = self._oriented(traced, sources, computed)
-        image_pass, values = self._run(orientation, sources, arguments.inputs, tensors, images, last)
+        image_pass, values = self._run(orientation, sources, arguments.inputs, tensors, options)
         return ImageOfCase(orientation.network, image_pass, values, tensors)
 
     def _values(
@@ -302,13 +300,10 @@ class StreamedModule(nn.Module):
         sources: Sequence[ImageRows],
         inputs: Sequence[TracedInput],
         tensors: NodeTensors,
-        images: int = 1,
-        last: bool = True,
-        sizes: Sizes | None = None,
-        new_map: Mapping[int, NewMap] | None = None,
+        options: PassOptions = ONE_IMAGE,
     ) -> list[Tensor]:
         """The values of the boundary nodes, connected by autograd."""
-        image_pass, values = self._run(orientation, sources, inputs, tensors, images, last, sizes, new_map)
+        image_pass, values = self._run(orientation, sources, inputs, tensors, options)
         return image_pass.finish(values, tensors)
 
     def _run(
@@ -317,24 +312,18 @@ class StreamedModule(nn.Module):
         sources: Sequence[ImageRows],
         inputs: Sequence[TracedInput],
         tensors: NodeTensors,
-        images: int = 1,
-        last: bool = True,
-        sizes: Sizes | None = None,
-        new_map: Mapping[int, NewMap] | None = None,
+        options: PassOptions = ONE_IMAGE,
     ) -> tuple[ImagePass, Sequence[Tensor]]:
         """The pass of an image whose strips are computed, and its result connected by autograd."""
         orientation.check_channels(tensors, sources)
         flat = flat_tensors(tensors)
         pixels = [source.tensor for source in sources]
         needing = [i for i, own in zip(orientation.network.inputs, sources, strict=True) if own.needs_grad]
-        leaves = detach_as_leaves(tensors)
-        make = partial(
-            self._image_pass, orientation, sources, inputs, leaves, images=images, sizes=sizes, new_map=new_map
-        )
-        if torch.is_grad_enabled() and (needing or any(tensor.requires_grad for tensor in flat)):
-            image_pass = make(inputs_needing_grad=frozenset(needing), last=last)
+        differentiable = torch.is_grad_enabled() and (needing or any(tensor.requires_grad for tensor in flat))
+        leaves, needing_grad = detach_as_leaves(tensors), frozenset(needing) if differentiable else None
+        image_pass = self._image_pass(orientation, sources, inputs, leaves, needing_grad, options)
+        if differentiable:
             return image_pass, StreamedFunction.apply(image_pass, *pixels, *flat)
-        image_pass = make(inputs_needing_grad=None)
         return image_pass, image_pass.forward()
 
     def _image_pass(
@@ -344,10 +333,7 @@ class StreamedModule(nn.Module):
         inputs: Sequence[TracedInput],
         tensors: NodeTensors,
         inputs_needing_grad: frozenset[int] | None,
-        images: int = 1,
-        last: bool = True,
-        sizes: Sizes | None = None,
-        new_map: Mapping[int, NewMap] | None = None,
+        options: PassOptions = ONE_IMAGE,
     ) -> ImagePass:
         """The pass of one image; `inputs_needing_grad` is None if there is no backward pass."""
         for source in sources:
@@ -358,14 +344,14 @@ class StreamedModule(nn.Module):
         read = zip(orientation.network.inputs, sources, strict=True)
         reader = InputReader({index: StripReader(source, device, dtype) for index, source in read}, device)
         needing = inputs_needing_grad or frozenset()
-        memory = self._memory(orientation, tensors, inputs, needing, new_map or (), images)
-        schedule = orientation.schedule(memory, sizes or self.sizes, device.type)
+        memory = self._memory(orientation, tensors, inputs, needing, options.new_map, options.images)
+        schedule = orientation.schedule(memory, options.sizes or self.sizes, device.type)
         plan = orientation.plan(memory, schedule.strip_rows)
         keeping = None if inputs_needing_grad is None else schedule.keeping
-        if keeping is not None and not last:  # its backward pass comes after others, for which its graphs would wait
+        if keeping is not None and not options.last:  # its backward pass comes after others: its graphs would wait
             keeping = replace(keeping, graphs=0)
         rng_state = RngState.capture(orientation.network, device)
-        return ImagePass(orientation.engine, plan, reader, rng_state, tensors, needing, keeping, new_map or {})
+        return ImagePass(orientation.engine, plan, reader, rng_state, tensors, needing, keeping, options.new_map)
 
     def _memory(
         self,
@@ -388,6 +374,18 @@ class StreamedModule(nn.Module):
         size = (batch, channels or None, height, width, self.kernel_pixels)
         return StepMemory(engine, tensors, needs_grad, *size, images, further, frozenset(elsewhere))
 
+    def _one_image(
+        self, image: Image, further: Sequence[Any] = (), options: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[list[ImageRows], Arguments]:
+        """The rows of one image and its further inputs, and what the forward is recorded with."""
+        call, *others = calls_of(image, further, options)
+        if others:
+            raise ValueError(
+                f"expected one image, or a batch of one size, got a list of {1 + len(others)}. Call it on each."
+            )
+        sources = call.sources()
+        return sources, call.arguments(sources, self._dtype)
+
     @torch.no_grad()
     def map_on_disk(self, image: Image, folder: str | PathLike[str], *further: Any, **options: Any) -> Any:
         """What the module returns for one image, without gradients, with its maps in files instead of memory.
@@ -405,9 +403,7 @@ class StreamedModule(nn.Module):
             UnsupportedLayerError: If the module computes with its maps after they are whole.
             OSError: If there is no space for a map, naming the folder.
         """
-        (call,) = calls_of(image, further, options)
-        sources = call.sources()
-        arguments = call.arguments(sources, self._dtype)
+        sources, arguments = self._one_image(image, further, options)
         orientation = self._trace(arguments).upright
         network = orientation.network
         if network.tail is not None or network.vectors is not None:
@@ -416,8 +412,8 @@ class StreamedModule(nn.Module):
         new = WaitingMaps(Path(folder), self._device).new
         maps = [index for index in network.boundary if not isinstance(network.nodes[index].rule, Reduction)]
         tensors = orientation.tensors()
-        new_map = dict.fromkeys(maps, new)
-        return orientation.finish(self._values(orientation, sources, arguments.inputs, tensors, new_map=new_map))
+        on_disk = PassOptions(new_map=dict.fromkeys(maps, new))
+        return orientation.finish(self._values(orientation, sources, arguments.inputs, tensors, on_disk))
 
     def image_gradient(self, image: Image, score: Callable[[Tensor], Tensor], take: RowGradCallback) -> Tensor:
         """The gradient of a score with respect to the image, strip by strip, so that it is never whole in memory.
@@ -433,9 +429,7 @@ class StreamedModule(nn.Module):
         Returns:
             The score.
         """
-        (call,) = calls_of(image, (), {})
-        sources = call.sources()
-        arguments = call.arguments(sources, self._dtype)
+        sources, arguments = self._one_image(image)
         traced = self._trace(arguments)
         self._arguments = arguments
         staged = self._staged(traced.network)

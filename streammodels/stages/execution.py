@@ -17,7 +17,7 @@ from streammodels.core.image_rows import ImageRows
 from streammodels.memory.budget import Sizes
 from streammodels.memory.estimate import StepMemory
 from streammodels.memory.forecast import Forecast
-from streammodels.orientation import Orientation, Planned
+from streammodels.orientation import ONE_IMAGE, Orientation, PassOptions, Planned
 from streammodels.stages.cut import Stage
 from streammodels.stages.expected import StageStep, expected_steps
 from streammodels.stages.run import StagedNetwork
@@ -49,10 +49,7 @@ class Streamed(Protocol):
         sources: Sequence[ImageRows],
         inputs: Sequence[TracedInput],
         tensors: NodeTensors,
-        images: int = 1,
-        last: bool = True,
-        sizes: Sizes | None = None,
-        new_map: Mapping[int, NewMap] | None = None,
+        options: PassOptions = ONE_IMAGE,
     ) -> list[Tensor]: ...
 
     def _image_pass(
@@ -62,10 +59,7 @@ class Streamed(Protocol):
         inputs: Sequence[TracedInput],
         tensors: NodeTensors,
         inputs_needing_grad: frozenset[int] | None,
-        images: int = 1,
-        last: bool = True,
-        sizes: Sizes | None = None,
-        new_map: Mapping[int, NewMap] | None = None,
+        options: PassOptions = ONE_IMAGE,
     ) -> ImagePass: ...
 
     def _memory(
@@ -93,27 +87,23 @@ class StagedExecution:
         self.staged = staged
         self.device = device
 
-    def compute(
-        self, sources: Sequence[ImageRows], inputs: Sequence[TracedInput], images: int = 1, last: bool = True
-    ) -> Any:
-        """What the module returns for one of `images` images.
+    def compute(self, sources: Sequence[ImageRows], inputs: Sequence[TracedInput], options: PassOptions) -> Any:
+        """What the module returns for one image of a call.
 
         Args:
             sources: The inputs.
             inputs: Their shapes and types.
-            images: Number of images of the call.
-            last: Whether it is the last of them.
+            options: Which of the images it is.
         """
-        streamed, within = self.streamed, self._within_budget(sources, inputs, images)
+        streamed, within = self.streamed, self._within_budget(sources, inputs, options.images)
 
         def compute(
             stage: Stage, orientation: Orientation, rows: Sequence[ImageRows], new_map: Mapping[int, NewMap]
         ) -> list[Tensor]:
             sizes = within.get(stage.number) or self._sizes(orientation, sources[0].shape, rows[0].shape)
-            is_last = last and stage is self.staged.stages[-1]
-            return streamed._values(
-                orientation, rows, _traced(rows), orientation.tensors(), images, is_last, sizes, new_map
-            )
+            is_last = options.last and stage is self.staged.stages[-1]
+            own = PassOptions(options.images, is_last, sizes, new_map)
+            return streamed._values(orientation, rows, _traced(rows), orientation.tensors(), own)
 
         return self.staged.compute(sources, streamed.waiting.maps(self.device), compute)
 
@@ -135,12 +125,11 @@ class StagedExecution:
         ) -> list[Tensor]:
             inputs, tensors = _traced(rows), orientation.tensors()
             sizes = None if self._has_budget else self._sizes(orientation, sources[0].shape, rows[0].shape)
+            own = PassOptions(last=False, sizes=sizes, new_map=new_map)
             if passes:
-                return streamed._values(orientation, rows, inputs, tensors, 1, False, sizes, new_map)
+                return streamed._values(orientation, rows, inputs, tensors, own)
             tensors = detach(tensors)
-            first = streamed._image_pass(
-                orientation, rows, inputs, tensors, frozenset({0}), last=False, sizes=sizes, new_map=new_map
-            )
+            first = streamed._image_pass(orientation, rows, inputs, tensors, frozenset({0}), own)
             passes.append(first)
             values.extend(value.requires_grad_() for value in first.forward())
             return first.finish(values, tensors)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from streammodels.core.row_plan import Pair
 from streammodels.errors import UnsupportedLayerError
 from streammodels.tracing.recording.forwards import handled_calls
 from streammodels.tracing.recording.introspection import asked_at, questioned_names
@@ -470,3 +471,10 @@ class UnknownSizeError(ValueError):
 def named_arguments(node: fx.Node, *names: str) -> dict[str, Any]:
     """The arguments of a call behind the first one, by name; `names` are those of positional ones."""
     return dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+
+
+def pair(value: Any) -> Pair:
+    """``3 -> (3, 3)``; a pair is returned as it is."""
+    if isinstance(value, tuple | list):
+        return (int(value[0]), int(value[-1]))
+    return (int(value), int(value))

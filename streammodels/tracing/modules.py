@@ -26,9 +26,9 @@ from streammodels.core.operations import (
 )
 from streammodels.core.reductions import GlobalAverage, GlobalMaximum
 from streammodels.core.resampling import AdaptivePool, AdaptiveRows
-from streammodels.core.row_plan import PaddingMode, Pair, SlidingWindow
+from streammodels.core.row_plan import PaddingMode, SlidingWindow
 from streammodels.errors import GLOBAL_STATISTICS, UnsupportedLayerError
-from streammodels.tracing.fx_graph import is_stochastic_depth
+from streammodels.tracing.fx_graph import is_stochastic_depth, pair
 from streammodels.tracing.over_channels import over_channels_module
 from streammodels.tracing.padding import padding_module
 from streammodels.tracing.resizing import resizing_module
@@ -76,13 +76,6 @@ _NORMS_OVER_SPACE = (
     nn.LocalResponseNorm,
     nn.CrossMapLRN2d,
 )
-
-
-def pair(value: Any) -> Pair:
-    """``3 -> (3, 3)``; a pair is returned as it is."""
-    if isinstance(value, tuple | list):
-        return (int(value[0]), int(value[-1]))
-    return (int(value), int(value))
 
 
 def module_rule(module: Any, path: str) -> Rule:

@@ -17,7 +17,7 @@ from streammodels.core.resampling import (
     TransposedWindow,
 )
 from streammodels.errors import UnsupportedLayerError
-from streammodels.tracing.fx_graph import named_arguments
+from streammodels.tracing.fx_graph import named_arguments, pair
 
 _MODES = ("nearest", "nearest-exact", "bilinear", "bicubic")
 
@@ -91,11 +91,6 @@ def interpolation(
     return Interpolate(axes[0], axes[1])
 
 
-def _two(value: Any) -> tuple[int, int]:
-    """``3 -> (3, 3)``; a pair is returned as it is."""
-    return (int(value[0]), int(value[-1])) if isinstance(value, tuple | list) else (int(value), int(value))
-
-
 def _pair_of(value: Any, path: str) -> list[Any] | None:
     """Two numbers, for rows and columns; None for None."""
     if value is None:
@@ -110,7 +105,7 @@ def _pair_of(value: Any, path: str) -> list[Any] | None:
 
 def _transposed_convolution(module: nn.ConvTranspose2d) -> TransposedConvolution:
     weight: Any = module._parameters.get("weight")  # None if it is parametrized; else it may have been replaced
-    kernel = _two(module.kernel_size) if weight is None else tuple(weight.shape[2:])
+    kernel = pair(module.kernel_size) if weight is None else tuple(weight.shape[2:])
     geometry = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
     return transposed_convolution(kernel, *geometry)
 
@@ -124,6 +119,6 @@ def transposed_convolution(
     dilation: Any = 1,
 ) -> TransposedConvolution:
     """The rule of a transposed convolution, arguments as in torch."""
-    spread, steps, pads, below = _two(dilation), _two(stride), _two(padding), _two(output_padding)
+    spread, steps, pads, below = pair(dilation), pair(stride), pair(padding), pair(output_padding)
     window, columns = (TransposedWindow(spread[i] * (kernel[i] - 1) + 1, steps[i], pads[i], below[i]) for i in (0, 1))
     return TransposedConvolution(window, columns, spread, groups)

@@ -45,28 +45,8 @@ class GlobalNorm(Reduction):
 
 
 @dataclass(frozen=True)
-class _Column(Reduction):
-    """The (B, C) result of another reduction as (B, C, 1, 1)."""
-
-    rule: Reduction
-
-    @property
-    def ignores_order(self) -> bool:
-        """See `Reduction`."""
-        return self.rule.ignores_order
-
-    def partial(self, rows: Tensor, *tensors: Tensor) -> Parts:
-        """See `Reduction`."""
-        return self.rule.partial(rows, *tensors)
-
-    def combine(self, parts: Parts, pixels: int, dtype: torch.dtype, *tensors: Tensor) -> Tensor:
-        """See `Reduction`."""
-        return self.rule.combine(parts, pixels, dtype, *tensors)[..., None, None]
-
-
-@dataclass(frozen=True)
 class Shaped(Reduction):
-    """Another reduction, whose (B, C, 1, 1) result has another shape.
+    """Another reduction, whose result, (B, C) or (B, C, 1, 1), has another shape.
 
     Attributes:
         rule: The reduction.
@@ -92,7 +72,8 @@ class Shaped(Reduction):
         result = self.rule.combine(parts, pixels, dtype, *tensors)
         if not self.keep:
             return result.flatten(1)
-        return result.permute(0, 2, 3, 1) if self.last else result
+        column = result.reshape(*result.shape[:2], 1, 1)
+        return column.permute(0, 2, 3, 1) if self.last else column
 
 
 def reduction(node: fx.Node, last: bool) -> Rule | None:
@@ -102,7 +83,7 @@ def reduction(node: fx.Node, last: bool) -> Rule | None:
     """
     target: Any = node.target
     if target is softmax_pool:
-        return Shaped(_Column(Attention(lambda _, scores: scores, one_vector=True)), True, last)
+        return Shaped(Attention(lambda _, scores: scores, one_vector=True), True, last)
     names = {**dict.fromkeys(_NORMS, ("p", "dim", "keepdim")), **dict.fromkeys((*_MAXIMA, *_MEANS), ("dim", "keepdim"))}
     if target not in names:
         return None
