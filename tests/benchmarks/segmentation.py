@@ -10,10 +10,6 @@ summed strip by strip. Each height is measured in a fresh process; the peak is a
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from by_height import measure_each
 from torch import Tensor, nn
 
 HEADER = "| height x width | step, s | CPU time, s | peak above baseline, GB | loss |\n|---|---|---|---|---|"
@@ -147,18 +144,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.heights, options.width = [512, 1024], 256
-    if options.one:
-        print(json.dumps(measure(options, options.one)))
-        return
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MALLOC_ARENA_MAX": "1"}
-    print(HEADER, flush=True)
-    with options.out.open("a") as out:
-        for height in options.heights:
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", str(height)]
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-            print(done.stdout.strip(), file=out, flush=True)
-            print(row(json.loads(done.stdout)), flush=True)
+    measure_each(options, HEADER, measure, row)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,13 @@ the estimate of `StreamedModule.forecast`, and its largest resident memory besid
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from by_height import measure_each
 from torch import Tensor, nn
 
 HEADER = (
@@ -165,20 +162,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks/streaming_lazy.jsonl"))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # in a fresh process: this height
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(options, options.one)))
-        return
-    if options.slide is not None and not options.slide.exists():
+    if options.slide is not None and not options.one and not options.slide.exists():
         write_slide(options.slide, options.heights[0], options.width)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "MALLOC_ARENA_MAX": "1"}
-    print(HEADER, flush=True)
-    with options.out.open("a") as out:
-        for height in options.heights:
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", str(height)]
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-            print(done.stdout.strip(), file=out, flush=True)
-            print(row(json.loads(done.stdout)), flush=True)
+    measure_each(options, HEADER, measure, row)
 
 
 if __name__ == "__main__":
