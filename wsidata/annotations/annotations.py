@@ -8,20 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from wsidata.annotations.aperio import read_aperio
 from wsidata.annotations.asap import EXCLUSIONS, asap_text, read_asap
 from wsidata.annotations.geojson import geojson_text, read_geojson
+from wsidata.annotations.grid import Grid
 from wsidata.annotations.outline import (
     AnnotationError,
     AnnotationRepairWarning,
     Area,
+    Color,
     Outline,
     OutlineClass,
     only_areas,
 )
 from wsidata.annotations.safe_xml import parse
+from wsidata.annotations.tracing import rings_of, trace
 from wsidata.formats.limits import check_limit
 from wsidata.utils.files import write_text
 from wsidata.utils.messages import bullets, name_some
@@ -86,6 +91,35 @@ class Annotations:
             str(path),
         )
         return found._checked(skip_empty)
+
+    @classmethod
+    def of_mask(
+        cls,
+        mask: NDArray[np.bool_],
+        grid: Grid,
+        class_name: str,
+        *,
+        color: Color | None = None,
+        size_lv0: tuple[float, float] | None = None,
+    ) -> Self:
+        """The pieces of a mask, outlined along the borders of their pixels, so that the area stays the same.
+
+        Args:
+            mask: (height, width) booleans, the pixels of `grid`.
+            grid: Where they lie, such as `Grid.of(slide, mpp=8.0)`.
+            class_name: Class of the outlines.
+            color: Its color.
+            size_lv0: Width and height of the slide, which the last column and row reach to. None: what the grid says.
+
+        Raises:
+            ValueError: if the mask is no array of booleans, or of another size than the grid.
+        """
+        pieces = trace(mask, grid, size_lv0)
+        outlines = [
+            Outline((tuple(rings_of(piece)),), class_name, f"{class_name} {number}")
+            for number, piece in enumerate(pieces, start=1)
+        ]
+        return cls(tuple(outlines), (OutlineClass(class_name, color),))
 
     def _checked(self, skip_empty: bool) -> Self:
         empty = [one for one in self.outlines if one.kind == "polygon" and not one.shape.area > 0]

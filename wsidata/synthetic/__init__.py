@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wsidata.utils.public_names import lazy_names
 
 if TYPE_CHECKING:
+    from wsidata.synthetic.outlines import tumor_outlines as tumor_outlines
     from wsidata.synthetic.photos import write_photo_folders as write_photo_folders
     from wsidata.synthetic.photos import write_photos as write_photos
     from wsidata.synthetic.slides import write_camelyon16 as write_camelyon16
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
+        "outlines": ["tumor_outlines"],
         "photos": ["write_photo_folders", "write_photos"],
         "slides": ["write_camelyon16", "write_pixels", "write_slide"],
     },

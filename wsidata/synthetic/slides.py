@@ -17,6 +17,7 @@ import pandas as pd
 import pyvips
 from numpy.typing import NDArray
 
+from wsidata.synthetic.outlines import tumor_outlines
 from wsidata.synthetic.tiff import Vendor, halved_levels, write_aperio, write_generic, write_philips
 from wsidata.synthetic.tissue import paint_tissue, tumor_mask
 from wsidata.utils.messages import check_choice
@@ -116,12 +117,14 @@ def write_camelyon16(
     tile: int = 256,
     levels: int | None = None,
     masks: bool = False,
+    annotations: bool = False,
 ) -> Path:
     """Write a small synthetic CAMELYON16: the layout of the public one, slides from two centers.
 
         folder/evaluation/reference.csv     image,type,class,center
         folder/images/normal_001.tif ... tumor_001.tif ... test_001.tif
         folder/masks/tumor_001.png ...      255 where there is tumor, on level 0; with `masks`
+        folder/annotations/tumor_001.xml ...    outlines of the tumor, for ASAP; with `annotations`
 
     The table is as published: names end in .tif; `type` is normal or tumor; `class` is negative, or the extent of the
     tumor, micro or macro (here by turns, and not visible); `center` is 0 or 1. As in the original, the test slides are
@@ -137,6 +140,7 @@ def write_camelyon16(
         tile: Side of a tile in pixels.
         levels: Levels of each slide; None continues until a level fits into one tile.
         masks: Whether to write a mask of the tumor of each slide that has one.
+        annotations: Whether to write its outlines, along the borders of pixels.
 
     Returns:
         The folder.
@@ -159,7 +163,13 @@ def write_camelyon16(
         if masks and is_tumor:
             (folder / "masks").mkdir(exist_ok=True)
             mask = tumor_mask(width, height, seed=slide_seed).astype(np.uint8) * 255
+            if vendor == "philips":  # stores whole tiles
+                mask = np.pad(mask, [(0, -side % tile) for side in mask.shape])
             pyvips.Image.new_from_array(mask).pngsave(str(folder / "masks" / f"{name}.png"))
+        if annotations and is_tumor:
+            (folder / "annotations").mkdir(exist_ok=True)
+            groups = ("Tumor", "Exclusion") if name.startswith("test_") else ("_0", "_2")
+            tumor_outlines(width, height, seed=slide_seed, groups=groups).write(folder / "annotations" / f"{name}.xml")
         labels = ("tumor", next(extents)) if is_tumor else ("normal", "negative")
         table.append((f"{name}.tif", *labels, center))
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)

@@ -4,10 +4,13 @@ import csv
 
 import numpy as np
 import pytest
+import shapely
 import tifffile
 from PIL import Image
 
+from wsidata.annotations import Annotations
 from wsidata.slides.slide import Slide
+from wsidata.synthetic import outlines
 from wsidata.synthetic.slides import write_camelyon16, write_pixels, write_slide
 
 SMALL = {"width": 512, "height": 480, "tile": 64, "levels": 3}
@@ -128,6 +131,36 @@ def test_masks_show_where_the_tumor_is(tmp_path):
         mask = np.asarray(file) > 0
     with Slide(folder / "images" / "tumor_001.tif") as slide:
         pixels = slide.image(level=0).numpy()
-    pixels = pixels[: mask.shape[0], : mask.shape[1]]  # behind it, whole tiles
+    assert pixels.shape[:2] == mask.shape
     tissue = pixels.min(axis=2) < 200
     assert pixels[mask].mean() < pixels[tissue & ~mask].mean()  # crowded nuclei are dark
+
+
+@pytest.mark.slow
+def test_outlines_are_those_of_the_painted_tumor_to_the_pixel(tmp_path):
+    sizes = {"normal": 0, "tumor": 1, "test": 2, "size_px": (300, 240), "tile": 64}
+    folder = write_camelyon16(tmp_path / "c16", **sizes, seed=4, masks=True, annotations=True)
+    found = {path.stem: Annotations.read(path) for path in (folder / "annotations").iterdir()}
+    assert set(found) == {"tumor_001", "test_002"}, "none without tumor, as in the original"
+    assert {one.class_names for one in found.values()} == {("_0", "_2"), ("Tumor", "Exclusion")}
+    assert all(any(outline.removes == "all" for outline in one.outlines) for one in found.values())
+    for name, annotations in found.items():
+        with Image.open(folder / "masks" / f"{name}.png") as file:
+            painted = np.asarray(file) > 0
+        area = annotations.area(annotations.class_names[0])
+        assert area.area == painted.sum()
+        row, column = np.nonzero(painted)
+        assert shapely.contains_xy(area, column + 0.5, row + 0.5).all(), "so the area is that of these pixels"
+
+
+def test_islands_in_holes_stay_in_the_outlines(tmp_path, monkeypatch):
+    """ASAP cuts areas out of all outlines, so that tumor around a hole with tumor in it is stored in two parts."""
+    painted = np.zeros((40, 50), bool)
+    painted[5:35, 5:45], painted[8:32, 8:42], painted[15:20, 20:30], painted[30, 41] = True, False, True, True
+    painted[25, 10:14], painted[2:4, 2:4], painted[17, 25] = True, True, False
+    monkeypatch.setattr(outlines, "tumor_mask", lambda *size, seed: painted)
+    outlines.tumor_outlines(50, 40, seed=0).write(tmp_path / "a.xml")
+    area = Annotations.read(tmp_path / "a.xml").area("Tumor")
+    row, column = np.indices(painted.shape) + 0.5
+    np.testing.assert_array_equal(shapely.contains_xy(area, column, row), painted)
+    assert area.area == painted.sum()
