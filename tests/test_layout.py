@@ -22,6 +22,7 @@ FLOORS = {
         hub
         datamodules
         datasets splits stats evaluation plots
+        tiles
         slides
         transforms
         photos

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wsidata.stats.compute import channel_stats as channel_stats
     from wsidata.stats.result import ChannelStats as ChannelStats
     from wsidata.tables.label_table import read_table as read_table
+    from wsidata.tiles.grid import TileGrid as TileGrid
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -59,6 +60,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "stats.compute": ["channel_stats"],
         "stats.result": ["ChannelStats"],
         "tables.label_table": ["read_table"],
+        "tiles.grid": ["TileGrid"],
     },
 )
 __all__ = [*__all__, "__version__"]
