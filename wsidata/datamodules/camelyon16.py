@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from wsidata.datamodules.wsi import WSIDataModule
-from wsidata.tables.text_table import TableError
+from wsidata.tables.text_table import NO_LABEL, TableError
 from wsidata.utils.messages import check_choice
 
 CORRECTIONS = {"normal_086": "holds a tumor, now tumor_111", "test_049": "a duplicate"}
@@ -24,10 +24,17 @@ CLASSES = {
 """The class of each label in the table; another label is an error."""
 
 
+OUTLINES = {"_0": "tumor", "_1": "tumor", "Tumor": "tumor"}
+"""The class of each group of outlines; `_2` and `Exclusion` are cut out of all of them."""
+
+
 class Camelyon16DataModule(WSIDataModule):
     """DataModule for Camelyon16 (https://camelyon16.grand-challenge.org) as it is published.
 
     Withdrawn slides are left out (see `CORRECTIONS`), and the slides named test_... are the test split.
+
+    With `target="mask"`, masks of normal (0) and tumor (1) are drawn from the outlines in annotations/, a file for each
+    slide with tumor. Not all tumors of test_114 are outlined: leave it out where that matters.
 
     Args:
         folder: Folder of the data, with images/ and evaluation/reference.csv.
@@ -46,11 +53,19 @@ class Camelyon16DataModule(WSIDataModule):
         check_choice("classes", classes, tuple(CLASSES))
         folder = str(folder)  # checkpoints hold plain values
         table = read_reference(Path(folder))
+        if options.get("target") == "mask":
+            defaults = {"label_column": "annotation", "mask_dir": str(Path(folder) / "annotations")}
+            options = {**defaults, "outline_classes": OUTLINES, **options}
+            class_names: Any = ["normal", "tumor"]
+            has_tumor = table["class"].map(CLASSES["tumor"]) == "tumor"
+            table["annotation"] = table["image"].where(has_tumor, NO_LABEL)
+        else:
+            class_names = CLASSES[classes]
         named_test = bool(table["image"].str.startswith("test_").any())
         super().__init__(
             table,
             Path(folder) / "images",
-            class_names=CLASSES[classes],
+            class_names=class_names,
             test_prefix="test_" if named_test else None,
             **options,
         )

@@ -25,7 +25,7 @@ from wsidata.datamodules.survey import Survey, survey_slides
 from wsidata.datasets.loader import WorkerStart
 from wsidata.datasets.slides import SlideDataset
 from wsidata.formats.channels import RGB_NAMES
-from wsidata.slides.masks import check_masks, mask_classes, mask_problems
+from wsidata.slides.masks import check_masks, mask_classes, mask_problems, outlined_classes
 from wsidata.slides.options import SlideOptions
 from wsidata.slides.tissue.crop import TissueCrop, as_crop
 from wsidata.slides.tissue.packing import Packing
@@ -63,10 +63,14 @@ class WSIDataModule(SplitDataModule):
         class_names: Classes in order, or a mapping from labels to them. None: the labels, sorted.
         target: "class": (B,) int64. "multilabel": (B, K) float32 of 0 and 1, from a column of labels separated by `;`
             or from K columns of 0 and 1. "regression": (B, K) float32, from K columns of numbers. "mask": (B, H, W)
-            int64 on the image's grid, from a column of mask names; -100 for no class. See `targets.read_targets`.
+            int64 on the image's grid, from a column of names of masks or annotations; -100 for no class. See
+            `targets.read_targets`.
         decimal: Decimal mark of numbers in a table of text, "." or ",".
-        mask_dir: Folder of the masks. None: `image_dir`.
+        mask_dir: Folder of the masks, or of the annotations that they are drawn from. None: `image_dir`.
         mask_values: Pixel value of each class in the masks. None: 0, 1, ...
+        outline_classes: Class of each class of outlines in annotations, such as `{"_0": "tumor", "_1": "tumor"}`; None
+            for pixels that do not count. Where they overlap, the one named last lies on top; what none covers is of the
+            first of `class_names`. None: they are named as the classes.
         level: Pyramid level to read (0 is the finest); or
         mpp: resolution to read at, um per pixel; or
         magnification: objective power to read at; or
@@ -155,6 +159,7 @@ class WSIDataModule(SplitDataModule):
         decimal: Decimal = ".",
         mask_dir: str | Path | None = None,
         mask_values: Sequence[int] | None = None,
+        outline_classes: Mapping[str, str | None] | None = None,
         level: int | None = None,
         mpp: float | None = None,
         magnification: float | None = None,
@@ -224,9 +229,10 @@ class WSIDataModule(SplitDataModule):
         self._own_transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
         self._train_transform = as_transform(train_transform or default_train_transform(self.image_size))
         self._eval_transform = as_transform(eval_transform or default_eval_transform(self.image_size))
-        self._mask_classes = None
+        self._mask_classes: dict[Any, int] | None = None
         if target == "mask":
-            self._mask_classes = mask_classes(len(mask_class_names(class_names or ("?",))), mask_values)
+            names = mask_class_names(class_names or ("?",))
+            self._mask_classes = {**mask_classes(len(names), mask_values), **outlined_classes(names, outline_classes)}
         table, stats, split, image_dir, mask_dir = map(plain, (table, stats, split, image_dir, mask_dir))
         stage_dir = plain(stage_dir)
         test_ids, val_ids = _without_suffix(test_ids), _without_suffix(val_ids)
@@ -248,7 +254,7 @@ class WSIDataModule(SplitDataModule):
             survey = self.__dict__.pop("_survey")  # files may be repaired before the next call
             check_survey(survey, self.resolution)
             if "mask" in self.labels.frame.columns:
-                check_masks(self.labels.frame, self._options, survey.level_0)
+                check_masks(self.labels.frame, self._options, survey.level_0, self._mask_classes)
             self._survey = survey
         self._packings = dict(zip(sizes["image_id"], sizes["packing"], strict=True))
         check_one_kind(sizes, self.arguments["dtype"])
@@ -278,7 +284,9 @@ class WSIDataModule(SplitDataModule):
         """Slides, and masks, that cannot be read as requested."""
         frame = self.labels.frame
         survey = self._survey
-        masks = mask_problems(frame, self._options, survey.level_0) if "mask" in frame.columns else {}
+        if "mask" not in frame.columns:
+            return survey.problems
+        masks = mask_problems(frame, self._options, survey.level_0, self._mask_classes)
         return masks | survey.problems
 
     @cached_property

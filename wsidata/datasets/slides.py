@@ -21,7 +21,7 @@ from wsidata.datasets.epochs import TableDataset, persistent
 from wsidata.formats.resolution import Resolution
 from wsidata.slides.lazy_image import LazyImage
 from wsidata.slides.lazy_mask import LazyMask, lazy_mask
-from wsidata.slides.masks import IGNORE, mask_tensor, read_mask
+from wsidata.slides.masks import IGNORE, MaskClasses, mask_tensor, read_mask
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.pipeline import outside_of, slide_lazy, slide_sample
 from wsidata.slides.slide import Slide
@@ -48,7 +48,8 @@ class SlideDataset(TableDataset):
         lazy: Images are `LazyImage`s and masks `LazyMask`s, whose rows are decoded when the model requests them.
         crop: "tissue", "pack" or a `TissueCrop`. None reads whole slides.
         packings: Crops that were planned before, by `image_id`; others are planned on first use.
-        mask_classes: Class number of each pixel value of the masks; see `masks.mask_classes`.
+        mask_classes: Class number of each pixel value of the masks, and of each class of outlines; see
+            `masks.mask_classes`, `masks.outlined_classes`.
         stage: Local folder that slides are copied to, and read from. None: they are read where they are.
     """
 
@@ -65,7 +66,7 @@ class SlideDataset(TableDataset):
         lazy: bool = False,
         crop: CropKind | TissueCrop | None = None,
         packings: Mapping[str, Packing] | None = None,
-        mask_classes: Mapping[int, int] | None = None,
+        mask_classes: MaskClasses | None = None,
         stage: Stage | None = None,
     ) -> None:
         super().__init__(table, transform, dtype=dtype, with_labels=with_labels, fresh_epochs=fresh_epochs, stage=stage)

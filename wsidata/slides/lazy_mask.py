@@ -8,10 +8,10 @@ an error where they are read.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyvips
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wsidata.formats.vips import decoding_threads
 from wsidata.slides.lazy_image import LazyImage
-from wsidata.slides.masks import IGNORE, MaskError, class_numbers, read_mask
+from wsidata.slides.masks import IGNORE, MaskClasses, MaskError, class_numbers, read_mask
 from wsidata.slides.pipeline import SlidePipeline, outside_of
 from wsidata.transforms.base import Sample
 
@@ -41,7 +41,7 @@ class LazyMask:
 
     dtype = torch.int64
 
-    def __init__(self, source: Callable[[], pyvips.Image], *, name: str, classes: Mapping[int, int]) -> None:
+    def __init__(self, source: Callable[[], pyvips.Image], *, name: str, classes: MaskClasses) -> None:
         self._pixels = LazyImage(source, name=name)
         self._classes = dict(classes)
         if self._pixels.shape[0] != 1:
@@ -88,7 +88,7 @@ class LazyMask:
         return f"LazyMask('{self.name}', shape={self.shape})"
 
 
-def lazy_mask(path: str | Path, image: LazyImage, classes: Mapping[int, int]) -> LazyMask:
+def lazy_mask(path: str | Path, image: LazyImage, classes: MaskClasses) -> LazyMask:
     """The mask of a slide, on the pixel grid of a lazy image of it.
 
         image = Slide("tumor_001.tif").lazy(mpp=0.5, crop="pack", transform=RandomD4(), seed=1)
@@ -122,7 +122,7 @@ class MaskPipeline:
 
     path: str
     image: SlidePipeline
-    classes: dict[int, int]
+    classes: dict[Any, int]
 
     def __call__(self) -> pyvips.Image:
         """Open slide and mask, and apply everything to both, so that the same is drawn. Nothing is decoded."""

@@ -1,4 +1,4 @@
-"""Segmentation masks, read on the pixel grid that their slide is read on.
+"""Segmentation masks, read or drawn on the pixel grid that their slide is read on.
 
 A mask shifted by a pixel, or resampled like a photo, teaches the wrong class along every border. So each pixel is the
 one of the mask file under the center of the image's pixel. Values are never mixed, and unknown ones raise an error.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from wsidata.formats.levels import Level
 from wsidata.slides.file_facts import FileFacts, fact_name
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
+from wsidata.tables.find_slides import OUTLINE_SUFFIXES
 from wsidata.utils.messages import describe_problems
 from wsidata.utils.processes import raise_system_fault
 
@@ -35,6 +36,9 @@ IGNORE_INDEX = -100
 
 UNKNOWN = 254
 """Class number in mask images of values that are no class, which raise an error in the end (see `mask_tensor`)."""
+
+MaskClasses: TypeAlias = Mapping[Any, int]
+"""Class number of each pixel value of mask images (int), and of each class of outlines (str)."""
 
 _CENTER = 0.5 + 1e-7  # of a pixel; a center on the border of two mask pixels takes the second, whatever is rounded
 _MAX_CLASSES = 254
@@ -62,11 +66,29 @@ def mask_classes(class_count: int, values: Sequence[int] | None = None) -> dict[
     return {value: number for number, value in enumerate(pixel_values)}
 
 
+def outlined_classes(class_names: Sequence[str], outlined: Mapping[str, str | None] | None = None) -> dict[str, int]:
+    """Class number of each class of outlines.
+
+    Args:
+        class_names: The classes.
+        outlined: Class of each class of outlines, in the order in which they are drawn: the last lies on top. None for
+            those whose pixels do not count. None: outlines are named as the classes.
+
+    Raises:
+        MaskError: if one is none of the classes.
+    """
+    number_of: dict[str | None, int] = {name: number for number, name in enumerate(class_names)} | {None: IGNORE}
+    given: Mapping[str, str | None] = {name: name for name in class_names} if outlined is None else outlined
+    if unknown := [name for name in given.values() if name not in number_of]:
+        raise MaskError(f"outline_classes= names {unknown}, which are none of the classes {list(class_names)}.")
+    return {str(name): number_of[one] for name, one in given.items()}
+
+
 def read_mask(
     path: str | Path,
     slide: Slide,
     resolution: Mapping[str, Any],
-    classes: Mapping[int, int],
+    classes: MaskClasses,
     *,
     keep_tiles: bool = False,
 ) -> pyvips.Image:
@@ -76,10 +98,12 @@ def read_mask(
     finest level of a mask pyramid is read: coarser ones may have been averaged, which makes class 1 of 0 and 2.
 
     Args:
-        path: Image of one band, or of three equal ones; any format `Slide` reads.
+        path: Image of one band, or of three equal ones; any format `Slide` reads. Or a file of annotations, which is
+            drawn; or "", where nothing is outlined.
         slide: The slide.
         resolution: The resolution it is read at.
-        classes: Class number of each pixel value; see `mask_classes`.
+        classes: Class number of each pixel value, and of each class of outlines; see `mask_classes`,
+            `outlined_classes`.
         keep_tiles: Keep decoded tiles between requests: for a mask read in strips.
 
     Returns:
@@ -87,11 +111,18 @@ def read_mask(
 
     Raises:
         MaskError: if the mask has another shape than the slide.
+        AnnotationError: if annotations are malformed, lie beside the slide, or have outlines of another class.
     """
+    if not str(path):
+        return pyvips.Image.black(*slide.size_at(**resolution))
+    if is_outlines(path):
+        from wsidata.slides.outline_masks import outline_image
+
+        return outline_image(str(path), slide, resolution, _outlined(classes), keep_tiles=keep_tiles)
     width, height = slide.size_at(**resolution)
     with Slide(path) as mask:
         step_x, step_y = _mask_pixels(mask, slide, slide.downsample_at(**resolution))
-        level = _coarse_enough(mask.levels, step_x, step_y) if len(classes) <= 2 else mask.levels[0]
+        level = _coarse_enough(mask.levels, step_x, step_y) if len(_values(classes)) <= 2 else mask.levels[0]
         pixels = mask.image(level=level.index, keep_tiles=keep_tiles)
     step = step_x / level.downsample_x, step_y / level.downsample_y
     nearest = pixels.affine(
@@ -105,27 +136,53 @@ def read_mask(
     return _as_classes(nearest, classes)
 
 
+def is_outlines(path: str | Path) -> bool:
+    """Whether a file is one of annotations, by its name."""
+    return Path(path).suffix.lower() in OUTLINE_SUFFIXES
+
+
+def _values(classes: MaskClasses) -> dict[int, int]:
+    """Class number of each pixel value."""
+    return {value: number for value, number in classes.items() if not isinstance(value, str)}
+
+
+def _outlined(classes: MaskClasses) -> dict[str, int]:
+    """Class number of each class of outlines."""
+    return {name: number for name, number in classes.items() if isinstance(name, str)}
+
+
 def mask_problems(
-    table: pd.DataFrame, options: SlideOptions = AS_STORED, level_0: Mapping[str, tuple[int, int]] | None = None
+    table: pd.DataFrame,
+    options: SlideOptions = AS_STORED,
+    level_0: Mapping[str, tuple[int, int]] | None = None,
+    classes: MaskClasses | None = None,
 ) -> dict[str, str]:
     """Problems of masks that do not fit their slide; every mask is opened, unless it is known, and no pixel decoded.
+
+    Files of annotations are read.
 
     Args:
         table: Columns `image_id`, `path` and `mask`.
         options: How slides are opened.
         level_0: (width, height) of level 0 of the slides, by `image_id`; slides that it lacks have a problem of their
             own. None: they are opened, too.
+        classes: Those of outlines; see `outlined_classes`.
 
     Returns:
         The problems, by `image_id`.
     """
+    if any(map(is_outlines, table["mask"])):
+        from wsidata.slides.outline_masks import check_outlines
 
     def problem(row: tuple[str, str, str]) -> str:
         image_id, path, mask_path = row
-        if level_0 is not None and image_id not in level_0:
+        if not mask_path or (level_0 is not None and image_id not in level_0):
             return ""
         try:
             size = _size(path, options) if level_0 is None else level_0[image_id]
+            if is_outlines(mask_path):
+                check_outlines(mask_path, size, _outlined(classes or {}))
+                return ""
             _mask_pixels(_Sized(Path(mask_path), *_size(mask_path, AS_STORED)), _Sized(Path(path), *size), (1.0, 1.0))
         except (SlideError, OSError, ValueError) as error:
             raise_system_fault(error, path)
@@ -138,14 +195,17 @@ def mask_problems(
 
 
 def check_masks(
-    table: pd.DataFrame, options: SlideOptions = AS_STORED, level_0: Mapping[str, tuple[int, int]] | None = None
+    table: pd.DataFrame,
+    options: SlideOptions = AS_STORED,
+    level_0: Mapping[str, tuple[int, int]] | None = None,
+    classes: MaskClasses | None = None,
 ) -> None:
     """Check that masks fit their slides; for the arguments see `mask_problems`.
 
     Raises:
         MaskError: naming every mask that cannot be opened or has another shape.
     """
-    problems = list(mask_problems(table, options, level_0).values())
+    problems = list(mask_problems(table, options, level_0, classes).values())
     if problems:
         remedy = "Repair these masks, take their slides out of the table, or go on without them with on_error='skip'."
         raise MaskError(describe_problems("masks", problems, remedy))
@@ -205,10 +265,10 @@ def _coarse_enough(levels: Sequence[Level], step_x: float, step_y: float) -> Lev
     return fine[-1] if fine else levels[0]
 
 
-def _as_classes(pixels: pyvips.Image, classes: Mapping[int, int]) -> pyvips.Image:
+def _as_classes(pixels: pyvips.Image, classes: MaskClasses) -> pyvips.Image:
     """Class numbers of pixel values."""
     table = np.full((1, 256, 1), UNKNOWN, dtype=np.uint8)
-    for value, number in classes.items():
+    for value, number in _values(classes).items():
         table[0, value] = number
     found = pixels[0].maplut(pyvips.Image.new_from_array(table))
     for band in range(1, pixels.bands):
@@ -216,7 +276,7 @@ def _as_classes(pixels: pyvips.Image, classes: Mapping[int, int]) -> pyvips.Imag
     return found.cast("uchar")
 
 
-def mask_tensor(mask: pyvips.Image, name: str, classes: Mapping[int, int]) -> Tensor:
+def mask_tensor(mask: pyvips.Image, name: str, classes: MaskClasses) -> Tensor:
     """A mask, after the transforms, as a target for a loss.
 
     Args:
@@ -239,7 +299,7 @@ def mask_tensor(mask: pyvips.Image, name: str, classes: Mapping[int, int]) -> Te
     return class_numbers(torch.from_numpy(pixels), name, classes)
 
 
-def class_numbers(pixels: Tensor, name: str, classes: Mapping[int, int]) -> Tensor:
+def class_numbers(pixels: Tensor, name: str, classes: MaskClasses) -> Tensor:
     """Pixels of a mask, or of some of its rows, as a target for a loss.
 
     Args:
@@ -256,8 +316,8 @@ def class_numbers(pixels: Tensor, name: str, classes: Mapping[int, int]) -> Tens
     if bool((pixels == UNKNOWN).any()):
         share = float((pixels == UNKNOWN).float().mean())
         raise MaskError(
-            f"mask '{name}' holds other values than {sorted(classes)} (in {100 * share:.2g} % of it). Name them "
-            "with class_names= and mask_values=, and save masks as one band without lossy compression."
+            f"mask '{name}' holds other values than {sorted(_values(classes))} (in {100 * share:.2g} % of it). Name "
+            "them with class_names= and mask_values=, and save masks as one band without lossy compression."
         )
     numbers = pixels.long()
     numbers[numbers == IGNORE] = IGNORE_INDEX

@@ -20,6 +20,9 @@ SLIDE_SUFFIXES = (
 """Suffixes that a table may leave out; each stands before those it ends in. Other dots belong to the name."""
 
 
+OUTLINE_SUFFIXES = (".xml", ".geojson", ".json")
+"""Suffixes of files of annotations."""
+
 _BY_END = {
     end: tuple(suffix for suffix in SLIDE_SUFFIXES if suffix.endswith(end))
     for end in {suffix[suffix.rfind(".") :] for suffix in SLIDE_SUFFIXES}
@@ -139,6 +142,32 @@ class ImageFolder:
         return suggestion(near[:2], f"{len(listing.names)} other files there")
 
 
+class MaskFolder(ImageFolder):
+    """The masks of a folder, or the annotations that they are drawn from.
+
+    A slide's name means the annotations of that name, too: `tumor_001.tif` fits `tumor_001.xml` and
+    `tumor_001.tif.geojson`.
+    """
+
+    noun = "mask"
+
+    def find_text(self, name: str) -> str:
+        """`find`, as text."""
+        above, last = os.path.split(name)
+        listing = self._list(above)
+        outlined = {one for stem in {_loose(last), _loose(split_suffix(last)[0])} for one in listing.outlines.get(stem)}
+        images = listing.fitting(last)
+        if not outlined or [_loose(one) for one in images] == [_loose(last)]:
+            return super().find_text(name)
+        fitting = sorted({*images, *outlined})
+        if len(fitting) == 1:
+            return os.path.join(listing.folder, fitting[0])
+        raise ImageLookupError(
+            f"'{name}' fits {len(fitting)} files in '{listing.folder}': {list_some(fitting)}; "
+            "write the full file name in the table"
+        )
+
+
 class _Listing:
     """The files of one folder; tables are made when they are first needed."""
 
@@ -172,6 +201,13 @@ class _Listing:
     def loose_stems(self) -> NameTable:
         """Files by their stems, in any case."""
         return NameTable((_loose(stem), name) for name in self.names for stem in _stems(name))
+
+    @cached_property
+    def outlines(self) -> NameTable:
+        """Files of annotations by their stems, in any case."""
+        files = [(*os.path.splitext(name), name) for name in self.names]
+        found = [(stem, name) for stem, end, name in files if end.lower() in OUTLINE_SUFFIXES]
+        return NameTable((_loose(one), name) for stem, name in found for one in {stem, split_suffix(stem)[0]})
 
 
 def _loose(name: str) -> str:

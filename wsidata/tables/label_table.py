@@ -16,7 +16,7 @@ import pandas as pd
 from wsidata.tables.bare_folder import read_bare_folder
 from wsidata.tables.class_folders import read_class_folders
 from wsidata.tables.class_names import ClassNames
-from wsidata.tables.find_slides import ImageFolder, ImageLookupError
+from wsidata.tables.find_slides import ImageFolder, ImageLookupError, MaskFolder
 from wsidata.tables.name_table import nfc
 from wsidata.tables.targets import TARGETS, Decimal, Target, empty_cells, read_targets
 from wsidata.tables.text_table import TableError, TextTable, read_text_table
@@ -42,7 +42,7 @@ class LabelTable:
             - `site` (str): center or scanner, "" if no site column was given.
             - `split` (str): what the split column says (see `make_splits`), "" if none was given.
             - `target` (tuple of floats): several labels (0 or 1 each), or numbers.
-            - `mask` (str): the file of the mask.
+            - `mask` (str): the file of the mask or annotations; "" where nothing is outlined.
         class_names: Name of class 0, 1, ...
         source: File name of the table, for messages.
         target: Kind of the targets; see `targets`.
@@ -85,7 +85,7 @@ def read_table(
         target: "class", "multilabel", "regression" or "mask"; see `targets.read_targets`.
         decimal: Decimal mark of numbers in text: "." or ",". Numbers have no other mark; with ",", `1.5` is an error.
         class_names: Classes in their order, or a mapping; see `class_names.class_map`. None: the labels found, sorted.
-        mask_dir: Folder the masks lie in. None: `image_dir`.
+        mask_dir: Folder the masks or annotations lie in. None: `image_dir`.
         group_column: Column of patients (or other groups).
         site_column: Column of centers, hospitals or scanners.
         split_column: Column that says train, val or test for some or all rows.
@@ -118,6 +118,7 @@ def read_table(
     for column in named:  # é and e with an accent are one label; names of files stay as they are
         text.frame[column] = text.frame[column].map(nfc)
     masks = folder if mask_dir is None else _folder(mask_dir, "mask_dir", folder_type)
+    masks = MaskFolder(masks.root) if target == "mask" else masks
     problems = list(text.problems)
     paths, ids = _find_images(text, image_column, folder, problems)
     targets = read_targets(text, target, label_columns, class_names, masks, decimal)

@@ -198,7 +198,7 @@ def _masks(text: TextTable, column: str, class_names: ClassNames | None, folder:
     for place, cell in _cells(text, column):
         paths.append("")
         try:
-            paths[-1] = str(folder.find(cell)) if cell else ""
+            paths[-1] = str(folder.find(cell)) if cell and cell.lower() != NO_LABEL else ""
         except ImageLookupError as error:
             problems.append(f"{place}: mask: {error}")
     columns: dict[str, list[Any]] = {"label_name": [""] * len(paths), "label": [-1] * len(paths), "mask": paths}

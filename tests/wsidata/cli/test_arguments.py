@@ -18,6 +18,7 @@ GIVEN = {
     "target": "multilabel",
     "mask_dir": None,
     "mask_values": None,
+    "outline_classes": {"Tumor": "tumor", "unsure": None},
     "max_side": 100,
     "image_size": [32, 48],
     "split": None,

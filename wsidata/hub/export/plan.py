@@ -197,7 +197,7 @@ def _plan_split(
         mask_places=tuple(place.replace(f"/{IMAGE_FOLDER}/", f"/{MASK_FOLDER}/", 1) for place in places)
         if "mask" in columns
         else (),
-        sources=tuple(tuple(str(table[name].iloc[index]) for name in columns) for index in indices),
+        sources=tuple(tuple(filter(None, (str(table[name].iloc[index]) for name in columns))) for index in indices),
     )
 
 
