@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wsidata.utils.public_names import lazy_names
 
 if TYPE_CHECKING:
+    from wsidata.slides.exchange.openslide_like import OpenSlideLike as OpenSlideLike
     from wsidata.slides.info import SlideInfo as SlideInfo
     from wsidata.slides.lazy_image import LazyImage as LazyImage
     from wsidata.slides.slide import Slide as Slide
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
+        "exchange.openslide_like": ["OpenSlideLike"],
         "info": ["SlideInfo"],
         "lazy_image": ["LazyImage"],
         "slide": ["Slide", "slide_info"],

@@ -1,0 +1,1 @@
+"""Slides for other programs, behind the interface of OpenSlide."""
