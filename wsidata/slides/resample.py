@@ -43,6 +43,8 @@ Then a tile's place does not depend on where the request began. A side of 100,00
 _PIXEL_BYTES = 4
 """Of a pixel of the level, about, in deciding how much of it is decoded at a time."""
 
+_EDGE_PX = 1e-6
+"""Pixels within which edges in um count as those of a pixel, or of half of one."""
 _ROUNDING_PX = 1e-9
 """How far below a whole output pixel a quotient may lie that is meant to be that pixel: (544 + 0.5) / 1.1 is 495."""
 
@@ -265,3 +267,24 @@ def output_pixel(plan: Resampling, level: Level, x_lv0: float, y_lv0: float) -> 
         math.floor((x_lv0 + 0.5) / (level.downsample_x * plan.factor_x) + _ROUNDING_PX),
         math.floor((y_lv0 + 0.5) / (level.downsample_y * plan.factor_y) + _ROUNDING_PX),
     )
+
+
+def pixel_span(start_um: float, length_um: float, mpp: float, what: str) -> tuple[int, int]:
+    """The first pixel of a stretch along an axis, and how many it has; each edge is the nearest one of a pixel.
+
+    Args:
+        start_um: Where it begins, in um.
+        length_um: Its length in um.
+        mpp: um per pixel along the axis.
+        what: What asks for it, for errors.
+
+    Raises:
+        ValueError: if it is not finite, or less than a pixel long.
+    """
+    if not (math.isfinite(start_um) and math.isfinite(length_um) and length_um >= mpp * (1 - _EDGE_PX)):
+        raise ValueError(
+            f"{what}: {start_um}, {length_um} um must be finite, and the size at least one pixel of {mpp:.4g} um."
+        )
+    # What is half a pixel but for the rounding of floats is rounded up at both edges.
+    first, end = (math.floor(edge / mpp + 0.5 + _EDGE_PX) for edge in (start_um, start_um + length_um))
+    return first, end - first

@@ -17,14 +17,14 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.errors import UndecidedImageError
+from wsidata.errors import SpacingUnknownError, UndecidedImageError
 from wsidata.formats.codecs.icc import by_profile
 from wsidata.formats.levels import TOLERANCE, Resampling
 from wsidata.formats.resolution import Resolution
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, cached_tiles, naming_errors, pixels_of
 from wsidata.slides.info import SlideInfo, slide_facts, slide_html
 from wsidata.slides.options import SlideOptions
-from wsidata.slides.resample import ReadRegion, ResampledRegions, output_pixel, resample, shared_px
+from wsidata.slides.resample import ReadRegion, ResampledRegions, output_pixel, pixel_span, resample, shared_px
 from wsidata.slides.slide_file import SlideFile
 from wsidata.slides.tissue.crop import CropKind, TissueCrop, as_crop
 from wsidata.slides.tissue.mask import (
@@ -249,14 +249,55 @@ class Slide(SlideFile):
             raise ValueError(f"read_region of '{self.path.name}': size {width}x{height} must be at least 1x1 pixel.")
         plan = self._plan(Resolution(level, mpp, magnification, downsample, tolerance=tolerance))
         region = Rectangle(*output_pixel(plan, self.levels[plan.level], x_lv0, y_lv0), width, height)
-        inside = region.inside(plan.width, plan.height)
-        pixels = self._region(plan, inside or Rectangle(0, 0, 1, 1))
-        if inside == region:
-            return pixels
-        out = np.full((height, width, pixels.shape[2]), self.background, dtype=pixels.dtype)
-        if inside is not None:
-            out[inside.within(region)] = pixels
-        return out
+        return self._region_on_background(plan, region)
+
+    def read_region_um(
+        self,
+        x_um: float,
+        y_um: float,
+        width_um: float,
+        height_um: float,
+        level: int | None = None,
+        *,
+        mpp: float | tuple[float, float] | None = None,
+        magnification: float | None = None,
+        downsample: float | tuple[float, float] | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> NDArray[Any]:
+        """A region at one resolution, by its place and size on the glass in um from the top left corner of the slide.
+
+        Its four edges are those of the pixels next to the ones requested: each is off by at most half a pixel of the
+        result, and regions that share an edge join without a gap or overlap. So the result has as many pixels wherever
+        the region lies if its size is a whole number of them, and else one more here and there.
+
+        Args:
+            x_um: Left edge in um; may be negative.
+            y_um: Top edge in um; may be negative.
+            width_um: Width in um.
+            height_um: Height in um.
+            level: As for `read_region`, like the others.
+            mpp: um per pixel of the result.
+            magnification: Objective power.
+            downsample: Level-0 pixels per pixel of the result.
+            tolerance: As for `image`.
+
+        Returns:
+            As for `read_region`.
+
+        Raises:
+            SpacingUnknownError: if the slide does not state its resolution, and `mpp_override` was not passed.
+            ValueError: if the size is less than a pixel. Otherwise as for `image`.
+        """
+        plan = self._plan(Resolution(level, mpp, magnification, downsample, tolerance=tolerance))
+        found, what = self.levels[plan.level], f"read_region_um of '{self.path.name}'"
+        if found.mpp is None:
+            raise SpacingUnknownError(
+                f"{what}: the slide has no pixel spacing (checked: {self._open().checked}), so um are no pixels of it. "
+                "Pass mpp_override=... to Slide, or use read_region, in pixels of level 0."
+            )
+        x, width = pixel_span(x_um, width_um, found.mpp[0] * plan.factor_x, f"{what}: x_um, width_um")
+        y, height = pixel_span(y_um, height_um, found.mpp[1] * plan.factor_y, f"{what}: y_um, height_um")
+        return self._region_on_background(plan, Rectangle(x, y, width, height))
 
     def is_decoded_ahead(self, **resolution: Any) -> bool:
         """Whether `image` decodes the level for a resolution at once, because it is small."""
@@ -287,6 +328,17 @@ class Slide(SlideFile):
     def _repr_html_(self) -> str:
         """Thumbnail, levels and resolution, in notebooks."""
         return f"<code>{self!r}</code>" if self._closed else slide_html(self, self.thumbnail(256))
+
+    def _region_on_background(self, plan: Resampling, region: Rectangle) -> NDArray[Any]:
+        """Pixels of a rectangle of the output of a plan, which may reach beyond it."""
+        inside = region.inside(plan.width, plan.height)
+        pixels = self._region(plan, inside or Rectangle(0, 0, 1, 1))
+        if inside == region:
+            return pixels
+        out = np.full((region.height, region.width, pixels.shape[2]), self.background, dtype=pixels.dtype)
+        if inside is not None:
+            out[inside.within(region)] = pixels
+        return out
 
     def _region(self, plan: Resampling, region: Rectangle) -> NDArray[Any]:
         """Pixels of a rectangle inside the output of a plan."""

@@ -1,12 +1,14 @@
 """A region is the same region of the whole, and neighbors join without a seam."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from wsidata.errors import SpacingUnknownError
 from wsidata.formats.levels import Level, plan_downsample
 from wsidata.slides.resample import output_pixel, source_region
 from wsidata.slides.slide import Slide
@@ -111,3 +113,33 @@ def test_rectangles_are_cut_to_the_image():
     assert Rectangle(0, -4, 4, 4).inside(8, 8) is None
     rows, columns = Rectangle(0, 3, 8, 5).within(Rectangle(-5, 3, 20, 10))
     assert (rows, columns) == (slice(0, 5), slice(5, 13))
+
+
+def test_regions_in_um_are_those_pixels(tmp_path):
+    """Each pixel says where it lies; edges are computed in fractions."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    pixels = np.stack([x % 256, y % 256, 16 * (x // 256) + y // 256], axis=-1).astype(np.uint8)
+    path = write_pixels(tmp_path / "a.tif", pixels, tile=64, levels=2, compression="deflate", mpp=None)
+    rng, mpp = np.random.default_rng(0), (Fraction(1, 10), Fraction(3, 10))
+    with Slide(path) as slide, pytest.raises(SpacingUnknownError, match="mpp_override"):
+        slide.read_region_um(0, 0, 5, 5, level=0)
+    with Slide(path, mpp_override=(0.1, 0.3)) as slide:
+        for _ in range(100):
+            starts = [Fraction(int(rng.integers(1, 1400)), 20), Fraction(int(rng.integers(1, 2900)), 20)]
+            sizes = [Fraction(int(rng.integers(2, 80)), 20), Fraction(int(rng.integers(6, 80)), 20)]
+            spans = [
+                (math.floor(start / one + Fraction(1, 2)), math.floor((start + size) / one + Fraction(1, 2)))
+                for start, size, one in zip(starts, sizes, mpp, strict=True)
+            ]
+            found = slide.read_region_um(*map(float, starts + sizes))
+            (left, right), (top, bottom) = spans
+            assert found.shape == (bottom - top, right - left, 3)
+            np.testing.assert_array_equal(found[: HEIGHT - top, : WIDTH - left], pixels[top:bottom, left:right])
+        np.testing.assert_array_equal(  # at another resolution
+            slide.read_region_um(4, 6, 20, 30, mpp=(0.4, 1.0)), slide.numpy(mpp=(0.4, 1.0))[6:36, 10:60]
+        )
+        np.testing.assert_array_equal(slide.read_region_um(10, 0, 5, 9, 1), slide.numpy(level=1)[:15, 50:75])
+        assert (slide.read_region_um(-1, -1, 1, 1) == 255).all()
+        for size in (0.05, 0, -3, math.nan, math.inf):
+            with pytest.raises(ValueError, match="at least one pixel"):
+                slide.read_region_um(0, 0, size, 5)
