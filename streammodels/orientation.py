@@ -14,6 +14,7 @@ from streammodels.backprop.bptt import NewMap
 from streammodels.backprop.checkpointing import Schedule
 from streammodels.core.engine import Engine, NodeTensors
 from streammodels.core.image_rows import ImageRows
+from streammodels.core.memory_format import dense
 from streammodels.core.network import Network
 from streammodels.core.operations import Convolution
 from streammodels.core.reductions import Reduction
@@ -126,7 +127,7 @@ class Orientation:
         if self.sideways:
             rules = [self.network.nodes[index].rule for index in self.network.boundary]
             results = [
-                value if isinstance(rule, Reduction) else value.transpose(2, 3).contiguous()
+                value if isinstance(rule, Reduction) else dense(value.transpose(2, 3))
                 for value, rule in zip(results, rules, strict=True)
             ]
         return self.network.finish(results)

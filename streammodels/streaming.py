@@ -27,6 +27,7 @@ from streammodels.cases import ImageOfCase, check_poolable, check_same_tail, fin
 from streammodels.core.engine import NodeTensors
 from streammodels.core.frozen_prefix import nodes_needing_grad
 from streammodels.core.image_rows import Image, ImageRows
+from streammodels.core.memory_format import format_of_weights
 from streammodels.core.network import Network
 from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import RowPlan
@@ -342,7 +343,8 @@ class StreamedModule(nn.Module):
         device = sources[0].device if floating is None else floating.device
         dtype = torch.get_default_dtype() if floating is None else floating.dtype
         read = zip(orientation.network.inputs, sources, strict=True)
-        reader = InputReader({index: StripReader(source, device, dtype) for index, source in read}, device)
+        layout = format_of_weights(flat_tensors(tensors))
+        reader = InputReader({index: StripReader(source, device, dtype, layout) for index, source in read}, device)
         needing = inputs_needing_grad or frozenset()
         memory = self._memory(orientation, tensors, inputs, needing, options.new_map, options.images)
         schedule = orientation.schedule(memory, options.sizes or self.sizes, device.type)

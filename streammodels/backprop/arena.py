@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from streammodels.core.memory_format import format_of
+
 BLOCK_BYTES = 64 * 2**20
 """Largest shared block. Each block is as large as all before it together, so that small images need little. glibc maps
 blocks above 32 MiB outside its heap, where only pages written to count."""
@@ -26,7 +28,7 @@ class Arena:
         self._total = 0
 
     def put(self, tensor: Tensor, host: bool = False) -> Tensor:
-        """A copy of `tensor` without graph.
+        """A copy of `tensor` without graph, in its memory format.
 
         Args:
             tensor: Any tensor; those of one arena are on one device.
@@ -37,7 +39,12 @@ class Arena:
         if self._used + size > len(self._block):
             block = max(size, min(BLOCK_BYTES, self._total))
             self._block, self._used = self._new_block(block, tensor.device, host), 0
-        place = self._block[self._used : self._used + size].view(tensor.dtype).view(tensor.shape)
+        place = self._block[self._used : self._used + size].view(tensor.dtype)
+        if format_of(tensor) == torch.channels_last:
+            batch, channels, height, width = tensor.shape
+            place = place.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        else:
+            place = place.view(tensor.shape)
         self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
         self._total += size
         with torch.no_grad():

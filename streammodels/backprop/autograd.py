@@ -11,6 +11,7 @@ from torch import Tensor
 from streammodels.backprop.bptt import ImagePass
 from streammodels.core.engine import NodeTensors
 from streammodels.core.image_rows import ImageRows, TensorRows
+from streammodels.core.memory_format import dense
 
 
 class StreamedFunction(torch.autograd.Function):
@@ -88,12 +89,12 @@ class _OnceDifferentiable(torch.autograd.Function):
 
 
 def detach(tensors: NodeTensors) -> list[list[Tensor | None]]:
-    """The same tensors without graph, contiguous for the kernels."""
-    return [[None if t is None else t.detach().contiguous() for t in node] for node in tensors]
+    """The same tensors without graph, dense for the kernels."""
+    return [[None if t is None else dense(t.detach()) for t in node] for node in tensors]
 
 
 def detach_as_leaves(tensors: NodeTensors) -> list[list[Tensor | None]]:
-    """The same tensors, contiguous, as leaves of another graph."""
+    """The same tensors, dense, as leaves of another graph."""
     leaves = detach(tensors)
     for leaf, tensor in zip(flat_tensors(leaves), flat_tensors(tensors), strict=True):
         leaf.requires_grad_(tensor.requires_grad)

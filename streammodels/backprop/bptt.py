@@ -27,6 +27,7 @@ from streammodels.backprop.grad_sums import GradSums
 from streammodels.backprop.rng_state import RngState
 from streammodels.core.engine import Carries, Engine, NodeTensors, StripResult, StripRun
 from streammodels.core.frozen_prefix import FrozenPrefix, nodes_needing_grad
+from streammodels.core.memory_format import empty_as, format_of
 from streammodels.core.reductions import Parts, Reduction, sum_dtype, without_none
 from streammodels.core.row_plan import RowPlan
 from streammodels.core.strip_reader import InputReader, SingleUseTensor
@@ -34,8 +35,8 @@ from streammodels.core.strip_reader import InputReader, SingleUseTensor
 RowGradCallback = Callable[[range, Tensor], None]
 """Called with rows of an input and their gradient (B, C, rows, W), from the last rows to the first."""
 
-NewMap = Callable[[Sequence[int], torch.dtype], Tensor]
-"""Makes the tensor for a map."""
+NewMap = Callable[[Sequence[int], torch.dtype, torch.memory_format], Tensor]
+"""Makes the tensor for a map of a shape, type and memory format."""
 
 
 @dataclass
@@ -78,7 +79,7 @@ class ImagePass:
         tensors: The tensors of every node; leaves of autograd if there will be a backward pass.
         inputs_needing_grad: Inputs whose gradient the backward pass computes, by node.
         keeping: What is kept for the backward pass; None if there will be none.
-        new_map: By boundary node, what makes the tensor for its map, of a shape and type; on the device if missing.
+        new_map: By boundary node, what makes the tensor for its map; on the device if missing.
         carries: The carries that enter every ``keeping.every``-th strip.
         prefix_rows: By strip, the rows of the outputs of the frozen prefix.
         graphs: Graphs of the last strips.
@@ -225,7 +226,7 @@ class ImagePass:
                 batch, channels, _, width = rows.shape
                 shape = (batch, channels, self.plan.totals[index], width)
                 make = self.new_map.get(index)
-                maps[index] = rows.new_empty(shape) if make is None else make(shape, rows.dtype)
+                maps[index] = empty_as(rows, shape) if make is None else make(shape, rows.dtype, format_of(rows))
             new = self.plan.new(index, strip)
             maps[index][:, :, new.start : new.stop] = rows
 

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from streammodels.core.memory_format import empty_as, format_of
+
 
 def join_rows(carry: Tensor, rows: Tensor, keep: int, relu: bool) -> tuple[Tensor, Tensor | None]:
     """Concatenate `carry` and `rows`, and copy the last rows.
@@ -57,13 +59,14 @@ class _JoinRows(torch.autograd.Function):
     def forward(ctx: Any, carry: Tensor, rows: Tensor, keep: int, relu: bool) -> tuple[Tensor, Tensor | None]:
         kept, carried = last_rows(carry, rows, keep), carry.shape[2]
         if relu:
-            joined = rows.new_empty(*rows.shape[:2], carried + rows.shape[2], rows.shape[3])
+            joined = empty_as(rows, (*rows.shape[:2], carried + rows.shape[2], rows.shape[3]))
             torch.clamp_min(carry.to(rows.dtype), 0, out=joined[:, :, :carried])
             torch.clamp_min(rows, 0, out=joined[:, :, carried:])
             ctx.save_for_backward(joined)
         else:
             joined = torch.cat([carry.to(rows.dtype), rows], dim=2)
         ctx.set_materialize_grads(False)
+        ctx.memory_format = format_of(rows)
         ctx.carried, ctx.shape, ctx.relu, ctx.dtypes = carried, joined.shape, relu, (carry.dtype, rows.dtype)
         return joined, kept
 
@@ -73,7 +76,8 @@ class _JoinRows(torch.autograd.Function):
         if grad is None:
             if kept_grad is None:
                 return None, None, None, None
-            grad = kept_grad.new_zeros(ctx.shape, dtype=ctx.dtypes[1])
+            dtype, memory_format = ctx.dtypes[1], ctx.memory_format
+            grad = torch.empty(ctx.shape, dtype=dtype, device=kept_grad.device, memory_format=memory_format).zero_()
         carry_grad, rows_grad = grad[:, :, : ctx.carried].to(ctx.dtypes[0]), grad[:, :, ctx.carried :]
         if ctx.relu:
             (joined,) = ctx.saved_tensors

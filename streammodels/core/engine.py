@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from streammodels.core.carry import join_rows, last_rows
 from streammodels.core.frozen_prefix import FrozenPrefix
+from streammodels.core.memory_format import select
 from streammodels.core.network import Network
 from streammodels.core.operations import (
     AveragePool,
@@ -270,7 +271,7 @@ class StripRun:
             mirrored = [row - held.start for row in rule.window.mirrored_rows(out, rows_in)]
             buffer = self.buffers[source]
             assert buffer is not None
-            rows = buffer.index_select(2, torch.tensor(mirrored, device=buffer.device))
+            rows = select(buffer, 2, torch.tensor(mirrored, device=buffer.device))
         else:
             rows = self._rows(source, range(read.start, read.stop))
             if read.top == read.bottom:

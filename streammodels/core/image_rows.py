@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from streammodels.core.memory_format import dense, format_of, proper
 from streammodels.errors import ImageReadError
 
 
@@ -164,7 +165,7 @@ class TensorRows(ImageRows):
         assert self.tensor is not None
         if not self.sideways:
             return self.tensor[:, :, start:stop]
-        return self.tensor[:, :, :, start:stop].transpose(2, 3).contiguous()
+        return dense(self.tensor[:, :, :, start:stop].transpose(2, 3))
 
     def new_grad(self) -> tuple[Tensor, Tensor]:
         """Memory for the gradient of the tensor, and a view of it as the strips see it."""
@@ -215,7 +216,7 @@ class DecodedRows(ImageRows):
         if tuple(pixels.shape) != expected or pixels.dtype != self.dtype:
             got = f"{tuple(pixels.shape)} of {pixels.dtype}, not {expected} of {self.dtype}"
             raise ImageReadError(f"{where} came as {got}. Correct its {kind}(start, stop), or its shape and dtype.")
-        return pixels.transpose(1, 2).contiguous()[None] if self.sideways else pixels[None]
+        return dense(pixels[None].transpose(2, 3)) if self.sideways else pixels[None]
 
 
 def as_image_rows(image: object, name: str = "the image", is_scaled: bool = True) -> ImageRows:
@@ -264,6 +265,15 @@ def _torch_dtype(dtype: Any, name: str) -> torch.dtype:
     return found
 
 
-def scale_to_unit(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """The image in `dtype`, uint8 0..255 scaled to 0..1; an image of floats is returned unchanged."""
-    return image.to(dtype).div_(255) if image.dtype == torch.uint8 else image
+def scale_to_unit(image: Tensor, dtype: torch.dtype, memory_format: torch.memory_format | None = None) -> Tensor:
+    """The image in `dtype`, uint8 0..255 scaled to 0..1; of an image of floats only the memory format may change.
+
+    Args:
+        image: (B, C, H, W).
+        dtype: A floating type.
+        memory_format: That of the result; None for that of the image.
+    """
+    own = memory_format or format_of(image)
+    if image.dtype == torch.uint8:
+        return torch.empty(image.shape, dtype=dtype, device=image.device, memory_format=own).copy_(image).div_(255)
+    return proper(image) if own == format_of(image) else image.contiguous(memory_format=own)

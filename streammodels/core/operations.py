@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from streammodels.core.convolution import ConvolutionSettings, convolution
+from streammodels.core.memory_format import swap_sides
 from streammodels.core.reductions import Reduction
 from streammodels.core.resampling import Resized
 from streammodels.core.row_plan import Pair, SlidingWindow
@@ -216,9 +217,9 @@ class MaxPool(Windowed):
         ceil, kernel, dilation = self.window.ceil_mode, self.kernel, self.dilation
         if not self.swapped:
             return functional.max_pool2d(rows, kernel, stride, padding, dilation, ceil)
-        upright = rows.transpose(2, 3)
+        upright = swap_sides(rows)
         pooled = functional.max_pool2d(upright, kernel[::-1], stride[::-1], padding[::-1], dilation[::-1], ceil)
-        return pooled.transpose(2, 3)
+        return swap_sides(pooled)
 
     def sideways(self) -> Self:
         """See `Windowed.sideways`."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from streammodels.core.memory_format import select, swap_sides
 from streammodels.core.reductions import sum_dtype
 from streammodels.core.row_plan import Pair, ResizedRows
 
@@ -268,7 +269,7 @@ class Interpolate(Resized):
         resized = _interpolate_rows(rows, chosen.to(rows.device), None if own is None else own.to(rows.device))
         if not resized.is_floating_point():  # labels, which torch interpolates only as floats
             assert axis.mode in ("nearest", "nearest-exact")
-            return resized.index_select(3, axis.taps(width).rows[:, 0].to(rows.device))
+            return select(resized, 3, axis.taps(width).rows[:, 0].to(rows.device))
         options = {} if axis.mode in ("nearest", "nearest-exact") else {"align_corners": axis.align_corners}
         if axis.factor is None:
             return functional.interpolate(resized, (resized.shape[2], axis.total(width)), mode=axis.mode, **options)
@@ -278,11 +279,10 @@ class Interpolate(Resized):
 def _interpolate_rows(rows: Tensor, chosen: Tensor, weights: Tensor | None) -> Tensor:
     """Weighted sums of rows, in at least float32."""
     if weights is None:
-        return rows.index_select(2, chosen[:, 0])
+        return select(rows, 2, chosen[:, 0])
     values = rows.to(sum_dtype(rows.dtype))
     parts = [
-        values.index_select(2, chosen[:, tap]) * weights[:, tap, None].to(values.dtype)
-        for tap in range(chosen.shape[1])
+        select(values, 2, chosen[:, tap]) * weights[:, tap, None].to(values.dtype) for tap in range(chosen.shape[1])
     ]
     total = parts[0]
     for part in parts[1:]:
@@ -346,7 +346,7 @@ class PixelShuffle(Resized):
     def apply(self, rows: Tensor, first: int, out: range, rows_in: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Resized.apply`."""
         if self.swapped:
-            shuffled = functional.pixel_shuffle(rows.transpose(2, 3), self.factor).transpose(2, 3)
+            shuffled = swap_sides(functional.pixel_shuffle(swap_sides(rows), self.factor))
         else:
             shuffled = functional.pixel_shuffle(rows, self.factor)
         start = out.start - first * self.factor
@@ -383,7 +383,7 @@ class AdaptivePool(Resized):
         """The output row of one window."""
         pool: Callable[..., Tensor] = functional.adaptive_max_pool2d if self.maximum else functional.adaptive_avg_pool2d
         if self.swapped:
-            return pool(rows.transpose(2, 3), (self.columns.size, 1)).transpose(2, 3)
+            return swap_sides(pool(swap_sides(rows), (self.columns.size, 1)))
         return pool(rows, (1, self.columns.size))
 
     def sideways(self) -> Self:

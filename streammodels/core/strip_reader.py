@@ -28,12 +28,27 @@ class SingleUseTensor:
 
 
 class StripReader:
-    """Yields strips of an image in a given order, on the device that computes; floats, unless they are labels."""
+    """Yields strips of an image in a given order, on the device that computes; floats, unless they are labels.
 
-    def __init__(self, source: ImageRows, device: torch.device, dtype: torch.dtype) -> None:
+    Args:
+        source: The image.
+        device: The device that computes.
+        dtype: Type of the floats.
+        memory_format: That of the weights. Only a tensor whose channels are last keeps its own, as in plain PyTorch.
+    """
+
+    def __init__(
+        self,
+        source: ImageRows,
+        device: torch.device,
+        dtype: torch.dtype,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         self.source = source
         self.device = device
         self.dtype = dtype
+        keeps = source.is_decoded and memory_format == torch.contiguous_format
+        self.memory_format = None if keeps else memory_format
         self._checksums: dict[range, int] = {}
 
     def strips(self, requested: Sequence[range]) -> Generator[SingleUseTensor, None, None]:
@@ -65,7 +80,7 @@ class StripReader:
         return self._values(pixels.to(self.device, non_blocking=self.device.type == "cuda"))
 
     def _values(self, pixels: Tensor) -> Tensor:
-        return scale_to_unit(pixels, self.dtype) if self.source.is_scaled else pixels
+        return scale_to_unit(pixels, self.dtype, self.memory_format) if self.source.is_scaled else pixels
 
     def _fetch(self, rows: range) -> Tensor:
         """In the background thread."""

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from streammodels.backprop.bptt import NewMap
 from streammodels.core.image_rows import ImageRows
+from streammodels.core.memory_format import dense
 from streammodels.core.network import Network
 from streammodels.core.reductions import Reduction
 from streammodels.core.statistics.norms import NormStatistics
@@ -139,7 +140,7 @@ class _Values:
 
     def _upright(self, value: Tensor) -> Tensor:
         """A map that is a result, on the device that computes."""
-        return (value.transpose(2, 3) if self.sideways else value).to(self.maps.device).contiguous()
+        return dense((value.transpose(2, 3) if self.sideways else value).to(self.maps.device))
 
     def result(self) -> Any:
         """What the module returns."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from streammodels.core.image_rows import TensorRows
+from streammodels.core.memory_format import format_of
 
 GlobalStatistics = Literal["host"]
 """Where the maps wait."""
@@ -69,16 +70,19 @@ class WaitingMaps:
         self.directory = directory
         self.device = device
 
-    def new(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    def new(
+        self, shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Tensor:
         """A tensor of any content.
 
         Raises:
             OSError: If there is no space for its file, naming the folder.
         """
         if self.directory is None:
-            return torch.empty(*shape, dtype=dtype)
+            return torch.empty(shape, dtype=dtype, memory_format=memory_format)
         # In place, since autograd adds no gradient to a view in place.
-        return _mapped_file(self.directory, torch.Size(shape).numel(), dtype).resize_(*shape)
+        mapped = _mapped_file(self.directory, torch.Size(shape).numel(), dtype)
+        return mapped.resize_(*shape, memory_format=memory_format)
 
 
 def _mapped_file(directory: Path, number: int, dtype: torch.dtype) -> Tensor:
@@ -126,5 +130,5 @@ class WaitingRows(TensorRows):
     def new_grad(self) -> tuple[Tensor, Tensor]:
         """See `TensorRows.new_grad`."""
         assert self.tensor is not None
-        grad = self._maps.new(self.tensor.shape, self.tensor.dtype)
+        grad = self._maps.new(self.tensor.shape, self.tensor.dtype, format_of(self.tensor))
         return grad, grad
