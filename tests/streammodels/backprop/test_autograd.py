@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -30,7 +31,16 @@ def _is_plain(found: object) -> bool:
     return type(found) in (Tensor, nn.Parameter) and not found.is_meta  # type: ignore[attr-defined]  # narrowed by type()
 
 
-@pytest.mark.slow
+@pytest.fixture
+def only_new_objects() -> Iterator[None]:
+    """What is there already is neither collected nor seen, which takes a second for all that is imported."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("only_new_objects")
 @pytest.mark.parametrize("keeping", KEPT, ids=str)
 def test_backward_pass_frees_all_though_the_result_lives_on(keeping: Keeping) -> None:
     trunk = stream(network(), strip_rows=8, keeping=keeping)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from covering import pairs
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,9 +62,7 @@ def assert_same(actual: list[Tensor | None], expected: list[Tensor | None]) -> N
             torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("keeping", KEPT, ids=str)
-@pytest.mark.parametrize("frozen", [0, 1, 4, 5, 8])
-@pytest.mark.parametrize("size", [(67, 30), (30, 67)])
+@pytest.mark.parametrize(("keeping", "frozen", "size"), pairs(KEPT, [0, 1, 4, 5, 8], [(67, 30), (30, 67)]), ids=str)
 def test_gradients_are_the_plain_ones(keeping: Keeping, frozen: int, size: tuple[int, int]) -> None:
     module, image = network(), torch.randn(2, 2, *size, dtype=torch.float64)
     module[:frozen].requires_grad_(False)

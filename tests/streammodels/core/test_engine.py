@@ -178,7 +178,7 @@ def resnet_trunk() -> nn.Sequential:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "strip_rows"), [((97, 65), 1000), ((97, 65), 32), ((97, 65), 7), ((131, 70), 64)])
+@pytest.mark.parametrize(("size", "strip_rows"), [((67, 45), 1000), ((67, 45), 7), ((97, 45), 32)])
 def test_training_step_takes_the_operations_of_a_checkpointed_one(size: tuple[int, int], strip_rows: int) -> None:
     """Nothing twice: forward, forward again, backward, whatever the strip height."""
     network, image = resnet_trunk(), torch.randn(1, 3, *size)

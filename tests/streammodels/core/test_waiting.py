@@ -30,8 +30,7 @@ def narrow_resnet() -> ResNet:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel_pixels", [2, 9, 40, 100_000])
-@pytest.mark.parametrize("strip_rows", [1, 16, 33])
+@pytest.mark.parametrize(("kernel_pixels", "strip_rows"), [(2, 1), (100_000, 1), (9, 16), (40, 16), (2, 33), (40, 33)])
 def test_results_do_not_depend_on_waiting(
     kernel_pixels: int,
     strip_rows: int,
@@ -41,7 +40,7 @@ def test_results_do_not_depend_on_waiting(
 ) -> None:
     monkeypatch.setattr(StreamedModule, "kernel_pixels", kernel_pixels)
     network = randomize_batch_norm(narrow_resnet())
-    assert_exact(network, torch.randn(2, 3, 131, 67, dtype=torch.float64), strip_rows)
+    assert_exact(network, torch.randn(2, 3, 99, 67, dtype=torch.float64), strip_rows)
 
 
 def test_deep_stages_run_less_often_than_strips_come() -> None:

@@ -216,8 +216,8 @@ def test_pools_of_different_maps_are_refused() -> None:
 @pytest.mark.parametrize("pooling", ["avg", "max", "attention"])
 def test_classifier_maps_its_class_with_and_without_streaming(pooling: str) -> None:
     torch.manual_seed(1)
-    model = StreamingResNet("resnet18", tile_size=24, num_classes=3, weights=None, pooling=pooling).double()
-    plain = StreamingResNet("resnet18", num_classes=3, weights=None, pooling=pooling, streaming=False).double()
+    model = StreamingResNet("resnet9", tile_size=24, num_classes=3, weights=None, pooling=pooling).double()
+    plain = StreamingResNet("resnet9", num_classes=3, weights=None, pooling=pooling, streaming=False).double()
     plain.load_state_dict(model.state_dict())
     image = torch.randint(0, 256, (2, 3, 70, 65), dtype=torch.uint8)
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18, vgg11
+from torchvision.models import resnet18, vgg
 
 from streammodels.explain.heatmap import MapAxis, MapGrid, block_grid, receptive_field_grid
 from streammodels.tracing.trace import trace
@@ -55,9 +55,8 @@ def test_resnet_is_centered_on_multiples_of_its_stride() -> None:
     assert receptive_field_grid(network, network.boundary[0]) == MapGrid(MapAxis(32, 0.0), MapAxis(32, 0.0))
 
 
-@pytest.mark.slow
 def test_vgg_is_centered_on_the_middle_of_blocks() -> None:
-    network = trace(vgg11().eval().features)
+    network = trace(vgg.make_layers(vgg.cfgs["A"]).eval())
     assert receptive_field_grid(network, network.boundary[0]) == block_grid(32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from covering import pairs
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,11 +22,9 @@ KEPT = (Keeping(), Keeping(graphs=1), Keeping(graphs=4), Keeping(graphs=99), Kee
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keeping", KEPT, ids=str)
-@pytest.mark.parametrize("frozen", [0, 1, 4])
-@pytest.mark.parametrize(("height", "width"), [(128, 48), (48, 128)])
-def test_operations_are_those_counted(keeping: Keeping, frozen: int, height: int, width: int) -> None:
-    module = network()
+@pytest.mark.parametrize(("keeping", "frozen", "size"), pairs(KEPT, [0, 1, 4], [(128, 48), (48, 128)]), ids=str)
+def test_operations_are_those_counted(keeping: Keeping, frozen: int, size: tuple[int, int]) -> None:
+    module, (height, width) = network(), size
     module[:frozen].requires_grad_(False)
     trunk, image = stream(module, strip_rows=8, keeping=keeping), torch.randn(2, 3, height, width)
     forecast = trunk.forecast(height, width, batch=2)

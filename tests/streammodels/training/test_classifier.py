@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from places import ROOT
-from preloaded import run_python
+from preloaded import start_python
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -92,6 +94,11 @@ def test_stock_trainer_gives_the_plain_networks_parameters(
         torch.testing.assert_close(trained[0][name], value, rtol=tolerance, atol=tolerance, msg=name)
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
@@ -99,8 +106,15 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     states = []
     for mode, devices in (("streaming", 2), ("plain", 1)):
         out = tmp_path / f"{mode}.pt"
-        done = run_python(script, mode, devices, out, cwd=ROOT)
-        assert done.returncode == 0, done.stderr[-2000:]
+        # As torchrun starts them: by itself, Lightning would start the second one, in an interpreter that imports all.
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(devices)}
+        ranks = (
+            [group | {"LOCAL_RANK": str(rank), "NODE_RANK": "0"} for rank in range(devices)] if devices > 1 else [{}]
+        )
+        programs = [start_python(script, mode, devices, out, cwd=ROOT, env=os.environ | rank) for rank in ranks]
+        for program in programs:
+            done = program.wait()
+            assert done.returncode == 0, done.stderr[-2000:]
         states.append(torch.load(out))
     assert states[0].keys() == states[1].keys()
     for name, value in states[1].items():
@@ -161,6 +175,8 @@ def test_state_dict_has_the_weights_only() -> None:
 
 # ---------------------------------------------------------------- tasks
 
+MIXED = "bf16-mixed"
+
 
 def labeled(labels: Tensor) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(3)
@@ -169,15 +185,15 @@ def labeled(labels: Tensor) -> DataLoader[Any]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("options", "labels", "metrics"),
+    ("options", "labels", "metrics", "precision"),
     [
-        ({"task": "multilabel"}, torch.tensor([[0, 1], [1, 1], [1, 0], [0, 0]]), {"val_accuracy", "val_auroc"}),
-        ({"loss_fn": nn.BCEWithLogitsLoss()}, torch.eye(2).repeat(2, 1), {"val_accuracy", "val_auroc"}),
-        ({"loss_fn": nn.L1Loss()}, torch.randn(4, 2, dtype=torch.float64), {"val_mae", "val_rmse"}),
-        ({"task": "regression"}, torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8]]), {"val_mae", "val_rmse"}),
+        ({"task": "multilabel"}, torch.tensor([[0, 1], [1, 1], [1, 0], [0, 0]]), {"val_accuracy", "val_auroc"}, MIXED),
+        ({"loss_fn": nn.BCEWithLogitsLoss()}, torch.eye(2).repeat(2, 1), {"val_accuracy", "val_auroc"}, "32-true"),
+        ({"loss_fn": nn.L1Loss()}, torch.randn(4, 2, dtype=torch.float64), {"val_mae", "val_rmse"}, MIXED),
+        ({"loss_fn": nn.L1Loss()}, torch.randn(4, 2, dtype=torch.float64), {"val_mae", "val_rmse"}, "32-true"),
+        ({"task": "regression"}, torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8]]), {"val_mae", "val_rmse"}, MIXED),
     ],
 )
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_every_task_trains_under_a_stock_trainer(
     options: dict[str, Any], labels: Tensor, metrics: set[str], precision: str, trainer: MakeTrainer
 ) -> None:
