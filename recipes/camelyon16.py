@@ -1,7 +1,6 @@
 """Tumor or no tumor on the slides of Camelyon16, with a ResNet-18 that streams.
 
-python recipes/camelyon16.py camelyon16                     the folder of the published data
-python recipes/camelyon16.py camelyon16 --mpp 0.5 --lazy true --memory 8GB
+python recipes/camelyon16.py camelyon16 --mpp 0.5 --lazy true        the folder of the published data
 slidestream fit --config camelyon16 --data.folder camelyon16         the same on the command line, with more options
 """
 
@@ -14,6 +13,8 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
+from slidestream import load_trained
+from slidestream.heatmaps import HeatmapOptions, draw_heatmaps, score_drawn
 from streammodels import FineTuning, StreamingResNet
 from wsidata import Camelyon16DataModule
 from wsidata.evaluation import PredictionWriter, write_report
@@ -24,10 +25,10 @@ def main(
     network: str = "resnet18", weights: str | None = "DEFAULT", memory: str = "8GB", epochs: int = 20,
     unfreeze_at: int | None = 10, learning_rate: float = 1e-4, num_workers: int = 2,
 ) -> None:  # fmt: skip
-    """Train the head of a pretrained network, then all of it; predict the test slides; write a report.
+    """Train a pretrained network; predict the test slides; score heat maps against annotations/; write a report.
 
     Args:
-        folder: Folder with images/ and evaluation/reference.csv.
+        folder: Folder with images/, evaluation/reference.csv and perhaps annotations/.
         out: Folder for the results.
         mpp: Resolution to read at, um per pixel.
         image_size: Side in pixels that slides are cropped or padded to.
@@ -46,11 +47,17 @@ def main(
         network, num_classes=slides.num_classes, weights=weights, memory=memory,
         optimizer=partial(torch.optim.AdamW, lr=learning_rate), fine_tuning=FineTuning(unfreeze_at=unfreeze_at),
     )  # fmt: skip
-    best = ModelCheckpoint(out, "best", monitor="val_loss")
-    writer = PredictionWriter(out / "predictions.csv")
+    best, writer = ModelCheckpoint(out, "best", monitor="val_loss"), PredictionWriter(out / "predictions.csv")
     trainer = Trainer(max_epochs=epochs, logger=CSVLogger(out, "", ""), callbacks=[best, writer], log_every_n_steps=1)
     trainer.fit(model, slides)
     trainer.predict(model, slides, ckpt_path="best", return_predictions=False)  # the test slides
+    if (folder / "annotations").is_dir():
+        test, trained = slides.tables["test"], load_trained(best.best_model_path)
+        trained.model.to(trainer.strategy.root_device)
+        normal = test.loc[test["label_name"] == "normal", "image_id"].tolist()
+        how = HeatmapOptions("tumor", annotations=folder / "annotations", unannotated=normal, existing="replace")
+        drawn = draw_heatmaps(trained, test["path"].tolist(), out / "heatmaps", how)
+        print(score_drawn(drawn, out / "heatmaps", how))  # of each slide: lesions.csv
     print(f"Report: {write_report(out)}")
 
 

@@ -35,6 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--saliency", action="store_true", help="also the gradient of the logit; slower than a training step")
     add("--stride", type=_count, help="side in pixels of the blocks it is reduced over (least for 4096 a side)")
     add("--reduce", choices=("max", "mean"), default="max", help="of its absolute values in a block (%(default)s)")
+    outlined = parser.add_argument_group(
+        "annotations", "outlines of lesions are drawn over the maps; with --class the maps are scored against them "
+        "(FROC by the rules of Camelyon16, pointing game, Dice of --threshold), for each slide and for all"
+    )  # fmt: skip
+    outlined.add_argument("--annotations", metavar="FOLDER",
+        help="folder with a file of ASAP, ImageScope or QuPath of each slide's name")  # fmt: skip
+    outlined.add_argument("--outline-class", nargs="+", default=[], metavar="NAME", action="extend",
+        help="class of outlines that are lesions (default: all)")  # fmt: skip
+    outlined.add_argument("--unannotated", choices=("error", "normal"), default="error",
+        help="what slides without a file are: normal are those without lesions (%(default)s)")  # fmt: skip
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--mpp", type=float, help="resolution to read at, um/px (default: as in training)")
     size.add_argument("--level", type=int, help="pyramid level to read, instead of --mpp")
@@ -53,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw; 1 if an image could not be read."""
     import torch
 
-    from slidestream.heatmaps.draw import HeatmapOptions, draw_heatmaps
+    from slidestream.heatmaps.draw import HeatmapOptions, draw_heatmaps, score_drawn
     from slidestream.trained import load_trained
 
     folder = next((one for one in map(Path, arguments.images) if one.is_dir() and one.suffix.lower() != ".zarr"), None)
@@ -68,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     drawn = ("class_name", "probability", "saliency", "stride", "reduce", "regions", "geojson", "quantile", "threshold")
     options = HeatmapOptions(
         **{name: getattr(arguments, name) for name in drawn}, allow_changed=arguments.allow_changed, reading=reading,
-        existing="replace" if arguments.overwrite else "error",
+        existing="replace" if arguments.overwrite else "error", annotations=arguments.annotations,
+        outline_classes=arguments.outline_class, unannotated=arguments.unannotated,
     )  # fmt: skip
     changed: dict[str, Any] = {} if arguments.memory is None else {"memory": arguments.memory}
     trained = load_trained(arguments.checkpoint, arguments.model_class, **changed)
@@ -86,6 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{one.path}: {one.note}", file=sys.stderr)
 
     results = draw_heatmaps(trained, arguments.images, arguments.out, options, done=show)
+    scores = score_drawn(results, arguments.out, options)
+    if scores is not None and not arguments.quiet:
+        print(f"{scores}: {', '.join(map(str, scores.files))}")
+    if arguments.annotations is not None and arguments.class_name is None:
+        print("Maps are scored against annotations with --class, the class that is outlined.", file=sys.stderr)
     return int(any(one.error for one in results))
 
 

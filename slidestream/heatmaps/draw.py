@@ -13,6 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from slidestream.heatmaps.lesions import (
+    LESION_FILES,
+    LesionScores,
+    ScoredSlide,
+    SlideOutlines,
+    Unannotated,
+    read_outlines,
+    score_slide,
+    write_lesion_scores,
+)
 from slidestream.heatmaps.names import KINDS, existing_files, safe_name, unique_names
 from slidestream.heatmaps.read import OpenedImage, open_image
 from slidestream.heatmaps.sheet import write_sheet
@@ -60,6 +70,11 @@ class HeatmapOptions:
             their images "skip"ped.
         allow_changed: What may differ from training; see `open_image`.
         reading: Further arguments of `open_image`, such as `{"mpp_override": 0.5}`.
+        annotations: Folder of annotations, of which those of a slide are drawn over it, and, with `class_name`, the map
+            is scored against them; see `write_lesion_scores`.
+        outline_classes: Classes of outlines that are lesions. Empty: all, without exclusions.
+        unannotated: What a slide without annotations is: an "error", "normal" (without lesions), or normal if it is
+            among these names.
     """
 
     class_name: str | None = None
@@ -75,6 +90,9 @@ class HeatmapOptions:
     existing: Existing = "error"
     allow_changed: Sequence[str] = ()
     reading: dict[str, Any] = field(default_factory=dict)
+    annotations: str | Path | None = None
+    outline_classes: Sequence[str] = ()
+    unannotated: Unannotated = "error"
 
 
 @dataclass(frozen=True)
@@ -88,6 +106,7 @@ class DrawnImage:
         note: What could not be written, or "".
         class_name: The explained class.
         score: Its probability, or its value in a regression.
+        scored: Its map beside the outlines of the slide, if there are annotations and a class was requested.
     """
 
     path: Path
@@ -96,6 +115,7 @@ class DrawnImage:
     note: str = ""
     class_name: str = ""
     score: float = float("nan")
+    scored: ScoredSlide | None = None
 
 
 def draw_heatmaps(
@@ -124,7 +144,7 @@ def draw_heatmaps(
 
     Raises:
         GeometryError: if images would be read otherwise than in training.
-        ValueError: if the class is unknown, or the network gives no such map.
+        ValueError: if the class is unknown, the network gives no such map, or there are no annotations of a slide.
         FileExistsError: if files would be replaced.
         OSError: if files cannot be written.
     """
@@ -134,16 +154,45 @@ def draw_heatmaps(
     named = unique_names(paths if names is None else [f"{safe_name(one)}.png" for one in names])
     classes = trained.class_names if number is None else trained.class_names[number : number + 1]
     _check_folder(out, [] if options.existing != "error" else _in_the_way(out, named, classes, options))
+    outlined: list[SlideOutlines | None] = [None] * len(paths)
+    if options.annotations is not None:
+        slides = [Path(path) for path in paths]
+        outlined = [*read_outlines(slides, options.annotations, options.outline_classes, options.unannotated)]
     results = []
-    for path, name in zip(map(Path, paths), named, strict=True):
+    for path, name, outlines in zip(map(Path, paths), named, outlined, strict=True):
         if options.existing == "skip" and (out / f"{name}.png").exists():
             drawn = DrawnImage(path, (out / f"{name}.png",))
         else:
-            drawn = _draw_one(trained, path, out, name, number, options)
+            drawn = _draw_one(trained, path, out, name, number, options, outlines)
         results.append(drawn)
         if done is not None:
             done(drawn)
     return results
+
+
+def score_drawn(
+    drawn: Sequence[DrawnImage], out: str | Path, options: HeatmapOptions, *, seed: int = 0
+) -> LesionScores | None:
+    """Score what `draw_heatmaps` drew against the outlines of `options.annotations`; see `write_lesion_scores`.
+
+    Dice is that of `options.threshold`, or of a probability of 0.5.
+
+    Args:
+        drawn: What it returned. Images that could not be drawn are left out.
+        out: Folder for the files.
+        options: Those that it was called with.
+        seed: Of the bootstrap.
+
+    Returns:
+        The scores; None if nothing can be scored: without annotations, a class, or a map that lies on its slide.
+    """
+    scored = [(one.path, one.scored) for one in drawn if one.scored is not None]
+    if not scored:
+        return None
+    names = unique_names([path for path, _ in scored])
+    threshold = 0.5 if options.threshold is None and options.probability else options.threshold
+    slides = dict(zip(names, (one for _, one in scored), strict=True))
+    return write_lesion_scores(slides, out, threshold=threshold, seed=seed)
 
 
 def find_class(requested: str | None, names: Sequence[str]) -> int | None:
@@ -171,14 +220,22 @@ class _Explained:
     places: list[Place]
     crops: list[NDArray[np.uint8]]
     crop_px: int
+    outlines: SlideOutlines | None
+    scored: ScoredSlide | None
 
 
 def _draw_one(
-    trained: Trained, path: Path, out: Path, name: str, number: int | None, options: HeatmapOptions
+    trained: Trained,
+    path: Path,
+    out: Path,
+    name: str,
+    number: int | None,
+    options: HeatmapOptions,
+    outlines: SlideOutlines | None,
 ) -> DrawnImage:
     try:
         with open_image(trained, path, allow_changed=options.allow_changed, **options.reading) as opened:
-            explained = _explain(trained, opened, number, options)
+            explained = _explain(trained, opened, number, options, outlines)
     except _UNREADABLE as error:
         if isinstance(error, GeometryError) and str(path) not in str(error):
             raise  # it is the same for every image
@@ -200,7 +257,9 @@ def _reason(error: BaseException, path: Path) -> str:
     return re.sub(r"^\w+Error: ", "", text) or type(error).__name__
 
 
-def _explain(trained: Trained, opened: OpenedImage, number: int | None, options: HeatmapOptions) -> _Explained:
+def _explain(
+    trained: Trained, opened: OpenedImage, number: int | None, options: HeatmapOptions, outlines: SlideOutlines | None
+) -> _Explained:
     """The maps, and the pixels of the hottest places."""
     model: Any = trained.model
     found = [model.class_activation_map(opened.image, number, probability=options.probability)]
@@ -218,7 +277,11 @@ def _explain(trained: Trained, opened: OpenedImage, number: int | None, options:
     if options.regions and placement is not None:
         places = hottest_places(maps[0], options.regions, _crop_lv0(placement, crop_px))
     crops = [opened.crop(one.x_lv0, one.y_lv0, crop_px) for one in places]
-    return _Explained(found, opened.picture, placement, places, crops, crop_px)
+    scored = None
+    if outlines is not None and number is not None and placement is not None:
+        (across, down), grid = placement.downsample, found[0].grid
+        scored = score_slide(maps[0], (grid.x.stride * across, grid.y.stride * down), outlines)
+    return _Explained(found, opened.picture, placement, places, crops, crop_px, outlines, scored)
 
 
 def _write(
@@ -231,6 +294,7 @@ def _write(
     shown = f"value {score:.3g}" if trained.task == "regression" else f"probability {score:.3f}"
     title = f"{path.name}: {class_name}, {shown}"
     boxes = [] if placement is None else [_box(one, placement, explained.crop_px) for one in explained.places]
+    rings = [] if explained.outlines is None or placement is None else explained.outlines.rings
     files = []
     for heatmap in explained.found:
         stem = out / (name if options.picture_only else f"{name}_{safe_name(class_name)}_{KINDS[heatmap.method]}")
@@ -238,7 +302,7 @@ def _write(
         files.append(
             write_overlay(
                 heatmap, stem.with_name(f"{stem.name}.png"), explained.picture, title=title, class_name=class_name,
-                placement=placement, boxes=numbered,
+                placement=placement, boxes=numbered, outlines=rings,
             )
         )  # fmt: skip
         if options.picture_only:
@@ -257,7 +321,7 @@ def _write(
         "the transform of evaluation turns or bends the image, so that its map cannot be laid over the slide: only the "
         "picture of what the network saw was drawn"
     )  # fmt: skip
-    return DrawnImage(path, tuple(files), note=note, class_name=class_name, score=score)
+    return DrawnImage(path, tuple(files), note=note, class_name=class_name, score=score, scored=explained.scored)
 
 
 def _write_for_viewers(
@@ -327,7 +391,8 @@ def _check_model(trained: Trained, options: HeatmapOptions) -> None:
 def _in_the_way(out: Path, named: list[str], classes: Sequence[str], options: HeatmapOptions) -> list[Path]:
     if options.picture_only:
         return [file for name in named if (file := out / f"{name}.png").exists()]
-    return existing_files(out, named, classes)
+    scores = [] if options.annotations is None else [file for one in LESION_FILES if (file := out / one).exists()]
+    return [*existing_files(out, named, classes), *scores]
 
 
 def _check_folder(out: Path, in_the_way: list[Path]) -> None:

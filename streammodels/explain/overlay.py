@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -39,6 +40,7 @@ def write_overlay(
     placement: Placement | None = None,
     mpp: tuple[float, float] | None = None,
     boxes: Sequence[tuple[float, float, float, float]] = (),
+    outlines: Sequence[NDArray[np.float64]] = (),
 ) -> Path:
     """Write a figure of the image beside the heat map over the image, with a color bar.
 
@@ -58,6 +60,7 @@ def write_overlay(
             bar.
         boxes: (x, y, width, height) of rectangles that are drawn and numbered from 1, in pixels of the image (with
             `placement`, of level 0).
+        outlines: (n, 2) x and y of the vertices of closed lines that are drawn, in the same pixels.
 
     Returns:
         The path.
@@ -87,6 +90,7 @@ def write_overlay(
     for axis, heading in ((left, "image"), (right, heatmap.method)):
         axis.set(xlim=frame[:2], ylim=frame[2:], xticks=[], yticks=[], title=heading)
         _draw_boxes(axis, boxes, max(width, height))
+        _draw_outlines(axis, outlines)
         if placed.mpp is not None:
             draw_scale_bar(axis, width, placed.mpp[0])
     beyond = (bool((values < low).any()), bool((values > high).any()))
@@ -117,6 +121,14 @@ def _draw_boxes(axis: Axes, boxes: Sequence[tuple[float, float, float, float]], 
         axis.add_patch(Rectangle(corner, width + 2 * grown[0], height + 2 * grown[1], fill=False, color="black", lw=1))
         seen = max(0.0, corner[0]), max(0.0, corner[1])
         axis.annotate(str(number), seen, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8}, **label)
+
+
+def _draw_outlines(axis: Axes, outlines: Sequence[NDArray[np.float64]]) -> None:
+    """Black lines with a white rim, which are seen on every color."""
+    for width, color in ((2.2, "white"), (1.0, "black")):
+        axis.add_collection(
+            PolyCollection(outlines, closed=True, facecolors="none", edgecolors=color, linewidths=width)
+        )
 
 
 def draw_scale_bar(axis: Axes, width_px: float, mpp: float) -> None:

@@ -155,11 +155,24 @@ class MaskFolder(ImageFolder):
         """`find`, as text."""
         above, last = os.path.split(name)
         listing = self._list(above)
-        outlined = {one for stem in {_loose(last), _loose(split_suffix(last)[0])} for one in listing.outlines.get(stem)}
-        images = listing.fitting(last)
+        outlined, images = listing.outlined(last), listing.fitting(last)
         if not outlined or [_loose(one) for one in images] == [_loose(last)]:
             return super().find_text(name)
-        fitting = sorted({*images, *outlined})
+        return self._only(sorted({*images, *outlined}), name, listing)
+
+    def find_outlines(self, name: str) -> Path | None:
+        """The annotations of a slide; None if there are none.
+
+        Raises:
+            ImageLookupError: if there are several, naming them.
+        """
+        above, last = os.path.split(name)
+        listing = self._list(above)
+        outlined = listing.outlined(last)
+        return Path(self._only(outlined, name, listing)) if outlined else None
+
+    @staticmethod
+    def _only(fitting: list[str], name: str, listing: _Listing) -> str:
         if len(fitting) == 1:
             return os.path.join(listing.folder, fitting[0])
         raise ImageLookupError(
@@ -202,9 +215,13 @@ class _Listing:
         """Files by their stems, in any case."""
         return NameTable((_loose(stem), name) for name in self.names for stem in _stems(name))
 
+    def outlined(self, name: str) -> list[str]:
+        """The files of annotations that a slide's name fits."""
+        stems = {_loose(name), _loose(split_suffix(name)[0])}
+        return sorted({one for stem in stems for one in self._outlines.get(stem)})
+
     @cached_property
-    def outlines(self) -> NameTable:
-        """Files of annotations by their stems, in any case."""
+    def _outlines(self) -> NameTable:
         files = [(*os.path.splitext(name), name) for name in self.names]
         found = [(stem, name) for stem, end, name in files if end.lower() in OUTLINE_SUFFIXES]
         return NameTable((_loose(one), name) for stem, name in found for one in {stem, split_suffix(stem)[0]})
