@@ -1,11 +1,12 @@
-"""The channels to read, and the scaling of samples of more than 8 bits to 8."""
+"""What is read of a file with several channels, planes or images, and scaling to 8 bits."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from numbers import Integral
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 
@@ -14,23 +15,83 @@ from wsidata.errors import UndecidedImageError, UnsupportedImageError
 RGB_NAMES = ("red", "green", "blue")
 RGB = "rgb"
 """In place of channels: the three channels of the file are red, green and blue."""
+MAX_LISTED = 30
+"""Images or planes that an error lists."""
 PLAIN_TYPES = ("uint8", "uint16", "float32")
 """Types of samples that are returned as they are stored."""
 
 
 @dataclass(frozen=True)
+class ImageChoice:
+    """The image to read of a file with several, and the focal plane and time of a stack; None: there is only one.
+
+    Attributes:
+        series: Number of the image in the file, from 0; None for the one that is the slide.
+        z: Number of the focal plane, from 0.
+        t: Number of the point in time, from 0.
+
+    Raises:
+        ValueError: if one of them is no whole number from 0.
+    """
+
+    series: int | None = None
+    z: int | None = None
+    t: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, number in vars(self).items():
+            if number is not None and (isinstance(number, bool) or not isinstance(number, Integral) or number < 0):
+                raise ValueError(f"{name}={number!r} must be a whole number; 0 is the first one.")
+
+    def place(self, name: Literal["series", "z", "t"], names: Sequence[object], path: object) -> int:
+        """The number of the chosen one of some images or planes; 0 where none was chosen.
+
+        Args:
+            name: Which of the three.
+            names: Name of each that the file has; a range where they have none.
+            path: The file, for errors.
+
+        Raises:
+            UnsupportedImageError: if it is not there; it lists them.
+        """
+        number = getattr(self, name)
+        if number is not None and number >= len(names):
+            what = {"series": "image", "z": "focal plane", "t": "time"}[name]
+            has = f"{len(names)} {what}s" if len(names) > 1 else f"one {what}"
+            first = names[:MAX_LISTED]
+            listed = [str(one) if isinstance(names, range) else f"{at}: {one}" for at, one in enumerate(first)]
+            listing = ", ".join([*listed, *([f"to {len(names) - 1}"] if len(names) > MAX_LISTED else [])])
+            raise UnsupportedImageError(
+                f"'{path}' has {has}, and {name}={number} is none of them ({listing}). Choose one of these"
+                f"{'' if len(names) > 1 else f', or leave {name}= out'}."
+            )
+        return number or 0
+
+    def check_one_image(self, path: object) -> None:
+        """Check that nothing but the first is chosen of a file that has one image of one plane.
+
+        Raises:
+            UnsupportedImageError: naming what is.
+        """
+        for name in ("series", "z", "t"):
+            self.place(name, range(1), path)
+
+
+@dataclass(frozen=True)
 class PixelRequest:
-    """The channels to read, and the scaling of their samples.
+    """The channels to read, the scaling of their samples, and the image and plane they are of.
 
     Attributes:
         channels: Numbers or names of the channels, in that order; None for RGB.
         scale_to_8bit: (low, high): stored values that become 0 and 255, linear between; None leaves them.
         is_rgb: Whether three channels of unstated colors are red, green and blue.
+        of: The image and plane.
     """
 
     channels: tuple[int | str, ...] | None = None
     scale_to_8bit: tuple[float, float] | None = None
     is_rgb: bool = False
+    of: ImageChoice = ImageChoice()
 
     @classmethod
     def checked(

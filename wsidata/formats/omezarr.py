@@ -23,6 +23,7 @@ from wsidata.errors import ConfinementError, UndecidedImageError, UnreadableImag
 from wsidata.formats.channels import (
     PLAIN_TYPES,
     RGB_NAMES,
+    ImageChoice,
     PixelRequest,
     channel_numbers,
     check_is_rgb,
@@ -93,7 +94,7 @@ class ZarrPyramid:
                 f"folder of the whole image, which holds it: '{self._path.parent}'."
             )
         _check_version(root, self._path)
-        group, others = _image_group(root, self._path)
+        group, others = _image_group(root, self._path, self._request.of)
         _check_version(group, self._path)
         attributes = _ome_attributes(group)
         multiscale = attributes["multiscales"][0]
@@ -114,7 +115,7 @@ class ZarrPyramid:
             )
         self._arrays = [_array(group, dataset["path"], self._path) for dataset in multiscale["datasets"]]
         storage = [check_array(array, self._path, array.path) for array in self._arrays]
-        self._check_planes()
+        self._planes = self._chosen_planes()
         transforms = [_transform(multiscale, index, len(self._axes)) for index in range(len(self._arrays))]
         steps, starts = zip(*transforms, strict=True)
         self._check_starts(steps, starts)
@@ -160,16 +161,31 @@ class ZarrPyramid:
     def close(self) -> None:
         """Nothing is kept open: chunks are files of their own."""
 
-    def _check_planes(self) -> None:
-        array = self._arrays[0]
-        extra = {
-            axis: size for axis, size in zip(self._axes, array.shape, strict=True) if axis not in "cyx" and size > 1
+    def _chosen_planes(self) -> dict[int, int]:
+        """The index along each axis but those of channels, rows and columns, by the number of the axis."""
+        sizes = dict(zip(self._axes, self._arrays[0].shape, strict=True))
+        choice = self._request.of
+        chosen = {
+            "z": choice.place("z", range(sizes.get("z", 1)), self._path),
+            "t": choice.place("t", range(sizes.get("t", 1)), self._path),
         }
-        if extra:
-            listing = ", ".join(f"{axis}: {size}" for axis, size in extra.items())
+        open_ = {axis: size for axis, size in sizes.items() if axis not in "cyx" and size > 1}
+        open_ = {axis: size for axis, size in open_.items() if getattr(choice, axis, None) is None}
+        if open_:
+            listing = ", ".join(f"{axis}: {size}" for axis, size in open_.items())
+            remedy = ", ".join(f"{axis}=0 to {axis}={size - 1}" for axis, size in open_.items() if axis in chosen)
             raise UnsupportedImageError(
-                f"'{self._path}' holds a stack ({listing}: focal planes or times), not one image. Export the plane."
+                f"'{self._path}' holds a stack ({listing}: focal planes or times), not one image. "
+                + (f"Choose one: Slide(path, ...) takes {remedy}." if remedy else "Export the plane.")
             )
+        for level, array in enumerate(self._arrays):
+            uneven = [axis for axis in chosen if axis in sizes and array.shape[self._axes.index(axis)] != sizes[axis]]
+            if uneven:
+                raise UnsupportedImageError(
+                    f"'{self._path}': level {level} has another number of planes along {', '.join(uneven)} than level "
+                    "0, so its planes are not the same ones. Write the pyramid again with all planes in each level."
+                )
+        return {place: chosen.get(axis, 0) for place, axis in enumerate(self._axes[:-2]) if axis != "c"}
 
     def _check_starts(self, steps: tuple[Any, ...], starts: tuple[Any, ...]) -> None:
         for index, (step, start) in enumerate(zip(steps, starts, strict=True)):
@@ -228,9 +244,11 @@ class ZarrPyramid:
     def _shown(self, level: int, x_px: int, y_px: int, width_px: int, height_px: int) -> pyvips.Image:
         array, chunks = self._arrays[level], self._chunks[level]
         if level not in self._checked:
-            chunks.check_present({self._axes.index("c"): self._chosen} if "c" in self._axes else {})
+            of_channels = {self._axes.index("c"): self._chosen} if "c" in self._axes else {}
+            chunks.check_present(of_channels | {axis: (index,) for axis, index in self._planes.items()})
             self._checked.add(level)
-        place: list[Any] = [0] * (len(self._axes) - 2) + [slice(y_px, y_px + height_px), slice(x_px, x_px + width_px)]
+        place: list[Any] = [self._planes.get(axis, 0) for axis in range(len(self._axes) - 2)]
+        place += [slice(y_px, y_px + height_px), slice(x_px, x_px + width_px)]
         planes = []
         for channel in self._chosen:
             if "c" in self._axes:
@@ -246,10 +264,11 @@ class ZarrPyramid:
         return requested_image(np.stack(planes, axis=-1), meaning, self._request, self._path.name)
 
 
-def _image_group(root: zarr.Group, path: Path) -> tuple[zarr.Group, tuple[str, ...]]:
+def _image_group(root: zarr.Group, path: Path, choice: ImageChoice) -> tuple[zarr.Group, tuple[str, ...]]:
     """The group of the slide, and the names of the images beside it (label, macro) in bioformats2raw's layout."""
     attributes = _ome_attributes(root)
     if "multiscales" in attributes:
+        choice.place("series", range(1), path)
         return root, ()
     if "plate" in attributes or "well" in attributes:
         raise UnsupportedImageError(f"'{path}' is a plate of many images. Open one of them: the folder of its field.")
@@ -260,10 +279,11 @@ def _image_group(root: zarr.Group, path: Path) -> tuple[zarr.Group, tuple[str, .
         )
     if not names:
         raise UnreadableImageError(f"'{path}' is a Zarr store without OME-Zarr metadata (no 'multiscales').")
-    slide = root[names[0]]
+    chosen = names[choice.place("series", names, path)]
+    slide = root[chosen]
     if not isinstance(slide, zarr.Group):
-        raise UnreadableImageError(f"'{path}': '{names[0]}' is no group. Copy it again from its source.")
-    return slide, tuple(names[1:])
+        raise UnreadableImageError(f"'{path}': '{chosen}' is no group. Copy it again from its source.")
+    return slide, tuple(name for name in names if name != chosen)
 
 
 def _ome_attributes(group: zarr.Group) -> Mapping[str, Any]:

@@ -85,6 +85,7 @@ def open_foreign(path: Path, request: PixelRequest, reason: ForeignFormatError) 
         raise ForeignFormatError(
             f"{reason} (OpenSlide {openslide.__library_version__} does not know it either.) {CONVERT}"
         )
+    request.of.check_one_image(path)
     if request.channels is not None:
         raise UnsupportedImageError(f"'{path}' is read through OpenSlide, as RGB only. Leave channels= out.")
     return OpenSlidePyramid(path)

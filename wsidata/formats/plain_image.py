@@ -66,6 +66,7 @@ class PlainImagePyramid:
 
     def __init__(self, path: Path, request: PixelRequest) -> None:
         self._path, self._request = path, request
+        request.of.check_one_image(path)
         if request.channels is not None:
             raise UnsupportedImageError(f"'{path}' is a photo, which is read as RGB. Leave channels= out.")
         self.associated: Loaders = {}

@@ -68,12 +68,16 @@ class Slide(SlideFile):
         apply_icc: Convert the scanner's colors to sRGB by the color profile in the file, where it has one. Off by
             default, because most published models were trained on the stored values.
         stage: Local folder that the file is copied to, and read from. None: it is read where it is.
+        series: Number of the image, from 0, in a file of several (TIFF, OME-TIFF, Leica SCN, OME-Zarr). None: the one
+            that is the slide; an error lists them where that is not clear.
+        z: Number of the focal plane, from 0, of a stack. None: there is only one, or an error says how many.
+        t: Number of the point in time, likewise.
 
     Raises:
         FileNotFoundError: if there is no such file.
         UnreadableImageError: if the file is damaged, truncated or no image.
         UnsupportedImageError: if it is no 8-bit RGB image (16-bit, many channels, focal stacks) and no argument says
-            how to read it.
+            how to read it; or if it has no such image or plane.
     """
 
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pyvips
 
 from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.channels import ImageChoice
 from wsidata.formats.levels import Level, with_spacing
 from wsidata.formats.metadata import AssociatedImages, choose_spacing, spacing_conflicts
 from wsidata.formats.open import Pyramid, exists, missing, open_pyramid
@@ -46,12 +48,16 @@ class SlideFile:
         derive_magnification: bool = False,
         apply_icc: bool = False,
         stage: Stage | None = None,
+        series: int | None = None,
+        z: int | None = None,
+        t: int | None = None,
     ) -> None:
         self.path = Path(path)
         self._stage = stage
         self._copy: StagedCopy | None = None
         self._seen: Facts | None = None  # of what was read through the stage
         self.options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
+        self._request = replace(self.options.request, of=ImageChoice(series, z, t))
         self._derive_magnification = derive_magnification
         self._closed = False
         self._opened: _Opened | None = None
@@ -73,7 +79,7 @@ class SlideFile:
             return self._source_pyramid()
         self._check_same(self._copy.facts)
         try:
-            return open_pyramid(self._copy.path, self.options.request)
+            return open_pyramid(self._copy.path, self._request)
         except (SlideError, OSError, pyvips.Error) as error:
             self._copy.close()
             pyramid = self._source_pyramid()
@@ -101,7 +107,7 @@ class SlideFile:
             self.path.stat()  # raises what is wrong with a mount, which `exists` may take for an absent file
         if not exists(self.path):
             raise missing(self.path)
-        return open_pyramid(self.path, self.options.request)
+        return open_pyramid(self.path, self._request)
 
     @property
     def levels(self) -> tuple[Level, ...]:

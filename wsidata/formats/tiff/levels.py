@@ -8,15 +8,18 @@ Aperio, Leica, Roche and Akoya, which need more than the order of the pages, hav
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
+import numpy as np
 import tifffile
 
 from wsidata.errors import ForeignFormatError, SlideError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.channels import ImageChoice
 from wsidata.formats.levels import Level
 from wsidata.formats.tiff.integrity import check_integrity
 from wsidata.formats.tiff.layout import TiffLayout, is_like, levels_by_size, unlike_px
@@ -38,6 +41,8 @@ SEARCHED_KINDS = ("generic", "shaped", "uniform")
 MAX_UNLIKE_PX = 2.0
 """Pixels by which the aspect ratio of a level may differ, as sides are rounded up or down."""
 
+AXES: Mapping[str, Literal["z", "t"]] = {"Z": "z", "T": "t"}
+"""tifffile's letters for focal planes and times."""
 CHANNEL_AXES = "CIQ"
 """tifffile's letters for a stack that may be of channels: channels, pages in a row, and unknown."""
 BESIDE = re.compile("label|macro|thumbnail|overview", re.IGNORECASE)
@@ -71,12 +76,12 @@ def opening(path: Path, file: BinaryIO | None = None) -> Iterator[tifffile.TiffF
         on_failure.pop_all()
 
 
-def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
-    """Levels, channels and associated images of an open TIFF.
+def find_layout(tiff: tifffile.TiffFile, path: Path, choice: ImageChoice = ImageChoice()) -> TiffLayout:  # noqa: B008
+    """Levels, channels and associated images of an open TIFF, of the chosen image and plane.
 
     Raises:
         ForeignFormatError: for unsupported dialects.
-        UnsupportedImageError: for ambiguous levels, and for stacks of focal planes or times.
+        UnsupportedImageError: for ambiguous levels, and for stacks and several images of which none is chosen.
     """
     first = tiff.pages.first
     if 0 in (first.imagewidth, first.imagelength):
@@ -89,8 +94,11 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     tiff.pages.cache = True
     _check_companions(tiff, path)
     check_ome(tiff, path)
-    for is_of_the_kind, layout in ((tiff.is_scn, scn_layout), (is_bif(tiff), bif_layout), (tiff.is_qpi, qptiff_layout)):
+    if tiff.is_scn:
+        return scn_layout(tiff, path, choice)
+    for is_of_the_kind, layout in ((is_bif(tiff), bif_layout), (tiff.is_qpi, qptiff_layout)):
         if is_of_the_kind:
+            choice.check_one_image(path)
             return layout(tiff, path)
     series = tiff.series
     kind = str(series[0].kind)
@@ -100,12 +108,17 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
             "pyramidal TIFF (bfconvert, or vips with OpenSlide: vips tiffsave --tile --pyramid --compression jpeg)."
         )
     if kind == "svs":
-        return svs_layout(tiff, _level_pages(series[0].levels[0], tiff, path))
-    if kind not in NAMING_KINDS:
+        choice.check_one_image(path)
+        return svs_layout(tiff, _level_pages(series[0].levels[0], tiff, path, choice))
+    if kind in NAMING_KINDS:
+        choice.place("series", range(1), path)
+    elif choice.series is None:
         _check_rivals(series, path)
-    pages = [_level_pages(level, tiff, path) for level in series[0].levels]
-    if kind in SEARCHED_KINDS:
-        pages = _with_uneven_steps(pages, series[1:])
+    slide = series[choice.place("series", [f"'{one.name}' {one.shape}" for one in series], path)]
+    others = [one for one in series if one is not slide]
+    pages = [_level_pages(level, tiff, path, choice) for level in slide.levels]
+    if kind in SEARCHED_KINDS and slide is series[0]:
+        pages = _with_uneven_steps(pages, others)
     if kind not in NAMING_KINDS:
         pages = _in_order(pages, path)
     if tiff.is_philips and kind != "philips" and len(tiff.pages) > 1:
@@ -120,7 +133,7 @@ def find_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
         levels,
         tuple(pages),
         channel_names=ome_channel_names(tiff, pages[0][0]),
-        associated=_associated(series[1:], {page.offset for level in pages for page in level}),
+        associated=_associated(others, {page.offset for level in pages for page in level}),
         metadata=read_metadata(tiff, pages[0][0], kind),
     )
 
@@ -161,7 +174,7 @@ def _check_rivals(series: Sequence[tifffile.TiffPageSeries], path: Path) -> None
         listing = ", ".join(f"{index}: '{series[index].name}' {series[index].shape}" for index in [0, *rivals])
         raise UnsupportedImageError(
             f"'{path}' holds {len(rivals) + 1} images of similar size ({listing}), and does not say which is the "
-            "slide. Save the one you need as a file of its own (bfconvert -series N)."
+            "slide. Choose one: Slide(path, series=...), or save it as a file of its own (bfconvert -series N)."
         )
 
 
@@ -173,24 +186,37 @@ def _philips_levels(pages: Sequence[tifffile.TiffPage], stated: Sequence[tuple[f
     )
 
 
-def _level_pages(level: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, path: Path) -> tuple[tifffile.TiffPage, ...]:
+def _level_pages(
+    level: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, path: Path, choice: ImageChoice
+) -> tuple[tifffile.TiffPage, ...]:
     """The directories of a level: one, or one per channel."""
-    pages = level.pages
-    stacked = {axis: size for axis, size in zip(level.axes, level.shape, strict=True) if axis not in "YXS" and size > 1}
+    pages = list(level.pages)
+    stacked = {axis: size for axis, size in zip(level.axes, level.shape, strict=True) if axis not in "YXS"}
+    for axis, name in AXES.items():
+        choice.place(name, range(stacked.get(axis, 1)), path)
+    if level.is_truncated:  # by ImageJ above 4 GB, and tifffile on request: other planes have no directory
+        raise UnsupportedImageError(
+            f"'{path}' is a stack {level.shape} (axes {level.axes}) that has a directory for its first plane only. "
+            "Save it as OME-TIFF (Bio-Formats)."
+        )
+    if len(pages) == math.prod(stacked.values()):  # a directory for each plane
+        taken = {axis: getattr(choice, name) for axis, name in AXES.items() if axis in stacked}
+        taken = {axis: number for axis, number in taken.items() if number is not None}
+        numbers = np.arange(len(pages)).reshape([*stacked.values()])
+        pages = [pages[number] for number in numbers[tuple(taken.get(axis, slice(None)) for axis in stacked)].ravel()]
+        stacked = {axis: size for axis, size in stacked.items() if axis not in taken}
+    stacked = {axis: size for axis, size in stacked.items() if size > 1}
     if any(axis not in CHANNEL_AXES for axis in stacked) or any(page is None for page in pages):
+        remedy = ", ".join(f"{AXES[axis]}=0 to {AXES[axis]}={stacked[axis] - 1}" for axis in stacked if axis in AXES)
+        choose = f"Choose one: Slide(path, ...) takes {remedy}. Or export" if remedy else "Export"
         raise UnsupportedImageError(
             f"'{path}' holds a stack of {len(pages)} planes (axes {level.axes}: focal planes, time or missing planes), "
-            "not one image. Export the plane, or an RGB rendering, as a TIFF of its own."
+            f"not one image. {choose} the plane, or an RGB rendering, as a TIFF of its own."
         )
     if any(page.parent is not tiff for page in pages):  # tifffile opened what the OME-XML names
         raise UnsupportedImageError(
             f"'{path}' is spread over several files, one for each of its images or planes; its first image "
             "lies in another one. Save it as one file (bfconvert)."
-        )
-    if level.is_truncated:  # by ImageJ above 4 GB, and tifffile on request: other planes have no directory
-        raise UnsupportedImageError(
-            f"'{path}' is a stack {level.shape} (axes {level.axes}) that has a directory for its first plane only. "
-            "Save it as OME-TIFF (Bio-Formats)."
         )
     return tuple(page.aspage() if page.is_frame else page for page in pages)  # frames have no tags of their own
 

@@ -36,7 +36,7 @@ def read_metadata(tiff: tifffile.TiffFile, page: tifffile.TiffPage, kind: str) -
     spacings = [
         *_ome_spacing(tiff, page),
         *(StatedSpacing("Philips XML (DICOM_PIXEL_SPACING)", mpp) for mpp in philips[:1]),
-        *_imagej_spacing(page),
+        *_imagej_spacing(tiff.pages.first if kind == "imagej" else page),  # which alone describes all planes
         *resolution_tags(page),
     ]
     properties = {"tiff.kind": kind, "tiff.description": page.description}
@@ -158,9 +158,10 @@ def _ome_power(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> float | None
 def _ome_image(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> ElementTree.Element | None:
     """The image element of a directory, whatever the version of the schema (which is its XML namespace).
 
-    The XML may list images of other files of a set, and several of this one: it is the first of this file and size.
+    The XML may list images of other files of a set, and several of this one: it is the one of this file and size that
+    places the directory, or else the first one.
     """
-    root = parse_xml(tiff.ome_metadata)
+    root, found = parse_xml(tiff.ome_metadata), []
     for image in () if root is None else root.findall("{*}Image"):
         pixels = image.find("{*}Pixels")
         if pixels is None:
@@ -169,8 +170,15 @@ def _ome_image(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> ElementTree.
         size = str(page.imagewidth), str(page.imagelength)
         is_here = not files or root is None or root.get("UUID") is None or root.get("UUID") in files
         if is_here and (pixels.get("SizeX"), pixels.get("SizeY")) == size:
-            return image
-    return None
+            found.append((image, any(_places(data, page.index) for data in pixels.findall("{*}TiffData"))))
+    return next((image for image, is_placed in found if is_placed), found[0][0] if found else None)
+
+
+def _places(data: ElementTree.Element, directory: object) -> bool:
+    """Whether an element of OME-XML names a directory by its number, or is of several planes of which it is one."""
+    first, count = (data.get(name, "1") for name in ("IFD", "PlaneCount"))
+    is_stated = "IFD" in data.attrib and first.isdecimal() and count.isdecimal() and isinstance(directory, int)
+    return is_stated and int(first) <= int(str(directory)) < int(first) + int(count)
 
 
 def _ndpi_lens(page: tifffile.TiffPage) -> float | None:

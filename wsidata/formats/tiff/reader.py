@@ -28,7 +28,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
-from wsidata.formats.channels import RGB_NAMES, PixelRequest, channel_numbers, check_is_rgb
+from wsidata.formats.channels import RGB_NAMES, ImageChoice, PixelRequest, channel_numbers, check_is_rgb
 from wsidata.formats.codecs.color import channels_image, requested_image
 from wsidata.formats.codecs.orientation import stored_rectangle, turned_pair, upright_copy, upright_rectangle
 from wsidata.formats.levels import Level
@@ -92,7 +92,8 @@ class TiffPyramid:
         self._file = SameFile(path) if file is None else file
         try:
             with opening(path, io.BufferedReader(self._file)) as self._tiff:
-                self._open(find_layout(self._tiff, path), request or PixelRequest())
+                request = request or PixelRequest()
+                self._open(find_layout(self._tiff, path, request.of), replace(request, of=ImageChoice()))
         except BaseException:
             self._file.close()
             raise

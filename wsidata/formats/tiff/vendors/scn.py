@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsidata.errors import ForeignFormatError, UnreadableImageError, UnsupportedImageError
+from wsidata.formats.channels import ImageChoice
 from wsidata.formats.metadata import positive_number
 from wsidata.formats.tiff.layout import TiffLayout, levels_by_size
 from wsidata.formats.tiff.metadata import vendor_metadata
@@ -20,8 +21,8 @@ from wsidata.formats.tiff.metadata import vendor_metadata
 UM_PER_NM = 1e-3
 
 
-def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
-    """The scanned region of an SCN.
+def scn_layout(tiff: tifffile.TiffFile, path: Path, choice: ImageChoice) -> TiffLayout:
+    """The scanned region of an SCN, or the chosen one, and its focal plane.
 
     Raises:
         ForeignFormatError: if several regions were scanned, which would have to be placed on one canvas.
@@ -35,17 +36,25 @@ def scn_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     regions = [element for element in elements if not _is_macro(element, glass)]
     if not regions:
         raise UnsupportedImageError(f"'{path}' is an SCN without a scanned region: it holds a photo of the glass only.")
-    if len(regions) > 1:
-        names = ", ".join(region.get("name", "unnamed") for region in regions)
+    names_of_regions = [region.get("name", "unnamed") for region in regions]
+    at = choice.place("series", names_of_regions, path)
+    if len(regions) > 1 and choice.series is None:
+        names = ", ".join(f"{number}: {name}" for number, name in enumerate(names_of_regions))
         raise ForeignFormatError(
             f"'{path}' is an SCN of {len(regions)} scanned regions ({names}), which would have to be placed on one "
-            "canvas. Convert each to a TIFF."
+            "canvas. Choose one of them: Slide(path, series=...)."
         )
-    region = regions[0]
-    if any(dimension.get("z", "0") != "0" for dimension in region.findall("{*}pixels/{*}dimension")):
-        raise UnsupportedImageError(f"'{path}' holds a stack of focal planes. Export the plane you need as a TIFF.")
+    region = regions[at]
+    planes = sorted({int(dimension.get("z", "0")) for dimension in region.findall("{*}pixels/{*}dimension")})
+    z = planes[choice.place("z", range(len(planes)), path)]
+    choice.place("t", range(1), path)
+    if len(planes) > 1 and choice.z is None:
+        raise UnsupportedImageError(
+            f"'{path}' holds a stack of {len(planes)} focal planes. Choose one: Slide(path, ...) takes z=0 to "
+            f"z={len(planes) - 1}."
+        )
     pages = tuple(
-        tuple(_page(tiff, number, path, width) for number in directories) for width, directories in _levels(region)
+        tuple(_page(tiff, number, path, width) for number in directories) for width, directories in _levels(region, z)
     )
     levels = levels_by_size([level[0] for level in pages])
     power = positive_number(region.findtext(".//{*}objective"))
@@ -64,11 +73,11 @@ def _is_macro(element: ElementTree.Element, glass: tuple[str | None, str | None]
     return view is not None and tuple(map(view.get, ("offsetX", "offsetY", "sizeX", "sizeY"))) == ("0", "0", *glass)
 
 
-def _levels(element: ElementTree.Element) -> list[tuple[int, list[int]]]:
-    """Width and directories, one per channel, of each level of an image, finest first."""
+def _levels(element: ElementTree.Element, z: int = 0) -> list[tuple[int, list[int]]]:
+    """Width and directories, one per channel, of each level of a focal plane of an image, finest first."""
     by_width: dict[int, dict[int, int]] = defaultdict(dict)
     for dimension in element.findall("{*}pixels/{*}dimension"):
-        if dimension.get("z", "0") == "0":
+        if int(dimension.get("z", "0")) == z:
             by_width[int(dimension.get("sizeX", "0"))][int(dimension.get("c", "0"))] = int(dimension.get("ifd", "-1"))
     return [(width, [by_width[width][c] for c in sorted(by_width[width])]) for width in sorted(by_width, reverse=True)]
 

@@ -108,7 +108,7 @@ def two_regions(tmp_path):
 
 
 def test_two_regions_are_put_in_their_places_by_openslide(two_regions):
-    with pytest.raises(ForeignFormatError, match=r"2 scanned regions \(image_0, image_1\)"):
+    with pytest.raises(ForeignFormatError, match=r"2 scanned regions \(0: image_0, 1: image_1\)"):
         TiffPyramid(two_regions)
     with Slide(two_regions) as slide:
         assert (slide.reader, slide.kind) == ("openslide", "leica")
@@ -166,3 +166,15 @@ def test_senseless_xml_is_damage(tmp_path):
         Slide(
             write_scn(tmp_path / "a.scn", "<image><pixels><dimension ifd='x' sizeX='y'/></pixels></image>", MACRO_PAGES)
         )
+
+
+def test_a_region_and_a_focal_plane_are_chosen(two_regions, tmp_path):
+    for number in range(2):
+        with Slide(two_regions, series=number) as slide, tifffile.TiffFile(two_regions) as tiff:
+            np.testing.assert_array_equal(slide.numpy(), tiff.pages[2 + number].asarray())
+    with pytest.raises(UnsupportedImageError, match=r"series=2 is none of them \(0: image_0, 1: image_1\)"):
+        Slide(two_regions, series=2)
+    xml = image_xml("image_1", [(400, 300)], 0, offset_nm=(0, 9_000_000), view_nm=(100_000, 75_000), z_planes=2)
+    path = write_scn(tmp_path / "z.scn", xml, [picture(400, 300), picture(400, 300, 1)])
+    with Slide(path, z=1) as slide, tifffile.TiffFile(path) as tiff:
+        np.testing.assert_array_equal(slide.numpy(), tiff.pages[1].asarray())

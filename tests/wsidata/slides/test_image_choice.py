@@ -1,0 +1,106 @@
+"""The image, focal plane and time that is read of a file with several."""
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from wsidata.errors import UnsupportedImageError
+from wsidata.slides.slide import Slide
+from wsidata.synthetic.slides import write_pixels
+
+STACK = np.random.default_rng(0).integers(0, 256, (3, 4, 90, 121, 3), dtype=np.uint8)
+TILE = {"tile": (64, 64), "photometric": "rgb"}
+
+
+def write_stack(path):
+    with tifffile.TiffWriter(path, ome=True) as tiff:
+        tiff.write(STACK, subifds=1, metadata={"axes": "TZYXS", "PhysicalSizeX": 0.25, "PhysicalSizeY": 0.25}, **TILE)
+        tiff.write(STACK[:, :, ::2, ::2], subfiletype=1, **TILE)
+    return path
+
+
+def test_planes_of_an_ome_tiff(tmp_path):
+    path = write_stack(tmp_path / "a.ome.tif")
+    with pytest.raises(UnsupportedImageError, match=r"stack of 12 planes.*takes t=0 to t=2, z=0 to z=3\."):
+        Slide(path)
+    with pytest.raises(UnsupportedImageError, match=r"takes t=0 to t=2\."):
+        Slide(path, z=2)
+    with pytest.raises(UnsupportedImageError, match=r"has 4 focal planes, and z=4 is none of them \(0, 1, 2, 3\)"):
+        Slide(path, z=4, t=0)
+    for t, z in ((0, 0), (2, 1), (1, 3)):
+        with Slide(path, z=z, t=t) as slide:
+            assert slide.mpp == (0.25, 0.25)
+            for level, step in enumerate((1, 2)):
+                np.testing.assert_array_equal(slide.numpy(level=level), STACK[t, z, ::step, ::step])
+            np.testing.assert_array_equal(slide.lazy().rows(5, 9), STACK[t, z, 5:9].transpose(2, 0, 1))
+
+
+def test_axes_and_channels_in_any_order(tmp_path):
+    by_channel = STACK.transpose(1, 4, 0, 2, 3)  # ZCTYX
+    tifffile.imwrite(tmp_path / "a.ome.tif", by_channel, metadata={"axes": "ZCTYX"}, photometric="minisblack")
+    with Slide(tmp_path / "a.ome.tif", z=3, t=1, channels=[2, 0]) as slide:
+        np.testing.assert_array_equal(slide.numpy(), STACK[1, 3][..., [2, 0]])
+    with tifffile.TiffWriter(tmp_path / "b.tif", imagej=True) as tiff:
+        about = {"axes": "ZYXS", "unit": "um"}
+        tiff.write(STACK[0], contiguous=False, metadata=about, resolution=(4, 4), photometric="rgb")
+    with Slide(tmp_path / "b.tif", z=2) as slide:
+        assert slide.mpp == (0.25, 0.25)
+        np.testing.assert_array_equal(slide.numpy(), STACK[0, 2])
+
+
+def test_images_of_a_file_have_their_own_spacing(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        for number in range(3):
+            sizes = {f"PhysicalSize{axis}": 0.25 * (number + 1) for axis in "XY"}
+            tiff.write(STACK[0, number], metadata={"axes": "YXS", "Name": f"scan {number}", **sizes}, **TILE)
+    with pytest.raises(UnsupportedImageError, match="holds 3 images of similar size"):
+        Slide(tmp_path / "a.ome.tif")
+    with pytest.raises(UnsupportedImageError, match=r"series=3 is none of them \(0: 'scan 0'.*2: 'scan 2'"):
+        Slide(tmp_path / "a.ome.tif", series=3)
+    for number in range(3):
+        with Slide(tmp_path / "a.ome.tif", series=number) as slide:
+            assert slide.mpp == (0.25 * (number + 1), 0.25 * (number + 1))
+            np.testing.assert_array_equal(slide.numpy(), STACK[0, number])
+
+
+def test_files_of_one_image_have_no_other(tmp_path):
+    path = write_pixels(tmp_path / "a.svs", STACK[0, 0], vendor="aperio", tile=64, compression="deflate")
+    tifffile.imwrite(tmp_path / "c.tif", STACK[0, 0], photometric="rgb")
+    for one in (path, tmp_path / "c.tif"):
+        with Slide(one, series=0, z=0, t=0) as slide:
+            np.testing.assert_array_equal(slide.numpy(), STACK[0, 0])
+        for name in ("series", "z", "t"):
+            with pytest.raises(UnsupportedImageError, match=f"{name}=1 is none of them.*or leave {name}= out"):
+                Slide(one, **{name: 1})
+    for wrong in (-1, 1.0, "0", True):
+        with pytest.raises(ValueError, match="must be a whole number"):
+            Slide(path, z=wrong)
+
+
+@pytest.mark.parametrize("planes", [(3, 4), (3, 2)])
+def test_planes_of_an_ome_zarr(tmp_path, planes):
+    """Also one whose second level has fewer of them."""
+    levels = [STACK, STACK[:, :: 4 // planes[1], ::2, ::2]]
+    for series in range(2):
+        group = zarr.open_group(tmp_path / "a.zarr" / str(series), mode="w")
+        datasets = []
+        for level, pixels in enumerate(levels):
+            shown = np.ascontiguousarray(np.moveaxis(pixels, -1, 1)) ^ np.uint8(series)  # TCZYX
+            group.create_array(str(level), data=shown, chunks=(1, 1, 1, 64, 64))
+            scale = {"type": "scale", "scale": [1, 1, 1, 2.0**level, 2.0**level]}
+            datasets.append({"path": str(level), "coordinateTransformations": [scale]})
+        axes = [{"name": axis, "type": "space"} for axis in "tczyx"]
+        group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+    zarr.open_group(tmp_path / "a.zarr").attrs["ome"] = {"version": "0.5", "bioformats2raw.layout": 3}
+    if planes[1] == 2:
+        with pytest.raises(UnsupportedImageError, match="level 1 has another number of planes along z"):
+            Slide(tmp_path / "a.zarr", channels="rgb", t=0, z=1)
+        return
+    with pytest.raises(UnsupportedImageError, match=r"holds a stack \(t: 3, z: 4.*takes t=0 to t=2, z=0 to z=3"):
+        Slide(tmp_path / "a.zarr", channels="rgb")
+    with pytest.raises(UnsupportedImageError, match=r"has 2 images, and series=2 is none"):
+        Slide(tmp_path / "a.zarr", channels="rgb", series=2)
+    with Slide(tmp_path / "a.zarr", channels="rgb", series=1, t=2, z=1) as slide:
+        for level, pixels in enumerate(levels):
+            np.testing.assert_array_equal(slide.numpy(level=level), pixels[2, 1] ^ 1)
