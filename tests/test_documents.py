@@ -122,6 +122,18 @@ def test_annotations_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
+def test_tiles_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_camelyon16(tmp_path, normal=3, tumor=3, test=2, size_px=(520, 500), tile=64, annotations=True)
+    table = pd.read_csv("evaluation/reference.csv")
+    table.assign(**{"class": table["type"]}).to_csv("labels.csv", index=False)
+    Path("images").rename("slides")
+    found = run_examples("docs/tiles.md", {})
+    assert found["first"].shape == (256, 256, 3)
+    assert found["images"].shape[1:] == (3, 64, 64)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_data_module_runs(folder: Path) -> None:
     slides_and_images()

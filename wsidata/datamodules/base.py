@@ -177,7 +177,7 @@ class SplitDataModule(LightningDataModule, ABC):
     def _take(self, memory: Mapping[str, Any]) -> None:
         """Compare with a checkpoint's memory, but for the images, and take its classes and statistics."""
         check_geometry(memory["geometry"], self.geometry(), self.allow_changed, resuming=False)
-        check_remembered_classes(dict(memory), self.labels.class_names)
+        check_remembered_classes(dict(memory), self._own_class_names)
         self._remembered_classes = tuple(memory["class_names"])
         self._remembered_target = memory.get("target")
         self._is_restored = True
@@ -296,7 +296,12 @@ class SplitDataModule(LightningDataModule, ABC):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Name of class 0, 1, ...; for a table without labels those of the checkpoint, once it was loaded."""
-        return self.labels.class_names or self._remembered_classes
+        return self._own_class_names or self._remembered_classes
+
+    @property
+    def _own_class_names(self) -> tuple[str, ...]:
+        """The classes as far as no checkpoint says them."""
+        return self.labels.class_names
 
     @property
     def target(self) -> Target:
@@ -472,7 +477,7 @@ class SplitDataModule(LightningDataModule, ABC):
             if stage in (None, TrainerFn.FITTING) and not {"resolution", "crop"} & {*self.allow_changed}:
                 self.check_stats(stats)
             self.stats = stats
-        check_remembered_classes(state_dict, self.labels.class_names)
+        check_remembered_classes(state_dict, self._own_class_names)
         self._remembered_classes = tuple(state_dict["class_names"])
         self._remembered_target = state_dict.get("target")
         if stage != TrainerFn.PREDICTING:
@@ -519,7 +524,7 @@ class SplitDataModule(LightningDataModule, ABC):
             batch_size=self.batch_size,
             shuffle=part == "train",
             balance=self._balance() if part == "train" else None,
-            share=share_of_process(self.trainer, part, len(self.tables[part])),
+            share=share_of_process(self.trainer, part, len(self.datasets[part])),
             rows=rows,
             num_workers=self.num_workers,
             worker_start=self.worker_start,

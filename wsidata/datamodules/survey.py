@@ -200,7 +200,7 @@ class _Questions:
     @functools.cached_property
     def names(self) -> tuple[str | None, str]:
         """Names of the facts and of the thumbnail; None for facts that hold for this process only."""
-        settings = _crop_settings(self.crop)
+        settings = plain_crop_settings(self.crop)
         facts = None if settings is None else fact_name("slide", vars(self.options), dict(self.resolution), settings)
         return facts, fact_name("thumbnail", vars(self.options))
 
@@ -244,7 +244,7 @@ def _thumbnail(slide: Slide) -> NDArray[np.float64] | None:
         return None
 
 
-def _crop_settings(crop: TissueCrop | None) -> list[Any] | None:
+def plain_crop_settings(crop: TissueCrop | None) -> list[Any] | None:
     """Plain values that a planned crop depends on; None for methods of others, whose code may change."""
     if crop is None:
         return []

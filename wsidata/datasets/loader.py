@@ -253,8 +253,8 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
 
 
 def batch_images(images: Sequence[Any]) -> Any:
-    """A batch of tensors, stacked, or a list of lazy images, which may differ in size."""
-    return sent(stack_images(images)) if isinstance(images[0], Tensor) else list(images)
+    """A batch of tensors, stacked, or a list of lazy images, or of bags of images, which may differ in size."""
+    return sent(stack_images(images)) if isinstance(images[0], Tensor) and images[0].ndim == 3 else list(images)
 
 
 def collate_numbered(samples: Sequence[tuple[int, Any]]) -> tuple[Any, tuple[int, ...], dict[int, str]]:
@@ -273,6 +273,11 @@ def collate_numbered(samples: Sequence[tuple[int, Any]]) -> tuple[Any, tuple[int
     return collate([readable[0] if row in unreadable else sample for row, sample in samples]), rows, unreadable
 
 
+def _is_places_of_bag(image: Any, target: Any) -> bool:
+    """Whether a sample is a bag of images with the place of each."""
+    return isinstance(image, Tensor) and image.ndim == 4 and isinstance(target, Tensor) and target.ndim == 2
+
+
 def collate(samples: Sequence[Any]) -> Any:
     """A batch of `(image, target)` pairs, or of images alone.
 
@@ -284,7 +289,7 @@ def collate(samples: Sequence[Any]) -> Any:
     if not isinstance(samples[0], tuple):
         return batch_images(samples)
     images, targets = zip(*samples, strict=True)
-    if isinstance(targets[0], LazyMask):
+    if isinstance(targets[0], LazyMask) or _is_places_of_bag(images[0], targets[0]):
         return batch_images(images), list(targets)
     is_tensors = isinstance(targets[0], Tensor)
     return batch_images(images), sent(stacked(targets) if is_tensors else default_collate(list(targets)))

@@ -75,6 +75,16 @@ def check_outlines(path: str, size_lv0: tuple[int, int], classes: Mapping[str, i
 def _drawn(path: str, grid: Grid, classes: Mapping[str, int]) -> OutlineMask | None:
     """The mask; None where nothing is outlined."""
     annotations = Annotations.read(Path(path))
+    there = named_classes(annotations, classes)
+    return OutlineMask(annotations, grid, there) if there else None
+
+
+def named_classes(annotations: Annotations, classes: Mapping[str, int]) -> dict[str, int]:
+    """Those of the classes that annotations have; none if nothing is outlined.
+
+    Raises:
+        AnnotationError: if outlines are of another class, which is not part of one of them either.
+    """
     parent_of = {one.name: one.parent for one in annotations.classes}
 
     def is_named(name: str) -> bool:
@@ -87,9 +97,8 @@ def _drawn(path: str, grid: Grid, classes: Mapping[str, int]) -> OutlineMask | N
     drawn = dict.fromkeys(one.class_name for one in annotations.outlines if one.kind == "polygon" and not one.removes)
     if unknown := [name for name in drawn if not is_named(name)]:
         raise AnnotationError(
-            f"'{path}' has outlines of the class {name_some(unknown)}, and known are {name_some(list(classes))}. Say "
-            f"what all of them are with outline_classes=, such as {{{unknown[0]!r}: 'tumor'}}; None is for pixels that "
-            "do not count."
+            f"'{annotations.path}' has outlines of the class {name_some(unknown)}, and known are "
+            f"{name_some(list(classes))}. Say what all of them are with outline_classes=, such as "
+            f"{{{unknown[0]!r}: 'tumor'}}; None is for pixels that do not count."
         )
-    there = {name: value for name, value in classes.items() if name in drawn or name in parent_of}
-    return OutlineMask(annotations, grid, there) if drawn and there else None
+    return {name: value for name, value in classes.items() if name in drawn or name in parent_of} if drawn else {}

@@ -112,8 +112,22 @@ def channel_stats(
     refuse_forks(executor, StatsError)
     options.check_crop(tissue_crop)
     job = StatsJob(tissue_only, mask, tissue_crop, requested, options, read)
+    return stats_of(job, sources, reduction, executor, share, skip=on_error == "skip", progress=progress)
+
+
+def stats_of(
+    job: StatsJob,
+    sources: Sequence[Source],
+    reduction: Reduction = "pooled",
+    executor: Executor | None = None,
+    share: str | Path | None = None,
+    *,
+    skip: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ChannelStats:
+    """Exact mean and standard deviation of what a job counts of images; for the arguments see `channel_stats`."""
     outcome = count_all(job, sources, executor, share, {"reduction": reduction}, progress)
-    sums, skipped = _readable(outcome, sources, 1 if reduction == "pooled" else 2, skip=on_error == "skip")
+    sums, skipped = _readable(outcome, sources, 1 if reduction == "pooled" else 2, skip=skip)
     _refuse_mixtures(sources, sums)
     mean, std = (_pooled if reduction == "pooled" else _per_image)(list(sums.values()))
     first = next(iter(sums.values()))
@@ -123,10 +137,10 @@ def channel_stats(
         count_px=sum(one.count_px for one in sums.values()),
         image_count=len(sums),
         reduction=reduction,
-        tissue_only=tissue_only or mask is not None,
+        tissue_only=job.tissue_only or job.mask is not None,
         max_value=first.max_value,
-        resolution=json.loads(json.dumps(dict(requested))),  # pairs become lists, as they will when read back
-        crop=None if tissue_crop is None else tissue_crop.kind,
+        resolution=json.loads(json.dumps(dict(job.resolution))),  # pairs become lists, as they will when read back
+        crop=None if job.crop is None else job.crop.kind,
         skipped=skipped,
     )
 

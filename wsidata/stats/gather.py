@@ -156,6 +156,7 @@ def _described(job: StatsJob) -> dict[str, Any]:
         "resolution": dict(job.resolution),
         "options": asdict(job.options),
         "read": _identity(job.read),
+        **job.further,
         "libvips": ".".join(str(pyvips.version(place)) for place in range(3)),
     }
 

@@ -200,6 +200,11 @@ class StatsJob:
     options: SlideOptions
     read: Reader | None = None
 
+    @property
+    def further(self) -> dict[str, Any]:
+        """What else the sums follow from, as plain values."""
+        return {}
+
     def __call__(self, source: Source) -> PixelSums:
         """Sum the pixels of one image.
 

@@ -18,6 +18,7 @@ import pyvips
 
 from wsidata.datamodules.base import SplitDataModule
 from wsidata.datamodules.image_folder import ImageFolderDataModule
+from wsidata.datamodules.tiles import TileDataModule
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.hub.export.encoding import choose_encoding
@@ -120,6 +121,11 @@ def plan_export(
         raise ExportError(
             f"a {type(dm).__name__} cannot be exported: its images are encoded already. Publish the WSIDataModule or "
             "ImageFolderDataModule it was made from, or copy the repository as it is."
+        )
+    if isinstance(dm, TileDataModule):
+        raise ExportError(
+            "tiles are not exported, as they follow from the slides: publish the WSIDataModule of the same table and "
+            "split, and its readers cut the tiles that they need."
         )
     kind: Kind = "slides" if isinstance(dm, WSIDataModule) else "photos"
     arguments = {"lazy": False, **published_arguments(dm.arguments)}
