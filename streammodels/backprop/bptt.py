@@ -15,7 +15,7 @@ gradient of these carries to the strip before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +25,7 @@ from streammodels.backprop.arena import Arena
 from streammodels.backprop.checkpointing import BackwardStep, Keeping, backward_order
 from streammodels.backprop.grad_sums import GradSums
 from streammodels.backprop.rng_state import RngState
+from streammodels.core.carry import CopyRows, copy_rows
 from streammodels.core.engine import Carries, Engine, NodeTensors, StripResult, StripRun
 from streammodels.core.frozen_prefix import FrozenPrefix, nodes_needing_grad
 from streammodels.core.memory_format import empty_as, format_of
@@ -48,14 +49,14 @@ class ReductionState:
         dtype: Type of the map.
         number: Number of tensors of a partial result.
         parts: The partial results, strip by strip; moved out when all are there.
-        strips: The strips they are of.
+        places: The place among them of each strip that has one.
     """
 
     pixels: int
     dtype: torch.dtype
     number: int
     parts: list[Parts] = field(default_factory=list)
-    strips: list[int] = field(default_factory=list)
+    places: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -106,6 +107,7 @@ class ImagePass:
         self.prefix = FrozenPrefix.find(nodes, self.needs_grad) if frozen else None
         self._carry_arena, self._prefix_arena = Arena(), Arena()
         self._left_out: frozenset[int] = frozenset()
+        self._prepared: NodeTensors = ()
 
     @property
     def device(self) -> torch.device:
@@ -124,15 +126,16 @@ class ImagePass:
         carries: Carries = {}
         with torch.no_grad(), ExitStack() as stack:
             self.rng_state.enter_autocast(stack)
+            stack.enter_context(self._prepare())
             read = self.reader.strips([self._input_rows(strip) for strip in range(strips)])
             for strip, rows in enumerate(stack.enter_context(closing(read))):
                 if keeping is not None:
-                    self._keep(strip, carries, keeping)
+                    self._keep(strip, carries, keeping, once=strip <= with_graph)
                 if strip >= with_graph:
-                    self.graphs[strip] = graph = self._run_with_graph(strip, rows, carries)
+                    self.graphs[strip] = graph = self._run_with_graph(strip, rows, carries, copy=copy_rows)
                     result = graph.result
                 else:
-                    result = self._run(strip, rows, carries)
+                    result = self._run(strip, rows, carries, copy=self._copy_for(strip + 1))
                 if self.prefix is not None:
                     kept = {i: self._prefix_arena.put(rows) for i, rows in result.prefix_rows.items()}
                     self.prefix_rows[strip] = kept
@@ -140,16 +143,40 @@ class ImagePass:
                 self._collect(result, strip, maps)
             return [tensor for index in self.engine.network.boundary for tensor in self._outputs(index, maps)]
 
+    @contextmanager
+    def _prepare(self) -> Iterator[None]:
+        """Prepare the tensors for the strips of one direction."""
+        self._prepared = self.engine.prepared(self.tensors, self.rng_state.autocast_dtype(self.device))
+        try:
+            yield
+        finally:
+            self._prepared = ()
+
     def _input_rows(self, strip: int) -> dict[int, range]:
         """The new rows of every input in a strip."""
         return {index: self.plan.new(index, strip) for index in self.engine.network.inputs}
 
-    def _keep(self, strip: int, carries: Carries, keeping: Keeping) -> None:
-        """Keep the carries that enter a strip, and the random-number state."""
+    def _copy_for(self, strip: int) -> CopyRows:
+        """What copies the carries that enter a strip. Those that are kept where they are computed are copied once."""
+        keeping = self.keeping
+        once = keeping is not None and strip % keeping.every == 0 and not keeping.on_host and self.prefix is None
+        return self._carry_arena.put if once and strip < self.plan.strips else copy_rows
+
+    def _keep(self, strip: int, carries: Carries, keeping: Keeping, once: bool) -> None:
+        """Keep the carries that enter a strip, and the random-number state.
+
+        Args:
+            strip: Number of the strip.
+            carries: Its carries.
+            keeping: What is kept.
+            once: Whether they were made by `_copy_for`.
+        """
         if strip % keeping.every == 0:
             skipped = frozenset() if self.prefix is None else self.prefix.skipped
-            kept = {i: self._carry_arena.put(c, keeping.on_host) for i, c in carries.items() if i not in skipped}
-            self.carries[strip] = kept
+            there, put = once and self._copy_for(strip) is not copy_rows, self._carry_arena.put
+            self.carries[strip] = {
+                i: c if there else put(c, keeping.on_host) for i, c in carries.items() if i not in skipped
+            }
         if self.engine.network.has_random_nodes:
             self.rng_state.append_strip(self.device)
 
@@ -160,15 +187,20 @@ class ImagePass:
         carries: Carries,
         prefix_rows: Carries | None = None,
         leaves: Carries | None = None,
+        copy: CopyRows | None = copy_rows,
     ) -> StripResult:
-        seeds = self.rng_state.seeds
-        run = StripRun(
-            self.engine, self.plan, strip, self.tensors, seeds, self.prefix, prefix_rows, leaves or {}, self._left_out
+        kept = (self.prefix, prefix_rows, leaves or {}, self._left_out, copy)
+        return StripRun(self.engine, self.plan, strip, self._prepared, self.rng_state.seeds, *kept).forward(
+            rows, carries
         )
-        return run.forward(rows, carries)
 
     def _run_with_graph(
-        self, strip: int, rows: dict[int, SingleUseTensor], carries: Carries, prefix_rows: Carries | None = None
+        self,
+        strip: int,
+        rows: dict[int, SingleUseTensor],
+        carries: Carries,
+        prefix_rows: Carries | None = None,
+        copy: CopyRows | None = None,
     ) -> StripGraph:
         """Run a strip with autograd, its rows and carries as leaves.
 
@@ -181,7 +213,7 @@ class ImagePass:
         read = {i: rows.pop(i).take().detach().requires_grad_() for i in self.inputs_needing_grad & rows.keys()}
         rows |= {index: SingleUseTensor(leaf) for index, leaf in read.items()}
         with torch.enable_grad():
-            return StripGraph(read, entered, self._run(strip, rows, carries, prefix_rows, entered))
+            return StripGraph(read, entered, self._run(strip, rows, carries, prefix_rows, entered, copy))
 
     def _outputs(self, index: int, maps: dict[int, Tensor]) -> list[Tensor]:
         """The map of a boundary node, or the tensors of its partial results, those of all strips stacked."""
@@ -219,8 +251,8 @@ class ImagePass:
             width, dtype = result.reduced_from[index]
             state = ReductionState(self.plan.totals[index] * width, dtype, len(parts))
             state = self.reductions.setdefault(index, state)
+            state.places[strip] = len(state.parts)
             state.parts.append(parts)
-            state.strips.append(strip)
         for index, rows in result.emitted.items():
             if index not in maps:
                 batch, channels, _, width = rows.shape
@@ -243,7 +275,7 @@ class ImagePass:
         self._left_out = self._without_gradient(grads)
         reads = [self._read_again(visit) for visit in order]
         self._sums = GradSums(t for node in self.tensors for t in node if t is not None)
-        with closing(self.reader.strips(reads)) as strips:
+        with self._prepare(), closing(self.reader.strips(reads)) as strips:
             self._backward(order, strips, grads, on_grad or {})
         self._sums.finish()
         self._left_out = frozenset()
@@ -326,7 +358,7 @@ class ImagePass:
             if index in self.reductions:
                 of_parts = [next(remaining) for _ in range(self.reductions[index].number)]
                 if index in result.reduced:
-                    place, parts = self.reductions[index].strips.index(strip), result.reduced[index]
+                    place, parts = self.reductions[index].places[strip], result.reduced[index]
                     roots += [(part, g[place]) for part, g in zip(parts, of_parts, strict=True) if g is not None]
                 continue
             grad, new = next(remaining), self.plan.new(index, strip)

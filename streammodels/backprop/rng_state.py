@@ -38,6 +38,10 @@ class RngState:
         dropping = [index for index, node in enumerate(network.nodes) if isinstance(node.rule, ChannelDropout)]
         return cls(autocast, {index: int(torch.randint(2**62, ()).item()) for index in dropping})
 
+    def autocast_dtype(self, device: torch.device) -> torch.dtype | None:
+        """The type that autocast computes convolutions in on a device; None without autocast."""
+        return next((dtype for kind, enabled, dtype in self.autocast if enabled and kind == device.type), None)
+
     def append_strip(self, device: torch.device) -> None:
         """Record the states of the generators at the start of the next strip."""
         on_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None

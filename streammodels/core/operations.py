@@ -17,12 +17,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from streammodels.core.constants import on_device
 from streammodels.core.convolution import ConvolutionSettings, convolution
 from streammodels.core.memory_format import swap_sides
 from streammodels.core.reductions import Reduction
@@ -129,17 +131,42 @@ class Convolution(Windowed):
         return self.convolve(rows, (vertical_pad, pad), tensors)
 
     def convolve(self, rows: Tensor, padding: Pair, tensors: Sequence[Tensor | None]) -> Tensor:
-        """The convolution of rows that have all other padding already."""
-        weight, bias = tensors[-2:]
+        """The convolution of rows that have all other padding already.
+
+        Args:
+            rows: (B, C, rows, W).
+            padding: Rows and columns of zeros on each side.
+            tensors: See `prepared`.
+        """
+        *for_values, short, weight, bias = tensors
         assert weight is not None
+        assert short is not None
         settings = ConvolutionSettings((self.window.stride, self.columns.stride), padding, self.dilation, self.groups)
-        return convolution(lambda rows: self.values(rows, settings, tensors), rows, weight, bias, settings)
+        return convolution(lambda rows: self.values(rows, settings, for_values), rows, weight, bias, settings, short)
 
     def values(self, rows: Tensor, settings: ConvolutionSettings, tensors: Sequence[Tensor | None]) -> Tensor:
         """The values of the result."""
         weight, bias = tensors
         assert weight is not None
-        return functional.conv2d(rows, weight, None if bias is None else bias.to(weight.dtype), *settings)
+        return torch.conv2d(rows, weight, bias, *settings)
+
+    def prepared(self, tensors: Sequence[Tensor | None], dtype: torch.dtype | None) -> list[Tensor | None]:
+        """The tensors as strips read them, cast once for all strips.
+
+        Args:
+            tensors: Those of the layer, whose last two get gradients.
+            dtype: Type that autocast computes convolutions in; None without autocast.
+
+        Returns:
+            Those that the values are computed with, the weight for the gradient of the rows, and the last two.
+        """
+        (weight, bias, *norm), (for_gradient, _) = tensors[:-2] or tensors, tensors[-2:]
+        assert weight is not None
+        assert for_gradient is not None
+        dtype = weight.dtype if dtype is None or weight.dtype == torch.float64 else dtype  # as autocast does
+        with torch.no_grad():
+            cast = [None if t is None else t.detach().to(dtype) for t in (weight, bias, for_gradient)]
+        return [*cast[:2], *norm, cast[2], *tensors[-2:]]
 
     def sideways(self) -> Self:
         """See `Windowed.sideways`."""
@@ -165,18 +192,15 @@ class NormalizedConvolution(Convolution):
 
     def values(self, rows: Tensor, settings: ConvolutionSettings, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Convolution.values`."""
-        weight, bias, mean, variance, gamma, beta, *_ = tensors
+        weight, bias, mean, variance, gamma, beta = tensors
         convolved = super().values(rows, settings, (weight, bias))
         norm = (mean, variance, gamma, beta)
         assert mean is not None
-        if rows.device.type != "cpu" or any(t is not None and len(t) != convolved.shape[1] for t in norm):
+        if rows.device.type != "cpu" or any(t is not None and t.numel() != convolved.shape[1] for t in norm):
             return functional.batch_norm(convolved, *norm, False, 0.0, self.epsilon)
         # The same kernel, in place: fresh memory costs a CPU more than the computation. It checks no lengths.
-        unused = [mean.new_empty(0) for _ in range(2)]
         arguments = (gamma, beta, mean, variance, False, 0.0, self.epsilon)
-        torch.ops.aten.native_batch_norm.out(
-            convolved, *arguments, out=convolved, save_mean=unused[0], save_invstd=unused[1]
-        )
+        torch.native_batch_norm(convolved, *arguments, out=(convolved, mean.new_empty(0), mean.new_empty(0)))
         return convolved
 
 
@@ -189,7 +213,7 @@ class ChannelLinear(Convolution):
 
     def apply(self, rows: Tensor, vertical_pad: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Windowed.apply`."""
-        weight, bias = tensors
+        weight, bias = tensors[-2:]
         assert weight is not None
         return functional.linear(rows.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
@@ -244,19 +268,25 @@ class AveragePool(Windowed):
         """Rescale the output rows `rows_out` so that each is divided by the number of pixels torch divides by."""
         if self.divisor is not None:
             return averages
-        vertical = [self._counted(j, self.window, rows_in) for j in rows_out]
-        sides = [self._counted(j, self.columns, columns_in) for j in range(averages.shape[3])]
-        if set(vertical) == {self.window.extent} and set(sides) == {self.columns.extent}:
+        vertical = _counts(self.window, self.count_include_pad, rows_out, rows_in)
+        sides = _counts(self.columns, self.count_include_pad, range(averages.shape[3]), columns_in)
+        if vertical is None and sides is None:
             return averages
-        counts = torch.tensor(vertical)[:, None] * torch.tensor(sides)
-        factors = self.window.extent * self.columns.extent / counts.to(torch.float64)
-        return averages * factors.to(averages)
+        whole, device = self.window.extent * self.columns.extent, averages.device
+        of_rows = on_device(vertical or (self.window.extent,), torch.float64, device)
+        of_columns = on_device(sides or (self.columns.extent,), torch.float64, device)
+        return averages * (whole / (of_rows[:, None] * of_columns)).to(averages.dtype)
 
-    def _counted(self, index: int, window: SlidingWindow, size: int) -> int:
-        """Pixels along one axis that output `index` is divided by, as in torch's `avg_pool2d`."""
+
+@lru_cache(maxsize=256)
+def _counts(window: SlidingWindow, count_include_pad: bool, indices: range, size: int) -> tuple[int, ...] | None:
+    """Pixels along one axis that outputs are divided by in `avg_pool2d`; None if those of a whole kernel."""
+    counts = []
+    for index in indices:
         start = index * window.stride - window.pad_top
         stop = min(start + window.extent, size + window.pad_bottom)
-        return stop - start if self.count_include_pad else min(stop, size) - max(start, 0)
+        counts.append(stop - start if count_include_pad else min(stop, size) - max(start, 0))
+    return None if set(counts) == {window.extent} else tuple(counts)
 
 
 @dataclass(frozen=True)

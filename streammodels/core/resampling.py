@@ -125,6 +125,16 @@ def _taps(axis: Interpolation, rows_in: int) -> Taps:
     return Taps(rows, weights, tuple(rows[:, 0].tolist()), tuple(rows[:, -1].tolist()))
 
 
+@lru_cache(maxsize=256)
+def _taps_on(axis: Interpolation, rows_in: int, device: torch.device) -> Taps:
+    """See `Interpolation.taps`, on the device that computes; the host would wait for a copy in every strip."""
+    taps = axis.taps(rows_in)
+    with torch.inference_mode(False):
+        return replace(
+            taps, rows=taps.rows.to(device), weights=None if taps.weights is None else taps.weights.to(device)
+        )
+
+
 def _inner(distance: Tensor) -> Tensor:
     """Weight of a cubic convolution up to a distance of 1 (Keys 1981, https://doi.org/10.1109/TASSP.1981.1163711)."""
     return ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance * distance + 1
@@ -263,13 +273,13 @@ class Interpolate(Resized):
     def apply(self, rows: Tensor, first: int, out: range, rows_in: int, tensors: Sequence[Tensor | None]) -> Tensor:
         """See `Resized.apply`. Rows are interpolated first, columns by torch."""
         axis, width = self.columns, rows.shape[3]
-        taps = self.window.taps(rows_in)
+        taps = _taps_on(self.window, rows_in, rows.device)
         chosen = taps.rows[out.start : out.stop] - first
         own = None if taps.weights is None else taps.weights[out.start : out.stop]
-        resized = _interpolate_rows(rows, chosen.to(rows.device), None if own is None else own.to(rows.device))
+        resized = _interpolate_rows(rows, chosen, own)
         if not resized.is_floating_point():  # labels, which torch interpolates only as floats
             assert axis.mode in ("nearest", "nearest-exact")
-            return select(resized, 3, axis.taps(width).rows[:, 0].to(rows.device))
+            return select(resized, 3, _taps_on(axis, width, rows.device).rows[:, 0])
         options = {} if axis.mode in ("nearest", "nearest-exact") else {"align_corners": axis.align_corners}
         if axis.factor is None:
             return functional.interpolate(resized, (resized.shape[2], axis.total(width)), mode=axis.mode, **options)

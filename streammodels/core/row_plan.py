@@ -19,10 +19,10 @@ microseconds and needs no probing of the network.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 Pair = tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate"]
@@ -150,21 +150,51 @@ class RowNode:
     quantum: int = 1
 
 
+Place = tuple[int, int]
+"""Where rows are among those that a node holds, as their start and number."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowStep:
+    """What one node does in one strip, which is the same in most strips.
+
+    Attributes:
+        emitted: Number of rows that it emits.
+        keep: How many of the last rows that its readers see are carried to the next strip.
+        reads: The rows that it reads of each input; None for all that the input holds.
+        top: Rows of padding above the rows that it reads.
+        bottom: Likewise below.
+        mirrored: For padding that mirrors or repeats rows, the places of the rows read and padded.
+    """
+
+    emitted: int
+    keep: int
+    reads: tuple[Place | None, ...] = ()
+    top: int = 0
+    bottom: int = 0
+    mirrored: tuple[int, ...] | None = None
+
+
 @dataclass(frozen=True)
 class RowPlan:
     """Rows that each node emits and keeps in each strip, numbered as in the node's own output.
 
     Attributes:
+        nodes: The row geometry of every node.
         strips: Number of strips.
         totals: Rows of every node over the whole image.
         ready: ``ready[node][strip]``, rows emitted up to and including the strip.
         keep: ``keep[node][strip]``, first row of the node still needed after the strip.
     """
 
+    nodes: tuple[RowNode, ...]
     strips: int
     totals: tuple[int, ...]
     ready: tuple[tuple[int, ...], ...]
     keep: tuple[tuple[int, ...], ...]
+    _steps: dict[int, tuple[RowStep, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _read: dict[Hashable, tuple[bool, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _alike: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def new(self, node: int, strip: int) -> range:
         """Rows that the node emits in the strip."""
@@ -177,6 +207,61 @@ class RowPlan:
     def carried(self, node: int, strip: int) -> range:
         """Rows of the node carried to the next strip."""
         return range(self.keep[node][strip], self.ready[node][strip])
+
+    def steps(self, strip: int) -> tuple[RowStep, ...]:
+        """What every node does in a strip, found once: passes ask for it again and again."""
+        if strip not in self._steps:
+            found = tuple(self._step(index, strip) for index in range(len(self.nodes)))
+            self._steps[strip] = self._alike.setdefault(found, found)
+        return self._steps[strip]
+
+    def read(self, strip: int, boundary: tuple[int, ...], left_out: frozenset[int]) -> tuple[bool, ...]:
+        """For every node whether its rows are read in a strip; a transparent node that is not read has nothing to do.
+
+        Args:
+            strip: Number of the strip.
+            boundary: Nodes whose new rows leave the network.
+            left_out: Nodes that are not computed.
+        """
+        key = (strip, boundary, left_out)
+        if key not in self._read:
+            read = [index in boundary and len(self.new(index, strip)) > 0 for index in range(len(self.nodes))]
+            for index in reversed(range(len(self.nodes))):
+                node = self.nodes[index]
+                runs = read[index] if node.transparent else len(self.new(index, strip)) > 0
+                for source in node.inputs if runs and index not in left_out else ():
+                    read[source] = True
+            found = tuple(read)
+            self._read[key] = self._alike.setdefault(found, found)
+        return self._read[key]
+
+    def _step(self, index: int, strip: int) -> RowStep:
+        """See `steps`."""
+        node, new, keep = self.nodes[index], self.new(index, strip), len(self.carried(index, strip))
+        source = node.inputs[0] if node.inputs else index
+        held, rows_in = self.held(source, strip), self.totals[source]
+        if node.transparent:
+            seen = self.held(index, strip)
+            inside = held.start <= seen.start <= seen.stop <= held.stop  # not so if it is not read
+            return RowStep(len(new), keep, (_place(seen, held),) if inside else ())
+        if not node.inputs or not len(new):
+            return RowStep(len(new), keep)
+        if node.window is None:
+            return RowStep(len(new), keep, tuple(_place(new, self.held(one, strip)) for one in node.inputs))
+        if not isinstance(node.window, SlidingWindow):
+            return RowStep(len(new), keep, (_place(node.window.span(new, rows_in), held),))
+        rows = node.window.input_rows(new, rows_in)
+        if node.window.mode != "zeros" and (rows.top or rows.bottom):
+            mirrored = tuple(row - held.start for row in node.window.mirrored_rows(new, rows_in))
+            return RowStep(len(new), keep, (None,), mirrored=mirrored)
+        place = _place(range(rows.start, rows.stop), held)
+        return RowStep(len(new), keep, (place,), rows.top, rows.bottom)
+
+
+def _place(rows: range, held: range) -> Place | None:
+    """Where rows are among those that a node holds; None for all of them."""
+    assert held.start <= rows.start <= rows.stop <= held.stop
+    return None if rows == held else (rows.start - held.start, len(rows))
 
 
 class RowsError(ValueError):
@@ -227,7 +312,7 @@ def plan_rows(nodes: Sequence[RowNode], rows: int, strip_rows: int, further: Seq
             for reader in readers[index]:
                 first = min(first, _first_needed(nodes[reader], ready, keep, reader, index, strip, totals[index]))
             keep[index][strip] = first if strip < strips - 1 else ready[index][strip]
-    return RowPlan(strips, tuple(totals), tuple(map(tuple, ready)), tuple(map(tuple, keep)))
+    return RowPlan(tuple(nodes), strips, tuple(totals), tuple(map(tuple, ready)), tuple(map(tuple, keep)))
 
 
 def users_of(inputs: Sequence[Sequence[int]]) -> list[list[int]]:

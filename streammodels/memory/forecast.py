@@ -82,7 +82,7 @@ def _operations(memory: StepMemory, prefix: FrozenPrefix | None) -> tuple[int, i
 
     def run(prefix_rows: Carries | None) -> tuple[StripResult, int]:
         with FlopCounterMode(display=False) as counter, torch.enable_grad():
-            strip_run = StripRun(engine, plan, 0, leaves, {}, prefix, prefix_rows)
+            strip_run = StripRun(engine, plan, 0, engine.prepared(leaves), {}, prefix, prefix_rows)
             result = strip_run.forward({i: SingleUseTensor(one) for i, one in inputs.items()}, {})
         return result, int(counter.get_total_flops())
 

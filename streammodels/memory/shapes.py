@@ -80,7 +80,8 @@ def value_shapes(
     image = torch.empty(1, channels or _image_channels(network, tensors), height, width, dtype=floating, device="meta")
     plan = plan_rows([node.row_node() for node in network.nodes], height, height, [one.height for one in further])
     images = [image, *(one.empty(1, floating) for one in further)]
-    run = _ShapeRun(Engine(network), plan, 0, on_meta, {})
+    engine = Engine(network)
+    run = _ShapeRun(engine, plan, 0, engine.prepared(on_meta), {})
     run.shapes = [ValueShape(0, 0, 0, 0)] * len(network.nodes)
     try:
         with torch.no_grad():
