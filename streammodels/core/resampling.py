@@ -129,9 +129,13 @@ def _taps(axis: Interpolation, rows_in: int) -> Taps:
 def _taps_on(axis: Interpolation, rows_in: int, device: torch.device) -> Taps:
     """See `Interpolation.taps`, on the device that computes; the host would wait for a copy in every strip."""
     taps = axis.taps(rows_in)
+    if device.type == "cpu":
+        return taps
     with torch.inference_mode(False):
+        rows = torch.empty_like(taps.rows, device=device).copy_(taps.rows)
+        own = taps.weights
         return replace(
-            taps, rows=taps.rows.to(device), weights=None if taps.weights is None else taps.weights.to(device)
+            taps, rows=rows, weights=None if own is None else torch.empty_like(own, device=device).copy_(own)
         )
 
 
