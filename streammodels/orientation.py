@@ -14,11 +14,11 @@ from streammodels.backprop.bptt import NewMap
 from streammodels.backprop.checkpointing import Schedule
 from streammodels.core.engine import Engine, NodeTensors
 from streammodels.core.image_rows import ImageRows
-from streammodels.core.memory_format import dense
 from streammodels.core.network import Network
 from streammodels.core.operations import Convolution
 from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import RowNode, RowPlan, RowsError, plan_rows
+from streammodels.core.tensors.memory_format import dense
 from streammodels.memory.budget import Sizes
 from streammodels.memory.estimate import StepMemory
 

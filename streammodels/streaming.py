@@ -27,11 +27,11 @@ from streammodels.cases import ImageOfCase, check_poolable, check_same_tail, fin
 from streammodels.core.engine import NodeTensors
 from streammodels.core.frozen_prefix import nodes_needing_grad
 from streammodels.core.image_rows import Image, ImageRows
-from streammodels.core.memory_format import format_of_weights
 from streammodels.core.network import Network
 from streammodels.core.reductions import Reduction
 from streammodels.core.row_plan import RowPlan
 from streammodels.core.strip_reader import InputReader, StripReader
+from streammodels.core.tensors.memory_format import format_of_weights
 from streammodels.errors import EmptyMaskError, UnsupportedLayerError
 from streammodels.memory.budget import Sizes
 from streammodels.memory.estimate import StepMemory

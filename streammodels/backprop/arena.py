@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from streammodels.core.memory_format import format_of
+from streammodels.core.tensors.memory_format import format_of
 
 BLOCK_BYTES = 64 * 2**20
 """Largest shared block. Each block is as large as all before it together, so that small images need little. glibc maps

@@ -11,7 +11,7 @@ from torch import Tensor
 from streammodels.backprop.bptt import ImagePass
 from streammodels.core.engine import NodeTensors
 from streammodels.core.image_rows import ImageRows, TensorRows
-from streammodels.core.memory_format import dense
+from streammodels.core.tensors.memory_format import dense
 
 
 class StreamedFunction(torch.autograd.Function):

@@ -28,10 +28,10 @@ from streammodels.backprop.rng_state import RngState
 from streammodels.core.carry import CopyRows, copy_rows
 from streammodels.core.engine import Carries, Engine, NodeTensors, StripResult, StripRun
 from streammodels.core.frozen_prefix import FrozenPrefix, nodes_needing_grad
-from streammodels.core.memory_format import empty_as, format_of
 from streammodels.core.reductions import Parts, Reduction, sum_dtype, without_none
 from streammodels.core.row_plan import RowPlan
 from streammodels.core.strip_reader import InputReader, SingleUseTensor
+from streammodels.core.tensors.memory_format import empty_as, format_of
 
 RowGradCallback = Callable[[range, Tensor], None]
 """Called with rows of an input and their gradient (B, C, rows, W), from the last rows to the first."""

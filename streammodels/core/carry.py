@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from streammodels.core.memory_format import empty_as, format_of
+from streammodels.core.tensors.memory_format import empty_as, format_of
 
 CopyRows = Callable[[Tensor], Tensor]
 """Makes a copy of rows (B, C, rows, W)."""

@@ -14,9 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from streammodels.core.carry import CopyRows, copy_rows, join_rows, last_rows
-from streammodels.core.constants import on_device
 from streammodels.core.frozen_prefix import FrozenPrefix
-from streammodels.core.memory_format import select
 from streammodels.core.network import Network
 from streammodels.core.operations import (
     AveragePool,
@@ -31,6 +29,8 @@ from streammodels.core.reductions import Parts, Reduction, without_none
 from streammodels.core.resampling import Resized
 from streammodels.core.row_plan import RowPlan, RowStep, users_of
 from streammodels.core.strip_reader import SingleUseTensor
+from streammodels.core.tensors.constants import on_device
+from streammodels.core.tensors.memory_format import select
 
 Carries = dict[int, Tensor]
 """Rows by node, (B, C, rows, W)."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from streammodels.core.memory_format import dense, format_of, proper
+from streammodels.core.tensors.memory_format import dense, format_of, proper
 from streammodels.errors import ImageReadError
 
 

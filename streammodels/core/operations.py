@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from streammodels.core.constants import on_device
 from streammodels.core.convolution import ConvolutionSettings, convolution
-from streammodels.core.memory_format import swap_sides
 from streammodels.core.reductions import Reduction
 from streammodels.core.resampling import Resized
 from streammodels.core.row_plan import Pair, SlidingWindow
+from streammodels.core.tensors.constants import on_device
+from streammodels.core.tensors.memory_format import swap_sides
 
 
 @dataclass(frozen=True)

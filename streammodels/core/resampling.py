@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from streammodels.core.memory_format import select, swap_sides
 from streammodels.core.reductions import sum_dtype
 from streammodels.core.row_plan import Pair, ResizedRows
+from streammodels.core.tensors.memory_format import select, swap_sides
 
 Mode = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 _CUBIC = -0.75  # as in torch

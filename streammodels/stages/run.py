@@ -16,10 +16,10 @@ from torch.utils import _pytree as pytree
 
 from streammodels.backprop.bptt import NewMap
 from streammodels.core.image_rows import ImageRows
-from streammodels.core.memory_format import dense
 from streammodels.core.network import Network
 from streammodels.core.reductions import Reduction
 from streammodels.core.statistics.norms import NormStatistics
+from streammodels.core.tensors.memory_format import dense
 from streammodels.errors import UnsupportedLayerError
 from streammodels.orientation import Orientation, Planned, TracedModule
 from streammodels.stages.cut import Stage, cut

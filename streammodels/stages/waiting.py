@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from streammodels.core.image_rows import TensorRows
-from streammodels.core.memory_format import format_of
+from streammodels.core.tensors.memory_format import format_of
 
 GlobalStatistics = Literal["host"]
 """Where the maps wait."""

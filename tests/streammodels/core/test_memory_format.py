@@ -15,7 +15,7 @@ from streammodels.backprop.arena import Arena
 from streammodels.core import operations
 from streammodels.core.carry import join_rows
 from streammodels.core.convolution import convolution
-from streammodels.core.memory_format import format_of, select, swap_sides
+from streammodels.core.tensors.memory_format import format_of, select, swap_sides
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format
 

@@ -1,0 +1,1 @@
+"""Memory of tensors, its format and what is kept in it."""
