@@ -6,12 +6,15 @@ They are made without pyplot, so that nothing is shown, kept or changed globally
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
@@ -20,6 +23,10 @@ from torch import Tensor
 from wsidata.slides.info import SlideInfo
 from wsidata.tables.class_names import class_map
 from wsidata.tables.parts import SPLITS
+
+if TYPE_CHECKING:
+    from wsidata.annotations.annotations import Annotations
+    from wsidata.slides.slide import Slide
 
 _SPLIT_COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 _SHOWN_SIDE_PX = 384
@@ -88,6 +95,53 @@ def overlay_masks(figure: Figure, masks: Sequence[Tensor], class_names: Sequence
     handles += [Patch(color=(0.5, 0.5, 0.5, 0.6), label="no class")] if min(seen, default=0) < 0 else []
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+
+
+def plot_outlines(slide: Slide, annotations: Annotations, max_side_px: int = 1600, title: str = "") -> Figure:
+    """Outlines over a thumbnail of their slide, in the color of their class.
+
+    What is taken away from other outlines is dashed. Lines have a white rim, so that they are seen on every color.
+
+    Args:
+        slide: The slide.
+        annotations: Its annotations.
+        max_side_px: Longer side of the thumbnail.
+        title: Title; "" for the name of the slide.
+
+    Returns:
+        A figure; save it with `figure.savefig(path)`.
+    """
+    pixels = slide.thumbnail(max_side_px).numpy()
+    shown = pixels if pixels.ndim == 3 and pixels.shape[2] == 3 else pixels.reshape(*pixels.shape[:2], -1)[..., 0]
+    figure = Figure(figsize=(9.0, 0.8 + 9.0 * min(2.0, max(0.3, slide.height / slide.width))), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shown, cmap="gray", extent=(0, slide.width, slide.height, 0))
+    colors = {one.name: one.color for one in annotations.classes}
+    numbers = {
+        name: number for number, name in enumerate(dict.fromkeys(one.class_name for one in annotations.outlines))
+    }
+    handles: dict[tuple[str, str], Line2D] = {}
+    for one in annotations.outlines:
+        stated = one.color or colors.get(one.class_name)
+        color = to_rgba(f"C{numbers[one.class_name]}" if stated is None else "#{:02x}{:02x}{:02x}".format(*stated))
+        dashes = "--" if one.removes else "-"
+        rings = [ring for part in one.parts for ring in part]
+        if one.kind == "points":
+            axis.plot(*np.concatenate(rings).T, "o", ms=4, mfc=color, mec="white", mew=0.8)
+        else:
+            closed = [ring if one.kind == "line" else np.concatenate([ring, ring[:1]]) for ring in rings]
+            axis.add_collection(LineCollection(closed, colors="white", linewidths=2.6))
+            axis.add_collection(LineCollection(closed, colors=[color], linewidths=1.3, linestyles=dashes))
+        handles.setdefault(
+            (one.class_name, dashes), Line2D([], [], color=color, ls=dashes, label=one.class_name or "-")
+        )
+    axis.set(xlim=(0, slide.width), ylim=(slide.height, 0), xticks=[], yticks=[])
+    axis.set_title((title or slide.path.name).replace("$", r"\$"), fontsize=10)
+    if handles:
+        figure.legend(
+            handles=list(handles.values()), loc="outside lower center", ncols=min(6, len(handles)), fontsize=8
+        )
+    return figure
 
 
 def displayable(image: Tensor) -> NDArray[np.float32]:

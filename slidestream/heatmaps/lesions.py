@@ -154,7 +154,7 @@ def score_slide(
     rows, columns = placed.values.shape
     seen = np.isfinite(placed.values)
     least = float(placed.values[seen].min())
-    heat = np.where(seen, placed.values, least - 1).astype(np.float64)
+    heat = np.where(seen, placed.values, np.finfo(np.float64).min)
     mask = outlines.mask(Grid(columns, rows, *placed.cell_lv0))
     outlined = np.zeros(heat.shape) if mask is None else mask.shares()[0]
     cell_um, pixel_um = (

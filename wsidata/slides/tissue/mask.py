@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,6 +14,9 @@ from wsidata.slides.resample import shrunk_to
 from wsidata.slides.tissue.methods import TissueMethod as TissueMethod
 from wsidata.slides.tissue.methods import find_tissue, otsu_density
 from wsidata.slides.tissue.methods import otsu_saturation as otsu_saturation
+
+if TYPE_CHECKING:
+    from wsidata.annotations.annotations import Annotations
 
 MASK_MPP = 8.0
 """Default um per pixel of masks: a nucleus is about one pixel."""
@@ -74,6 +78,20 @@ class TissueMask:
         left, top, width, height = (stats[1:, column].astype(np.int64) for column in range(4))  # 0 is the background
         boxes = np.stack([left, top, left + width, top + height], axis=1)
         return boxes[np.lexsort((boxes[:, 0], boxes[:, 1]))]
+
+    def annotations(self, class_name: str = "Tissue") -> Annotations:
+        """Outlines of the pieces, along the borders of the mask's pixels, to write as GeoJSON for QuPath.
+
+        Example:
+            >>> slide.tissue_mask().annotations().write("tumor_001.geojson")
+        """
+        from wsidata.annotations.annotations import Annotations
+        from wsidata.annotations.grid import Grid
+
+        height, width = self.pixels.shape
+        grid = Grid(width, height, self.downsample_x, self.downsample_y)
+        size_lv0 = float(self.width_lv0), float(self.height_lv0)
+        return Annotations.of_mask(self.pixels, grid, class_name, color=(0, 140, 70), size_lv0=size_lv0)
 
 
 def tissue_mask(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyvips
@@ -29,6 +30,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from wsidata.slides.tissue.bin_packing import place, unite_overlapping
 from wsidata.slides.tissue.mask import TissueMask
+
+if TYPE_CHECKING:
+    from wsidata.annotations.annotations import Annotations
 
 WHITE = 255
 PIECES_AT_ONCE = 16
@@ -141,6 +145,19 @@ class Packing:
         y_image = np.asarray(y_lv0, dtype=np.float64) / self.downsample_y
         in_image, on_canvas = self._corners
         return self._moved(x_image, y_image, in_image, on_canvas)
+
+    def annotations(self, class_name: str = "Piece") -> Annotations:
+        """Outlines of the pieces on the slide, to write as GeoJSON for QuPath."""
+        from wsidata.annotations.annotations import Annotations
+        from wsidata.annotations.outline import Outline, OutlineClass
+
+        outlines = []
+        for number, one in enumerate(self.pieces, start=1):
+            left, right = one.x * self.downsample_x, (one.x + one.width) * self.downsample_x
+            top, bottom = one.y * self.downsample_y, (one.y + one.height) * self.downsample_y
+            ring = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], dtype=np.float64)
+            outlines.append(Outline(((ring,),), class_name, f"{class_name} {number}"))
+        return Annotations(tuple(outlines), (OutlineClass(class_name, (30, 30, 30)),))
 
     @property
     def _corners(self) -> tuple[Corners, Corners]:
