@@ -17,8 +17,16 @@ from slidestream.training.noise import hush
 from slidestream.training.run_folder import show_progress
 from wsidata import ImageFolderDataModule, SplitDataModule, WSIDataModule
 from wsidata.datamodules.restore import recall
-from wsidata.evaluation import PredictionWriter, accuracy, auroc, balanced_accuracy, read_predictions
+from wsidata.evaluation import (
+    PredictionWriter,
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    quadratic_kappa,
+    read_predictions,
+)
 from wsidata.evaluation.prediction_file import ERROR, KEY, Row
+from wsidata.evaluation.predictions import EXPECTED_RANK
 from wsidata.evaluation.spread.executor import CollectingWriter, ExecutorWriter
 from wsidata.evaluation.spread.shared import SharedWriter
 from wsidata.splits.unreadable import SkipWarning
@@ -26,6 +34,7 @@ from wsidata.tables.bare_folder import list_images
 from wsidata.tables.find_photos import PhotoFolder
 from wsidata.tables.find_slides import ImageFolder
 from wsidata.tables.parts import SplitError
+from wsidata.tables.targets import ONE_CLASS
 from wsidata.tables.text_table import TableError, read_text_table
 from wsidata.utils.messages import bullets
 
@@ -62,8 +71,12 @@ class Done:
         if self.is_labeled:
             table = read_predictions(self.out)
             table = table[(table["error"] == "") & (table["label"] != "")]
-            two = sum(name.startswith("probability_") for name in table.columns) == 2
-            other = f"AUROC {auroc(table):.3f}" if two else f"balanced accuracy {balanced_accuracy(table):.3f}"
+            if EXPECTED_RANK in table:
+                other = f"quadratic weighted kappa {quadratic_kappa(table):.3f}"
+            elif sum(name.startswith("probability_") for name in table.columns) == 2:
+                other = f"AUROC {auroc(table):.3f}"
+            else:
+                other = f"balanced accuracy {balanced_accuracy(table):.3f}"
             lines.append(f"accuracy {accuracy(table):.3f}, {other}, of {len(table)} images with labels")
         return "\n".join(lines)
 
@@ -126,7 +139,7 @@ def predict(
     else:
         writer = PredictionWriter(out, overwrite=overwrite, class_names=names)
     run = _run(trained.model, data, writer, {"enable_progress_bar": not quiet and show_progress(), **(trainer or {})})
-    labeled = data.target == "class" and bool((data.labels.frame["label_name"] != "").any())
+    labeled = data.target in ONE_CLASS and bool((data.labels.frame["label_name"] != "").any())
     count = len(data.tables["predict"]) + len(data.skipped)
     return Done(writer.path, count, writer.unreadable, labeled, run.is_global_zero)
 

@@ -22,7 +22,9 @@ _OWN = "streammodels."
 """Prefix of the classes that a checkpoint may name: importing any other would run code of whoever wrote it."""
 
 
-TASK_OF_TARGET = {"class": "multiclass", "multilabel": "multilabel", "regression": "regression"}
+TASK_OF_TARGET = {
+    "class": "multiclass", "ordinal": "ordinal", "multilabel": "multilabel", "regression": "regression",
+}  # fmt: skip
 """The task of a network for each kind of target of a data module; masks have none."""
 
 
@@ -54,8 +56,13 @@ class Trained:
 
     @property
     def task(self) -> str:
-        """The name of its task ("multiclass", "multilabel" or "regression"); "multiclass" if it does not say."""
+        """The name of its task, one of `TASK_OF_TARGET`; "multiclass" if it does not say."""
         return str(getattr(getattr(self.model, "task", None), "name", "multiclass"))
+
+    @property
+    def explained(self) -> tuple[str, ...]:
+        """Names of the outputs that maps are drawn of: the classes, or the score that ordered classes depend on."""
+        return ("score",) if self.task == "ordinal" else self.class_names
 
 
 def load_trained(checkpoint: str | Path, model_class: str | None = None, **changed: Any) -> Trained:

@@ -51,6 +51,10 @@ _UNREADABLE = (OSError, ValueError, LookupError, ImageReadError)
 Existing = Literal["error", "replace", "skip"]
 
 
+_NUMBERS = ("regression", "ordinal")
+"""Tasks whose maps are of numbers, and not of the logits of classes."""
+
+
 @dataclass(frozen=True)
 class HeatmapOptions:
     """What is drawn.
@@ -149,10 +153,10 @@ def draw_heatmaps(
         OSError: if files cannot be written.
     """
     options, out = options or HeatmapOptions(), Path(out)
-    number = find_class(options.class_name, trained.class_names)
+    number = find_class(options.class_name, trained.explained)
     _check_model(trained, options)
     named = unique_names(paths if names is None else [f"{safe_name(one)}.png" for one in names])
-    classes = trained.class_names if number is None else trained.class_names[number : number + 1]
+    classes = trained.explained if number is None else trained.explained[number : number + 1]
     _check_folder(out, [] if options.existing != "error" else _in_the_way(out, named, classes, options))
     outlined: list[SlideOutlines | None] = [None] * len(paths)
     if options.annotations is not None:
@@ -268,7 +272,7 @@ def _explain(
         stride = options.stride or max(1, -(-max(sides) // _SALIENCY_SIDE))
         explained = int(found[0].class_index[0])
         found.append(model.saliency(opened.image, explained, stride=stride, reduce=options.reduce))
-    if trained.task == "regression":
+    if trained.task in _NUMBERS:
         found = [replace(one, unit="value") for one in found]
     placement = opened.placement
     maps = [place(one, placement) for one in found]  # all are finite
@@ -289,9 +293,9 @@ def _write(
 ) -> DrawnImage:
     first, placement = explained.found[0], explained.placement
     number = int(first.class_index[0])
-    class_name = trained.class_names[number]
+    class_name = trained.explained[number]
     score = float(_predictions(trained, first.scores)[0, number])
-    shown = f"value {score:.3g}" if trained.task == "regression" else f"probability {score:.3f}"
+    shown = f"value {score:.3g}" if trained.task in _NUMBERS else f"probability {score:.3f}"
     title = f"{path.name}: {class_name}, {shown}"
     boxes = [] if placement is None else [_box(one, placement, explained.crop_px) for one in explained.places]
     rings = [] if explained.outlines is None or placement is None else explained.outlines.rings
@@ -362,6 +366,8 @@ def _value_name(heatmap: Heatmap) -> str:
 
 def _predictions(trained: Trained, scores: torch.Tensor) -> torch.Tensor:
     task: Any = trained.model.task
+    if trained.task in _NUMBERS:
+        return scores.detach().cpu()
     predicted: torch.Tensor = task.predictions(scores.detach().cpu())
     return predicted
 

@@ -25,8 +25,9 @@ from wsidata.evaluation import (
     write_report,
 )
 from wsidata.evaluation.predictions import by_split
+from wsidata.tables.targets import ONE_CLASS
 
-MAIN_SCORES = ("accuracy", "balanced_accuracy", "label_accuracy", "auroc", "mae", "rmse", "r2")
+MAIN_SCORES = ("quadratic_kappa", "accuracy", "balanced_accuracy", "label_accuracy", "auroc", "mae", "rmse", "r2")
 """Those that are printed; scores.csv and the report have all."""
 
 MISTAKES = 6
@@ -62,7 +63,7 @@ def evaluate(
             _predict(trainer, model, _reading(data, rows), run.path / "predictions.csv")
             scores = scores_with_intervals(read_predictions(run.path / "predictions.csv"), groups=_groups(data))
             save_table(scores, run.path / "scores.csv")
-            if data.target == "class":
+            if data.target in ONE_CLASS:
                 _draw_mistakes(model, data, run, checkpoint)
     write_report(run.path)
     return scores

@@ -18,6 +18,7 @@ import pandas as pd
 from slidestream.training.evaluate import main_scores
 from slidestream.training.run_folder import RunFolder, default_folder
 from wsidata.evaluation import read_predictions, read_scores, save_table, write_report
+from wsidata.evaluation.predictions import NUMBERS, classes_of, decided
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def ensemble(tables: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
 
     Args:
         tables: A table of each network.
-        task: "multiclass", "multilabel" or "regression".
+        task: "multiclass", "ordinal", "multilabel" or "regression".
 
     Raises:
         ValueError: if they are not of the same images.
@@ -156,12 +157,13 @@ def ensemble(tables: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
     first = tables[0].reset_index(drop=True)
     if any(table["path"].tolist() != first["path"].tolist() for table in tables):
         raise ValueError("the folds have predicted different images: train them with the same data and arguments.")
-    names = [name for name in first.columns if name.startswith(("probability_", "value_"))]
+    names = [name for name in first.columns if name.startswith(NUMBERS)]
     mean = np.mean([table[names].to_numpy(dtype=float) for table in tables], axis=0)
     table = first.assign(**dict(zip(names, mean.T, strict=True)))
-    classes = [name.removeprefix("probability_") for name in names]
-    if task == "multiclass":
-        table["predicted"] = [classes[best] for best in mean.argmax(axis=1)]
+    classes = classes_of(table)
+    if task in ("multiclass", "ordinal"):
+        probabilities = table[[f"probability_{name}" for name in classes]].to_numpy(dtype=float)
+        table["predicted"] = [classes[best] for best in decided(probabilities, ordered=task == "ordinal")]
     elif task == "multilabel":
         chosen = [[name for name, value in zip(classes, row, strict=True) if value >= 0.5] for row in mean]
         table["predicted"] = [";".join(labels) for labels in chosen]

@@ -45,14 +45,17 @@ class StreamingClassifier(SupervisedModule):
     | task | labels | loss | metrics | predictions |
     |---|---|---|---|---|
     | multiclass | (B,) class numbers from 0 | cross entropy | accuracy, AUROC | softmax |
+    | ordinal | (B,) numbers of ordered classes | cross entropy | accuracy, MAE, quadratic kappa | softmax |
     | multilabel | (B, num_classes) of 0 and 1 | binary cross entropy | accuracy, AUROC | sigmoid of each |
     | regression | (B, num_classes) numbers | mean squared error | MAE, RMSE | the outputs |
 
     With ``num_classes=1`` the labels of the last two may also be (B,). Labels of another shape, type or range raise.
+    With "ordinal" the head returns one score per image, and a `CumulativeLink` behind it, ``model.link``, makes
+    log-probabilities of the classes; maps explain the score.
 
     Args:
         trunk: Maps (B, C, H, W) images to (B, F, 1, 1) or (B, F) features; it ends in a global pool.
-        head: Maps (B, F) features to (B, num_classes) logits.
+        head: Maps (B, F) features to (B, num_classes) logits; with task "ordinal" to (B, 1) scores.
         num_classes: Number of classes, or of values in a regression.
         tile_size: Memory budget as the side of a square tile, in pixels: see `stream`.
         loss_fn: ``loss_fn(logits, labels)``; None for the task's default.
@@ -64,8 +67,9 @@ class StreamingClassifier(SupervisedModule):
         streaming: False computes the plain trunk, with the same weights and results.
         frozen_batch_norm: Keep batch normalization in eval mode during training, as streaming requires.
         verbose: Print the trunk's layer table at the first image.
-        task: "multiclass", "multilabel" or "regression". None derives it from `loss_fn` (``BCEWithLogitsLoss``:
-            multi-label; ``MSELoss``, ``L1Loss``, ``SmoothL1Loss``, ``HuberLoss``: regression; else multi-class).
+        task: "multiclass", "ordinal", "multilabel" or "regression". None derives it from `loss_fn`
+            (``BCEWithLogitsLoss``: multi-label; ``MSELoss``, ``L1Loss``, ``SmoothL1Loss``, ``HuberLoss``: regression;
+            else multi-class).
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
         fine_tuning: When the trunk is unfrozen, its learning rate, MixUp, CutMix and RandAugment: see `FineTuning`.
         global_statistics: "host" to stream squeeze-and-excitation and other layers that read statistics of a whole map:
@@ -210,7 +214,7 @@ class StreamingClassifier(SupervisedModule):
         else:
             features = compute_whole(trunk, images)
         logits: Tensor = self._head(features.flatten(1))
-        return logits
+        return logits if self.link is None else self.link(logits)
 
     def save_pretrained(self, folder: str | Path, card: ModelCard | None = None) -> Path:
         """Write config.json, model.safetensors and README.md to a folder: see `pretrained.save_pretrained`."""
@@ -291,7 +295,7 @@ class StreamingClassifier(SupervisedModule):
         link: Link | None = None
         if probability:
             if self.task.name not in _LINKS:
-                raise ValueError(f"task '{self.task.name}' predicts no probabilities. Leave probability out.")
+                raise ValueError(f"task '{self.task.name}' has no probability at a location. Leave probability out.")
             link = _LINKS[self.task.name]
         trunk = self._explainable_trunk(image)
         return class_activation_map(trunk, image, class_index, head=self._head, probability=link)

@@ -1,7 +1,8 @@
-"""Area under the ROC curve, averaged over the classes that have both positive and negative images.
+"""Metrics of a task that torchmetrics lacks, or defines for classes that all have images.
 
-torchmetrics counts the area of any other class as 0, which lowers the mean: with 31 classes, two of them without a
-validation image, a perfect network would score 0.94.
+The area under the ROC curve is averaged over the classes that have both positive and negative images: torchmetrics
+counts the area of any other class as 0, which lowers the mean. With 31 classes, two of them without a validation image,
+a perfect network would score 0.94.
 """
 
 from __future__ import annotations
@@ -11,8 +12,17 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchmetrics.classification import BinaryAUROC, MulticlassAUROC, MultilabelAUROC
+from torchmetrics import MeanAbsoluteError
+from torchmetrics.classification import (
+    BinaryAUROC,
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassCohenKappa,
+    MultilabelAUROC,
+)
 from torchmetrics.utilities.data import dim_zero_cat
+
+from streammodels.models.cumulative_link import median_class
 
 
 class MulticlassROCArea(MulticlassAUROC):
@@ -55,6 +65,44 @@ class BinaryROCArea(BinaryAUROC):
         """The area in 0..1, or nan if all images or none have the label."""
         target = dim_zero_cat(self.target)
         return _mean_where_defined(super().compute, target.sum(), target.numel())
+
+
+class OrdinalAccuracy(MulticlassAccuracy):
+    """Share of images whose median class (see `median_class`) is the true one.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes=num_classes, average="micro")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count (B, K) probabilities and (B,) class numbers."""
+        super().update(median_class(preds), target)
+
+
+class OrdinalKappa(MulticlassCohenKappa):
+    """Cohen's kappa of median and true class with quadratic weights (Psychological Bulletin 70, 1968).
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes=num_classes, weights="quadratic")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count (B, K) probabilities and (B,) class numbers."""
+        super().update(median_class(preds), target)
+
+
+class OrdinalDistance(MeanAbsoluteError):  # noqa: N818
+    """Mean distance of median and true class, in classes."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count (B, K) probabilities and (B,) class numbers."""
+        super().update(median_class(preds), target)
 
 
 def _mean_where_defined(compute: Callable[[], Tensor], positives: Tensor, images: int) -> Tensor:

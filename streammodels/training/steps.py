@@ -39,6 +39,7 @@ class SupervisedModule(LightningModule):
 
     trained_on: dict[str, Any] | None = None
     fine_tuning: FineTuning = NONE
+    link: nn.Module | None
 
     def _configure_steps(
         self,
@@ -53,6 +54,7 @@ class SupervisedModule(LightningModule):
         """Set task, loss and metrics (None: the task's defaults) and optimizer (None: AdamW)."""
         self.num_classes = num_classes
         self.task = make_task(task, num_classes, loss_fn)
+        self.link = self.task.link()
         self.loss_fn = self.task.default_loss() if loss_fn is None else loss_fn
         self.optimizer_factory: OptimizerFactory = optimizer or default_optimizer
         self.scheduler_factory = lr_scheduler

@@ -20,7 +20,7 @@ from streammodels.stages.waiting import GlobalStatistics
 from streammodels.training.classifier import StreamingClassifier
 from streammodels.training.fine_tuning import NONE, FineTuning
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory
-from streammodels.training.tasks import Loss
+from streammodels.training.tasks import Loss, head_outputs
 
 
 class StreamingNetwork(StreamingClassifier):
@@ -101,7 +101,7 @@ class StreamingNetwork(StreamingClassifier):
         global_statistics: GlobalStatistics | None = None,
         spill_dir: str | PathLike[str] | None = None,
     ) -> None:
-        built = build_network(network, num_classes, weights, in_channels, pooling)
+        built = build_network(network, head_outputs(task, num_classes), weights, in_channels, pooling)
         mean, std = list(mean or built.mean), list(std or built.std)
         layers = OrderedDict(normalize=Normalize(mean, std), network=built.trunk)
         try:

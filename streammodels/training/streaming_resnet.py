@@ -18,7 +18,7 @@ from streammodels.models.resnet import build_resnet
 from streammodels.training.classifier import StreamingClassifier
 from streammodels.training.fine_tuning import NONE, FineTuning
 from streammodels.training.steps import OptimizerFactory, SchedulerFactory
-from streammodels.training.tasks import Loss
+from streammodels.training.tasks import Loss, head_outputs
 
 _IMAGENET_GRAY = (0.449, 0.226)  # mean and std over ImageNet's three channels, for other numbers of channels
 
@@ -92,7 +92,7 @@ class StreamingResNet(StreamingClassifier):
         memory: str | int | None = None,
         fine_tuning: FineTuning = NONE,
     ) -> None:
-        network = build_resnet(model_name, num_classes, weights, in_channels, remove_last_stage)
+        network = build_resnet(model_name, head_outputs(task, num_classes), weights, in_channels, remove_last_stage)
         gray_mean, gray_std = ([value] * in_channels for value in _IMAGENET_GRAY)
         default_mean, default_std = (IMAGENET_MEAN, IMAGENET_STD) if in_channels == 3 else (gray_mean, gray_std)
         normalize = Normalize(mean or default_mean, std or default_std)

@@ -1,4 +1,4 @@
-"""Multi-class, multi-label and regression tasks with their losses, metrics and label checks.
+"""Multi-class, ordinal, multi-label and regression tasks with their losses, metrics and label checks.
 
 Labels are checked before the loss is computed: a loss that broadcasts (B, 1) against (B,) would silently train toward
 the mean.
@@ -15,7 +15,15 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
 
-from streammodels.training.metrics import BinaryROCArea, MulticlassROCArea, MultilabelROCArea
+from streammodels.models.cumulative_link import CumulativeLink
+from streammodels.training.metrics import (
+    BinaryROCArea,
+    MulticlassROCArea,
+    MultilabelROCArea,
+    OrdinalAccuracy,
+    OrdinalDistance,
+    OrdinalKappa,
+)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,6 +43,15 @@ class Task(ABC):
         if outputs < 1:
             raise ValueError(f"num_classes has to be at least 1, got {outputs}")
         self.outputs = outputs
+
+    @classmethod
+    def head_outputs(cls, outputs: int) -> int:
+        """How many numbers the last layer returns for `outputs` outputs."""
+        return outputs
+
+    def link(self) -> nn.Module | None:
+        """The layer from the last layer's numbers to the outputs; None where they are the same."""
+        return None
 
     @abstractmethod
     def default_loss(self) -> nn.Module:
@@ -92,12 +109,12 @@ class Multiclass(Task):
     """One class per image: labels (B,) are class numbers 0 .. outputs - 1."""
 
     name = "multiclass"
-    own_losses = (nn.CrossEntropyLoss, nn.MultiMarginLoss)
+    own_losses: ClassVar[tuple[type[nn.Module], ...]] = (nn.CrossEntropyLoss, nn.MultiMarginLoss)
 
     def __init__(self, outputs: int) -> None:
         if outputs == 1:
             raise ValueError(
-                "task='multiclass' needs at least two classes, got num_classes=1. Use num_classes=2, or "
+                f"task='{self.name}' needs at least two classes, got num_classes=1. Use num_classes=2, or "
                 "task='multilabel' for a single binary label."
             )
         super().__init__(outputs)
@@ -117,13 +134,13 @@ class Multiclass(Task):
         self._check_shape(label, [(len(outputs),)], hint)
         if label.is_floating_point() or label.is_complex():
             raise ValueError(
-                f"task 'multiclass' takes whole class numbers, got {label.dtype}. Use label.long(), or "
+                f"task '{self.name}' takes whole class numbers, got {label.dtype}. Use label.long(), or "
                 "task='regression' if they are measurements."
             )
         low, high = (int(value) for value in torch.aminmax(label))
         if low < 0 or high >= self.outputs:
             raise ValueError(
-                f"task 'multiclass' with num_classes={self.outputs} takes labels 0..{self.outputs - 1}, found "
+                f"task '{self.name}' with num_classes={self.outputs} takes labels 0..{self.outputs - 1}, found "
                 f"{low}..{high}. Count classes from 0, or raise num_classes."
             )
         return label.to(outputs.device, torch.int64)
@@ -131,6 +148,30 @@ class Multiclass(Task):
     def predictions(self, outputs: Tensor) -> Tensor:
         """Class probabilities, which sum to 1."""
         return torch.softmax(outputs.float(), dim=1)
+
+
+class Ordinal(Multiclass):
+    """One of several ordered classes per image: labels (B,) are class numbers 0 .. outputs - 1, from least to most.
+
+    The network returns one score per image, and `CumulativeLink` makes the outputs of it: log-probabilities.
+    """
+
+    name = "ordinal"
+    own_losses = (nn.CrossEntropyLoss,)  # of log-probabilities it is their negative log-likelihood
+
+    @classmethod
+    def head_outputs(cls, outputs: int) -> int:
+        """The score."""
+        return 1
+
+    def link(self) -> nn.Module:
+        """The thresholds."""
+        return CumulativeLink(self.outputs)
+
+    def default_metrics(self) -> MetricCollection:
+        """Accuracy, mean distance in classes, and kappa with quadratic weights, of the median class."""
+        metrics = {"accuracy": OrdinalAccuracy(self.outputs), "mae": OrdinalDistance()}
+        return MetricCollection({**metrics, "kappa": OrdinalKappa(self.outputs)})
 
 
 class Multilabel(_PerOutput):
@@ -188,7 +229,7 @@ class Regression(_PerOutput):
         return outputs.float()
 
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Multiclass, Multilabel, Regression)}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Multiclass, Ordinal, Multilabel, Regression)}
 
 
 def make_task(name: str | None, outputs: int, loss_fn: Loss | None) -> Task:
@@ -202,11 +243,16 @@ def make_task(name: str | None, outputs: int, loss_fn: Loss | None) -> Task:
     Raises:
         ValueError: If the name is unknown, or the loss is specific to another task.
     """
-    specific = next((task.name for task in TASKS.values() if isinstance(loss_fn, task.own_losses)), None)
-    chosen = name or specific or Multiclass.name
+    specific = [task.name for task in TASKS.values() if isinstance(loss_fn, task.own_losses)]
+    chosen = name or next(iter(specific), Multiclass.name)
     if chosen not in TASKS:
         raise ValueError(f"task '{chosen}' is not known. Choose one of {', '.join(TASKS)}.")
-    if specific not in (None, chosen):
+    if specific and chosen not in specific:
         loss = type(loss_fn).__name__
-        raise ValueError(f"{loss} is a loss for task='{specific}', but task='{chosen}' is given. Leave one out.")
+        raise ValueError(f"{loss} is a loss for task='{specific[0]}', but task='{chosen}' is given. Leave one out.")
     return TASKS[chosen](outputs)
+
+
+def head_outputs(name: str | None, outputs: int) -> int:
+    """How many numbers the last layer of a network returns, for the task of that name; see `make_task`."""
+    return TASKS[name].head_outputs(outputs) if name in TASKS else outputs

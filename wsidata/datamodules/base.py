@@ -50,7 +50,7 @@ from wsidata.stats.class_weights import class_weights
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import SPLITS, Part, SplitError
-from wsidata.tables.targets import Target
+from wsidata.tables.targets import ONE_CLASS, Target
 from wsidata.utils.messages import check_choice, name_some
 
 if TYPE_CHECKING:
@@ -567,7 +567,7 @@ class SplitDataModule(LightningDataModule, ABC):
         """Class of each training row, for balanced sampling."""
         if self.sampling == "shuffle":
             return None
-        if self.labels.target != "class":
+        if self.labels.target not in ONE_CLASS:
             raise SplitError(
                 f"sampling='balanced' needs one class an image, not targets of kind '{self.labels.target}'."
             )

@@ -35,7 +35,7 @@ from wsidata.splits.near_duplicates import photo_thumbnail
 from wsidata.splits.split_table import split_table
 from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats
-from wsidata.tables.class_names import LabelNames, read_label_names
+from wsidata.tables.class_names import LabelNames, check_order, read_label_names
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import Part, SplitError
 from wsidata.tables.photo_table import Unlisted, match_ids, read_photo_table
@@ -76,9 +76,9 @@ class ImageFolderDataModule(SplitDataModule):
         class_names: Classes in order, or a mapping from labels to them. None: the labels, sorted.
         label_names: Names to show instead of the labels: a table with the columns `label` and `name`, or a mapping. All
             of them are classes, in the labels' order, also those without photos.
-        target: "class": (B,) int64. "multilabel": (B, K) float32 of 0 and 1, from a column of labels separated by `;`
-            or from K columns of 0 and 1. "regression": (B, K) float32, from K columns of numbers. See
-            `targets.read_targets`.
+        target: "class": (B,) int64. "ordinal": the same, of classes with an order. "multilabel": (B, K) float32 of 0
+            and 1, from a column of labels separated by `;` or from K columns of 0 and 1. "regression": (B, K) float32,
+            from K columns of numbers. See `targets.read_targets`.
         decimal: Decimal mark of numbers in a table of text, "." or ",".
         resize_px: Length that the shorter side is resized to when a photo is decoded. "auto": 8/7 of `image_size` (256
             for 224), or as it is if `image_size` is None. None: as it is.
@@ -165,7 +165,7 @@ class ImageFolderDataModule(SplitDataModule):
         label_column: str | Sequence[str] | None = "class",
         class_names: Sequence[str] | Mapping[str, int] | Mapping[str, str] | None = None,
         label_names: LabelNames | None = None,
-        target: Literal["class", "multilabel", "regression"] = "class",
+        target: Literal["class", "ordinal", "multilabel", "regression"] = "class",
         decimal: Decimal = ".",
         resize_px: int | Literal["auto"] | None = "auto",
         image_size: int | tuple[int, int] | None = None,
@@ -218,7 +218,7 @@ class ImageFolderDataModule(SplitDataModule):
         self.duplicates = pd.DataFrame()
         self._survey = PhotoSurvey(self.resize_px, decode_check)
         self._cache = _decoded_cache(cache, num_workers)
-        check_choice("target", target, ("class", "multilabel", "regression"))
+        check_choice("target", target, ("class", "ordinal", "multilabel", "regression"))
         check_choice("unlisted", unlisted, ("off", "warn", "error"))
         if label_names is not None and (class_names is not None or target == "regression"):
             raise ValueError(
@@ -238,12 +238,15 @@ class ImageFolderDataModule(SplitDataModule):
         """Read the table and every photo's header, and split."""
         hparams = self.arguments
         names = self._label_names
+        named = None if names is None else read_label_names(names, hparams["label_column"])
+        if named and hparams["target"] == "ordinal":
+            check_order(list(named))
         columns = ("image_column", "label_column", "target", "decimal", "group_column", "site_column", "split_column")
         labels = read_photo_table(
             self._table,
             hparams["image_dir"],
             inspect=self._survey.look if self.on_error == "raise" else None,
-            class_names=hparams["class_names"] if names is None else read_label_names(names, hparams["label_column"]),
+            class_names=hparams["class_names"] if named is None else named,
             unlisted=hparams["unlisted"],
             **{name: hparams[name] for name in columns},
         )

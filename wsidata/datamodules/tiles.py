@@ -32,7 +32,7 @@ from wsidata.stats.compute import stats_of
 from wsidata.stats.result import ChannelStats
 from wsidata.stats.tile_sums import TileStatsJob
 from wsidata.tables.parts import Part, SplitError
-from wsidata.tables.targets import Target
+from wsidata.tables.targets import ONE_CLASS, Target
 from wsidata.tiles.grid import Border, TileGrid
 from wsidata.tiles.labels import BACKGROUND, NO_LABEL, LabelRule, OutlinedAreas, find_annotations
 from wsidata.tiles.plan import TilePlan
@@ -165,7 +165,7 @@ class TileDataModule(WSIDataModule):
     def check(self) -> None:
         """Check every slide, and plan its tiles."""
         super().check()
-        if self._random and self._balance_of == "classes" and self.labels.target != "class":
+        if self._random and self._balance_of == "classes" and self.labels.target not in ONE_CLASS:
             raise SplitError(f"balance='classes' needs one class a slide, not targets of kind '{self.labels.target}'.")
         problems = self._planned[1] if self.on_error == "raise" else {}
         if problems:
@@ -316,7 +316,7 @@ class TileDataModule(WSIDataModule):
         """Class of each training tile, for balanced sampling."""
         if self.bags or self.sampling == "shuffle":
             return super()._balance()
-        if self.target != "class":
+        if self.target not in ONE_CLASS:
             return super()._balance()
         return self._tile_dataset("train").tile_labels()
 

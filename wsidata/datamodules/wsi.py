@@ -61,10 +61,10 @@ class WSIDataModule(SplitDataModule):
         image_column: Column of slide names, with or without suffix.
         label_column: Column of labels, or columns. None: no labels, prediction only.
         class_names: Classes in order, or a mapping from labels to them. None: the labels, sorted.
-        target: "class": (B,) int64. "multilabel": (B, K) float32 of 0 and 1, from a column of labels separated by `;`
-            or from K columns of 0 and 1. "regression": (B, K) float32, from K columns of numbers. "mask": (B, H, W)
-            int64 on the image's grid, from a column of names of masks or annotations; -100 for no class. See
-            `targets.read_targets`.
+        target: "class": (B,) int64. "ordinal": the same, of classes with an order. "multilabel": (B, K) float32 of 0
+            and 1, from a column of labels separated by `;` or from K columns of 0 and 1. "regression": (B, K) float32,
+            from K columns of numbers. "mask": (B, H, W) int64 on the image's grid, from a column of names of masks
+            or annotations; -100 for no class. See `targets.read_targets`.
         decimal: Decimal mark of numbers in a table of text, "." or ",".
         mask_dir: Folder of the masks, or of the annotations that they are drawn from. None: `image_dir`.
         mask_values: Pixel value of each class in the masks. None: 0, 1, ...

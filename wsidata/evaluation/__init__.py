@@ -16,6 +16,7 @@ from wsidata.evaluation.save import save_table as save_table
 from wsidata.evaluation.scores import accuracy as accuracy
 from wsidata.evaluation.scores import auroc as auroc
 from wsidata.evaluation.scores import balanced_accuracy as balanced_accuracy
+from wsidata.evaluation.scores import quadratic_kappa as quadratic_kappa
 from wsidata.evaluation.scores import scores_by_class as scores_by_class
 from wsidata.evaluation.scores import scores_by_split as scores_by_split
 from wsidata.evaluation.summary import summarize as summarize

@@ -57,6 +57,7 @@ def scores_with_intervals(
     | one class of two | `accuracy`, `balanced_accuracy`, `auroc`, `average_precision`, `sensitivity`, `specificity`, \
 `brier`, `calibration_error` |
     | one class of more | the same; areas, precisions and rates also of each class against the others |
+    | one of ordered classes | the same, and `quadratic_kappa`, `mae` (in classes) |
     | several labels | `accuracy` (all labels of the image right), `label_accuracy` (share); means over \
 the labels, and each label |
     | numbers | `mae`, `rmse`, `r2`, `pearson` of each |
@@ -75,7 +76,7 @@ the labels, and each label |
 
     Args:
         predictions: See `prediction_table`.
-        task: "multiclass", "multilabel" or "regression"; None: as the columns say.
+        task: "multiclass", "ordinal", "multilabel" or "regression"; None: as the columns say.
         groups: Patient of each row, or of each image by name: all images of a patient are drawn together. None: the
             column `group`, if there is one. Rows without a patient are drawn alone.
         resamples: Number of resamples.
@@ -233,7 +234,7 @@ def _one_class(part: Scored, k: int, target: str, strata: NDArray[np.int64]) -> 
         specificity = weighted.rates(1 - called, 1 - truth, counts)[0]
         area, average = weighted.ranking(positive, probability, counts)
         found = {(target, "auroc"): area, (target, "average_precision"): average}
-        if part.task == "multiclass":
+        if part.one_class:
             chosen = (part.named == np.arange(2)[:, None]).astype(float)
             recall = weighted.rates(chosen, part.truth.T, counts)
             found = {(target, "balanced_accuracy"): weighted.mean_of_defined(recall), **found}
@@ -258,6 +259,20 @@ def _about(
             few = f"few: {count} image{'s' * (count > 1)} {words}"
             notes |= {(target, score): few for score in (share, *ranked)}
     return undefined, notes, {(target, "sensitivity"): positive, (target, "specificity"): ~positive}
+
+
+def _ordinal(part: Scored) -> list[_Scores]:
+    """Scores of classes, and those in which a class is worse the further off it is."""
+    truth, named = part.classes.astype(float), part.named.astype(float)
+
+    def of(counts: Counts) -> dict[Key, weighted.Numbers]:
+        return {
+            ("", "quadratic_kappa"): weighted.quadratic_kappa(truth, named, counts),
+            ("", "mae"): weighted.mean(np.abs(truth - named), counts),
+        }
+
+    undefined = {("", "quadratic_kappa"): "all true and all predicted classes are one"}
+    return [_Scores(of, undefined=undefined), *_multiclass(part)]
 
 
 def _multilabel(part: Scored) -> list[_Scores]:
@@ -302,6 +317,7 @@ def _regression(part: Scored) -> list[_Scores]:
 
 _SCORES: dict[str, Callable[[Scored], list[_Scores]]] = {
     "multiclass": _multiclass,
+    "ordinal": _ordinal,
     "multilabel": _multilabel,
     "regression": _regression,
 }

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
@@ -17,6 +18,10 @@ from wsidata.utils.messages import name_some
 
 SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 _PREFIX = "probability_"
+EXPECTED_RANK = "expected_rank"
+"""Column of predictions of ordered classes: the mean of the class numbers, weighted by their probabilities."""
+NUMBERS = (_PREFIX, "value_", EXPECTED_RANK)
+"""What the names of columns of predicted numbers begin with."""
 _TEXTS = ("image", "path", "split", "label", "predicted", "error", "group")
 
 
@@ -25,7 +30,11 @@ class PredictionError(ValueError):
 
 
 def prediction_table(
-    rows: pd.DataFrame, probabilities: Tensor | NDArray[Any], class_names: Sequence[str]
+    rows: pd.DataFrame,
+    probabilities: Tensor | NDArray[Any],
+    class_names: Sequence[str],
+    *,
+    ordered: bool = False,
 ) -> pd.DataFrame:
     """Label, predicted class and class probabilities of each image.
 
@@ -33,15 +42,34 @@ def prediction_table(
         rows: Columns `image_id`, `split` and `label_name`, as in a data module's `tables`.
         probabilities: (N, K) floats, in the order of the rows.
         class_names: Names of the K classes.
+        ordered: Whether the classes have an order (`target="ordinal"`).
 
     Returns:
-        Columns `image`, `split`, `label`, `predicted` and, for each class, `probability_<class>` (float32).
+        Columns `image`, `split`, `label`, `predicted` and, for each class, `probability_<class>` (float32). Of ordered
+        classes the predicted one is the median, and `expected_rank` follows it.
     """
     values = torch.as_tensor(probabilities).float().cpu().numpy()
     table = pd.DataFrame({"image": rows["image_id"], "split": rows["split"], "label": rows["label_name"]})
-    table["predicted"] = [class_names[best] for best in values.argmax(axis=1)]
+    table["predicted"] = [class_names[best] for best in decided(values, ordered=ordered)]
+    if ordered:
+        table[EXPECTED_RANK] = expected_rank(values)
     columns = [f"{_PREFIX}{name}" for name in class_names]
     return pd.concat([table, pd.DataFrame(values, columns=columns, index=table.index)], axis=1)
+
+
+def decided(probabilities: NDArray[Any], *, ordered: bool = False) -> NDArray[np.int64]:
+    """(N,) number of the predicted class, of (N, K) probabilities.
+
+    It is the most probable class; of ordered classes the median, in which the cumulative probability reaches one half.
+    """
+    if not ordered:
+        return np.asarray(probabilities.argmax(axis=1), np.int64)
+    return np.asarray((probabilities.cumsum(axis=1)[:, :-1] < 0.5).sum(axis=1), np.int64)
+
+
+def expected_rank(probabilities: NDArray[Any]) -> NDArray[Any]:
+    """(N,) mean of the numbers 0 .. K-1 of ordered classes, weighted by (N, K) probabilities."""
+    return probabilities @ np.arange(probabilities.shape[1], dtype=probabilities.dtype)
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from wsidata.evaluation.predictions import EXPECTED_RANK, classes_of, decided
 from wsidata.evaluation.predictions import PredictionError as PredictionError
-from wsidata.evaluation.predictions import classes_of
 from wsidata.tables.text_table import NO_LABEL
 from wsidata.utils.messages import name_some
 
-PredictionTask = Literal["multiclass", "multilabel", "regression"]
+PredictionTask = Literal["multiclass", "ordinal", "multilabel", "regression"]
 VALUE_PREFIX = "value_"
 _SUM_TOLERANCE = 0.02  # of softmax in bfloat16
 _ROUNDING = 1e-6
@@ -27,7 +27,7 @@ class Scored:
     """Images that have both a label and a prediction.
 
     Attributes:
-        task: "multiclass", "multilabel" or "regression".
+        task: "multiclass", "ordinal", "multilabel" or "regression".
         names: Names of the K classes, labels or numbers.
         truth: (N, K), 1 for the classes or labels an image has, else 0; or the true numbers.
         predicted: (N, K) probabilities or numbers.
@@ -55,6 +55,11 @@ class Scored:
         )  # fmt: skip
 
     @property
+    def one_class(self) -> bool:
+        """Whether every image has one class."""
+        return self.task in ("multiclass", "ordinal")
+
+    @property
     def classes(self) -> NDArray[np.int64]:
         """(N,) index of the true class, with one class an image."""
         numbers: NDArray[np.int64] = self.truth.argmax(axis=1)
@@ -70,7 +75,8 @@ def task_of(predictions: pd.DataFrame) -> PredictionTask:
     """The task a prediction table is of, from its columns.
 
     Columns `value_<name>` are regression. One column `probability_<class>` alone, predictions that are lists, and
-    probabilities whose sum is not 1 are several labels; the rest is one class an image.
+    probabilities whose sum is not 1 are several labels; the rest is one class an image, of ordered classes if there is
+    a column `expected_rank`.
 
     Raises:
         PredictionError: if there are neither probabilities nor numbers.
@@ -90,7 +96,9 @@ def task_of(predictions: pd.DataFrame) -> PredictionTask:
     sums = _numbers(predictions, "probability_", names).sum(axis=1)
     sums = sums[np.isfinite(sums)]
     single = set(given) - {""} <= set(names) and bool((abs(sums - 1) <= _SUM_TOLERANCE).all())
-    return "multiclass" if single else "multilabel"
+    if not single:
+        return "multilabel"
+    return "ordinal" if EXPECTED_RANK in predictions else "multiclass"
 
 
 def scored(predictions: pd.DataFrame, task: PredictionTask | None = None) -> Scored:
@@ -170,7 +178,7 @@ def _truth(labels: list[str], images: list[str], names: tuple[str, ...], task: P
         if task == "regression":
             truth[row] = _true_numbers(label, images[row], names)
             continue
-        parts = [label] if task == "multiclass" or label in number_of else re.split(r"\s*[;|]\s*", label)
+        parts = [label] if task in ("multiclass", "ordinal") or label in number_of else re.split(r"\s*[;|]\s*", label)
         if task == "multilabel" and label.lower() == NO_LABEL and label not in number_of:
             parts = []
         for part in parts:
@@ -199,11 +207,11 @@ def _true_numbers(label: str, image: str, names: tuple[str, ...]) -> list[float]
 def _named(
     rows: pd.DataFrame, predicted: NDArray[np.float64], names: tuple[str, ...], task: PredictionTask
 ) -> NDArray[np.int64]:
-    """Index of the predicted class: as the table says, or else the most probable."""
-    if task != "multiclass":
+    """Index of the predicted class: as the table says, or else as `decided` does."""
+    if task not in ("multiclass", "ordinal"):
         return np.zeros(0, np.int64)
     if "predicted" not in rows:
-        return np.asarray(predicted.argmax(axis=1), np.int64)
+        return decided(predicted, ordered=task == "ordinal")
     index = pd.Index(names).get_indexer(pd.Index(rows["predicted"].astype(str)))
     if (index < 0).any():
         first = int(np.flatnonzero(index < 0)[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pandas as pd
-from sklearn.metrics import accuracy_score, classification_report, recall_score, roc_auc_score
+from sklearn.metrics import accuracy_score, classification_report, cohen_kappa_score, recall_score, roc_auc_score
 
 from wsidata.evaluation.predictions import by_split, classes_of
 
@@ -27,10 +27,19 @@ def auroc(predictions: pd.DataFrame) -> float:
     return float(roc_auc_score(positive, probability)) if positive.nunique() == 2 else float("nan")
 
 
+def quadratic_kappa(predictions: pd.DataFrame) -> float:
+    """Cohen's kappa with quadratic weights, of ordered classes; nan if labels and predictions are all one class."""
+    label, predicted = predictions["label"], predictions["predicted"]
+    if len({*label, *predicted}) < 2:
+        return float("nan")
+    return float(cohen_kappa_score(label, predicted, labels=classes_of(predictions), weights="quadratic"))
+
+
 METRICS: dict[str, Callable[[pd.DataFrame], float]] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "auroc": auroc,
+    "quadratic_kappa": quadratic_kappa,
 }
 
 
@@ -41,7 +50,7 @@ def scores_by_split(
 
     Args:
         predictions: See `prediction_table`.
-        metrics: Of "accuracy", "balanced_accuracy" and "auroc".
+        metrics: Of "accuracy", "balanced_accuracy", "auroc" and "quadratic_kappa".
         unit: Name of the column that counts the images, such as "slides".
 
     Returns:

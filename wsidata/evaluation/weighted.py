@@ -86,6 +86,18 @@ def pearson(truth: Numbers, predicted: Numbers, counts: Counts) -> Numbers:
     return _divided(both, np.sqrt(_variance(one, counts) * _variance(other, counts))).clip(-1, 1)
 
 
+def quadratic_kappa(truth: Numbers, predicted: Numbers, counts: Counts) -> Numbers:
+    """Cohen's kappa with quadratic weights of (images,) class numbers; nan where all of both are one class.
+
+    One minus the mean squared distance, divided by what it would be if both were drawn independently (Cohen, Weighted
+    kappa, Psychological Bulletin 70, 1968).
+    """
+    by_chance = mean(truth**2, counts) + mean(predicted**2, counts) - 2 * mean(truth, counts) * mean(predicted, counts)
+    by_chance = np.where(by_chance > _CONSTANT, by_chance, 0.0)  # of whole numbers
+    result: Numbers = 1 - _divided(mean((truth - predicted) ** 2, counts), by_chance)
+    return result
+
+
 def mean_of_defined(of_classes: Numbers) -> Numbers:
     """Mean over the classes of each resample that have a score, of (classes, resamples)."""
     defined = ~np.isnan(of_classes)

@@ -29,7 +29,9 @@ from wsidata.evaluation.prediction_file import (
     parts,
     write_rows,
 )
+from wsidata.evaluation.predictions import EXPECTED_RANK, decided, expected_rank
 from wsidata.tables.label_table import LabelTable
+from wsidata.tables.targets import ONE_CLASS
 from wsidata.utils.processes import why_unreadable
 
 _SUM = 0.02
@@ -254,6 +256,7 @@ class PredictionWriter(Callback):
         prefix = "value_" if self._known.target == "regression" else "probability_"
         columns = ["image", KEY, *(name for name, has in self._has.items() if has)]
         columns += [] if self._known.target == "regression" else ["predicted"]
+        columns += [EXPECTED_RANK] if self._known.target == "ordinal" else []
         columns += [f"{prefix}{name}" for name in self._outputs]
         return [*columns, ERROR]
 
@@ -304,6 +307,8 @@ class PredictionWriter(Callback):
                 self._decided(row) if is_number else "" for row, is_number in zip(values, finite, strict=True)
             ]
         values = np.where(finite[:, None], values, np.nan).astype(values.dtype)
+        if self._known.target == "ordinal":
+            table[EXPECTED_RANK] = expected_rank(values)
         columns = [name for name in self._columns if name.startswith(("value_", "probability_"))]
         numbers = pd.DataFrame(values, columns=columns, index=table.index)
         table = pd.concat([table, numbers], axis=1)
@@ -312,10 +317,10 @@ class PredictionWriter(Callback):
         return table
 
     def _decided(self, row: NDArray[Any]) -> str:
-        """The most probable class, or the labels that are more probable than not."""
+        """The most probable or median class, or the labels that are more probable than not."""
         if self._known.target == "multilabel":
             return ";".join(name for name, value in zip(self._outputs, row, strict=True) if value >= 0.5)
-        return self._outputs[int(row.argmax())]
+        return self._outputs[int(decided(row[None], ordered=self._known.target == "ordinal")[0])]
 
     def _write(self, table: pd.DataFrame) -> None:
         if len(table):
@@ -340,9 +345,9 @@ class PredictionWriter(Callback):
         known = values[np.isfinite(values).all(axis=1)]
         if self._known.target == "regression" or not known.size:
             return values
-        off = abs(known.sum(axis=1) - 1).max() > _SUM and self._known.target == "class"
+        off = abs(known.sum(axis=1) - 1).max() > _SUM and self._known.target in ONE_CLASS
         if off or known.min() < 0 or known.max() > 1:
-            function = "softmax" if self._known.target == "class" else "sigmoid"
+            function = "softmax" if self._known.target in ONE_CLASS else "sigmoid"
             raise ValueError(
                 f"{step} returned {known[0].tolist()}, which are no probabilities of "
                 f"{', '.join(self._outputs)}. Return them after {function}."

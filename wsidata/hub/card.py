@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from wsidata.hub.manifest import CARD_FILE, COLUMNS, PREPROCESSING_FILE, Preprocessing
+from wsidata.tables.targets import ONE_CLASS
 from wsidata.utils.files import write_text
 
 BEGIN = "<!-- written by slidestream: text between these two lines is replaced when the data set is published again -->"
@@ -21,6 +22,7 @@ END = "<!-- end of what slidestream writes: text below is yours, and stays -->"
 _OURS = ("configs", "dataset_info", "size_categories")
 _TASKS = {
     "class": ["image-classification"],
+    "ordinal": ["image-classification"],
     "multilabel": ["image-classification"],
     "regression": ["image-feature-extraction"],
     "mask": ["image-segmentation"],
@@ -184,7 +186,7 @@ def _body(preprocessing: Preprocessing, rows: pd.DataFrame, front: dict[str, Any
 
 def _counts(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
     """Table of image counts by split and class."""
-    names = list(preprocessing.class_names) if preprocessing.target == "class" else []
+    names = list(preprocessing.class_names) if preprocessing.target in ONE_CLASS else []
     lines = ["| split | images | " + "".join(f"{_cell(name)} | " for name in names)]
     lines.append("|---|---|" + "---|" * len(names))
     for split in preprocessing.splits:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from wsidata.hub.manifest import HUB_SPLITS
 from wsidata.tables.label_table import LabelTable
+from wsidata.tables.targets import ONE_CLASS
 
 NAMED_COLUMNS = ("group", "site")
 """Columns whose values are published only on request; otherwise they are replaced by numbers."""
@@ -64,7 +65,7 @@ def published_rows(labels: LabelTable, *, opaque_ids: bool, keep_names: Sequence
             f"'{absolute[0]}'. Pass opaque_ids=True, or a parent folder of all images as image_dir."
         )
     columns: dict[str, Any] = {"image_id": ids}
-    if labels.target == "class":
+    if labels.target in ONE_CLASS:
         columns["label"] = frame["label"].astype("int64")
     columns["label_name"] = frame["label_name"].astype(str)
     if "target" in frame.columns:

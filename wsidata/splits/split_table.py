@@ -15,6 +15,7 @@ from wsidata.splits.make import check_groups, make_splits, warn_of_missing_class
 from wsidata.splits.split_file import apply_splits, load_splits
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import SplitWarning
+from wsidata.tables.targets import ONE_CLASS
 from wsidata.utils.messages import name_some
 
 _DRAWN = (
@@ -40,7 +41,7 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
     Warns:
         SplitWarning: see `make_splits`; and if images named test_... are trained on because nothing says what to test.
     """
-    has_labels, has_classes = options["label_column"] is not None, labels.target == "class"
+    has_labels, has_classes = options["label_column"] is not None, labels.target in ONE_CLASS
     if split is not None:
         frame = apply_splits(labels.frame, load_splits(split))
         if options["group_column"]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wsidata.tables.parts import SplitError
-from wsidata.tables.targets import Target
+from wsidata.tables.targets import ONE_CLASS, Target
 
 
 def class_weights(rows: pd.DataFrame, target: Target, class_names: Sequence[str]) -> Tensor:
@@ -29,7 +29,7 @@ def class_weights(rows: pd.DataFrame, target: Target, class_names: Sequence[str]
     Raises:
         SplitError: if a class has no row, or the targets are numbers or masks.
     """
-    if target == "class":
+    if target in ONE_CLASS:
         counts = torch.bincount(torch.tensor(rows["label"].tolist(), dtype=torch.int64), minlength=len(class_names))
         weights = counts.sum() / (len(class_names) * counts.float())
     elif target == "multilabel":

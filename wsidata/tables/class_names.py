@@ -11,7 +11,7 @@ import pandas as pd
 
 from wsidata.tables.name_table import nfc
 from wsidata.tables.text_table import TableError, TextTable, read_text_table
-from wsidata.utils.messages import describe_problems
+from wsidata.utils.messages import describe_problems, name_some
 
 ClassNames = Sequence[str] | Mapping[str, str] | Mapping[str, int]
 LabelNames = str | Path | pd.DataFrame | Mapping[str, str]
@@ -72,6 +72,37 @@ def class_map(labels: Sequence[str], class_names: ClassNames | None = None) -> C
     if not ordered or len(set(ordered)) != len(ordered):
         raise ValueError(f"class_names={class_names!r} must name at least one class, and each once.")
     return ClassMap(tuple(ordered), renames)
+
+
+def ordered_class_map(labels: Sequence[str], class_names: ClassNames | None = None) -> ClassMap:
+    """Classes in an order that means something, from least to most; for the arguments see `class_map`.
+
+    Raises:
+        ValueError: if the order would have to be guessed, because `class_names` is None and the labels are not
+            consecutive whole numbers; otherwise as `class_map`.
+    """
+    found = class_map(labels, class_names)
+    if class_names is None:
+        check_order(found.class_names)
+    if len(found.class_names) < 2:
+        raise ValueError(f"ordered classes have to be at least two, not {list(found.class_names)}. Pass class_names=.")
+    return found
+
+
+def check_order(labels: Sequence[str]) -> None:
+    """Raise `ValueError` unless sorted labels are consecutive whole numbers, such as grades 1, 2, 3."""
+    shown = f"[{name_some(list(labels))}]"
+    if not all(label.lstrip("-").isdecimal() for label in labels):
+        raise ValueError(
+            f"target='ordinal' needs an order of the classes {shown}, which do not tell it. Pass class_names= with all "
+            "of them, from least to most, such as ['low', 'middle', 'high']."
+        )
+    numbers = [int(label) for label in labels]
+    if numbers and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise ValueError(
+            f"the labels {shown} are not consecutive numbers: a class without images may be missing, or two labels may "
+            "be one class. Pass class_names= with all classes from least to most."
+        )
 
 
 def _sort_labels(labels: set[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Targets of a label table, which are one class, several labels, numbers, or a mask.
+"""Targets of a label table, which are one class (ordered or not), several labels, numbers, or a mask.
 
 An empty cell is a problem, as it may mean "nothing found", "not examined" or "forgotten".
 """
@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from wsidata.tables.class_names import ClassMap, ClassNames, class_map
+from wsidata.tables.class_names import ClassMap, ClassNames, class_map, ordered_class_map
 from wsidata.tables.find_slides import ImageFolder, ImageLookupError
 from wsidata.tables.text_table import NO_LABEL, TextTable
 
-Target = Literal["class", "multilabel", "regression", "mask"]
-TARGETS: tuple[Target, ...] = ("class", "multilabel", "regression", "mask")
+Target = Literal["class", "ordinal", "multilabel", "regression", "mask"]
+TARGETS: tuple[Target, ...] = ("class", "ordinal", "multilabel", "regression", "mask")
+ONE_CLASS: tuple[Target, ...] = ("class", "ordinal")
+"""Kinds of targets that are one class an image."""
 
 Decimal = Literal[".", ","]
 
@@ -59,9 +61,10 @@ def read_targets(
 
     Args:
         text: The table.
-        kind: "class": one column of labels. "multilabel": one column of labels separated by `;` or `|` (`none` where
-            there is none), or a column of 0 and 1 per label. "regression": columns of numbers. "mask": one column of
-            names of mask images.
+        kind: "class": one column of labels. "ordinal": one column of labels with an order, that of `class_names`, or of
+            the labels if they are consecutive whole numbers. "multilabel": one column of labels separated by `;` or `|`
+            (`none` where there is none), or a column of 0 and 1 per label. "regression": columns of numbers. "mask":
+            one column of names of mask images.
         columns: Columns of the table; none for a table without labels.
         class_names: See `class_map`; a sequence of names (one a column, where there are several columns). Needed
             with masks, whose classes are not in the table.
@@ -78,10 +81,10 @@ def read_targets(
         count = len(text.places)
         known = class_map([], class_names) if class_names else ClassMap((), {})
         return Targets(known.class_names, {"label_name": [""] * count, "label": [-1] * count})
-    if kind in ("class", "mask") and len(columns) > 1:
+    if kind in (*ONE_CLASS, "mask") and len(columns) > 1:
         raise ValueError(f"target={kind!r} takes one label_column, not {list(columns)}.")
-    if kind == "class":
-        return _classes(text, columns[0], class_names)
+    if kind in ONE_CLASS:
+        return _classes(text, columns[0], class_names, class_map if kind == "class" else ordered_class_map)
     if kind == "regression":
         return _numbers(text, columns, class_names, decimal)
     if kind == "mask":
@@ -105,12 +108,17 @@ def _cells(text: TextTable, column: str) -> list[tuple[str, str]]:
     return list(zip(text.places, text.frame[column].tolist(), strict=True))
 
 
-def _classes(text: TextTable, column: str, class_names: ClassNames | None) -> Targets:
+def _classes(
+    text: TextTable,
+    column: str,
+    class_names: ClassNames | None,
+    make: Callable[[Sequence[str], ClassNames | None], ClassMap],
+) -> Targets:
     if column in text.list_columns:
         raise ValueError(
             f"column '{column}' holds lists. Pass target='multilabel' for several labels an image, or take one of each."
         )
-    classes = class_map(text.frame[column].tolist(), class_names)
+    classes = make(text.frame[column].tolist(), class_names)
     names = [classes.renames.get(cell, "") for _, cell in _cells(text, column)]
     number_of = {name: number for number, name in enumerate(classes.class_names)}
     numbers = [number_of.get(name, -1) for name in names]

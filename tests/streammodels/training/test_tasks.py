@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
 
-from streammodels.training.tasks import Multiclass, Multilabel, Regression, make_task
+from streammodels.training.tasks import Multiclass, Multilabel, Ordinal, Regression, head_outputs, make_task
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,7 @@ from streammodels.training.tasks import Multiclass, Multilabel, Regression, make
         (None, nn.MSELoss(), Regression),
         (None, nn.HuberLoss(), Regression),
         (None, lambda outputs, target: outputs.sum(), Multiclass),
+        ("ordinal", nn.CrossEntropyLoss(), Ordinal),
         ("regression", lambda outputs, target: outputs.sum(), Regression),
         ("multilabel", None, Multilabel),
         ("multilabel", nn.MultiLabelSoftMarginLoss(), Multilabel),
@@ -32,9 +34,11 @@ def test_task_is_the_one_named_or_that_of_the_loss(name: str | None, loss: Any, 
 @pytest.mark.parametrize(
     ("name", "outputs", "loss", "message"),
     [
-        ("segmentation", 2, None, "task 'segmentation' is not known.*multiclass, multilabel, regression"),
+        ("segmentation", 2, None, "task 'segmentation' is not known.*multiclass, ordinal, multilabel, regression"),
         ("multiclass", 2, nn.MSELoss(), "MSELoss is a loss for task='regression'"),
         ("regression", 2, nn.CrossEntropyLoss(), "CrossEntropyLoss is a loss for task='multiclass'"),
+        ("ordinal", 3, nn.MSELoss(), "MSELoss is a loss for task='regression'"),
+        ("ordinal", 3, nn.MultiMarginLoss(), "MultiMarginLoss is a loss for task='multiclass'"),
         ("multiclass", 1, None, "num_classes=2"),
         ("regression", 0, None, "at least 1"),
     ],
@@ -77,6 +81,7 @@ def test_one_output_takes_a_vector_or_a_column_of_labels(task: Any) -> None:
         (Multiclass(3), torch.zeros(2), "whole class numbers, got torch.float32"),
         (Multiclass(3), torch.tensor([0, 3]), r"labels 0\.\.2, found 0\.\.3.*from 0"),
         (Multiclass(3), torch.tensor([-1, 2]), r"found -1\.\.2"),
+        (Ordinal(3), torch.tensor([1, 3]), r"task 'ordinal' with num_classes=3 takes labels 0\.\.2"),
         (Multilabel(3), torch.zeros(2), r"shape \(2, 3\), got \(2,\).*one_hot"),
         (Multilabel(3), torch.full((2, 3), 0.5), "0 and 1, and found others"),
         (Multilabel(3), torch.full((2, 3), torch.nan), "0 and 1, and found others"),
@@ -97,14 +102,15 @@ def test_labels_that_are_no_tensor_are_refused() -> None:
             task.target([0, 1], torch.zeros(2, 2))
 
 
-@pytest.mark.parametrize("name", ["multiclass", "multilabel", "regression"])
+@pytest.mark.parametrize("name", ["multiclass", "ordinal", "multilabel", "regression"])
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_defaults_work_together(name: str, outputs: int) -> None:
-    if name == "multiclass" and outputs == 1:
+    one_class = name in ("multiclass", "ordinal")
+    if one_class and outputs == 1:
         return
     task = make_task(name, outputs, None)
     logits = torch.randn(6, outputs, requires_grad=True)
-    label = torch.arange(6) % 3 if name == "multiclass" else (torch.arange(6)[:, None] + torch.arange(outputs)) % 2
+    label = torch.arange(6) % 3 if one_class else (torch.arange(6)[:, None] + torch.arange(outputs)) % 2
     target = task.target(label, logits)
     task.default_loss()(logits, target).backward()
     metrics = task.default_metrics()
@@ -117,3 +123,24 @@ def test_predictions_are_probabilities_or_numbers() -> None:
     torch.testing.assert_close(Multiclass(3).predictions(outputs).sum(1), torch.ones(4))
     torch.testing.assert_close(Multilabel(3).predictions(outputs), torch.sigmoid(outputs.float()))
     torch.testing.assert_close(Regression(3).predictions(outputs), outputs.float())
+
+
+def test_metrics_of_ordered_classes_are_those_of_the_median_class() -> None:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(5, (200,), generator=generator)
+    score = 1.5 * label[:, None] - 3 + torch.randn(200, 1, generator=generator)
+    task = make_task("ordinal", 5, None)
+    link = task.link()
+    assert link is not None
+    assert head_outputs("ordinal", 5) == 1
+    with torch.no_grad():
+        outputs = link(score)
+    metrics = task.default_metrics()
+    metrics.update(task.predictions(outputs), task.truth(task.target(label, outputs)))
+    found = {name: float(value) for name, value in metrics.compute().items()}
+    named = (score > link.thresholds()).sum(dim=1)
+    expected = cohen_kappa_score(label.numpy(), named.numpy(), weights="quadratic")
+    distance = (named - label).abs().float()
+    assert found == pytest.approx(
+        {"accuracy": float((distance == 0).float().mean()), "kappa": expected, "mae": float(distance.mean())}, abs=1e-6
+    )

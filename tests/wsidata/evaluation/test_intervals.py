@@ -11,9 +11,11 @@ import pytest
 import sklearn.metrics as sk
 from numpy.typing import NDArray
 
-from wsidata.evaluation import PredictionError, scores_with_intervals
+from wsidata.evaluation import PredictionError, prediction_table, quadratic_kappa, scores_with_intervals
 from wsidata.evaluation.bootstrap import resample, units_of
+from wsidata.evaluation.scored import task_of
 from wsidata.evaluation.weighted import calibration_error, pearson, r_squared, ranking
+from wsidata.evaluation.weighted import quadratic_kappa as weighted_kappa
 
 
 def table(images: int, classes: int, seed: int = 0, split: str = "test") -> pd.DataFrame:
@@ -218,3 +220,28 @@ def test_tables_that_would_give_wrong_scores_are_refused(change: dict[str, Any],
 def test_a_prediction_of_no_class_is_refused() -> None:
     with pytest.raises(PredictionError, match="predicted to be 'c7'"):
         scores_with_intervals(table(6, 2).assign(predicted="c7"), task="multiclass")
+
+
+def test_scores_of_ordered_classes_are_those_of_scikit_learn() -> None:
+    one_of_four = table(61, 4, seed=3)
+    probabilities = one_of_four.filter(like="probability_").to_numpy()
+    rows = pd.DataFrame({"image_id": one_of_four["image"], "split": "test", "label_name": one_of_four["label"]})
+    names = ["c0", "c1", "c2", "c3"]
+    predictions = prediction_table(rows, probabilities, names, ordered=True)
+    label, named = (predictions[column].str[1:].astype(int) for column in ("label", "predicted"))
+    assert (named != probabilities.argmax(axis=1)).any()  # the median, in which the cumulative probability is one half
+    assert (probabilities.cumsum(axis=1)[np.arange(61), named] >= 0.5 - 1e-6).all()
+    found = values(predictions)
+    assert task_of(predictions) == "ordinal"
+    assert set(found.index) > set(values(one_of_four).index)
+    expected = sk.cohen_kappa_score(label, named, weights="quadratic")
+    assert found.loc["quadratic_kappa", "value"] == pytest.approx(expected)
+    assert quadratic_kappa(predictions) == pytest.approx(expected)
+    assert found.loc["mae", "value"] == pytest.approx(np.abs(label - named).mean())
+    counts = np.concatenate(list(resample(units_of(None, None, 61), 1000, 0)), axis=1)[:, :40]
+    drawn = [np.repeat(np.arange(61), column.astype(int)) for column in counts.T]
+    ours = weighted_kappa(label.to_numpy(float), named.to_numpy(float), counts)
+    theirs = [sk.cohen_kappa_score(label[one], named[one], weights="quadratic") for one in drawn]
+    np.testing.assert_allclose(ours, theirs)
+    one = predictions.assign(label="c1", predicted="c1")
+    assert "all true and all predicted classes are one" in values(one).loc["quadratic_kappa", "note"]

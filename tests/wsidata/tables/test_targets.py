@@ -121,3 +121,28 @@ def test_decimal_commas_are_read_if_asked_for(folder):
         table(folder, columns, **options | {"decimal": "."})
     with pytest.raises(ValueError, match=r"decimal=';' is not one of"):
         table(folder, columns, **options | {"decimal": ";"})
+
+
+def test_ordered_classes_need_an_order_that_is_told(folder):
+    def ordered(labels, **options):
+        return table(folder, {"grade": labels}, label_column="grade", target="ordinal", **options)
+
+    labels = ordered(["10", "9", "11"])
+    assert (labels.class_names, labels.frame["label"].tolist()) == (("9", "10", "11"), [1, 0, 2])
+    assert target_tensor(labels.frame.iloc[2]) == 2
+    names = ["low", "middle", "high"]
+    assert ordered(["high", "low", "low"], class_names=names).frame["label"].tolist() == [2, 0, 0]
+    assert ordered(["5", "1", "3"], class_names=["1", "2", "3", "4", "5"]).frame["label"].tolist() == [4, 0, 2]
+    with pytest.raises(
+        ValueError, match=r"needs an order of the classes.*'high', 'low'.*class_names= with all of them"
+    ):
+        ordered(["high", "low", "low"])
+    for gap in (["1", "2", "4"], ["1", "01", "2"]):
+        with pytest.raises(ValueError, match=r"are not consecutive numbers.*class_names="):
+            ordered(gap)
+    with pytest.raises(ValueError, match="at least two, not"):
+        ordered(["1", "1", "1"])
+    with pytest.raises(TableError, match="unknown label 'higher'"):
+        ordered(["high", "higher", "low"], class_names=names)
+    with pytest.raises(ValueError, match="takes one label_column"):
+        table(folder, {"a": ["1"] * 3, "b": ["2"] * 3}, label_column=["a", "b"], target="ordinal")

@@ -32,7 +32,8 @@ def mistake_section(scores: Scores, heat_maps: dict[str, list[Path]], limit: int
     else:
         section = Section("Worst mistakes")
         of = counted(int(held_out.sum()), scores.unit)
-        text = f"{len(found):,} of {of} are wrong" + ("; the most confident first." if len(found) else ".")
+        first = "furthest off" if rows.task == "ordinal" else "most confident"
+        text = f"{len(found):,} of {of} are wrong" + (f"; the {first} first." if len(found) else ".")
     section.blocks.append(Text(text))
     cards = [_card(rows, int(row), scores.unit, heat_maps) for row in worst]
     if cards:
@@ -52,9 +53,10 @@ def mistake_section(scores: Scores, heat_maps: dict[str, list[Path]], limit: int
 
 def _wrong(rows: Scored) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Whether each image is wrong, and how badly."""
-    if rows.task == "multiclass":
+    if rows.one_class:
         confidence = rows.predicted[np.arange(len(rows.rows)), rows.named]
-        return rows.named != rows.classes, confidence
+        distance = np.abs(rows.named - rows.classes) if rows.task == "ordinal" else 0
+        return rows.named != rows.classes, confidence + distance
     off = np.abs(rows.predicted - rows.truth)
     if rows.task == "multilabel":
         mistaken = (rows.predicted >= 0.5) != (rows.truth > 0)
@@ -72,7 +74,7 @@ def _card(rows: Scored, row: int, unit: str, heat_maps: dict[str, list[Path]]) -
             pictures.append(Picture(thumbnail(path, unit), f"Thumbnail of {image}."))
         except (OSError, ValueError) as error:
             pictures.append(Picture("", "", f"No thumbnail: {_short(error, path)}."))
-    predicted = rows.names[rows.named[row]] if rows.task == "multiclass" else ""
+    predicted = rows.names[rows.named[row]] if rows.one_class else ""
     maps = sorted(
         heat_maps.get(image, []),
         key=lambda file: (file.name.endswith("_regions.png"), f"_{predicted}_" not in file.name),
@@ -95,7 +97,7 @@ def _short(error: Exception, path: str) -> str:
 
 def _lines(rows: Scored, row: int) -> list[str]:
     truth, predicted = rows.truth[row], rows.predicted[row]
-    if rows.task == "multiclass":
+    if rows.one_class:
         true, named = rows.classes[row], rows.named[row]
         return [
             f"true: {rows.names[true]} ({predicted[true]:.2f})",

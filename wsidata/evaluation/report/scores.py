@@ -19,12 +19,14 @@ from wsidata.evaluation.report.drawings import FEW_CLASSES, Drawing
 from wsidata.evaluation.scored import Scored, scored
 
 NAMES = {
-    "auroc": "AUROC", "average_precision": "Average precision", "accuracy": "Accuracy",
-    "label_accuracy": "Accuracy by label", "balanced_accuracy": "Balanced accuracy", "sensitivity": "Sensitivity",
-    "specificity": "Specificity", "brier": "Brier score", "calibration_error": "Calibration error",
+    "quadratic_kappa": "Quadratic weighted kappa", "auroc": "AUROC", "average_precision": "Average precision",
+    "accuracy": "Accuracy", "label_accuracy": "Accuracy by label", "balanced_accuracy": "Balanced accuracy",
+    "sensitivity": "Sensitivity", "specificity": "Specificity", "brier": "Brier score",
+    "calibration_error": "Calibration error",
     "mae": "Mean absolute error", "rmse": "Root mean square error", "r2": "R²", "pearson": "Pearson correlation",
 }  # fmt: skip
 MEANINGS = {
+    "quadratic_kappa": "agreement, large differences weighing more; 1 is perfect, 0 is chance",
     "auroc": "how often an image of the class ranks above another; 0.5 is chance",
     "average_precision": "precision over all recalls; chance is the share of the class",
     "accuracy": "share of images that are right",
@@ -116,11 +118,12 @@ def _counts(scores: Scores) -> list[tuple[str, int]]:
 
 
 def _positive(rows: Scored) -> str:
-    if rows.task == "multiclass" and len(rows.names) == 2:
+    if rows.one_class and len(rows.names) == 2:
         return f"; positive is '{rows.names[1]}', at a probability of 0.5"
     if rows.task == "multilabel":
         return "; areas are means over the labels"
-    return "; areas are means of each class against the others" if rows.task == "multiclass" else ""
+    errors = "; errors are in classes" if rows.task == "ordinal" else ""
+    return f"; areas are means of each class against the others{errors}" if rows.one_class else ""
 
 
 def _of(row: Mapping[Any, Any]) -> str:
@@ -144,7 +147,7 @@ def _by_target(part: pd.DataFrame, targets: list[str], rows: Scored, split: str)
         for row in part.to_dict("records")
     }
     inside = rows.part(split)
-    kind = {"multiclass": "Class", "multilabel": "Label", "regression": "Number"}[rows.task]
+    kind = {"multiclass": "Class", "ordinal": "Class", "multilabel": "Label", "regression": "Number"}[rows.task]
     counts = [str(int(total)) for total in inside.truth.sum(axis=0)] if rows.task != "regression" else []
     found = [
         [
@@ -173,7 +176,7 @@ def figure_section(scores: Scores, split: str) -> Section:
         ]
     else:
         found = _ranking(part, groups, scores, where, section)
-        if part.task == "multiclass":
+        if part.one_class:
             found.append(_confusion(part, where))
         found += _probabilities(part, where)
     section.blocks.append(Drawings(found))
@@ -184,7 +187,7 @@ def _ranking(
     part: Scored, groups: NDArray[np.object_] | None, scores: Scores, where: str, section: Section
 ) -> list[Drawing]:
     """ROC and precision-recall curves of the positive class, or of each class or label."""
-    binary = part.task == "multiclass" and len(part.names) == 2
+    binary = part.one_class and len(part.names) == 2
     both = [k for k in range(len(part.names)) if 0 < part.truth[:, k].sum() < len(part.rows)]
     if not both:
         section.blocks.append(Text("No ROC curve: it needs images of two classes.", "note"))
@@ -195,7 +198,7 @@ def _ranking(
     recalls: dict[str, Curve] = {}
     for k in sorted(chosen):
         positive, probability = part.truth[:, k] > 0, part.predicted[:, k]
-        strata = part.classes if part.task == "multiclass" else positive.astype(np.int64)
+        strata = part.classes if part.one_class else positive.astype(np.int64)
         units = units_of(groups, strata, len(positive))
         how: dict[str, Any] = {"resamples": scores.resamples if band else 0, "level": _LEVEL}
         name = part.names[k]
@@ -217,7 +220,7 @@ def _ranking(
 
 def _value(scores: Scores, part: Scored, k: int, name: str) -> str:
     table, split = scores.table, part.rows["split"].iloc[0]
-    target = "" if part.task == "multiclass" and len(part.names) == 2 else part.names[k]
+    target = "" if part.one_class and len(part.names) == 2 else part.names[k]
     found = table[(table["split"] == split) & (table["target"] == target) & (table["score"] == name)]
     return f"{found['value'].iloc[0]:.3f}"
 
@@ -233,12 +236,12 @@ def _confusion(part: Scored, where: str) -> Drawing:
 
 def _probabilities(part: Scored, where: str) -> list[Drawing]:
     """Calibration, and histograms of probabilities."""
-    if part.task == "multiclass" and len(part.names) > 2:
+    if part.one_class and len(part.names) > 2:
         confidence = part.predicted[np.arange(len(part.rows)), part.named]
         right = (part.named == part.classes).astype(float)
         axis, share = "probability of the predicted class", "share right"
         by_class = {"right": confidence[right > 0], "wrong": confidence[right == 0]}
-    elif part.task == "multiclass":
+    elif part.one_class:
         confidence, right = part.predicted[:, 1], part.truth[:, 1]
         axis, share = f"probability of {drawings.shown(part.names[1])}", f"share of {drawings.shown(part.names[1])}"
         by_class = {name: confidence[part.classes == k] for k, name in enumerate(part.names)}

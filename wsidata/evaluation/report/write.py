@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from wsidata.evaluation.predictions import PredictionError, classes_of
+from wsidata.evaluation.predictions import EXPECTED_RANK, NUMBERS, PredictionError, classes_of, decided
 from wsidata.evaluation.report.blocks import Section, Table, Text, counted, number
 from wsidata.evaluation.report.contents import Contents, heat_map_of, read_contents
 from wsidata.evaluation.report.mistakes import mistake_section
@@ -36,10 +36,14 @@ _GENERATOR = "slidestream report"
 _MARK = f'<meta name="generator" content="{_GENERATOR}">'.encode()
 _HEADLINES = {
     "multiclass": ("auroc", "balanced_accuracy", "accuracy"),
+    "ordinal": ("quadratic_kappa", "mae", "accuracy"),
     "multilabel": ("auroc", "average_precision", "label_accuracy"),
     "regression": ("mae", "r2", "pearson"),
 }
-_TASKS = {"multiclass": "one class an image", "multilabel": "several labels an image", "regression": "numbers"}
+_TASKS = {
+    "multiclass": "one class an image", "ordinal": "one of ordered classes", "multilabel": "several labels an image",
+    "regression": "numbers",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -178,8 +182,8 @@ def _pooled(folds: list[Contents]) -> pd.DataFrame | None:
     tables = [table if "split" in table else table.assign(split="val") for table in tables]
     if not tables:
         return None
-    columns = [name for name in tables[0].columns if name.startswith(("probability_", "value_"))]
-    if any(set(columns) != {c for c in table.columns if c.startswith(("probability_", "value_"))} for table in tables):
+    columns = [name for name in tables[0].columns if name.startswith(NUMBERS)]
+    if any(set(columns) != {c for c in table.columns if c.startswith(NUMBERS)} for table in tables):
         raise PredictionError("folds have predicted other classes. Train all folds with the same class names.")
     validated = pd.concat([table[table["split"] == "val"] for table in tables], ignore_index=True)
     tested = pd.concat([table[table["split"] == "test"] for table in tables], ignore_index=True)
@@ -196,10 +200,9 @@ def _pooled(folds: list[Contents]) -> pd.DataFrame | None:
             first["error"] = by_image["error"].max()
         if not values_of(first) and "predicted" in first and set(first["predicted"]) <= {"", *classes_of(first)}:
             names = np.array(classes_of(first))
-            numbers = first[columns].to_numpy(dtype=float)
-            first["predicted"] = np.where(
-                np.isnan(numbers).any(axis=1), "", names[np.nan_to_num(numbers).argmax(axis=1)]
-            )
+            numbers = first[[f"probability_{name}" for name in names]].to_numpy(dtype=float)
+            best = decided(np.nan_to_num(numbers), ordered=EXPECTED_RANK in first)
+            first["predicted"] = np.where(np.isnan(numbers).any(axis=1), "", names[best])
         tested = first.reset_index()
     return pd.concat([validated, tested], ignore_index=True)
 
