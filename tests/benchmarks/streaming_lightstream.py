@@ -1,4 +1,4 @@
-"""lightstream 1.0.7 on a CPU, without the call that moves the model to CUDA unconditionally.
+"""lightstream 1.0.7, on a CPU without the call that moves the model to CUDA unconditionally.
 
 Nothing else of lightstream is changed. It is built the way its own `StreamingResNet` builds it (`StreamingConstructor`,
 BatchNorm kept, normalization layers frozen), and trained the way its documentation says: the loss's gradient with
@@ -18,6 +18,8 @@ from unittest import mock
 import torch
 from torch import nn
 
+CPU = torch.device("cpu")
+
 
 @contextlib.contextmanager
 def _no_cuda() -> Iterator[None]:
@@ -28,12 +30,13 @@ def _no_cuda() -> Iterator[None]:
         yield
 
 
-def build(trunk: nn.Module, tile_px: int) -> Any:
-    """Let lightstream probe and convert a trunk, on the CPU.
+def build(trunk: nn.Module, tile_px: int, device: torch.device = CPU) -> Any:
+    """Let lightstream probe and convert a trunk.
 
     Args:
         trunk: Layers from the image to the feature map, BatchNorm in eval mode and frozen.
         tile_px: Side of the tile, pixels.
+        device: Where the trunk is.
 
     Returns:
         lightstream's `StreamingCNN`. It holds parameters of its own, with the trunk's values.
@@ -47,9 +50,10 @@ def build(trunk: nn.Module, tile_px: int) -> Any:
         normalize_on_gpu=False,
         add_keep_modules=[nn.BatchNorm2d],
     )
-    with _no_cuda(), contextlib.redirect_stdout(io.StringIO()):  # it prints its progress whatever verbose says
+    cuda = _no_cuda() if device == CPU else contextlib.nullcontext()
+    with cuda, contextlib.redirect_stdout(io.StringIO()):  # it prints its progress whatever verbose says
         streaming = constructor.prepare_streaming_model()
-    streaming.device = torch.device("cpu")
+    streaming.device = device
     # Its backward opens torch.autocast("cuda"), which without CUDA disables itself and says so for each tile.
     warnings.filterwarnings("ignore", message=".*device_type of 'cuda', but CUDA is not available.*")
     return streaming
