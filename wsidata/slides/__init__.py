@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wsidata.utils.public_names import lazy_names
 
 if TYPE_CHECKING:
+    from wsidata.slides.exchange.ome_tiff import write_ome_tiff as write_ome_tiff
     from wsidata.slides.exchange.openslide_like import OpenSlideLike as OpenSlideLike
     from wsidata.slides.info import SlideInfo as SlideInfo
     from wsidata.slides.lazy_image import LazyImage as LazyImage
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "exchange.openslide_like": ["OpenSlideLike"],
+        "exchange.ome_tiff": ["write_ome_tiff"],
         "info": ["SlideInfo"],
         "lazy_image": ["LazyImage"],
         "slide": ["Slide", "slide_info"],
