@@ -274,7 +274,8 @@ class ImagePass:
         order = backward_order(self.plan.strips, self.keeping.every, len(self.graphs))
         self._left_out = self._without_gradient(grads)
         reads = [self._read_again(visit) for visit in order]
-        self._sums = GradSums(t for node in self.tensors for t in node if t is not None)
+        leaves = (t for node in self.tensors for t in node if t is not None)
+        self._sums = GradSums(leaves, together=self.device.type != "cpu")
         with self._prepare(), closing(self.reader.strips(reads)) as strips:
             self._backward(order, strips, grads, on_grad or {})
         self._sums.finish()
@@ -325,28 +326,40 @@ class ImagePass:
                             carries[strip + 1] = self._run(strip, rows, carries[strip], prefix_rows).carries
                         continue
                     graph = self._run_with_graph(strip, rows, carries.pop(strip), prefix_rows)
-            carry_grads = self._backward_through(graph, strip, grads, carry_grads)
+            carry_grads, read_grads = self._backward_through(graph, strip, grads, carry_grads)
             for index, read in graph.read_rows.items():
                 if index in on_grad:
-                    on_grad[index](
-                        self.plan.new(index, strip), torch.zeros_like(read) if read.grad is None else read.grad
-                    )
+                    own = read_grads.get(index)
+                    on_grad[index](self.plan.new(index, strip), torch.zeros_like(read) if own is None else own)
 
     def _backward_through(
         self, graph: StripGraph, strip: int, grads: Sequence[Tensor | None], carry_grads: Carries
-    ) -> Carries:
-        """Gradients of the carries that entered a strip, given those of its outputs and of the carries that left it."""
+    ) -> tuple[Carries, Carries]:
+        """Gradients of the leaves of a strip.
+
+        Args:
+            graph: The strip.
+            strip: Its number.
+            grads: Those of the result of the image.
+            carry_grads: Those of the carries that left the strip, by node.
+
+        Returns:
+            Those of the carries that entered it, and of the rows it read, by node.
+        """
         left = graph.result.left
         roots = [(left[index], grad.to(left[index].dtype)) for index, grad in carry_grads.items()]
         roots += self._boundary_roots(graph.result, strip, grads)
         roots = [(root, grad) for root, grad in roots if root.requires_grad]
-        inputs = [t for node in self.tensors for t in node if t is not None and t.requires_grad]
-        inputs += [c for c in graph.entered.values() if c.requires_grad]
-        inputs += graph.read_rows.values()
-        if roots:
-            torch.autograd.backward([r for r, _ in roots], [g for _, g in roots], inputs=inputs)
-            self._sums.add_strip()
-        return {i: c.grad for i, c in graph.entered.items() if c.grad is not None}
+        if not roots:
+            return {}, {}
+        others = [*graph.entered.values(), *graph.read_rows.values()]
+        found = self._sums.add_strip([root for root, _ in roots], [grad for _, grad in roots], others)
+        of_carries = zip(graph.entered, found, strict=False)
+        of_rows = zip(graph.read_rows, found[len(graph.entered) :], strict=True)
+        return (
+            {index: grad for index, grad in of_carries if grad is not None},
+            {index: grad for index, grad in of_rows if grad is not None},
+        )
 
     def _boundary_roots(
         self, result: StripResult, strip: int, grads: Sequence[Tensor | None]
