@@ -30,7 +30,7 @@ def tables(content: Record) -> str:
     if profiles := [record for record in steps if "kernels" in record]:
         parts.append(_table(PROFILES, profiles))
     for name, columns in (("exact", EXACT), ("precision", PRECISION), ("end to end", END_TO_END)):
-        if records := blocks.get(name, {}).get("records"):
+        if records := [r for r in blocks.get(name, {}).get("records", []) if "scales" not in r]:
             parts.append(_table(columns, records))
     checks = []
     for name in ("parallel", "random networks", "waits"):
