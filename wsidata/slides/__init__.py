@@ -7,6 +7,7 @@ from wsidata.utils.public_names import lazy_names
 if TYPE_CHECKING:
     from wsidata.slides.exchange.ome_tiff import write_ome_tiff as write_ome_tiff
     from wsidata.slides.exchange.openslide_like import OpenSlideLike as OpenSlideLike
+    from wsidata.slides.exchange.region_files import write_regions as write_regions
     from wsidata.slides.info import SlideInfo as SlideInfo
     from wsidata.slides.lazy_image import LazyImage as LazyImage
     from wsidata.slides.slide import Slide as Slide
@@ -23,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "exchange.openslide_like": ["OpenSlideLike"],
         "exchange.ome_tiff": ["write_ome_tiff"],
+        "exchange.region_files": ["write_regions"],
         "info": ["SlideInfo"],
         "lazy_image": ["LazyImage"],
         "slide": ["Slide", "slide_info"],

@@ -20,7 +20,7 @@ from wsidata.slides.slide import Slide
 from wsidata.utils.messages import name_some
 
 _AT_ONCE_PX = 1 << 22
-_TILE_PX = (2048, 128)
+_TILE_PX = (2048, 64)
 
 
 def outline_image(
