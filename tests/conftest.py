@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import resource
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from preloaded import MODULES
 
 from wsidata.synthetic.slides import write_camelyon16
 
 os.environ["WSIDATA_CACHE"] = "off"  # nothing from an earlier run, here and in the processes of tests
+
+# Those of pools and loaders are forked from one that has imported what most need, which takes each of them seconds.
+multiprocessing.set_forkserver_preload([*MODULES, "slidestream.predicting"])
+multiprocessing.set_forkserver_preload = lambda _: None
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +53,16 @@ class _FullDisk(AbstractContextManager["_FullDisk"]):
 def full_disk() -> _FullDisk:
     """A context in which the operating system refuses to write large files."""
     return _FullDisk()
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are saved without what is drawn, which takes half a second each: for tests that look at none."""
+    from matplotlib.figure import Figure
+
+    save = Figure.savefig
+
+    def save_blank(figure: Figure, *arguments: Any, **options: Any) -> None:
+        save(Figure(figure.get_size_inches()), *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save_blank)

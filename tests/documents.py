@@ -9,7 +9,7 @@ PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 SMALLER = {
     r"image_size=\d+": "image_size=64", r"max_epochs=\d+": "max_epochs=1", r"tile_size=\d+": "tile_size=64",
     r"num_workers=\d+": "num_workers=0", r"(StreamingResNet\(.*)\)": r"\1, weights=None)", r"8192, 8192": "128, 96",
-    r"strip_rows=\d+": "strip_rows=32", r"resnet34|resnet50(?=\", task)": "resnet18", "2048, 1024": "64, 96",
+    r"strip_rows=\d+": "strip_rows=32", r"(?<=StreamingResNet\(\")resnet\d+": "resnet9", "2048, 1024": "64, 96",
     r'weights="DEFAULT"': "weights=None", r"process_pool\(8\)": "process_pool(1)",
     "pretrained=True": "pretrained=False",
     r"CropOrPad\(4096\)": "CropOrPad(64)",

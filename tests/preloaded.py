@@ -15,6 +15,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,18 @@ def run_python(*arguments: object, timeout: float = 300, check: bool = False, **
     if check:
         done.check_returncode()
     return done
+
+
+def run_group(processes: int, *arguments: object, timeout: float = 300, **options: Any) -> list[Any]:
+    """Results of processes that train together, each as torchrun would start it, by rank.
+
+    Lightning alone would start all but the first in interpreters that import everything again.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), "NODE_RANK": "0"}
+    ranks = [os.environ | group | {"LOCAL_RANK": str(rank)} for rank in range(processes)]
+    return [one.wait(timeout) for one in [start_python(*arguments, env=rank, **options) for rank in ranks]]
 
 
 @cache

@@ -18,29 +18,39 @@ import wsidata
 from streammodels import StreamingResNet
 from wsidata.synthetic import write_camelyon16, write_photo_folders, write_photos, write_slide
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 ON_SLIDES = ("augmentation", "heads", "how-streaming-works", "resnets", "tissue-and-lazy")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples read: labels.csv and slides, photos.csv and photos. Read only."""
+    folder = tmp_path_factory.mktemp("documents")
+    write_camelyon16(folder, normal=5, tumor=5, test=4, size_px=(256, 256), tile=64)
+    table = pd.read_csv(folder / "evaluation" / "reference.csv")
+    table.assign(**{"class": table["type"]}).to_csv(folder / "labels.csv", index=False)
+    (folder / "images").rename(folder / "slides")
+    write_photo_folders(folder / "photos")
+    photos = [path.relative_to(folder / "photos") for path in sorted((folder / "photos").rglob("*.jpg"))]
+    table = pd.DataFrame({"image": photos, "label": [path.parent.name for path in photos]})
+    table.to_csv(folder / "photos.csv", index=False)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with what the examples read: labels.csv and slides, photos.csv and photos."""
+def folder(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a copy of it."""
     monkeypatch.chdir(tmp_path)
-    write_camelyon16(tmp_path, normal=5, tumor=5, test=4, size_px=(256, 256), tile=64)
-    table = pd.read_csv(tmp_path / "evaluation" / "reference.csv")
-    table.assign(**{"class": table["type"]}).to_csv("labels.csv", index=False)
-    (tmp_path / "images").rename("slides")
-    write_photo_folders(tmp_path / "photos")
-    photos = [path.relative_to("photos") for path in sorted(Path("photos").rglob("*.jpg"))]
-    pd.DataFrame({"image": photos, "label": [path.parent.name for path in photos]}).to_csv("photos.csv", index=False)
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
-def slides_and_images() -> None:
+def slides_and_images(width: int = 512, height: int = 450) -> None:
     """The files that the pages name, in the working folder."""
     for name, tumor in {"a.svs": False, "b.svs": True, "tumor_001.tif": True, "tumor_003.tif": True}.items():
         vendor: Any = "aperio" if name.endswith("svs") else "generic"
-        write_slide(name, width=1024, height=900, tile=64, tumor=tumor, vendor=vendor)
-    pyvips.Image.black(1024, 900).write_to_file("tumor_001_mask.png")
+        write_slide(name, width=width, height=height, tile=64, tumor=tumor, vendor=vendor)
+    pyvips.Image.black(width, height).write_to_file("tumor_001_mask.png")
     Path("slides").rename("images")
     Path("labels.csv").rename("reference.csv")
     table = pd.read_csv("reference.csv")
@@ -53,7 +63,7 @@ def slides_and_images() -> None:
 def a_checkpoint() -> None:
     """A trained model."""
     trainer = Trainer(accelerator="cpu", logger=False)
-    trainer.strategy.connect(StreamingResNet("resnet18", tile_size=64, num_classes=2, weights=None))
+    trainer.strategy.connect(StreamingResNet("resnet9", tile_size=64, num_classes=2, weights=None))
     trainer.save_checkpoint("best.ckpt")
 
 
@@ -178,7 +188,7 @@ def test_segmentation_runs(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_reading_slides_runs(folder: Path) -> None:
-    slides_and_images()
+    slides_and_images(1024, 900)
     a_panel_of_channels()
     assert run_examples("docs/reading-slides.md", {})
 
@@ -187,7 +197,7 @@ def test_reading_slides_runs(folder: Path) -> None:
 def test_heatmaps_runs(folder: Path) -> None:
     slides_and_images()
     a_checkpoint()
-    assert run_examples("docs/heatmaps.md", {})["found"].values.shape == (1, 8, 8)
+    assert run_examples("docs/heatmaps.md", {})["found"].values.shape == (1, 4, 4)
     assert Path("cam.png").stat().st_size
     assert Path("cam.tif").stat().st_size
     assert len(list(Path("heatmaps").iterdir())) == 5

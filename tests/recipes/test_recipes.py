@@ -9,7 +9,7 @@ import pytest
 from wsidata.synthetic.photos import write_photo_folders
 from wsidata.synthetic.slides import write_camelyon16
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures")]
 
 
 @pytest.fixture(scope="module")

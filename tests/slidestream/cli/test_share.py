@@ -1,13 +1,15 @@
 """Jobs that share a run by `--share`, one of which is killed in the middle."""
 
-import subprocess
-import sys
+import os
+import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from lightning import Trainer
+from preloaded import start_python
 
 import slidestream.__main__
 import wsidata.__main__
@@ -65,16 +67,17 @@ def beside_a_killed_job(program: str, hangs_in: str, arguments: list[str]) -> in
     """Exit status of a job that starts while another one is at work, which is then killed."""
     main = {"slidestream": slidestream.__main__.main, "wsidata": wsidata.__main__.main}[program]
     statuses: list[int] = []
-    command = [sys.executable, "-W", "ignore", "-c", HANGS, hangs_in, program, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
-        assert killed.stdout is not None
-        while killed.stdout.readline() not in ("at work\n", ""):
-            pass
-        other = threading.Thread(target=lambda: statuses.append(main(arguments)))
-        other.start()
-        other.join(3)
-        assert other.is_alive()  # waits for what the first has taken
-        killed.kill()
+    killed = start_python("-c", HANGS, hangs_in, program, *arguments, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    deadline = time.monotonic() + 60
+    while "at work" not in killed.output():
+        assert time.monotonic() < deadline, killed.output("stderr")
+        time.sleep(0.05)
+    other = threading.Thread(target=lambda: statuses.append(main(arguments)))
+    other.start()
+    other.join(3)
+    assert other.is_alive()  # waits for what the first has taken
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
     other.join(20)
     return statuses[0]
 

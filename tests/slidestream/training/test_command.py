@@ -15,7 +15,7 @@ from slidestream.__main__ import main
 from slidestream.training.folds import ensemble
 from wsidata import Camelyon16DataModule
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("blank_figures")]  # those of `run` are drawn
 
 
 def test_a_run_writes_all_that_is_needed_to_judge_and_to_repeat_it(run: Path) -> None:

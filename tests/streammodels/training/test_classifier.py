@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from places import ROOT
-from preloaded import start_python
+from preloaded import run_group
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -94,11 +92,6 @@ def test_stock_trainer_gives_the_plain_networks_parameters(
         torch.testing.assert_close(trained[0][name], value, rtol=tolerance, atol=tolerance, msg=name)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
@@ -106,14 +99,7 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     states = []
     for mode, devices in (("streaming", 2), ("plain", 1)):
         out = tmp_path / f"{mode}.pt"
-        # As torchrun starts them: by itself, Lightning would start the second one, in an interpreter that imports all.
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(devices)}
-        ranks = (
-            [group | {"LOCAL_RANK": str(rank), "NODE_RANK": "0"} for rank in range(devices)] if devices > 1 else [{}]
-        )
-        programs = [start_python(script, mode, devices, out, cwd=ROOT, env=os.environ | rank) for rank in ranks]
-        for program in programs:
-            done = program.wait()
+        for done in run_group(devices, script, mode, devices, out, cwd=ROOT):
             assert done.returncode == 0, done.stderr[-2000:]
         states.append(torch.load(out))
     assert states[0].keys() == states[1].keys()

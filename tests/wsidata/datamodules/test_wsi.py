@@ -9,7 +9,7 @@ import torch
 from lightning import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from mean_color import Mean, equal, trainer
-from preloaded import run_python
+from preloaded import run_group
 
 from wsidata import WSIDataModule
 from wsidata.datamodules.checks import SlideCheckError
@@ -312,8 +312,7 @@ def test_two_processes_see_together_what_one_sees(camelyon, tmp_path):
     for devices in (1, 2):
         out = tmp_path / str(devices)
         out.mkdir()
-        run = run_python(tmp_path / "script.py", camelyon, out, devices, check=True)
-        said = run.stderr
+        said = run_group(devices, tmp_path / "script.py", camelyon, out, devices)[0].stderr
         assert (out / "split.csv").exists()
         found.append([json.loads(path.read_text()) for path in sorted(out.glob("rank*.json"))])
     (alone,), ranks = found

@@ -62,7 +62,7 @@ def count_of_files(process_id):
 
 
 @LINUX
-@pytest.mark.parametrize(("start", "count"), [("forkserver", 4), ("spawn", 2)])
+@pytest.mark.parametrize(("start", "count"), [("forkserver", 4), ("spawn", 1)])
 def test_workers_neither_hang_nor_keep_files_and_agree_with_none(dataset, start, count):
     torch.manual_seed(7)
     alone = make_loader(dataset, batch_size=2, shuffle=True)
@@ -106,7 +106,7 @@ def test_fork_is_refused_and_says_why():
 def test_spawned_workers_of_a_script_end_with_it(camelyon, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     run = run_python(tmp_path / "script.py", camelyon, check=True)
-    assert run.stdout.split() == ["10", "10"]
+    assert run.stdout.split() == ["10"]
 
 
 SCRIPT = """
@@ -117,9 +117,8 @@ from wsidata import Slide, WSIDataModule
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     Slide(folder / "images" / "normal_001.tif").numpy(level=0)
-    for start in ("forkserver", "spawn"):
-        dm = WSIDataModule(folder / "evaluation" / "reference.csv", folder / "images", test_prefix="test_", level=1,
-                           image_size=64, num_workers=1, worker_start=start, leaks="off")
-        dm.setup("fit")
-        print(sum(len(labels) for _, labels in dm.train_dataloader()))
+    dm = WSIDataModule(folder / "evaluation" / "reference.csv", folder / "images", test_prefix="test_", level=1,
+                       image_size=64, num_workers=1, worker_start="spawn", leaks="off")
+    dm.setup("fit")
+    print(sum(len(labels) for _, labels in dm.train_dataloader()))
 """
