@@ -3,7 +3,7 @@
 The attributes of a group name the levels (`multiscales`), their axes with units, and each level's scale; `omero` may
 name the channels and their colors. https://ngff.openmicroscopy.org/0.4/ and /0.5/.
 
-Missing and cut-off chunks are detected by `omezarr_chunks`.
+Missing and cut-off chunks are detected by `stores.chunks`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 import pyvips
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
 
 from wsidata.errors import ConfinementError, UndecidedImageError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.channels import (
@@ -34,7 +33,8 @@ from wsidata.formats.codecs.color import channels_image, requested_image
 from wsidata.formats.codecs.zarr import check_array
 from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders, SlideMetadata, StatedSpacing, positive_number
-from wsidata.formats.omezarr_chunks import StoredChunks
+from wsidata.formats.stores.chunks import StoredChunks
+from wsidata.formats.stores.files import open_files
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, source_tile
 from wsidata.utils.confine import confined
 
@@ -50,19 +50,8 @@ MAX_SHIFT_PX = 1.0
 MAX_LEVELS = 64
 
 
-class _Files(LocalStore):
-    """A store in a folder, whose files are files: a named pipe would be waited for."""
-
-    async def get(self, key: str, *args: Any, **options: Any) -> Any:
-        """The content of a file, or None where there is none."""
-        file = self.root / key
-        if file.exists() and not (file.is_file() or file.is_dir()):
-            raise UnreadableImageError(f"'{file}' is no file. Copy the slide again from its source.")
-        return await super().get(key, *args, **options)
-
-
 class ZarrPyramid:
-    """An open OME-Zarr: a multiscale image, or a folder that bioformats2raw wrote, whose image 0 is the slide.
+    """An open OME-Zarr: a multiscale image, or what bioformats2raw wrote, whose image 0 is the slide.
 
     Raises:
         UnreadableImageError: if metadata or arrays are missing or inconsistent.
@@ -87,7 +76,8 @@ class ZarrPyramid:
             raise UnreadableImageError(f"'{path}' could not be read as OME-Zarr: {error}. Copy it again.") from error
 
     def _open(self) -> None:
-        root = zarr.open(_Files(self._path, read_only=True), mode="r")
+        files, folder = open_files(self._path)
+        root = zarr.open(files, path=folder, mode="r")
         if isinstance(root, zarr.Array):
             raise UnsupportedImageError(
                 f"'{self._path}' is a single Zarr array {root.shape}, such as one level of an OME-Zarr. Open the "
@@ -126,9 +116,9 @@ class ZarrPyramid:
             "ome-zarr.name": str(multiscale.get("name", "")),
             "zarr.format": str(group.metadata.zarr_format),
         })  # fmt: skip
-        self.associated: Loaders = {name: partial(_whole_image, self._path / name) for name in others}
+        self.associated: Loaders = {name: partial(_whole_image, self._path, at) for name, at in others.items()}
         self._chunks = [
-            StoredChunks(array, stored, self._path / array.path, level, self._path)
+            StoredChunks(array, stored, files, level, self._path)
             for level, (array, stored) in enumerate(zip(self._arrays, storage, strict=True))
         ]
         self._checked: set[int] = set()
@@ -159,7 +149,7 @@ class ZarrPyramid:
         return np.asarray(pixels).reshape(height_px, width_px, -1)
 
     def close(self) -> None:
-        """Nothing is kept open: chunks are files of their own."""
+        """Nothing: chunks are files of their own, and an archive is open until the last image of it is dropped."""
 
     def _chosen_planes(self) -> dict[int, int]:
         """The index along each axis but those of channels, rows and columns, by the number of the axis."""
@@ -264,12 +254,12 @@ class ZarrPyramid:
         return requested_image(np.stack(planes, axis=-1), meaning, self._request, self._path.name)
 
 
-def _image_group(root: zarr.Group, path: Path, choice: ImageChoice) -> tuple[zarr.Group, tuple[str, ...]]:
-    """The group of the slide, and the names of the images beside it (label, macro) in bioformats2raw's layout."""
+def _image_group(root: zarr.Group, path: Path, choice: ImageChoice) -> tuple[zarr.Group, dict[str, int]]:
+    """The group of the slide, and name and number of the images beside it (label, macro) in bioformats2raw's layout."""
     attributes = _ome_attributes(root)
     if "multiscales" in attributes:
         choice.place("series", range(1), path)
-        return root, ()
+        return root, {}
     if "plate" in attributes or "well" in attributes:
         raise UnsupportedImageError(f"'{path}' is a plate of many images. Open one of them: the folder of its field.")
     names = sorted((name for name, _ in root.groups() if name.isdigit()), key=int)
@@ -283,7 +273,7 @@ def _image_group(root: zarr.Group, path: Path, choice: ImageChoice) -> tuple[zar
     slide = root[chosen]
     if not isinstance(slide, zarr.Group):
         raise UnreadableImageError(f"'{path}': '{chosen}' is no group. Copy it again from its source.")
-    return slide, tuple(name for name in names if name != chosen)
+    return slide, {name: number for number, name in enumerate(names) if name != chosen}
 
 
 def _ome_attributes(group: zarr.Group) -> Mapping[str, Any]:
@@ -338,5 +328,5 @@ def _spacing(multiscale: Mapping[str, Any], scale: tuple[float, ...]) -> tuple[S
     return () if x is None or y is None else (StatedSpacing("OME-Zarr (scale)", (x, y)),)
 
 
-def _whole_image(path: Path) -> pyvips.Image:
-    return ZarrPyramid(path, PixelRequest()).image(0)
+def _whole_image(path: Path, number: int) -> pyvips.Image:
+    return ZarrPyramid(path, PixelRequest(of=ImageChoice(series=number))).image(0)

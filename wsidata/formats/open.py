@@ -43,10 +43,10 @@ NO_IMAGES = {
     b"/annex/objects/": "a git-annex pointer, which stands for the file: fetch that with 'git annex get'",
     b"<!doctype html": "a web page, such as a server's answer in place of the file: download it again",
     b"<html": "a web page, such as a server's answer in place of the file: download it again",
-    b"pk\x03\x04": "a ZIP archive: unpack it first, and open what is in it",
 }
 """What files are by their first bytes, in lower case, that often stand where an image should be, and the remedy."""
 HEAD_BYTES = 132
+ZIP_SIGNATURE = b"PK\x03\x04"
 GZIP_SIGNATURE = b"\x1f\x8b\x08"
 ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/(?!/?$)")
 
@@ -148,7 +148,7 @@ def check_regular(path: Path) -> None:
 
 
 def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
-    """Open a slide, an OME-Zarr folder or a photo; as 8-bit RGB unless requested otherwise.
+    """Open a slide, an OME-Zarr (a folder, or a ZIP archive) or a photo; as 8-bit RGB unless requested otherwise.
 
     Raises:
         UnreadableImageError: if the file is damaged or not an image.
@@ -183,6 +183,10 @@ def _opened(path: Path, request: PixelRequest) -> Pyramid:
         file = unless_taken.enter_context(SameFile(path))
         head = file.read(HEAD_BYTES)
         _check_image(path, head)
+        if head.startswith(ZIP_SIGNATURE):
+            from wsidata.formats.omezarr import ZarrPyramid
+
+            return ZarrPyramid(path, request)
         foreign = foreign_format(path, head)
         if foreign is not None:
             return open_foreign(path, request, foreign)

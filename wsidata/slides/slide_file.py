@@ -186,8 +186,10 @@ class SlideFile:
 
     @property
     def is_one_file(self) -> bool:
-        """Whether it is read from its file alone; OpenSlide and OME-Zarr read others, too."""
-        return isinstance(self._open().pyramid, (TiffPyramid, PlainImagePyramid))
+        """Whether it is read from its file alone; OpenSlide and a folder of OME-Zarr read others, too."""
+        pyramid = self._open().pyramid
+        is_archive = pyramid.reader == "zarr" and self.path.is_file()
+        return isinstance(pyramid, (TiffPyramid, PlainImagePyramid)) or is_archive
 
     def close(self) -> None:
         """Close the file. Images made from it stay usable, and keep it open until they are dropped."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from wsidata.tables.name_table import MOST_HINTS, NameTable, list_some, nearest, nfc, suggestion
 
 SLIDE_SUFFIXES = (
-    *(".ome.tiff", ".ome.tif", ".ome.zarr", ".zarr"),
+    *(".ome.tiff", ".ome.tif", ".ome.zarr", ".zarr", ".ome.zarr.zip", ".zarr.zip", ".ozx"),
     *(".qptiff", ".tiff", ".tif", ".svs", ".svslide", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm", ".czi"),
     *(".jpeg", ".jpg", ".png", ".webp", ".bmp"),
 )

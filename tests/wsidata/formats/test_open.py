@@ -26,7 +26,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2
         (POINTER, "is a Git LFS pointer.*git lfs pull"),
         (b"/annex/objects/SHA256E-s1--1.svs\n", "is a git-annex pointer.*git annex get"),
         (b"<!DOCTYPE html>\n<html>403 Forbidden", "is a web page.*download it again"),
-        (b"PK\x03\x04" + bytes(40), "is a ZIP archive: unpack it"),
+        (b"PK\x03\x04" + bytes(40), "is a ZIP archive that was cut off"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.svs", "a.tif", "a.jpg"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from wsidata.errors import MissingChunksWarning, UnreadableImageError
 from wsidata.formats.codecs.zarr import DEFLATE_RATIO, HEADER_BYTES, Storage, inflates_beyond, misfit
 from wsidata.formats.limits import check_limit, limits
+from wsidata.formats.stores.files import StoreFiles
 
 ABSENT = 2**64 - 1
 """Offset and length, in the index of a shard, of a chunk that was never written."""
@@ -30,10 +30,11 @@ MAX_KNOWN_INDICES = 1024
 
 
 class StoredChunks:
-    """The chunks of one level, in files or shards of their own: its array, its folder and number, and the slide."""
+    """The chunks of one level, in files or shards of their own: its array, its files and number, and the slide."""
 
-    def __init__(self, array: zarr.Array[Any], storage: Storage, folder: Path, level: int, path: Path) -> None:
-        self._array, self._storage, self._folder, self._level, self._path = array, storage, folder, level, path
+    def __init__(self, array: zarr.Array[Any], storage: Storage, files: StoreFiles, level: int, path: Path) -> None:
+        self._array, self._storage, self._files, self._level, self._path = array, storage, files, level, path
+        self._folder = array.path
         self._sides = array.shards or array.chunks
         self._per_shard = tuple(side // inner for side, inner in zip(self._sides, array.chunks, strict=True))
         self._decoded_bytes = math.prod(array.chunks) * array.dtype.itemsize
@@ -57,7 +58,7 @@ class StoredChunks:
             chosen = planes.get(axis)
             along.append(range(-(-length // side)) if chosen is None else {one // side for one in chosen})
         needed = math.prod(map(len, along))
-        lost = needed - sum(self._is_among(key, along) for key in self._files())
+        lost = needed - sum(self._is_among(key, along) for key in self._names())
         if lost == needed:
             raise UnreadableImageError(
                 f"'{self._path}': level {self._level} has metadata but not one of its {lost} chunks. Copy it again, "
@@ -94,15 +95,14 @@ class StoredChunks:
 
     def _check_chunk(self, index: tuple[int, ...]) -> None:
         shard = tuple(number // count for number, count in zip(index, self._per_shard, strict=True))
-        file = self._folder / self._key(shard)
-        try:
-            file_bytes = file.stat().st_size
-        except FileNotFoundError:
+        file = f"{self._folder}/{self._key(shard)}".lstrip("/")
+        file_bytes = self._files.size(file)
+        if file_bytes is None:
             return  # filled with the fill value; see `check_present`
         start, length = 0, file_bytes
         if self._storage.index_at_start is not None:
             inside = tuple(number % count for number, count in zip(index, self._per_shard, strict=True))
-            start, length = map(int, self._shard_index(shard, file)[inside])
+            start, length = map(int, self._shard_index(shard, file, file_bytes)[inside])
             if start == length == ABSENT:
                 return
             if start + length > file_bytes:
@@ -111,29 +111,24 @@ class StoredChunks:
                     f"{file_bytes} bytes. Copy it again from its source."
                 )
         length -= self._storage.checksum_bytes
-        with file.open("rb") as stream:
-            stream.seek(start)
-            head = stream.read(min(HEADER_BYTES, max(length, 0)))
-            name, resized = str(self._storage.compressor), self._storage.is_resized
-            why = misfit(name, head, length, self._decoded_bytes, is_resized=resized)
-            if why is None and name in ("gzip", "zlib") and length * DEFLATE_RATIO > limits().max_decoded_bytes:
-                stream.seek(start)
-                is_larger = inflates_beyond(stream.read(length), self._decoded_bytes)
-                why = f"it holds more than {self._decoded_bytes} bytes" if is_larger and not resized else None
+        head = self._files.read(file, start, min(HEADER_BYTES, max(length, 0)))
+        name, resized = str(self._storage.compressor), self._storage.is_resized
+        why = misfit(name, head, length, self._decoded_bytes, is_resized=resized)
+        if why is None and name in ("gzip", "zlib") and length * DEFLATE_RATIO > limits().max_decoded_bytes:
+            is_larger = inflates_beyond(self._files.read(file, start, length), self._decoded_bytes)
+            why = f"it holds more than {self._decoded_bytes} bytes" if is_larger and not resized else None
         if why is not None:
             raise UnreadableImageError(
                 f"'{self._path}': chunk '{self._key(index)}' of level {self._level} is cut off or damaged ({length} "
                 f"bytes; {why}). Copy it again from its source."
             )
 
-    def _shard_index(self, shard: tuple[int, ...], file: Path) -> NDArray[np.uint64]:
+    def _shard_index(self, shard: tuple[int, ...], file: str, file_bytes: int) -> NDArray[np.uint64]:
         """Offset and length of each chunk of a shard; zarr compares its checksum when it reads it."""
         if shard not in self._indices:
             size = 16 * math.prod(self._per_shard)
-            with file.open("rb") as stream:
-                whole = stream.seek(0, 2)
-                stream.seek(0 if self._storage.index_at_start else max(0, whole - size - 4))
-                data = stream.read(min(size, whole))
+            start = 0 if self._storage.index_at_start else max(0, file_bytes - size - 4)
+            data = self._files.read(file, start, min(size, file_bytes))
             if len(data) < size:
                 raise UnreadableImageError(
                     f"'{self._path}': shard '{self._key(shard)}' of level {self._level} is cut off. Copy it again."
@@ -149,26 +144,15 @@ class StoredChunks:
         is_inside = len(index) == len(along) and all(one in there for one, there in zip(index, along, strict=True))
         return is_inside and key == self._key(index)
 
-    def _files(self) -> Iterator[str]:
+    def _names(self) -> Iterator[str]:
         """Names of the files of the level, relative to its folder.
 
         Raises:
             UnreadableImageError: for a pipe or device, which would be waited for.
             LimitExceededError: if there are more than chunks may be.
         """
-        count, pending = 0, [""]
-        while pending:  # a folder that is a link is no folder here: it may lead back
-            inner = pending.pop()
-            with os.scandir(self._folder / inner) as found:
-                entries = list(found)
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(f"{inner}{entry.name}/")
-                elif entry.is_file():
-                    count += 1
-                    yield inner + entry.name
-                else:
-                    raise UnreadableImageError(f"'{entry.path}' is no file. Copy the slide again from its source.")
+        for count, name in enumerate(self._files.keys(self._folder), start=1):
+            yield name
             check_limit("max_chunks", count, self._path, f"{count:,} files in level {self._level}")
 
     def _key(self, index: tuple[int, ...]) -> str:

@@ -1,0 +1,1 @@
+"""Zarr stores in folders and ZIP archives, and checks of their chunks."""
