@@ -79,6 +79,8 @@ def _checkpoints(run: Path) -> tuple[list[Path], str]:
             )
         memory, settings = recall(checkpoint)
         what = {name: memory.get(name) for name in ("class_names", "target", "geometry")}
+        if what["target"] == "survival":
+            del what["class_names"]  # intervals, drawn from the training images of each fold
         first = first or what
         differs = [name for name in what if what[name] != first[name]]
         if differs:

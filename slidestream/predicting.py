@@ -24,9 +24,10 @@ from wsidata.evaluation import (
     balanced_accuracy,
     quadratic_kappa,
     read_predictions,
+    scores_with_intervals,
 )
 from wsidata.evaluation.prediction_file import ERROR, KEY, Row
-from wsidata.evaluation.predictions import EXPECTED_RANK
+from wsidata.evaluation.predictions import EXPECTED_RANK, RISK
 from wsidata.evaluation.spread.executor import CollectingWriter, ExecutorWriter
 from wsidata.evaluation.spread.shared import SharedWriter
 from wsidata.splits.unreadable import SkipWarning
@@ -71,6 +72,10 @@ class Done:
         if self.is_labeled:
             table = read_predictions(self.out)
             table = table[(table["error"] == "") & (table["label"] != "")]
+            if RISK in table:
+                index = scores_with_intervals(table.assign(split="test"), resamples=0)["value"]
+                lines.append(f"concordance index {index.iloc[0]:.3f}, of {len(table)} images with labels")
+                return "\n".join(lines)
             if EXPECTED_RANK in table:
                 other = f"quadratic weighted kappa {quadratic_kappa(table):.3f}"
             elif sum(name.startswith("probability_") for name in table.columns) == 2:
@@ -139,7 +144,7 @@ def predict(
     else:
         writer = PredictionWriter(out, overwrite=overwrite, class_names=names)
     run = _run(trained.model, data, writer, {"enable_progress_bar": not quiet and show_progress(), **(trainer or {})})
-    labeled = data.target in ONE_CLASS and bool((data.labels.frame["label_name"] != "").any())
+    labeled = data.target in (*ONE_CLASS, "survival") and bool((data.labels.frame["label_name"] != "").any())
     count = len(data.tables["predict"]) + len(data.skipped)
     return Done(writer.path, count, writer.unreadable, labeled, run.is_global_zero)
 

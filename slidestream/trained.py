@@ -24,6 +24,7 @@ _OWN = "streammodels."
 
 TASK_OF_TARGET = {
     "class": "multiclass", "ordinal": "ordinal", "multilabel": "multilabel", "regression": "regression",
+    "survival": "survival",
 }  # fmt: skip
 """The task of a network for each kind of target of a data module; masks have none."""
 
@@ -61,7 +62,9 @@ class Trained:
 
     @property
     def explained(self) -> tuple[str, ...]:
-        """Names of the outputs that maps are drawn of: the classes, or the score that ordered classes depend on."""
+        """Names of the outputs that maps are drawn of: classes, the score of ordered classes, or hazards."""
+        if self.task == "survival":
+            return tuple(f"hazard until {end}" for end in self.class_names)
         return ("score",) if self.task == "ordinal" else self.class_names
 
 

@@ -51,7 +51,7 @@ _UNREADABLE = (OSError, ValueError, LookupError, ImageReadError)
 Existing = Literal["error", "replace", "skip"]
 
 
-_NUMBERS = ("regression", "ordinal")
+_NUMBERS = ("regression", "ordinal", "survival")
 """Tasks whose maps are of numbers, and not of the logits of classes."""
 
 

@@ -27,7 +27,17 @@ from wsidata.evaluation import (
 from wsidata.evaluation.predictions import by_split
 from wsidata.tables.targets import ONE_CLASS
 
-MAIN_SCORES = ("quadratic_kappa", "accuracy", "balanced_accuracy", "label_accuracy", "auroc", "mae", "rmse", "r2")
+MAIN_SCORES = (
+    "c_index",
+    "quadratic_kappa",
+    "accuracy",
+    "balanced_accuracy",
+    "label_accuracy",
+    "auroc",
+    "mae",
+    "rmse",
+    "r2",
+)
 """Those that are printed; scores.csv and the report have all."""
 
 MISTAKES = 6
@@ -137,4 +147,5 @@ def _described(data: SplitDataModule) -> dict[str, Any]:
     geometry = data.geometry()
     resolution = geometry.get("resolution") or {}
     text = ", ".join(f"{name}={value}" for name, value in resolution.items())
-    return {"unit": geometry.get("kind", "images"), **({"resolution": text} if text else {})}
+    times = {"time_unit": data.arguments.get("time_unit")} if data.target == "survival" else {}
+    return {**times, "unit": geometry.get("kind", "images"), **({"resolution": text} if text else {})}

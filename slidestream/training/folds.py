@@ -18,7 +18,7 @@ import pandas as pd
 from slidestream.training.evaluate import main_scores
 from slidestream.training.run_folder import RunFolder, default_folder
 from wsidata.evaluation import read_predictions, read_scores, save_table, write_report
-from wsidata.evaluation.predictions import NUMBERS, classes_of, decided
+from wsidata.evaluation.predictions import NUMBERS, SURVIVAL_PREFIX, classes_of, decided
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ def sum_up(out: Path, count: int) -> str:
     scores, validated, tested = [], [], []
     for fold in range(count):
         predictions = read_predictions(out / f"fold_{fold}" / "predictions.csv")
+        predictions = predictions[[name for name in predictions.columns if not name.startswith(SURVIVAL_PREFIX)]]
         scores.append(read_scores(out / f"fold_{fold}" / "scores.csv").assign(fold=fold))
         validated.append(predictions[predictions["split"] == "val"].assign(fold=str(fold)))
         tested.append(predictions[predictions["split"] == "test"])
@@ -149,7 +150,7 @@ def ensemble(tables: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
 
     Args:
         tables: A table of each network.
-        task: "multiclass", "ordinal", "multilabel" or "regression".
+        task: "multiclass", "ordinal", "multilabel", "regression" or "survival", of which the mean risk is kept.
 
     Raises:
         ValueError: if they are not of the same images.
@@ -157,6 +158,8 @@ def ensemble(tables: Sequence[pd.DataFrame], task: str) -> pd.DataFrame:
     first = tables[0].reset_index(drop=True)
     if any(table["path"].tolist() != first["path"].tolist() for table in tables):
         raise ValueError("the folds have predicted different images: train them with the same data and arguments.")
+    if task == "survival":  # intervals of time are those of the training images of each fold
+        first = first.drop(columns=[name for name in first.columns if name.startswith(SURVIVAL_PREFIX)])
     names = [name for name in first.columns if name.startswith(NUMBERS)]
     mean = np.mean([table[names].to_numpy(dtype=float) for table in tables], axis=0)
     table = first.assign(**dict(zip(names, mean.T, strict=True)))

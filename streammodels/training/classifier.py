@@ -48,15 +48,16 @@ class StreamingClassifier(SupervisedModule):
     | ordinal | (B,) numbers of ordered classes | cross entropy | accuracy, MAE, quadratic kappa | softmax |
     | multilabel | (B, num_classes) of 0 and 1 | binary cross entropy | accuracy, AUROC | sigmoid of each |
     | regression | (B, num_classes) numbers | mean squared error | MAE, RMSE | the outputs |
+    | survival | (B, 3) time, event, intervals survived | hazards' likelihood | C-index | survival of each interval |
 
-    With ``num_classes=1`` the labels of the last two may also be (B,). Labels of another shape, type or range raise.
-    With "ordinal" the head returns one score per image, and a `CumulativeLink` behind it, ``model.link``, makes
-    log-probabilities of the classes; maps explain the score.
+    With ``num_classes=1`` the labels of multilabel and regression may also be (B,). Labels of another shape, type or
+    range raise. With "ordinal" the head returns one score per image, and a `CumulativeLink` behind it,
+    ``model.link``, makes log-probabilities of the classes; maps explain the score.
 
     Args:
         trunk: Maps (B, C, H, W) images to (B, F, 1, 1) or (B, F) features; it ends in a global pool.
         head: Maps (B, F) features to (B, num_classes) logits; with task "ordinal" to (B, 1) scores.
-        num_classes: Number of classes, or of values in a regression.
+        num_classes: Number of classes, of values in a regression, or of intervals of time.
         tile_size: Memory budget as the side of a square tile, in pixels: see `stream`.
         loss_fn: ``loss_fn(logits, labels)``; None for the task's default.
         metrics: A metric, or collection of metrics, of predictions and labels; None for the task's default.
@@ -67,7 +68,7 @@ class StreamingClassifier(SupervisedModule):
         streaming: False computes the plain trunk, with the same weights and results.
         frozen_batch_norm: Keep batch normalization in eval mode during training, as streaming requires.
         verbose: Print the trunk's layer table at the first image.
-        task: "multiclass", "ordinal", "multilabel" or "regression". None derives it from `loss_fn`
+        task: "multiclass", "ordinal", "multilabel", "regression" or "survival". None derives it from `loss_fn`
             (``BCEWithLogitsLoss``: multi-label; ``MSELoss``, ``L1Loss``, ``SmoothL1Loss``, ``HuberLoss``: regression;
             else multi-class).
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError
+from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import (
     BinaryAUROC,
     MulticlassAccuracy,
@@ -22,6 +22,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.utilities.data import dim_zero_cat
 
+from streammodels.losses.hazards import risk_of
 from streammodels.models.cumulative_link import median_class
 
 
@@ -103,6 +104,38 @@ class OrdinalDistance(MeanAbsoluteError):  # noqa: N818
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Count (B, K) probabilities and (B,) class numbers."""
         super().update(median_class(preds), target)
+
+
+class ConcordanceIndex(Metric):
+    """Harrell's concordance index of the risk (JAMA 247, 1982), or nan if no two images can be compared.
+
+    Of all pairs of which one is known to have had its event before the other, or before the other left at the same
+    time, it is the share in which that one has the higher risk; equal risks count one half.
+    """
+
+    full_state_update = False
+    risk: list[Tensor]
+    observed: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("risk", [], dist_reduce_fx="cat")
+        self.add_state("observed", [], dist_reduce_fx="cat")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Take (B, K) survival probabilities, and labels of which the first two columns are time and event."""
+        self.risk.append(risk_of(preds))
+        self.observed.append(target[:, :2])
+
+    def compute(self) -> Tensor:
+        """The index in 0..1."""
+        risk, (time, event) = dim_zero_cat(self.risk).double(), dim_zero_cat(self.observed).double().T
+        concordant = comparable = torch.zeros((), dtype=torch.float64, device=risk.device)
+        for one in torch.nonzero(event).flatten().tolist():
+            later = (time > time[one]) | ((time == time[one]) & (event == 0))
+            comparable = comparable + later.sum()
+            concordant = concordant + (risk[one] > risk[later]).sum() + 0.5 * (risk[one] == risk[later]).sum()
+        return (concordant / comparable).float()
 
 
 def _mean_where_defined(compute: Callable[[], Tensor], positives: Tensor, images: int) -> Tensor:

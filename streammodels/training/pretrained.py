@@ -169,6 +169,7 @@ def _shared(memory: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "stats": stats,
         "hashed": True,
         "geometry": memory.get("geometry"),
+        **{name: memory[name] for name in ("target", "time_bins", "time_unit") if name in memory},
     }
 
 

@@ -1,4 +1,4 @@
-"""Multi-class, ordinal, multi-label and regression tasks with their losses, metrics and label checks.
+"""Tasks of classes, grades, labels, numbers and survival, with losses, metrics and label checks.
 
 Labels are checked before the loss is computed: a loss that broadcasts (B, 1) against (B,) would silently train toward
 the mean.
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy, MultilabelAccuracy
 
+from streammodels.losses.hazards import DiscreteHazardLoss, survival_curve
 from streammodels.models.cumulative_link import CumulativeLink
 from streammodels.training.metrics import (
     BinaryROCArea,
+    ConcordanceIndex,
     MulticlassROCArea,
     MultilabelROCArea,
     OrdinalAccuracy,
@@ -229,7 +231,45 @@ class Regression(_PerOutput):
         return outputs.float()
 
 
-TASKS: dict[str, type[Task]] = {task.name: task for task in (Multiclass, Ordinal, Multilabel, Regression)}
+class Survival(Task):
+    """Time to an event, or to the end of follow-up: labels (B, 3) are time, event (0 or 1) and intervals survived.
+
+    The third says how many of the intervals, one for each output, were survived; see `DiscreteHazardLoss`.
+    """
+
+    name = "survival"
+    own_losses = (DiscreteHazardLoss,)
+
+    def default_loss(self) -> nn.Module:
+        """Negative log-likelihood of discrete hazards."""
+        return DiscreteHazardLoss()
+
+    def default_metrics(self) -> MetricCollection:
+        """The concordance index of the risk, the mean over the intervals of not surviving them."""
+        return MetricCollection({"c_index": ConcordanceIndex()})
+
+    def target(self, label: Tensor, outputs: Tensor) -> Tensor:
+        """(B, 3), float32 or wider."""
+        hint = "Columns are time, event and number of intervals survived; wsidata's target='survival' makes them."
+        self._check_shape(label, [(len(outputs), 3)], hint)
+        time, event, survived = label.unbind(dim=1)
+        last = torch.where(event > 0, self.outputs - 1, self.outputs)
+        right = time.isfinite() & (time >= 0) & ((event == 0) | (event == 1))
+        right &= (survived >= 0) & (survived <= last) & (survived == survived.round())
+        if not bool(right.all()):
+            raise ValueError(
+                f"task 'survival' takes times of at least 0, events of 0 or 1, and whole numbers of the "
+                f"num_classes={self.outputs} intervals survived, found {label[~right][0].tolist()}. Use the intervals "
+                "that the network was made for."
+            )
+        return label.to(outputs.device, torch.promote_types(label.dtype, torch.float32))
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """Probability of surviving each interval and those before it."""
+        return survival_curve(outputs)
+
+
+TASKS: dict[str, type[Task]] = {task.name: task for task in (Multiclass, Ordinal, Multilabel, Regression, Survival)}
 
 
 def make_task(name: str | None, outputs: int, loss_fn: Loss | None) -> Task:

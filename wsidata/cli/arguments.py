@@ -27,8 +27,8 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "--class-names", nargs="+", metavar="NAME", help="classes in order; or LABEL=CLASS for each label of the table"
     )
     parser.add_argument(
-        "--target", choices=("class", "ordinal", "multilabel", "regression"), default="class",
-        help="one class, one with an order, several (separated by ;), or numbers (columns with commas)",
+        "--target", choices=("class", "ordinal", "multilabel", "regression", "survival"), default="class",
+        help="one class, one with an order, several (separated by ;), numbers, or time and event (columns with commas)",
     )  # fmt: skip
     parser.add_argument("--decimal", choices=(".", ","), default=".", help="decimal mark of numbers (default: .)")
     parser.add_argument("--group-column", help="column of patients, each kept in one split")

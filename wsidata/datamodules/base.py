@@ -28,6 +28,7 @@ from torch import Tensor
 from wsidata.datamodules.checkpoint import (
     NAMING,
     OBJECTS,
+    check_remembered_bins,
     check_remembered_classes,
     check_remembered_split,
     plain_values,
@@ -44,6 +45,7 @@ from wsidata.datasets.sampler import share_of_process
 from wsidata.splits.leaks import LeakKind, LeakReport, check_leaks
 from wsidata.splits.near_duplicates import slide_thumbnail
 from wsidata.splits.split_file import save_splits, save_splits_beside, split_digest
+from wsidata.splits.time_bins import TimeBins, find_time_bins, with_intervals
 from wsidata.splits.unreadable import SkipWarning, check_skipped, describe_skipped, skipped_rows, without_skipped
 from wsidata.staging.copying import count_bytes
 from wsidata.stats.class_weights import class_weights
@@ -177,6 +179,7 @@ class SplitDataModule(LightningDataModule, ABC):
     def _take(self, memory: Mapping[str, Any]) -> None:
         """Compare with a checkpoint's memory, but for the images, and take its classes and statistics."""
         check_geometry(memory["geometry"], self.geometry(), self.allow_changed, resuming=False)
+        check_remembered_bins(memory, self.time_bins)
         check_remembered_classes(dict(memory), self._own_class_names)
         self._remembered_classes = tuple(memory["class_names"])
         self._remembered_target = memory.get("target")
@@ -283,10 +286,24 @@ class SplitDataModule(LightningDataModule, ABC):
         Without the rows that are `skipped`.
         """
         frame = self._kept
+        if self.labels.target == "survival" and "target" in frame:
+            frame = with_intervals(frame, self.time_bins)
         tables = {name: frame[frame["split"] == name].reset_index(drop=True) for name in SPLITS}
         chosen = self.predict_on or ("test" if len(tables["test"]) else "all")
         tables["predict"] = frame if chosen == "all" else tables[chosen].copy()
         return tables
+
+    @cached_property
+    def time_bins(self) -> TimeBins:
+        """Ends of the intervals of time of `target="survival"`, drawn from the training rows unless they are given.
+
+        Raises:
+            SplitError: if they cannot be drawn; see `find_time_bins`.
+        """
+        if self.labels.target != "survival" or "target" not in self.labels.frame:
+            return ()
+        frame = self._kept
+        return find_time_bins(frame[frame["split"] == "train"], self.arguments.get("time_bins", 4))
 
     @property
     def _kept(self) -> pd.DataFrame:
@@ -300,7 +317,9 @@ class SplitDataModule(LightningDataModule, ABC):
 
     @property
     def _own_class_names(self) -> tuple[str, ...]:
-        """The classes as far as no checkpoint says them."""
+        """The classes, or ends of intervals of time, as far as no checkpoint says them."""
+        if self.labels.target == "survival":
+            return tuple(f"{end:.15g}" for end in self.time_bins)
         return self.labels.class_names
 
     @property
@@ -447,7 +466,8 @@ class SplitDataModule(LightningDataModule, ABC):
     def state_dict(self) -> dict[str, Any]:
         """How images are read, the split, the classes, and the statistics if they are known, for the checkpoint."""
         stats = self.__dict__.get("stats")
-        return remember(
+        times = {"time_bins": list(self.time_bins), "time_unit": self.arguments.get("time_unit")}
+        return (times if self.time_bins else {}) | remember(
             self.labels.frame,
             self.skipped,
             self.class_names,
@@ -477,6 +497,7 @@ class SplitDataModule(LightningDataModule, ABC):
             if stage in (None, TrainerFn.FITTING) and not {"resolution", "crop"} & {*self.allow_changed}:
                 self.check_stats(stats)
             self.stats = stats
+        check_remembered_bins(state_dict, self.time_bins)
         check_remembered_classes(state_dict, self._own_class_names)
         self._remembered_classes = tuple(state_dict["class_names"])
         self._remembered_target = state_dict.get("target")

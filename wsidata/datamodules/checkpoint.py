@@ -128,6 +128,16 @@ def check_remembered_classes(memory: dict[str, Any], class_names: Sequence[str])
         )
 
 
+def check_remembered_bins(memory: Mapping[str, Any], bins: Sequence[float]) -> None:
+    """Raise `SplitError` if the intervals of time differ from the checkpoint's; no labels are no difference."""
+    saved = memory.get("time_bins")
+    if bins and saved is not None and list(bins) != list(saved):
+        raise SplitError(
+            f"the checkpoint's intervals of time end at {saved}, and those of the table at {list(bins)}. Pass "
+            f"time_bins={saved}."
+        )
+
+
 def check_remembered_split(
     memory: dict[str, Any], table: pd.DataFrame, skipped: pd.DataFrame, evaluated: Part | None = None
 ) -> None:

@@ -39,7 +39,7 @@ from wsidata.tables.class_names import LabelNames, check_order, read_label_names
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import Part, SplitError
 from wsidata.tables.photo_table import Unlisted, match_ids, read_photo_table
-from wsidata.tables.targets import Decimal
+from wsidata.tables.targets import Decimal, TimeUnit
 from wsidata.tables.text_table import TableError
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.compose import auto_resize_px, default_eval_transform, photo_train_transform
@@ -78,8 +78,12 @@ class ImageFolderDataModule(SplitDataModule):
             of them are classes, in the labels' order, also those without photos.
         target: "class": (B,) int64. "ordinal": the same, of classes with an order. "multilabel": (B, K) float32 of 0
             and 1, from a column of labels separated by `;` or from K columns of 0 and 1. "regression": (B, K) float32,
-            from K columns of numbers. See `targets.read_targets`.
+            from K columns of numbers. "survival": (B, 3) float32 of time, event (0 or 1) and intervals survived, from
+            the columns `[time, event]`. See `targets.read_targets`.
         decimal: Decimal mark of numbers in a table of text, "." or ",".
+        time_bins: With "survival": number of intervals of time, which hold about as many events of the training rows
+            each; or the ends of the intervals.
+        time_unit: With "survival": unit of the times, "days", "weeks", "months" or "years"; has to be told.
         resize_px: Length that the shorter side is resized to when a photo is decoded. "auto": 8/7 of `image_size` (256
             for 224), or as it is if `image_size` is None. None: as it is.
         image_size: Height and width to crop (or pad in white) to, in pixels; one number for a square. None keeps all.
@@ -165,8 +169,10 @@ class ImageFolderDataModule(SplitDataModule):
         label_column: str | Sequence[str] | None = "class",
         class_names: Sequence[str] | Mapping[str, int] | Mapping[str, str] | None = None,
         label_names: LabelNames | None = None,
-        target: Literal["class", "ordinal", "multilabel", "regression"] = "class",
+        target: Literal["class", "ordinal", "multilabel", "regression", "survival"] = "class",
         decimal: Decimal = ".",
+        time_bins: int | Sequence[float] = 4,
+        time_unit: TimeUnit | None = None,
         resize_px: int | Literal["auto"] | None = "auto",
         image_size: int | tuple[int, int] | None = None,
         split: str | Path | pd.DataFrame | None = None,
@@ -218,12 +224,10 @@ class ImageFolderDataModule(SplitDataModule):
         self.duplicates = pd.DataFrame()
         self._survey = PhotoSurvey(self.resize_px, decode_check)
         self._cache = _decoded_cache(cache, num_workers)
-        check_choice("target", target, ("class", "ordinal", "multilabel", "regression"))
+        check_choice("target", target, ("class", "ordinal", "multilabel", "regression", "survival"))
         check_choice("unlisted", unlisted, ("off", "warn", "error"))
-        if label_names is not None and (class_names is not None or target == "regression"):
-            raise ValueError(
-                "label_names= names the labels of classes: leave out class_names= and target='regression'."
-            )
+        if label_names is not None and (class_names is not None or target in ("regression", "survival")):
+            raise ValueError(f"label_names= names the labels of classes: leave out class_names= and target={target!r}.")
         self._sizes_follow_photos = self.image_size is None and (train_transform is None or eval_transform is None)
         self._own_transforms = {"train_transform": train_transform, "eval_transform": eval_transform}
         self._train_transform = as_transform(train_transform or photo_train_transform(self.image_size))

@@ -32,7 +32,7 @@ _READ = {
     "photos": ("resize_px", "apply_icc", "normalize", *_SHARED),
     None: _SHARED,
 }
-_LABELS = ("class_names", "target", "decimal")
+_LABELS = ("class_names", "target", "decimal", "time_unit")
 _METHODS = {method.__name__: method for method in (find_tissue, otsu_saturation, otsu_density)}
 _SPLITS = {"split", "split_column", "test_ids", "test_prefix", "val_ids", "val_prefix", "val_fraction", "k_fold"}
 _SURELY_PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
@@ -119,7 +119,10 @@ def label_arguments(
     if changed.get("label_column") is None:
         return {"label_column": None}
     known = {name: trained[name] for name in _LABELS if trained.get(name) is not None}
-    known.setdefault("class_names", list(memory["class_names"]))
+    if memory.get("time_bins") is not None:
+        known["time_bins"] = list(memory["time_bins"])
+    else:
+        known.setdefault("class_names", list(memory["class_names"]))
     if not (_SPLITS & changed.keys() or _has_split_folders(images)):
         known |= {"test_prefix": "", "val_fraction": 0.0}
     if "label_names" in changed:

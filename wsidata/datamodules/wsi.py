@@ -38,7 +38,7 @@ from wsidata.stats.result import ChannelStats
 from wsidata.tables.find_slides import split_suffix
 from wsidata.tables.label_table import LabelTable, read_table
 from wsidata.tables.parts import SPLITS, Part
-from wsidata.tables.targets import Decimal, Target, mask_class_names
+from wsidata.tables.targets import Decimal, Target, TimeUnit, mask_class_names
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.compose import default_eval_transform, default_train_transform
 from wsidata.transforms.geometry.crop import check_size
@@ -64,8 +64,13 @@ class WSIDataModule(SplitDataModule):
         target: "class": (B,) int64. "ordinal": the same, of classes with an order. "multilabel": (B, K) float32 of 0
             and 1, from a column of labels separated by `;` or from K columns of 0 and 1. "regression": (B, K) float32,
             from K columns of numbers. "mask": (B, H, W) int64 on the image's grid, from a column of names of masks
-            or annotations; -100 for no class. See `targets.read_targets`.
+            or annotations; -100 for no class.
+            "survival": (B, 3) float32 of time, event (0 or 1) and intervals survived, from the columns `[time, event]`.
+            See `targets.read_targets`.
         decimal: Decimal mark of numbers in a table of text, "." or ",".
+        time_bins: With "survival": number of intervals of time, which hold about as many events of the training rows
+            each; or the ends of the intervals.
+        time_unit: With "survival": unit of the times, "days", "weeks", "months" or "years"; has to be told.
         mask_dir: Folder of the masks, or of the annotations that they are drawn from. None: `image_dir`.
         mask_values: Pixel value of each class in the masks. None: 0, 1, ...
         outline_classes: Class of each class of outlines in annotations, such as `{"_0": "tumor", "_1": "tumor"}`; None
@@ -157,6 +162,8 @@ class WSIDataModule(SplitDataModule):
         class_names: Sequence[str] | Mapping[str, int] | Mapping[str, str] | None = None,
         target: Target = "class",
         decimal: Decimal = ".",
+        time_bins: int | Sequence[float] = 4,
+        time_unit: TimeUnit | None = None,
         mask_dir: str | Path | None = None,
         mask_values: Sequence[int] | None = None,
         outline_classes: Mapping[str, str | None] | None = None,

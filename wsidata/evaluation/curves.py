@@ -1,9 +1,10 @@
-"""ROC and precision-recall curves with bootstrap bands, and calibration curves, as numbers."""
+"""ROC, precision-recall, calibration and Kaplan-Meier curves with their bands, as numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,45 @@ class Calibration:
     confidence: Numbers
     share: Numbers
     count: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SurvivalCurve:
+    """Steps of a survival curve, with pointwise intervals.
+
+    Attributes:
+        time: 0, the times of events and ends of follow-up, in order.
+        survival: Probability of no event until then, inclusive.
+        low: Lower end of the interval.
+        high: Upper end.
+        censored: Times at which follow-up ended without an event.
+    """
+
+    time: Numbers
+    survival: Numbers
+    low: Numbers
+    high: Numbers
+    censored: Numbers
+
+
+def kaplan_meier(time: Numbers, event: NDArray[np.bool_], level: float = 0.95) -> SurvivalCurve:
+    """The product-limit estimate (Kaplan and Meier, JASA 53, 1958) of (images,) times and events.
+
+    Intervals are Greenwood's, on the log-log scale (Kalbfleisch and Prentice, 2002).
+    """
+    places, which = np.unique(time, return_inverse=True)
+    events = np.bincount(which, weights=event, minlength=len(places))
+    at_risk = len(time) - np.searchsorted(np.sort(time), places, side="left")
+    survival = np.cumprod(1 - events / at_risk)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.sqrt(np.cumsum(events / (at_risk * (at_risk - events)))) / np.log(survival)
+        far = NormalDist().inv_cdf((1 + level) / 2) * error
+        low, high = survival ** np.exp(-far), survival ** np.exp(far)
+    low, high = (np.where(np.isfinite(far), end, survival) for end in (low, high))
+    begin = np.ones(1)
+    return SurvivalCurve(
+        np.r_[0.0, places], np.r_[begin, survival], np.r_[begin, low], np.r_[begin, high], np.sort(time[~event])
+    )
 
 
 def roc(

@@ -60,6 +60,7 @@ def scores_with_intervals(
     | one of ordered classes | the same, and `quadratic_kappa`, `mae` (in classes) |
     | several labels | `accuracy` (all labels of the image right), `label_accuracy` (share); means over \
 the labels, and each label |
+    | time and event | `c_index` (Harrell's concordance index) |
     | numbers | `mae`, `rmse`, `r2`, `pearson` of each |
 
     With two classes, the last is the positive one. `auroc` and `average_precision` of more classes are means, over the
@@ -76,7 +77,7 @@ the labels, and each label |
 
     Args:
         predictions: See `prediction_table`.
-        task: "multiclass", "ordinal", "multilabel" or "regression"; None: as the columns say.
+        task: "multiclass", "ordinal", "multilabel", "regression" or "survival"; None: as the columns say.
         groups: Patient of each row, or of each image by name: all images of a patient are drawn together. None: the
             column `group`, if there is one. Rows without a patient are drawn alone.
         resamples: Number of resamples.
@@ -299,6 +300,17 @@ def _multilabel(part: Scored) -> list[_Scores]:
     return found
 
 
+def _survival(part: Scored) -> list[_Scores]:
+    time, event, risk = part.truth[:, 0], part.truth[:, 1] > 0, part.predicted[:, 0]
+
+    def of(counts: Counts) -> dict[Key, weighted.Numbers]:
+        return {("", "c_index"): weighted.concordance(time, event, risk, counts)}
+
+    notes = {("", "c_index"): f"few: {event.sum()} events"} if event.sum() < _FEW else {}
+    undefined = {("", "c_index"): "no image is known to have had its event before another"}
+    return [_Scores(of, event.astype(np.int64), undefined, notes)]
+
+
 def _regression(part: Scored) -> list[_Scores]:
     def of(counts: Counts) -> dict[Key, weighted.Numbers]:
         found: dict[Key, weighted.Numbers] = {}
@@ -320,4 +332,5 @@ _SCORES: dict[str, Callable[[Scored], list[_Scores]]] = {
     "ordinal": _ordinal,
     "multilabel": _multilabel,
     "regression": _regression,
+    "survival": _survival,
 }

@@ -20,7 +20,11 @@ SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 _PREFIX = "probability_"
 EXPECTED_RANK = "expected_rank"
 """Column of predictions of ordered classes: the mean of the class numbers, weighted by their probabilities."""
-NUMBERS = (_PREFIX, "value_", EXPECTED_RANK)
+RISK = "risk"
+"""Column of predictions of survival: the higher, the sooner the event is expected."""
+SURVIVAL_PREFIX = "survival_"
+"""Prefix of columns of the probability of having no event until a time."""
+NUMBERS = (_PREFIX, "value_", EXPECTED_RANK, RISK, SURVIVAL_PREFIX)
 """What the names of columns of predicted numbers begin with."""
 _TEXTS = ("image", "path", "split", "label", "predicted", "error", "group")
 

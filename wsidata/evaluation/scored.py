@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from wsidata.evaluation.predictions import EXPECTED_RANK, classes_of, decided
+from wsidata.evaluation.predictions import EXPECTED_RANK, RISK, classes_of, decided
 from wsidata.evaluation.predictions import PredictionError as PredictionError
+from wsidata.tables.targets import EVENT_NAMES
 from wsidata.tables.text_table import NO_LABEL
 from wsidata.utils.messages import name_some
 
-PredictionTask = Literal["multiclass", "ordinal", "multilabel", "regression"]
+PredictionTask = Literal["multiclass", "ordinal", "multilabel", "regression", "survival"]
 VALUE_PREFIX = "value_"
 _SUM_TOLERANCE = 0.02  # of softmax in bfloat16
 _ROUNDING = 1e-6
@@ -27,10 +28,11 @@ class Scored:
     """Images that have both a label and a prediction.
 
     Attributes:
-        task: "multiclass", "ordinal", "multilabel" or "regression".
+        task: "multiclass", "ordinal", "multilabel", "regression" or "survival".
         names: Names of the K classes, labels or numbers.
-        truth: (N, K), 1 for the classes or labels an image has, else 0; or the true numbers.
-        predicted: (N, K) probabilities or numbers.
+        truth: (N, K), 1 for the classes or labels an image has, else 0; or the true numbers; time and event
+            (0 or 1), with survival.
+        predicted: (N, K) probabilities or numbers; (N, 1) risk, with survival.
         named: (N,) index of the predicted class, with one class an image; else empty.
         rows: The N rows of the table.
         unlabeled: Number of images left out because they have no label.
@@ -74,9 +76,9 @@ def values_of(predictions: pd.DataFrame) -> list[str]:
 def task_of(predictions: pd.DataFrame) -> PredictionTask:
     """The task a prediction table is of, from its columns.
 
-    Columns `value_<name>` are regression. One column `probability_<class>` alone, predictions that are lists, and
-    probabilities whose sum is not 1 are several labels; the rest is one class an image, of ordered classes if there is
-    a column `expected_rank`.
+    Columns `value_<name>` are regression, a column `risk` alone is survival. One column `probability_<class>` alone,
+    predictions that are lists, and probabilities whose sum is not 1 are several labels; the rest is one class an image,
+    of ordered classes if there is a column `expected_rank`.
 
     Raises:
         PredictionError: if there are neither probabilities nor numbers.
@@ -85,8 +87,10 @@ def task_of(predictions: pd.DataFrame) -> PredictionTask:
     if not names:
         if values_of(predictions):
             return "regression"
+        if RISK in predictions:
+            return "survival"
         raise PredictionError(
-            "the table of predictions has no column probability_<class> and no column value_<name>; it has "
+            "the table of predictions has no column probability_<class>, value_<name> or risk; it has "
             f"{name_some([str(name) for name in predictions.columns])}. Write it with slidestream predict, or with "
             "wsidata.evaluation.prediction_table."
         )
@@ -115,8 +119,9 @@ def scored(predictions: pd.DataFrame, task: PredictionTask | None = None) -> Sco
             that a split has twice.
     """
     task = task_of(predictions) if task is None else task
-    prefix = VALUE_PREFIX if task == "regression" else "probability_"
+    prefix = {"regression": VALUE_PREFIX, "survival": ""}.get(task, "probability_")
     names = tuple(values_of(predictions) if task == "regression" else classes_of(predictions))
+    names = (RISK,) if task == "survival" else names
     numbers = _numbers(predictions, prefix, names)
     failed = np.isnan(numbers).any(axis=1)
     if "error" in predictions:
@@ -130,7 +135,7 @@ def scored(predictions: pd.DataFrame, task: PredictionTask | None = None) -> Sco
         rows = rows.assign(split="test")
     _check(rows, numbers, prefix)
     truth = _truth(labels[kept].tolist(), rows["image"].astype(str).tolist(), names, task)
-    predicted = numbers if task == "regression" else numbers.clip(0, 1)
+    predicted = numbers if task in ("regression", "survival") else numbers.clip(0, 1)
     return Scored(
         task, names, truth, predicted, _named(rows, predicted, names, task), rows, int((unlabeled & ~failed).sum()),
         int(failed.sum()),
@@ -154,11 +159,11 @@ def _numbers(predictions: pd.DataFrame, prefix: str, names: Sequence[str]) -> ND
 
 def _check(rows: pd.DataFrame, numbers: NDArray[np.float64], prefix: str) -> None:
     allowed = np.isfinite(numbers)
-    if prefix != VALUE_PREFIX:
+    if prefix not in ("", VALUE_PREFIX):
         allowed &= (numbers >= -_ROUNDING) & (numbers <= 1 + _ROUNDING)
     wrong = np.flatnonzero(~allowed.all(axis=1))
     if len(wrong):
-        kind = "numbers that are not finite" if prefix == VALUE_PREFIX else "probabilities outside 0..1"
+        kind = "numbers that are not finite" if prefix in ("", VALUE_PREFIX) else "probabilities outside 0..1"
         raise PredictionError(
             f"{kind}: image {name_some(rows['image'].iloc[wrong].astype(str).tolist())}. Write probabilities, not "
             "logits, and repeat the prediction of these images."
@@ -172,6 +177,8 @@ def _check(rows: pd.DataFrame, numbers: NDArray[np.float64], prefix: str) -> Non
 
 
 def _truth(labels: list[str], images: list[str], names: tuple[str, ...], task: PredictionTask) -> NDArray[np.float64]:
+    if task == "survival":
+        return np.array([_observed(label, image) for label, image in zip(labels, images, strict=True)]).reshape(-1, 2)
     truth = np.zeros((len(labels), len(names)))
     number_of = {name: number for number, name in enumerate(names)}
     for row, label in enumerate(labels):
@@ -189,6 +196,21 @@ def _truth(labels: list[str], images: list[str], names: tuple[str, ...], task: P
                 )
             truth[row, number_of[part]] = 1
     return truth
+
+
+def _observed(label: str, image: str) -> tuple[float, float]:
+    """Time, and 1 for an event or 0 for the end of follow-up."""
+    found = re.fullmatch(rf"(\S+) ({'|'.join(EVENT_NAMES)})", label)
+    try:
+        time = float(found[1]) if found else float("nan")
+    except ValueError:
+        time = float("nan")
+    if found is None or not (np.isfinite(time) and time >= 0):
+        raise PredictionError(
+            f"image '{image}' has the label '{label}', which is no time with '{EVENT_NAMES[1]}' or '{EVENT_NAMES[0]}' "
+            "behind it, such as '12.5 event'. Correct the label."
+        )
+    return time, float(EVENT_NAMES.index(found[2]))
 
 
 def _true_numbers(label: str, image: str, names: tuple[str, ...]) -> list[float]:

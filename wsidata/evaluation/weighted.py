@@ -13,6 +13,7 @@ from wsidata.evaluation.bootstrap import Counts
 
 Numbers = NDArray[np.float64]
 BINS = 10
+_ROWS_AT_ONCE = 500
 _CONSTANT = 1e-12  # of the variance of all images: a resample of equal numbers, up to rounding
 
 
@@ -96,6 +97,22 @@ def quadratic_kappa(truth: Numbers, predicted: Numbers, counts: Counts) -> Numbe
     by_chance = np.where(by_chance > _CONSTANT, by_chance, 0.0)  # of whole numbers
     result: Numbers = 1 - _divided(mean((truth - predicted) ** 2, counts), by_chance)
     return result
+
+
+def concordance(time: Numbers, event: NDArray[np.bool_], risk: Numbers, counts: Counts) -> Numbers:
+    """Harrell's concordance index (JAMA 247, 1982) of (images,) times, events and risks; nan where no pairs compare.
+
+    Of all pairs of which one is known to have had its event before the other, or before the other left at the same
+    time, the share in which that one has the higher risk; equal risks count one half.
+    """
+    concordant, comparable = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
+    for start in range(0, len(time), _ROWS_AT_ONCE):
+        rows = np.flatnonzero(event)[start : start + _ROWS_AT_ONCE]
+        later = (time > time[rows, None]) | ((time == time[rows, None]) & ~event)
+        right = later * ((risk < risk[rows, None]) + 0.5 * (risk == risk[rows, None]))
+        comparable += (counts[rows] * (later.astype(float) @ counts)).sum(axis=0)
+        concordant += (counts[rows] * (right @ counts)).sum(axis=0)
+    return _divided(concordant, comparable)
 
 
 def mean_of_defined(of_classes: Numbers) -> Numbers:

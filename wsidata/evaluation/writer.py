@@ -29,13 +29,17 @@ from wsidata.evaluation.prediction_file import (
     parts,
     write_rows,
 )
-from wsidata.evaluation.predictions import EXPECTED_RANK, decided, expected_rank
+from wsidata.evaluation.predictions import EXPECTED_RANK, RISK, SURVIVAL_PREFIX, decided, expected_rank
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.targets import ONE_CLASS
 from wsidata.utils.processes import why_unreadable
 
 _SUM = 0.02
 """How far probabilities may add up to something else than 1, computed in 16 bits."""
+
+
+_PREFIXES = {"regression": "value_", "survival": SURVIVAL_PREFIX}
+"""What the columns of numbers begin with that are no probabilities of classes."""
 
 
 class Predicted(Protocol):
@@ -253,9 +257,10 @@ class PredictionWriter(Callback):
         return bool((self._known.labels.frame["label_name"] != "").any())
 
     def _columns_of(self, outputs: int) -> list[str]:
-        prefix = "value_" if self._known.target == "regression" else "probability_"
+        prefix = _PREFIXES.get(self._known.target, "probability_")
         columns = ["image", KEY, *(name for name, has in self._has.items() if has)]
-        columns += [] if self._known.target == "regression" else ["predicted"]
+        columns += [] if self._known.target in _PREFIXES else ["predicted"]
+        columns += [RISK] if self._known.target == "survival" else []
         columns += [EXPECTED_RANK] if self._known.target == "ordinal" else []
         columns += [f"{prefix}{name}" for name in self._outputs]
         return [*columns, ERROR]
@@ -302,14 +307,16 @@ class PredictionWriter(Callback):
     def _with_values(self, table: pd.DataFrame, values: NDArray[Any]) -> pd.DataFrame:
         """Rows with predictions; those that are no numbers are errors."""
         finite = np.isfinite(values).all(axis=1)
-        if self._known.target != "regression":
+        if self._known.target not in _PREFIXES:
             table["predicted"] = [
                 self._decided(row) if is_number else "" for row, is_number in zip(values, finite, strict=True)
             ]
         values = np.where(finite[:, None], values, np.nan).astype(values.dtype)
         if self._known.target == "ordinal":
             table[EXPECTED_RANK] = expected_rank(values)
-        columns = [name for name in self._columns if name.startswith(("value_", "probability_"))]
+        if self._known.target == "survival":
+            table[RISK] = 1 - values.mean(axis=1)
+        columns = [name for name in self._columns if name.startswith(("value_", "probability_", SURVIVAL_PREFIX))]
         numbers = pd.DataFrame(values, columns=columns, index=table.index)
         table = pd.concat([table, numbers], axis=1)
         table[ERROR] = ["" if one else "the prediction is not a number (nan or infinite)" for one in finite]
@@ -344,6 +351,13 @@ class PredictionWriter(Callback):
         values: NDArray[Any] = (outputs if outputs.dtype == torch.float64 else outputs.float()).cpu().numpy().copy()
         known = values[np.isfinite(values).all(axis=1)]
         if self._known.target == "regression" or not known.size:
+            return values
+        if self._known.target == "survival":
+            if known.min() < 0 or known.max() > 1 or (np.diff(known, axis=1) > 0).any():
+                raise ValueError(
+                    f"{step} returned {known[0].tolist()}, which are no probabilities of surviving until "
+                    f"{', '.join(self._outputs)}: these lie in 0..1 and never increase. Return the survival curve."
+                )
             return values
         off = abs(known.sum(axis=1) - 1).max() > _SUM and self._known.target in ONE_CLASS
         if off or known.min() < 0 or known.max() > 1:

@@ -25,6 +25,7 @@ _TASKS = {
     "ordinal": ["image-classification"],
     "multilabel": ["image-classification"],
     "regression": ["image-feature-extraction"],
+    "survival": ["image-feature-extraction"],
     "mask": ["image-segmentation"],
 }
 _TAGS = {

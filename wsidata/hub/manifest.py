@@ -27,7 +27,7 @@ Columns of metadata.parquet and of the shards; present unless marked as optional
     image_id        string     unique in the whole export; the data module's own, or opaque
     label           int64      target="class" or "ordinal": index into `class_names` (in shards a `datasets.ClassLabel`)
     label_name      string     class name, or the target as text; "" for rows without labels
-    target          list<float64>  target="multilabel" or "regression": one number per class name
+    target          list<float64>  target="multilabel" or "regression": one a class name; "survival": time, event
     group           string     optional: the group's own name, or an opaque one
     site            string     optional: as group
     row             int64      row in the data module's whole table (`dm.labels.frame` without `dm.skipped`)
@@ -159,7 +159,7 @@ class Preprocessing:
         kind: "slides" (of a `WSIDataModule`) or "photos" (of an `ImageFolderDataModule`).
         layout: "files" or "parquet".
         encoding: How images were encoded.
-        target: "class", "ordinal", "multilabel", "regression" or "mask".
+        target: "class", "ordinal", "multilabel", "regression", "mask" or "survival".
         class_names: Name of class 0, 1, ... (or of each label or number).
         tables: The files of rows; those of a split in the order of its rows.
         transforms: "train" and "eval".

@@ -13,8 +13,9 @@ import pandas as pd
 
 from wsidata.splits.make import check_groups, make_splits, warn_of_missing_classes
 from wsidata.splits.split_file import apply_splits, load_splits
+from wsidata.splits.time_bins import time_strata
 from wsidata.tables.label_table import LabelTable
-from wsidata.tables.parts import SplitWarning
+from wsidata.tables.parts import SplitError, SplitWarning
 from wsidata.tables.targets import ONE_CLASS
 from wsidata.utils.messages import name_some
 
@@ -23,6 +24,9 @@ _DRAWN = (
     *("test_ids", "test_prefix", "val_ids", "val_prefix"),
 )
 
+
+_MOST_TIMES = 4
+"""Into how many quantiles of time events and censored images are divided, each, where there are enough."""
 
 _TEST_NAME = re.compile(r"(?:.*/)?(test[_-])[^/]*", re.IGNORECASE)
 
@@ -41,6 +45,10 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
     Warns:
         SplitWarning: see `make_splits`; and if images named test_... are trained on because nothing says what to test.
     """
+    if labels.target == "survival" and "time_unit" in options and options["time_unit"] is None:
+        raise ValueError(
+            "target='survival' needs time_unit=, the unit of the times: 'days', 'weeks', 'months' or 'years'."
+        )
     has_labels, has_classes = options["label_column"] is not None, labels.target in ONE_CLASS
     if split is not None:
         frame = apply_splits(labels.frame, load_splits(split))
@@ -49,19 +57,38 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
         if has_labels and has_classes:
             warn_of_missing_classes(frame["label_name"], frame["split"])
     elif has_labels:
-        frame = make_splits(
-            labels.frame,
-            **{name: options[name] for name in _DRAWN},
-            stratify=options["stratify"] and has_classes,
-            split_column="split" if (labels.frame["split"] != "").any() else None,
-            group_column="group" if options["group_column"] else None,
-            label_column="label_name" if has_classes else None,
-        )
+        frame = _drawn(labels, options)
         _warn_of_test_names(frame, options, predefined=bool((labels.frame["split"] != "").any()))
     else:
         return labels
     _warn_of_missing_labels(labels, frame)
     return replace(labels, frame=frame)
+
+
+def _drawn(labels: LabelTable, options: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows with the split that `make_splits` draws, stratified by class, or by event and time."""
+    column, strata = "label_name" if labels.target in ONE_CLASS else None, [0]
+    if labels.target == "survival" and options["stratify"]:
+        column, strata = "stratum", [*range(_MOST_TIMES, 0, -1)]
+    for times in strata:
+        frame = labels.frame if not times else labels.frame.assign(stratum=time_strata(labels.frame, times))
+        try:
+            with warnings.catch_warnings():
+                if times > 1:
+                    warnings.simplefilter("error", SplitWarning)  # of a stratum that a split lacks
+                drawn = make_splits(
+                    frame,
+                    **{name: options[name] for name in _DRAWN},
+                    stratify=options["stratify"] and column is not None,
+                    split_column="split" if (labels.frame["split"] != "").any() else None,
+                    group_column="group" if options["group_column"] else None,
+                    label_column=column,
+                )
+            break
+        except (SplitError, SplitWarning):
+            if times <= 1:
+                raise
+    return drawn.drop(columns="stratum", errors="ignore")
 
 
 def _warn_of_test_names(frame: pd.DataFrame, options: Mapping[str, Any], *, predefined: bool) -> None:

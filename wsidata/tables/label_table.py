@@ -82,7 +82,7 @@ def read_table(
         image_column: Column of image names, with or without suffix and folders, relative to `image_dir` or absolute.
         label_column: Column (or columns) of labels, numbers or mask names. None for a table without labels, which can
             only be predicted on.
-        target: "class", "ordinal", "multilabel", "regression" or "mask"; see `targets.read_targets`.
+        target: "class", "ordinal", "multilabel", "regression", "mask" or "survival"; see `targets.read_targets`.
         decimal: Decimal mark of numbers in text: "." or ",". Numbers have no other mark; with ",", `1.5` is an error.
         class_names: Classes in their order, or a mapping; see `class_names.class_map`. None: the labels found, sorted.
         mask_dir: Folder the masks or annotations lie in. None: `image_dir`.

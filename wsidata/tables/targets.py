@@ -1,4 +1,4 @@
-"""Targets of a label table, which are one class (ordered or not), several labels, numbers, or a mask.
+"""Targets of a label table, which are a class, a grade, several labels, numbers, a mask or a time.
 
 An empty cell is a problem, as it may mean "nothing found", "not examined" or "forgotten".
 """
@@ -18,10 +18,15 @@ from wsidata.tables.class_names import ClassMap, ClassNames, class_map, ordered_
 from wsidata.tables.find_slides import ImageFolder, ImageLookupError
 from wsidata.tables.text_table import NO_LABEL, TextTable
 
-Target = Literal["class", "ordinal", "multilabel", "regression", "mask"]
-TARGETS: tuple[Target, ...] = ("class", "ordinal", "multilabel", "regression", "mask")
+Target = Literal["class", "ordinal", "multilabel", "regression", "mask", "survival"]
+TARGETS: tuple[Target, ...] = ("class", "ordinal", "multilabel", "regression", "mask", "survival")
 ONE_CLASS: tuple[Target, ...] = ("class", "ordinal")
 """Kinds of targets that are one class an image."""
+
+EVENT_NAMES = ("censored", "event")
+"""How the end of a follow-up is written behind its time, by whether there was an event."""
+
+TimeUnit = Literal["days", "weeks", "months", "years"]
 
 Decimal = Literal[".", ","]
 
@@ -64,7 +69,8 @@ def read_targets(
         kind: "class": one column of labels. "ordinal": one column of labels with an order, that of `class_names`, or of
             the labels if they are consecutive whole numbers. "multilabel": one column of labels separated by `;` or `|`
             (`none` where there is none), or a column of 0 and 1 per label. "regression": columns of numbers. "mask":
-            one column of names of mask images.
+            one column of names of mask images. "survival": a column of times, and one of events (1) and ends of
+            follow-up (0).
         columns: Columns of the table; none for a table without labels.
         class_names: See `class_map`; a sequence of names (one a column, where there are several columns). Needed
             with masks, whose classes are not in the table.
@@ -85,6 +91,8 @@ def read_targets(
         raise ValueError(f"target={kind!r} takes one label_column, not {list(columns)}.")
     if kind in ONE_CLASS:
         return _classes(text, columns[0], class_names, class_map if kind == "class" else ordered_class_map)
+    if kind == "survival":
+        return _survival(text, columns, class_names, decimal)
     if kind == "regression":
         return _numbers(text, columns, class_names, decimal)
     if kind == "mask":
@@ -185,6 +193,30 @@ def _numbers(text: TextTable, columns: Sequence[str], class_names: ClassNames | 
     shown = [", ".join(f"{number:.15g}" for number in numbers) for numbers in rows]
     targets = [tuple(numbers) for numbers in rows]
     return Targets(names, {"label_name": shown, "label": [-1] * len(rows), "target": targets}, problems)
+
+
+def _survival(text: TextTable, columns: Sequence[str], class_names: ClassNames | None, decimal: Decimal) -> Targets:
+    """A column of times, and one of 0 (censored) and 1 (event)."""
+    if len(columns) != 2 or class_names is not None:
+        raise ValueError(
+            "target='survival' takes label_column=[time, event], in this order, and no class_names=; found "
+            f"label_column={list(columns)}."
+        )
+    found = _numbers(text, columns[:1], None, decimal)
+    times, problems, events = [row[0] for row in found.columns["target"]], list(found.problems), []
+    for time, (place, cell) in zip(times, _cells(text, columns[0]), strict=True):
+        if time < 0 and math.isfinite(time):
+            problems.append(f"{place}: column '{columns[0]}' says '{cell}', and times are at least 0")
+    for place, cell in _cells(text, columns[1]):
+        known = cell.lower() in _YES | _NO | {"1.0", "0.0"}
+        events.append(float(cell.lower() in _YES | {"1.0"}))
+        if not known:
+            problems.append(
+                f"{place}: column '{columns[1]}' says '{cell}', which is neither 0 (censored) nor 1 (event)"
+            )
+    shown = [f"{time:.15g} {EVENT_NAMES[int(event)]}" for time, event in zip(times, events, strict=True)]
+    rows: dict[str, list[Any]] = {"label_name": shown, "label": [-1] * len(shown)}
+    return Targets(tuple(columns), rows | {"target": list(zip(times, events, strict=True))}, problems)
 
 
 def _number(cell: str, decimal: Decimal) -> float:

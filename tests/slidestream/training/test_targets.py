@@ -9,14 +9,18 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from lightning import Trainer, seed_everything
 from torch.optim import AdamW
 
 from slidestream.predicting import Done, predict
+from slidestream.training.folds import ensemble
 from streammodels import StreamingResNet
 from wsidata import ImageFolderDataModule
+from wsidata.datamodules.checkpoint import memory_in
 from wsidata.evaluation import read_predictions, scores_with_intervals
-from wsidata.evaluation.report.scores import score, score_section
+from wsidata.evaluation.report.scores import figure_section, score, score_section
+from wsidata.tables.parts import SplitError
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +38,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         severity = random.uniform()
         pixels = 220 - 180 * severity + random.normal(0, 10, (16, 16, 1)) + random.normal(0, 10, (16, 16, 3))
         cv2.imwrite(str(folder / f"p{number:02d}.png"), pixels.clip(0, 255).astype(np.uint8))
-        rows.append({"image": f"p{number:02d}", "grade": 1 + int(severity * 4)})
+        months, follow_up = 60 * (1.05 - severity) * random.uniform(0.8, 1.2), random.uniform(20, 90)
+        times = {"months": round(min(months, follow_up), 1), "died": int(months <= follow_up)}
+        rows.append({"image": f"p{number:02d}", "grade": 1 + int(severity * 4), **times})
     pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
     return folder
 
@@ -74,3 +80,36 @@ def test_grades_are_learned_and_told_in_their_order(photos: Path, tmp_path: Path
     section = str(score_section(score(table, None, "photos", 100)))
     assert "Quadratic weighted kappa" in section
     assert "errors are in classes" in section
+
+
+def test_risks_are_learned_from_times_that_are_partly_censored(photos: Path, tmp_path: Path) -> None:
+    columns = {"label_column": ["months", "died"], "target": "survival", "time_bins": 3, "time_unit": "months"}
+    table, done = train(photos, tmp_path, **columns)
+    assert "concordance index 0." in done.summary()
+    index = scores_with_intervals(table, resamples=300).iloc[0]
+    assert index["score"] == "c_index"
+    assert index["value"] > 0.8
+    assert 0.6 < index["low"] <= index["value"] <= index["high"] <= 1
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    memory = memory_in(content)
+    assert memory is not None
+    assert (memory["target"], memory["time_unit"]) == ("survival", "months")
+    dm = ImageFolderDataModule(photos / "table.csv", test_fraction=0.3, num_workers=0, leaks="off", **columns)
+    events = [target[0] for target in dm.tables["train"]["target"] if target[1]]
+    assert (
+        dm.time_bins
+        == tuple(memory["time_bins"])
+        == tuple(np.quantile(events, [1 / 3, 2 / 3, 1], method="inverted_cdf"))
+    )
+    survival = table[[f"survival_{end:.15g}" for end in dm.time_bins]].to_numpy()
+    assert (np.diff(survival, axis=1) <= 0).all()
+    np.testing.assert_allclose(table["risk"], 1 - survival.mean(axis=1), atol=1e-6)
+    other = ImageFolderDataModule(photos / "table.csv", num_workers=0, leaks="off", **{**columns, "time_bins": [9, 30]})
+    with pytest.raises(SplitError, match=r"intervals of time end at \[.*at \[9.0, 30.0\]. Pass time_bins=\["):
+        other.load_state_dict(memory)
+    section = figure_section(score(table, None, "photos", 100, "months"), "test").blocks[0]
+    assert "Kaplan-Meier curves by predicted risk. lower risk: 1" in str(section)
+    folds = [table, table.rename(columns={f"survival_{dm.time_bins[0]:.15g}": "survival_7"}).assign(risk=0.0)]
+    mean = ensemble(folds, "survival")
+    np.testing.assert_allclose(mean["risk"], table["risk"] / 2)
+    assert not [name for name in mean if str(name).startswith("survival_")]

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
 
-from streammodels.training.tasks import Multiclass, Multilabel, Ordinal, Regression, head_outputs, make_task
+from streammodels.training.tasks import Multiclass, Multilabel, Ordinal, Regression, Survival, head_outputs, make_task
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,12 @@ def test_task_is_the_one_named_or_that_of_the_loss(name: str | None, loss: Any, 
 @pytest.mark.parametrize(
     ("name", "outputs", "loss", "message"),
     [
-        ("segmentation", 2, None, "task 'segmentation' is not known.*multiclass, ordinal, multilabel, regression"),
+        (
+            "segmentation",
+            2,
+            None,
+            "task 'segmentation' is not known.*multiclass, ordinal, multilabel, regression, survival",
+        ),
         ("multiclass", 2, nn.MSELoss(), "MSELoss is a loss for task='regression'"),
         ("regression", 2, nn.CrossEntropyLoss(), "CrossEntropyLoss is a loss for task='multiclass'"),
         ("ordinal", 3, nn.MSELoss(), "MSELoss is a loss for task='regression'"),
@@ -82,6 +87,14 @@ def test_one_output_takes_a_vector_or_a_column_of_labels(task: Any) -> None:
         (Multiclass(3), torch.tensor([0, 3]), r"labels 0\.\.2, found 0\.\.3.*from 0"),
         (Multiclass(3), torch.tensor([-1, 2]), r"found -1\.\.2"),
         (Ordinal(3), torch.tensor([1, 3]), r"task 'ordinal' with num_classes=3 takes labels 0\.\.2"),
+        (Survival(3), torch.zeros(2, 2), r"shape \(2, 3\), got \(2, 2\). Columns are time, event"),
+        (
+            Survival(3),
+            torch.tensor([[1.0, 1, 2], [1, 1, 3]]),
+            r"num_classes=3 intervals survived, found \[1.0, 1.0, 3.0\]",
+        ),
+        (Survival(3), torch.tensor([[1.0, 0, 3], [1, 0.5, 2]]), "events of 0 or 1"),
+        (Survival(3), torch.tensor([[1.0, 0, 3], [-1, 0, 2]]), "times of at least 0"),
         (Multilabel(3), torch.zeros(2), r"shape \(2, 3\), got \(2,\).*one_hot"),
         (Multilabel(3), torch.full((2, 3), 0.5), "0 and 1, and found others"),
         (Multilabel(3), torch.full((2, 3), torch.nan), "0 and 1, and found others"),

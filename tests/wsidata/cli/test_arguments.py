@@ -56,6 +56,8 @@ GIVEN = {
     "lazy": False,
     "crop": "tissue",
     "decimal": ",",
+    "time_bins": [12.0, 24.0],
+    "time_unit": "months",
     "remember_paths": True,
     "stage_dir": "stage",
     "stage_max_bytes": "1GB",

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from wsidata.evaluation.bootstrap import units_of
-from wsidata.evaluation.curves import calibration, precision_recall, roc
+from wsidata.evaluation.curves import calibration, kaplan_meier, precision_recall, roc
 from wsidata.evaluation.weighted import calibration_error
 
 RANDOM = np.random.default_rng(0)
@@ -40,3 +40,15 @@ def test_calibration_curve_adds_up_to_the_calibration_error() -> None:
     error = (np.abs(found.confidence - found.share) * found.count).sum() / 50
     assert error == pytest.approx(calibration_error(confidence, right, np.ones((50, 1)))[0])
     assert found.count.sum() == 50
+
+
+def test_kaplan_meier_is_that_of_scikit_survival() -> None:
+    reference = pytest.importorskip("sksurv.nonparametric").kaplan_meier_estimator
+    random = np.random.default_rng(0)
+    time, event = random.integers(1, 30, 80).astype(float), random.random(80) < 0.6
+    curve = kaplan_meier(time, event)
+    places, survival, (low, high) = reference(event, time, conf_type="log-log")
+    assert (curve.time[0], curve.survival[0]) == (0, 1)
+    for ours, theirs in ((curve.time, places), (curve.survival, survival), (curve.low, low), (curve.high, high)):
+        np.testing.assert_allclose(ours[1:], theirs)
+    assert curve.censored.tolist() == sorted(time[~event])

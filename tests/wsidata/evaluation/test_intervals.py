@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wsidata.evaluation import PredictionError, prediction_table, quadratic_kappa, scores_with_intervals
 from wsidata.evaluation.bootstrap import resample, units_of
 from wsidata.evaluation.scored import task_of
-from wsidata.evaluation.weighted import calibration_error, pearson, r_squared, ranking
+from wsidata.evaluation.weighted import calibration_error, concordance, pearson, r_squared, ranking
 from wsidata.evaluation.weighted import quadratic_kappa as weighted_kappa
 
 
@@ -238,10 +238,33 @@ def test_scores_of_ordered_classes_are_those_of_scikit_learn() -> None:
     assert found.loc["quadratic_kappa", "value"] == pytest.approx(expected)
     assert quadratic_kappa(predictions) == pytest.approx(expected)
     assert found.loc["mae", "value"] == pytest.approx(np.abs(label - named).mean())
-    counts = np.concatenate(list(resample(units_of(None, None, 61), 1000, 0)), axis=1)[:, :40]
+    counts = np.concatenate(list(resample(units_of(None, None, 61), 1000, 0)), axis=1)[:, :12]
     drawn = [np.repeat(np.arange(61), column.astype(int)) for column in counts.T]
     ours = weighted_kappa(label.to_numpy(float), named.to_numpy(float), counts)
     theirs = [sk.cohen_kappa_score(label[one], named[one], weights="quadratic") for one in drawn]
     np.testing.assert_allclose(ours, theirs)
     one = predictions.assign(label="c1", predicted="c1")
     assert "all true and all predicted classes are one" in values(one).loc["quadratic_kappa", "note"]
+
+
+def test_concordance_is_that_of_scikit_survival() -> None:
+    reference = pytest.importorskip("sksurv.metrics").concordance_index_censored
+    random = np.random.default_rng(0)
+    time, event = random.integers(1, 20, 60), random.random(60) < 0.6
+    risk = random.integers(0, 9, 60) / 8 - time / 32  # no sums that are equal but for rounding
+    frame = pd.DataFrame({"image": [f"i{number}" for number in range(60)], "split": "test", "risk": risk})
+    label = [f"{one} {'event' if died else 'censored'}" for one, died in zip(time, event, strict=True)]
+    predictions = frame.assign(label=label, survival_5=0.5)
+    assert task_of(predictions) == "survival"
+    found = values(predictions).loc["c_index"]
+    assert found["value"] == pytest.approx(reference(event, time, risk)[0])
+    assert found["low"] < found["value"] < found["high"]
+    counts = np.concatenate(list(resample(units_of(None, None, 60), 20, 0)), axis=1)
+    drawn = [np.repeat(np.arange(60), column.astype(int)) for column in counts.T]
+    theirs = [reference(event[one], time[one], risk[one])[0] for one in drawn]
+    np.testing.assert_allclose(concordance(time.astype(float), event, risk, counts), theirs)
+    none = values(predictions.assign(label="3 censored")).loc["c_index", "note"]
+    assert "no image is known to have had its event before another" in none
+    for label in ("3", "3 dead", "-3 event", "nan event", "x event"):
+        with pytest.raises(PredictionError, match=r"such as '12\.5 event'"):
+            values(predictions.assign(label=label))

@@ -146,3 +146,23 @@ def test_ordered_classes_need_an_order_that_is_told(folder):
         ordered(["high", "higher", "low"], class_names=names)
     with pytest.raises(ValueError, match="takes one label_column"):
         table(folder, {"a": ["1"] * 3, "b": ["2"] * 3}, label_column=["a", "b"], target="ordinal")
+
+
+def test_times_and_events_are_checked(folder):
+    def survival(time, event, **options):
+        columns = {"label_column": ["months", "died"], "target": "survival"} | options
+        return table(folder, {"months": time, "died": event}, **columns)
+
+    labels = survival(["12.5", "0", "3"], ["1", "false", "Yes"])
+    assert labels.frame["target"].tolist() == [(12.5, 1.0), (0.0, 0.0), (3.0, 1.0)]
+    assert labels.frame["label_name"].tolist() == ["12.5 event", "0 censored", "3 event"]
+    assert survival(["12,5", "0", "3"], ["1"] * 3, decimal=",").frame["target"][0] == (12.5, 1.0)
+    with pytest.raises(TableError) as error:
+        survival(["-1", "nan", ""], ["2", "dead", ""])
+    for said in ("'months' says '-1', and times are at least 0", "'nan', which is no finite number",
+                 "'died' says '2', which is neither 0 (censored) nor 1 (event)", "'dead'", "6 problems"):  # fmt: skip
+        assert said in str(error.value)
+    with pytest.raises(TableError, match=r"'months' says '12\.5', which is neither"):
+        survival(["12.5", "0", "3"], ["1", "0", "1"], label_column=["died", "months"])
+    with pytest.raises(ValueError, match=r"label_column=\[time, event\], in this order"):
+        survival(["1"] * 3, ["1"] * 3, label_column="months")

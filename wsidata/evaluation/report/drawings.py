@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from wsidata.evaluation.curves import Calibration, Curve
+from wsidata.evaluation.curves import Calibration, Curve, SurvivalCurve
 
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000",
@@ -111,6 +111,24 @@ def draw_precision_recall(curves: Mapping[str, Curve], prevalence: float | None,
         _legend(figure, axes, len(curves), "lower left")
 
     return draw(paint, alt, "Precision and recall", caption, _size(len(curves)))
+
+
+def draw_kaplan_meier(curves: Mapping[str, SurvivalCurve], unit: str, alt: str, caption: str) -> Drawing:
+    """Survival curves by name, with bands and marks at ends of follow-up."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (name, curve) in enumerate(curves.items()):
+            color, line = COLORS[number % len(COLORS)], LINES[number % len(LINES)]
+            axes.fill_between(curve.time, curve.low, curve.high, step="post", color=color, alpha=0.16, lw=0)
+            axes.step(curve.time, curve.survival, where="post", color=color, ls=line, lw=1.8, label=shown(name, 60))
+            there = np.searchsorted(curve.time, curve.censored, side="right") - 1
+            axes.plot(curve.censored, curve.survival[there], "|", color=color, ms=6)
+        axes.set(xlabel=f"time in {unit}" if unit else "time", ylabel="share without event", ylim=(0, 1.02))
+        axes.set_xlim(0, None)
+        figure.legend(loc="outside lower left")
+
+    return draw(paint, alt, "Kaplan-Meier", caption, (4.6, 4.0))
 
 
 def _size(curves: int) -> tuple[float, float]:

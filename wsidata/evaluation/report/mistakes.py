@@ -22,6 +22,8 @@ def mistake_section(scores: Scores, heat_maps: dict[str, list[Path]], limit: int
         limit: How many images at most.
     """
     rows = scores.all_rows
+    if rows.task == "survival":
+        return Section("")
     held_out = (rows.rows["split"] != "train").to_numpy()
     wrong, badness = _wrong(rows)
     found = np.flatnonzero(wrong & held_out)

@@ -112,6 +112,7 @@ def data_section(contents: Contents, scores: Scores | None, unit: str) -> Sectio
     )  # fmt: skip
     numbers = scores is not None and scores.all_rows.task == "regression"
     several = scores is not None and scores.all_rows.task == "multilabel"
+    times = scores is not None and scores.all_rows.task == "survival"
     if table is None or not {"label_name", "split"} <= set(table.columns):
         if scores is None:
             section.blocks.append(
@@ -134,6 +135,8 @@ def data_section(contents: Contents, scores: Scores | None, unit: str) -> Sectio
     used = used[["label_name", "split"]].rename(columns={"label_name": "class"})
     if several:
         used = used.assign(**{"class": used["class"].str.split(r"\s*[;|]\s*", regex=True)}).explode("class")
+    if times:
+        used = used.assign(**{"class": used["class"].str.rpartition(" ")[2]})
     if numbers:
         used = used.assign(**{"class": f"all {unit}"})
     counts = used.groupby(["class", "split"]).size().unstack(fill_value=0).reindex(columns=splits, fill_value=0)
@@ -142,7 +145,7 @@ def data_section(contents: Contents, scores: Scores | None, unit: str) -> Sectio
         [str(name), *(f"{row[split]:,} ({row[split] / max(totals[split], 1):.0%})" for split in splits)]
         for name, row in counts.iterrows()
     ]
-    kind = "Label" if several else "Class"
+    kind = "Label" if several else "Outcome" if times else "Class"
     headers = [kind, *(SPLIT_NAMES[split] for split in splits)]
     if len(counts) <= _MOST_CLASSES and not numbers and len(counts):
         shown = {SPLIT_NAMES[split]: counts[split].tolist() for split in splits}

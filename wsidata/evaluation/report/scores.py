@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from wsidata.evaluation.bootstrap import units_of
-from wsidata.evaluation.curves import Curve, calibration, precision_recall, roc
+from wsidata.evaluation.curves import Curve, calibration, kaplan_meier, precision_recall, roc
 from wsidata.evaluation.intervals import group_of_rows, scores_with_intervals
 from wsidata.evaluation.report import drawings
 from wsidata.evaluation.report.blocks import DASH, Drawings, Section, Table, Text, counted, with_interval
@@ -19,6 +19,7 @@ from wsidata.evaluation.report.drawings import FEW_CLASSES, Drawing
 from wsidata.evaluation.scored import Scored, scored
 
 NAMES = {
+    "c_index": "Concordance index",
     "quadratic_kappa": "Quadratic weighted kappa", "auroc": "AUROC", "average_precision": "Average precision",
     "accuracy": "Accuracy", "label_accuracy": "Accuracy by label", "balanced_accuracy": "Balanced accuracy",
     "sensitivity": "Sensitivity", "specificity": "Specificity", "brier": "Brier score",
@@ -26,6 +27,7 @@ NAMES = {
     "mae": "Mean absolute error", "rmse": "Root mean square error", "r2": "R²", "pearson": "Pearson correlation",
 }  # fmt: skip
 MEANINGS = {
+    "c_index": "how often the image with the earlier event has the higher risk; 0.5 is chance",
     "quadratic_kappa": "agreement, large differences weighing more; 1 is perfect, 0 is chance",
     "auroc": "how often an image of the class ranks above another; 0.5 is chance",
     "average_precision": "precision over all recalls; chance is the share of the class",
@@ -57,6 +59,7 @@ class Scores:
         groups: What each scored row is drawn with; None for itself.
         unit: What the images are called.
         resamples: Number of resamples.
+        time_unit: Unit of times to an event; empty if it is not known.
     """
 
     all_rows: Scored
@@ -64,6 +67,7 @@ class Scores:
     groups: NDArray[np.object_] | None
     unit: str
     resamples: int
+    time_unit: str = ""
 
     @property
     def splits(self) -> list[str]:
@@ -72,7 +76,9 @@ class Scores:
         return [split for split in ORDER if split in found]
 
 
-def score(predictions: pd.DataFrame, groups: dict[str, str] | None, unit: str, resamples: int) -> Scores:
+def score(
+    predictions: pd.DataFrame, groups: dict[str, str] | None, unit: str, resamples: int, time_unit: str = ""
+) -> Scores:
     """Scores of a table of predictions.
 
     Raises:
@@ -80,7 +86,7 @@ def score(predictions: pd.DataFrame, groups: dict[str, str] | None, unit: str, r
     """
     rows = scored(predictions)
     table = scores_with_intervals(predictions, groups=groups, resamples=resamples, level=_LEVEL)
-    return Scores(rows, table, group_of_rows(rows.rows, groups), unit, resamples)
+    return Scores(rows, table, group_of_rows(rows.rows, groups), unit, resamples, time_unit)
 
 
 def score_section(scores: Scores, title: str = "Scores") -> Section:
@@ -168,7 +174,9 @@ def figure_section(scores: Scores, split: str) -> Section:
     groups = scores.groups[chosen] if scores.groups is not None else None
     where = f"{SPLIT_NAMES[split]}, {counted(len(part.rows), scores.unit)}"
     section = Section(f"{SPLIT_NAMES[split]} {scores.unit}")
-    if part.task == "regression":
+    if part.task == "survival":
+        found = [_kaplan_meier(part, scores, where)]
+    elif part.task == "regression":
         found = [
             drawing
             for k, name in enumerate(part.names)
@@ -181,6 +189,25 @@ def figure_section(scores: Scores, split: str) -> Section:
         found += _probabilities(part, where)
     section.blocks.append(Drawings(found))
     return section
+
+
+def _kaplan_meier(part: Scored, scores: Scores, where: str) -> Drawing:
+    """Survival of the half of the images with the lower predicted risk, and of the half with the higher."""
+    time, event, risk = part.truth[:, 0], part.truth[:, 1] > 0, part.predicted[:, 0]
+    high = risk > np.median(risk)
+    curves = {
+        f"{name}: {counted(int(own.sum()), scores.unit)}, {counted(int(event[own].sum()), 'events')}": kaplan_meier(
+            time[own], event[own]
+        )
+        for name, own in (("lower risk", ~high), ("higher risk", high))
+        if own.any()
+    }
+    alt = f"{where}: Kaplan-Meier curves by predicted risk. {'; '.join(curves)}."
+    caption = (
+        f"By predicted risk, divided at the median of these {scores.unit}. Band: 95 % interval, by Greenwood's formula "
+        "on the log-log scale. Marks: ends of follow-up."
+    )
+    return drawings.draw_kaplan_meier(curves, scores.time_unit, alt, caption)
 
 
 def _ranking(

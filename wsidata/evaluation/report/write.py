@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from wsidata.evaluation.predictions import EXPECTED_RANK, NUMBERS, PredictionError, classes_of, decided
+from wsidata.evaluation.predictions import EXPECTED_RANK, NUMBERS, SURVIVAL_PREFIX, PredictionError, classes_of, decided
 from wsidata.evaluation.report.blocks import Section, Table, Text, counted, number
 from wsidata.evaluation.report.contents import Contents, heat_map_of, read_contents
 from wsidata.evaluation.report.mistakes import mistake_section
@@ -39,10 +39,11 @@ _HEADLINES = {
     "ordinal": ("quadratic_kappa", "mae", "accuracy"),
     "multilabel": ("auroc", "average_precision", "label_accuracy"),
     "regression": ("mae", "r2", "pearson"),
+    "survival": ("c_index",),
 }
 _TASKS = {
     "multiclass": "one class an image", "ordinal": "one of ordered classes", "multilabel": "several labels an image",
-    "regression": "numbers",
+    "regression": "numbers", "survival": "time to an event",
 }  # fmt: skip
 
 
@@ -105,7 +106,8 @@ def write_report(
     try:
         predictions = _pooled(contents.folds) if predictions is None and contents.folds else predictions
         if predictions is not None:
-            scores = score(predictions, None if known is None else dict(known), unit, resamples)
+            time_unit = str(facts.get("time_unit") or "")
+            scores = score(predictions, None if known is None else dict(known), unit, resamples, time_unit)
     except PredictionError as error:
         if source.is_file():
             raise
@@ -182,6 +184,7 @@ def _pooled(folds: list[Contents]) -> pd.DataFrame | None:
     tables = [table if "split" in table else table.assign(split="val") for table in tables]
     if not tables:
         return None
+    tables = [table.drop(columns=[n for n in table.columns if n.startswith(SURVIVAL_PREFIX)]) for table in tables]
     columns = [name for name in tables[0].columns if name.startswith(NUMBERS)]
     if any(set(columns) != {c for c in table.columns if c.startswith(NUMBERS)} for table in tables):
         raise PredictionError("folds have predicted other classes. Train all folds with the same class names.")
