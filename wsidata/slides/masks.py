@@ -118,11 +118,11 @@ def read_mask(
     if is_outlines(path):
         from wsidata.slides.outline_masks import outline_image
 
-        return outline_image(str(path), slide, resolution, _outlined(classes), keep_tiles=keep_tiles)
+        return outline_image(str(path), slide, resolution, outlined_in(classes), keep_tiles=keep_tiles)
     width, height = slide.size_at(**resolution)
     with Slide(path) as mask:
         step_x, step_y = _mask_pixels(mask, slide, slide.downsample_at(**resolution))
-        level = _coarse_enough(mask.levels, step_x, step_y) if len(_values(classes)) <= 2 else mask.levels[0]
+        level = _coarse_enough(mask.levels, step_x, step_y) if len(values_in(classes)) <= 2 else mask.levels[0]
         pixels = mask.image(level=level.index, keep_tiles=keep_tiles)
     step = step_x / level.downsample_x, step_y / level.downsample_y
     nearest = pixels.affine(
@@ -141,12 +141,12 @@ def is_outlines(path: str | Path) -> bool:
     return Path(path).suffix.lower() in OUTLINE_SUFFIXES
 
 
-def _values(classes: MaskClasses) -> dict[int, int]:
+def values_in(classes: MaskClasses) -> dict[int, int]:
     """Class number of each pixel value."""
     return {value: number for value, number in classes.items() if not isinstance(value, str)}
 
 
-def _outlined(classes: MaskClasses) -> dict[str, int]:
+def outlined_in(classes: MaskClasses) -> dict[str, int]:
     """Class number of each class of outlines."""
     return {name: number for name, number in classes.items() if isinstance(name, str)}
 
@@ -181,7 +181,7 @@ def mask_problems(
         try:
             size = _size(path, options) if level_0 is None else level_0[image_id]
             if is_outlines(mask_path):
-                check_outlines(mask_path, size, _outlined(classes or {}))
+                check_outlines(mask_path, size, outlined_in(classes or {}))
                 return ""
             _mask_pixels(_Sized(Path(mask_path), *_size(mask_path, AS_STORED)), _Sized(Path(path), *size), (1.0, 1.0))
         except (SlideError, OSError, ValueError) as error:
@@ -268,7 +268,7 @@ def _coarse_enough(levels: Sequence[Level], step_x: float, step_y: float) -> Lev
 def _as_classes(pixels: pyvips.Image, classes: MaskClasses) -> pyvips.Image:
     """Class numbers of pixel values."""
     table = np.full((1, 256, 1), UNKNOWN, dtype=np.uint8)
-    for value, number in _values(classes).items():
+    for value, number in values_in(classes).items():
         table[0, value] = number
     found = pixels[0].maplut(pyvips.Image.new_from_array(table))
     for band in range(1, pixels.bands):
@@ -316,7 +316,7 @@ def class_numbers(pixels: Tensor, name: str, classes: MaskClasses) -> Tensor:
     if bool((pixels == UNKNOWN).any()):
         share = float((pixels == UNKNOWN).float().mean())
         raise MaskError(
-            f"mask '{name}' holds other values than {sorted(_values(classes))} (in {100 * share:.2g} % of it). Name "
+            f"mask '{name}' holds other values than {sorted(values_in(classes))} (in {100 * share:.2g} % of it). Name "
             "them with class_names= and mask_values=, and save masks as one band without lossy compression."
         )
     numbers = pixels.long()

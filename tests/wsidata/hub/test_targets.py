@@ -7,8 +7,9 @@ import pyvips
 import torch
 from lightning import seed_everything
 
-from wsidata import HubDataModule, Slide, WSIDataModule, export
+from wsidata import Camelyon16DataModule, HubDataModule, Slide, WSIDataModule, export
 from wsidata.hub.client import HubWarning
+from wsidata.synthetic.slides import write_camelyon16
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,17 @@ def test_targets_are_the_published_ones(camelyon, table, tmp_path, options, layo
             by_rows = epoch(lazily)
         by_rows = [torch.stack([one.rows(0, 400) for one in batch]) for batch in by_rows]
         assert all(torch.equal(first, second) for first, second in zip(by_rows, theirs, strict=True))
+
+
+@pytest.mark.slow
+def test_masks_drawn_from_annotations_are_published(tmp_path):
+    sizes = {"normal": 2, "tumor": 2, "test": 0, "size_px": (150, 120), "tile": 64}
+    folder = write_camelyon16(tmp_path / "c16", **sizes, seed=4, annotations=True)
+    common = {"level": 0, "num_workers": 0, "leaks": "off", "image_size": 128, "val_ids": ["normal_002", "tumor_002"]}
+    dm = Camelyon16DataModule(folder, target="mask", **common)
+    dm.setup("fit")
+    export(dm, tmp_path / "out", quiet=True, say=lambda _: None, stats=False)
+    again = HubDataModule(tmp_path / "out", num_workers=0, leaks="off", cache_dir=tmp_path / "cache")
+    ours, theirs = epoch(dm), epoch(again)
+    assert all(torch.equal(first, second) for first, second in zip(ours, theirs, strict=True))
+    assert sum(int((mask == 1).sum()) for mask in theirs if mask.ndim == 3) > 0

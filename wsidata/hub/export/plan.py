@@ -34,6 +34,7 @@ from wsidata.hub.manifest import (
 )
 from wsidata.hub.privacy import READING_ARGUMENTS, published_arguments, published_rows
 from wsidata.jobs.identity import identity
+from wsidata.slides.masks import is_outlines, outlined_in, values_in
 from wsidata.slides.resample import RESAMPLING_VERSION
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.split_file import split_digest
@@ -251,12 +252,20 @@ def _versions() -> dict[str, str]:
 def pixel_settings(plan: ExportPlan, split: SplitPlan) -> dict[str, Any]:
     """Everything that the pixels of a split depend on, apart from its files."""
     crop, manifest = getattr(split.dataset, "crop", None), plan.manifest
+    classes = getattr(split.dataset, "mask_classes", None)
+    drawn = {"outline_classes": list(outlined_in(classes or {}).items())} if _has_outlines(split) else {}
     return {
         "encoding": asdict(manifest.encoding),
         "crop": repr(split.crop),
         "tissue": manifest.crop,
         "tissue_code": None if crop is None else identity(crop.method),
-        "mask_classes": getattr(split.dataset, "mask_classes", None),
+        "mask_classes": None if classes is None else values_in(classes),
+        **drawn,
         "arguments": {name: manifest.arguments.get(name) for name in READING_ARGUMENTS},
         "versions": manifest.versions,
     }
+
+
+def _has_outlines(split: SplitPlan) -> bool:
+    """Whether a mask is drawn from annotations."""
+    return any(is_outlines(source) for sources in split.sources for source in sources[1:])
