@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from streammodels.backprop.bptt import ImagePass
 from streammodels.core.engine import NodeTensors
 from streammodels.core.image_rows import ImageRows, TensorRows
+from streammodels.core.tensors.copies import Downloads, copy_stream, write
 from streammodels.core.tensors.memory_format import dense
 
 
@@ -59,8 +61,10 @@ class StreamedFunction(torch.autograd.Function):
             image_pass.tensors = detach_as_leaves(_by_node(saved[images:], ctx.missing))
         try:
             own = {index: reader.readers[index].source for index in image_pass.inputs_needing_grad}
-            image_grads = {index: _GradOfRows(source) for index, source in own.items()}
-            image_pass.backward(grads, {index: grad.add for index, grad in image_grads.items()})
+            copies = copy_stream(reader.device) if any(source.device.type == "cpu" for source in own.values()) else None
+            with nullcontext() if copies is None else Downloads(copies) as downloads:
+                image_grads = {index: _GradOfRows(source, downloads) for index, source in own.items()}
+                image_pass.backward(grads, {index: grad.add for index, grad in image_grads.items()})
             of_images = [image_grads[i].whole if i in image_grads else None for i in reader.readers]
             return (*of_images, *(leaf.grad for leaf in flat_tensors(image_pass.tensors)))
         finally:
@@ -115,14 +119,19 @@ def _by_node(tensors: Sequence[Tensor], missing: Sequence[Sequence[bool]]) -> li
 class _GradOfRows:
     """The gradient of an input in memory, filled strip by strip.
 
+    Args:
+        source: The input.
+        downloads: What copies rows to host memory; None to wait for each.
+
     Attributes:
         whole: (B, C, H, W), as the input.
     """
 
-    def __init__(self, source: ImageRows) -> None:
+    def __init__(self, source: ImageRows, downloads: Downloads | None) -> None:
         assert isinstance(source, TensorRows)
+        self._downloads = downloads
         self.whole, self._upright = source.new_grad()
 
     def add(self, rows: range, grad: Tensor) -> None:
         """Copy the gradient of some rows."""
-        self._upright[:, :, rows.start : rows.stop] = grad
+        write(grad, self._upright[:, :, rows.start : rows.stop], self._downloads)

@@ -24,6 +24,7 @@ from torch import Tensor
 from streammodels.backprop.arena import Arena
 from streammodels.backprop.checkpointing import BackwardStep, Keeping, backward_order
 from streammodels.backprop.grad_sums import GradSums
+from streammodels.backprop.returning import ReturningCarries
 from streammodels.backprop.rng_state import RngState
 from streammodels.core.carry import CopyRows, copy_rows
 from streammodels.core.engine import Carries, Engine, NodeTensors, StripResult, StripRun
@@ -31,6 +32,7 @@ from streammodels.core.frozen_prefix import FrozenPrefix, nodes_needing_grad
 from streammodels.core.reductions import Parts, Reduction, sum_dtype, without_none
 from streammodels.core.row_plan import RowPlan
 from streammodels.core.strip_reader import InputReader, SingleUseTensor
+from streammodels.core.tensors.copies import Downloads, Uploads, bring, copy_stream, write
 from streammodels.core.tensors.memory_format import empty_as, format_of
 
 RowGradCallback = Callable[[range, Tensor], None]
@@ -105,9 +107,12 @@ class ImagePass:
         self.needs_grad = nodes_needing_grad(nodes, self.tensors, self.inputs_needing_grad)
         frozen = self.keeping is not None and self.keeping.frozen
         self.prefix = FrozenPrefix.find(nodes, self.needs_grad) if frozen else None
-        self._carry_arena, self._prefix_arena = Arena(), Arena()
+        on_host = self.keeping is not None and self.keeping.on_host
+        self._copies = copy_stream(self.device) if on_host else None
+        self._carry_arena, self._prefix_arena = Arena(on_host, self._copies), Arena()
         self._left_out: frozenset[int] = frozenset()
         self._prepared: NodeTensors = ()
+        self._uploads: Uploads | None = None  # of gradients of maps in host memory
 
     @property
     def device(self) -> torch.device:
@@ -124,9 +129,11 @@ class ImagePass:
         with_graph = strips if keeping is None else max(0, strips - keeping.graphs)
         maps: dict[int, Tensor] = {}
         carries: Carries = {}
+        to_host = copy_stream(self.device) if self.new_map else None
         with torch.no_grad(), ExitStack() as stack:
             self.rng_state.enter_autocast(stack)
             stack.enter_context(self._prepare())
+            downloads = None if to_host is None else stack.enter_context(Downloads(to_host))
             read = self.reader.strips([self._input_rows(strip) for strip in range(strips)])
             for strip, rows in enumerate(stack.enter_context(closing(read))):
                 if keeping is not None:
@@ -140,7 +147,7 @@ class ImagePass:
                     kept = {i: self._prefix_arena.put(rows) for i, rows in result.prefix_rows.items()}
                     self.prefix_rows[strip] = kept
                 carries = result.carries
-                self._collect(result, strip, maps)
+                self._collect(result, strip, maps, downloads)
             return [tensor for index in self.engine.network.boundary for tensor in self._outputs(index, maps)]
 
     @contextmanager
@@ -174,9 +181,7 @@ class ImagePass:
         if strip % keeping.every == 0:
             skipped = frozenset() if self.prefix is None else self.prefix.skipped
             there, put = once and self._copy_for(strip) is not copy_rows, self._carry_arena.put
-            self.carries[strip] = {
-                i: c if there else put(c, keeping.on_host) for i, c in carries.items() if i not in skipped
-            }
+            self.carries[strip] = {i: c if there else put(c) for i, c in carries.items() if i not in skipped}
         if self.engine.network.has_random_nodes:
             self.rng_state.append_strip(self.device)
 
@@ -245,7 +250,7 @@ class ImagePass:
         assert isinstance(rule, Reduction)
         return rule.combine(parts, pixels, self.reductions[index].dtype, *without_none(tensors[index]))
 
-    def _collect(self, result: StripResult, strip: int, maps: dict[int, Tensor]) -> None:
+    def _collect(self, result: StripResult, strip: int, maps: dict[int, Tensor], downloads: Downloads | None) -> None:
         """Copy emitted rows into the feature maps, and append partial results."""
         for index, parts in result.reduced.items():
             width, dtype = result.reduced_from[index]
@@ -260,7 +265,7 @@ class ImagePass:
                 make = self.new_map.get(index)
                 maps[index] = empty_as(rows, shape) if make is None else make(shape, rows.dtype, format_of(rows))
             new = self.plan.new(index, strip)
-            maps[index][:, :, new.start : new.stop] = rows
+            write(rows, maps[index][:, :, new.start : new.stop], downloads)
 
     def backward(self, grads: Sequence[Tensor | None], on_grad: Mapping[int, RowGradCallback] | None = None) -> None:
         """Run all strips from last to first; those without a kept graph are recomputed.
@@ -276,10 +281,12 @@ class ImagePass:
         reads = [self._read_again(visit) for visit in order]
         leaves = (t for node in self.tensors for t in node if t is not None)
         self._sums = GradSums(leaves, together=self.device.type != "cpu")
+        to_device = copy_stream(self.device) if self.new_map else None
+        self._uploads = None if to_device is None else Uploads(to_device)
         with self._prepare(), closing(self.reader.strips(reads)) as strips:
             self._backward(order, strips, grads, on_grad or {})
         self._sums.finish()
-        self._left_out = frozenset()
+        self._left_out, self._uploads = frozenset(), None
 
     def _without_gradient(self, grads: Sequence[Tensor | None]) -> frozenset[int]:
         """The nodes that lead to no value with a gradient; none if layers draw random numbers, which all have to do."""
@@ -311,14 +318,16 @@ class ImagePass:
         """The backward pass in a given order; `strips` yields the rows of the inputs that it reads."""
         carries: dict[int, Carries] = {}
         carry_grads: Carries = {}
+        returned = dict.fromkeys(v.strip for v in order if v.strip in self.carries and v.strip not in self.graphs)
+        returning = ReturningCarries(self.carries, returned, self.device, self._copies)
         for visit in order:
             strip = visit.strip
             rows = next(strips)
             prefix_rows = self.prefix_rows.get(strip)
             graph = self.graphs.pop(strip, None)
             if graph is None:
-                if strip in self.carries:
-                    carries[strip] = {i: c.to(self.device, non_blocking=True) for i, c in self.carries[strip].items()}
+                if strip in self.carries and strip not in carries:
+                    carries[strip] = returning.take()
                 with ExitStack() as stack:
                     self.rng_state.restore(stack, strip, self.device)
                     if not visit.backward:
@@ -377,7 +386,8 @@ class ImagePass:
             grad, new = next(remaining), self.plan.new(index, strip)
             if index in result.emitted and grad is not None:
                 rows = result.emitted[index]
-                roots.append((rows, grad[:, :, new.start : new.stop].to(rows.device)))
+                own = grad[:, :, new.start : new.stop]
+                roots.append((rows, bring(own, rows.device, self._uploads)))
         return roots
 
     def move_out(self) -> list[Tensor]:
@@ -385,8 +395,10 @@ class ImagePass:
         stores = (self.carries, self.prefix_rows)
         self._places = [[(strip, tuple(rows)) for strip, rows in store.items()] for store in stores]
         tensors = [tensor for store in stores for rows in store.values() for tensor in rows.values()]
+        if self._copies is not None:  # hooks of the user may read what autograd saves
+            self._copies.wait()
         self.carries, self.prefix_rows = {}, {}
-        self._carry_arena, self._prefix_arena = Arena(), Arena()
+        self._carry_arena, self._prefix_arena = Arena(), Arena()  # which hold the memory
         return tensors
 
     def move_in(self, tensors: Iterable[Tensor]) -> None:

@@ -8,7 +8,7 @@ the order of the strips.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from numbers import Integral
 from os import PathLike
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -30,6 +30,11 @@ class LazyRows(Protocol):
     Attributes:
         shape: (C, H, W).
         dtype: `torch.uint8` (0..255, scaled to 0..1), or a floating type (not scaled).
+
+    The strips of both passes are compared by checksums, unless an object has an attribute ``pixel_version`` that is not
+    None. It promises that its rows come in memory that is not written again, with the same pixels whenever they are
+    read, as long as ``pixel_version`` is the same: a constant for pixels that never change, or facts of the file. It is
+    looked at before the first and after every read.
     """
 
     @property
@@ -143,6 +148,10 @@ class ImageRows(ABC):
         """Whether it is a tensor that needs a gradient."""
         return self.tensor is not None and self.tensor.requires_grad
 
+    def version(self) -> Hashable | None:
+        """What is equal as long as the pixels are the same; None if that is unknown."""
+        return None
+
     @abstractmethod
     def read(self, start: int, stop: int) -> Tensor:
         """(B, C, stop - start, width as the strips see it)."""
@@ -192,6 +201,11 @@ class DecodedRows(ImageRows):
         dtype = _torch_dtype(image.dtype, name)
         super().__init__(name, (1, *shape), dtype, torch.device("cpu"), hasattr(image, "columns"), is_scaled)
         self.image = image
+
+    def version(self) -> Hashable | None:
+        """See `ImageRows.version`."""
+        found: Hashable | None = getattr(self.image, "pixel_version", None)
+        return found
 
     def read(self, start: int, stop: int) -> Tensor:
         """Decode the rows.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from functools import partial
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from streammodels.core.image_rows import ImageRows, scale_to_unit
+from streammodels.core.tensors.copies import Arrival, CopyStream, Uploads, copy_stream
+from streammodels.core.tensors.memory_format import format_of
 from streammodels.errors import ImageReadError
+
+_UNREAD = object()
 
 
 class SingleUseTensor:
@@ -49,7 +54,8 @@ class StripReader:
         self.dtype = dtype
         keeps = source.is_decoded and memory_format == torch.contiguous_format
         self.memory_format = None if keeps else memory_format
-        self._checksums: dict[range, int] = {}
+        self._checksums: dict[range, tuple[torch.memory_format, int]] = {}
+        self._version: Hashable = _UNREAD
 
     def strips(self, requested: Sequence[range]) -> Generator[SingleUseTensor, None, None]:
         """The rows of each range in turn. The next are read in the background, unless they are on the device already.
@@ -65,41 +71,62 @@ class StripReader:
     def _prefetched(self, requested: Sequence[range]) -> Generator[SingleUseTensor, None, None]:
         if not requested:
             return
+        copies = copy_stream(self.device)
+        fetch = partial(self._fetch, None if copies is None else Uploads(copies))
         with ThreadPoolExecutor(1, thread_name_prefix="rows") as thread:
-            pending = [thread.submit(self._fetch, rows) for rows in requested[:1]]
+            pending = [thread.submit(fetch, rows) for rows in requested[:1]]
             for following in [*requested[1:], None]:
-                fetched = SingleUseTensor(pending.pop().result())
+                fetched = [pending.pop().result()]
                 if following is not None:
-                    pending.append(thread.submit(self._fetch, following))
-                yield SingleUseTensor(self._to_device(fetched.take()))
+                    pending.append(thread.submit(fetch, following))
+                yield SingleUseTensor(self._on_device(fetched.pop(), copies))
 
-    def _to_device(self, pixels: Tensor) -> Tensor:
-        """The values on the device that computes, floats made late because bytes take a quarter of the memory."""
-        # A copy from pinned memory runs beside the computation, and torch keeps the memory until it has ended.
-        # In the other direction nothing would wait for the copy to end.
-        return self._values(pixels.to(self.device, non_blocking=self.device.type == "cuda"))
+    def _on_device(self, fetched: Tensor | Arrival, copies: CopyStream | None) -> Tensor:
+        """The values on the device that computes, floats made late because bytes take a quarter of memory and copy."""
+        if isinstance(fetched, Arrival):
+            assert copies is not None
+            (pixels,) = copies.take(fetched)
+            return self._values(pixels)
+        return self._values(fetched.to(self.device))
 
     def _values(self, pixels: Tensor) -> Tensor:
         return scale_to_unit(pixels, self.dtype, self.memory_format) if self.source.is_scaled else pixels
 
-    def _fetch(self, rows: range) -> Tensor:
+    @torch.no_grad()
+    def _fetch(self, uploads: Uploads | None, rows: range) -> Tensor | Arrival:
         """In the background thread."""
-        with torch.no_grad():
-            pixels = self.source.read(rows.start, rows.stop)
-            if not self.source.is_decoded:
-                pixels = pixels.clone()  # the image may decode the next rows into the same memory
-                self._check_unchanged(rows, pixels)
-            return pixels.pin_memory() if self.device.type == "cuda" and pixels.device.type == "cpu" else pixels
+        source = self.source
+        if self._version is _UNREAD:
+            self._version = source.version()  # before any row is read
+        pixels = source.read(rows.start, rows.stop)
+        if not source.is_decoded:
+            self._check_unchanged(rows, pixels)
+        if uploads is not None and pixels.device.type == "cpu":
+            return uploads.send(pixels)
+        # An image that states no version may decode the next rows into the same memory.
+        return pixels if source.is_decoded or self._version is not None else pixels.clone()
 
     def _check_unchanged(self, rows: range, pixels: Tensor) -> None:
         """Check that the backward pass sees the pixels of the forward pass, without which gradients are wrong."""
-        checksum = crc32(pixels.cpu().contiguous().view(torch.uint8).numpy().data)
-        if self._checksums.setdefault(rows, checksum) != checksum:
+        if self._version is not None:
+            is_same = self.source.version() == self._version
+        else:
+            last = self._checksums.get(rows, (format_of(pixels), 0))[0]
+            found = last, _checksum(pixels, last)
+            is_same = self._checksums.setdefault(rows, found) == found
+        if not is_same:
             raise ImageReadError(
                 f"rows {rows.start}..{rows.stop - 1} of {self.source.name} came with other pixels than when they were "
                 "read before. An image has to return the same pixels whenever it is asked: draw random numbers of an "
                 "augmentation once for each image, and do not write to its file."
             )
+
+
+def _checksum(pixels: Tensor, memory_format: torch.memory_format) -> int:
+    """The checksum of the pixels in the order of a memory format."""
+    ordered = pixels.cpu().contiguous(memory_format=memory_format)
+    ordered = ordered.permute(0, 2, 3, 1) if memory_format == torch.channels_last else ordered
+    return crc32(ordered.view(torch.uint8).numpy().data)
 
 
 class InputReader:

@@ -54,6 +54,15 @@ def empty_as(rows: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=format_of(rows))
 
 
+def in_memory(memory: Tensor, like: Tensor) -> Tensor:
+    """As many bytes as `like` has, as a tensor of its shape, type and memory format."""
+    place = memory.view(like.dtype)
+    if format_of(like) == torch.channels_last:
+        batch, channels, height, width = like.shape
+        return place.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    return place.view(like.shape)
+
+
 def swap_sides(rows: Tensor) -> Tensor:
     """Height and width swapped; a view, or with channels last, which a view would not be to torch, a copy."""
     return dense(rows.transpose(2, 3)) if format_of(rows) == torch.channels_last else rows.transpose(2, 3)

@@ -24,9 +24,9 @@ def test_copies_keep_values_types_and_shapes(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_copies_share_a_block() -> None:
-    store = Arena()
+    store = Arena(on_host=True)
     store.put(torch.rand(1000))
-    first, second = store.put(torch.rand(4)), store.put(torch.rand(2, 3), host=True)
+    first, second = store.put(torch.rand(4)), store.put(torch.rand(2, 3))
     assert first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
     assert second.storage_offset() * 4 >= 16
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from streammodels import GatedAttention, GeM, GlobalMaxPool, ImageReadError, Keeping, LogSumExp, stream
+from streammodels.core import strip_reader
 from streammodels.core.image_rows import as_image_rows
 from streammodels.core.strip_reader import StripReader
 
@@ -261,6 +262,51 @@ def test_pixels_that_change_between_forward_and_backward_pass_are_noticed() -> N
     output = stream(network().float(), strip_rows=8)(Noisy(torch.zeros(3, 40, 30)))
     with pytest.raises(ImageReadError, match=r"'slide_7' came with other pixels.*augmentation once for each image"):
         output.sum().backward()
+
+
+class Versioned(Decoded):
+    """States a version of its pixels, which may change at a read."""
+
+    versions: tuple[object, ...] = ("first",)
+
+    @property
+    def pixel_version(self) -> object:
+        return self.versions[min(len(self.reads), len(self.versions) - 1)]
+
+
+def test_pixels_of_a_known_version_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> int:
+        raise AssertionError("a checksum was computed")
+
+    module, image = network(), Versioned(pixels(40, 20))
+    expected = gradients(module, module(image.pixels[None].double() / 255))
+    monkeypatch.setattr(strip_reader, "crc32", refuse)
+    assert_same(gradients(module, stream(module, strip_rows=8, keeping=Keeping())(image)), expected)
+    image.reads.clear()
+    image.versions = (None, "first")  # unknown at first: compared by checksums
+    with pytest.raises(AssertionError, match="checksum"):
+        stream(module, strip_rows=8)(image)
+
+
+@pytest.mark.parametrize("versions", [("first", "second"), ("first",) * 7 + (None,), ("first",) * 9 + ("second",)])
+def test_another_version_of_the_pixels_is_noticed(versions: tuple[object, ...]) -> None:
+    image = Versioned(pixels(40, 20))  # five strips, the last of which is not recomputed
+    image.versions = versions
+    with pytest.raises(ImageReadError, match="'slide_7' came with other pixels"):
+        stream(network(), strip_rows=8)(image).sum().backward()
+
+
+def test_pixels_in_another_memory_order_are_the_same() -> None:
+    class Reordered(Decoded):
+        """Decodes every other time with its channels last."""
+
+        def rows(self, start: int, stop: int) -> Tensor:
+            rows = super().rows(start, stop)
+            return rows.permute(1, 2, 0).contiguous().permute(2, 0, 1) if len(self.reads) % 2 else rows
+
+    module, image = network(), Reordered(pixels(48, 20))
+    expected = gradients(module, module(image.pixels[None].double() / 255))
+    assert_same(gradients(module, stream(module, strip_rows=8, keeping=Keeping())(image)), expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
