@@ -16,7 +16,7 @@ file on all processors, in half the time (see `pipeline`).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -36,6 +36,7 @@ from wsidata.transforms.base import TransformError
 from wsidata.transforms.to_tensor import DType, to_tensor
 from wsidata.utils.cache import BlockCache
 from wsidata.utils.rectangle import Rectangle
+from wsidata.utils.same_file import FileWatch
 
 BLOCK_PX = 128
 """Rows (or columns) of a block, unless these are too many bytes."""
@@ -65,10 +66,12 @@ class ReadableImage:
     Attributes:
         image: The pipeline; something else than a pyvips image if it ends in something without rows.
         read: Reads its regions without running it; None: through the pipeline.
+        watch: Tells whether the file that alone its pixels depend on is the same; None: they may depend on more.
     """
 
     image: Any
     read: ReadRegion | None = None
+    watch: FileWatch | None = None
 
     def whole(self) -> Any:
         """The whole image: pixels, or the pipeline that makes them."""
@@ -144,6 +147,15 @@ class LazyImage:
     def dtype(self) -> torch.dtype:
         """`torch.uint8`, or `torch.float32`."""
         return torch.uint8 if self._format == np.uint8 and self._as == "uint8" else torch.float32
+
+    @property
+    def pixel_version(self) -> Hashable | None:
+        """Facts of the slide's file, the same as long as it is: then all rows are the same whenever they are read.
+
+        None where pixels may depend on more, such as functions of the user's, or the file is not known to be at rest.
+        """
+        watch = self._readable().watch
+        return None if watch is None else watch.version
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Decode rows `start` to `stop - 1`.

@@ -101,6 +101,7 @@ def readable_image(
     Nothing is decoded. `packing` is for that resolution, None reads the whole slide; the `generator` is advanced.
     """
     image = slide.image(**resolution, keep_tiles=True)
+    watch = slide.watch() if isinstance(slide, SlideFile) and _is_ours(slide) and _is_ours(transform) else None
     reader = slide.regions(**resolution)
     start = None if reader is None else _start(reader, image.width, image.height, packing, slide.background)
     if packing is not None:
@@ -111,12 +112,12 @@ def readable_image(
         sample = transform.run(Sample(image, fill=outside_of(slide)), generator)
         image, operations = sample.image, sample.operations
     if reader is None or start is None:
-        return ReadableImage(image)
+        return ReadableImage(image, watch=watch)
     canvas, rest = _painted(start, operations)
     if rest:
         reader = slide.regions(RIM_PX, **resolution) or reader
     read = CanvasRegions(canvas, reader.parts, canvas.color_table())
-    return ReadableImage(image, transformed(read, rest, _blank(canvas, kind), str(slide.path)))
+    return ReadableImage(image, transformed(read, rest, _blank(canvas, kind), str(slide.path)), watch)
 
 
 def slide_sample(
@@ -252,6 +253,19 @@ def _painted(canvas: Canvas, operations: Sequence[Operation]) -> tuple[Canvas, t
             return canvas, tuple(operations[done:])
         canvas = after
     return canvas, ()
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether a slide or transform is of this package with all it holds, and so makes the same pixels every time."""
+    if isinstance(value, Transform):
+        return _is_of_package(value) and all(_is_ours(member) for member in vars(value).values())
+    if isinstance(value, list | tuple):
+        return all(_is_ours(member) for member in value)
+    return value is None or isinstance(value, bool | int | float | str) or _is_of_package(value)
+
+
+def _is_of_package(value: object) -> bool:
+    return type(value).__module__.startswith("wsidata.")
 
 
 def _strips_of(image: pyvips.Image) -> PartReader:

@@ -26,6 +26,7 @@ from wsidata.formats.tiff.reader import TiffPyramid
 from wsidata.slides.options import SlideOptions
 from wsidata.staging.copying import Facts
 from wsidata.utils.retries import retried
+from wsidata.utils.same_file import FileWatch
 
 if TYPE_CHECKING:
     from wsidata.staging.stage import Stage, StagedCopy
@@ -190,6 +191,14 @@ class SlideFile:
         pyramid = self._open().pyramid
         is_archive = pyramid.reader == "zarr" and self.path.is_file()
         return isinstance(pyramid, (TiffPyramid, PlainImagePyramid)) or is_archive
+
+    def watch(self) -> FileWatch | None:
+        """Tells whether the file is still the same; None if that is not known of what is read.
+
+        It is known of a TIFF that is read where it is, not of a copy, nor of the files that other formats consist of.
+        """
+        pyramid = self._open().pyramid
+        return pyramid.watch() if self._stage is None and isinstance(pyramid, TiffPyramid) else None
 
     def close(self) -> None:
         """Close the file. Images made from it stay usable, and keep it open until they are dropped."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import os
 import time
+import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,6 +112,26 @@ class SameFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._place += len(data)
         return len(data)
+
+
+class FileWatch:
+    """An open file that is asked whether it is still what it was, by a descriptor of its own.
+
+    Args:
+        file: The file, open.
+    """
+
+    def __init__(self, file: SameFile) -> None:
+        self._descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._descriptor)
+        self._identity = file.identity
+        self._is_known = file.identity.is_at_rest()
+
+    @property
+    def version(self) -> FileIdentity | None:
+        """The identity of the file, which is another one when its bytes changed; None if it did, or might unnoticed."""
+        same = FileIdentity.of(os.fstat(self._descriptor)) == self._identity
+        return self._identity if same and self._is_known else None
 
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_BINARY", 0)

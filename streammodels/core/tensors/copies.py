@@ -74,7 +74,7 @@ class CopyStream:
 
     def wait(self) -> None:
         """Let the host wait for all copies that began, so that anybody may read what they wrote."""
-        self._stream.synchronize()
+        self._stream.record_event().synchronize()
 
 
 def copy_stream(device: torch.device) -> CopyStream | None:

@@ -18,9 +18,11 @@ from wsidata.formats.vips import TileSource, cached_tiles
 from wsidata.slides.lazy_image import as_tensor
 from wsidata.synthetic.slides import write_pixels, write_slide
 from wsidata.transforms.base import TransformError
+from wsidata.transforms.color.stain_normalize import MacenkoNormalize
 from wsidata.transforms.compose import Compose
 from wsidata.transforms.geometry.affine import RandomD4
 from wsidata.transforms.geometry.crop import CropOrPad
+from wsidata.utils import same_file
 
 STRIP_PX = 37
 
@@ -271,6 +273,38 @@ def test_file_that_was_replaced_is_noticed(tmp_path):
     write_slide(path, width=704, height=640, tile=64)
     with pytest.raises(UnreadableImageError, match=r"had the shape \(3, 640, 640\) and is now \(3, 640, 704\)"):
         copy.rows(0, 5)
+
+
+class Darker(RandomD4):
+    """A transform of the user's own, which might draw anything."""
+
+
+def test_pixels_have_a_version_only_where_nothing_but_the_file_decides_them(tmp_path, monkeypatch):
+    path = write_slide(tmp_path / "slide.tif", width=640, height=640, tile=64)
+    with Slide(path) as slide:
+        assert slide.lazy(level=0).pixel_version is None  # a file just written may change within a tick of its clock
+        monkeypatch.setattr(same_file, "REST_NS", 0)
+        image = slide.lazy(mpp=0.7, crop="pack", transform=Compose([RandomD4(), CropOrPad(512), MacenkoNormalize()]))
+        unknown = [
+            slide.lazy(transform=one)
+            for one in (lambda image: image, Compose([Darker()]), Compose([RandomD4(), lambda image: image]))
+        ]
+    assert image.pixel_version is not None
+    assert [one.pixel_version for one in [*unknown, LazyImage(pyvips.Image.black(9, 9))]] == [None] * 4
+    copy = pickle.loads(pickle.dumps(image))
+    assert copy.pixel_version == image.pixel_version
+    rows = image.rows(0, 40)
+    image.close()
+    assert torch.equal(image.rows(0, 40), rows)
+    assert image.pixel_version == copy.pixel_version
+    before = path.stat()
+    with path.open("r+b") as file:  # a byte in place, and the time of modification set back
+        file.seek(before.st_size // 2)
+        file.write(b"x")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert image.pixel_version is None
+    with Slide(path) as slide:
+        assert slide.lazy(level=0).pixel_version not in (None, copy.pixel_version)
 
 
 def test_files_are_let_go_with_the_image(slide):

@@ -52,7 +52,7 @@ from wsidata.formats.tiff.tile_header import FAX
 from wsidata.formats.tiff.tiles import KeptTiles, TiffTiles
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, is_cut_up, source_tile, thread_count
 from wsidata.utils.rectangle import PartReader, Pixels, Put, Rectangle
-from wsidata.utils.same_file import FileIdentity, SameFile
+from wsidata.utils.same_file import FileIdentity, FileWatch, SameFile
 
 KNOWN_READERS = 65_536
 """Files of which is remembered which decoder is right about them."""
@@ -204,6 +204,11 @@ class TiffPyramid:
         twin = copy.copy(self)
         twin._own_file()
         return twin
+
+    def watch(self) -> FileWatch | None:
+        """Tells whether the open file is still the same; None if some tiles lie in another one."""
+        is_one = all(one.page.parent is self._tiff for level in self._tiles for one in level)
+        return FileWatch(self._file) if is_one else None
 
     @property
     def nbytes(self) -> int:
