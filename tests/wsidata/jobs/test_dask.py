@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pandas as pd
@@ -18,9 +19,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def executor() -> Iterator[Executor]:
+    dask = pytest.importorskip("dask", reason="needs slidestream[cluster]")
     distributed = pytest.importorskip("distributed", reason="needs slidestream[cluster]")
     how = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
-    with distributed.LocalCluster(**how) as cluster, distributed.Client(cluster) as client:
+    forkserver.ensure_running()  # with what the other tests have it import; Dask would choose for itself
+    forked = dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    with forked, distributed.LocalCluster(**how) as cluster, distributed.Client(cluster) as client:
         yield client.get_executor(pure=False)
 
 

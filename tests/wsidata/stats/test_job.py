@@ -114,17 +114,17 @@ def as_the_notebook(path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the real photos are not here")
-@pytest.mark.parametrize("options", [{}, {"read": partial(read_photo, apply_icc=False)}])
-def test_mushroom_photos_per_image_as_the_notebook_and_exactly(options):
-    paths = sorted(PHOTOS.glob("*.[jJ][pP][gG]"))
+@pytest.mark.parametrize(("options", "step"), [({}, 2), ({"read": partial(read_photo, apply_icc=False)}, 8)])
+def test_mushroom_photos_per_image_as_the_notebook_and_exactly(options, step):
+    paths = sorted(PHOTOS.glob("*.[jJ][pP][gG]"))[::step]
     stats = channel_stats(paths, reduction="per_image", **options)
-    assert stats.image_count == len(paths) == 244
+    assert stats.image_count == len(paths) > 30
     exact = []
     for path in paths:
         values = np.asarray(Image.open(path)).reshape(-1, 3) / 255
         exact.append([[np.ascontiguousarray(one).mean(), np.ascontiguousarray(one).std(ddof=1)] for one in values.T])
     np.testing.assert_allclose(np.mean(exact, axis=0), np.transpose([stats.mean, stats.std]), rtol=0, atol=1e-12)
-    some = slice(None, None, 8)
+    some = slice(None, None, 8 // step)
     notebook = torch.stack([torch.stack(as_the_notebook(path)) for path in paths[some]]).mean(0).numpy()
     ours = channel_stats(paths[some], reduction="per_image", **options)
     np.testing.assert_allclose([ours.mean, ours.std], notebook, rtol=0, atol=1e-6)
