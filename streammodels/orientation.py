@@ -21,6 +21,7 @@ from streammodels.core.row_plan import RowNode, RowPlan, RowsError, plan_rows
 from streammodels.core.tensors.memory_format import dense
 from streammodels.memory.budget import Sizes
 from streammodels.memory.estimate import StepMemory
+from streammodels.memory.speed import assumed_speed
 
 _CACHE_SIZE = 64
 
@@ -108,7 +109,7 @@ class Orientation:
         found = self.planned.schedules.get(key)
         if found is None:
             self._check_size(memory)
-            found = sizes.schedule(memory, device_type)
+            found = sizes.schedule(memory, assumed_speed(device_type))
             _cache(self.planned.schedules, key, found)
         return found
 

@@ -66,9 +66,9 @@ def stream(
     Args:
         module: Maps a (B, C, H, W) image to a feature map or, through global pooling, to vectors. Its parameters are
             shared, not copied. Batch normalization has to be in eval mode when it is called.
-        tile_size: Strips have ``tile_size**2`` pixels of each image, so their height is ``tile_size**2`` over the
-            shorter side.
-        strip_rows: Height of the strips in image rows, at least 1.
+        tile_size: Upper bound, the side of a square tile in pixels: strips have at most ``tile_size**2`` pixels of each
+            image, and a step no more memory than with such strips. The fastest schedule within it is chosen.
+        strip_rows: Height of the strips in image rows, at least 1, exactly.
         memory: Budget for one training step, such as ``"8GB"`` or a number of bytes. The fastest schedule within it, as
             estimated, is chosen, plain training if it fits; `StreamedModule.forecast` tells which.
         keeping: What is kept for the backward pass. None for the carries of every strip or, with `memory`, what fits.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import log2
 from typing import Any
 
 from torch import Tensor, fx
@@ -118,26 +119,35 @@ class Network:
         """Whether the streamed part draws random numbers strip by strip."""
         return any(isinstance(node.rule, Pointwise | Reduction) and node.rule.random for node in self.nodes)
 
+    @cached_property
+    def strides(self) -> tuple[int, ...]:
+        """Of every node the product of the strides in front of it and its own, at most."""
+        strides: list[int] = []
+        for node in self.nodes:
+            own = node.window.stride if isinstance(node.window, SlidingWindow) else 1
+            strides.append(own * max((strides[source] for source in node.inputs), default=1))
+        return tuple(strides)
+
     def row_nodes(self, batch: int, width: int, kernel_pixels: int) -> list[RowNode]:
         """The row geometry of every node.
 
-        A layer with a stride waits until it, and so the stage behind it, has `kernel_pixels` pixels to compute at once.
-        Deep stages have many weights for few pixels, and would spend most time reading weights if they ran in every
-        strip. The rows that they wait for are carried, a bounded number of pixels. In a network that enlarges maps none
-        waits, because rows at full resolution would wait with them, in front of the joins of a decoder.
+        A layer with a stride waits until it, and so the stage behind it, has about `kernel_pixels` pixels to compute at
+        once: the nearest power of two of rows, so that it computes as many of them in every strip, or in every second,
+        fourth ..., where strips are a power of two of its rows. Deep stages have many weights for few pixels, and would
+        spend most time reading weights if they ran in every strip. The rows that they wait for are carried, a bounded
+        number of pixels. In a network that enlarges maps none waits, because rows at full resolution would wait with
+        them, in front of the joins of a decoder.
         """
         of_image = {0}  # what depends on the image; a mask that is brought to the size of a map does not
         for index, node in enumerate(self.nodes):
             of_image |= {index} if of_image.intersection(node.inputs) else set()
         if any(isinstance(self.nodes[index].rule, Resized) for index in of_image):
             return [node.row_node() for node in self.nodes]
-        strides = [1] * len(self.nodes)
         result = []
-        for index, node in enumerate(self.nodes):
-            own = node.window.stride if isinstance(node.window, SlidingWindow) else 1
-            strides[index] = own * max((strides[source] for source in node.inputs), default=1)
-            columns = batch * max(1, width // strides[index])
-            result.append(node.row_node(-(-kernel_pixels // columns) if own > 1 else 1))
+        for node, stride in zip(self.nodes, self.strides, strict=True):
+            waits = isinstance(node.window, SlidingWindow) and node.window.stride > 1
+            rows = kernel_pixels / (batch * max(1, width // stride))
+            result.append(node.row_node(2 ** max(0, round(log2(rows))) if waits else 1))
         return result
 
     def sideways(self) -> Network | None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import log2
 
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.memory.estimate import StepMemory
+from streammodels.memory.speed import ON_CPU, Speed
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _STRIP_OVERHEAD_ROWS = 1  # time of a strip besides its rows (joining carries, reading weights again), in rows
-_BEYOND_CACHE = 1.1  # factor of time for strips that do not fit the caches
+_UNEVEN = 1.02  # factor of time for strips in which layers get rows of many different numbers, a guess
+_SHORT = 16  # strips of fewer rows are slower than any others: they are tried if none of those fit
 _MOST_STRIPS = 4096
-_MOST_PIXELS = {"cpu": 2**19}  # larger strips do not fit a CPU's caches, see docs/benchmarks.md
-_MOST_PIXELS_ELSEWHERE = 2**22  # enough to fill a GPU; not measured
 
 
 def parse_bytes(memory: str | int) -> int:
@@ -34,7 +35,7 @@ class Sizes:
     """The sizes passed to `stream`, one of the first three.
 
     Attributes:
-        tile_size: Strips have ``tile_size**2`` pixels of each image.
+        tile_size: Strips have at most ``tile_size**2`` pixels of each image, and a step no more memory than with such.
         strip_rows: Height of the strips.
         memory: Budget of a training step, as text or bytes.
         keeping: What is kept; None to choose it.
@@ -64,19 +65,28 @@ class Sizes:
     def __str__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self._given.items())
 
-    def schedule(self, memory: StepMemory, device_type: str) -> Schedule:
+    def rows(self, width: int) -> int:
+        """Height of the strips of images of a width, at most; not for a budget."""
+        return self.strip_rows or max(1, round((self.tile_size or 1) ** 2 / width))
+
+    def largest(self, memory: StepMemory) -> Schedule:
+        """The schedule with the highest strips; not for a budget."""
+        rows = min(self.rows(memory.width), memory.height)
+        return Schedule(rows, self.keeping or default_keeping(memory, rows))
+
+    def schedule(self, memory: StepMemory, speed: Speed) -> Schedule:
         """The schedule for images of one size.
 
         Args:
             memory: Estimates for the network and the images.
-            device_type: Type of the device that computes, "cpu" or "cuda".
+            speed: Relative time of strips, by their pixels.
         """
         if self.memory is not None:
-            most = _MOST_PIXELS.get(device_type, _MOST_PIXELS_ELSEWHERE)
-            return fastest_within(memory, parse_bytes(self.memory), self.keeping, most)
-        rows = self.strip_rows or max(1, round((self.tile_size or 1) ** 2 / memory.width))
-        rows = min(rows, memory.height)
-        return Schedule(rows, self.keeping or default_keeping(memory, rows))
+            return fastest_within(memory, parse_bytes(self.memory), self.keeping, speed)
+        largest = self.largest(memory)
+        if self.strip_rows is not None:
+            return largest
+        return fastest_within(memory, memory.total(largest), self.keeping, speed, largest.strip_rows)
 
 
 def default_keeping(memory: StepMemory, strip_rows: int) -> Keeping:
@@ -90,7 +100,11 @@ def default_keeping(memory: StepMemory, strip_rows: int) -> Keeping:
 
 
 def fastest_within(
-    memory: StepMemory, budget_bytes: int, keeping: Keeping | None = None, most_pixels: int = 2**19
+    memory: StepMemory,
+    budget_bytes: int,
+    keeping: Keeping | None = None,
+    speed: Speed = ON_CPU,
+    most_rows: int | None = None,
 ) -> Schedule:
     """The fastest schedule that fits a budget, as estimated.
 
@@ -98,17 +112,20 @@ def fastest_within(
         memory: Estimates for the network and the images.
         budget_bytes: The budget.
         keeping: What is kept; None to choose it.
-        most_pixels: Strips of more pixels are slower; memory is better spent on keeping graphs.
+        speed: Relative time of strips, by their pixels.
+        most_rows: Height of the highest strips; None for the image.
 
     Raises:
         ValueError: If no schedule fits; the message says how much memory is needed.
     """
     best: tuple[float, Schedule] | None = None
     least: tuple[float, Schedule] | None = None
-    for strip_rows in _heights(memory.height):
+    for strip_rows in candidate_heights(memory, min(most_rows or memory.height, memory.height)):
+        if strip_rows < _SHORT and best is not None:
+            break
         carried = memory.carried(strip_rows)
         for schedule in _schedules(memory, strip_rows, carried, budget_bytes, keeping):
-            needed, time = memory.total(schedule, carried), _time(memory, schedule, most_pixels)
+            needed, time = memory.total(schedule, carried), _time(memory, schedule, speed)
             if least is None or needed < least[0]:
                 least = (needed, schedule)
             if needed <= budget_bytes and (best is None or time < best[0]):
@@ -123,10 +140,16 @@ def fastest_within(
     )
 
 
-def _heights(height: int) -> list[int]:
-    """Candidate strip heights, for the image in 1, 2, 3, 4, 6, 8, 12 ... equal strips."""
-    counts = {round(base * 2**power) for base in (1, 1.5) for power in range(13)}
-    return sorted({-(-height // count) for count in counts if count <= min(height, _MOST_STRIPS)}, reverse=True)
+def candidate_heights(memory: StepMemory, most: int) -> list[int]:
+    """Candidate strip heights of at most `most` rows, from the highest.
+
+    They are powers of two times the stride of the deepest map, or one and a half times that, whatever the height of the
+    image; so images of all heights have strips of the same shapes, but for the last of each.
+    """
+    stride, least = memory.stride, -(-memory.height // _MOST_STRIPS)
+    heights = {stride * base * 2**power // 2 for base in (2, 3) for power in range(32)}
+    heights |= {stride // 2**power for power in range(1, 32)} - {0}
+    return sorted({most, *(rows for rows in heights if least <= rows <= most)}, reverse=True)
 
 
 def _schedules(
@@ -137,6 +160,9 @@ def _schedules(
         yield Schedule(strip_rows, keeping)
         return
     strips = memory.strips(strip_rows)
+    if not any(memory.needs_grad):  # nothing is kept
+        yield Schedule(strip_rows, Keeping(graphs=strips))
+        return
     for frozen in (True, False) if memory.prefix_bytes else (True,):
         last = Keeping(graphs=1, frozen=frozen)
         one, two = (memory.total(Schedule(strip_rows, replace(last, graphs=n)), carried) for n in (1, 2))
@@ -148,10 +174,12 @@ def _schedules(
             yield Schedule(strip_rows, replace(last, every=every))
 
 
-def _time(memory: StepMemory, schedule: Schedule, most_pixels: int) -> float:
+def _time(memory: StepMemory, schedule: Schedule, speed: Speed) -> float:
     """Estimated time of a step, in forward passes of the plain network."""
     strips, keeping = memory.strips(schedule.strip_rows), schedule.keeping
     rows = memory.height / strips
     frozen = 0.0 if keeping.frozen or not memory.prefix_bytes else 0.5  # a guess at how much of the network is frozen
-    large = _BEYOND_CACHE if memory.batch * memory.width * schedule.strip_rows > most_pixels else 1.0
-    return (3 + keeping.recomputed_passes(strips) + frozen) * (1 + _STRIP_OVERHEAD_ROWS / rows) * large
+    passes = 3 + keeping.recomputed_passes(strips) + frozen
+    even = strips == 1 or log2(schedule.strip_rows / memory.stride).is_integer()
+    slower = (1 + _STRIP_OVERHEAD_ROWS / rows) * (1.0 if even else _UNEVEN)
+    return passes * slower * speed(memory.batch * memory.width * schedule.strip_rows)

@@ -72,6 +72,11 @@ class StepMemory:
         nodes = self.engine.network.row_nodes(self.batch, self.width, self.kernel_pixels)
         return plan_rows(nodes, height, strip_rows, [-(-one.height * height // self.height) for one in self.further])
 
+    @property
+    def stride(self) -> int:
+        """Image rows from one row of the deepest map to the next, at most."""
+        return max(self.engine.network.strides)
+
     @cached_property
     def shapes(self) -> list[ValueShape]:
         """Shape of every value over the whole image."""
@@ -179,11 +184,13 @@ class StepMemory:
         working = _WORKING_COPIES * max(self.values) * share
         # The carries are copied once more when they are joined with rows.
         saved = min(self.saved, self.saved * graphs + self.late(schedule.strip_rows))
-        of_graphs = saved + max(1, min(keeping.graphs, strips)) * carried
+        of_graphs = saved + max(1, min(keeping.graphs, strips) if any(self.needs_grad) else 1) * carried
         return self.kept(schedule, carried) + int(_SLACK * (of_graphs + working + self._fixed))
 
     def kept(self, schedule: Schedule, carried: float | None = None) -> int:
         """Those of them that are kept for the backward pass of a strip that is computed again."""
+        if not any(self.needs_grad):
+            return 0
         strips, keeping = self.strips(schedule.strip_rows), schedule.keeping
         carried = self.carried(schedule.strip_rows) if carried is None else carried
         kept = -(-strips // keeping.every) - 1 + min(keeping.every, strips) - 1

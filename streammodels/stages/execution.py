@@ -22,12 +22,11 @@ from streammodels.stages.cut import Stage
 from streammodels.stages.expected import StageStep, expected_steps
 from streammodels.stages.run import StagedNetwork
 from streammodels.stages.schedule import (
-    schedules_within,
+    stage_schedules,
     stage_sizes,
     stages_forecast,
     stages_table,
     waiting_bytes,
-    without_graphs,
 )
 from streammodels.stages.waiting import Waiting
 from streammodels.tracing.fx_graph import TracedInput
@@ -124,7 +123,8 @@ class StagedExecution:
             stage: Stage, orientation: Orientation, rows: Sequence[ImageRows], new_map: Mapping[int, NewMap]
         ) -> list[Tensor]:
             inputs, tensors = _traced(rows), orientation.tensors()
-            sizes = None if self._has_budget else self._sizes(orientation, sources[0].shape, rows[0].shape)
+            has_budget = streamed.sizes.memory is not None
+            sizes = None if has_budget else self._sizes(orientation, sources[0].shape, rows[0].shape)
             own = PassOptions(last=False, sizes=sizes, new_map=new_map)
             if passes:
                 return streamed._values(orientation, rows, inputs, tensors, own)
@@ -150,10 +150,6 @@ class StagedExecution:
         steps = self._steps(inputs)
         return stages_table(steps, self._schedules(steps))
 
-    @property
-    def _has_budget(self) -> bool:
-        return self.streamed.sizes.memory is not None
-
     def _sizes(self, orientation: Orientation, image: Sequence[int], reads: Sequence[int]) -> Sizes:
         """The sizes for a stage, given the shapes of the image and of the first map that it reads."""
         seen, read = (orientation.extent(*shape[2:]) for shape in (image, reads))
@@ -162,8 +158,8 @@ class StagedExecution:
     def _within_budget(
         self, sources: Sequence[ImageRows], inputs: Sequence[TracedInput], images: int
     ) -> dict[int, Sizes]:
-        """The sizes of every stage for a budget, cached; none if there is no budget."""
-        if not self._has_budget:
+        """The sizes of every stage, cached; none if their rows are set."""
+        if self.streamed.sizes.strip_rows is not None:
             return {}
         streamed, network = self.streamed, self.staged.network
         has_columns = all(source.has_columns for source in sources)
@@ -195,16 +191,8 @@ class StagedExecution:
 
     def _schedules(self, steps: Sequence[StageStep]) -> list[Schedule]:
         """The schedules of all stages."""
-        streamed, kind = self.streamed, self.device.type
-        if self._has_budget:
-            return schedules_within(steps, streamed.sizes, kind, self._waiting_on_device(steps))
-        first, schedules = steps[0].memory, []
-        for step in steps:
-            memory = step.memory
-            image, reads = (first.height, first.width), (memory.height, memory.width)
-            sizes = stage_sizes(streamed.sizes, image, reads, streamed.kernel_pixels // memory.batch)
-            schedules.append(without_graphs(step.orientation.schedule(memory, sizes, kind), step is steps[-1]))
-        return schedules
+        streamed, waiting = self.streamed, self._waiting_on_device(steps)
+        return stage_schedules(steps, streamed.sizes, streamed.kernel_pixels, self.device.type, waiting)
 
     def _waiting_on_device(self, steps: Sequence[StageStep]) -> int:
         """Bytes of the maps that wait in the memory of the device."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from streammodels.backprop.checkpointing import Schedule
-from streammodels.memory.budget import Sizes, parse_bytes
+from streammodels.backprop.checkpointing import Keeping, Schedule
+from streammodels.memory.budget import Sizes, fastest_within, parse_bytes
 from streammodels.memory.forecast import Forecast, make_forecast
+from streammodels.memory.speed import Speed, assumed_speed
 from streammodels.memory.summary import layer_table
 from streammodels.stages.expected import StageStep
 
@@ -23,8 +25,7 @@ def stage_sizes(sizes: Sizes, image: tuple[int, int], reads: tuple[int, int], le
         reads: Those of the first map that the stage reads.
         least_pixels: Pixels of that map that a strip has at least.
     """
-    rows = sizes.strip_rows or max(1, round((sizes.tile_size or 1) ** 2 / image[1]))
-    own = max(-(-rows * reads[0] // image[0]), -(-least_pixels // reads[1]))
+    own = max(-(-sizes.rows(image[1]) * reads[0] // image[0]), -(-least_pixels // reads[1]))
     return Sizes(strip_rows=own, keeping=sizes.keeping)
 
 
@@ -38,21 +39,50 @@ def waiting_bytes(steps: Sequence[StageStep]) -> int:
     return maps + max(grads)
 
 
-def schedules_within(steps: Sequence[StageStep], sizes: Sizes, device_type: str, waiting: int) -> list[Schedule]:
-    """The schedules of all stages within a budget.
-
-    What is kept of all stages waits at the end of the forward pass, beside the strips of the last stage.
+def stage_schedules(
+    steps: Sequence[StageStep], sizes: Sizes, kernel_pixels: int, device_type: str, waiting: int
+) -> list[Schedule]:
+    """The schedules of all stages.
 
     Args:
         steps: The steps of all stages.
-        sizes: The sizes for the image, with a budget.
+        sizes: The sizes for the image.
+        kernel_pixels: See `Network.row_nodes`.
         device_type: Type of the device that computes.
         waiting: Bytes of the maps that wait in the same memory.
 
     Raises:
         ValueError: If no schedule fits.
     """
-    budget = parse_bytes(sizes.memory or 0)
+    speed = assumed_speed(device_type)
+    if sizes.memory is not None:
+        return _within(steps, parse_bytes(sizes.memory), sizes.keeping, speed, waiting, [None] * len(steps))
+    first, largest = steps[0].memory, []
+    for step in steps:
+        memory = step.memory
+        image, reads = (first.height, first.width), (memory.height, memory.width)
+        own = stage_sizes(sizes, image, reads, kernel_pixels // memory.batch)
+        largest.append(without_graphs(step.orientation.schedule(memory, own, device_type), step is steps[-1]))
+    if sizes.strip_rows is not None:
+        return largest
+    budget, most = waiting + total_bytes(steps, largest), [schedule.strip_rows for schedule in largest]
+    with suppress(ValueError):
+        return _within(steps, budget, sizes.keeping, speed, waiting, most)
+    return largest
+
+
+def _within(
+    steps: Sequence[StageStep],
+    budget: int,
+    keeping: Keeping | None,
+    speed: Speed,
+    waiting: int,
+    most_rows: Sequence[int | None],
+) -> list[Schedule]:
+    """The schedules of all stages within a budget, with strips of at most so many rows.
+
+    What is kept of all stages waits at the end of the forward pass, beside the strips of the last stage.
+    """
     if waiting >= budget:
         raise ValueError(
             f"memory of {budget / 1e6:.4g} MB is too small: maps of {waiting / 1e6:.4g} MB wait for statistics of the "
@@ -60,9 +90,12 @@ def schedules_within(steps: Sequence[StageStep], sizes: Sizes, device_type: str,
         )
     least: ValueError | None = None
     for share in _SHARES:
-        own = replace(sizes, memory=max(1, int(share * (budget - waiting))))
+        own = max(1, int(share * (budget - waiting)))
         try:
-            schedules = [without_graphs(own.schedule(step.memory, device_type), step is steps[-1]) for step in steps]
+            schedules = [
+                without_graphs(fastest_within(step.memory, own, keeping, speed, most), step is steps[-1])
+                for step, most in zip(steps, most_rows, strict=True)
+            ]
         except ValueError as error:
             least = error
             break

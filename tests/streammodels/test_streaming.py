@@ -453,12 +453,23 @@ def test_one_sensible_size_has_to_be_given(sizes: dict[str, Any]) -> None:
         stream(nn.Sequential(nn.ReLU()), **sizes)
 
 
-def test_tile_size_is_a_budget_of_pixels() -> None:
-    trunk = stream(nn.Sequential(nn.Conv2d(1, 1, 3)), tile_size=100)
-    assert trunk.plan(1000, 50).ready[0][0] == 200
-    assert trunk.plan(50, 1000).ready[0][0] == 200  # columns: strips run along the longer side
-    assert trunk.plan(100_000, 90_000).ready[0][0] == 1
-    assert trunk.plan(30, 10).strips == 1
+@pytest.mark.parametrize("size", [(1000, 50), (50, 1000), (4000, 900), (30, 10)])
+def test_tile_size_bounds_the_pixels_of_a_strip_and_the_memory_of_a_step(size: tuple[int, int]) -> None:
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    network = nn.Sequential(*layers)
+    long, short = max(size), min(size)
+    most = max(1, 100**2 // short)
+    chosen = stream(network, tile_size=100).forecast(*size)
+    ordered = stream(network, strip_rows=most).forecast(*size)
+    assert chosen.strip_rows <= most
+    assert chosen.memory_bytes <= ordered.memory_bytes
+    assert chosen.training_operations <= ordered.training_operations
+    assert chosen.strip_rows == long or most < long  # a small image is whole
+    if size == (1000, 50):
+        assert chosen.keeping.graphs > 1
+        assert chosen.strip_rows == 32  # a power of two, so that layers see few shapes
+    frozen = stream(network.requires_grad_(False), tile_size=100).forecast(*size)
+    assert frozen.training_operations == frozen.forward_operations
 
 
 def test_parameters_are_shared_not_copied() -> None:

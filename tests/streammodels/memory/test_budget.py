@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from torch import nn
+from torchvision.models import resnet18
 
-from streammodels import Keeping
+from streammodels import Keeping, UNet, stream
 from streammodels.backprop.checkpointing import Schedule
 from streammodels.core.frozen_prefix import nodes_needing_grad
+from streammodels.core.row_plan import RowPlan
 from streammodels.memory.budget import fastest_within
 from streammodels.memory.estimate import StepMemory
+from streammodels.memory.speed import fastest_up_to
 from streammodels.orientation import Orientation
 from streammodels.tracing.trace import trace
 
@@ -23,9 +28,37 @@ def test_as_many_graphs_are_kept_as_fit(height: int) -> None:
     needs = nodes_needing_grad(engine.nodes, tensors)
     memory = StepMemory(engine, tensors, tuple(needs), 1, None, height, 200)
     for budget in range(9_000_000, 20_000_000, 250_000):
-        chosen = fastest_within(memory, budget, most_pixels=200 * 50)
+        chosen = fastest_within(memory, budget, speed=fastest_up_to(200 * 50))
         assert memory.total(chosen) <= budget
         graphs, strips = chosen.keeping.graphs, memory.strips(chosen.strip_rows)
         more = Schedule(chosen.strip_rows, Keeping(graphs=graphs + 1))
         assert chosen.keeping.every == 1
         assert graphs == strips or memory.total(more) > budget
+
+
+Shapes = tuple[tuple[int, int, int], ...]
+
+
+def strip_shapes(plan: RowPlan) -> list[Shapes]:
+    """For every strip the rows that each node holds, emits and carries."""
+    nodes = range(len(plan.totals))
+    return [
+        tuple((len(plan.held(i, s)), len(plan.new(i, s)), len(plan.carried(i, s))) for i in nodes)
+        for s in range(plan.strips)
+    ]
+
+
+@pytest.mark.slow
+def test_strips_of_images_of_any_size_have_few_shapes() -> None:
+    """So that cudnn.benchmark, torch.compile and CUDA graphs meet few of them."""
+    encoder, decoder = resnet18(weights=None).eval(), UNet("resnet18", 2, weights=None).eval()
+    for streamed, most in ((stream(encoder, memory="50GB"), 5), (stream(decoder, strip_rows=128), 3)):
+        rows, shapes = set(), Counter[Shapes]()
+        for height in (1920, 2464, 4096):
+            plan = streamed.plan(height, 1600)
+            rows.add(plan.ready[0][0])
+            shapes.update(strip_shapes(plan)[:-1])
+        assert len(rows) == 1
+        repeated = [shape for shape, times in shapes.items() if times > 2]
+        assert len(repeated) <= most
+        assert sum(shapes[shape] for shape in repeated) > 0.7 * shapes.total()
