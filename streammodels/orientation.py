@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from streammodels.backprop.bptt import NewMap
@@ -22,6 +23,7 @@ from streammodels.core.tensors.memory_format import dense
 from streammodels.memory.budget import Sizes
 from streammodels.memory.estimate import StepMemory
 from streammodels.memory.speed import assumed_speed
+from streammodels.memory.timing import measured_speed
 
 _CACHE_SIZE = 64
 
@@ -34,11 +36,19 @@ class Planned:
         schedules: Schedules, by all that they depend on.
         plans: Row plans, by network, batch, height, width, strip height and `kernel_pixels`.
         sizes: Sizes of the stages of a network, by all that they depend on.
+        chosen: Sizes by device, where none were passed.
     """
 
     schedules: OrderedDict[Hashable, Schedule] = field(default_factory=OrderedDict)
     plans: OrderedDict[Hashable, RowPlan] = field(default_factory=OrderedDict)
     sizes: OrderedDict[Hashable, dict[int, Sizes]] = field(default_factory=OrderedDict)
+    chosen: dict[tuple[Sizes, torch.device], Sizes] = field(default_factory=dict)
+
+    def sizes_on(self, sizes: Sizes, device: torch.device) -> Sizes:
+        """The sizes passed or, if none was, those chosen for a device when it was asked first."""
+        if (sizes, device) not in self.chosen:
+            self.chosen[sizes, device] = sizes.on(device)
+        return self.chosen[sizes, device]
 
     def of_stages(self, key: Hashable, choose: Callable[[], dict[int, Sizes]]) -> dict[int, Sizes]:
         """The sizes of all stages of a network, chosen once for a key."""
@@ -99,17 +109,29 @@ class Orientation:
                     "such as image[:, :3] of one with transparency."
                 )
 
-    def schedule(self, memory: StepMemory, sizes: Sizes, device_type: str) -> Schedule:
+    def schedule(
+        self, memory: StepMemory, sizes: Sizes, device: torch.device, timed_strips: bool | None = None
+    ) -> Schedule:
         """The schedule for images of one size, cached.
+
+        Args:
+            memory: Estimates for the network and the images.
+            sizes: The sizes, not none.
+            device: The device that computes.
+            timed_strips: Whether strips are timed, if their height is not given; None for those of CUDA.
 
         Raises:
             ValueError: If they are too small for a layer.
         """
-        key = (self.network.key, self.sideways, memory.key, sizes, device_type)
+        timed = device.type == "cuda" if timed_strips is None else timed_strips
+        key = (self.network.key, self.sideways, memory.key, sizes, device.type, timed)
         found = self.planned.schedules.get(key)
         if found is None:
             self._check_size(memory)
-            found = sizes.schedule(memory, assumed_speed(device_type))
+            speed = assumed_speed(device.type)
+            if timed and sizes.strip_rows is None:
+                speed = measured_speed(memory, sizes.budget(memory), device)
+            found = sizes.schedule(memory, speed)
             _cache(self.planned.schedules, key, found)
         return found
 

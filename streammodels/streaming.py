@@ -60,15 +60,17 @@ def stream(
 ) -> StreamedModule:
     """A module computed in strips of rows, with the outputs and gradients of the whole image.
 
-    Pass one of the three sizes. They trade memory for speed, and change results by rounding only. Strips run along the
-    longer side of the image; on wide images they are strips of columns.
+    Pass one of the three sizes, or none: then a step may take three quarters of what is free on a CUDA device at the
+    first call; on others ``tile_size=2880`` holds. Sizes trade memory for speed, and change results by rounding only.
+    Strips run along the longer side of the image; on wide images they are strips of columns.
 
     Args:
         module: Maps a (B, C, H, W) image to a feature map or, through global pooling, to vectors. Its parameters are
             shared, not copied. Batch normalization has to be in eval mode when it is called.
         tile_size: Upper bound, the side of a square tile in pixels: strips have at most ``tile_size**2`` pixels of each
             image, and a step no more memory than with such strips. The fastest schedule within it is chosen.
-        strip_rows: Height of the strips in image rows, at least 1, exactly.
+        strip_rows: Height of the strips in image rows, at least 1, exactly. Other heights are chosen by timing on
+            CUDA, so that they, and with them the rounding of results, may differ from run to run.
         memory: Budget for one training step, such as ``"8GB"`` or a number of bytes. The fastest schedule within it, as
             estimated, is chosen, plain training if it fits; `StreamedModule.forecast` tells which.
         keeping: What is kept for the backward pass. None for the carries of every strip or, with `memory`, what fits.
@@ -83,7 +85,7 @@ def stream(
     Raises:
         UnsupportedLayerError: If a layer cannot be streamed exactly.
         TypeError: If `module` is no module.
-        ValueError: If none or several sizes are passed, or one is not positive.
+        ValueError: If several sizes are passed, or one is not positive.
 
     Example:
         >>> trunk = stream(torch.nn.Conv2d(3, 8, 3, padding=1), strip_rows=64)
@@ -109,9 +111,12 @@ class StreamedModule(nn.Module):
         sizes: The sizes passed.
         kernel_pixels: Layers with a stride wait until they have so many pixels to compute at once, see
             `Network.row_nodes`. It changes no result; below about 500, kernels are slow.
+        timed_strips: Whether strips of several heights are timed before the height is chosen, once per network and kind
+            of device, so that it may differ from run to run. None for CUDA only; False to choose by assumption.
     """
 
     kernel_pixels: int = 1024
+    timed_strips: bool | None = None
     is_streamed: ClassVar[bool] = True
 
     def __init__(
@@ -225,6 +230,10 @@ class StreamedModule(nn.Module):
             except EmptyMaskError as error:
                 raise call.named(error) from None
         return concatenate(results)
+
+    def sizes_on(self, device: torch.device) -> Sizes:
+        """The sizes passed or, if none was, those that were chosen for a device when they were needed first."""
+        return self._planned.sizes_on(self.sizes, device)
 
     @property
     def _device(self) -> torch.device:
@@ -347,7 +356,7 @@ class StreamedModule(nn.Module):
         reader = InputReader({index: StripReader(source, device, dtype, layout) for index, source in read}, device)
         needing = inputs_needing_grad or frozenset()
         memory = self._memory(orientation, tensors, inputs, needing, options.new_map, options.images)
-        schedule = orientation.schedule(memory, options.sizes or self.sizes, device.type)
+        schedule = orientation.schedule(memory, options.sizes or self.sizes_on(device), device, self.timed_strips)
         plan = orientation.plan(memory, schedule.strip_rows)
         keeping = None if inputs_needing_grad is None else schedule.keeping
         if keeping is not None and not options.last:  # its backward pass comes after others: its graphs would wait
@@ -467,7 +476,7 @@ class StreamedModule(nn.Module):
             tensors = orientation.tensors()
         device = next((tensor.device for tensor in flat_tensors(tensors)), torch.device("cpu"))
         memory = self._memory(orientation, tensors, arguments.inputs)
-        return orientation, memory, orientation.schedule(memory, self.sizes, device.type)
+        return orientation, memory, orientation.schedule(memory, self.sizes_on(device), device, self.timed_strips)
 
     def _traced_for(self, height: int, width: int, batch: int = 1) -> tuple[TracedModule, Arguments]:
         """The module, and arguments like those of the last call, for images that are not loaded."""
@@ -506,7 +515,7 @@ class StreamedModule(nn.Module):
     def alike(self, module: nn.Module) -> StreamedModule:
         """Another module streamed with the same sizes."""
         other = StreamedModule(module, **vars(self.sizes), **vars(self.waiting))
-        other.kernel_pixels = self.kernel_pixels
+        other.kernel_pixels, other.timed_strips = self.kernel_pixels, self.timed_strips
         return other
 
     def extra_repr(self) -> str:

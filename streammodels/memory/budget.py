@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import log2
 
+import torch
+
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.memory.estimate import StepMemory
 from streammodels.memory.speed import ON_CPU, Speed
 
+DEFAULT_TILE_SIZE = 2880
+_FREE_PART = 0.75  # the rest is for the optimizer, the kernels' own memory, and gaps between blocks
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _STRIP_OVERHEAD_ROWS = 1  # time of a strip besides its rows (joining carries, reading weights again), in rows
 _UNEVEN = 1.02  # factor of time for strips in which layers get rows of many different numbers, a guess
@@ -32,7 +36,7 @@ def parse_bytes(memory: str | int) -> int:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes passed to `stream`, one of the first three.
+    """The sizes passed to `stream`, one of the first three or none, which stands for what a device has: see `on`.
 
     Attributes:
         tile_size: Strips have at most ``tile_size**2`` pixels of each image, and a step no more memory than with such.
@@ -47,8 +51,8 @@ class Sizes:
     keeping: Keeping | None = None
 
     def __post_init__(self) -> None:
-        if len(self._given) != 1:
-            raise ValueError(f"give one of tile_size=, strip_rows= and memory=; got {', '.join(self._given) or 'none'}")
+        if len(self._given) > 1:
+            raise ValueError(f"give one of tile_size=, strip_rows= and memory=; got {', '.join(self._given)}")
         for name, value in (("tile_size", self.tile_size), ("strip_rows", self.strip_rows)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"{name} has to be a whole number of at least 1, got {value!r}")
@@ -63,14 +67,22 @@ class Sizes:
         return {name: value for name, value in sizes.items() if value is not None}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self._given.items())
+        return ", ".join(f"{name}={value!r}" for name, value in self._given.items()) or "memory that is free"
+
+    def on(self, device: torch.device) -> Sizes:
+        """These sizes or, if none was passed, a part of what is free on a CUDA device, and a default on others."""
+        if self._given:
+            return self
+        if device.type == "cuda":
+            return replace(self, memory=_part_of_free(device))
+        return replace(self, tile_size=DEFAULT_TILE_SIZE)
 
     def rows(self, width: int) -> int:
-        """Height of the strips of images of a width, at most; not for a budget."""
+        """Height of the strips of images of a width, at most; not for a budget in bytes."""
         return self.strip_rows or max(1, round((self.tile_size or 1) ** 2 / width))
 
     def largest(self, memory: StepMemory) -> Schedule:
-        """The schedule with the highest strips; not for a budget."""
+        """The schedule with the highest strips; not for a budget in bytes."""
         rows = min(self.rows(memory.width), memory.height)
         return Schedule(rows, self.keeping or default_keeping(memory, rows))
 
@@ -81,12 +93,22 @@ class Sizes:
             memory: Estimates for the network and the images.
             speed: Relative time of strips, by their pixels.
         """
-        if self.memory is not None:
-            return fastest_within(memory, parse_bytes(self.memory), self.keeping, speed)
-        largest = self.largest(memory)
         if self.strip_rows is not None:
-            return largest
-        return fastest_within(memory, memory.total(largest), self.keeping, speed, largest.strip_rows)
+            return self.largest(memory)
+        most_rows = None if self.memory is not None else self.largest(memory).strip_rows
+        return fastest_within(memory, self.budget(memory), self.keeping, speed, most_rows)
+
+    def budget(self, memory: StepMemory) -> int:
+        """Bytes that a step may take."""
+        return memory.total(self.largest(memory)) if self.memory is None else parse_bytes(self.memory)
+
+
+def _part_of_free(device: torch.device) -> int:
+    """Bytes of a CUDA device that a step may take, in coarse steps, so that runs alike choose alike."""
+    free, total = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    step = max(1, total // 32)
+    return max(1, int(_FREE_PART * free) // step) * step
 
 
 def default_keeping(memory: StepMemory, strip_rows: int) -> Keeping:

@@ -37,10 +37,13 @@ class Streamed(Protocol):
     """What stages need of a streamed module."""
 
     module: nn.Module
-    sizes: Sizes
     waiting: Waiting
     kernel_pixels: int
     _planned: Planned
+
+    def sizes_on(self, device: torch.device) -> Sizes:
+        """The sizes passed or chosen."""
+        ...
 
     def _values(
         self,
@@ -123,7 +126,7 @@ class StagedExecution:
             stage: Stage, orientation: Orientation, rows: Sequence[ImageRows], new_map: Mapping[int, NewMap]
         ) -> list[Tensor]:
             inputs, tensors = _traced(rows), orientation.tensors()
-            has_budget = streamed.sizes.memory is not None
+            has_budget = self._given.memory is not None
             sizes = None if has_budget else self._sizes(orientation, sources[0].shape, rows[0].shape)
             own = PassOptions(last=False, sizes=sizes, new_map=new_map)
             if passes:
@@ -150,22 +153,27 @@ class StagedExecution:
         steps = self._steps(inputs)
         return stages_table(steps, self._schedules(steps))
 
+    @property
+    def _given(self) -> Sizes:
+        """The sizes for the image."""
+        return self.streamed.sizes_on(self.device)
+
     def _sizes(self, orientation: Orientation, image: Sequence[int], reads: Sequence[int]) -> Sizes:
         """The sizes for a stage, given the shapes of the image and of the first map that it reads."""
         seen, read = (orientation.extent(*shape[2:]) for shape in (image, reads))
-        return stage_sizes(self.streamed.sizes, seen, read, self.streamed.kernel_pixels // reads[0])
+        return stage_sizes(self._given, seen, read, self.streamed.kernel_pixels // reads[0])
 
     def _within_budget(
         self, sources: Sequence[ImageRows], inputs: Sequence[TracedInput], images: int
     ) -> dict[int, Sizes]:
         """The sizes of every stage, cached; none if their rows are set."""
-        if self.streamed.sizes.strip_rows is not None:
+        if self._given.strip_rows is not None:
             return {}
         streamed, network = self.streamed, self.staged.network
         has_columns = all(source.has_columns for source in sources)
         needing = tuple(i for i, one in zip(network.inputs, sources, strict=True) if one.needs_grad)
         trained = tuple(parameter.requires_grad for parameter in streamed.module.parameters())
-        settings = (streamed.sizes, streamed.kernel_pixels, images, str(self.device))
+        settings = (self._given, streamed.kernel_pixels, images, str(self.device))
         key: Hashable = (network.key, *inputs, has_columns, needing, trained, settings)
 
         def choose() -> dict[int, Sizes]:
@@ -192,7 +200,7 @@ class StagedExecution:
     def _schedules(self, steps: Sequence[StageStep]) -> list[Schedule]:
         """The schedules of all stages."""
         streamed, waiting = self.streamed, self._waiting_on_device(steps)
-        return stage_schedules(steps, streamed.sizes, streamed.kernel_pixels, self.device.type, waiting)
+        return stage_schedules(steps, self._given, streamed.kernel_pixels, self.device, waiting)
 
     def _waiting_on_device(self, steps: Sequence[StageStep]) -> int:
         """Bytes of the maps that wait in the memory of the device."""

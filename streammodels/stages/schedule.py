@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import torch
+
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.memory.budget import Sizes, fastest_within, parse_bytes
 from streammodels.memory.forecast import Forecast, make_forecast
@@ -40,21 +42,21 @@ def waiting_bytes(steps: Sequence[StageStep]) -> int:
 
 
 def stage_schedules(
-    steps: Sequence[StageStep], sizes: Sizes, kernel_pixels: int, device_type: str, waiting: int
+    steps: Sequence[StageStep], sizes: Sizes, kernel_pixels: int, device: torch.device, waiting: int
 ) -> list[Schedule]:
     """The schedules of all stages.
 
     Args:
         steps: The steps of all stages.
-        sizes: The sizes for the image.
+        sizes: The sizes for the image, not none.
         kernel_pixels: See `Network.row_nodes`.
-        device_type: Type of the device that computes.
+        device: The device that computes.
         waiting: Bytes of the maps that wait in the same memory.
 
     Raises:
         ValueError: If no schedule fits.
     """
-    speed = assumed_speed(device_type)
+    speed = assumed_speed(device.type)
     if sizes.memory is not None:
         return _within(steps, parse_bytes(sizes.memory), sizes.keeping, speed, waiting, [None] * len(steps))
     first, largest = steps[0].memory, []
@@ -62,7 +64,7 @@ def stage_schedules(
         memory = step.memory
         image, reads = (first.height, first.width), (memory.height, memory.width)
         own = stage_sizes(sizes, image, reads, kernel_pixels // memory.batch)
-        largest.append(without_graphs(step.orientation.schedule(memory, own, device_type), step is steps[-1]))
+        largest.append(without_graphs(step.orientation.schedule(memory, own, device), step is steps[-1]))
     if sizes.strip_rows is not None:
         return largest
     budget, most = waiting + total_bytes(steps, largest), [schedule.strip_rows for schedule in largest]

@@ -58,7 +58,7 @@ class StreamingClassifier(SupervisedModule):
         trunk: Maps (B, C, H, W) images to (B, F, 1, 1) or (B, F) features; it ends in a global pool.
         head: Maps (B, F) features to (B, num_classes) logits; with task "ordinal" to (B, 1) scores.
         num_classes: Number of classes, of values in a regression, or of intervals of time.
-        tile_size: Memory budget as the side of a square tile, in pixels: see `stream`.
+        tile_size: Upper bound for strips, and so for memory, as the side of a square tile in pixels: see `stream`.
         loss_fn: ``loss_fn(logits, labels)``; None for the task's default.
         metrics: A metric, or collection of metrics, of predictions and labels; None for the task's default.
         optimizer: Called with the parameters; returns the optimizer. None for AdamW with a learning rate of 1e-4.
@@ -72,10 +72,12 @@ class StreamingClassifier(SupervisedModule):
             (``BCEWithLogitsLoss``: multi-label; ``MSELoss``, ``L1Loss``, ``SmoothL1Loss``, ``HuberLoss``: regression;
             else multi-class).
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
+            With neither, what is free on a CUDA device.
         fine_tuning: When the trunk is unfrozen, its learning rate, MixUp, CutMix and RandAugment: see `FineTuning`.
         global_statistics: "host" to stream squeeze-and-excitation and other layers that read statistics of a whole map:
             see `stream`.
         spill_dir: Folder for files in which maps wait for these statistics, instead of host memory: see `stream`.
+        strip_rows: Rows of a strip, exactly, instead of `tile_size` and `memory`: see `stream`.
 
     Raises:
         UnsupportedLayerError: If a layer of the trunk cannot be streamed exactly.
@@ -88,7 +90,7 @@ class StreamingClassifier(SupervisedModule):
         trunk: nn.Module,
         head: nn.Module,
         num_classes: int = 2,
-        tile_size: int = 2880,
+        tile_size: int | None = None,
         loss_fn: Loss | None = None,
         metrics: Metric | MetricCollection | None = None,
         optimizer: OptimizerFactory | None = None,
@@ -102,6 +104,7 @@ class StreamingClassifier(SupervisedModule):
         fine_tuning: FineTuning = NONE,
         global_statistics: GlobalStatistics | None = None,
         spill_dir: str | PathLike[str] | None = None,
+        strip_rows: int | None = None,
     ) -> None:
         super().__init__()
         streamed = self._add_layers(trunk, head)
@@ -118,8 +121,8 @@ class StreamingClassifier(SupervisedModule):
         self._range_checked = False
         if streaming:
             streamed = stream(
-                streamed, None if memory else tile_size, memory=memory, global_statistics=global_statistics,
-                spill_dir=spill_dir,
+                streamed, None if memory or strip_rows else tile_size, strip_rows=strip_rows, memory=memory,
+                global_statistics=global_statistics, spill_dir=spill_dir,
             )  # fmt: skip
         # Not registered, since it shares the registered layers: state dicts hold every weight once, under its own name.
         self.__dict__["_streamed"] = streamed

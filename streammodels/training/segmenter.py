@@ -42,7 +42,7 @@ class StreamingSegmenter(SupervisedModule):
     Args:
         network: Name of the ResNet encoder of a `UNet`, or a module that maps (B, C, H, W) to scores (B, K, H, W).
         num_classes: Number K of classes.
-        tile_size: Memory budget as the side of a square tile, in pixels: see `stream`.
+        tile_size: Upper bound for strips, and so for memory, as the side of a square tile in pixels: see `stream`.
         loss_fn: Maps scores and targets to a loss for each image, made of `PixelLoss`es; None for cross entropy.
         class_names: Names of the classes, for the log; None for their numbers.
         weights: Of the encoder, if `network` is a name: see `StreamingResNet`.
@@ -54,7 +54,9 @@ class StreamingSegmenter(SupervisedModule):
         streaming: False computes the plain network.
         frozen_batch_norm: Keep batch normalization in eval mode during training, as streaming requires.
         memory: Memory budget of a training step, such as "8GB", instead of `tile_size`: see `stream`.
+            With neither, what is free on a CUDA device.
         ignore_index: Class number of pixels that do not count in the scores and in the default loss.
+        strip_rows: Rows of a strip, exactly, instead of `tile_size` and `memory`: see `stream`.
 
     Raises:
         UnsupportedLayerError: If a layer cannot be streamed exactly.
@@ -65,7 +67,7 @@ class StreamingSegmenter(SupervisedModule):
         self,
         network: str | nn.Module = "resnet18",
         num_classes: int = 2,
-        tile_size: int = 2880,
+        tile_size: int | None = None,
         loss_fn: nn.Module | None = None,
         class_names: Sequence[str] | None = None,
         weights: str | Path | None = "DEFAULT",
@@ -78,6 +80,7 @@ class StreamingSegmenter(SupervisedModule):
         frozen_batch_norm: bool = True,
         memory: str | int | None = None,
         ignore_index: int = IGNORE,
+        strip_rows: int | None = None,
     ) -> None:
         super().__init__()
         if streaming and not frozen_batch_norm:
@@ -105,7 +108,8 @@ class StreamingSegmenter(SupervisedModule):
         self.train_scores, self.val_scores, self.test_scores = (SegmentationScores(names) for _ in _STAGES)
         computed: nn.Module = _Segmentation(self.network, self.loss_fn, ignore_index)
         if streaming:
-            computed = stream(computed, None if memory else tile_size, memory=memory)
+            tile_size = None if memory or strip_rows else tile_size
+            computed = stream(computed, tile_size, strip_rows=strip_rows, memory=memory)
         # Not registered, since it shares the registered layers: state dicts hold every weight once, under its own name.
         self.__dict__["_streamed"] = computed
         own = [] if isinstance(network, str) else ["network"]

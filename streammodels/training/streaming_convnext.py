@@ -17,7 +17,7 @@ class StreamingConvNeXt(StreamingNetwork):
             Others are timm's, such as "convnext_atto", "convnext_pico_ols", "convnext_tiny_hnf" and
             "convnext_tiny.fb_in22k", for which timm has to be installed. ConvNeXt V2 reads statistics of whole maps
             and needs ``global_statistics="host"``. A library in front decides: "timm/convnext_tiny".
-        tile_size: Memory budget as the side of a square tile, in pixels: see `stream`.
+        tile_size: Upper bound for strips, and so for memory, as the side of a square tile in pixels: see `stream`.
         options: Further arguments of `StreamingNetwork`.
 
     Raises:
@@ -29,7 +29,7 @@ class StreamingConvNeXt(StreamingNetwork):
         torch.Size([1, 3])
     """
 
-    def __init__(self, model_name: str = "convnext_tiny", tile_size: int = 2880, **options: Any) -> None:
+    def __init__(self, model_name: str = "convnext_tiny", tile_size: int | None = None, **options: Any) -> None:
         library, _, name = model_name.rpartition("/")
         if not name.startswith("convnext"):
             raise ValueError(f"model_name '{model_name}' is no ConvNeXt. Use StreamingNetwork('timm/{name}', ...).")

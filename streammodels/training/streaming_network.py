@@ -38,7 +38,7 @@ class StreamingNetwork(StreamingClassifier):
             or "timm/" and a name of ``timm.list_models()``, which may have the tag of its weights, such as
             "timm/efficientnet_lite0" or "timm/convnext_tiny.fb_in22k". timm is an extra:
             ``pip install 'slidestream[timm]'``.
-        tile_size: Memory budget as the side of a square tile, in pixels: see `stream`.
+        tile_size: Upper bound for strips, and so for memory, as the side of a square tile in pixels: see `stream`.
         num_classes: Number of classes. A classifier of another size in the weights is replaced by a new one.
         train_streaming_layers: False freezes the trunk, all but the last layer and a `GlobalPool` of `pooling`.
         loss_fn: ``loss_fn(logits, labels)``; None for the task's default.
@@ -60,10 +60,12 @@ class StreamingNetwork(StreamingClassifier):
         verbose: Print the layer table at the first image.
         task: See `StreamingClassifier`.
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
+            With neither, what is free on a CUDA device.
         fine_tuning: See `StreamingClassifier`.
         global_statistics: "host" to stream networks with squeeze-and-excitation and the like, such as EfficientNet,
             MobileNetV3 and RegNetY: see `stream`.
         spill_dir: See `stream`. It is not saved in checkpoints.
+        strip_rows: Rows of a strip, exactly, instead of `tile_size` and `memory`: see `stream`.
 
     Raises:
         ImportError: If timm is needed and not installed.
@@ -80,7 +82,7 @@ class StreamingNetwork(StreamingClassifier):
     def __init__(
         self,
         network: str,
-        tile_size: int = 2880,
+        tile_size: int | None = None,
         num_classes: int = 2,
         train_streaming_layers: bool = False,
         loss_fn: Loss | None = None,
@@ -100,6 +102,7 @@ class StreamingNetwork(StreamingClassifier):
         fine_tuning: FineTuning = NONE,
         global_statistics: GlobalStatistics | None = None,
         spill_dir: str | PathLike[str] | None = None,
+        strip_rows: int | None = None,
     ) -> None:
         built = build_network(network, head_outputs(task, num_classes), weights, in_channels, pooling)
         mean, std = list(mean or built.mean), list(std or built.std)
@@ -108,7 +111,7 @@ class StreamingNetwork(StreamingClassifier):
             super().__init__(
                 nn.Sequential(layers), built.head, num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
                 train_streaming_layers, streaming, frozen_batch_norm, verbose, task, memory, fine_tuning,
-                global_statistics, spill_dir,
+                global_statistics, spill_dir, strip_rows,
             )  # fmt: skip
         except UnsupportedLayerError as error:
             remedy = f"{error.remedy} Or pass streaming=False, if the images fit in memory."

@@ -33,7 +33,7 @@ class StreamingResNet(StreamingClassifier):
         model_name: One of `streammodels.models.resnet.RESNETS`: "resnet9" (no pretrained weights: pass
             ``weights=None``), "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", and their wide and ResNeXt
             variants.
-        tile_size: Memory budget as the side of a square tile, in pixels: see `stream`.
+        tile_size: Upper bound for strips, and so for memory, as the side of a square tile in pixels: see `stream`.
         num_classes: Number of classes. A classifier of another size in the weights is replaced by a new one.
         train_streaming_layers: False freezes the trunk (all but the pool and ``fc``).
         loss_fn: ``loss_fn(logits, labels)``; None for the task's default.
@@ -55,9 +55,11 @@ class StreamingResNet(StreamingClassifier):
         verbose: Print the layer table at the first image.
         task: See `StreamingClassifier`.
         memory: Memory budget of the trunk's training step, such as "8GB", instead of `tile_size`: see `stream`.
+            With neither, what is free on a CUDA device.
         remove_last_stage: Leave out the last stage (``layer4``; ``layer3`` of resnet9), which holds most of the
             weights; ``fc`` then reads the stage before it, at half the stride.
         fine_tuning: See `StreamingClassifier`.
+        strip_rows: Rows of a strip, exactly, instead of `tile_size` and `memory`: see `stream`.
 
     Raises:
         ValueError: If a name is unknown or a combination invalid.
@@ -72,7 +74,7 @@ class StreamingResNet(StreamingClassifier):
     def __init__(
         self,
         model_name: str = "resnet18",
-        tile_size: int = 2880,
+        tile_size: int | None = None,
         num_classes: int = 2,
         train_streaming_layers: bool = False,
         loss_fn: Loss | None = None,
@@ -91,6 +93,7 @@ class StreamingResNet(StreamingClassifier):
         remove_last_stage: bool = False,
         memory: str | int | None = None,
         fine_tuning: FineTuning = NONE,
+        strip_rows: int | None = None,
     ) -> None:
         network = build_resnet(model_name, head_outputs(task, num_classes), weights, in_channels, remove_last_stage)
         gray_mean, gray_std = ([value] * in_channels for value in _IMAGENET_GRAY)
@@ -101,6 +104,7 @@ class StreamingResNet(StreamingClassifier):
         super().__init__(
             nn.Sequential(layers), head, num_classes, tile_size, loss_fn, metrics, optimizer, lr_scheduler,
             train_streaming_layers, streaming, frozen_batch_norm, verbose, task, memory, fine_tuning,
+            strip_rows=strip_rows,
         )  # fmt: skip
         own = ["pooling"] if isinstance(pooling, nn.Module) else []
         self.save_hyperparameters(ignore=["loss_fn", "metrics", "optimizer", "lr_scheduler", "fine_tuning", *own])

@@ -440,7 +440,6 @@ def test_image_too_small_names_the_layer() -> None:
 @pytest.mark.parametrize(
     "sizes",
     [
-        {},
         {"tile_size": 5, "strip_rows": 5},
         {"tile_size": 0},
         {"strip_rows": -1},
