@@ -22,7 +22,7 @@ from wsidata.evaluation import PredictionWriter, write_report
 
 def main(
     folder: Path, out: Path = Path("runs/camelyon16"), mpp: float = 8.0, image_size: int = 4096, lazy: bool = False,
-    network: str = "resnet18", weights: str | None = "DEFAULT", memory: str = "8GB", epochs: int = 20,
+    network: str = "resnet18", weights: str | None = "DEFAULT", memory: str | None = None, epochs: int = 20,
     unfreeze_at: int | None = 10, learning_rate: float = 1e-4, num_workers: int = 2,
 ) -> None:  # fmt: skip
     """Train a pretrained network; predict the test slides; score heat maps against annotations/; write a report.
@@ -35,7 +35,7 @@ def main(
         lazy: Decode the rows of a slide as the network reads them, so that it is never whole in memory.
         network: resnet9 to resnet152, or a wide or ResNeXt variant.
         weights: DEFAULT for ImageNet's, which are downloaded; a file; or null for random ones.
-        memory: Memory budget of a training step.
+        memory: Memory budget of a training step, such as 8GB; null for what a GPU has free, and moderate on a CPU.
         epochs: Number of epochs.
         unfreeze_at: Epoch from which on the trunk is trained, too; null for never.
         learning_rate: Of AdamW.

@@ -18,7 +18,7 @@ from wsidata import WSIDataModule
 class SlideClassifier(LightningModule):
     """Four convolutions, streamed, and a linear layer; replace them by your own."""
 
-    def __init__(self, num_classes: int, memory: str = "2GB") -> None:
+    def __init__(self, num_classes: int, memory: str | None = None) -> None:
         super().__init__()
         self.save_hyperparameters()
         layers: list[nn.Module] = []
