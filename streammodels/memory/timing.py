@@ -15,8 +15,8 @@ from streammodels.backprop.bptt import ImagePass
 from streammodels.backprop.checkpointing import Keeping, Schedule
 from streammodels.backprop.rng_state import RngState
 from streammodels.core.image_rows import TensorRows
-from streammodels.core.memory_format import format_of_weights
 from streammodels.core.strip_reader import InputReader, StripReader
+from streammodels.core.tensors.memory_format import format_of_weights
 from streammodels.memory.estimate import StepMemory
 from streammodels.memory.speed import Speed, assumed_speed
 
