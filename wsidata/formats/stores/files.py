@@ -15,6 +15,7 @@ import os
 import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -160,10 +161,19 @@ class ZipFiles(ZipStore):
             return None
 
     def read(self, key: str, start: int, count: int) -> bytes:
-        """Up to `count` bytes of a file."""
-        with self._lock, self._zf.open(key) as stream:
-            stream.seek(start)
-            return stream.read(count)
+        """Up to `count` bytes of a file.
+
+        Raises:
+            UnreadableImageError: if it is damaged, by its CRC where it is read to its end.
+        """
+        try:
+            with self._lock, self._zf.open(key) as stream:
+                stream.seek(start)
+                return stream.read(count)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            raise UnreadableImageError(
+                f"'{self.path}': '{key}' is damaged ({error}). Copy the archive again from its source."
+            ) from error
 
     def keys(self, folder: str) -> Iterator[str]:
         """Names of all files below a folder of the store, relative to it."""
