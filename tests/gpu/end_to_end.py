@@ -27,7 +27,7 @@ def end_to_end(setting: Setting) -> Iterator[Record]:
     from wsidata.synthetic.slides import write_pixels
     from wsidata.synthetic.tissue import paint_tissue
 
-    side, times, slides, workers = (128, 1, 2, 0) if setting.tiny else (8192, 4, 12, 8)
+    side, times, slides, workers = (128, 1, 2, 0) if setting.tiny else (8192, 4, 9, 8)
 
     class Watch(Callback):
         """When batches begin and end."""

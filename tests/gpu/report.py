@@ -24,11 +24,10 @@ def tables(content: Record) -> str:
     """What the blocks found, as Markdown."""
     blocks: dict[str, Record] = content["blocks"]
     parts = []
-    steps = [record for block in blocks.values() for record in block["records"] if "step_s" in record]
-    if steps:
-        parts.append(_table(STEPS, [record for record in steps if "kernels" not in record]))
-    if profiles := [record for record in steps if "kernels" in record]:
-        parts.append(_table(PROFILES, profiles))
+    steps = [record for block in blocks.values() for record in block["records"] if "variant" in record]
+    profiles = [record for record in steps if "kernels" in record]
+    for columns, records in ((STEPS, [record for record in steps if "kernels" not in record]), (PROFILES, profiles)):
+        parts += [_table(columns, records)] if records else []
     for name, columns in (("exact", EXACT), ("precision", PRECISION), ("end to end", END_TO_END)):
         if records := [r for r in blocks.get(name, {}).get("records", []) if "scales" not in r]:
             parts.append(_table(columns, records))
