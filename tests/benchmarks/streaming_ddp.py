@@ -1,8 +1,8 @@
 """What DistributedDataParallel costs a streamed network, two gloo processes on one machine.
 
 Its gradients come when all strips are done, so nothing is computed while they are exchanged. Prints the memory that a
-process holds with gradients and buckets, its peak in a step, and the seconds of a backward pass with the exchange, without
-it, and of the part in which the last gradients come, that of one strip. Linux only.
+process holds with gradients and buckets, its peak in a step, and the seconds of a backward pass with the exchange,
+without it, and of a plain one of a single strip. Linux only.
 
     python tests/benchmarks/streaming_ddp.py
     python tests/benchmarks/streaming_ddp.py --model resnet50 --side 1024 --strips 16
