@@ -166,7 +166,7 @@ class ImagePass:
     def _copy_for(self, strip: int) -> CopyRows:
         """What copies the carries that enter a strip. Those that are kept where they are computed are copied once."""
         keeping = self.keeping
-        once = keeping is not None and strip % keeping.every == 0 and not keeping.on_host and self.prefix is None
+        once = keeping is not None and strip % keeping.every == 0 and not keeping.on_host
         return self._carry_arena.put if once and strip < self.plan.strips else copy_rows
 
     def _keep(self, strip: int, carries: Carries, keeping: Keeping, once: bool) -> None:

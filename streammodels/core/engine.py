@@ -148,6 +148,7 @@ class StripRun:
         self.nodes, self.steps = self.engine.nodes, self.plan.steps(self.strip)
         self.boundary = self.engine.network.boundary
         self.prefix_outputs = frozenset() if self.prefix is None else self.prefix.outputs
+        self.transient = frozenset() if self.prefix is None else self.prefix.skipped  # whose carries nobody keeps
         self.buffers: list[Tensor | None] = [None] * len(self.nodes)
         self.activated: set[int] = set()
         self.result = StripResult()
@@ -214,18 +215,19 @@ class StripRun:
     def _join_carry(self, index: int, rows: Tensor | None, carry: Tensor | None) -> None:
         """Put the carried rows in front of the new ones, and copy the rows that the next strip needs."""
         keep, kept = self.steps[index].keep, None
+        copy = copy_rows if index in self.transient else self.copy
         entered = self.leaves.get(index, carry)
         if rows is None:
             if entered is None or carry is None:
                 return
             self.buffers[index] = entered.to(carry.dtype)
-            kept = last_rows(None, entered, keep, self.copy or copy_rows)
+            kept = last_rows(None, entered, keep, copy or copy_rows)
         elif entered is None:
             self.buffers[index] = rows
-            kept = last_rows(None, rows, keep, self.copy or copy_rows)
+            kept = last_rows(None, rows, keep, copy or copy_rows)
         else:
             relu = self.engine.feeds_relu[index]
-            self.buffers[index], kept = join_rows(entered, rows, keep, relu, self.copy)
+            self.buffers[index], kept = join_rows(entered, rows, keep, relu, copy)
             if relu:
                 self.activated.add(index)
         if kept is not None and (held := self.buffers[index]) is not None:
