@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from slidestream.cli import completion, configs, demo, fit, heatmap, predict, report, test, validate
+from slidestream.cli import completion, configs, demo, features, fit, heatmap, predict, report, test, validate
 from slidestream.cli.messages import cause_of, in_flags, is_foreseen, shortened
 from wsidata.utils.messages import show_warnings_in_lines
 
@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": predict,
     "report": report,
     "heatmap": heatmap,
+    "features": features,
     "configs": configs,
     "demo": demo,
     "completion": completion,

@@ -15,7 +15,7 @@ from lightning import LightningModule, Trainer
 from slidestream.trained import Trained, load_trained
 from slidestream.training.noise import hush
 from slidestream.training.run_folder import show_progress
-from wsidata import ImageFolderDataModule, SplitDataModule, WSIDataModule
+from wsidata import FeatureBagDataModule, ImageFolderDataModule, SplitDataModule, WSIDataModule
 from wsidata.datamodules.restore import recall
 from wsidata.evaluation import (
     PredictionWriter,
@@ -33,15 +33,19 @@ from wsidata.evaluation.spread.shared import SharedWriter
 from wsidata.splits.unreadable import SkipWarning
 from wsidata.tables.bare_folder import list_images
 from wsidata.tables.find_photos import PhotoFolder
-from wsidata.tables.find_slides import ImageFolder
+from wsidata.tables.find_slides import FeatureFolder, ImageFolder
 from wsidata.tables.parts import SplitError
 from wsidata.tables.targets import ONE_CLASS
 from wsidata.tables.text_table import TableError, read_text_table
 from wsidata.utils.messages import bullets
 
 _TABLES = {".csv", ".tsv", ".txt", ".parquet", ".pq"}
-_MODULES: dict[str, type[SplitDataModule]] = {"slides": WSIDataModule, "photos": ImageFolderDataModule}
-_FINDERS: dict[str, type[ImageFolder]] = {"slides": ImageFolder, "photos": PhotoFolder}
+_MODULES: dict[str, type[SplitDataModule]] = {
+    "slides": WSIDataModule,
+    "photos": ImageFolderDataModule,
+    "features": FeatureBagDataModule,
+}
+_FINDERS: dict[str, type[ImageFolder]] = {"slides": ImageFolder, "photos": PhotoFolder, "features": FeatureFolder}
 _SHOWN = 5
 
 

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from streammodels.models.weights import WeightsUnavailableError as WeightsUnavailableError
     from streammodels.streaming import StreamedModule as StreamedModule
     from streammodels.streaming import stream as stream
+    from streammodels.training.bags.mil_classifier import MILClassifier as MILClassifier
     from streammodels.training.classifier import StreamingClassifier as StreamingClassifier
     from streammodels.training.fine_tuning import FineTuning as FineTuning
     from streammodels.training.pretrained import ModelCard as ModelCard
@@ -89,6 +90,7 @@ _NAMES = {
     ),
     "models.weights": "WeightsUnavailableError",
     "streaming": "StreamedModule stream",
+    "training.bags.mil_classifier": "MILClassifier",
     "training.classifier": "StreamingClassifier",
     "training.fine_tuning": "FineTuning",
     "training.pretrained": "ModelCard",

@@ -54,7 +54,7 @@ FLOORS = {
         __init__
         cli
         ensembles
-        demo predicting
+        demo features predicting
         training
         heatmaps
         configs trained versions

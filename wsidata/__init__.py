@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from wsidata.datamodules.base import SplitDataModule as SplitDataModule
     from wsidata.datamodules.camelyon16 import Camelyon16DataModule as Camelyon16DataModule
     from wsidata.datamodules.image_folder import ImageFolderDataModule as ImageFolderDataModule
-    from wsidata.datamodules.tiles import TileDataModule as TileDataModule
+    from wsidata.datamodules.tiles.features import FeatureBagDataModule as FeatureBagDataModule
+    from wsidata.datamodules.tiles.module import TileDataModule as TileDataModule
     from wsidata.datamodules.wsi import WSIDataModule as WSIDataModule
     from wsidata.datasets.slides import SlideDataset as SlideDataset
     from wsidata.hub.card import CardText as CardText
@@ -43,7 +44,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "datamodules.base": ["SplitDataModule"],
         "datamodules.camelyon16": ["Camelyon16DataModule"],
         "datamodules.image_folder": ["ImageFolderDataModule"],
-        "datamodules.tiles": ["TileDataModule"],
+        "datamodules.tiles.features": ["FeatureBagDataModule"],
+        "datamodules.tiles.module": ["TileDataModule"],
         "datamodules.wsi": ["WSIDataModule"],
         "datasets.slides": ["SlideDataset"],
         "hub.card": ["CardText"],

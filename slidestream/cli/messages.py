@@ -35,10 +35,11 @@ def argument_groups() -> dict[str, str]:
     """The group of each argument of our data modules and networks, "data" or "model"."""
     import inspect
 
-    from streammodels import StreamingClassifier, StreamingResNet
-    from wsidata import HubDataModule, ImageFolderDataModule, WSIDataModule
+    from streammodels import MILClassifier, StreamingClassifier, StreamingResNet
+    from wsidata import FeatureBagDataModule, HubDataModule, ImageFolderDataModule, TileDataModule, WSIDataModule
 
-    models, data = (StreamingResNet, StreamingClassifier), (WSIDataModule, ImageFolderDataModule, HubDataModule)
+    models = (MILClassifier, StreamingResNet, StreamingClassifier)
+    data = (WSIDataModule, ImageFolderDataModule, HubDataModule, TileDataModule, FeatureBagDataModule)
     groups = {name: "model" for kind in models for name in inspect.signature(kind).parameters}
     return groups | {name: "data" for kind in data for name in inspect.signature(kind).parameters}
 

@@ -15,7 +15,7 @@ from slidestream.heatmaps import HeatmapOptions, draw_heatmaps
 from slidestream.trained import TASK_OF_TARGET, Trained
 from slidestream.training.run_folder import RunFolder, show_progress
 from streammodels import StreamingClassifier
-from wsidata import SplitDataModule
+from wsidata import SplitDataModule, TileDataModule
 from wsidata.evaluation import (
     PredictionWriter,
     mistakes,
@@ -66,7 +66,8 @@ def evaluate(
             save_table(data.leak_report.frame, run.path / "leaks.csv")
         run.note(task=TASK_OF_TARGET.get(data.target, data.target), **_described(data))
         rows = pd.concat([data.tables["val"], data.tables["test"]], ignore_index=True)
-        if len(rows) and data.target in TASK_OF_TARGET:
+        of_images = not isinstance(data, TileDataModule) or data.bags
+        if len(rows) and data.target in TASK_OF_TARGET and of_images:
             if checkpoint is not None and checkpoint.is_file():
                 content = torch.load(checkpoint, map_location="cpu", weights_only=True)
                 model.load_state_dict(content["state_dict"])

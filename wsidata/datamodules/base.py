@@ -68,7 +68,7 @@ _THREADS = 4
 class SplitDataModule(LightningDataModule, ABC):
     """Train, validation, test and predict loaders of one table with a split; for the arguments see `WSIDataModule`."""
 
-    reads: ClassVar[Literal["slides", "photos"] | None] = None
+    reads: ClassVar[Literal["slides", "photos", "features"] | None] = None
     """The kind of images; None for those of a published dataset, whatever they are."""
 
     def __init__(

@@ -28,8 +28,8 @@ OBJECTS = (pd.DataFrame, ChannelStats, TissueCrop)
 
 
 NAMING = (
-    "table", "folder", "image_dir", "mask_dir", "annotation_dir", "label_names", "split", "stats", "source", "cache",
-    "cache_dir", "stage_dir", "test_ids", "val_ids", "test_prefix", "val_prefix",
+    "table", "folder", "image_dir", "mask_dir", "annotation_dir", "feature_dir", "label_names", "split", "stats",
+    "source", "cache", "cache_dir", "stage_dir", "test_ids", "val_ids", "test_prefix", "val_prefix",
 )  # fmt: skip
 """Arguments of data modules that name files, or images."""
 

@@ -21,7 +21,7 @@ from wsidata.utils.messages import check_choice
 
 Setting = Literal[
     "kind", "resolution", "mpp_override", "crop", "channels", "scale_to_8bit", "apply_icc", "resize_px", "image_size",
-    "dtype", "normalize", "eval_transform", "train_transform",
+    "dtype", "normalize", "eval_transform", "train_transform", "features",
 ]  # fmt: skip
 """What is remembered: the arguments of data modules, and `kind`, slides or photos, which have some of them each."""
 

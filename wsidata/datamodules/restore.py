@@ -30,6 +30,7 @@ _SHARED = ("image_size", "dtype")
 _READ = {
     "slides": ("channels", "scale_to_8bit", "apply_icc", *_SHARED),
     "photos": ("resize_px", "apply_icc", "normalize", *_SHARED),
+    "features": (),
     None: _SHARED,
 }
 _LABELS = ("class_names", "target", "decimal", "time_unit")
@@ -37,6 +38,7 @@ _METHODS = {method.__name__: method for method in (find_tissue, otsu_saturation,
 _SPLITS = {"split", "split_column", "test_ids", "test_prefix", "val_ids", "val_prefix", "val_fraction", "k_fold"}
 _SURELY_PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
 _HYPER_PARAMETERS = "datamodule_hyper_parameters"  # Lightning's key
+_CLASSES = {"slides": "WSIDataModule", "photos": "ImageFolderDataModule", "features": "FeatureBagDataModule"}
 _HOW = {
     "slides": "WSIDataModule(images, label_column=None, mpp=..., image_size=..., crop=..., eval_transform=...)",
     "photos": "ImageFolderDataModule(images, label_column=None, image_size=..., normalize=..., eval_transform=...)",
@@ -85,7 +87,7 @@ def reading_arguments(memory: Mapping[str, Any], kind: str | None, changed: Mapp
     """
     saved = memory["geometry"]
     if kind not in (None, saved["kind"]) and "kind" not in changed.get("allow_changed", ()):
-        other = {"slides": "WSIDataModule", "photos": "ImageFolderDataModule"}[saved["kind"]]
+        other = _CLASSES[saved["kind"]]
         raise GeometryError(
             f"the model was trained on {saved['kind']}, and these are read as {kind}. Use {other}.from_checkpoint; or, "
             "if the difference is meant, allow_changed=['kind', ...], and arguments for what the other kind lacks."
@@ -143,7 +145,7 @@ def refuse_other_kind(paths: Iterable[str], kind: str | None, allowed: Collectio
     Raises:
         GeometryError: naming the first.
     """
-    if kind is None or "kind" in allowed:
+    if kind in (None, "features") or "kind" in allowed:
         return
     for path in paths:
         if kind == "photos" and Path(path).suffix.lower() in _SURELY_PHOTOS:

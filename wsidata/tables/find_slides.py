@@ -20,6 +20,9 @@ SLIDE_SUFFIXES = (
 """Suffixes that a table may leave out; each stands before those it ends in. Other dots belong to the name."""
 
 
+FEATURE_SUFFIX = ".h5"
+"""Suffix of files of features."""
+
 OUTLINE_SUFFIXES = (".xml", ".geojson", ".json")
 """Suffixes of files of annotations."""
 
@@ -179,6 +182,33 @@ class MaskFolder(ImageFolder):
             f"'{name}' fits {len(fitting)} files in '{listing.folder}': {list_some(fitting)}; "
             "write the full file name in the table"
         )
+
+
+class FeatureFolder(ImageFolder):
+    """The feature files of a folder, found by the names of slides, with or without folders and suffix."""
+
+    noun = "feature file"
+
+    @staticmethod
+    def is_image_name(name: str) -> bool:
+        """Whether a file may hold features by its name."""
+        return name.lower().endswith(FEATURE_SUFFIX)
+
+    def find_text(self, name: str) -> str:
+        """`find`, as text."""
+        stems = dict.fromkeys((name.removesuffix(FEATURE_SUFFIX), split_suffix(name)[0]))
+        found = [path for stem in stems if os.path.isfile(path := os.path.join(self.root, f"{stem}{FEATURE_SUFFIX}"))]
+        if not found:
+            raise ImageLookupError(f"no file '{split_suffix(name)[0]}{FEATURE_SUFFIX}' in '{self.root}'")
+        if len(found) > 1:
+            raise ImageLookupError(f"'{name}' fits {len(found)} files in '{self.root}'; write the full name")
+        return found[0]
+
+    def image_id(self, path: str | Path) -> str:
+        """Id of a slide: the path of its file below the folder, without suffix."""
+        relative = os.path.relpath(os.path.abspath(path), os.path.abspath(self.root))
+        name = os.fspath(path) if relative.startswith(os.pardir) else relative
+        return name.removesuffix(FEATURE_SUFFIX).replace(os.sep, "/")
 
 
 class _Listing:

@@ -18,7 +18,7 @@ import pyvips
 
 from wsidata.datamodules.base import SplitDataModule
 from wsidata.datamodules.image_folder import ImageFolderDataModule
-from wsidata.datamodules.tiles import TileDataModule
+from wsidata.datamodules.tiles.module import TileDataModule
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.hub.export.encoding import choose_encoding

@@ -20,7 +20,7 @@ from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.show_batch import draw_samples
 from wsidata.datamodules.survey import MASKS_AT_ONCE, map_files
-from wsidata.datamodules.tile_plans import plan_tiles
+from wsidata.datamodules.tiles.plans import plan_tiles
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.datasets.tiles import Balance, TileBagDataset, TileDataset
 from wsidata.errors import SlideError
@@ -146,7 +146,7 @@ class TileDataModule(WSIDataModule):
 
     @property
     def _own_class_names(self) -> tuple[str, ...]:
-        return self.labels.class_names if self._rule is None else self._tile_classes
+        return super()._own_class_names if self._rule is None else self._tile_classes
 
     @property
     def target(self) -> Target:
@@ -289,9 +289,10 @@ class TileDataModule(WSIDataModule):
         return stats_of(job, list(self.tables["train"]["path"]), executor=executor, share=share)
 
     def choose_predicted(self, choose: Callable[[], Sequence[Sequence[int]]] | None) -> None:
-        """Refused: predictions of tiles are no predictions of slides."""
-        if choose is not None:
+        """As in the base class for bags; refused for tiles, whose predictions are none of slides."""
+        if choose is not None and not self.bags:
             _refuse_writer()
+        super().choose_predicted(choose)
 
     def show_batch(
         self,

@@ -1,0 +1,1 @@
+"""LightningModules on bags of features, the second stage of patch methods."""

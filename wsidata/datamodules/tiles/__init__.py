@@ -1,0 +1,1 @@
+"""Data modules of tiles of slides, and of the features of tiles."""
