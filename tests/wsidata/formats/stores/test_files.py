@@ -81,8 +81,8 @@ def test_damage_is_found(folder, tmp_path):
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     with Slide(path, channels="rgb") as slide, pytest.raises(UnreadableImageError, match=r"CRC.*again from its source"):
         slide.numpy()
-    for name, damage in ((b"PK\x03\x04", b"PK\x03\x05"), (b"0/c/0/0/0", b"0/c/0/0/9")):  # as its own header has it
-        place = whole.index(name, whole.index(b"0/c/0/0/0") - 30)
+    for name, damage in ((b"PK\x03\x04", b"PK\x03\x05"), (b"0/c/0/0/1", b"0/c/0/0/9")):  # as its own header has it
+        place = whole.index(name, whole.index(b"0/c/0/0/1") - 30)
         path.write_bytes(whole[:place] + damage + whole[place + len(damage) :])
         with Slide(path, channels="rgb") as slide, pytest.raises(UnreadableImageError, match="again from its source"):
             slide.numpy()
