@@ -302,8 +302,10 @@ class SplitDataModule(LightningDataModule, ABC):
         """
         if self.labels.target != "survival" or "target" not in self.labels.frame:
             return ()
-        frame = self._kept
-        return find_time_bins(frame[frame["split"] == "train"], self.arguments.get("time_bins", 4))
+        frame, requested = self._kept, self.arguments.get("time_bins")
+        if requested is None:  # a published set, whose class names are the ends
+            requested = [float(end) for end in self.labels.class_names]
+        return find_time_bins(frame[frame["split"] == "train"], requested)
 
     @property
     def _kept(self) -> pd.DataFrame:

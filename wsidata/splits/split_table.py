@@ -16,7 +16,7 @@ from wsidata.splits.split_file import apply_splits, load_splits
 from wsidata.splits.time_bins import time_strata
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.parts import SplitError, SplitWarning
-from wsidata.tables.targets import ONE_CLASS
+from wsidata.tables.targets import ONE_CLASS, TIME_UNITS
 from wsidata.utils.messages import name_some
 
 _DRAWN = (
@@ -45,10 +45,10 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
     Warns:
         SplitWarning: see `make_splits`; and if images named test_... are trained on because nothing says what to test.
     """
-    if labels.target == "survival" and "time_unit" in options and options["time_unit"] is None:
-        raise ValueError(
-            "target='survival' needs time_unit=, the unit of the times: 'days', 'weeks', 'months' or 'years'."
-        )
+    unit = options.get("time_unit", TIME_UNITS[0])  # the command wsidata split needs none
+    if labels.target == "survival" and unit not in TIME_UNITS:
+        found = "" if unit is None else f" (found {unit!r})"
+        raise ValueError(f"target='survival' needs time_unit=, the unit of the times: {', '.join(TIME_UNITS)}{found}.")
     has_labels, has_classes = options["label_column"] is not None, labels.target in ONE_CLASS
     if split is not None:
         frame = apply_splits(labels.frame, load_splits(split))

@@ -27,6 +27,7 @@ EVENT_NAMES = ("censored", "event")
 """How the end of a follow-up is written behind its time, by whether there was an event."""
 
 TimeUnit = Literal["days", "weeks", "months", "years"]
+TIME_UNITS: tuple[TimeUnit, ...] = ("days", "weeks", "months", "years")
 
 Decimal = Literal[".", ","]
 

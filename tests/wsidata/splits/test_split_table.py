@@ -47,5 +47,6 @@ def test_few_events_are_divided_by_fewer_times_and_one_is_refused(tmp_path):
     assert frame.loc[frame["split"] == "val", "target"].str[1].sum() == 1
     with pytest.raises(SplitError, match="class 'event, time 1 of 1' has only one image"):
         split_table(labels(tmp_path, [1, 2, 3, 4], [1, 0, 0, 0]), None, OPTIONS)
-    with pytest.raises(ValueError, match=r"needs time_unit=.*'months'"):
-        split_table(table, None, {**OPTIONS, "time_unit": None})
+    for unit, said in ((None, r"needs time_unit=.*months, years\."), ("moons", r"months, years \(found 'moons'\)")):
+        with pytest.raises(ValueError, match=said):
+            split_table(table, None, {**OPTIONS, "time_unit": unit})
