@@ -114,7 +114,7 @@ class ZipFiles(ZipStore):
         _check_directory(file, self.path)
         try:
             self._zf = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError) as error:
+        except (zipfile.BadZipFile, RuntimeError, struct.error, ValueError) as error:
             raise UnreadableImageError(
                 f"'{self.path}' is a damaged ZIP archive ({error}). Copy it again from its source."
             ) from error
@@ -170,7 +170,7 @@ class ZipFiles(ZipStore):
             with self._lock, self._zf.open(key) as stream:
                 stream.seek(start)
                 return stream.read(count)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise UnreadableImageError(
                 f"'{self.path}': '{key}' is damaged ({error}). Copy the archive again from its source."
             ) from error
