@@ -23,7 +23,7 @@ CLEAN = (
 )  # fmt: skip
 WAITING = {
     "pool of masked pixels": "how many pixels a mask chooses is read from it",
-    "statistics of whole maps": "maps that wait on the host, and their gradients, are copied while nothing else runs",
+    "statistics of whole maps": "copies that run beside the computation are those of CUDA; tests/gpu checks them there",
 }
 
 
