@@ -85,6 +85,16 @@ def a_panel_of_channels() -> None:
             writer.write(base[:, ::step, ::step], subfiletype=1, **options)
 
 
+def a_stack_of_planes() -> None:
+    """An OME-TIFF of eight focal planes in three levels."""
+    planes = np.random.default_rng(0).integers(0, 256, (8, 128, 160, 3), dtype=np.uint8)
+    with tifffile.TiffWriter("stack.ome.tif", ome=True) as writer:
+        options = {"tile": (32, 32), "photometric": "rgb"}
+        writer.write(planes, subifds=2, metadata={"axes": "ZYXS"}, **options)
+        for step in (2, 4):
+            writer.write(planes[:, ::step, ::step], subfiletype=1, **options)
+
+
 def published_to_a_folder(dm: Any, repository: str, **how: Any) -> None:
     """`publish`, to a folder of that name instead of the Hub; loading prefers folders."""
     wsidata.export(dm, repository, quiet=True, **how)
@@ -144,6 +154,16 @@ def test_tiles_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+def test_targets_runs(folder: Path) -> None:
+    table = pd.read_csv("labels.csv")[["image"]]
+    followed = {"os_months": 3.0 + table.index, "died": table.index % 3 > 0, "patient": table.index}
+    table.assign(**followed).to_csv("cohort.csv", index=False)
+    found = run_examples("docs/targets.md", {})
+    assert found["dm"].num_classes == found["cohort"].num_classes == 4
+    assert found["model"].task.name == "survival"
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_data_module_runs(folder: Path) -> None:
     slides_and_images()
@@ -188,8 +208,10 @@ def test_segmentation_runs(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_reading_slides_runs(folder: Path) -> None:
+    pytest.importorskip("openslide")
     slides_and_images(1024, 900)
     a_panel_of_channels()
+    a_stack_of_planes()
     assert run_examples("docs/reading-slides.md", {})
 
 
