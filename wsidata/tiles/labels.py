@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ import shapely
 from numpy.typing import NDArray
 
 from wsidata.annotations.annotations import Annotations
-from wsidata.annotations.outline import AnnotationError, Area, only_areas
+from wsidata.annotations.outline import Area, only_areas
 from wsidata.slides.outline_masks import named_classes
-from wsidata.tables.find_slides import OUTLINE_SUFFIXES
 from wsidata.tiles.tissue import DECIMALS
 
 BACKGROUND = "background"
@@ -128,16 +126,3 @@ class OutlinedAreas:
         self.areas = state["areas"]
         self._parts = [shapely.get_parts(area) for area in self.areas]
         self._trees = [shapely.STRtree(parts) for parts in self._parts]
-
-
-def find_annotations(folder: str | Path, names: Sequence[str]) -> Path | None:
-    """The annotation file of a slide, which has one of its names; None if there is none.
-
-    Raises:
-        AnnotationError: if several fit.
-    """
-    stems = dict.fromkeys(names)
-    found = [path for stem in stems for end in OUTLINE_SUFFIXES if (path := Path(folder, f"{stem}{end}")).is_file()]
-    if len(found) > 1:
-        raise AnnotationError(f"'{names[0]}' has several annotation files: {', '.join(map(str, found))}. Keep one.")
-    return found[0] if found else None

@@ -31,10 +31,11 @@ from wsidata.stats.class_weights import class_weights
 from wsidata.stats.compute import stats_of
 from wsidata.stats.result import ChannelStats
 from wsidata.stats.tile_sums import TileStatsJob
+from wsidata.tables.find_slides import MaskFolder
 from wsidata.tables.parts import Part, SplitError
 from wsidata.tables.targets import ONE_CLASS, Target
 from wsidata.tiles.grid import Border, TileGrid
-from wsidata.tiles.labels import BACKGROUND, NO_LABEL, LabelRule, OutlinedAreas, find_annotations
+from wsidata.tiles.labels import BACKGROUND, NO_LABEL, LabelRule, OutlinedAreas
 from wsidata.tiles.plan import TilePlan
 from wsidata.transforms.geometry.crop import check_size
 from wsidata.utils.messages import check_choice, describe_problems
@@ -205,6 +206,10 @@ class TileDataModule(WSIDataModule):
         plans = {name: one for name, one in named if isinstance(one, TilePlan)}
         return plans, {name: one for name, one in named if isinstance(one, str)}
 
+    @cached_property
+    def _annotation_files(self) -> MaskFolder:
+        return MaskFolder(self._annotation_dir or "")
+
     def _areas(self, row: Mapping[str, Any]) -> OutlinedAreas:
         """What the annotations of a slide cover.
 
@@ -213,7 +218,8 @@ class TileDataModule(WSIDataModule):
         """
         folder = self._annotation_dir
         assert folder is not None
-        path = find_annotations(folder, [row["image_id"], Path(row["image_id"]).name, Path(row["path"]).name])
+        names = dict.fromkeys((row["image_id"], Path(row["path"]).name))
+        path = next(filter(None, map(self._annotation_files.find_outlines, names)), None)
         if path is None and row["label_name"] not in self.arguments["unannotated"]:
             raise AnnotationError(
                 f"there is no annotation file of '{row['image_id']}' ({row['label_name'] or 'without a class'}) in "
