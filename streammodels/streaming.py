@@ -383,7 +383,8 @@ class StreamedModule(nn.Module):
             for one, own, extent in zip(inputs[1:], others, extents[1:], strict=True)
         )
         size = (batch, channels or None, height, width, self.kernel_pixels)
-        return StepMemory(engine, tensors, needs_grad, *size, images, further, frozenset(elsewhere))
+        added_together = self._device.type != "cpu"
+        return StepMemory(engine, tensors, needs_grad, *size, images, further, frozenset(elsewhere), added_together)
 
     def _one_image(
         self, image: Image, further: Sequence[Any] = (), options: Mapping[str, Any] = MappingProxyType({})

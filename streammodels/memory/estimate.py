@@ -46,6 +46,7 @@ class StepMemory:
         images: Number of such batches before one backward pass. Graphs are kept of the last one only.
         elsewhere: Boundary nodes whose maps are in other memory.
         further: The inputs beside the image.
+        added_together: Whether the gradients of a strip wait for each other, see `GradSums`.
     """
 
     engine: Engine
@@ -59,12 +60,14 @@ class StepMemory:
     images: int = 1
     further: tuple[InputShape, ...] = ()
     elsewhere: frozenset[int] = frozenset()
+    added_together: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
         """All that the estimates depend on besides the engine."""
         size = (self.batch, self.channels, self.height, self.width)
-        return (self.needs_grad, *size, self.kernel_pixels, self.images, self.further, self.elsewhere)
+        where = (self.elsewhere, self.added_together)
+        return (self.needs_grad, *size, self.kernel_pixels, self.images, self.further, *where)
 
     def plan(self, strip_rows: int, height: int | None = None) -> RowPlan:
         """The row plan, or that of images of another height."""
@@ -129,7 +132,7 @@ class StepMemory:
         ]
         weights = sum(t.numel() * t.element_size() for tensors in own for t in tensors if t is not None)
         results = {*self.engine.network.boundary} - self.elsewhere
-        return _WEIGHT_COPIES * weights + 2 * sum(self.values[index] for index in results)
+        return (_WEIGHT_COPIES + self.added_together) * weights + 2 * sum(self.values[index] for index in results)
 
     def in_strip(self, strip_rows: int) -> float:
         """Bytes of one strip, those that autograd saves and the working space of the largest layer."""
