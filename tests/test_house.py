@@ -67,6 +67,15 @@ def test_every_exported_name_exists(package: str) -> None:
     assert int(run_python("-c", code, cwd=ROOT, check=True).stdout) > 0
 
 
+def test_no_module_has_the_name_that_its_package_imports_from_it() -> None:
+    """Importing the module would put it in the place of the name."""
+    for init in (path for package in PACKAGES for path in _sources(package) if path.stem == "__init__"):
+        for node in ast.walk(ast.parse(init.read_text())):
+            module = node.module.rpartition(".")[2] if isinstance(node, ast.ImportFrom) and node.module else ""
+            if isinstance(node, ast.ImportFrom) and module in [alias.name for alias in node.names]:
+                assert not (init.parent / f"{module}.py").exists(), f"{init}: {module}"
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_are_marked_as_typed(package: str) -> None:
     assert (ROOT / package / "py.typed").exists()

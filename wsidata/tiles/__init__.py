@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from wsidata.tiles.features import read_features as read_features
     from wsidata.tiles.grid import TileGrid as TileGrid
     from wsidata.tiles.grid import Tiles as Tiles
-    from wsidata.tiles.stitch import stitch as stitch
+    from wsidata.tiles.stitching import stitch as stitch
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "features": ["TileFeatures", "read_features"],
         "grid": ["TileGrid", "Tiles"],
-        "stitch": ["stitch"],
+        "stitching": ["stitch"],
     },
 )

@@ -280,7 +280,11 @@ def test_copies_on_both_sides_are_found(toadstools, tmp_path):
         ({"dtype": "uint8", "normalize": "stats"}, ValueError, "normalize='stats' gives floats"),
         ({"normalize": "mean"}, ValueError, "normalize='mean' is not one of stats, imagenet, None"),
         ({"dtype": "int"}, ValueError, "dtype='int' is not one of uint8, float, None"),
-        ({"target": "mask"}, ValueError, "target='mask' is not one of class, multilabel, regression"),
+        (
+            {"target": "mask"},
+            ValueError,
+            "target='mask' is not one of class, ordinal, multilabel, regression, survival",
+        ),
         ({"unlisted": "maybe"}, ValueError, "unlisted='maybe' is not one of"),
         ({"on_error": "maybe"}, ValueError, "on_error='maybe' is not one of"),
         ({"label_names": {"0": "a"}, "class_names": ["0"]}, ValueError, "label_names= names the labels of classes"),

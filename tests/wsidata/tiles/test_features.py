@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsidata.tiles.features import FeatureFileError, TileFeatures, feature_facts, read_features
-from wsidata.tiles.stitch import stitch
+from wsidata.tiles.stitching import stitch
 
 h5py = pytest.importorskip("h5py", reason="files of features need slidestream[features]")
 
