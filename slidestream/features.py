@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -60,7 +61,8 @@ def encode_slides(
 ) -> Encoded:
     """Encode the tiles of slides on a grid, and write a file for each slide as soon as it is complete.
 
-    A run that was interrupted goes on with the slides that have no file yet. Files have the names of the slides; see
+    A run that was interrupted goes on with the slides that have no file yet, if its tiles, its precision and all
+    weights of its encoder are those of the files that are there. Files have the names of the slides; see
     `wsidata.tiles.features`.
 
     Args:
@@ -93,16 +95,23 @@ def encode_slides(
         table, folder, label_column=None, predict_on="all", leaks="off", batch_size=batch_size, **tiles
     )
     name = encoder if isinstance(encoder, str) else f"{type(encoder).__module__}.{type(encoder).__qualname__}"
-    settings = _settings(data, name, weights if isinstance(encoder, str) else None)
+    settings = _settings(data, name, weights if isinstance(encoder, str) else "DEFAULT") | {"precision": precision}
     data.setup("predict")
     rows = data.tables["predict"]
     files = [Path(out) / f"{one}{FEATURE_SUFFIX}" for one in rows["image_id"]]
-    missing = [number for number, file in enumerate(files) if overwrite or not _is_there(file, settings)]
+    dataset = cast(TileDataset, data.datasets["predict"])
+    missing = [
+        number
+        for number, (file, plan) in enumerate(zip(files, dataset.plans, strict=True))
+        if overwrite or not _is_there(file, plan.tiles, settings)
+    ]
     written: list[Path] = []
     if missing:
         network = (encoder if isinstance(encoder, nn.Module) else make_encoder(encoder, weights)).eval()
+        settings["encoder_digest"] = _digest(network)
+        for number in set(range(len(files))) - set(missing):
+            _is_there(files[number], dataset.plans[number].tiles, settings)
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dataset = cast(TileDataset, data.datasets["predict"])
         for number, features in _encoded(data, dataset, missing, network, PRECISIONS[precision]):
             tiles_of = dataset.plans[number].tiles
             facts = _facts(data, rows["path"].iloc[number], tiles_of)
@@ -191,7 +200,7 @@ def _settings(data: TileDataModule, encoder: str, weights: str | None) -> dict[s
     (height, width), (down, right) = data.grid.size, data.grid.step
     overlap = [height - down, width - right]
     return {
-        "encoder": encoder if weights in (None, "DEFAULT") else f"{encoder} {weights}",
+        "encoder": encoder if weights == "DEFAULT" else f"{encoder} {weights or 'random'}",
         "resolution": json.dumps(dict(data.resolution)),
         "patch_size": height if height == width else [height, width],
         "overlap": overlap[0] if overlap[0] == overlap[1] else overlap,
@@ -221,21 +230,33 @@ def _facts(data: TileDataModule, path: str, tiles: Tiles) -> dict[str, Any]:
     return found
 
 
-def _is_there(path: Path, settings: Mapping[str, Any]) -> bool:
+def _digest(network: nn.Module) -> str:
+    """A digest of all weights of an encoder: random ones, and files that were replaced, are told apart."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_there(path: Path, tiles: Tiles, settings: Mapping[str, Any]) -> bool:
     """Whether a file holds what is to be written to it.
 
     Raises:
-        FeatureFileError: if it is something else.
+        FeatureFileError: if it is something else, or damaged.
     """
     if not path.exists():
         return False
     try:
-        _, found = feature_facts(path)
-    except FeatureFileError:
-        found = {}
-    other = {name: found.get(name) for name, value in settings.items() if found.get(name) != value}
+        (count, _), found = feature_facts(path)
+    except FeatureFileError as error:
+        raise FeatureFileError(f"{error} Remove it, or replace all that is there with overwrite=True.") from error
+    found["tiles"] = int(count)
+    expected = {**settings, "downsample": [tiles.downsample_x, tiles.downsample_y], "tiles": len(tiles)}
+    other = {name: found.get(name) for name, value in expected.items() if found.get(name) != value}
     if other:
-        expected = {name: settings[name] for name in other}
+        expected = {name: expected[name] for name in other}
         raise FeatureFileError(
             f"'{path}' is there already, with {other} instead of {expected}. Name another folder with out=, or replace "
             "what is there with overwrite=True."

@@ -28,7 +28,8 @@ def in_flags(message: str, command: str) -> str:
         groups, message = argument_groups(), re.sub(r"=None\b", "=null", message)  # as YAML says it
         return say_in_flags(message, lambda name: f"--{groups[name]}.{name}" if name in groups else None)
     message = _ALLOWED.sub(lambda found: f"--allow-changed {re.sub('[^a-z_ ]', '', found[1])}", message)
-    return say_in_flags(message, flags_of(import_module(f"slidestream.cli.{command}").add_arguments))
+    said = say_in_flags(message, flags_of(import_module(f"slidestream.cli.{command}").add_arguments))
+    return re.sub(r"(--[a-z-]+)=True\b", r"\1", said)
 
 
 def argument_groups() -> dict[str, str]:

@@ -68,12 +68,25 @@ def test_a_run_goes_on_where_it_ended_and_refuses_other_settings(camelyon, encod
     again = encode_slides([encoded / "table.csv"], encoded, encoder, **how)
     assert [path.name for path in again.written] == ["tumor_002.h5"]
     assert (len(again.kept), encoder.seen) == (7, len(read_features(encoded / "tumor_002.h5").features))
-    with pytest.raises(FeatureFileError, match=r"\{'patch_size': 64, 'overlap': 8\} instead of .*overwrite=True"):
+    with pytest.raises(FeatureFileError, match=r"\{'patch_size': 64, 'overlap': 8, 'tiles': \d+\} instead of .*=True"):
         encode_slides([encoded / "table.csv"], encoded, encoder, **{**how, "tile_size": 32, "stride": 32})
     with pytest.raises(ValueError, match=r"the encoder made \(64, 64, 64\) of 64 tiles|must make features \(B, F\)"):
         encode_slides([encoded / "table.csv"], encoded / "b", nn.Flatten(0, 1), **how)
     with pytest.raises(ValueError, match="neither 'torchvision"):
         make_encoder("nowhere.Encoder")
+
+
+@pytest.mark.slow
+def test_features_of_other_weights_or_in_damaged_files_are_not_added_to(camelyon, tmp_path):
+    slides = [camelyon / "images" / f"{name}.tif" for name in ("normal_001", "normal_002")]
+    encode_slides(slides[:1], tmp_path, nn.Sequential(Moments(), nn.Linear(6, 2)), **READ)
+    with pytest.raises(FeatureFileError, match=r"normal_001.h5' is there already, with \{'encoder_digest': "):
+        encode_slides(slides, tmp_path, nn.Sequential(Moments(), nn.Linear(6, 2)), **READ)
+    assert [path.name for path in tmp_path.iterdir()] == ["normal_001.h5"]
+    with (tmp_path / "normal_001.h5").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(FeatureFileError, match=r"normal_001.h5' is no whole HDF5 file .* Remove it, or"):
+        encode_slides(slides, tmp_path, Moments(), **READ)
 
 
 @pytest.mark.slow

@@ -26,6 +26,9 @@ class OutlineMask:
         classes: Names of classes; the first has value 1, the next 2, and what none covers 0. Or the value of each name,
             0 to 255; several may have the same. See `Annotations.area` for what a class covers.
 
+    Attributes:
+        areas: What each value covers and no later class hides, in pixels of level 0.
+
     Raises:
         AnnotationError: if there is no such class, or all of the area lies beside the grid.
 
@@ -45,8 +48,8 @@ class OutlineMask:
             raise AnnotationError(f"classes={classes!r} must name classes, with values from 0 to 255.")
         self.grid = grid
         self.values = tuple(sorted({value for value in value_of.values() if value}))
-        self._areas = _on_top(annotations, value_of)
-        _check_place(annotations, grid, shapely.union_all(list(self._areas.values())))
+        self.areas = _on_top(annotations, value_of)
+        _check_place(annotations, grid, shapely.union_all(list(self.areas.values())))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -87,7 +90,7 @@ class OutlineMask:
 
     @cached_property
     def _edges(self) -> dict[int, Edges]:
-        return {value: Edges.of(self._areas[value], self.grid) for value in self.values}
+        return {value: Edges.of(self.areas[value], self.grid) for value in self.values}
 
     def _rows(self, start: int, stop: int | None) -> tuple[int, int]:
         stop = self.grid.height if stop is None else stop

@@ -11,6 +11,8 @@ import shapely
 from numpy.typing import NDArray
 
 from wsidata.annotations.annotations import Annotations
+from wsidata.annotations.grid import Grid
+from wsidata.annotations.masks import OutlineMask
 from wsidata.annotations.outline import Area, only_areas
 from wsidata.slides.outline_masks import named_classes
 from wsidata.tiles.tissue import DECIMALS
@@ -81,17 +83,20 @@ class OutlinedAreas:
         self._trees = [shapely.STRtree(parts) for parts in self._parts]
 
     @classmethod
-    def of(cls, annotations: Annotations | None, classes: Mapping[str, int], count: int) -> OutlinedAreas:
-        """Of annotations, with a number from 1 to `count` for each class of outlines; None covers nothing.
+    def of(
+        cls, annotations: Annotations | None, size_lv0: tuple[int, int], classes: Mapping[str, int], count: int
+    ) -> OutlinedAreas:
+        """Of annotations of a slide, with a number up to `count` for each class of outlines; 0 is background.
+
+        As in masks, the class named last lies on top where outlines overlap. None covers nothing.
 
         Raises:
-            AnnotationError: if there are outlines of another class.
+            AnnotationError: if there are outlines of another class, or all lie beside the slide.
         """
-        areas: list[Area] = [shapely.Polygon() for _ in range(count)]
-        if annotations is not None:
-            for name, number in named_classes(annotations, classes).items():
-                areas[number - 1] = only_areas(areas[number - 1].union(annotations.area(name)))
-        return cls(areas)
+        there = {} if annotations is None else named_classes(annotations, classes)
+        empty: dict[int, Area] = {number: shapely.Polygon() for number in range(1, count + 1)}
+        found = OutlineMask(annotations, Grid(*size_lv0), there).areas if annotations is not None and there else {}
+        return cls([found.get(number, nothing) for number, nothing in empty.items()])
 
     def shares(self, left: Numbers, top: Numbers, right: Numbers, bottom: Numbers) -> Numbers:
         """(classes, n) share of the area of each rectangle (level-0 pixels) that each class covers, to 1e-9."""

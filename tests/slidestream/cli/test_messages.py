@@ -17,6 +17,7 @@ def test_python_arguments_are_named_as_flags() -> None:
     )
     assert in_flags("Pass weights=None.", "fit") == "Pass --model.weights=null."
     assert in_flags("Pass mpp_override=.", "predict") == "Pass --mpp-override."
+    assert in_flags("Replace it with overwrite=True.", "features") == "Replace it with --overwrite."
 
 
 def test_folders_may_be_named_like_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,13 @@
 """Random points of tissue and of outlines, and labels by shares."""
 
+import json
+
 import numpy as np
 import pytest
 import shapely
 
+from wsidata.annotations import Annotations
+from wsidata.annotations.outline import AnnotationError
 from wsidata.slides.tissue.mask import TissueMask
 from wsidata.tiles.labels import LabelRule, OutlinedAreas
 from wsidata.tiles.tissue import PackedTissue, TissuePlaces, tissue_shares
@@ -38,6 +42,31 @@ def test_shares_of_outlines_and_points_in_them():
     assert shapely.contains_xy(ring, points).all()
     assert not shapely.contains_xy(island, points).any()
     assert np.mean(points[:, 1] > 10) == pytest.approx(150 / 280, abs=0.04)
+
+
+def test_background_may_be_outlined_and_outlines_of_other_slides_are_refused(tmp_path):
+    path = tmp_path / "a.geojson"
+    write_boxes(path, {"Tumor": (0, 0, 20, 20), "normal": (10, 0, 40, 20)})
+    classes = {"Tumor": 1, "normal": 0}
+    areas = OutlinedAreas.of(Annotations.read(path), (40, 20), classes, 1)
+    assert [area.bounds for area in areas.areas] == [(0, 0, 10, 20)]
+    areas = OutlinedAreas.of(Annotations.read(path), (40, 20), dict(reversed(classes.items())), 1)
+    assert [area.bounds for area in areas.areas] == [(0, 0, 20, 20)]
+    write_boxes(path, {"Tumor": (100, 100, 120, 120)})
+    with pytest.raises(AnnotationError, match="beside the grid"):
+        OutlinedAreas.of(Annotations.read(path), (40, 20), classes, 1)
+
+
+def write_boxes(path, boxes):
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"classification": {"name": name}},
+            "geometry": shapely.geometry.mapping(shapely.box(*box)),
+        }
+        for name, box in boxes.items()
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
 
 def test_labels_by_shares():

@@ -28,7 +28,7 @@ from wsidata.tables.targets import Decimal, Target, TimeUnit
 from wsidata.tiles.features import feature_facts
 from wsidata.utils.messages import describe_problems
 
-ALIKE = ("encoder", "resolution", "patch_size", "overlap", "target_magnification")
+ALIKE = ("encoder", "encoder_digest", "precision", "resolution", "patch_size", "overlap", "target_magnification")
 """Attributes of feature files that have to be the same for all slides of a model, as far as files state them."""
 
 

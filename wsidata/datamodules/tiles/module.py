@@ -34,7 +34,7 @@ from wsidata.stats.tile_sums import TileStatsJob
 from wsidata.tables.find_slides import MaskFolder
 from wsidata.tables.parts import Part, SplitError
 from wsidata.tables.targets import ONE_CLASS, Target
-from wsidata.tiles.grid import Border, TileGrid
+from wsidata.tiles.grid import Border, TileGrid, Tiles
 from wsidata.tiles.labels import BACKGROUND, NO_LABEL, LabelRule, OutlinedAreas
 from wsidata.tiles.plan import TilePlan
 from wsidata.transforms.geometry.crop import check_size
@@ -139,9 +139,11 @@ class TileDataModule(WSIDataModule):
         if annotation_dir is not None:
             if bags or options.get("target", "class") == "mask":
                 raise ValueError("annotation_dir= labels single tiles: leave out bags= and target='mask'.")
-            if not names:
+            if len(names) < 2:
                 raise ValueError("annotation_dir= needs outline_classes=, such as {'Tumor': 'tumor'}.")
             self._rule = LabelRule.of(annotation_share, ignored)
+        elif outline_classes and options.get("target") != "mask" and options.get("label_column", "class") is not None:
+            raise ValueError("outline_classes= needs annotation_dir=, the folder of the outlines that label tiles.")
 
     # -- classes -------------------------------------------------------------------------------------------------------
 
@@ -171,8 +173,8 @@ class TileDataModule(WSIDataModule):
         problems = self._planned[1] if self.on_error == "raise" else {}
         if problems:
             remedy = (
-                "Lower min_tissue=, pass another tissue_method=, name classes without annotations with unannotated=, "
-                "take the slides out of the table, or go on without them with on_error='skip'."
+                "Lower min_tissue=, pass another tissue_method= or border='pad', name classes without annotations with "
+                "unannotated=, take the slides out of the table, or go on without them with on_error='skip'."
             )
             raise SlideCheckError(describe_problems("tiles of slides", list(problems.values()), remedy))
 
@@ -192,9 +194,7 @@ class TileDataModule(WSIDataModule):
                 areas = None if self._rule is None else self._areas(row)
                 found = plan_tiles(row["path"], self._options, self.grid, self._tissue_method if with_tissue else None)
                 if not len(found.tiles):
-                    return (
-                        f"{row['path']}: no tile of {self.grid.size} px has a share of tissue of {self.grid.min_tissue}"
-                    )
+                    return f"{row['path']}: {self._why_none(found.tiles)}"
             except (SlideError, OSError, pyvips.Error, ValueError) as error:
                 raise_system_fault(error, row["path"])
                 return f"{row['path']}: {type(error).__name__}: {error}"
@@ -205,6 +205,13 @@ class TileDataModule(WSIDataModule):
         named = list(zip((row["image_id"] for row in rows), found, strict=True))
         plans = {name: one for name, one in named if isinstance(one, TilePlan)}
         return plans, {name: one for name, one in named if isinstance(one, str)}
+
+    def _why_none(self, tiles: Tiles) -> str:
+        height, width = self.grid.size
+        image_width, image_height = tiles.image_width, tiles.image_height
+        if self.grid.border == "drop" and (width > image_width or height > image_height):
+            return f"{image_height} x {image_width} px at this resolution are no tile of {height} x {width}"
+        return f"no tile of {height} x {width} px has a share of tissue of {self.grid.min_tissue}"
 
     @cached_property
     def _annotation_files(self) -> MaskFolder:
@@ -226,7 +233,8 @@ class TileDataModule(WSIDataModule):
                 f"'{folder}'"
             )
         annotations = None if path is None else Annotations.read(path)
-        return OutlinedAreas.of(annotations, self._outline_numbers, max(self._outline_numbers.values()))
+        size, numbers = self._survey.level_0[row["image_id"]], self._outline_numbers
+        return OutlinedAreas.of(annotations, size, numbers, max(numbers.values()))
 
     # -- datasets ------------------------------------------------------------------------------------------------------
 

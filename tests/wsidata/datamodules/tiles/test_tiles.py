@@ -211,7 +211,7 @@ def test_checkpoints_keep_what_tiles_need(camelyon, tmp_path):
 
 @pytest.mark.slow
 def test_slides_without_tiles_or_annotations_are_named(camelyon, outlined):
-    with pytest.raises(SlideCheckError, match=r"has 14 problems:(.|\n)*no tile of \(64, 64\) px has"):
+    with pytest.raises(SlideCheckError, match=r"has 14 problems:(.|\n)*no tile of 64 x 64 px has"):
         module(camelyon, tile_size=64, downsample=5, level=None, min_tissue=1.0).setup("fit")
     with pytest.raises(SlideCheckError, match=r"no annotation file of 'normal_001' \(normal\)(.|\n)*unannotated="):
         outlined_module(outlined, unannotated=[]).setup("fit")
@@ -232,6 +232,7 @@ def test_slides_without_tiles_or_annotations_are_named(camelyon, outlined):
         ({"train_tiles": "random", "tiles_per_epoch": 9, "balance": "annotations"}, r"needs annotation_dir="),
         ({"train_tiles": "random", "tiles_per_epoch": 9, "bags": True}, r"for single tiles"),
         ({"annotation_dir": "a"}, r"needs outline_classes="),
+        ({"outline_classes": ["T"]}, r"needs annotation_dir="),
         ({"annotation_dir": "a", "outline_classes": ["T"], "annotation_share": (0.6, 0.5)}, r"annotation_share="),
         ({"max_tiles": 3}, r"with bags=True"),
         ({"channels": [0]}, r"cannot be found by color"),
