@@ -100,6 +100,7 @@ class Interpolation(ResizedRows):
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # tensors made in inference mode cannot be used outside it
 def _taps(axis: Interpolation, rows_in: int) -> Taps:
     """See `Interpolation.taps`."""
     rows_out = axis.total(rows_in)

@@ -309,6 +309,18 @@ def test_pixels_in_another_memory_order_are_the_same() -> None:
     assert_same(gradients(module, stream(module, strip_rows=8, keeping=Keeping())(image)), expected)
 
 
+def test_strips_of_one_pixel_are_compared_in_any_memory_order() -> None:
+    class Last(Decoded):
+        """Decodes floats with their channels last."""
+
+        def rows(self, start: int, stop: int) -> Tensor:
+            return super().rows(start, stop).permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+    module, image = nn.Conv2d(3, 2, (3, 1), padding=(1, 0)).double(), Last(pixels(9, 1).double())
+    expected = gradients(module, module(image.pixels[None]))
+    assert_same(gradients(module, stream(module, strip_rows=4, keeping=Keeping())(image)), expected)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_no_thread_outlives_an_error_that_is_held(training: bool) -> None:
     module = network().requires_grad_(training)

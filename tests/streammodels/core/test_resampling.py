@@ -111,6 +111,15 @@ def test_operations_of_a_decoder_are_those_forecast() -> None:
     assert counter.get_total_flops() == forecast.training_operations
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_sizes_seen_in_inference_mode_are_trained_on(mode: str, assert_exact: Callable[..., float]) -> None:
+    network = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Upsample(size=(61, 43), mode=mode)).double()
+    image = torch.randn(1, 2, 47, 29, dtype=torch.float64)
+    with torch.inference_mode():
+        stream(network, strip_rows=7)(image)
+    assert_exact(network, image, 7)
+
+
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])
 def test_types_under_autocast_are_those_of_torch(mode: str) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Upsample(scale_factor=2, mode=mode))
