@@ -26,15 +26,21 @@ def stitch(
         (height, width), or (K, height, width), rounded up so that it covers the slide; NaN where there is no tile.
 
     Raises:
-        ValueError: if values and coordinates differ in number, or a size is not positive.
+        ValueError: if values and coordinates differ in number, a size is not positive, or all tiles lie beside it.
     """
     table = np.asarray(values, np.float64)
     places = np.asarray(coords_lv0, np.float64).reshape(-1, 2)
-    step = np.array(downsample if isinstance(downsample, tuple) else (downsample, downsample), np.float64)
+    step = np.broadcast_to(np.asarray(downsample, np.float64), 2)
     if table.ndim not in (1, 2) or len(table) != len(places):
         raise ValueError(f"values {table.shape} and coords_lv0 {places.shape} must have a row for each tile.")
     if not (min(tile_lv0) > 0 and min(size_lv0) > 0 and (step > 0).all()):
         raise ValueError(f"tile_lv0={tile_lv0}, size_lv0={size_lv0} and downsample={downsample} must be above 0.")
+    if len(places) and ((places >= np.array(size_lv0)) | (places + np.array(tile_lv0) <= 0)).any(axis=1).all():
+        low, high = places.min(axis=0).tolist(), places.max(axis=0).tolist()
+        raise ValueError(
+            f"tiles from {low} to {high} (x, y) all lie beside a slide of {tuple(size_lv0)}. Are they of it, "
+            "and in pixels of level 0?"
+        )
     width, height = (int(np.ceil(side / one - 1e-9)) for side, one in zip(size_lv0, step, strict=True))
     columns = table.reshape(len(table), -1)
     across = _covered(places[:, 0] / step[0], tile_lv0[0] / step[0], width)

@@ -69,3 +69,5 @@ def test_overlapping_values_are_weighted_by_the_area_they_cover():
     assert stitch([2.0], [(0, 0)], (10, 10), (25, 12), (10.0, 5.0)).shape == (3, 3)  # rounded up
     with pytest.raises(ValueError, match="a row for each tile"):
         stitch([1.0, 2.0], [(0, 0)], (1, 1), (2, 2), 1)
+    with pytest.raises(ValueError, match="beside a slide"):
+        stitch([1.0], [(25, 0)], (10, 10), (25, 12), [10.0, 5.0])

@@ -64,7 +64,8 @@ def write_ome_tiff(
 
     Raises:
         FileExistsError: if there is such a file, and not `overwrite`; or if it is the slide itself.
-        ValueError: if the region is not inside the slide or less than a pixel, or for JPEG of other than 8-bit RGB.
+        ValueError: if the region is not inside the slide or less than a pixel, for JPEG of other than 8-bit RGB, or a
+            name that does not end in .tif or .tiff.
         UnreadableImageError: if a part of the slide is damaged.
     """
     path = Path(path)
@@ -76,6 +77,8 @@ def write_ome_tiff(
             f"'{path}' exists{' and is the slide itself' if overwrite else ''}. Choose another name"
             f"{'' if overwrite else ', or pass overwrite=True'}."
         )
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        raise ValueError(f"'{path}' would be a TIFF of another name. Let it end in .ome.tif.")
     image = slide.image(**resolution, keep_tiles=True)
     down = slide.downsample_at(**resolution)
     if region is not None:

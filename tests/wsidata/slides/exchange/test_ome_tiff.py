@@ -82,6 +82,8 @@ def test_nothing_is_lost(path, tmp_path):
             write_ome_tiff(slide, tmp_path / "b.ome.tif")
         with pytest.raises(FileExistsError, match="is the slide itself"):
             write_ome_tiff(slide, path, overwrite=True)
+        with pytest.raises(ValueError, match=r"Let it end in \.ome\.tif"):
+            write_ome_tiff(slide, tmp_path / "b.png")
     with Slide(tmp_path / "damaged.svs") as slide, pytest.raises(UnreadableImageError, match=r"damaged\.svs"):
         write_ome_tiff(slide, tmp_path / "b.ome.tif", overwrite=True)
     assert (tmp_path / "b.ome.tif").read_bytes() == b"precious"
