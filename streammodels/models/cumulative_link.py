@@ -58,7 +58,8 @@ class CumulativeLink(nn.Module):
             return over + under + functional.pad(between, (1, 1))
 
     def _differences(self) -> Tensor:
-        return functional.softplus(self.steps) + _SMALLEST_STEP
+        steps = self.steps.to(torch.promote_types(self.steps.dtype, torch.float32))
+        return functional.softplus(steps) + _SMALLEST_STEP
 
 
 def median_class(probabilities: Tensor) -> Tensor:

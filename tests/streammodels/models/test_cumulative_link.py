@@ -64,3 +64,10 @@ def test_what_is_no_single_score_is_refused() -> None:
         CumulativeLink(4)(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="at least two"):
         CumulativeLink(1)
+
+
+def test_probabilities_of_a_model_in_bfloat16_add_up_to_one() -> None:
+    link = CumulativeLink(5).bfloat16()
+    assert link.thresholds().dtype == torch.float32
+    total = link(torch.randn(9, 1).bfloat16()).exp().sum(dim=1)
+    torch.testing.assert_close(total, torch.ones(9))
