@@ -230,9 +230,8 @@ class TileDataset(SlideDataset):
     @cached_property
     def _choices(self) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float64]], list[int | None]]:
         """Groups that are drawn equally often: their slides, the sums of the slides' weights, and their label."""
-        weights = np.ones(len(self.plans))
-        if self.balance == "tissue":
-            weights = np.array([self._tissue(slide).area_lv0 for slide in range(len(self.plans))])
+        areas = np.array([self._tissue(slide).area_lv0 for slide in range(len(self.plans))])
+        weights = areas if self.balance == "tissue" else (areas > 0).astype(np.float64)  # no place without tissue
         groups: list[tuple[int | None, NDArray[np.float64]]] = [(None, weights)]
         if self.balance == "classes":
             labels = np.array(self.labels)
@@ -241,8 +240,11 @@ class TileDataset(SlideDataset):
             counts = [np.bincount(plan.labels) for plan in self.plans if plan.labels is not None]
             found = max(map(len, counts))
             table = np.array([np.pad(count, (0, found - len(count))) for count in counts], np.float64)
+            table[:, 0] *= areas > 0  # the other labels are drawn in outlines
             groups = [(label, table[:, label]) for label in range(found) if table[:, label].any()]
         chosen = [np.flatnonzero(weight) for _, weight in groups]
+        if not all(map(len, chosen)):
+            raise ValueError("no slide, or none of a class, has tissue for random places. Pass train_tiles='grid'.")
         sums = [weight[slides].cumsum() for (_, weight), slides in zip(groups, chosen, strict=True)]
         return chosen, sums, [label for label, _ in groups]
 
