@@ -142,16 +142,20 @@ def fastest_within(
     """
     best: tuple[float, Schedule] | None = None
     least: tuple[float, Schedule] | None = None
-    for strip_rows in candidate_heights(memory, min(most_rows or memory.height, memory.height)):
-        if strip_rows < _SHORT and best is not None:
+    most = min(most_rows or memory.height, memory.height)
+    for heights in (candidate_heights(memory, most), equal_heights(memory.height, most)):
+        for strip_rows in heights:
+            if strip_rows < _SHORT and best is not None:
+                break
+            carried = memory.carried(strip_rows)
+            for schedule in _schedules(memory, strip_rows, carried, budget_bytes, keeping):
+                needed, time = memory.total(schedule, carried), _time(memory, schedule, speed)
+                if least is None or needed < least[0]:
+                    least = (needed, schedule)
+                if needed <= budget_bytes and (best is None or time < best[0]):
+                    best = (time, schedule)
+        if best is not None:
             break
-        carried = memory.carried(strip_rows)
-        for schedule in _schedules(memory, strip_rows, carried, budget_bytes, keeping):
-            needed, time = memory.total(schedule, carried), _time(memory, schedule, speed)
-            if least is None or needed < least[0]:
-                least = (needed, schedule)
-            if needed <= budget_bytes and (best is None or time < best[0]):
-                best = (time, schedule)
     if best is not None:
         return best[1]
     assert least is not None
@@ -172,6 +176,13 @@ def candidate_heights(memory: StepMemory, most: int) -> list[int]:
     heights = {stride * base * 2**power // 2 for base in (2, 3) for power in range(32)}
     heights |= {stride // 2**power for power in range(1, 32)} - {0}
     return sorted({most, *(rows for rows in heights if least <= rows <= most)}, reverse=True)
+
+
+def equal_heights(height: int, most: int) -> list[int]:
+    """Strip heights between those, for the image in 1, 2, 3, 4, 6, 8, 12 ... equal strips, where no other fits."""
+    counts = {round(base * 2**power) for base in (1, 1.5) for power in range(13)}
+    equal = {-(-height // count) for count in counts if count <= min(height, _MOST_STRIPS)}
+    return sorted((rows for rows in equal if rows <= most), reverse=True)
 
 
 def _schedules(

@@ -62,3 +62,11 @@ def test_strips_of_images_of_any_size_have_few_shapes() -> None:
         repeated = [shape for shape, times in shapes.items() if times > 2]
         assert len(repeated) <= most
         assert sum(shapes[shape] for shape in repeated) > 0.7 * shapes.total()
+
+
+def test_other_heights_are_tried_before_a_budget_is_refused() -> None:
+    wide = nn.Conv2d(3, 64, 31, 8, 15)
+    assert stream(wide, memory="50MB").forecast(5000, 500).strip_rows % 8 == 0
+    assert stream(wide, memory="36MB").forecast(5000, 500).strip_rows == 105
+    with pytest.raises(ValueError, match="strips of 105 rows need least"):
+        stream(wide, memory="30MB").forecast(5000, 500)
