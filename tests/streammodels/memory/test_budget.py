@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 from torchvision.models import resnet18
 
-from streammodels import Keeping, UNet, stream
+from streammodels import Keeping, StreamedModule, StreamingResNet, UNet, stream
 from streammodels.backprop.checkpointing import Schedule
 from streammodels.core.frozen_prefix import nodes_needing_grad
 from streammodels.core.row_plan import RowPlan
@@ -65,8 +65,10 @@ def test_strips_of_images_of_any_size_have_few_shapes() -> None:
 
 
 def test_other_heights_are_tried_before_a_budget_is_refused() -> None:
-    wide = nn.Conv2d(3, 64, 31, 8, 15)
-    assert stream(wide, memory="50MB").forecast(5000, 500).strip_rows % 8 == 0
-    assert stream(wide, memory="36MB").forecast(5000, 500).strip_rows == 105
-    with pytest.raises(ValueError, match="strips of 105 rows need least"):
-        stream(wide, memory="30MB").forecast(5000, 500)
+    network = StreamingResNet("resnet9", weights=None, train_streaming_layers=True, memory="600MB")
+    trunk = network.streamed_trunk
+    assert isinstance(trunk, StreamedModule)
+    assert trunk.forecast(4096, 4096).strip_rows == 128
+    tight = trunk.forecast(16_384, 16_384)
+    assert tight.strip_rows == 86  # of 191 equal strips
+    assert tight.memory_bytes <= 600e6
