@@ -56,7 +56,7 @@ def train(photos: Path, out: Path, **options: Any) -> tuple[pd.DataFrame, Done]:
     )  # fmt: skip
     trainer = Trainer(
         max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
+        enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=out,
     )  # fmt: skip
     trainer.fit(model, dm)
     trainer.save_checkpoint(out / "last.ckpt")
