@@ -530,8 +530,12 @@ class SplitDataModule(LightningDataModule, ABC):
         Returns:
             The figure.
         """
-        table, dataset = self.tables[part], self.make_dataset(part)
+        dataset, table = self.shown(part, max_images)
         return draw_samples(dataset, table, part, self.class_names, max_images, path, bands)
+
+    def shown(self, part: Part, max_images: int) -> tuple[Any, pd.DataFrame]:
+        """The dataset that `show_batch` draws from, and the table of its samples."""
+        return self.make_dataset(part), self.tables[part]
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

@@ -11,14 +11,12 @@ from typing import Any, Literal, NoReturn, get_args
 import numpy as np
 import pandas as pd
 import pyvips
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from wsidata.annotations.annotations import Annotations
 from wsidata.annotations.outline import AnnotationError
 from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import SlideCheckError
-from wsidata.datamodules.show_batch import draw_samples
 from wsidata.datamodules.survey import MASKS_AT_ONCE, map_files
 from wsidata.datamodules.tiles.plans import plan_tiles
 from wsidata.datamodules.wsi import WSIDataModule
@@ -308,24 +306,16 @@ class TileDataModule(WSIDataModule):
             _refuse_writer()
         super().choose_predicted(choose)
 
-    def show_batch(
-        self,
-        part: Part = "train",
-        max_images: int = 8,
-        path: str | Path | None = None,
-        bands: Sequence[int] | None = None,
-    ) -> Figure:
-        """Draw tiles as the network gets them, one class after the other; see `SplitDataModule.show_batch`."""
+    def shown(self, part: Part, max_images: int) -> tuple[TileDataset, pd.DataFrame]:
+        """Tiles, also where samples are bags of them."""
         dataset = self._tile_dataset(part)
         if self._random is None or part != "train":
-            table = self.tile_table(part, labeled=part != "predict")
-        else:
-            rows = range(min(len(dataset), 50 * max_images))
-            labels, names = [dataset.label(row) for row in rows], self.class_names
-            shown = [names[label] if label >= 0 else "" for label in labels]
-            ids = [dataset.image_ids[row] for row in rows]
-            table = pd.DataFrame({"image_id": ids, "label": labels, "label_name": shown})
-        return draw_samples(dataset, table, part, self.class_names, max_images, path, bands)
+            return dataset, self.tile_table(part, labeled=part != "predict")
+        rows = range(min(len(dataset), 50 * max_images))
+        labels, names = [dataset.label(row) for row in rows], self.class_names
+        label_names = [names[label] if label >= 0 else "" for label in labels]
+        ids = [dataset.image_ids[row] for row in rows]
+        return dataset, pd.DataFrame({"image_id": ids, "label": labels, "label_name": label_names})
 
     def _balance(self) -> list[int] | None:
         """Class of each training tile, for balanced sampling."""
