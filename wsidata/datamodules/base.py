@@ -126,6 +126,7 @@ class SplitDataModule(LightningDataModule, ABC):
         self._remembered_classes: tuple[str, ...] = ()
         self._remembered_target: Target | None = None
         self._is_restored = False
+        self._trained_mpp: Sequence[float] | None = None
         self._choose_rows: Callable[[], Sequence[Sequence[int]]] | None = None
         self._compared_with: Any = None  # path of the checkpoint whose state was loaded last
 
@@ -183,6 +184,7 @@ class SplitDataModule(LightningDataModule, ABC):
         check_remembered_classes(dict(memory), self._own_class_names)
         self._remembered_classes = tuple(memory["class_names"])
         self._remembered_target = memory.get("target")
+        self._trained_mpp = memory.get("mpp")
         self._is_restored = True
         if memory.get("stats") is not None and not {"resolution", "crop", "channels"} & {*self.allow_changed}:
             self.__dict__.setdefault("stats", ChannelStats.from_json(memory["stats"]))
@@ -219,6 +221,13 @@ class SplitDataModule(LightningDataModule, ABC):
 
     def check_stats(self, stats: ChannelStats) -> None:  # not abstract: most have nothing to compare
         """Raise for channel statistics of images that were read otherwise; called before training resumes with them."""
+
+    def spacing(self) -> Sequence[float] | None:
+        """The least and the largest um per pixel of the training images, where these may differ; for the checkpoint."""
+        return None
+
+    def compare_spacing(self, trained: Sequence[float] | None) -> None:  # not abstract: most have none
+        """Warn of images whose um per pixel differ from the `spacing` of a checkpoint; called by `setup`, too."""
 
     def find_unreadable(self) -> Mapping[str, str]:
         """Why rows cannot be read, by `image_id`, as far as it shows without decoding; for `on_error="skip"`."""
@@ -411,6 +420,7 @@ class SplitDataModule(LightningDataModule, ABC):
             if self._is_restored:
                 refuse_other_kind(self._kept["path"], self.reads, self.allow_changed)
             self.check()
+            self.compare_spacing(self._trained_mpp)
             if self.leaks != "off" and (self.trainer is None or self.trainer.is_global_zero):
                 self.leak_report = self.check_leaks()
                 self.leak_report.report("error" if self.leaks == "error" else "warn")
@@ -469,7 +479,9 @@ class SplitDataModule(LightningDataModule, ABC):
         """How images are read, the split, the classes, and the statistics if they are known, for the checkpoint."""
         stats = self.__dict__.get("stats")
         times = {"time_bins": list(self.time_bins), "time_unit": self.arguments.get("time_unit")}
-        return (times if self.time_bins else {}) | remember(
+        spacing = self.spacing()
+        known = ({} if spacing is None else {"mpp": list(spacing)}) | (times if self.time_bins else {})
+        return known | remember(
             self.labels.frame,
             self.skipped,
             self.class_names,
@@ -503,6 +515,8 @@ class SplitDataModule(LightningDataModule, ABC):
         check_remembered_classes(state_dict, self._own_class_names)
         self._remembered_classes = tuple(state_dict["class_names"])
         self._remembered_target = state_dict.get("target")
+        self._trained_mpp = state_dict.get("mpp")
+        self.compare_spacing(self._trained_mpp)
         if stage != TrainerFn.PREDICTING:
             evaluated: Part | None = (
                 "val" if stage == TrainerFn.VALIDATING else "test" if stage == TrainerFn.TESTING else None

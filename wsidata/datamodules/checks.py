@@ -1,7 +1,7 @@
 """Checks of all slides before training, from their headers and the crops planned on them.
 
 Every slide must be readable as requested (see `survey`). Slides must also be alike: the same channels, samples of one
-type.
+type, and pixels of one size on the glass.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from wsidata.datamodules.survey import Survey, survey_slides
+from wsidata.formats.levels import TOLERANCE
 from wsidata.formats.resolution import MEASURES, Resolution
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.tissue.crop import CropKind, TissueCrop
 from wsidata.stats.result import ChannelStats
 from wsidata.transforms.to_tensor import DType
-from wsidata.utils.messages import describe_problems
+from wsidata.utils.messages import describe_problems, name_some
 
 
 class SlideCheckError(ValueError):
@@ -29,6 +31,10 @@ class SlideCheckError(ValueError):
 
 class ChannelNamesWarning(UserWarning):
     """Channels chosen by number have other names on other slides."""
+
+
+class MixedSpacingWarning(UserWarning):
+    """Slides of one table, or of training and evaluation, have pixels of different sizes at the resolution read."""
 
 
 def one_resolution(**arguments: float | None) -> Resolution:
@@ -87,6 +93,88 @@ def check_one_kind(sizes: pd.DataFrame, dtype: DType) -> None:
             f"65535), or scale them. {scale}"
         )
     _warn_of_other_names(sizes)
+
+
+def check_spacings(sizes: pd.DataFrame, resolution: Resolution) -> None:
+    """Warn of slides whose um per pixel differ by more than the tolerance at the resolution, or are not all stated.
+
+    Nothing is said of `mpp=`, with which they are equal, and of `max_side=`, which asks for one size of any slide.
+
+    Args:
+        sizes: The columns `image_id` and `mpp` of a `Survey`.
+        resolution: What they are read at.
+
+    Warns:
+        MixedSpacingWarning: naming two slides with their um per pixel.
+    """
+    names, spacings = _spacings(sizes, resolution)
+    if not names:
+        return
+    ratios = spacings.max(axis=0) / spacings.min(axis=0)
+    said = []
+    if ratios.max() > 1 + TOLERANCE:
+        values = spacings[:, ratios.argmax()]
+        least, most = int(values.argmin()), int(values.argmax())
+        said.append(f"'{names[least]}' has {values[least]:.4g} um/px, '{names[most]}' has {values[most]:.4g}")
+    stating = {*names}
+    unstated = [name for name in sizes["image_id"] if name not in stating]
+    if unstated:
+        stated = "" if said else f", and '{names[0]}' has {spacings[0, 0]:.4g} um/px"
+        said.append(f"{len(unstated)} of {len(sizes)} state none ({name_some(unstated)}){stated}")
+    if said:
+        apart = ", and read those that state none by themselves, with mpp_override=" if unstated else ""
+        warnings.warn(
+            f"slides read at {resolution} are not of one um/px: {'; '.join(said)}. To a network tissue then looks "
+            f"larger on some slides than on others. Pass mpp= instead{apart}.",
+            MixedSpacingWarning,
+            stacklevel=3,
+        )
+
+
+def spacing_range(sizes: pd.DataFrame, resolution: Resolution) -> list[float] | None:
+    """The least and the largest um per pixel of slides; None if they state none, or are not compared."""
+    _, spacings = _spacings(sizes, resolution)
+    return [float(spacings.min()), float(spacings.max())] if spacings.size else None
+
+
+def check_trained_spacing(sizes: pd.DataFrame, resolution: Resolution, trained: Sequence[float] | None) -> None:
+    """Warn of slides whose um per pixel are not those of the training slides.
+
+    Args:
+        sizes: As for `check_spacings`.
+        resolution: What they are read at, as the training slides were.
+        trained: The least and the largest um per pixel of the training slides; None if these are unknown.
+
+    Warns:
+        MixedSpacingWarning: naming the slide that is furthest off.
+    """
+    names, spacings = _spacings(sizes, resolution)
+    if not trained or not names:
+        return
+    off = np.maximum(spacings.max(axis=1) / trained[1], trained[0] / spacings.min(axis=1))
+    if off.max() > 1 + TOLERANCE:
+        worst = int(off.argmax())
+        warnings.warn(
+            f"the model was trained on slides of {_range(*trained)} um/px at {resolution}, and "
+            f"{(off > 1 + TOLERANCE).sum()} of {len(sizes)} slides differ, most of all '{names[worst]}' with "
+            f"{_range(spacings[worst].min(), spacings[worst].max())}: it sees them enlarged or shrunk. Train with mpp= "
+            "instead, which reads all slides alike; or read these at the same um/px: mpp=..., "
+            "allow_changed=['resolution'].",
+            MixedSpacingWarning,
+            stacklevel=3,
+        )
+
+
+def _spacings(sizes: pd.DataFrame, resolution: Resolution) -> tuple[list[str], NDArray[np.float64]]:
+    """The slides that state um per pixel, and (n, 2) of them along x and y; none where they are not compared."""
+    is_compared = {"mpp", "max_side"}.isdisjoint(resolution)
+    found = {name: mpp for name, mpp in zip(sizes["image_id"], sizes["mpp"], strict=True) if mpp and is_compared}
+    return list(found), np.array(list(found.values()), np.float64).reshape(-1, 2)
+
+
+def _range(least: float, most: float) -> str:
+    low, high = f"{least:.4g}", f"{most:.4g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def check_statistics(

@@ -15,7 +15,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -61,6 +61,7 @@ class SlideFacts:
         channels: Names of the bands.
         conflicts: Warnings of its resolutions; see `Slide.conflicts`.
         packing: The planned crop.
+        mpp: um per pixel (x, y) at the resolution, empty if the slide states none; None in facts of earlier versions.
     """
 
     size: tuple[int, int]
@@ -69,6 +70,7 @@ class SlideFacts:
     channels: tuple[str, ...]
     conflicts: tuple[str, ...]
     packing: Packing | None = None
+    mpp: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Survey:
 
     Attributes:
         sizes: A row per slide that can be read: `image_id`; `height_px` and `width_px` at the resolution; `samples`
-            ("uchar", "ushort" or "float"); `channels`, the names of its bands; `packing`, the planned crop, or None.
+            ("uchar", "ushort" or "float"); `channels`, the names of its bands; `packing`, the planned crop, or None;
+            `mpp`, um per pixel (x, y) at the resolution, empty where the slide states none.
         problems: Why the others cannot, by `image_id`.
         level_0: (width, height) of level 0 of each slide that can be read, by `image_id`.
         thumbnails: The requested thumbnails by path, but for those that could not be made.
@@ -145,11 +148,11 @@ def survey_slides(
     found = map_files(look, rows, threads, quiet=quiet)
     known = [(*row, one) for row, one in zip(rows, found, strict=True) if not isinstance(one, str)]
     sizes = [
-        (name, *one.facts.image_size[::-1], one.facts.samples, one.facts.channels, one.facts.packing)
+        (name, *(facts := one.facts).image_size[::-1], facts.samples, facts.channels, facts.packing, facts.mpp)
         for name, _, one in known
     ]
     return Survey(
-        pd.DataFrame(sizes, columns=["image_id", "height_px", "width_px", "samples", "channels", "packing"]),
+        pd.DataFrame(sizes, columns=["image_id", "height_px", "width_px", "samples", "channels", "packing", "mpp"]),
         {row[0]: one for row, one in zip(rows, found, strict=True) if isinstance(one, str)},
         {name: one.facts.size for name, _, one in known},
         {path: one.thumbnail for _, path, one in known if one.thumbnail is not None},
@@ -211,13 +214,13 @@ class _Questions:
         facts = None if named is None else kept.get(SlideFacts, named)
         fact = kept.get(ThumbnailFact, thumbnail_name) if with_thumbnail else None
         thumbnail = None if fact is None else fact.array()
-        if facts is not None and (thumbnail is not None or not with_thumbnail):
+        is_complete = facts is not None and facts.mpp is not None
+        if facts is not None and is_complete and (thumbnail is not None or not with_thumbnail):
             for conflict in facts.conflicts:  # as if it had been opened
                 warnings.warn(conflict, SpacingConflictWarning, stacklevel=2)
             return _Found(facts, thumbnail)
         with Slide.from_options(path, self.options) as slide:
-            if facts is None:
-                facts = self._facts(slide)
+            facts = self._facts(slide) if facts is None else replace(facts, mpp=self._mpp(slide))
             if with_thumbnail and thumbnail is None:
                 thumbnail = _thumbnail(slide)
             if slide.is_one_file:
@@ -232,7 +235,14 @@ class _Questions:
         image = slide.image(**self.resolution, keep_tiles=True)  # decodes nothing
         packing = None if self.crop is None else self.crop.plan(slide, self.resolution)
         size, image_size = (slide.width, slide.height), (image.width, image.height)
-        return SlideFacts(size, image_size, image.format, slide.channel_names, slide.conflicts, packing)
+        names, conflicts = slide.channel_names, slide.conflicts
+        return SlideFacts(size, image_size, image.format, names, conflicts, packing, self._mpp(slide))
+
+    def _mpp(self, slide: Slide) -> tuple[float, ...]:
+        if slide.mpp is None:
+            return ()
+        factors = slide.downsample_at(**self.resolution)
+        return tuple(mpp * factor for mpp, factor in zip(slide.mpp, factors, strict=True))
 
 
 def _thumbnail(slide: Slide) -> NDArray[np.float64] | None:

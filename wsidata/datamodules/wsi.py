@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 
 from wsidata.datamodules.base import Leaks, OnError, Sampling, SplitDataModule, shared_arguments
 from wsidata.datamodules.checkpoint import plain
-from wsidata.datamodules.checks import check_batchable, check_one_kind, check_statistics, check_survey, one_resolution
+from wsidata.datamodules.checks import (
+    check_batchable,
+    check_one_kind,
+    check_spacings,
+    check_statistics,
+    check_survey,
+    check_trained_spacing,
+    one_resolution,
+    spacing_range,
+)
 from wsidata.datamodules.geometry import Geometry, Setting, slide_geometry
 from wsidata.datamodules.survey import Survey, survey_slides
 from wsidata.datasets.loader import WorkerStart
@@ -224,6 +233,7 @@ class WSIDataModule(SplitDataModule):
         self._options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
         self._lazy, self._crop = lazy, as_crop(crop)
         self._packings: dict[str, Packing] = {}
+        self._checked_sizes: pd.DataFrame | None = None
         self._options.check_crop(self._crop)
         self._sizes_follow_slides = (
             image_size is None and train_transform is None and eval_transform is None and not lazy
@@ -265,6 +275,8 @@ class WSIDataModule(SplitDataModule):
             self._survey = survey
         self._packings = dict(zip(sizes["image_id"], sizes["packing"], strict=True))
         check_one_kind(sizes, self.arguments["dtype"])
+        check_spacings(sizes, self.resolution)
+        self._checked_sizes = sizes
         if "stats" in self.__dict__:  # they are known
             self.check_stats(self.stats)
         if self._sizes_follow_slides:
@@ -286,6 +298,18 @@ class WSIDataModule(SplitDataModule):
         crop = None if self._crop is None else self._crop.kind
         channels = self._options.request.channels
         check_statistics(stats, self.resolution, crop, RGB_NAMES if channels is None else tuple(map(str, channels)))
+
+    def spacing(self) -> list[float] | None:
+        """The least and the largest um per pixel of the training slides; None if they state none, or with `mpp=`."""
+        sizes = self._checked_sizes
+        if sizes is None:
+            return None
+        return spacing_range(sizes[sizes["image_id"].isin(self.tables["train"]["image_id"])], self.resolution)
+
+    def compare_spacing(self, trained: Sequence[float] | None) -> None:
+        """Warn of slides whose um per pixel are not those of a checkpoint's training slides."""
+        if self._checked_sizes is not None and "resolution" not in self.allow_changed:
+            check_trained_spacing(self._checked_sizes, self.resolution, trained)
 
     def find_unreadable(self) -> dict[str, str]:
         """Slides, and masks, that cannot be read as requested."""

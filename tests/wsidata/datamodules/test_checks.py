@@ -1,11 +1,22 @@
+import warnings
+from functools import partial
+
 import pandas as pd
 import pytest
 import pyvips
 from views import glass
 
-from wsidata import WSIDataModule
-from wsidata.datamodules.checks import SlideCheckError, check_batchable, check_slides, one_resolution
+from wsidata import TileDataModule, WSIDataModule
+from wsidata.datamodules.checks import (
+    MixedSpacingWarning,
+    SlideCheckError,
+    check_batchable,
+    check_slides,
+    check_spacings,
+    one_resolution,
+)
 from wsidata.datasets.slides import SlideDataset
+from wsidata.formats.resolution import Resolution
 from wsidata.slides.options import SlideOptions
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.unreadable import SkipWarning
@@ -30,7 +41,7 @@ def test_sizes_are_those_at_the_resolution(tmp_path):
     sizes = check_slides(table(path), {"level": 1})
     names = ("red", "green", "blue")
     row = {"image_id": "a", "height_px": 100, "width_px": 150, "samples": "uchar", "channels": names}
-    assert sizes.to_dict("records") == [{**row, "packing": None}]
+    assert sizes.to_dict("records") == [{**row, "packing": None, "mpp": (1.0, 1.0)}]
 
 
 def test_every_bad_slide_is_named_with_its_reason(tmp_path):
@@ -111,3 +122,74 @@ def test_crops_are_planned_once(with_glass, monkeypatch):
     dataset = dm.datasets["train"]
     assert dataset.packing(1) == expected
     assert dataset[1][0].shape[1:] == (expected.height, expected.width)
+
+
+@pytest.fixture(scope="module")
+def of_two_scanners(tmp_path_factory):
+    """Six slides of 0.25 um/px, two of 0.5 and two that state none, with a table of each."""
+    folder = tmp_path_factory.mktemp("scanners")
+    spacings = {f"s{number}": 0.25 if number < 6 else 0.5 if number < 8 else None for number in range(10)}
+    for name, mpp in spacings.items():
+        write_slide(folder / f"{name}.tif", width=260, height=200, mpp=mpp, tile=64, seed=int(name[1:]))
+    frame = pd.DataFrame({"image": list(spacings), "class": ["a", "b"] * 5})
+    return folder, frame[:8], frame[:6], frame.iloc[[*range(6), 8, 9]]
+
+
+def said_of_spacing(dm, stage="fit"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dm.setup(stage)
+    return [str(one.message) for one in caught if issubclass(one.category, MixedSpacingWarning)]
+
+
+@pytest.mark.parametrize("kind", [WSIDataModule, partial(TileDataModule, tile_size=32, min_tissue=0)])
+def test_levels_of_slides_of_different_spacing_are_warned_of(of_two_scanners, kind):
+    folder, mixed, same, unstated = of_two_scanners
+    make = partial(kind, image_dir=folder, num_workers=0, leaks="off")
+    for how, read in (({"level": 1}, ("0.5", "1")), ({"downsample": 4.0}, ("1", "2"))):
+        [said] = said_of_spacing(make(mixed, **how))
+        assert f"'s0' has {read[0]} um/px, 's6' has {read[1]}." in said
+        assert next(f"{name}={value}" for name, value in how.items()) in said
+        assert said.endswith("Pass mpp= instead.")
+        [said] = said_of_spacing(make(unstated, **how))
+        assert f"2 of 8 state none ('s8', 's9'), and 's0' has {read[0]} um/px" in said
+        assert "mpp_override=" in said
+        assert said_of_spacing(make(same, **how)) == []
+    assert said_of_spacing(make(mixed, mpp=1.0)) == []
+    assert said_of_spacing(make(unstated, level=0, mpp_override=0.25)) == []
+
+
+def test_spacing_of_up_to_five_percent_is_none():
+    table = pd.DataFrame({"image_id": ["a", "b"], "mpp": [(0.25, 0.25), (0.2624, 0.25)]})
+    check_spacings(table, Resolution(level=0))
+    table["mpp"] = [(0.25, 0.25), (0.25, 0.2626)]
+    for how in ({"level": 0}, {"magnification": 20}):
+        with pytest.warns(MixedSpacingWarning, match=r"'a' has 0.25 um/px, 'b' has 0.2626"):
+            check_spacings(table, Resolution(**how))
+    for how in ({"mpp": 1.0}, {"max_side": 100}):
+        check_spacings(table, Resolution(**how))
+
+
+def test_slides_of_another_spacing_than_the_training_slides_are_warned_of(of_two_scanners):
+    folder, mixed, same, _ = of_two_scanners
+    make = partial(WSIDataModule, image_dir=folder, num_workers=0, leaks="off", image_size=64)
+    trained = make(same, level=1)
+    trained.setup("fit")
+    state = trained.state_dict()
+    assert state["mpp"] == [0.5, 0.5]
+    again = make(same, level=1)
+    again.setup("fit")
+    again.load_state_dict(state)  # says nothing
+    again.load_state_dict({name: value for name, value in state.items() if name != "mpp"})  # of an earlier version
+    with pytest.warns(MixedSpacingWarning, match=r"of 0.25 to 0.3 um/px at level=1, and 6 of 6 .* 's0' with 0.5:"):
+        again.load_state_dict(state | {"mpp": [0.25, 0.3]})
+    meant = make(same, level=1, allow_changed=["resolution"])
+    meant.setup("fit")
+    meant.load_state_dict(state | {"mpp": [0.25, 0.3]})
+    content = {"datamodule": state, "datamodule_hyper_parameters": {}}
+    assert len(said_of_spacing(WSIDataModule.from_checkpoint(content, folder, leaks="off"), "predict")) == 2
+    restored = WSIDataModule.from_checkpoint(content, mixed[6:], folder)
+    assert len(said_of_spacing(restored, "predict")) == 1
+    by_spacing = make(same, mpp=1.0)
+    by_spacing.setup("fit")
+    assert "mpp" not in by_spacing.state_dict()

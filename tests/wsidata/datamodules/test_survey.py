@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,20 @@ import pytest
 import pyvips
 
 from wsidata import WSIDataModule
+from wsidata.datamodules import survey
 from wsidata.datamodules.checks import SlideCheckError
-from wsidata.datamodules.survey import ThumbnailFact, survey_slides
+from wsidata.datamodules.survey import SlideFacts, ThumbnailFact, survey_slides
 from wsidata.errors import SpacingConflictWarning
 from wsidata.formats.kept import KEPT
 from wsidata.formats.resolution import Resolution
+from wsidata.slides.file_facts import FileFacts
 from wsidata.slides.masks import MaskError
 from wsidata.slides.options import SlideOptions
 from wsidata.slides.slide import Slide
 from wsidata.slides.slide_file import SlideFile
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.slides.tissue.methods import find_tissue, otsu_saturation
+from wsidata.slides.tissue.packing import Packing
 from wsidata.splits.near_duplicates import slide_thumbnail
 from wsidata.synthetic.slides import write_slide
 from wsidata.utils import same_file
@@ -219,3 +223,32 @@ def test_one_file_formats_are_told_from_those_of_several(camelyon, tmp_path):
     for path in (photo, camelyon / "images" / names_in(camelyon / "images")[0]):
         with Slide(path) as slide:
             assert slide.is_one_file
+
+
+@dataclass
+class EarlierFacts:
+    """Facts about a slide as an earlier version wrote them, without its um per pixel."""
+
+    size: tuple[int, int]
+    image_size: tuple[int, int]
+    samples: str
+    channels: tuple[str, ...]
+    conflicts: tuple[str, ...]
+    packing: Packing | None
+
+
+def test_facts_of_an_earlier_version_keep_their_crop_and_gain_the_spacing(camelyon, opened, monkeypatch):
+    path = camelyon / "images" / names_in(camelyon / "images")[0]
+    crop = TissueCrop("pack")
+    found = survey_slides(table_of(path), {"level": 1}, crop=crop).sizes.to_dict("records")
+    kept, name = FileFacts(path), survey._Questions(Resolution(1), SlideOptions(), crop).names[0]
+    now = vars(kept.get(SlideFacts, name))
+    assert now["mpp"] == tuple(2 * side for side in Slide(path).mpp)
+    kept.put(name, EarlierFacts(**{key: value for key, value in now.items() if key != "mpp"}))
+    kept.save()
+    monkeypatch.setattr(TissueCrop, "plan", None)
+    for times in (1, 0):
+        KEPT.clear()
+        opened.clear()
+        assert survey_slides(table_of(path), {"level": 1}, crop=crop).sizes.to_dict("records") == found
+        assert opened[path.name] == times
