@@ -22,6 +22,7 @@ from wsidata.datamodules.restore import as_table
 from wsidata.datasets.loader import make_loader
 from wsidata.datasets.tiles import TileDataset
 from wsidata.tables.find_slides import FEATURE_SUFFIX
+from wsidata.tiles.facts import tile_facts
 from wsidata.tiles.features import FeatureFileError, TileFeatures, feature_facts
 from wsidata.tiles.grid import Tiles
 from wsidata.utils.messages import check_choice
@@ -114,7 +115,8 @@ def encode_slides(
         network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         for number, features in _encoded(data, dataset, missing, network, PRECISIONS[precision]):
             tiles_of = dataset.plans[number].tiles
-            facts = _facts(data, rows["path"].iloc[number], tiles_of)
+            with Slide.from_options(rows["path"].iloc[number], data._options) as slide:
+                facts = tile_facts(slide, data.grid, tiles_of)
             TileFeatures(features, tiles_of.coords_lv0, {**facts, **settings}).write(files[number])
             written.append(files[number])
             if done is not None:
@@ -207,27 +209,6 @@ def _settings(data: TileDataModule, encoder: str, weights: str | None) -> dict[s
         "border": data.grid.border,
         "min_tissue": data.grid.min_tissue,
     }
-
-
-def _facts(data: TileDataModule, path: str, tiles: Tiles) -> dict[str, Any]:
-    """What TRIDENT and CLAM say of a slide."""
-    with Slide.from_options(path, data._options) as slide:
-        plan = data.resolution.plan(slide.levels, slide.magnification, name=slide.path.name)
-        found: dict[str, Any] = {
-            "name": Path(path).stem,
-            "patch_size_level0": tiles.size_lv0[0],
-            "level0_width": slide.width,
-            "level0_height": slide.height,
-            "downsample": [tiles.downsample_x, tiles.downsample_y],
-        }
-        if plan.is_identity:
-            found["patch_level"] = plan.level
-        if slide.mpp is not None:
-            found["mpp"] = [slide.mpp[0] * tiles.downsample_x, slide.mpp[1] * tiles.downsample_y]
-        if slide.magnification is not None:
-            found["level0_magnification"] = slide.magnification
-            found["target_magnification"] = round(slide.magnification / tiles.downsample_x, 6)
-    return found
 
 
 def _digest(network: nn.Module) -> str:

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
-import numpy as np
 import pandas as pd
 import pyvips
 from torch import Tensor
@@ -19,6 +18,7 @@ from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.survey import MASKS_AT_ONCE, map_files
 from wsidata.datamodules.tiles.plans import plan_tiles
+from wsidata.datamodules.tiles.tables import tile_rows, write_tiles
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.datasets.tiles import Balance, TileBagDataset, TileDataset
 from wsidata.errors import SlideError
@@ -33,7 +33,7 @@ from wsidata.tables.find_slides import MaskFolder
 from wsidata.tables.parts import Part, SplitError
 from wsidata.tables.targets import ONE_CLASS, Target
 from wsidata.tiles.grid import Border, TileGrid, Tiles
-from wsidata.tiles.labels import BACKGROUND, NO_LABEL, LabelRule, OutlinedAreas
+from wsidata.tiles.labels import BACKGROUND, LabelRule, OutlinedAreas
 from wsidata.tiles.plan import TilePlan
 from wsidata.transforms.geometry.crop import check_size
 from wsidata.utils.messages import check_choice, describe_problems
@@ -273,27 +273,35 @@ class TileDataModule(WSIDataModule):
             Columns `image_id`, `path`, `x_lv0` and `y_lv0` (upper left corner in pixels of level 0), `tissue` (share of
             the area; NaN without a rule about it), `label`, `label_name`, and perhaps `target`.
         """
-        names = self.class_names
-        tables = []
-        for row in self.tables[part].to_dict("records"):
-            plan = self._planned[0][row["image_id"]]
-            plan = plan.labeled if labeled else plan
-            coords, count = plan.tiles.coords_lv0, len(plan.tiles)
-            labels = np.full(count, row["label"]) if plan.labels is None else plan.labels.astype(np.int64)
-            shown = [row["label_name"]] * count
-            if plan.labels is not None:
-                shown = ["" if label == NO_LABEL else names[label] for label in labels.tolist()]
-            columns = {
-                "image_id": [row["image_id"]] * count, "path": row["path"], "x_lv0": coords[:, 0],
-                "y_lv0": coords[:, 1], "tissue": np.nan if plan.tiles.tissue is None else plan.tiles.tissue,
-                "label": labels, "label_name": shown,
-            }  # fmt: skip
-            if "target" in row:
-                columns["target"] = [row["target"]] * count
-            tables.append(pd.DataFrame(columns))
-        if not tables:
-            return pd.DataFrame(columns=["image_id", "path", "x_lv0", "y_lv0", "tissue", "label", "label_name"])
-        return pd.concat(tables, ignore_index=True)
+        plans = {name: self._planned[0][name] for name in self.tables[part]["image_id"]}
+        plans = {name: plan.labeled if labeled else plan for name, plan in plans.items()}
+        return tile_rows(self.tables[part], plans, self.class_names)
+
+    def save_tiles(self, path: str | Path, part: Part = "predict", *, labeled: bool = False) -> None:
+        """Write the tiles of a split as Parquet, with the names that other programs have for what is said of them.
+
+        The columns, which are empty where a slide does not state something:
+
+        - `name`, `path`: the slide;
+        - `x`, `y`: upper left corner in pixels of level 0, as `coords` of TRIDENT and CLAM;
+        - `patch_size` and `overlap` in pixels that are read, `patch_size_level0` in pixels of level 0 (TRIDENT; empty
+          where tiles are no squares);
+        - `width`, `height`, `stride_width`, `stride_height` in pixels that are read; `base_width`, `base_height` in
+          pixels of level 0 (LazySlide);
+        - `patch_level` (CLAM): the level, where one is read without resampling;
+        - `downsample_x`, `downsample_y`: level-0 pixels per pixel; `mpp_x`, `mpp_y`: um per pixel that is read;
+        - `level0_width`, `level0_height`, `level0_magnification`, `target_magnification` (TRIDENT);
+        - `tissue`, `label`, `label_name` and perhaps `target`, as `tile_table` has them.
+
+        Args:
+            path: The file; its folder is created.
+            part: As for `tile_table`.
+            labeled: As for `tile_table`.
+
+        Raises:
+            OSError: if it cannot be written; a file that was there is as it was.
+        """
+        write_tiles(path, self.tile_table(part, labeled=labeled), self._planned[0], self.grid, self._options)
 
     def compute_stats(self, executor: Executor | None = None, share: str | Path | None = None) -> ChannelStats:
         """Channel statistics of the pixels of all training tiles of the grid, as often as tiles have them."""

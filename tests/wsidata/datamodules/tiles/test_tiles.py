@@ -4,7 +4,9 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
+import tifffile
 import torch
 from lightning import seed_everything
 from mean_color import Mean, trainer
@@ -241,3 +243,37 @@ def test_slides_without_tiles_or_annotations_are_named(camelyon, outlined):
 def test_arguments_that_do_not_go_together_are_refused(camelyon, options, message):
     with pytest.raises(ValueError, match=message):
         module(camelyon, **options)
+
+
+def test_a_parquet_of_tiles_says_how_they_are_read_in_the_names_of_others(outlined, tmp_path):
+    """Places and sizes give the tile to OpenSlide-like readers; what a slide does not state is empty."""
+    table = pd.DataFrame({"image": ["normal_001", "tumor_001"], "class": ["a", "b"]})
+    dm = module(outlined, table=table, mpp=1.0, level=None, stride=32, label_column=None, test_prefix=None)
+    dm.setup("predict")
+    dm.save_tiles(tmp_path / "new" / "tiles.parquet")
+    rows = pyarrow.parquet.read_table(tmp_path / "new" / "tiles.parquet").to_pylist()
+    expected = dm.tile_table("predict")
+    assert [(one["name"], one["path"], one["x"], one["y"], one["tissue"]) for one in rows] == list(
+        expected[["image_id", "path", "x_lv0", "y_lv0", "tissue"]].itertuples(index=False, name=None)
+    )
+    for row in rows[:: len(rows) // 5]:
+        with Slide(row["path"]) as slide, tifffile.TiffFile(row["path"]) as file:
+            assert (row["level0_height"], row["level0_width"]) == file.pages[0].shape[:2]
+            assert (row["mpp_x"], row["mpp_y"]) == pytest.approx((1.0, 1.0))
+            assert row["downsample_x"] == pytest.approx(1.0 / slide.mpp[0])
+            assert row["base_width"] == row["base_height"] == row["patch_size_level0"] == round(64 / slide.mpp[0])
+            assert row["level0_magnification"] is row["target_magnification"] is slide.magnification is None
+    read = {name: rows[0][name] for name in ("patch_size", "width", "height", "stride_width", "overlap")}
+    assert read == {"patch_size": 64, "width": 64, "height": 64, "stride_width": 32, "overlap": 32}
+    assert {one["patch_level"] for one in rows if one["downsample_x"] == 2.0} <= {1, None}
+    other = module(outlined, table=table, level=1, tile_size=(32, 48), label_column=None, test_prefix=None)
+    other.setup("predict")
+    other.save_tiles(tmp_path / "other.parquet", "predict")
+    found = pyarrow.parquet.read_table(tmp_path / "other.parquet")
+    assert [str(found.schema.field(name).type) for name in ("x", "patch_size", "mpp_x")] == ["int64", "int64", "double"]
+    first = found.to_pylist()[0]
+    assert [first[name] for name in ("patch_size", "overlap", "width", "height", "patch_level")] == [
+        None, None, 48, 32, 1,
+    ]  # fmt: skip
+    other.save_tiles(tmp_path / "none.parquet", "test")
+    assert pyarrow.parquet.read_table(tmp_path / "none.parquet").num_rows == 0
