@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from wsidata.utils.public_names import lazy_names
 
 if TYPE_CHECKING:
+    from wsidata.synthetic.lesions.micrometastases import write_micrometastases as write_micrometastases
+    from wsidata.synthetic.lesions.relations import write_relations as write_relations
     from wsidata.synthetic.outlines import tumor_outlines as tumor_outlines
     from wsidata.synthetic.photos import write_photo_folders as write_photo_folders
     from wsidata.synthetic.photos import write_photos as write_photos
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
+        "lesions.micrometastases": ["write_micrometastases"],
+        "lesions.relations": ["write_relations"],
         "outlines": ["tumor_outlines"],
         "photos": ["write_photo_folders", "write_photos"],
         "slides": ["write_camelyon16", "write_pixels", "write_slide"],

@@ -1,0 +1,1 @@
+"""Synthetic slides whose labels rest on lesions of known place and texture."""
