@@ -1,0 +1,76 @@
+"""Tables of finished trainings: test scores with intervals, and differences between arms on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from study.training import Job, tested, train
+from wsidata.evaluation import weighted
+from wsidata.evaluation.bootstrap import interval, resample, units_of
+
+RESAMPLES = 2000
+Numbers = NDArray[np.float64]
+
+
+def score_table(jobs: Sequence[Job], against: str) -> pd.DataFrame:
+    """One row for each arm and data: the mean over seeds of the test AUROC, with intervals over test images.
+
+    Resamples of the test images are the same for all arms of the same data, so that the difference to the arm `against`
+    is paired. Intervals hold 95 % of 2,000 resamples, and say how results depend on the test images; `seed_low` and
+    `seed_high` say how they depend on the first weights.
+
+    Args:
+        jobs: Trainings that are done.
+        against: Name of an arm.
+
+    Returns:
+        Columns `arm`, `question`, facts of the data, `learning_rate`, `seeds`, `train_loss`, `train_cpu_s`,
+        `val_auroc`, `test_auroc`, `low`, `high`, `seed_low`, `seed_high`, `difference`, `difference_low`,
+        `difference_high`.
+    """
+    rows, drawn = list[dict[str, object]](), dict[tuple[str, str], Numbers]()
+    keys = list(dict.fromkeys((job.data.key, job.arm.name) for job in jobs))
+    for data, arm in keys:
+        of_arm = [job for job in jobs if (job.data.key, job.arm.name) == (data, arm)]
+        areas = np.stack([_areas(*tested(job)) for job in of_arm])  # (seeds, 1 + resamples)
+        drawn[data, arm] = areas.mean(0)
+        results = pd.DataFrame([train(job) for job in of_arm])
+        fixed = results.iloc[0].drop(["curve", "seed", "train_loss", "train_cpu_s", "val_auroc"]).to_dict()
+        means = results[["train_loss", "train_cpu_s", "val_auroc"]].mean().to_dict()
+        low, high = _ends(drawn[data, arm])
+        rows.append(
+            {**fixed, "seeds": len(of_arm), **means, "test_auroc": float(areas[:, 0].mean()), "low": low, "high": high,
+             "seed_low": float(areas[:, 0].min()), "seed_high": float(areas[:, 0].max())}
+        )  # fmt: skip
+    for row, (data, arm) in zip(rows, keys, strict=True):
+        if (data, against) in drawn and arm != against:
+            difference = drawn[data, arm] - drawn[data, against]
+            low, high = _ends(difference)
+            row.update(difference=float(difference[0]), difference_low=low, difference_high=high)
+    return pd.DataFrame(rows)
+
+
+def curve_table(jobs: Sequence[Job]) -> pd.DataFrame:
+    """One row for each look at the validation part: `arm`, `learning_rate`, `seed`, `step`, `cpu_s`, `loss` and others."""
+    rows = list[dict[str, object]]()
+    for job in jobs:
+        result = train(job)
+        about = {name: value for name, value in result.items() if name in {"arm", "side_px", "learning_rate", "seed"}}
+        rows += [{**about, **point} for point in result["curve"]]  # type: ignore[attr-defined]
+    return pd.DataFrame(rows)
+
+
+def _areas(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> Numbers:
+    """AUROC of the images themselves, and of each resample."""
+    positive = labels == 1
+    counts = [np.ones((len(labels), 1)), *resample(units_of(None, labels, len(labels)), RESAMPLES, 0)]
+    return np.concatenate([weighted.ranking(positive, scores.astype(np.float64), part)[0] for part in counts])
+
+
+def _ends(numbers: Numbers) -> tuple[float, float]:
+    found = interval(float(numbers[0]), numbers[1:], 0.95, "one class")
+    return found.low, found.high

@@ -1,0 +1,131 @@
+"""Training of one arm with one learning rate and one seed, and what is written down of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from study.arms import Arm
+from study.data import Data, save
+from study.networks import build
+from wsidata.evaluation import weighted
+from wsidata.synthetic.needles import Part
+
+_CHECKS = 10
+"""Looks at the validation part during training."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        data: What it is trained on.
+        arm: How.
+        learning_rate: Highest learning rate of Adam; it rises for a twentieth of the steps, and falls as a cosine.
+        seed: Of the first weights.
+    """
+
+    data: Data
+    arm: Arm
+    learning_rate: float
+    seed: int
+
+    def file(self, suffix: str) -> Path:
+        """A file of its results, such as ".json" or ".pt"."""
+        arm = "".join(letter if letter.isalnum() else "_" for letter in self.arm.name)
+        name = f"{self.data.key}_{arm}_lr{self.learning_rate:g}_seed{self.seed}{suffix}"
+        return self.data.folder / "runs" / name
+
+
+def train(job: Job) -> dict[str, object]:
+    """Train, unless it was done before, and return what the tables say of it.
+
+    The time is CPU time of the steps alone, without drawing data and validation.
+    """
+    done = job.file(".json")
+    if done.exists():
+        found: dict[str, object] = json.loads(done.read_text())
+        return found
+    torch.set_num_threads(1)
+    torch.manual_seed(job.seed)
+    data, (inputs, labels) = job.data, job.data.inputs("train", job.arm)
+    model = _model(job, inputs)
+    optimizer = torch.optim.Adam(model.parameters(), job.learning_rate)
+    seconds, losses, curve = 0.0, list[float](), list[dict[str, float]]()
+    for step in range(data.steps):
+        rows = slice(step * data.batch, (step + 1) * data.batch)
+        batch, truth = inputs[rows], labels[rows].float()
+        start = time.process_time()
+        for group in optimizer.param_groups:
+            group["lr"] = job.learning_rate * _share(step / data.steps)
+        loss = F.binary_cross_entropy_with_logits(model(batch), truth)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        seconds += time.process_time() - start
+        losses.append(loss.item())
+        if (step + 1) % max(1, data.steps // _CHECKS) == 0:
+            val = auroc(*scores(model, data, "val", job.arm))
+            curve.append(
+                {"step": step + 1, "cpu_s": seconds, "loss": float(np.mean(losses[-50:])), "val_auroc": val}
+            )
+    save(model.state_dict(), job.file(".pt"))
+    result = {
+        "arm": job.arm.name, "question": job.arm.question, **data.facts, "learning_rate": job.learning_rate,
+        "seed": job.seed, "train_cpu_s": seconds, "train_loss": curve[-1]["loss"], "val_auroc": curve[-1]["val_auroc"],
+        "curve": curve,
+    }  # fmt: skip
+    done.write_text(json.dumps(result))
+    return result
+
+
+def tested(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels of the test part by the trained network of a job."""
+    path = job.file(".test.pt")
+    if not path.exists():
+        save(scores(trained(job), job.data, "test", job.arm), path)
+    found, labels = torch.load(path)
+    return found.numpy(), labels.numpy()
+
+
+def trained(job: Job) -> nn.Module:
+    """The network of a job that is done."""
+    model = _model(job, job.data.inputs("val", job.arm)[0])
+    model.load_state_dict(torch.load(job.file(".pt")))
+    return model.eval()
+
+
+def scores(model: nn.Module, data: Data, part: Part, arm: Arm) -> tuple[Tensor, Tensor]:
+    """Logits and labels of a part."""
+    inputs, labels = data.inputs(part, arm)
+    model.eval()
+    with torch.no_grad():
+        found = torch.cat([model(batch) for batch in inputs.split(16)])
+    model.train()
+    return found, labels
+
+
+def auroc(found: Tensor, labels: Tensor) -> float:
+    """Area under the ROC curve."""
+    area, _ = weighted.ranking(labels.numpy() == 1, found.double().numpy(), np.ones((len(labels), 1)))
+    return float(area[0])
+
+
+def _model(job: Job, inputs: Tensor) -> nn.Module:
+    data = job.data
+    return build(job.arm, colors=data.colors, strip_rows=data.strip_rows, features=inputs.shape[-1])
+
+
+def _share(progress: float) -> float:
+    """The learning rate at a share of the training, as a share of the highest."""
+    return min(1.0, (progress + 1e-9) / 0.05) * 0.5 * (1 + math.cos(math.pi * progress))
