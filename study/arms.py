@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Reads = Literal["image", "tiles", "features"]
-LEARNING_RATES = (3e-3, 8e-3, 2e-2)
+LEARNING_RATES = (1e-3, 3e-3, 8e-3)
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ NEEDLES = (
     Arm("shrunk 4x, same strides", shrink=4),
     Arm("tiles, max", "tiles", tile_px=32, stride_px=32),
     Arm("tiles, attention", "tiles", "attention", tile_px=32, stride_px=32),
-    Arm("tiles overlap, max", "tiles", tile_px=32, stride_px=16),
     Arm("tiles overlap, attention", "tiles", "attention", tile_px=32, stride_px=16),
     Arm("sampled tiles, attention", "tiles", "attention", tile_px=32, stride_px=32, sampled=4),
-    Arm("sampled tiles, max", "tiles", tile_px=32, stride_px=32, sampled=4),
     Arm("frozen random, attention", "features", "attention", tile_px=32, stride_px=32, encoder="random"),
     Arm("frozen ImageNet, attention", "features", "attention", tile_px=32, stride_px=32, encoder="imagenet"),
 )

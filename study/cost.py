@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.arms import WHOLE, Arm
-from study.networks import CHANNELS, WholeImage, build, pool_of, trunk
+from study.networks import CHANNELS, build, pool_of, shrunk, trunk
 
 COLORS = 3
 _TILE_PX = 256
@@ -33,13 +33,18 @@ ARMS = (
 )
 
 
-class _Plain(WholeImage):
+class _Plain(nn.Module):
     """The whole image through plain PyTorch."""
 
     def __init__(self, arm: Arm) -> None:
-        super().__init__(arm, COLORS, None)
-        self.streamed = nn.Sequential(trunk(arm.strides, COLORS), pool_of(arm.pool), nn.Flatten())
-        self.head = nn.Linear(CHANNELS[-1], 1)
+        super().__init__()
+        head = nn.Linear(CHANNELS[-1], 1)
+        self.network = nn.Sequential(trunk(arm.strides, COLORS), pool_of(arm.pool), nn.Flatten(), head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of images."""
+        logits: Tensor = self.network(shrunk(images, 1))
+        return logits[:, 0]
 
 
 def measure(sides_px: list[int], repeats: int, most_bytes: float) -> pd.DataFrame:

@@ -33,12 +33,12 @@ def arms_figure(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(8, 0.34 * len(table) + 1.2), layout="constrained")
     axes = figure.subplots()
     place = np.arange(len(table))[::-1]
-    for at, row in zip(place, table.itertuples(), strict=True):
-        color = _KINDS[_kind(str(row.arm))]
-        axes.plot([row.seed_low, row.seed_high], [at, at], color=color, alpha=0.25, linewidth=9, solid_capstyle="butt")
-        axes.plot([row.low, row.high], [at, at], color=color, linewidth=1.5)
-        axes.plot(row.test_auroc, at, "o", color=color, markersize=5)
-        axes.text(1.015, at, f"{row.test_auroc:.3f}", va="center", fontsize=8)
+    for at, (_, row) in zip(place, table.iterrows(), strict=True):
+        color = _KINDS[_kind(row["arm"])]
+        axes.hlines(at, row["seed_low"], row["seed_high"], color=color, alpha=0.25, linewidth=9)
+        axes.plot([row["low"], row["high"]], [at, at], color=color, linewidth=1.5)
+        axes.plot(row["test_auroc"], at, "o", color=color, markersize=5)
+        axes.text(1.015, at, f"{row['test_auroc']:.3f}", va="center", fontsize=8)
     axes.set_yticks(place, table["arm"].tolist())
     _auroc_axis(axes, "x")
     axes.set_title("Is there a 7? Line: 95 % over test canvases; band: range over seeds", fontsize=9)

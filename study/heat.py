@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from streammodels import Heatmap, class_activation_map
 from study.networks import WholeImage, shrunk
@@ -20,10 +21,10 @@ _MOST = 10
 
 
 def heat_table(jobs: Sequence[Job], canvases: Canvases) -> pd.DataFrame:
-    """For each training, the share of positive canvases whose hottest place is the digit, and sensitivity of detections.
+    """For each training, how often the hottest place of a canvas is the digit, and the sensitivity of detections.
 
     The heat map is Grad-CAM of the global maximum: what each location would add to the score. Its peaks, up to ten on a
-    canvas and each at least 6 pixels from the others, are the detections; those in the 8 x 8 pixels of the digit find it.
+    canvas and each at least 6 pixels from the others, are detections; those in the 8 x 8 pixels of the digit find it.
 
     Args:
         jobs: Trainings of whole images.
@@ -45,7 +46,8 @@ def heat_table(jobs: Sequence[Job], canvases: Canvases) -> pd.DataFrame:
             "pointing_game": float(np.mean([_hottest_is_lesion(one) for one in positive])),
             "chance": DIGIT_PX**2 / job.data.side_px**2,
         }  # fmt: skip
-        rows += [{**about, **row} for row in froc.table.drop(columns="note").to_dict("records")]
+        table = froc.table.drop(columns="note")
+        rows += [{**about, **dict(zip(table.columns, row, strict=True))} for row in table.itertuples(index=False)]
     return pd.DataFrame(rows)
 
 
@@ -63,7 +65,7 @@ def heat_map(job: Job, images: torch.Tensor) -> Heatmap:
 
 def _detections(job: Job, canvases: Canvases) -> list[Detections]:
     found = list[Detections]()
-    for part in torch.from_numpy(canvases.images)[:, None].split(16):
+    for part in torch.split(torch.from_numpy(canvases.images)[:, None], 16):
         heat = heat_map(job, part)
         for values in heat.values.double().numpy():
             radius = _RADIUS_PX / (job.arm.shrink * heat.grid.x.stride)
@@ -77,7 +79,7 @@ def _detections(job: Job, canvases: Canvases) -> list[Detections]:
     return found
 
 
-def _labels(canvases: Canvases, number: int) -> np.ndarray:
+def _labels(canvases: Canvases, number: int) -> NDArray[np.int32]:
     """The digit that is sought as a lesion, on pixels."""
     labels = np.zeros(canvases.images.shape[1:], np.int32)
     if canvases.labels[number]:

@@ -18,12 +18,17 @@ CHANNELS = (8, 16, 32, 32)
 def trunk(strides: Sequence[int], colors: int) -> nn.Sequential:
     """Four 3 x 3 convolutions with ReLU: (B, colors, H, W) in 0..1 to a map of 32 channels.
 
-    Borders are padded with the mean of the background, which is 0 after normalization.
+    The first weights are those of He et al. (2015), so that a map has the scale of the image: with torch's own, whose
+    maps are a hundredth of that, most arms spend all steps on a plateau. Borders are padded with 0, the mean of
+    the background after normalization.
     """
     layers: list[nn.Module] = [Normalize([0.275] * colors, [0.1] * colors)]
     before = colors
     for channels, stride in zip(CHANNELS, strides, strict=True):
-        layers += [nn.Conv2d(before, channels, 3, stride, padding=1), nn.ReLU()]
+        convolution = nn.Conv2d(before, channels, 3, stride, padding=1)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+        layers += [convolution, nn.ReLU()]
         before = channels
     return nn.Sequential(*layers)
 

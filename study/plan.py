@@ -54,7 +54,8 @@ def run(jobs: Iterable[Job], executor: Executor | None, say: Callable[[str], Non
             if isinstance(result, Exception):
                 raise RuntimeError(f"'{job.arm.name}' on {job.data.key} failed. Run the command again.") from result
             say(
-                f"{number + 1}/{len(waiting)}  {job.data.key}  {job.arm.name}  lr {job.learning_rate:g}  seed {job.seed}"
+                f"{number + 1}/{len(waiting)}  {job.data.key}  {job.arm.name}  "
+                f"lr {job.learning_rate:g}  seed {job.seed}"
                 f"  val AUROC {result['val_auroc']:.3f}  loss {result['train_loss']:.3f}  {result['train_cpu_s']:.0f} s"
             )
             yield job

@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from study.training import Job, tested, train
+from study.training import Job, scores_of_test_part, train
 from wsidata.evaluation import weighted
 from wsidata.evaluation.bootstrap import interval, resample, units_of
 
 RESAMPLES = 2000
+_MEANS = ("train_loss", "train_cpu_s", "val_auroc")
 Numbers = NDArray[np.float64]
 
 
@@ -36,11 +37,12 @@ def score_table(jobs: Sequence[Job], against: str) -> pd.DataFrame:
     keys = list(dict.fromkeys((job.data.key, job.arm.name) for job in jobs))
     for data, arm in keys:
         of_arm = [job for job in jobs if (job.data.key, job.arm.name) == (data, arm)]
-        areas = np.stack([_areas(*tested(job)) for job in of_arm])  # (seeds, 1 + resamples)
+        areas = np.stack([_areas(*scores_of_test_part(job)) for job in of_arm])  # (seeds, 1 + resamples)
         drawn[data, arm] = areas.mean(0)
         results = pd.DataFrame([train(job) for job in of_arm])
-        fixed = results.iloc[0].drop(["curve", "seed", "train_loss", "train_cpu_s", "val_auroc"]).to_dict()
-        means = results[["train_loss", "train_cpu_s", "val_auroc"]].mean().to_dict()
+        first = train(of_arm[0])
+        fixed = {name: value for name, value in first.items() if name not in {"seed", "curve", *_MEANS}}
+        means = {name: float(results[name].mean()) for name in _MEANS}
         low, high = _ends(drawn[data, arm])
         rows.append(
             {**fixed, "seeds": len(of_arm), **means, "test_auroc": float(areas[:, 0].mean()), "low": low, "high": high,
@@ -55,7 +57,7 @@ def score_table(jobs: Sequence[Job], against: str) -> pd.DataFrame:
 
 
 def curve_table(jobs: Sequence[Job]) -> pd.DataFrame:
-    """One row for each look at the validation part: `arm`, `learning_rate`, `seed`, `step`, `cpu_s`, `loss` and others."""
+    """One row for each look at the validation part: the training, `step`, `cpu_s`, `loss` and `val_auroc`."""
     rows = list[dict[str, object]]()
     for job in jobs:
         result = train(job)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,7 +20,7 @@ from study.networks import build
 from wsidata.evaluation import weighted
 from wsidata.synthetic.needles import Part
 
-_CHECKS = 10
+_CHECKS = 5
 """Looks at the validation part during training."""
 
 
@@ -76,9 +77,7 @@ def train(job: Job) -> dict[str, object]:
         losses.append(loss.item())
         if (step + 1) % max(1, data.steps // _CHECKS) == 0:
             val = auroc(*scores(model, data, "val", job.arm))
-            curve.append(
-                {"step": step + 1, "cpu_s": seconds, "loss": float(np.mean(losses[-50:])), "val_auroc": val}
-            )
+            curve.append({"step": step + 1, "cpu_s": seconds, "loss": float(np.mean(losses[-50:])), "val_auroc": val})
     save(model.state_dict(), job.file(".pt"))
     result = {
         "arm": job.arm.name, "question": job.arm.question, **data.facts, "learning_rate": job.learning_rate,
@@ -89,7 +88,7 @@ def train(job: Job) -> dict[str, object]:
     return result
 
 
-def tested(job: Job) -> tuple[np.ndarray, np.ndarray]:
+def scores_of_test_part(job: Job) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Scores and labels of the test part by the trained network of a job."""
     path = job.file(".test.pt")
     if not path.exists():
@@ -110,7 +109,7 @@ def scores(model: nn.Module, data: Data, part: Part, arm: Arm) -> tuple[Tensor, 
     inputs, labels = data.inputs(part, arm)
     model.eval()
     with torch.no_grad():
-        found = torch.cat([model(batch) for batch in inputs.split(16)])
+        found = torch.cat([model(batch) for batch in torch.split(inputs, 16)])
     model.train()
     return found, labels
 
