@@ -18,7 +18,7 @@ def encode(images: Tensor, arm: Arm) -> Tensor:
     encoder = make_encoder(arm, images.shape[1])
     found = list[Tensor]()
     with torch.inference_mode():
-        for part in torch.split(images, 16):  # type: ignore[no-untyped-call]
+        for part in torch.split(images, 16):
             tiles = cut(part.float() / 255, arm.tile_px, arm.stride_px)
             found.append(encoder(tiles.flatten(0, 1)).unflatten(0, tiles.shape[:2]).half())
     return torch.cat(found)
