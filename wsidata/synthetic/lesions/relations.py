@@ -14,7 +14,7 @@ import numpy as np
 
 from wsidata.synthetic.lesions.collection import write_collection
 from wsidata.synthetic.lesions.micrometastases import thickness
-from wsidata.synthetic.lesions.scene import Field, Placement, Scene, cell_side, edge_of, noise, pieces
+from wsidata.synthetic.lesions.scene import LEAST_AREA_PX, Field, Placement, Scene, cell_side, edge_of, noise, pieces
 from wsidata.utils.messages import check_choice
 
 Rule = Literal["area", "distance", "invasion"]
@@ -54,7 +54,7 @@ def write_relations(
         folder: Where to write; created if missing. Slides of the same names are replaced.
         rule: What makes a slide positive.
         slides: Number of slides; every second is positive.
-        side_px: Side of level 0 in pixels: 256, 512, or a multiple of 1024; from 1024 for "area".
+        side_px: Side of level 0 in pixels: 256, 512, or a multiple of 1024.
         patch_share: Share of the tissue in patches, lesions and mimics together; half of it with "distance",
             and a quarter with "invasion", which have fewer.
         finest_um: Width of a clump of chromatin in lesions, in um, from 0.7 to 4.
@@ -66,11 +66,17 @@ def write_relations(
         The folder.
 
     Raises:
-        ValueError: for arguments no slide could have, or if patches find no room.
+        ValueError: for patches smaller than one cell, or if they find no room.
     """
     check_choice("rule", rule, get_args(Rule))
     if not 0 < patch_share <= 0.2:
         raise ValueError(f"patch_share={patch_share} must be above 0 and up to 0.2.")
+    smallest = {"area": 0.85 / (4 * _OF_A_SIZE), "distance": 0.8 / (4 * _PAIRS), "invasion": 0.6 / 24}[rule]
+    if patch_share * _TISSUE[0] * side_px**2 * smallest < LEAST_AREA_PX:
+        raise ValueError(
+            f"rule='{rule}' with patch_share={patch_share:g} has patches smaller than one cell on a slide of "
+            f"side_px={side_px}. Make slides larger, or patch_share up to 0.2."
+        )
     drawn = {"area": _area, "distance": _distance, "invasion": _invasion}[rule]
 
     def draw(is_positive: bool, rng: np.random.Generator) -> Scene | None:
