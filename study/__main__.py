@@ -19,8 +19,8 @@ import pandas as pd
 from study import figures
 from study.arms import BORDERS, NEEDLES, WHOLE, Arm
 from study.cost import measure
-from study.data import Needles
 from study.heat import heat_table
+from study.needles import Needles
 from study.plan import LONGER, SEEDS, chosen, run, tune, with_seeds
 from study.tables import curve_table, score_table
 from study.training import Job
@@ -65,7 +65,7 @@ def borders(data: Needles, do: Do, out: Path) -> None:
 def heat(data: Needles, do: Do, out: Path) -> None:
     """Whether the highest place of the class activation map of the whole image is the digit that is sought."""
     jobs = do(with_seeds(chosen(data, [WHOLE])))
-    write(heat_table(jobs, data.held_out("test")), out / "needles_heat.csv")
+    write(heat_table(jobs, data.canvases("test")), out / "needles_heat.csv")
 
 
 def quick(data: Needles, do: Do, out: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Reads = Literal["image", "tiles", "features"]
-LEARNING_RATES = (1e-3, 3e-3, 8e-3)
+LEARNING_RATES = (3e-3, 8e-3, 2e-2)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.arms import Arm
-from study.data import Data, save
+from study.data import Data, Part, save
 from study.networks import build
 from wsidata.evaluation import weighted
-from wsidata.synthetic.needles import Part
 
 _CHECKS = 5
 """Looks at the validation part during training."""
@@ -58,13 +58,11 @@ def train(job: Job) -> dict[str, object]:
         return found
     torch.set_num_threads(1)
     torch.manual_seed(job.seed)
-    data, (inputs, labels) = job.data, job.data.inputs("train", job.arm)
-    model = _model(job, inputs)
+    data, model = job.data, _model(job)
     optimizer = torch.optim.Adam(model.parameters(), job.learning_rate)
     seconds, losses, curve = 0.0, list[float](), list[dict[str, float]]()
-    for step in range(data.steps):
-        rows = slice(step * data.batch, (step + 1) * data.batch)
-        batch, truth = inputs[rows], labels[rows].float()
+    for step, (batch, labels) in enumerate(islice(data.batches(job.arm), data.steps)):
+        truth = labels.float()
         start = time.process_time()
         for group in optimizer.param_groups:
             group["lr"] = job.learning_rate * _share(step / data.steps)
@@ -99,14 +97,14 @@ def scores_of_test_part(job: Job) -> tuple[NDArray[np.float32], NDArray[np.int64
 
 def trained(job: Job) -> nn.Module:
     """The network of a job that is done."""
-    model = _model(job, job.data.inputs("val", job.arm)[0])
+    model = _model(job)
     model.load_state_dict(torch.load(job.file(".pt")))
     return model.eval()
 
 
 def scores(model: nn.Module, data: Data, part: Part, arm: Arm) -> tuple[Tensor, Tensor]:
     """Logits and labels of a part."""
-    inputs, labels = data.inputs(part, arm)
+    inputs, labels = data.held_out(part, arm)
     model.eval()
     with torch.no_grad():
         found = torch.cat([model(batch) for batch in torch.split(inputs, 16)])
@@ -120,9 +118,9 @@ def auroc(found: Tensor, labels: Tensor) -> float:
     return float(area[0])
 
 
-def _model(job: Job, inputs: Tensor) -> nn.Module:
-    data = job.data
-    return build(job.arm, colors=data.colors, strip_rows=data.strip_rows, features=inputs.shape[-1])
+def _model(job: Job) -> nn.Module:
+    features = job.data.held_out("val", job.arm)[0].shape[-1] if job.arm.reads == "features" else 0
+    return build(job.arm, colors=job.data.colors, strip_rows=job.data.strip_rows, features=features)
 
 
 def _share(progress: float) -> float:
