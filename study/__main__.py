@@ -17,11 +17,12 @@ from pathlib import Path
 import pandas as pd
 
 from study import figures
-from study.arms import BORDERS, NEEDLES, WHOLE, Arm
+from study.arms import BORDERS, NEEDLES, SLIDES, WHOLE, Arm
 from study.cost import measure
 from study.heat import heat_table
 from study.needles import Needles
 from study.plan import LONGER, SEEDS, chosen, run, tune, with_seeds
+from study.slides import Slides
 from study.tables import curve_table, score_table
 from study.training import Job
 from wsidata.jobs.pools import process_pool
@@ -62,6 +63,14 @@ def borders(data: Needles, do: Do, out: Path) -> None:
     write(score_table(jobs, WHOLE.name), out / "borders.csv")
 
 
+def slides(data: Slides, do: Do, out: Path) -> None:
+    """The arms on slides with small lesions, the learning rate chosen on validation, three seeds each."""
+    do(tune(data, SLIDES))
+    jobs = do(with_seeds(chosen(data, SLIDES)))
+    write(score_table(jobs, WHOLE.name), out / "slides.csv")
+    write(curve_table(jobs), out / "slides_curves.csv")
+
+
 def heat(data: Needles, do: Do, out: Path) -> None:
     """Whether the highest place of the class activation map of the whole image is the digit that is sought."""
     jobs = do(with_seeds(chosen(data, [WHOLE])))
@@ -91,7 +100,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__.splitlines()[0])
-    names = ("needles", "borders", "sides", "heat", "cost", "figures")
+    names = ("needles", "borders", "sides", "heat", "slides", "cost", "figures")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(names)}; all without any")
     parser.add_argument("--quick", action="store_true", help="a short form of the first part, in about two minutes")
     parser.add_argument("--out", type=Path, default=Path("docs/study"), help="folder of tables and figures")
@@ -120,6 +129,8 @@ def main() -> None:
             sides(data, do, out)
         if "heat" in parts:
             heat(data, do, out)
+        if "slides" in parts:
+            slides(Slides(options.kept), do, out)
     if "cost" in parts:
         cost(out)
     if "figures" in parts:

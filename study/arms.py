@@ -59,6 +59,16 @@ NEEDLES = (
 )
 """Arms of the canvases of digits."""
 
+SLIDES = (
+    Arm("whole image", strides=(1, 2, 2, 2)),
+    Arm("whole, log-sum-exp", pool="lse", strides=(1, 2, 2, 2)),
+    Arm("shrunk 2x", shrink=2, strides=(1, 1, 2, 2)),
+    Arm("shrunk 4x", shrink=4, strides=(1, 1, 1, 2)),
+    Arm("tiles, max", "tiles", strides=(1, 2, 2, 2), tile_px=64, stride_px=64),
+    Arm("tiles, attention", "tiles", "attention", strides=(1, 2, 2, 2), tile_px=64, stride_px=64),
+)
+"""Arms of the slides with small lesions."""
+
 BORDERS = tuple(
     replace(WHOLE, name=f"tiles of {side}", reads="tiles", tile_px=side, stride_px=side, question="borders")
     for side in (12, 16, 24, 48)

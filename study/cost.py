@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.arms import WHOLE, Arm
-from study.networks import CHANNELS, build, pool_of, shrunk, trunk
+from study.networks import CHANNELS, Look, build, pool_of, shrunk, trunk
 
-COLORS = 3
+LOOK = Look(colors=3, mean=0.8, sd=0.2)
 _TILE_PX = 256
 _STREAMED_STRIP_ROWS = 128
 ARMS = (
@@ -39,7 +39,7 @@ class _Plain(nn.Module):
     def __init__(self, arm: Arm) -> None:
         super().__init__()
         head = nn.Linear(CHANNELS[-1], 1)
-        self.network = nn.Sequential(trunk(arm.strides, COLORS), pool_of(arm.pool), nn.Flatten(), head)
+        self.network = nn.Sequential(trunk(arm.strides, LOOK), pool_of(arm.pool), nn.Flatten(), head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of images."""
@@ -98,8 +98,8 @@ def _measured(arm: Arm, side_px: int) -> dict[str, float]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     is_plain = "not streamed" in arm.name
-    model = _Plain(arm) if is_plain else build(arm, colors=COLORS, strip_rows=_STREAMED_STRIP_ROWS)
-    image = torch.randint(0, 256, (1, COLORS, side_px, side_px), dtype=torch.uint8)
+    model = _Plain(arm) if is_plain else build(arm, LOOK, strip_rows=_STREAMED_STRIP_ROWS)
+    image = torch.randint(0, 256, (1, LOOK.colors, side_px, side_px), dtype=torch.uint8)
     _step(model, image[..., :1024, :1024].contiguous())
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system, so that it is counted again

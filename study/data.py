@@ -11,6 +11,7 @@ from torch import Tensor
 
 from study.arms import Arm
 from study.encoders import encode
+from study.networks import Look
 
 Part = Literal["train", "val", "test"]
 
@@ -27,8 +28,8 @@ class Data(Protocol):
         """Training steps."""
 
     @property
-    def colors(self) -> int:
-        """Channels of the images."""
+    def look(self) -> Look:
+        """How the images look."""
 
     @property
     def strip_rows(self) -> int:
@@ -49,10 +50,10 @@ class Data(Protocol):
         """All of the validation or test part, likewise."""
 
 
-def features_of(images: Tensor, arm: Arm, path: Path) -> Tensor:
+def features_of(images: Tensor, arm: Arm, look: Look, path: Path) -> Tensor:
     """Features of the tiles of images, (N, tiles, F), kept in a file from the first time on."""
     if not path.exists():
-        save(encode(images, arm), path)
+        save(encode(images, arm, look), path)
     found: Tensor = torch.load(path, mmap=True)
     return found
 

@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 from slidestream import features
 from study.arms import Arm
-from study.networks import cut, trunk
+from study.networks import Look, cut, trunk
 
 _ENLARGED = 2  # tiles of 32 pixels are small for a network of photos of 224
 
 
-def encode(images: Tensor, arm: Arm) -> Tensor:
+def encode(images: Tensor, arm: Arm, look: Look) -> Tensor:
     """Features of all tiles of images, (B, C, H, W) uint8 to (B, N, F) float16."""
-    encoder = make_encoder(arm, images.shape[1])
+    encoder = make_encoder(arm, look)
     found = list[Tensor]()
     with torch.inference_mode():
         for part in torch.split(images, 16):
@@ -24,7 +24,7 @@ def encode(images: Tensor, arm: Arm) -> Tensor:
     return torch.cat(found)
 
 
-def make_encoder(arm: Arm, colors: int) -> nn.Module:
+def make_encoder(arm: Arm, look: Look) -> nn.Module:
     """The encoder of an arm: (B, colors, h, w) in 0..1 to vectors.
 
     Raises:
@@ -33,7 +33,7 @@ def make_encoder(arm: Arm, colors: int) -> nn.Module:
     if arm.encoder == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return nn.Sequential(trunk(arm.strides, colors), nn.AdaptiveMaxPool2d(1), nn.Flatten()).eval()
+            return nn.Sequential(trunk(arm.strides, look), nn.AdaptiveMaxPool2d(1), nn.Flatten()).eval()
     return nn.Sequential(
         _Enlarged(), features.make_encoder("timm/tf_efficientnet_lite0", "package:efficientnet_lite0"), nn.Flatten()
     ).eval()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from study.arms import Arm
 from study.data import Part, features_of, save
+from study.networks import Look
 from wsidata.synthetic.needles import Canvases, draw_needles
 
 _SEED_OF_PART = {"val": 11, "test": 12}
@@ -40,7 +41,7 @@ class Needles:
     batch: int = 16
     held: int = 400
 
-    colors = 1
+    look = Look(colors=1, mean=0.275, sd=0.1)
     strip_rows = 32
 
     @property
@@ -86,7 +87,7 @@ class Needles:
             save((torch.from_numpy(images), torch.from_numpy(np.concatenate([one.labels for one in drawn]))), path)
         inputs, labels = torch.load(path, mmap=True)
         if arm.reads == "features":
-            inputs = features_of(inputs, arm, self.folder / f"{name}_{arm.encoder}{arm.tile_px}.pt")
+            inputs = features_of(inputs, arm, self.look, self.folder / f"{name}_{arm.encoder}{arm.tile_px}.pt")
         return inputs, labels
 
     def _training_canvases(self) -> list[Canvases]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +16,30 @@ from study.arms import Arm
 CHANNELS = (8, 16, 32, 32)
 
 
-def trunk(strides: Sequence[int], colors: int) -> nn.Sequential:
+@dataclass(frozen=True)
+class Look:
+    """How the images of a task look.
+
+    Attributes:
+        colors: Their channels.
+        mean: About their mean, in 0..1.
+        sd: About their standard deviation.
+    """
+
+    colors: int
+    mean: float
+    sd: float
+
+
+def trunk(strides: Sequence[int], look: Look) -> nn.Sequential:
     """Four 3 x 3 convolutions with ReLU: (B, colors, H, W) in 0..1 to a map of 32 channels.
 
     The first weights are those of He et al. (2015), so that a map has the scale of the image: with torch's own, whose
     maps are a hundredth of that, most arms spend all steps on a plateau. Borders are padded with 0, the mean of
-    the background after normalization.
+    the images after normalization.
     """
-    layers: list[nn.Module] = [Normalize([0.275] * colors, [0.1] * colors)]
-    before = colors
+    layers: list[nn.Module] = [Normalize([look.mean] * look.colors, [look.sd] * look.colors)]
+    before = look.colors
     for channels, stride in zip(CHANNELS, strides, strict=True):
         convolution = nn.Conv2d(before, channels, 3, stride, padding=1)
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
@@ -41,9 +57,9 @@ def pool_of(name: str) -> nn.Module:
 class WholeImage(nn.Module):
     """The arm that streams the whole image: (B, C, H, W) uint8 to logits (B,)."""
 
-    def __init__(self, arm: Arm, colors: int, strip_rows: int | None) -> None:
+    def __init__(self, arm: Arm, look: Look, strip_rows: int | None) -> None:
         super().__init__()
-        network = nn.Sequential(trunk(arm.strides, colors), pool_of(arm.pool), nn.Flatten())
+        network = nn.Sequential(trunk(arm.strides, look), pool_of(arm.pool), nn.Flatten())
         self.shrink = arm.shrink
         self.streamed = stream(network, strip_rows=None if strip_rows is None else max(8, strip_rows // arm.shrink))
         self.head = nn.Linear(CHANNELS[-1], 1)
@@ -61,10 +77,10 @@ class Tiles(nn.Module):
     refused, so that no pixel is left out.
     """
 
-    def __init__(self, arm: Arm, colors: int) -> None:
+    def __init__(self, arm: Arm, look: Look) -> None:
         super().__init__()
         self.arm = arm
-        self.trunk = trunk(arm.strides, colors)
+        self.trunk = trunk(arm.strides, look)
         self.pool = GatedAttention(CHANNELS[-1]) if arm.pool == "attention" else None
         self.head = nn.Linear(CHANNELS[-1], 1)
 
@@ -94,11 +110,11 @@ class Bag(nn.Module):
         return logits[:, 0]
 
 
-def build(arm: Arm, *, colors: int, strip_rows: int | None, features: int = 0) -> nn.Module:
+def build(arm: Arm, look: Look, *, strip_rows: int | None, features: int = 0) -> nn.Module:
     """The network of an arm, with weights of the global generator."""
     if arm.reads == "features":
         return Bag(features)
-    return WholeImage(arm, colors, strip_rows) if arm.reads == "image" else Tiles(arm, colors)
+    return WholeImage(arm, look, strip_rows) if arm.reads == "image" else Tiles(arm, look)
 
 
 def shrunk(images: Tensor, by: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from study.arms import Arm
 from study.data import Part, features_of
+from study.networks import Look
 from wsidata import WSIDataModule
 from wsidata.synthetic import write_micrometastases
 
@@ -37,13 +38,13 @@ class Slides:
 
     folder: Path
     side_px: int = 512
-    least_share: float = 0.01
+    least_share: float = 0.015
     most_share: float = 0.03
     slides: int = 480
     steps: int = 300
     batch: int = 8
 
-    colors = 3
+    look = Look(colors=3, mean=0.8, sd=0.2)
     strip_rows = 64
 
     @property
@@ -77,7 +78,7 @@ class Slides:
         images, labels = self._parts[part]
         if arm.reads == "features":
             path = self.folder / f"{self._written}_{part}_{arm.encoder}{arm.tile_px}.pt"
-            images = features_of(images, arm, path)
+            images = features_of(images, arm, self.look, path)
         return images, labels
 
     @property

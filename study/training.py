@@ -120,7 +120,7 @@ def auroc(found: Tensor, labels: Tensor) -> float:
 
 def _model(job: Job) -> nn.Module:
     features = job.data.held_out("val", job.arm)[0].shape[-1] if job.arm.reads == "features" else 0
-    return build(job.arm, colors=job.data.colors, strip_rows=job.data.strip_rows, features=features)
+    return build(job.arm, job.data.look, strip_rows=job.data.strip_rows, features=features)
 
 
 def _share(progress: float) -> float:

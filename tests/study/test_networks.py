@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from study.arms import BORDERS, NEEDLES, WHOLE
-from study.networks import build, cut, pool_of, shrunk, trunk
+from study.networks import Look, build, cut, pool_of, shrunk, trunk
+
+GRAY = Look(colors=1, mean=0.275, sd=0.1)
 
 
 def test_the_streamed_arm_is_the_plain_network_in_strips():
     torch.manual_seed(0)
-    model = build(WHOLE, colors=1, strip_rows=16).double()
+    model = build(WHOLE, GRAY, strip_rows=16).double()
     plain = nn.Sequential(*model.streamed.module, model.head)
     images = torch.randint(0, 256, (3, 1, 64, 64), dtype=torch.uint8)
     found, expected = model(images), plain(images.double() / 255)[:, 0]
@@ -34,7 +36,7 @@ def test_tiles_cover_the_image_in_order():
 def test_a_tile_as_large_as_the_image_is_the_whole_image():
     one = next(arm for arm in BORDERS if arm.tile_px == 48)
     images = torch.randint(0, 256, (2, 1, 48, 48), dtype=torch.uint8)
-    tiles, whole = build(one, colors=1, strip_rows=None), build(WHOLE, colors=1, strip_rows=None)
+    tiles, whole = build(one, GRAY, strip_rows=None), build(WHOLE, GRAY, strip_rows=None)
     whole.streamed.module[0].load_state_dict(tiles.trunk.state_dict())
     whole.head.load_state_dict(tiles.head.state_dict())
     torch.testing.assert_close(tiles(images), whole(images))
@@ -43,7 +45,7 @@ def test_a_tile_as_large_as_the_image_is_the_whole_image():
 @pytest.mark.parametrize("arm", NEEDLES, ids=lambda arm: arm.name)
 def test_every_arm_has_gradients_everywhere(arm):
     torch.manual_seed(1)
-    model = build(arm, colors=1, strip_rows=32, features=5)
+    model = build(arm, GRAY, strip_rows=32, features=5)
     inputs = (
         torch.rand(2, 9, 5) if arm.reads == "features" else torch.randint(0, 256, (2, 1, 96, 96), dtype=torch.uint8)
     )
@@ -53,7 +55,7 @@ def test_every_arm_has_gradients_everywhere(arm):
 
 def test_sampled_tiles_are_drawn_in_training_only():
     arm = next(arm for arm in NEEDLES if arm.sampled)
-    model = build(arm, colors=1, strip_rows=None)
+    model = build(arm, GRAY, strip_rows=None)
     images = torch.randint(0, 256, (1, 1, 96, 96), dtype=torch.uint8)
     assert len({model(images).item() for _ in range(8)}) > 1
     model.eval()
@@ -68,4 +70,4 @@ def test_shrinking_is_the_mean_and_keeps_the_scale_of_the_network():
             reduced = torch.tensor(arm.strides).prod() * arm.shrink
             assert reduced == 4, arm.name
     assert pool_of("lse").r == 4
-    assert trunk((1, 1, 1, 1), 1)[0].mean.item() == pytest.approx(0.275)
+    assert trunk((1, 1, 1, 1), GRAY)[0].mean.item() == pytest.approx(0.275)

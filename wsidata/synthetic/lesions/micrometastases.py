@@ -68,7 +68,7 @@ def write_micrometastases(
     if least * LEAST_TISSUE * side_px**2 < LEAST_AREA_PX:
         raise ValueError(
             f"a lesion of {least:g} of the tissue is smaller than one cell on a slide of side_px={side_px}. Begin "
-            f"lesion_share at {LEAST_AREA_PX / (LEAST_TISSUE * side_px**2):.1g}, or make slides larger."
+            f"lesion_share at {1.05 * LEAST_AREA_PX / (LEAST_TISSUE * side_px**2):.2g}, or make slides larger."
         )
 
     def draw(is_positive: bool, rng: np.random.Generator) -> Scene | None:
