@@ -42,9 +42,9 @@ def heat_table(jobs: Sequence[Job], canvases: Canvases) -> pd.DataFrame:
         froc = lesion_froc(hits)
         positive = [hit for hit, label in zip(hits, canvases.labels, strict=True) if label]
         about = {
-            "arm": job.arm.name, "side_px": job.data.side_px, "seed": job.seed,
+            "arm": job.arm.name, "side_px": canvases.images.shape[1], "seed": job.seed,
             "pointing_game": float(np.mean([_hottest_is_lesion(one) for one in positive])),
-            "chance": DIGIT_PX**2 / job.data.side_px**2,
+            "chance": DIGIT_PX**2 / canvases.images.shape[1]**2,
         }  # fmt: skip
         table = froc.table.drop(columns="note")
         rows += [{**about, **dict(zip(table.columns, row, strict=True))} for row in table.itertuples(index=False)]
