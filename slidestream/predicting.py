@@ -34,6 +34,7 @@ from wsidata.splits.unreadable import SkipWarning
 from wsidata.tables.bare_folder import list_images
 from wsidata.tables.find_photos import PhotoFolder
 from wsidata.tables.find_slides import FeatureFolder, ImageFolder
+from wsidata.tables.label_table import by_case
 from wsidata.tables.parts import SplitError
 from wsidata.tables.targets import ONE_CLASS
 from wsidata.tables.text_table import TableError, read_text_table
@@ -59,6 +60,7 @@ class Done:
         unreadable: Why images could not be predicted, by path.
         is_labeled: Whether the truth is known.
         is_first: Whether this is the first of several processes, which knows what all did.
+        is_of_cases: Whether samples are cases of several slides.
     """
 
     out: Path
@@ -66,6 +68,7 @@ class Done:
     unreadable: Mapping[str, str]
     is_labeled: bool
     is_first: bool
+    is_of_cases: bool = False
 
     def summary(self) -> str:
         """What was predicted, what could not be read, and the scores, if labels are known."""
@@ -113,7 +116,7 @@ def predict(
         out: CSV file; what it holds already of this network is not predicted again.
         overwrite: Replace the file.
         model_class: See `load_trained`.
-        columns: `image_dir`, `image_column` and `label_column`; None, or left out: as in training.
+        columns: `image_dir`, `image_column`, `label_column` and `case_column`; None, or left out: as in training.
         loading: `num_workers`, `batch_size`, `stage_dir` and `stage_max_bytes`.
         changed: Settings by which images are read otherwise than in training; see `SplitDataModule.from_checkpoint`.
         trainer: Arguments of the Trainer.
@@ -149,8 +152,8 @@ def predict(
         writer = PredictionWriter(out, overwrite=overwrite, class_names=names)
     run = _run(trained.model, data, writer, {"enable_progress_bar": not quiet and show_progress(), **(trainer or {})})
     labeled = data.target in (*ONE_CLASS, "survival") and bool((data.labels.frame["label_name"] != "").any())
-    count = len(data.tables["predict"]) + len(data.skipped)
-    return Done(writer.path, count, writer.unreadable, labeled, run.is_global_zero)
+    count = len(by_case(data.labels.frame))
+    return Done(writer.path, count, writer.unreadable, labeled, run.is_global_zero, bool(data.case_geometry))
 
 
 def _run(
@@ -222,7 +225,9 @@ def make_data(
     if isinstance(source, Path) and source.suffix.lower() in _TABLES:
         given |= _columns(source, columns, before)
     elif any(value is not None for value in columns.values()):
-        raise ValueError("image_dir=, image_column= and label_column= are for tables. Leave them out, or name a table.")
+        raise ValueError(
+            "image_dir=, image_column=, label_column= and case_column= are for tables. Leave them out, or name a table."
+        )
     if kind == "slides":
         given["lazy"] = bool(before.get("lazy"))  # rounds otherwise than read whole
     folder = columns.get("image_dir")
@@ -290,4 +295,8 @@ def _columns(table: Path, given: Mapping[str, Any], trained: Mapping[str, Any]) 
         names = [before] if isinstance(before, str) else before
         label = before if there.issuperset(names) else None
     label = None if label == "none" else label
-    return {"image_column": image if image in there else "image", "label_column": label}
+    found = {"image_column": image if image in there else "image", "label_column": label}
+    case = given.get("case_column") or trained.get("case_column")
+    if given.get("case_column") is not None or case in there:
+        found["case_column"] = case
+    return found

@@ -154,6 +154,14 @@ def test_tiles_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*in eval mode")
+def test_cases_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = run_examples("docs/cases.md", {})
+    assert [len(case) for case in found["images"]] == [2, 2]
+
+
+@pytest.mark.slow
 def test_targets_runs(folder: Path) -> None:
     table = pd.read_csv("labels.csv")[["image"]]
     followed = {"os_months": 3.0 + table.index, "died": table.index % 3 > 0, "patient": table.index}

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image-dir", help="folder of the images of a table (its own)")
     add("--image-column", help="column of a table with the images (as in training)")
     add("--label-column", help="column with the truth, to print scores; none leaves it unread (as in training)")
+    add("--case-column", help="column of cases, whose slides are one sample (as in training, if the table has it)")
     add("--stage-dir", help="folder on a local disk that images are copied to ahead, and read from")
     add("--stage-max-bytes", help="the most that copies take there, such as 200GB (half of the free disk)")
     add("--model-class", metavar="MODULE.CLASS", help="class of the network, if it is not one of streammodels")
@@ -82,7 +83,7 @@ def _predict(arguments: argparse.Namespace, changed: dict[str, Any]) -> Done:
         arguments.out,
         overwrite=arguments.overwrite,
         model_class=arguments.model_class,
-        columns={name: chosen[name] for name in ("image_dir", "image_column", "label_column")},
+        columns={name: chosen[name] for name in ("image_dir", "image_column", "label_column", "case_column")},
         loading={
             "num_workers": arguments.workers,
             "batch_size": arguments.batch_size,
@@ -104,6 +105,9 @@ def _draw(arguments: argparse.Namespace, done: Done, changed: dict[str, Any]) ->
     from slidestream.trained import load_trained
     from wsidata.evaluation import read_predictions
 
+    if done.is_of_cases:
+        print("heat maps are of one slide, and none of cases: slidestream heatmap CHECKPOINT SLIDES", file=sys.stderr)
+        return False
     table = read_predictions(done.out)
     rows = table[table["error"] == ""]
     options = HeatmapOptions(

@@ -72,7 +72,7 @@ def open_image(
         raise FileNotFoundError("there is no such file")
     if trained.geometry:
         remembered: Mapping[str, Any] = {"data": trained.memory}
-        module = kind.from_checkpoint(remembered, [path], allow_changed=list(allow_changed), **options)
+        module = kind.from_checkpoint(remembered, [path], allow_changed=[*allow_changed, "cases"], **options)
     else:
         import pandas as pd
 

@@ -25,6 +25,7 @@ from wsidata.evaluation import (
     write_report,
 )
 from wsidata.evaluation.predictions import by_split
+from wsidata.tables.label_table import by_case
 from wsidata.tables.targets import ONE_CLASS
 
 MAIN_SCORES = (
@@ -74,7 +75,7 @@ def evaluate(
             _predict(trainer, model, _reading(data, rows), run.path / "predictions.csv")
             scores = scores_with_intervals(read_predictions(run.path / "predictions.csv"), groups=_groups(data))
             save_table(scores, run.path / "scores.csv")
-            if data.target in ONE_CLASS:
+            if data.target in ONE_CLASS and not data.case_geometry:
                 _draw_mistakes(model, data, run, checkpoint)
     write_report(run.path)
     return scores
@@ -139,7 +140,7 @@ def _reading(data: SplitDataModule, rows: pd.DataFrame) -> SplitDataModule:
 
 def _groups(data: SplitDataModule) -> dict[str, str] | None:
     """Patient of each image, if the table has patients."""
-    frame = data.labels.frame
+    frame = by_case(data.labels.frame)
     return dict(frame[["image_id", "group"]].to_numpy()) if (frame["group"] != "").any() else None
 
 
@@ -149,4 +150,5 @@ def _described(data: SplitDataModule) -> dict[str, Any]:
     resolution = geometry.get("resolution") or {}
     text = ", ".join(f"{name}={value}" for name, value in resolution.items())
     times = {"time_unit": data.arguments.get("time_unit")} if data.target == "survival" else {}
-    return {**times, "unit": geometry.get("kind", "images"), **({"resolution": text} if text else {})}
+    unit = "cases" if "cases" in geometry else geometry.get("kind", "images")
+    return {**times, "unit": unit, **({"resolution": text} if text else {})}

@@ -33,6 +33,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decimal", choices=(".", ","), default=".", help="decimal mark of numbers (default: .)")
     parser.add_argument("--group-column", help="column of patients, each kept in one split")
     parser.add_argument("--site-column", help="column of centers or scanners")
+    parser.add_argument("--case-column", help="column of cases, of whose slides all are one sample")
 
 
 def add_split_arguments(parser: argparse._ActionsContainer) -> None:
@@ -113,7 +114,8 @@ def channel_list(text: str) -> list[int | str] | str:
 
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `read_table`."""
-    names = ("image_dir", "image_column", "label_column", "target", "decimal", "group_column", "site_column")
+    names = ["image_dir", "image_column", "label_column", "target", "decimal"]
+    names += ["group_column", "site_column", "case_column"]
     options = {name: getattr(arguments, name) for name in names}
     if arguments.target != "class" and "," in arguments.label_column:
         options["label_column"] = arguments.label_column.split(",")

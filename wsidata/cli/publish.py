@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--format", choices=_FORMATS, help="format of the images (default: lossless)")
     how.add_argument("--quality", type=int, help="quality of JPEG (default: 90)")
     how.add_argument("--opaque-ids", action="store_true", help="number images instead of naming them")
-    how.add_argument("--keep-names", nargs="+", default=[], choices=("group", "site"), help="do not number them")
+    how.add_argument(
+        "--keep-names", nargs="+", default=[], choices=("group", "site", "case"), help="do not number them"
+    )
     how.add_argument("--license", help="license identifier of the Hub, such as cc-by-4.0")
     how.add_argument("--title", help="title of the dataset")
     how.add_argument("--description", help="a paragraph for the card")
@@ -138,9 +140,11 @@ def data_module(arguments: argparse.Namespace) -> SplitDataModule:
     options = {**table_options(arguments), **{name: getattr(arguments, name) for name in names}, "batch_size": 1}
     resolution = resolution_of(arguments)
     if arguments.photos:
-        of_slides = [*resolution, *(name for name in ("crop", "lazy", "mpp_override") if getattr(arguments, name))]
+        for_slides = ("crop", "lazy", "mpp_override", "case_column")
+        of_slides = [*resolution, *(name for name in for_slides if getattr(arguments, name))]
         if of_slides:
             raise ValueError(f"--{of_slides[0].replace('_', '-')} is for slides; leave it out with --photos.")
+        del options["case_column"]
         return ImageFolderDataModule(arguments.table, options.pop("image_dir"), **options)
     if not resolution:
         known = ", ".join(f"--{name.replace('_', '-')}" for name in MEASURES)

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from wsidata.plots import plot_split
     from wsidata.splits.split_file import save_splits
     from wsidata.splits.split_table import split_table
-    from wsidata.tables.label_table import read_table
+    from wsidata.tables.label_table import by_case, read_table
 
     check_plot(arguments.plot)
     for path, _ in _files(arguments):
@@ -62,10 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
     splits = [(path, split_table(labels, None, {**shared, **options}).frame) for path, options in _files(arguments)]
     if not arguments.overwrite:
         _refuse_to_replace(splits)
-    for path, frame in splits:
-        report = _leaks(frame, arguments)
+    for path, slides in splits:
+        report = _leaks(slides, arguments)
         leaking = leaking or bool(report)
-        digest = save_splits(frame, path)
+        digest, frame = save_splits(slides, path), by_case(slides)
         counts = {part: rows["label_name"].value_counts().to_dict() for part, rows in frame.groupby("split")}
         leaks = None if report is None else [asdict(leak) for leak in report.leaks]
         answers.append({"file": str(path), "digest": digest, "counts": counts, "leaks": leaks})

@@ -39,6 +39,7 @@ from wsidata.datamodules.checkpoint import (
 from wsidata.datamodules.geometry import Geometry, GeometryWarning, Setting, check_allowed, check_geometry
 from wsidata.datamodules.restore import Images, as_table, label_arguments, reading_arguments, recall, refuse_other_kind
 from wsidata.datamodules.show_batch import draw_samples
+from wsidata.datasets.cases import CaseDataset
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.datasets.loader import EpochLoader, WorkerStart, check_worker_start, make_loader
 from wsidata.datasets.sampler import share_of_process
@@ -50,7 +51,7 @@ from wsidata.splits.unreadable import SkipWarning, check_skipped, describe_skipp
 from wsidata.staging.copying import count_bytes
 from wsidata.stats.class_weights import class_weights
 from wsidata.stats.result import ChannelStats
-from wsidata.tables.label_table import LabelTable
+from wsidata.tables.label_table import LabelTable, by_case, slides_of
 from wsidata.tables.parts import SPLITS, Part, SplitError
 from wsidata.tables.targets import ONE_CLASS, Target
 from wsidata.utils.messages import check_choice, name_some
@@ -111,6 +112,7 @@ class SplitDataModule(LightningDataModule, ABC):
         self.allow_changed = check_allowed(allow_changed)
         self.datasets: dict[str, EpochDataset] = {}
         self.leak_report: LeakReport | None = None  # of `setup`, in the first process
+        self.max_slides: int | None = None  # of a case
         self._run_seed = 0
         self.remember_paths = remember_paths
         if stage_max_bytes is not None:
@@ -172,6 +174,8 @@ class SplitDataModule(LightningDataModule, ABC):
         }
         if cls.reads == "photos" and table is not images:  # a list: the others in its folder were not asked for
             arguments["unlisted"] = "off"
+        if changed.get("case_column") is not None and trained.get("max_slides") is not None:
+            arguments["max_slides"] = trained["max_slides"]
         arguments |= changed
         module = cls(*([table] if image_dir is None else [table, image_dir]), **arguments)
         module._take({"target": trained.get("target"), **memory})
@@ -215,6 +219,14 @@ class SplitDataModule(LightningDataModule, ABC):
     def geometry(self) -> Geometry:
         """How images are read and transformed, for the checkpoint; see `wsidata.datamodules.geometry`."""
         return {}
+
+    @property
+    def case_geometry(self) -> Geometry:
+        """What a sample is made of, as part of `geometry`; nothing where it is one image."""
+        if "case" not in self.labels.frame.columns:
+            return {}
+        most = "all" if self.max_slides is None else f"at most {self.max_slides}"
+        return {"cases": f"{most} slides of a case"}
 
     def normalize_dataset(self, dataset: EpochDataset) -> None:  # not abstract: most leave that to the model
         """Set what samples are normalized with, once statistics may have come from a checkpoint."""
@@ -290,11 +302,11 @@ class SplitDataModule(LightningDataModule, ABC):
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The rows of "train", "val", "test" and "predict", in the table's order (columns: `label_table.COLUMNS`).
+        """The samples of "train", "val", "test" and "predict", in the table's order (columns: `label_table.COLUMNS`).
 
-        Without the rows that are `skipped`.
+        Without the rows that are `skipped`. With `case_column=` a sample is a case; see `label_table.by_case`.
         """
-        frame = self._kept
+        frame = by_case(self._kept)
         if self.labels.target == "survival" and "target" in frame:
             frame = with_intervals(frame, self.time_bins)
         tables = {name: frame[frame["split"] == name].reset_index(drop=True) for name in SPLITS}
@@ -311,7 +323,7 @@ class SplitDataModule(LightningDataModule, ABC):
         """
         if self.labels.target != "survival" or "target" not in self.labels.frame:
             return ()
-        frame, requested = self._kept, self.arguments.get("time_bins")
+        frame, requested = by_case(self._kept), self.arguments.get("time_bins")
         if requested is None:  # a published set, whose class names are the ends
             requested = [float(end) for end in self.labels.class_names]
         return find_time_bins(frame[frame["split"] == "train"], requested)
@@ -549,7 +561,8 @@ class SplitDataModule(LightningDataModule, ABC):
 
     def shown(self, part: Part, max_images: int) -> tuple[Any, pd.DataFrame]:
         """The dataset that `show_batch` draws from, and the table of its samples."""
-        return self.make_dataset(part), self.tables[part]
+        dataset, table = self.make_dataset(part), self.tables[part]
+        return (dataset.slides, slides_of(table)) if isinstance(dataset, CaseDataset) else (dataset, table)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

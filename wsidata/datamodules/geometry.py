@@ -21,12 +21,15 @@ from wsidata.utils.messages import check_choice
 
 Setting = Literal[
     "kind", "resolution", "mpp_override", "crop", "channels", "scale_to_8bit", "apply_icc", "resize_px", "image_size",
-    "dtype", "normalize", "eval_transform", "train_transform", "features",
+    "dtype", "normalize", "eval_transform", "train_transform", "features", "cases",
 ]  # fmt: skip
 """What is remembered: the arguments of data modules, and `kind`, slides or photos, which have some of them each."""
 
 OF_TRAINING = ("mpp_override", "train_transform")
 """Settings that are compared only when training resumes: other slides may lack a resolution, and are not augmented."""
+
+ONE_SLIDE = "one image a sample"
+"""The setting `cases` of data modules without cases, which is not stored."""
 
 Geometry = dict[str, Any]
 """The value of each `Setting` that a kind of images has, as plain values."""
@@ -101,6 +104,7 @@ def check_geometry(
             stacklevel=3,
         )
         return
+    saved, here = {"cases": ONE_SLIDE, **saved}, {"cases": ONE_SLIDE, **here}
     known = [name for name in here if name in saved and (resuming or name not in OF_TRAINING)]
     other = [name for name in known if name not in allowed and not _equal(name, saved[name], here[name])]
     if other:

@@ -31,6 +31,7 @@ from wsidata.datamodules.checks import (
 )
 from wsidata.datamodules.geometry import Geometry, Setting, slide_geometry
 from wsidata.datamodules.survey import Survey, survey_slides
+from wsidata.datasets.cases import CaseDataset
 from wsidata.datasets.loader import WorkerStart
 from wsidata.datasets.slides import SlideDataset
 from wsidata.formats.channels import RGB_NAMES
@@ -45,7 +46,7 @@ from wsidata.splits.split_table import split_table
 from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.find_slides import split_suffix
-from wsidata.tables.label_table import LabelTable, read_table
+from wsidata.tables.label_table import LabelTable, read_table, slides_of
 from wsidata.tables.parts import SPLITS, Part
 from wsidata.tables.targets import Decimal, Target, TimeUnit, mask_class_names
 from wsidata.transforms.adapters.functions import as_transform
@@ -55,11 +56,12 @@ from wsidata.utils.messages import check_choice
 
 
 class WSIDataModule(SplitDataModule):
-    """DataModule for whole-slide images, one sample per slide, with a class, several labels, numbers or a mask.
+    """DataModule for whole-slide images, one sample per slide or case, with a class, several labels, numbers or a mask.
 
     Batches of the train, validation and test loaders are `(image, target)`: image (B, 3, H, W), channels-last in
     memory, RGB, uint8 or float in [0, 1]; the target depends on `target`. The predict loader yields images alone.
-    Normalization is left to the model.
+    Normalization is left to the model. With `case_column` a sample is a list of the images of all slides of a case, and
+    a batch a list of such lists, for models that pool several images as one.
 
     A sample's augmentation depends only on the seed (`seed_everything`), the epoch and the slide, not on the number of
     workers or the batch size.
@@ -94,12 +96,15 @@ class WSIDataModule(SplitDataModule):
         split: A saved split: a CSV file, or a DataFrame with `image_id` and `split`. The arguments below are then not
             used.
         split_column: Column that predefines train, val or test rows.
-        test_ids: Ids of the test rows.
+        test_ids: Ids of the test rows; with `case_column` these, and all that follow, are cases.
         test_prefix: Prefix of the names of test rows, such as "test_".
         val_ids: Ids of the validation rows.
         val_prefix: Prefix of the names of validation rows.
         group_column: Column of patients, each of which stays in one split.
         site_column: Column of centers or scanners. If given, a site in two splits is a leak.
+        case_column: Column of cases, such as patients, whose slides are one sample, in the order of the table. All rows
+            of a case have one label, group and split. None: every slide is a sample.
+        max_slides: The most slides of a case: drawn anew each epoch in training, else the first. None: all.
         val_fraction: Fraction of the rows that are not predefined to validate on.
         test_fraction: Fraction of them to test on.
         stratify: Keep the class proportions, where each slide has one class.
@@ -190,6 +195,8 @@ class WSIDataModule(SplitDataModule):
         val_prefix: str | None = None,
         group_column: str | None = None,
         site_column: str | None = None,
+        case_column: str | None = None,
+        max_slides: int | None = None,
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
         stratify: bool = True,
@@ -232,11 +239,14 @@ class WSIDataModule(SplitDataModule):
         self._table, self._split = table, split
         self._options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
         self._lazy, self._crop = lazy, as_crop(crop)
+        if max_slides is not None and (case_column is None or max_slides < 1):
+            raise ValueError(f"max_slides={max_slides} is the most slides of a case: at least 1, with case_column=.")
+        self.max_slides = max_slides
         self._packings: dict[str, Packing] = {}
         self._checked_sizes: pd.DataFrame | None = None
         self._options.check_crop(self._crop)
         self._sizes_follow_slides = (
-            image_size is None and train_transform is None and eval_transform is None and not lazy
+            image_size is None and train_transform is None and eval_transform is None and not lazy and not case_column
         )
         if self._sizes_follow_slides and self._crop is not None and batch_size > 1:
             raise ValueError(
@@ -258,7 +268,7 @@ class WSIDataModule(SplitDataModule):
     def read_labels(self) -> LabelTable:
         """Read the table and split it."""
         names = ["image_dir", "image_column", "label_column", "target", "decimal", "class_names", "mask_dir"]
-        names += ["group_column", "site_column", "split_column"]
+        names += ["group_column", "site_column", "split_column", "case_column"]
         labels = read_table(self._table, **{name: self.arguments[name] for name in names})
         return split_table(labels, self._split, self.arguments)
 
@@ -284,7 +294,7 @@ class WSIDataModule(SplitDataModule):
 
     def geometry(self) -> Geometry:
         """Resolution, crop, channels, colors, size and transforms."""
-        return slide_geometry(
+        of_slides = slide_geometry(
             self.resolution,
             self._options,
             self._crop,
@@ -292,6 +302,7 @@ class WSIDataModule(SplitDataModule):
             dtype=self.arguments["dtype"],
             **self._own_transforms,
         )
+        return of_slides | self.case_geometry
 
     def check_stats(self, stats: ChannelStats) -> None:
         """Check that statistics are of slides read in the same way."""
@@ -334,12 +345,13 @@ class WSIDataModule(SplitDataModule):
     def compute_stats(self, executor: Executor | None = None, share: str | Path | None = None) -> ChannelStats:
         """Channel statistics of all pixels of the training slides, at the resolution and crop they are read with."""
         how: dict[str, Any] = {"executor": executor, "share": share, **vars(self._options), **self.resolution}
-        return channel_stats(self.tables["train"]["path"], crop=self._crop, **how)
+        return channel_stats(slides_of(self.tables["train"])["path"], crop=self._crop, **how)
 
-    def make_dataset(self, part: Part) -> SlideDataset:
+    def make_dataset(self, part: Part) -> SlideDataset | CaseDataset:
         """Dataset of one split; training slides are augmented differently in each epoch."""
-        return SlideDataset(
-            self.tables[part],
+        samples = self.tables[part]
+        slides = SlideDataset(
+            slides_of(samples),
             self.resolution,
             self._train_transform if part == "train" else self._eval_transform,
             dtype=self.arguments["dtype"],
@@ -352,6 +364,7 @@ class WSIDataModule(SplitDataModule):
             mask_classes=self._mask_classes,
             stage=self.stage,
         )
+        return slides if self.arguments["case_column"] is None else CaseDataset(samples, slides, self.max_slides)
 
 
 def _without_suffix(names: Sequence[str] | None) -> list[str] | None:

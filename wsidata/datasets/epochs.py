@@ -171,6 +171,10 @@ class TableDataset(EpochDataset):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def files(self, index: int) -> list[str]:
+        """The files that a sample is made of."""
+        return [self.paths[index % len(self)]]
+
     def describe_row(self, row: int) -> str:
         """The name of a row in messages, with its file."""
         return f"{self.noun} '{self.image_ids[row]}' ({self.paths[row]})"

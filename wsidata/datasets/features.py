@@ -18,7 +18,8 @@ class FeatureBagDataset(TableDataset):
     """Dataset of the feature files of a table, a bag (N, F) each.
 
     Args:
-        table: Rows with the columns `image_id`, `path` (an HDF5 file), `label`, and perhaps `target`.
+        table: Rows with the columns `image_id`, `path` (an HDF5 file), `label`, and perhaps `target`; or cases (see
+            `label_table.by_case`), whose bag is that of all slides, one behind the other.
         with_labels: False returns bags alone, for prediction.
         fresh_epochs: Draw the tiles of bags that are larger than `max_tiles` anew in each epoch (training); else they
             are spread evenly.
@@ -30,7 +31,10 @@ class FeatureBagDataset(TableDataset):
     def __init__(
         self, table: pd.DataFrame, *, with_labels: bool = True, fresh_epochs: bool = False, max_tiles: int | None = None
     ) -> None:
-        super().__init__(table, as_they_are, dtype="float", with_labels=with_labels, fresh_epochs=fresh_epochs)
+        files = table["paths"] if "paths" in table.columns else [(path,) for path in table["path"]]
+        named = table.assign(path=[", ".join(paths) for paths in files])
+        super().__init__(named, as_they_are, dtype="float", with_labels=with_labels, fresh_epochs=fresh_epochs)
+        self._files = [[str(path) for path in paths] for paths in files]
         self.max_tiles = max_tiles
 
     def __getitem__(self, index: int) -> Any:
@@ -39,9 +43,13 @@ class FeatureBagDataset(TableDataset):
 
     @persistent
     def image(self, index: int) -> Tensor:
-        """The features of one slide's tiles, (N, F) float32."""
-        features = read_features(self.paths[index % len(self)]).features
+        """The features of the tiles of a slide or case, (N, F) float32."""
+        features = np.concatenate([read_features(path).features for path in self.files(index)])
         return torch.from_numpy(features[self._chosen(index, len(features))])
+
+    def files(self, index: int) -> list[str]:
+        """The files of a sample."""
+        return self._files[index % len(self)]
 
     def _chosen(self, index: int, count: int) -> NDArray[np.int64]:
         if self.max_tiles is None or count <= self.max_tiles:

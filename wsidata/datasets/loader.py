@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import accumulate, chain
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -173,12 +174,13 @@ class EpochLoader(DataLoader[Any]):
             return nullcontext()
         from wsidata.staging.ahead import copying_ahead
 
-        paths = [dataset.paths[index % len(dataset)] for index in self.sampler]
+        files = [dataset.files(index) for index in self.sampler]
+        ends = [0, *accumulate(map(len, files))]
         size, before = self.batch_size or 1, self._given
-        in_workers = size * (self.prefetch_factor or 0) * self.num_workers
+        in_workers = size * (self.prefetch_factor or 0) * self.num_workers * max(map(len, files), default=1)
         processes = getattr(self.sampler, "num_replicas", 1)
-        used = lambda: (self._given - before) * size  # noqa: E731
-        return copying_ahead(dataset.stage, paths, used, in_workers + AHEAD, processes)
+        used = lambda: ends[min((self._given - before) * size, len(files))]  # noqa: E731
+        return copying_ahead(dataset.stage, [*chain(*files)], used, in_workers + AHEAD, processes)
 
     @contextmanager
     def _naming_faults(self) -> Iterator[None]:
@@ -253,7 +255,7 @@ def stack_images(images: Sequence[Tensor]) -> Tensor:
 
 
 def batch_images(images: Sequence[Any]) -> Any:
-    """A batch of tensors, stacked, or a list of lazy images, or of bags of images, which may differ in size."""
+    """A batch of tensors, stacked, or a list of lazy images, of bags, or of cases, which may differ in size."""
     return sent(stack_images(images)) if isinstance(images[0], Tensor) and images[0].ndim == 3 else list(images)
 
 

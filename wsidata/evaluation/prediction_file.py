@@ -36,6 +36,7 @@ _WHAT = {
     "reading": "is of images read otherwise",
     "precision": "was computed in another precision",
     "ensemble": "was predicted by other networks",
+    "slides": "is of other cases, or of other slides of them",
 }
 
 Row = dict[str, str]

@@ -30,8 +30,9 @@ from wsidata.evaluation.prediction_file import (
     write_rows,
 )
 from wsidata.evaluation.predictions import EXPECTED_RANK, RISK, SURVIVAL_PREFIX, decided, expected_rank
-from wsidata.tables.label_table import LabelTable
+from wsidata.tables.label_table import LabelTable, by_case
 from wsidata.tables.targets import ONE_CLASS
+from wsidata.utils.files import json_sha256
 from wsidata.utils.processes import why_unreadable
 
 _SUM = 0.02
@@ -62,6 +63,9 @@ class Predicted(Protocol):
 
 class PredictionWriter(Callback):
     """Writes one row an image, as soon as its batch is predicted: id, path, predicted class, probabilities, error.
+
+    Of cases it writes a row each: `image` is the case, and `path` its first slide. A case with a slide whose pixels
+    cannot be read is not predicted.
 
     For `Trainer.predict` with a data module of this package, and any LightningModule whose `predict_step` returns
     (B, K) tensors: probabilities of classes, of several labels, or numbers. A run that was interrupted is taken up
@@ -194,7 +198,7 @@ class PredictionWriter(Callback):
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> list[Sequence[int]]:
         """Make or resume the file; the rows that each process predicts."""
         data = self._known
-        self._table = data.tables["predict"]
+        self._table = _with_key(data.tables["predict"])
         self._has = {"split": bool((self._table["split"] != "").any()), "label": bool(self._labeled())}
         names = self._names or data.class_names
         self._outputs = tuple(names)
@@ -204,6 +208,8 @@ class PredictionWriter(Callback):
             "reading": data.geometry(),
             "precision": str(trainer.precision),
         }
+        if "paths" in self._table.columns:
+            self._settings["slides"] = json_sha256(self._table[["image_id", "paths"]].to_numpy().tolist())
         processes = trainer.world_size
         self._process = trainer.global_rank
         if not names:  # their number shows at the first batch
@@ -267,9 +273,14 @@ class PredictionWriter(Callback):
 
     def _all_rows(self) -> pd.DataFrame:
         """All rows to predict, with those that are left out since their headers cannot be read."""
-        frame = self._known.labels.frame
+        frame = _with_key(by_case(self._known.labels.frame))
         wanted, out = self._table["image_id"], self._known.skipped
         out = out[out["split"].isin(set(self._table["split"]))]
+        if "case" in self._known.labels.frame:
+            lost = frame["paths"].map(set(out[KEY]).issuperset)
+            first = dict(zip(wanted, self._table[KEY], strict=True))  # of those that are left
+            frame[KEY] = frame["image_id"].map(first).fillna(frame[KEY])
+            return frame[frame["image_id"].isin(wanted) | lost]
         return frame[frame["image_id"].isin(wanted) | frame["image_id"].isin(out["image_id"])]
 
     def _take_from(self, read: deque[Any], *, to_a_batch: bool) -> None:
@@ -367,6 +378,11 @@ class PredictionWriter(Callback):
                 f"{', '.join(self._outputs)}. Return them after {function}."
             )
         return values
+
+
+def _with_key(samples: pd.DataFrame) -> pd.DataFrame:
+    """Samples with the column by which they are known; for cases that is the file of their first slide."""
+    return samples if KEY in samples.columns else samples.assign(**{KEY: [paths[0] for paths in samples["paths"]]})
 
 
 def weights_digest(module: LightningModule) -> str:

@@ -211,6 +211,7 @@ def _rule(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
         facts.append(f"val_fraction {given['val_fraction']} and test_fraction {given.get('test_fraction', 0)}")
     facts.append("stratified by class" if given.get("stratify") else "not stratified")
     facts.append("groups (patients) are never divided" if "group" in rows.columns else "without groups")
+    facts += ["drawn by case, of whose images all are one sample (column `case`)"] if "case" in rows.columns else []
     return (
         f"Rows without a predefined split were drawn with: {', '.join(facts)}. Digest of the split: "
         f"`{preprocessing.split_digest[:16]}`."

@@ -21,6 +21,7 @@ from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import check_batchable
 from wsidata.datamodules.geometry import Geometry, Setting
 from wsidata.datamodules.image_folder import IMAGENET
+from wsidata.datasets.cases import CaseDataset
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.datasets.loader import WorkerStart
 from wsidata.datasets.photos import PhotoDataset
@@ -33,7 +34,7 @@ from wsidata.hub.manifest import Preprocessing
 from wsidata.splits.leaks import LeakKind
 from wsidata.splits.make import SmallClasses
 from wsidata.stats.result import ChannelStats
-from wsidata.tables.label_table import LabelTable
+from wsidata.tables.label_table import LabelTable, slides_of
 from wsidata.tables.parts import Part, SplitError
 
 _THREADS = 4
@@ -229,7 +230,7 @@ class HubDataModule(SplitDataModule):
         """Check what can be checked without the images: whether batches of them are possible."""
         opened = self._opened
         assert opened.facts is not None
-        if opened.reader.image_size is None and None in self._transforms.values():
+        if opened.reader.image_size is None and None in self._transforms.values() and not self.case_geometry:
             sizes = opened.facts.rename(columns={"height": "height_px", "width": "width_px"})
             check_batchable(sizes.assign(image_id=self.labels.frame["image_id"]), self.batch_size)
 
@@ -250,7 +251,8 @@ class HubDataModule(SplitDataModule):
 
     def make_dataset(self, part: Part) -> EpochDataset:
         """Images of one split; training images are drawn anew each epoch."""
-        table, opened = self.tables[part], self._opened
+        samples, opened = self.tables[part], self._opened
+        table = slides_of(samples)
         remote = None
         if self.streaming:
             repository, commit, facts = opened.copy.repository, opened.copy.commit, opened.facts
@@ -259,7 +261,8 @@ class HubDataModule(SplitDataModule):
             assert commit is not None
             rows = facts.set_index(opened.labels.frame["image_id"]).loc[table["image_id"]]
             remote = RemoteFiles.of_rows(repository, commit, rows)
-        return opened.reader.make_dataset(table, part, remote)
+        images = opened.reader.make_dataset(table, part, remote)
+        return images if table is samples else CaseDataset(samples, images, self.max_slides)
 
     def normalize_dataset(self, dataset: EpochDataset) -> None:
         """Set the mean and standard deviation, for photos."""
@@ -270,7 +273,7 @@ class HubDataModule(SplitDataModule):
     def geometry(self) -> Geometry:
         """That of the data module that was published, with what is requested here in its place."""
         opened = self._opened
-        return opened.reader.geometry(opened.copy.preprocessing, self._transforms)
+        return opened.reader.geometry(opened.copy.preprocessing, self._transforms) | self.case_geometry
 
     # -- the checkpoint ------------------------------------------------------------------------------------------------
 

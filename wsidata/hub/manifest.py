@@ -30,6 +30,7 @@ Columns of metadata.parquet and of the shards; present unless marked as optional
     target          list<float64>  target="multilabel" or "regression": one a class name; "survival": time, event
     group           string     optional: the group's own name, or an opaque one
     site            string     optional: as group
+    case            string     optional: as group, of cases, of whose images all are one sample, in the order of `row`
     row             int64      row in the data module's whole table (`dm.labels.frame` without `dm.skipped`)
     width, height   int64      of the image, pixels
     mpp_x, mpp_y    float64    resolution of the image, um/px; null if unknown
@@ -60,6 +61,9 @@ from wsidata.utils.plain_json import PlainJSONError, from_plain, json_object
 FORMAT_VERSION = 1
 """Increased when older readers would misread what is written."""
 
+CASES_VERSION = 2
+"""Format of exports with the column `case`, of which older readers would take each image for a sample."""
+
 PREPROCESSING_FILE = "preprocessing.json"
 CARD_FILE = "README.md"
 METADATA_FILE = "metadata.parquet"
@@ -79,8 +83,8 @@ TABLE_SPLITS = {hub: split for split, hub in HUB_SPLITS.items()}
 
 COLUMNS = {
     "image_id": "string", "label": "int64", "label_name": "string", "target": "float64", "group": "string",
-    "site": "string", "row": "int64", "width": "int64", "height": "int64", "mpp_x": "float64", "mpp_y": "float64",
-    "sha256": "string", "mask_sha256": "string",
+    "site": "string", "case": "string", "row": "int64", "width": "int64", "height": "int64", "mpp_x": "float64",
+    "mpp_y": "float64", "sha256": "string", "mask_sha256": "string",
 }  # fmt: skip
 """Types of the columns of both layouts, in order (`target` is a list); some do not apply to all exports."""
 
@@ -165,7 +169,7 @@ class Preprocessing:
         transforms: "train" and "eval".
         arguments: Arguments of the data module that define samples and split, by name; none that names a file, a
             person or a column of the source. Includes "image_size" ([height, width] or None), "dtype" and "lazy"; for
-            photos "resize_px" (a number or None), at which the images were read.
+            photos "resize_px" (a number or None), at which the images were read; for cases "cases", which is true.
         crop: Settings of the tissue crop, or None.
         split_digest: `split_digest` of the published `image_id`s.
         opaque_ids: Whether ids were replaced.
@@ -207,7 +211,8 @@ class Preprocessing:
 
     def to_json(self) -> str:
         """JSON text, with the format version and the digest."""
-        return json.dumps({"format_version": FORMAT_VERSION, **self._plain(), "digest": self.digest}, indent=2) + "\n"
+        version = CASES_VERSION if self.arguments.get("cases") else FORMAT_VERSION
+        return json.dumps({"format_version": version, **self._plain(), "digest": self.digest}, indent=2) + "\n"
 
     def _plain(self) -> dict[str, Any]:
         stats = None if self.stats is None else json.loads(self.stats.to_json())
@@ -233,9 +238,9 @@ class Preprocessing:
             raise ExportFormatError(
                 f"'{source}' is not a {PREPROCESSING_FILE} of slidestream: {error}. Download or export it again."
             ) from error
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, CASES_VERSION):
             raise ExportFormatError(
-                f"'{source}' is of format {version!s:.20}, and this version of slidestream reads {FORMAT_VERSION}. "
+                f"'{source}' is of format {version!s:.20}, and this version of slidestream reads {CASES_VERSION}. "
                 "Install the version it was written with (see its 'versions'), or a newer one."
             )
         try:

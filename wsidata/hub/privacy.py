@@ -17,7 +17,7 @@ from wsidata.hub.manifest import HUB_SPLITS
 from wsidata.tables.label_table import LabelTable
 from wsidata.tables.targets import ONE_CLASS
 
-NAMED_COLUMNS = ("group", "site")
+NAMED_COLUMNS = ("group", "site", "case")
 """Columns whose values are published only on request; otherwise they are replaced by numbers."""
 
 READING_ARGUMENTS = (
@@ -28,7 +28,7 @@ READING_ARGUMENTS = (
 
 PUBLISHED_ARGUMENTS = (
     *READING_ARGUMENTS, "dtype", "normalize", "val_fraction", "test_fraction", "stratify", "k_fold", "repeat",
-    "small_classes", "seed", "sampling", "batch_size", "predict_on", "leaks", "leak_checks",
+    "small_classes", "seed", "sampling", "batch_size", "predict_on", "leaks", "leak_checks", "max_slides",
 )  # fmt: skip
 """Published arguments of data modules; paths, ids, prefixes and column names of the source are not published."""
 
@@ -43,11 +43,11 @@ def published_rows(labels: LabelTable, *, opaque_ids: bool, keep_names: Sequence
     Args:
         labels: The whole table, split.
         opaque_ids: Replace ids by numbers in the table's order.
-        keep_names: Which of "group" and "site" keep their values; they become "group-0001", ... otherwise.
+        keep_names: Which of "group", "site" and "case" keep their values; they become "group-0001", ... otherwise.
 
     Returns:
         The table's rows in its order, with `image_id`, `label` (if `target` is "class"), `label_name`, `target` (if
-        there is one), `group` and `site` (where there are any), `row`, and `split` as named on the Hub.
+        there is one), `group`, `site` and `case` (where there are any), `row`, and `split` as named on the Hub.
 
     Raises:
         PrivacyError: if ids are absolute paths.
@@ -71,7 +71,7 @@ def published_rows(labels: LabelTable, *, opaque_ids: bool, keep_names: Sequence
     if "target" in frame.columns:
         columns["target"] = [[float(number) for number in target] for target in frame["target"]]
     for name in NAMED_COLUMNS:
-        values = [str(value) for value in frame[name]]
+        values = [str(value) for value in frame.get(name, ())]
         if any(values):
             columns[name] = values if name in keep_names else _numbered(name, values)
     columns["row"] = range(len(frame))

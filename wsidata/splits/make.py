@@ -250,14 +250,14 @@ def _check_fold(k_fold: tuple[int, int] | None, repeat: int, small_classes: str)
     check_choice("small_classes", small_classes, ("raise", "train"), SplitError)
 
 
-def check_groups(groups: pd.Series[Any], splits: pd.Series[Any]) -> None:
-    """Raise `SplitError` naming the groups that are in several splits."""
+def check_groups(groups: pd.Series[Any], splits: pd.Series[Any], unit: str = "group") -> None:
+    """Raise `SplitError` naming the groups, or cases, that are in several splits."""
     sides = splits.groupby(groups).nunique()
     divided = sorted(str(group) for group in sides.index[sides > 1])
     if divided:
         raise SplitError(
-            f"group {name_some(divided)} is in more than one predefined split, so its images would leak. "
-            "Correct the split or the group column."
+            f"{unit} {name_some(divided)} is in more than one predefined split, so its images would leak. "
+            f"Correct the split or the {unit} column."
         )
 
 

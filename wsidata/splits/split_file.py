@@ -19,6 +19,7 @@ from wsidata.utils.files import write_text
 from wsidata.utils.messages import name_some
 
 DIGEST_COLUMN = "split_digest"
+_COLUMNS = ("image_id", "case", "label_name", "group", "split", "skipped")
 _DIGITS = 16
 _PREFIX = "sha256:"  # without it a spreadsheet takes digits for a number
 
@@ -45,7 +46,7 @@ def parts_digest(parts: Parts) -> str:
 
 
 def save_splits(table: pd.DataFrame, path: str | Path) -> str:
-    """Write `image_id, label_name, group, split, skipped` (those that `table` has) and the digest as CSV.
+    """Write `image_id, case, label_name, group, split, skipped` (those that `table` has) and the digest as CSV.
 
     The file is written whole or not at all, and not touched where it holds the same already. Cells that a spreadsheet
     would take for formulas are escaped (see `tables.cells`); `load_splits` restores them.
@@ -57,7 +58,7 @@ def save_splits(table: pd.DataFrame, path: str | Path) -> str:
     Returns:
         The digest of the split.
     """
-    columns = [name for name in ("image_id", "label_name", "group", "split", "skipped") if name in table.columns]
+    columns = [name for name in _COLUMNS if name in table.columns]
     columns = [name for name in columns if name not in ("group", "skipped") or (table[name] != "").any()]
     digest = split_digest(table)
     frame = table[columns].assign(**{DIGEST_COLUMN: _PREFIX + digest[:_DIGITS]})

@@ -14,7 +14,7 @@ import pandas as pd
 from wsidata.splits.make import check_groups, make_splits, warn_of_missing_classes
 from wsidata.splits.split_file import apply_splits, load_splits
 from wsidata.splits.time_bins import time_strata
-from wsidata.tables.label_table import LabelTable
+from wsidata.tables.label_table import LabelTable, by_case
 from wsidata.tables.parts import SplitError, SplitWarning
 from wsidata.tables.targets import ONE_CLASS, TIME_UNITS
 from wsidata.utils.messages import name_some
@@ -32,12 +32,13 @@ _TEST_NAME = re.compile(r"(?:.*/)?(test[_-])[^/]*", re.IGNORECASE)
 
 
 def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, options: Mapping[str, Any]) -> LabelTable:
-    """Fill in the column `split`.
+    """Fill in the column `split`; of cases, which are samples, all slides get that of the case.
 
     Args:
         labels: The table as `read_table` gives it. One without labels is left as it is, unless `split` is given.
         split: A saved split: a CSV file, or a DataFrame with `image_id` and `split`. None: make one.
-        options: Arguments of the data module, by name: `_DRAWN`, `stratify`, `group_column`, `label_column`.
+        options: Arguments of the data module, by name: `_DRAWN`, `stratify`, `group_column`, `label_column`. Ids and
+            prefixes are those of samples.
 
     Raises:
         SplitError: see `make_splits` and `apply_splits`.
@@ -52,13 +53,19 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
     has_labels, has_classes = options["label_column"] is not None, labels.target in ONE_CLASS
     if split is not None:
         frame = apply_splits(labels.frame, load_splits(split))
-        if options["group_column"]:
-            check_groups(frame["group"], frame["split"])
+        for unit in ("case", *(["group"] if options["group_column"] else [])):
+            if unit in frame.columns:
+                check_groups(frame[unit], frame["split"], unit)
         if has_labels and has_classes:
             warn_of_missing_classes(frame["label_name"], frame["split"])
     elif has_labels:
-        frame = _drawn(labels, options)
-        _warn_of_test_names(frame, options, predefined=bool((labels.frame["split"] != "").any()))
+        samples = by_case(labels.frame)
+        drawn = _drawn(replace(labels, frame=samples), options)
+        _warn_of_test_names(drawn, options, predefined=bool((samples["split"] != "").any()))
+        frame = drawn
+        if "case" in labels.frame.columns:
+            of = dict(zip(drawn["image_id"], drawn["split"], strict=True))
+            frame = labels.frame.assign(split=labels.frame["case"].map(of))
     else:
         return labels
     _warn_of_missing_labels(labels, frame)

@@ -6,7 +6,7 @@ Missing slides, misspelled labels and repeated rows are all reported at once, be
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
@@ -23,7 +23,10 @@ from wsidata.tables.text_table import TableError, TextTable, read_text_table
 from wsidata.utils.messages import check_choice, describe_problems
 
 COLUMNS = ("image_id", "path", "label_name", "label", "group", "site", "split")
-"""Columns of `LabelTable.frame`, always all of them and in this order; `target` or `mask` may follow."""
+"""Columns of `LabelTable.frame`, always all of them and in this order; `FURTHER_COLUMNS` may follow."""
+
+FURTHER_COLUMNS = ("case", "target", "mask")
+"""Columns that are there if they say something."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class LabelTable:
             - `group` (str): patient or other unit that stays in one split, "" if no group column was given.
             - `site` (str): center or scanner, "" if no site column was given.
             - `split` (str): what the split column says (see `make_splits`), "" if none was given.
+            - `case` (str): patient or other unit whose slides are one sample, if a case column is given; see `by_case`.
             - `target` (tuple of floats): several labels (0 or 1 each), or numbers.
             - `mask` (str): the file of the mask or annotations; "" where nothing is outlined.
         class_names: Name of class 0, 1, ...
@@ -67,6 +71,7 @@ def read_table(
     group_column: str | None = None,
     site_column: str | None = None,
     split_column: str | None = None,
+    case_column: str | None = None,
     folder_type: Callable[[Path], ImageFolder] = ImageFolder,
     inspect: Callable[[Sequence[Path]], Sequence[str]] | None = None,
 ) -> LabelTable:
@@ -89,6 +94,7 @@ def read_table(
         group_column: Column of patients (or other groups).
         site_column: Column of centers, hospitals or scanners.
         split_column: Column that says train, val or test for some or all rows.
+        case_column: Column of cases: all slides of one are one sample, with one label, group and split.
         folder_type: `ImageFolder` for slides, or `PhotoFolder` for photos; called with a path.
         inspect: Called with the files that were found; returns a line for each unusable one, to be reported with the
             problems of the table.
@@ -97,11 +103,14 @@ def read_table(
         The checked table.
 
     Raises:
-        TableError: naming every missing column, missing or ambiguous file, duplicate, empty cell and unknown label.
-        ValueError: if `target`, `label_column` and `class_names` do not go together.
+        TableError: naming every missing column, missing or ambiguous file, duplicate, empty cell and unknown label, and
+            every row that contradicts another one of its case.
+        ValueError: if `target`, `case_column`, `label_column` and `class_names` do not go together.
     """
     check_choice("target", target, TARGETS)
     check_choice("decimal", decimal, (".", ","))
+    if case_column is not None and target == "mask":
+        raise ValueError("target='mask' is one mask a slide, and a case has several slides. Leave out case_column=.")
     if label_column is None and _is_folder(table):
         folder = _image_folder(table, image_dir, folder_type)
         text = read_bare_folder(table, nfc(image_column), folder)
@@ -109,10 +118,11 @@ def read_table(
         text, folder, split_column = _open(table, image_dir, split_column, folder_type)
     label_columns = [nfc(name) for name in ([label_column] if isinstance(label_column, str) else label_column or ())]
     image_column = nfc(image_column)
-    group_column, site_column, split_column = (
-        None if name is None else nfc(name) for name in (group_column, site_column, split_column)
+    group_column, site_column, split_column, case_column = (
+        None if name is None else nfc(name) for name in (group_column, site_column, split_column, case_column)
     )
     extra = {"group": group_column, "site": site_column, "split": split_column}
+    extra |= {} if case_column is None else {"case": case_column}
     _check_columns(text, [image_column, *label_columns, *(column for column in extra.values() if column is not None)])
     named = {*extra.values(), *(() if target == "mask" else label_columns)} - {None}
     for column in named:  # é and e with an accent are one label; names of files stay as they are
@@ -123,8 +133,12 @@ def read_table(
     paths, ids = _find_images(text, image_column, folder, problems)
     targets = read_targets(text, target, label_columns, class_names, masks, decimal)
     problems += targets.problems
-    for column in (group_column, site_column):
+    for column in (group_column, site_column, case_column):
         problems += empty_cells(text, column) if column else []
+    if case_column is not None:
+        said = {"label": targets.columns["label_name"]}
+        said |= {name: text.frame[one].tolist() for name in ("group", "split") if (one := extra[name])}
+        problems += _contradictions(text.frame[case_column].tolist(), said, text.places)
     unusable = [] if inspect is None else inspect([Path(path) for path in paths if path])
     if problems or unusable:
         skip = " Files that cannot be read are left out with on_error='skip'." if unusable else ""
@@ -135,8 +149,53 @@ def read_table(
         **targets.columns,
         **{name: text.frame[column].tolist() if column else "" for name, column in extra.items()},
     }
-    order = [*COLUMNS, *(name for name in ("target", "mask") if name in columns)]
+    order = [*COLUMNS, *(name for name in FURTHER_COLUMNS if name in columns)]
     return LabelTable(pd.DataFrame(columns, columns=order), targets.class_names, text.source, target)
+
+
+def by_case(table: pd.DataFrame) -> pd.DataFrame:
+    """The samples of a table of slides: a row for each case, in the order of their first slides.
+
+    Args:
+        table: Rows of `LabelTable.frame`. Without the column `case` they are samples themselves, and returned.
+
+    Returns:
+        The columns of the table, but for `path` and `case`: `image_id` names the case, and `image_ids` and `paths`
+        (tuples) its slides, in the order of the table. Index 0, 1, ....
+    """
+    if "case" not in table.columns:
+        return table
+    slides = table.groupby("case", sort=False)[["image_id", "path"]].agg(tuple)
+    first = table.drop_duplicates("case").drop(columns=["image_id", "path"]).reset_index(drop=True)
+    first.insert(0, "image_id", first.pop("case"))
+    return first.assign(
+        image_ids=slides["image_id"].reindex(first["image_id"]).tolist(),
+        paths=slides["path"].reindex(first["image_id"]).tolist(),
+    )
+
+
+def slides_of(samples: pd.DataFrame) -> pd.DataFrame:
+    """The slides of `by_case`, case after case; other tables as they are."""
+    if "paths" not in samples.columns:
+        return samples
+    named = samples.drop(columns="image_id").rename(columns={"image_ids": "image_id", "paths": "path"})
+    return named.explode(["image_id", "path"], ignore_index=True)
+
+
+def _contradictions(cases: Sequence[str], said: Mapping[str, Sequence[str]], places: Sequence[str]) -> list[str]:
+    """A problem for each row that says something else than the first of its case; no label is none of them."""
+    first: dict[str, int] = {}
+    problems = []
+    for row, (case, place) in enumerate(zip(cases, places, strict=True)):
+        before = first.setdefault(case, row)
+        for name, values in said.items():
+            ours, theirs = values[row], values[before]
+            if case and ours != theirs and (name != "label" or (ours and theirs)):
+                problems.append(
+                    f"{place}: case '{case}' has the {name} '{ours}' here, and '{theirs}' in {places[before]}: a case "
+                    f"is one sample, and has one {name}"
+                )
+    return problems
 
 
 def _open(

@@ -29,6 +29,8 @@ GIVEN = {
     "val_prefix": None,
     "group_column": "patient",
     "site_column": "centre",
+    "case_column": None,
+    "max_slides": None,
     "val_fraction": 0.25,
     "test_fraction": 0.0,
     "stratify": False,

@@ -36,8 +36,8 @@ class FeatureBagDataModule(SplitDataModule):
     """DataModule of bags, the features of the tiles of one slide each, from files of `slidestream features` or TRIDENT.
 
     Batches of the train, validation and test loaders are `(list of (N, F) float32, targets)`; the predict loader yields
-    the list alone. A sample is a slide: table, splits, folds, checks for leaks between splits (patients, files, sites)
-    and checkpoints are those of `WSIDataModule`, and so are the arguments that are not listed here.
+    the list alone. A sample is a slide, or a case: table, splits, folds, checks for leaks between splits (patients,
+    files, sites) and checkpoints are those of `WSIDataModule`, and so are the arguments that are not listed here.
 
     Args:
         table: As for `WSIDataModule`; names are those of slides or of feature files.
@@ -57,6 +57,7 @@ class FeatureBagDataModule(SplitDataModule):
         val_ids: Ids of the validation rows.
         val_prefix: Prefix of the names of validation rows.
         group_column: Column of patients.
+        case_column: Column of cases, whose slides are one bag of all their tiles, in the order of the table.
         site_column: Column of centers or scanners.
         val_fraction: Fraction to validate on.
         test_fraction: Fraction to test on.
@@ -108,6 +109,7 @@ class FeatureBagDataModule(SplitDataModule):
         val_ids: Sequence[str] | None = None,
         val_prefix: str | None = None,
         group_column: str | None = None,
+        case_column: str | None = None,
         site_column: str | None = None,
         val_fraction: float = 0.2,
         test_fraction: float = 0.0,
@@ -151,7 +153,7 @@ class FeatureBagDataModule(SplitDataModule):
     def read_labels(self) -> LabelTable:
         """Read the table, find the files, and split."""
         names = ["image_column", "label_column", "target", "decimal", "class_names"]
-        names += ["group_column", "site_column", "split_column"]
+        names += ["group_column", "site_column", "split_column", "case_column"]
         labels = read_table(
             self._table, self.arguments["feature_dir"], folder_type=FeatureFolder,
             **{name: self.arguments[name] for name in names},
@@ -199,7 +201,7 @@ class FeatureBagDataModule(SplitDataModule):
 
     def geometry(self) -> Geometry:
         """The encoder, and how its tiles were read."""
-        return {"kind": "features", "features": self._surveyed[0], "eval_transform": None}
+        return {"kind": "features", "features": self._surveyed[0], "eval_transform": None, **self.case_geometry}
 
     def make_dataset(self, part: Part) -> FeatureBagDataset:
         """Dataset of one split."""

@@ -114,6 +114,11 @@ class TileDataModule(WSIDataModule):
         for name in ("lazy", "crop"):
             if options.get(name):
                 raise ValueError(f"{name}= is for whole slides: tiles are chosen by min_tissue=. Leave it out.")
+        if options.get("case_column") is not None:
+            raise ValueError(
+                "case_column= is for whole slides (WSIDataModule) and features (FeatureBagDataModule). Tiles have the "
+                "label of their slide: leave it out, and pass group_column= to keep patients in one split."
+            )
         numbers, names, ignored = outline_numbers(outline_classes if annotation_dir else None)
         mapping = outline_classes if isinstance(outline_classes, Mapping) else None
         super().__init__(table, image_dir, image_size=tile_size, outline_classes=mapping, **options)

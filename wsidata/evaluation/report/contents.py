@@ -51,7 +51,8 @@ class Contents:
         """Patient of each image, where split.csv says so."""
         if self.split is None or "group" not in self.split or "image_id" not in self.split:
             return None
-        return dict(zip(self.split["image_id"], self.split["group"], strict=True))
+        samples = self.split["case" if "case" in self.split else "image_id"]
+        return dict(zip(samples, self.split["group"], strict=True))
 
 
 def read_contents(source: Path) -> Contents:

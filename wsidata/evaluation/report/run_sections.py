@@ -126,6 +126,8 @@ def data_section(contents: Contents, scores: Scores | None, unit: str) -> Sectio
         section.blocks.append(
             Text("The split of the first fold; the others divide the same images differently.", "note")
         )
+    if "case" in table:  # which are samples; the rows are their slides
+        table = table.drop_duplicates("case")
     splits = [split for split in ("train", "val", "test") if (table["split"] == split).any()]
     used = table[table["split"].isin(splits)]
     if "group" in used and (used["group"] != "").any():

@@ -30,7 +30,7 @@ from wsidata.evaluation.scored import values_of
 from wsidata.utils.files import write_text
 from wsidata.utils.messages import check_choice
 
-UNITS = ("images", "slides", "photos")
+UNITS = ("images", "slides", "photos", "cases")
 _MOST_ROWS = 50
 _GENERATOR = "slidestream report"
 _MARK = f'<meta name="generator" content="{_GENERATOR}">'.encode()
@@ -74,7 +74,7 @@ def write_report(
             fold_1, ... in it, or a table of predictions (see `read_predictions`).
         out: HTML file to write; None: report.html in the folder.
         title: Heading; None: the name of the folder.
-        unit: What the images are called: "slides", "photos" or "images". None: as run.json says, else "images".
+        unit: What the images are called: "slides", "photos", "cases" or "images". None: as run.json says, else "images".
         groups: Patient of each image, drawn together for the intervals. None: those of split.csv, or of the column
             `group`.
         resamples: Number of bootstrap resamples.

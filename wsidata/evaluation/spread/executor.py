@@ -88,6 +88,8 @@ class ExecutorWriter(PredictionWriter):
         """No rows, after all have been predicted elsewhere."""
         if processes > 1:
             raise ValueError("an executor is for one device here: pass devices=1.")
+        if "paths" in self._table.columns:
+            raise ValueError("an executor predicts file by file, and a case is several: leave executor= out.")
         (rows,) = super()._chosen(finished, processes)
         size, paths = self._known.batch_size, self._table[KEY].tolist()
         row_of = {path: row for row, path in enumerate(paths)}

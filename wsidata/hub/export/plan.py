@@ -20,6 +20,7 @@ from wsidata.datamodules.base import SplitDataModule
 from wsidata.datamodules.image_folder import ImageFolderDataModule
 from wsidata.datamodules.tiles.module import TileDataModule
 from wsidata.datamodules.wsi import WSIDataModule
+from wsidata.datasets.cases import CaseDataset
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.hub.export.encoding import choose_encoding
 from wsidata.hub.manifest import (
@@ -39,6 +40,7 @@ from wsidata.slides.resample import RESAMPLING_VERSION
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.split_file import split_digest
 from wsidata.splits.unreadable import without_skipped
+from wsidata.tables.label_table import slides_of
 from wsidata.tables.parts import Part
 from wsidata.transforms.compose import Compose, default_eval_transform, default_train_transform, photo_train_transform
 from wsidata.transforms.describe import described
@@ -139,8 +141,10 @@ def plan_export(
     if rows.empty:
         raise ExportError("the data module's table has no rows.")
     rows = rows.assign(place=_places(rows))
-    datasets: dict[str, Any] = {"train": dm.make_dataset("train"), "val": dm.make_dataset("val")}
+    datasets: dict[str, Any] = {"train": _images_of(dm, "train"), "val": _images_of(dm, "val")}
     arguments["dtype"] = datasets["train"].dtype
+    if "case" in rows.columns:
+        arguments["cases"] = True
     if kind == "photos":
         arguments["resize_px"] = datasets["train"].resize_px
     crops = {name: leading_crop(dataset.transform) for name, dataset in datasets.items()}
@@ -184,7 +188,7 @@ def _plan_split(
     dm: SplitDataModule, image_ids: pd.Series[str], split: str, rows: pd.DataFrame, crop: CropOrPad | None
 ) -> SplitPlan:
     ours = rows[rows["split"] == split]
-    table = dm.tables[_DATASETS[split]]
+    table = slides_of(dm.tables[_DATASETS[split]])
     position = {name: index for index, name in enumerate(table["image_id"])}
     ids = image_ids.iloc[ours["row"]]
     if not set(ids) <= set(position):
@@ -197,7 +201,7 @@ def _plan_split(
     places = tuple(ours["place"])
     return SplitPlan(
         split=split,
-        dataset=dm.make_dataset(_DATASETS[split]),
+        dataset=_images_of(dm, _DATASETS[split]),
         crop=crop,
         indices=indices,
         places=places,
@@ -206,6 +210,12 @@ def _plan_split(
         else (),
         sources=tuple(tuple(filter(None, (str(table[name].iloc[index]) for name in columns))) for index in indices),
     )
+
+
+def _images_of(dm: SplitDataModule, part: Part) -> EpochDataset:
+    """The images of a split, also of cases one by one."""
+    dataset = dm.make_dataset(part)
+    return dataset.slides if isinstance(dataset, CaseDataset) else dataset
 
 
 def _places(rows: pd.DataFrame) -> list[str]:

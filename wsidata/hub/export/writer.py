@@ -85,7 +85,7 @@ def export(
             Images above 65,500 pixels are always TIFF.
         quality: JPEG quality, 1 to 100. None: 90.
         opaque_ids: Publish "image-0001", ... instead of ids.
-        keep_names: Which of "group" (patients) and "site" are published by their own names, not as numbers.
+        keep_names: Which of "group" (patients), "site" and "case" are published by their own names, not as numbers.
         card: License, title and description for the dataset card.
         stats: Whether to publish `dm.stats`; computing them, if unknown, reads the training images once more.
         executor: Threads, `stats.process_pool(n)` or Dask's `client.get_executor(pure=False)`. None: four threads.
@@ -208,7 +208,7 @@ def _secrets(dm: SplitDataModule, plan: ExportPlan, card: CardText) -> Secrets:
         names = (
             ids
             | {PurePosixPath(name).name for name in ids}
-            | {str(v) for c in NAMED_COLUMNS for v in frame[c].unique()}
+            | {str(v) for c in NAMED_COLUMNS if c in frame for v in frame[c].unique()}
         )
     return Secrets.of_machine((path for path in folders if path.is_dir()), names - published, said)
 

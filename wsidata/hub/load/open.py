@@ -24,13 +24,14 @@ from wsidata.tables.label_table import LabelTable
 from wsidata.utils.plain_json import PlainJSONError, from_plain
 
 _DEFAULTS: dict[Kind, dict[str, Any]] = {
-    "slides": {"batch_size": 1, "dtype": "uint8", "image_size": None, "lazy": False},
+    "slides": {"batch_size": 1, "dtype": "uint8", "image_size": None, "lazy": False, "max_slides": None},
     "photos": {"batch_size": 32, "dtype": None, "image_size": None, "resize_px": "auto", "normalize": None},
 }
 """Arguments for each kind of image, where nothing else was published or requested."""
 
 
 _COLUMNS = {name: f"{name}_column" for name in ("image", "label", "group", "site")} | {"config": "config"}
+_LOADING = ["batch_size", "sampling", "predict_on", "max_slides"]
 _DRAWN = ("val_fraction", "seed", "small_classes")
 
 
@@ -49,6 +50,7 @@ class _Published:
     normalize: Literal["stats", "imagenet"] | None = None
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     predict_on: Literal["train", "val", "test", "all"] | None = None
+    max_slides: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Opened:
         labels: Its table.
         facts: What was published of each image (see `tables.FACTS`); None if it was not published by this package.
         reader: What checks, reads and counts its images.
-        loading: `batch_size`, `sampling` and `predict_on`.
+        loading: `batch_size`, `sampling`, `predict_on` and `max_slides`.
     """
 
     copy: LocalCopy
@@ -98,7 +100,7 @@ def open_published(
             )
         labels, facts = read_export(copy, copy.preprocessing, remote=options["streaming"])
     chosen = _choose(copy, options)
-    loading = {name: chosen.pop(name) for name in ("batch_size", "sampling", "predict_on")}
+    loading = {name: chosen.pop(name) for name in _LOADING if name in chosen}
     if copy.preprocessing is not None:
         _warn_of_differences(copy.name, copy.preprocessing, transforms, lazy=bool(chosen.get("lazy")))
     kind = SlideReader if "lazy" in chosen else PhotoReader
@@ -170,9 +172,8 @@ def _published(name: str, preprocessing: Preprocessing) -> dict[str, Any]:
             f"{PREPROCESSING_FILE} of '{name}' is damaged: {error}. Download or export it again."
         ) from error
     sides = found.image_size if isinstance(found.image_size, tuple) else (found.image_size,)
-    small = [
-        key for key in ("batch_size", "resize_px") if isinstance(getattr(found, key), int) and getattr(found, key) < 1
-    ]
+    counts = {key: getattr(found, key) for key in ("batch_size", "resize_px", "max_slides")}
+    small = [key for key, count in counts.items() if isinstance(count, int) and count < 1]
     small += ["image_size"] if any(side is not None and not 1 <= side <= _LARGEST_PX for side in sides) else []
     if small:
         raise ExportFormatError(

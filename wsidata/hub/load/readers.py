@@ -31,7 +31,7 @@ from wsidata.slides.options import SlideOptions
 from wsidata.splits.near_duplicates import photo_thumbnail, slide_thumbnail
 from wsidata.stats.compute import channel_stats
 from wsidata.stats.result import ChannelStats
-from wsidata.tables.label_table import LabelTable
+from wsidata.tables.label_table import LabelTable, slides_of
 from wsidata.tables.parts import Part, SplitError
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.base import as_tuples
@@ -105,14 +105,14 @@ class SlideReader:
         if "mask" in frame.columns:
             check_masks(frame)
         check_one_kind(sizes, self._dtype)
-        if self._sizes_follow_slides:
+        if self._sizes_follow_slides and "case" not in frame.columns:
             check_batchable(sizes, batch_size)
 
     def channel_stats(
         self, table: pd.DataFrame, executor: Executor | None = None, share: str | Path | None = None
     ) -> ChannelStats:
         """Pooled over all pixels of a table's images."""
-        return channel_stats(table["path"], level=0, executor=executor, share=share)
+        return channel_stats(slides_of(table)["path"], level=0, executor=executor, share=share)
 
     def make_dataset(self, table: pd.DataFrame, part: Part, remote: RemoteFiles | None) -> SlideDataset:
         """Dataset of one split, on this disk or remote."""

@@ -28,7 +28,7 @@ from wsidata.hub.manifest import (
     TableFile,
 )
 from wsidata.splits.split_file import split_digest
-from wsidata.tables.label_table import COLUMNS, LabelTable
+from wsidata.tables.label_table import COLUMNS, FURTHER_COLUMNS, LabelTable
 from wsidata.tables.targets import TARGETS, Target
 from wsidata.utils.files import file_sha256
 from wsidata.utils.messages import describe_problems
@@ -72,7 +72,7 @@ def read_export(
     frame = frame.sort_values("row", kind="stable", ignore_index=True).astype(
         {"split": object}
     )  # as in a table that was read
-    order = [*COLUMNS, *(name for name in ("target", "mask") if name in frame.columns)]
+    order = [*COLUMNS, *(name for name in FURTHER_COLUMNS if name in frame.columns)]
     facts = frame[[name for name in FACTS if name in frame.columns]]
     digest = split_digest(frame)
     if digest != preprocessing.split_digest or frame["image_id"].duplicated().any():
@@ -146,6 +146,8 @@ def _read_table(copy: LocalCopy, preprocessing: Preprocessing, table: TableFile)
         "split": [TABLE_SPLITS[table.split]] * table.rows,
         **{name: stored[name] for name in ("row", "width", "height", "sha256", "mask_sha256") if name in stored},
     }
+    if "case" in stored:
+        columns["case"] = stored["case"]
     if "target" in stored:
         columns["target"] = [tuple(numbers) for numbers in stored["target"]]
     below = Path(table.path).parent
