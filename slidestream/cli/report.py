@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder of a run, or of folds; or a table such as predictions.csv")
     parser.add_argument("--out", metavar="FILE.html", help="file to write (default: report.html in the folder)")
     parser.add_argument("--title", help="heading (default: name of the folder)")
-    parser.add_argument("--unit", choices=("slides", "photos", "cases", "images"), help="what the images are (default: as run)")
+    parser.add_argument(
+        "--unit", choices=("slides", "photos", "cases", "images"), help="what the images are (default: as run)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

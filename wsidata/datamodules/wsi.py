@@ -315,7 +315,8 @@ class WSIDataModule(SplitDataModule):
         sizes = self._checked_sizes
         if sizes is None:
             return None
-        return spacing_range(sizes[sizes["image_id"].isin(self.tables["train"]["image_id"])], self.resolution)
+        trained = slides_of(self.tables["train"])["image_id"]
+        return spacing_range(sizes[sizes["image_id"].isin(trained)], self.resolution)
 
     def compare_spacing(self, trained: Sequence[float] | None) -> None:
         """Warn of slides whose um per pixel are not those of a checkpoint's training slides."""

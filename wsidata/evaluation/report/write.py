@@ -74,7 +74,7 @@ def write_report(
             fold_1, ... in it, or a table of predictions (see `read_predictions`).
         out: HTML file to write; None: report.html in the folder.
         title: Heading; None: the name of the folder.
-        unit: What the images are called: "slides", "photos", "cases" or "images". None: as run.json says, else "images".
+        unit: What the images are called: "slides", "photos", "cases" or "images". None: as run.json says, or "images".
         groups: Patient of each image, drawn together for the intervals. None: those of split.csv, or of the column
             `group`.
         resamples: Number of bootstrap resamples.
