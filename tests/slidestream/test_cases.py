@@ -18,7 +18,7 @@ class CaseNetwork(StreamingClassifier):
     """Looks for a color anywhere in a case."""
 
     def __init__(self):
-        trunk = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveMaxPool2d(1))
+        trunk = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveMaxPool2d(1))
         super().__init__(trunk, nn.Linear(4, 2), tile_size=16, optimizer=lambda own: torch.optim.Adam(own, lr=0.1))
 
 
@@ -49,7 +49,7 @@ def test_a_label_that_one_slide_of_a_case_shows_is_learned(study, tmp_path):
         table, case_column="patient", level=0, lazy=True, batch_size=2, num_workers=0, test_fraction=0.4, leaks="off"
     )
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    trainer = Trainer(max_epochs=2, limit_val_batches=0, num_sanity_val_steps=0, default_root_dir=tmp_path, **quiet)
+    trainer = Trainer(max_epochs=3, limit_val_batches=0, num_sanity_val_steps=0, default_root_dir=tmp_path, **quiet)
     model = CaseNetwork()
     trainer.fit(model, datamodule=dm)
     trainer.save_checkpoint(tmp_path / "best.ckpt")
