@@ -240,8 +240,8 @@ class Preprocessing:
             ) from error
         if version not in (FORMAT_VERSION, CASES_VERSION):
             raise ExportFormatError(
-                f"'{source}' is of format {version!s:.20}, and this version of slidestream reads {CASES_VERSION}. "
-                "Install the version it was written with (see its 'versions'), or a newer one."
+                f"'{source}' is of format {version!s:.20}, and this version of slidestream reads {FORMAT_VERSION} and "
+                f"{CASES_VERSION}. Install the version it was written with (see its 'versions'), or a newer one."
             )
         try:
             found = cls._from_plain(content)

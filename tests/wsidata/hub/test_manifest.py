@@ -78,7 +78,7 @@ def changed(**changes):
     [
         ("{}", "is not a preprocessing.json of slidestream"),
         ("[1]", "is not a preprocessing.json of slidestream"),
-        (changed(format_version=2), "is of format 2, and this version of slidestream reads 1"),
+        (changed(format_version=3), "is of format 3, and this version of slidestream reads 1 and 2"),
         (changed(split_digest="dd"), "was changed since it was written"),
         (changed(tables=[{"path": "x"}]), "is damaged"),
         (changed(surprise=1), "is damaged"),
