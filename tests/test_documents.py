@@ -19,7 +19,7 @@ from streammodels import StreamingResNet
 from wsidata.synthetic import write_camelyon16, write_photo_folders, write_photos, write_slide
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
-ON_SLIDES = ("augmentation", "heads", "how-streaming-works", "resnets", "tissue-and-lazy")
+ON_SLIDES = ("augmentation", "heads", "how-streaming-works", "quality", "resnets", "tissue-and-lazy")
 
 
 @pytest.fixture(scope="module")

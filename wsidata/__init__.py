@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from wsidata.hub.export.writer import export as export
     from wsidata.hub.publish import publish as publish
     from wsidata.photos.read import read_photo as read_photo
+    from wsidata.slides.artifacts.without import TissueWithout as TissueWithout
+    from wsidata.slides.exchange.tissue_files import TissueFiles as TissueFiles
     from wsidata.slides.lazy_image import LazyImage as LazyImage
     from wsidata.slides.slide import Slide as Slide
     from wsidata.slides.tissue.crop import TissueCrop as TissueCrop
@@ -53,6 +55,8 @@ __getattr__, __dir__, __all__ = lazy_names(
         "hub.export.writer": ["export"],
         "hub.publish": ["publish"],
         "photos.read": ["read_photo"],
+        "slides.artifacts.without": ["TissueWithout"],
+        "slides.exchange.tissue_files": ["TissueFiles"],
         "slides.lazy_image": ["LazyImage"],
         "slides.slide": ["Slide"],
         "slides.tissue.crop": ["TissueCrop"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,9 @@ from wsidata.formats.open import open_pyramid
 from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.formats.resolution import MEASURES
 from wsidata.formats.tiff.levels import SEARCHED_KINDS
+from wsidata.slides.artifacts.without import TissueWithout
 from wsidata.slides.tissue.crop import TissueCrop
-from wsidata.slides.tissue.methods import find_tissue, otsu_density, otsu_saturation
+from wsidata.slides.tissue.methods import TissueMethod, find_tissue, otsu_density, otsu_saturation
 from wsidata.tables.parts import part_name
 from wsidata.transforms.base import TransformError
 from wsidata.transforms.rebuild import rebuilt
@@ -211,7 +213,11 @@ def _crop(saved: Mapping[str, Any] | None) -> TissueCrop | None:
     if saved is None:
         return None
     settings = dict(saved)
-    method = _METHODS.get(settings.pop("method", "find_tissue"))
+    name = settings.pop("method", "find_tissue")
+    excluded = re.fullmatch(r"TissueWithout\(exclude=\(([a-z', ]+)\), method=(\w+)\)", name)
+    method: TissueMethod | None = _METHODS.get(excluded[2] if excluded else name)
+    if excluded and method is not None:
+        method = TissueWithout(tuple(re.findall(r"[a-z]+", excluded[1])), method)
     if method is None or settings.keys() - {"kind", "margin_px", "mask_mpp"}:
         raise GeometryError(f"the crop {dict(saved)} cannot be made from its description. Pass crop=, as in training.")
     return TissueCrop(method=method, **settings)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from wsidata.errors import SlideError, SpacingConflictWarning
 from wsidata.formats.resolution import Resolution
 from wsidata.formats.vips import thread_count
+from wsidata.slides.artifacts.without import TissueWithout
 from wsidata.slides.file_facts import FileFacts, fact_name
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
@@ -259,6 +260,9 @@ def plain_crop_settings(crop: TissueCrop | None) -> list[Any] | None:
     if crop is None:
         return []
     method: Any = crop.method
+    excluded = ()
+    if isinstance(method, TissueWithout):
+        method, excluded = method.method, method.exclude
     filled: dict[str, Any] = {}
     if isinstance(method, functools.partial) and not method.args:
         method, filled = method.func, method.keywords
@@ -268,4 +272,4 @@ def plain_crop_settings(crop: TissueCrop | None) -> list[Any] | None:
         json.dumps(filled)
     except (TypeError, ValueError):
         return None
-    return [{**vars(crop), "method": described(method)}, filled]
+    return [{**vars(crop), "method": described(method)}, filled, *([list(excluded)] if excluded else [])]

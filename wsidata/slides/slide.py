@@ -7,7 +7,7 @@ factor (`wsidata.formats.levels`), and the resampling of a level (`wsidata.slide
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,9 +32,10 @@ from wsidata.slides.tissue.mask import (
     MASK_MPP,
     TissueMask,
     apply_method,
+    check_mask,
     check_sees_colors,
 )
-from wsidata.slides.tissue.methods import TissueMethod, find_tissue
+from wsidata.slides.tissue.methods import SlideMethod, TissueMethod, find_tissue
 from wsidata.utils.rectangle import PartReader, Pixels, ReadParts, Rectangle
 
 if TYPE_CHECKING:
@@ -182,24 +183,37 @@ class Slide(SlideFile):
         requested = Resolution.of(resolution)
         return slide_lazy(self, requested, as_crop(crop), transform, np.random.default_rng(seed), dtype=dtype)
 
-    def tissue_mask(self, method: TissueMethod = find_tissue, **resolution: Any) -> TissueMask:
+    def tissue_mask(
+        self, method: TissueMethod = find_tissue, *, exclude: Sequence[str] = (), **resolution: Any
+    ) -> TissueMask:
         """Mask of the tissue on the slide.
 
         Args:
             method: From (height, width, 3) uint8 RGB (or the chosen channels) to booleans (height, width); see
-                `wsidata.slides.tissue.mask`.
+                `wsidata.slides.tissue.mask`. Or a method of slides, such as `TissueWithout` and `TissueFiles`.
+            exclude: Artifacts that are no tissue: "pen", "fold", "bubble", "blur". The same as
+                `TissueWithout(exclude, method)`, which see.
             **resolution: Resolution of the mask, as for `image`. None: 8 um per pixel, or a longer side of 2048 pixels
                 where the mpp is unknown or coarser.
 
         Raises:
-            ValueError: for a method that goes by color on chosen channels.
+            ValueError: for a method that goes by color on chosen channels, or an unknown artifact.
+            SpacingUnknownError: if artifacts are to be excluded, and the slide does not state its um per pixel.
         """
+        if exclude:
+            from wsidata.slides.artifacts.without import TissueWithout
+
+            method = TissueWithout(tuple(exclude) if not isinstance(exclude, str) else (exclude,), method)
         if not self.options.has_colors:
             check_sees_colors(method, f"the tissue of slide '{self.path.name}'")
         if not resolution:
             is_fine = self.mpp is not None and max(self.mpp) <= MASK_MPP
             resolution = {"mpp": MASK_MPP} if is_fine else {"max_side": MASK_MAX_SIDE_PX}
-        pixels = apply_method(method, self.numpy(**resolution), f"slide '{self.path.name}'")
+        name = f"slide '{self.path.name}'"
+        if isinstance(method, SlideMethod):
+            pixels = check_mask(method(self, resolution), self.size_at(**resolution)[::-1], name)
+        else:
+            pixels = apply_method(method, self.numpy(**resolution), name)
         return TissueMask(pixels, *self.downsample_at(**resolution), self.width, self.height)
 
     def size_at(self, **resolution: Any) -> tuple[int, int]:

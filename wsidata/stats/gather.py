@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pyvips
@@ -165,7 +166,7 @@ def _identity(function: Any) -> Any:
     """A function as plain values: those of this package by name, others by what they do."""
     if isinstance(function, partial):
         return [_identity(function.func), identity(function.args), identity(function.keywords)]
-    if str(getattr(function, "__module__", "")).startswith("wsidata."):
+    if isinstance(function, FunctionType) and function.__module__.startswith("wsidata."):
         return f"{function.__module__}.{function.__qualname__}"
     return identity(function)
 

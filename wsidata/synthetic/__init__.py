@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from wsidata.utils.public_names import lazy_names
 
 if TYPE_CHECKING:
+    from wsidata.synthetic.artifacts import PaintedSlide as PaintedSlide
+    from wsidata.synthetic.artifacts import paint_slide as paint_slide
     from wsidata.synthetic.lesions.micrometastases import write_micrometastases as write_micrometastases
     from wsidata.synthetic.lesions.relations import write_relations as write_relations
     from wsidata.synthetic.outlines import tumor_outlines as tumor_outlines
@@ -19,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "lesions.micrometastases": ["write_micrometastases"],
         "lesions.relations": ["write_relations"],
+        "artifacts": ["PaintedSlide", "paint_slide"],
         "outlines": ["tumor_outlines"],
         "photos": ["write_photo_folders", "write_photos"],
         "slides": ["write_camelyon16", "write_pixels", "write_slide"],

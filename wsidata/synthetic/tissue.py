@@ -11,14 +11,18 @@ All sizes are in micrometers, so that a slide of another resolution shows the sa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
+Stain = Literal["he", "dab"]
+"""Hematoxylin and eosin; or hematoxylin, with DAB where tumor is."""
 
 HEMATOXYLIN = np.array([0.65, 0.70, 0.29], dtype=np.float32)
 EOSIN = np.array([0.07, 0.99, 0.11], dtype=np.float32)
+DAB = np.array([0.27, 0.57, 0.78], dtype=np.float32)
 GLASS = np.array([244.0, 243.0, 246.0], dtype=np.float32)
 
 
@@ -34,13 +38,17 @@ class Nuclei:
     density: Field
 
 
-def paint_tissue(width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+def paint_tissue(
+    width: int, height: int, *, tumor: bool, mpp: float, rng: np.random.Generator, stain: Stain = "he",
+    pieces: int | None = None,
+) -> NDArray[np.uint8]:  # fmt: skip
     """Pixels of stained tissue on glass, with or without nests of tumor, (height, width, 3) uint8 RGB.
 
-    `mpp` is the resolution in um per pixel. The same state of `rng` gives the same pixels.
+    `mpp` is the resolution in um per pixel, `pieces` the number of pieces that lie apart (None: one to three that may
+    touch). The same state of `rng` gives the same pixels.
     """
     shape = (height, width)
-    tissue = _tissue(shape, rng)
+    tissue = tissue_pieces(shape, rng, pieces)
     nests = _nests(tissue, rng) if tumor else np.zeros(shape, dtype=np.float32)
     eosin = _stroma(shape, mpp, rng) * tissue
     hematoxylin = 0.05 * tissue
@@ -53,13 +61,15 @@ def paint_tissue(width: int, height: int, *, tumor: bool, mpp: float, rng: np.ra
     grain = 1 + 0.16 * _noise(shape, 2.4 / mpp, rng)
     for nuclei in cells:
         _stamp(hematoxylin, nuclei, grain)
+    if stain == "dab":
+        return _light(hematoxylin * (1 - 0.5 * nests), 0.7 * nests * (0.35 + hematoxylin), rng, DAB, fog=0.09 * eosin)
     return _light(hematoxylin, eosin, rng)
 
 
 def tumor_mask(width: int, height: int, *, seed: int) -> NDArray[np.bool_]:
     """Where `write_slide(..., tumor=True, seed=seed)` paints tumor, (height, width)."""
     rng = np.random.default_rng(seed)
-    return _nests(_tissue((height, width), rng), rng) > 0.5
+    return _nests(tissue_pieces((height, width), rng), rng) > 0.5
 
 
 def _noise(shape: tuple[int, int], cell_px: float, rng: np.random.Generator) -> Field:
@@ -94,8 +104,10 @@ def _coordinates(shape: tuple[int, int]) -> tuple[Field, Field]:
     return np.arange(width, dtype=np.float32)[None, :], np.arange(height, dtype=np.float32)[:, None]
 
 
-def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> Field:
-    """One to three ragged pieces, 1 inside and 0 on glass."""
+def tissue_pieces(shape: tuple[int, int], rng: np.random.Generator, pieces: int | None = None) -> Field:
+    """Ragged pieces, 1 inside and 0 on glass: so many in rows, apart; or one to three anywhere in the middle."""
+    if pieces is not None:
+        return _apart(shape, rng, pieces)
     x, y = _coordinates(shape)
     side = float(min(shape))
     squared = np.full(shape, 99.0, dtype=np.float32)
@@ -108,6 +120,23 @@ def _tissue(shape: tuple[int, int], rng: np.random.Generator) -> Field:
     piece = _soft(ragged - np.sqrt(squared), -1.0, 0.012)
     tears = _soft(_noise(shape, side / 9, rng) + 0.3 * _noise(shape, side / 60, rng), 2.1, 0.1)
     return piece * (1 - tears)
+
+
+def _apart(shape: tuple[int, int], rng: np.random.Generator, pieces: int) -> Field:
+    """Pieces in the cells of a grid, which they do not fill."""
+    x, y = _coordinates(shape)
+    rows = max(1, round(float(np.sqrt(pieces * shape[0] / shape[1]))))
+    columns = -(-pieces // rows)
+    cell_x, cell_y = shape[1] / columns, shape[0] / rows
+    squared = np.full(shape, 99.0, dtype=np.float32)
+    for number in range(pieces):
+        row, column = divmod(number, columns)
+        center_x, center_y = (column + rng.uniform(0.47, 0.53)) * cell_x, (row + rng.uniform(0.47, 0.53)) * cell_y
+        radius_x, radius_y = rng.uniform(0.24, 0.34) * cell_x, rng.uniform(0.24, 0.34) * cell_y
+        along_x, along_y = ((x - center_x) / radius_x) ** 2, ((y - center_y) / radius_y) ** 2
+        np.minimum(squared, (along_x + along_y).astype(np.float32), out=squared)
+    ragged = 0.09 * np.clip(_noise(shape, min(cell_x, cell_y) / 7, rng), -2, 2)
+    return _soft(ragged - np.sqrt(squared), -1.0, 0.012)
 
 
 def _nests(tissue: Field, rng: np.random.Generator) -> Field:
@@ -255,14 +284,21 @@ def _stamp(hematoxylin: Field, nuclei: Nuclei, grain: Field, batch: int = 2048) 
         np.maximum.at(flat, where, (density * shade * flat_grain[where]).astype(np.float32))
 
 
-def _light(hematoxylin: Field, eosin: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """RGB of stain maps, with random stain strengths and hues, and a little sensor noise."""
+def _light(
+    hematoxylin: Field, eosin: Field, rng: np.random.Generator, second: Field = EOSIN, fog: Field | None = None
+) -> NDArray[np.uint8]:
+    """RGB of stain maps, with random stain strengths and hues, and a little sensor noise.
+
+    `second` are the densities of what stands in the place of eosin, `fog` a gray density.
+    """
     blue, pink = rng.uniform(0.8, 1.3), rng.uniform(0.55, 1.25)
     blue_vector = blue * (HEMATOXYLIN + rng.normal(0, 0.035, 3).astype(np.float32))
-    pink_vector = pink * (EOSIN + np.abs(rng.normal(0, 0.05, 3)).astype(np.float32))
+    pink_vector = pink * (second + np.abs(rng.normal(0, 0.05, 3)).astype(np.float32))
     sensor = rng.standard_normal(hematoxylin.shape, dtype=np.float32) * 1.6
     out = np.empty((*hematoxylin.shape, 3), dtype=np.uint8)
     for band in range(3):
         absorbed = hematoxylin * np.float32(blue_vector[band]) + eosin * np.float32(pink_vector[band])
+        if fog is not None:
+            absorbed += fog
         out[..., band] = np.clip(GLASS[band] * np.exp(-absorbed) + sensor, 0, 255)
     return out

@@ -11,8 +11,8 @@ import pyvips
 from numpy.typing import NDArray
 
 from wsidata.slides.resample import shrunk_to
+from wsidata.slides.tissue.methods import SlideMethod, find_tissue, otsu_density
 from wsidata.slides.tissue.methods import TissueMethod as TissueMethod
-from wsidata.slides.tissue.methods import find_tissue, otsu_density
 from wsidata.slides.tissue.methods import otsu_saturation as otsu_saturation
 
 if TYPE_CHECKING:
@@ -103,11 +103,18 @@ def tissue_mask(
 
 def apply_method(method: TissueMethod, pixels: NDArray[np.uint8], name: str) -> NDArray[np.bool_]:
     """Call a method that may be the user's own, and check that it gives a boolean mask of the image's size."""
-    mask = np.asarray(method(pixels))
-    if mask.shape != pixels.shape[:2] or mask.dtype != np.bool_:
+    if isinstance(method, SlideMethod):
+        raise ValueError(f"{type(method).__name__} finds the tissue of slides, and {name} is none. Pass find_tissue.")
+    return check_mask(method(pixels), pixels.shape[:2], name)
+
+
+def check_mask(mask: NDArray[np.bool_], shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:
+    """Check what a method gave for the image of this name and (height, width)."""
+    mask = np.asarray(mask)
+    if mask.shape != shape or mask.dtype != np.bool_:
         raise ValueError(
             f"the tissue method gave {mask.dtype} {mask.shape} for {name}; it must give a boolean mask of its height "
-            f"and width, {pixels.shape[:2]}. Compare with a threshold (mask > 0), and do not resize."
+            f"and width, {shape}. Compare with a threshold (mask > 0), and do not resize."
         )
     return mask
 
@@ -117,7 +124,8 @@ def check_sees_colors(method: TissueMethod, purpose: str) -> None:
 
     They would take three fluorescence channels for RGB. `purpose` is for the message.
     """
-    if getattr(method, "func", method) in COLOR_METHODS:
+    by_color = method.goes_by_color if isinstance(method, SlideMethod) else getattr(method, "func", method)
+    if by_color is True or by_color in COLOR_METHODS:
         raise ValueError(
             f"{purpose} cannot be found by color where channels= are chosen. Pass a method that takes these channels: "
             "TissueCrop(..., method=...), or Slide.tissue_mask(method)."

@@ -19,15 +19,29 @@ smaller than `max_hole_px` filled, pieces smaller than `min_piece_px` dropped. T
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-TissueMethod = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
-"""From (height, width, 3) uint8 RGB to a (height, width) boolean mask."""
+from wsidata.slides.protocol import SlideLike
+
+
+class SlideMethod(ABC):
+    """A way to find tissue that needs more of a slide than its coarse view: finer pixels, or a file beside it."""
+
+    goes_by_color = True
+
+    @abstractmethod
+    def __call__(self, slide: SlideLike, resolution: Mapping[str, Any]) -> NDArray[np.bool_]:
+        """The tissue of an open slide, (height, width) booleans of the size of `slide.image(**resolution)`."""
+
+
+TissueMethod = Callable[[NDArray[np.uint8]], NDArray[np.bool_]] | SlideMethod
+"""From (height, width, 3) uint8 RGB to a (height, width) boolean mask; or from a slide."""
 
 CLOSE_PX, MAX_HOLE_PX, MIN_PIECE_PX = 5, 256, 24
 
