@@ -30,6 +30,7 @@ FLOORS = {
         annotations
         staging
         formats
+        remote
         jobs
         utils
         errors

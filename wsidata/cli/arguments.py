@@ -96,12 +96,21 @@ def add_pixel_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale-to-8bit", nargs=2, type=float, metavar=("LOW", "HIGH"), help="stored values that become 0 and 255"
     )
+    add_plane_arguments(parser)
     parser.add_argument("--apply-icc", action="store_true", help="convert colors to sRGB by the slides' profiles")
+
+
+def add_plane_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add arguments for the image and plane of files with several."""
+    parser.add_argument("--series", type=int, help="number of the image, from 0, of files with several")
+    parser.add_argument("--z", type=int, help="number of the focal plane, from 0, of stacks")
+    parser.add_argument("--t", type=int, help="number of the point in time, from 0")
 
 
 def pixel_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `SlideOptions`, from `add_pixel_arguments`."""
-    return {name: getattr(arguments, name) for name in ("mpp_override", "channels", "scale_to_8bit", "apply_icc")}
+    names = ("mpp_override", "channels", "scale_to_8bit", "apply_icc", "series", "z", "t")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def channel_list(text: str) -> list[int | str] | str:

@@ -7,6 +7,7 @@ import argparse
 from wsidata.cli.arguments import (
     CHANNELS_HELP,
     add_output_arguments,
+    add_plane_arguments,
     channel_list,
     check_plot,
     print_json,
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("slides", nargs="+", metavar="SLIDE", help="a slide")
     parser.add_argument("--channels", type=channel_list, help=CHANNELS_HELP)
+    add_plane_arguments(parser)
     parser.add_argument("--plot", metavar="FILE.png", help="plot the resolution of all levels of all slides")
     add_output_arguments(parser)
 
@@ -32,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     infos = []
     with progress_bar("slides", quiet=arguments.quiet or len(arguments.slides) < 3) as progress:
         for number, path in enumerate(arguments.slides, start=1):
-            infos.append(slide_info(path, channels=arguments.channels))
+            chosen = {name: getattr(arguments, name) for name in ("channels", "series", "z", "t")}
+            infos.append(slide_info(path, **chosen))
             progress(number, len(arguments.slides))
     if arguments.plot:
         from wsidata.evaluation.save import save_figure

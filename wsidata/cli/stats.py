@@ -98,12 +98,14 @@ def _slides(arguments: argparse.Namespace) -> list[str]:
         raise ValueError("name slides, or pass --split=SPLIT.csv; one of the two.")
     if not arguments.split:
         return list(arguments.slides)
+    from wsidata.remote.address import is_address
     from wsidata.splits.split_file import load_splits
-    from wsidata.tables.find_slides import ImageFolder, ImageLookupError
+    from wsidata.tables.find_slides import AddressFolder, ImageFolder, ImageLookupError
 
     saved = load_splits(arguments.split)
-    folder = ImageFolder(Path(arguments.image_dir or Path(arguments.split).parent).absolute())
+    where = arguments.image_dir or Path(arguments.split).parent
+    folder = AddressFolder(str(where)) if is_address(where) else ImageFolder(Path(where).absolute())
     try:
-        return [str(folder.find(name)) for name in saved.loc[saved["split"] == arguments.part, "image_id"]]
+        return [folder.find_text(name) for name in saved.loc[saved["split"] == arguments.part, "image_id"]]
     except ImageLookupError as error:
         raise ImageLookupError(f"{error}. Pass --image-dir, the folder of its slides.") from error

@@ -20,8 +20,8 @@ from wsidata.transforms.describe import described
 from wsidata.utils.messages import check_choice
 
 Setting = Literal[
-    "kind", "resolution", "mpp_override", "crop", "channels", "scale_to_8bit", "apply_icc", "resize_px", "image_size",
-    "dtype", "normalize", "eval_transform", "train_transform", "features", "cases",
+    "kind", "resolution", "mpp_override", "crop", "channels", "scale_to_8bit", "apply_icc", "series", "z", "t",
+    "resize_px", "image_size", "dtype", "normalize", "eval_transform", "train_transform", "features", "cases",
 ]  # fmt: skip
 """What is remembered: the arguments of data modules, and `kind`, slides or photos, which have some of them each."""
 
@@ -30,6 +30,9 @@ OF_TRAINING = ("mpp_override", "train_transform")
 
 ONE_SLIDE = "one image a sample"
 """The setting `cases` of data modules without cases, which is not stored."""
+
+OF_PLANES = ("series", "z", "t")
+"""Settings that a checkpoint of an earlier version lacks: its slides had one image of one plane."""
 
 Geometry = dict[str, Any]
 """The value of each `Setting` that a kind of images has, as plain values."""
@@ -65,6 +68,9 @@ def slide_geometry(
         channels=request.channels,
         scale_to_8bit=request.scale_to_8bit,
         apply_icc=options.apply_icc,
+        series=options.series,
+        z=options.z,
+        t=options.t,
         **others,
     )
 
@@ -104,7 +110,8 @@ def check_geometry(
             stacklevel=3,
         )
         return
-    saved, here = {"cases": ONE_SLIDE, **saved}, {"cases": ONE_SLIDE, **here}
+    # Before they could be chosen, files had one image of one plane.
+    saved, here = {"cases": ONE_SLIDE, **dict.fromkeys(OF_PLANES), **saved}, {"cases": ONE_SLIDE, **here}
     known = [name for name in here if name in saved and (resuming or name not in OF_TRAINING)]
     other = [name for name in known if name not in allowed and not _equal(name, saved[name], here[name])]
     if other:

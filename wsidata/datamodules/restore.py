@@ -30,7 +30,7 @@ Images = str | Path | pd.DataFrame | Sequence[str | Path]
 
 _SHARED = ("image_size", "dtype")
 _READ = {
-    "slides": ("channels", "scale_to_8bit", "apply_icc", *_SHARED),
+    "slides": ("channels", "scale_to_8bit", "apply_icc", "series", "z", "t", *_SHARED),
     "photos": ("resize_px", "apply_icc", "normalize", *_SHARED),
     "features": (),
     None: _SHARED,

@@ -68,7 +68,8 @@ class WSIDataModule(SplitDataModule):
 
     Args:
         table: CSV, Parquet or DataFrame with a row per slide, or a folder of class folders; see `read_table`.
-        image_dir: Folder of the slides. None: the table's own.
+        image_dir: Folder of the slides; or an address, such as "s3://bucket/slides", below which all of them are. None:
+            the table's own.
         image_column: Column of slide names, with or without suffix.
         label_column: Column of labels, or columns. None: no labels, prediction only.
         class_names: Classes in order, or a mapping from labels to them. None: the labels, sorted.
@@ -128,6 +129,9 @@ class WSIDataModule(SplitDataModule):
         scale_to_8bit: `(low, high)`, the stored values that become 0 and 255, for samples of more than 8 bits. Without
             it 16-bit channels need `dtype="float"`.
         apply_icc: Convert the scanners' colors to sRGB, where a file has a color profile.
+        series: Number of the image to read, from 0, of files with several. None: the one that is the slide.
+        z: Number of the focal plane, from 0, of stacks. None: there is only one.
+        t: Number of the point in time, likewise.
         on_error: What to do about slides (or masks) that cannot be read as requested, by their headers, or have no
             tissue to crop to: "raise" names them all, before training; "skip" leaves them out with a warning that names
             them and counts what each split and class loses, and keeps them in `skipped`. The split of the others stays.
@@ -215,6 +219,9 @@ class WSIDataModule(SplitDataModule):
         channels: Sequence[int | str] | int | str | None = None,
         scale_to_8bit: tuple[float, float] | None = None,
         apply_icc: bool = False,
+        series: int | None = None,
+        z: int | None = None,
+        t: int | None = None,
         on_error: OnError = "raise",
         pin_memory: bool | None = None,
         predict_on: Literal["train", "val", "test", "all"] | None = None,
@@ -237,7 +244,7 @@ class WSIDataModule(SplitDataModule):
         self.image_size = None if image_size is None else check_size(image_size)
         check_choice("dtype", dtype, ("uint8", "float"))
         self._table, self._split = table, split
-        self._options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
+        self._options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc, series, z, t)
         self._lazy, self._crop = lazy, as_crop(crop)
         if max_slides is not None and (case_column is None or max_slides < 1):
             raise ValueError(f"max_slides={max_slides} is the most slides of a case: at least 1, with case_column=.")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from wsidata.errors import LimitExceededError
+from wsidata.remote.address import SlidePath
 
 PREFIX = "WSIDATA_"
 
@@ -59,7 +59,7 @@ def limit(name: str) -> int:
     return int(getattr(Limits, name)) if stated is None else stated
 
 
-def check_limit(name: str, found: int, path: Path | str, what: str) -> None:
+def check_limit(name: str, found: int, path: SlidePath | str, what: str) -> None:
     """Check what a file asks for against the limit of that name.
 
     Args:

@@ -6,12 +6,12 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pyvips
 
 from wsidata.errors import SpacingConflictWarning
 from wsidata.formats.codecs.orientation import turned_pair
+from wsidata.remote.address import SlidePath
 
 PLAUSIBLE_MPP_UM = (0.01, 40.0)
 """Spacings outside are print densities or mistakes: 72 dpi is 352.8 um/px, 600 dpi is 42.3 um/px."""
@@ -74,7 +74,7 @@ class SlideMetadata:
 class AssociatedImages(Mapping[str, pyvips.Image]):
     """Associated images of a slide by name, each decoded when it is looked up."""
 
-    def __init__(self, loaders: Loaders, path: Path) -> None:
+    def __init__(self, loaders: Loaders, path: SlidePath) -> None:
         self._loaders, self._path = loaders, path
 
     def __getitem__(self, name: str) -> pyvips.Image:

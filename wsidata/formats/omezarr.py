@@ -8,6 +8,7 @@ Missing and cut-off chunks are detected by `stores.chunks`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from wsidata.formats.metadata import Loaders, SlideMetadata, StatedSpacing, posi
 from wsidata.formats.stores.chunks import StoredChunks
 from wsidata.formats.stores.files import open_files
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, source_tile
+from wsidata.remote.address import SlidePath
 from wsidata.utils.confine import confined
 
 UM_PER_UNIT = {
@@ -48,6 +50,8 @@ RGB_COLORS = ("FF0000", "00FF00", "0000FF")
 MAX_SHIFT_PX = 1.0
 """Levels start at the same place to within this many of their own pixels; larger shifts are not supported."""
 MAX_LEVELS = 64
+MAX_IMAGES = 1000
+"""Images of a store that are asked for where its server does not list them."""
 
 
 class ZarrPyramid:
@@ -62,7 +66,7 @@ class ZarrPyramid:
     kind = "ome-zarr"
     reader = "zarr"
 
-    def __init__(self, path: Path, request: PixelRequest) -> None:
+    def __init__(self, path: SlidePath, request: PixelRequest) -> None:
         self._path, self._request = path, request
         try:
             self._open()
@@ -79,12 +83,13 @@ class ZarrPyramid:
         files, folder = open_files(self._path)
         root = zarr.open(files, path=folder, mode="r")
         if isinstance(root, zarr.Array):
+            in_folder = f": '{self._path.parent}'" if isinstance(self._path, Path) else ""
             raise UnsupportedImageError(
                 f"'{self._path}' is a single Zarr array {root.shape}, such as one level of an OME-Zarr. Open the "
-                f"folder of the whole image, which holds it: '{self._path.parent}'."
+                f"folder of the whole image, which holds it{in_folder}."
             )
         _check_version(root, self._path)
-        group, others = _image_group(root, self._path, self._request.of)
+        group, others = _image_group(root, self._path, self._request.of, can_list=files.can_list)
         _check_version(group, self._path)
         attributes = _ome_attributes(group)
         multiscale = attributes["multiscales"][0]
@@ -254,7 +259,9 @@ class ZarrPyramid:
         return requested_image(np.stack(planes, axis=-1), meaning, self._request, self._path.name)
 
 
-def _image_group(root: zarr.Group, path: Path, choice: ImageChoice) -> tuple[zarr.Group, dict[str, int]]:
+def _image_group(
+    root: zarr.Group, path: SlidePath, choice: ImageChoice, *, can_list: bool
+) -> tuple[zarr.Group, dict[str, int]]:
     """The group of the slide, and name and number of the images beside it (label, macro) in bioformats2raw's layout."""
     attributes = _ome_attributes(root)
     if "multiscales" in attributes:
@@ -262,7 +269,7 @@ def _image_group(root: zarr.Group, path: Path, choice: ImageChoice) -> tuple[zar
         return root, {}
     if "plate" in attributes or "well" in attributes:
         raise UnsupportedImageError(f"'{path}' is a plate of many images. Open one of them: the folder of its field.")
-    names = sorted((name for name, _ in root.groups() if name.isdigit()), key=int)
+    names = _numbered_groups(root, can_list=can_list)
     if "bioformats2raw.layout" in attributes and not names:
         raise UnreadableImageError(
             f"'{path}' has the metadata of bioformats2raw, but none of its images. Copy it again."
@@ -276,6 +283,13 @@ def _image_group(root: zarr.Group, path: Path, choice: ImageChoice) -> tuple[zar
     return slide, {name: number for number, name in enumerate(names) if name != chosen}
 
 
+def _numbered_groups(root: zarr.Group, *, can_list: bool) -> list[str]:
+    """Names of the images of bioformats2raw, "0", "1" ...; where the server does not list them, without gaps."""
+    if can_list:
+        return sorted((name for name, _ in root.groups() if name.isdigit()), key=int)
+    return list(itertools.takewhile(root.__contains__, map(str, range(MAX_IMAGES))))
+
+
 def _ome_attributes(group: zarr.Group) -> Mapping[str, Any]:
     """The OME attributes of a group, which version 0.5 stores under "ome"."""
     attributes = dict(group.attrs)
@@ -283,7 +297,7 @@ def _ome_attributes(group: zarr.Group) -> Mapping[str, Any]:
     return {**attributes, **inner} if isinstance(inner, Mapping) else attributes
 
 
-def _check_version(group: zarr.Group, path: Path) -> None:
+def _check_version(group: zarr.Group, path: SlidePath) -> None:
     """Raise for versions of OME-Zarr that are not known here: their transformations mean something else."""
     attributes = _ome_attributes(group)
     stated = [attributes, *attributes.get("multiscales", [])]
@@ -295,14 +309,26 @@ def _check_version(group: zarr.Group, path: Path) -> None:
         )
 
 
-def _array(group: zarr.Group, name: str, path: Path) -> zarr.Array[Any]:
+def _array(group: zarr.Group, name: str, path: SlidePath) -> zarr.Array[Any]:
     if name not in group:
         raise UnreadableImageError(f"'{path}': level '{name}' is named in the metadata, but not there. Copy it again.")
-    confined(path, Path(group.path, name).as_posix(), f"'{path}'")
+    _check_inside(path, Path(group.path, name).as_posix())
     found = group[name]
     if not isinstance(found, zarr.Array):
         raise UnreadableImageError(f"'{path}': level '{name}' is no array. Copy it again from its source.")
     return found
+
+
+def _check_inside(path: SlidePath, name: str) -> None:
+    """Check that the name of an array does not lead out of its store.
+
+    Raises:
+        ConfinementError: if it does.
+    """
+    if isinstance(path, Path):
+        confined(path, name, f"'{path}'")
+    elif ".." in name.split("/") or name.startswith("/") or "://" in name:
+        raise ConfinementError(f"'{path}' names '{name}', which leads out of it. Write its metadata again.")
 
 
 def _transform(multiscale: Mapping[str, Any], index: int, axes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -328,5 +354,5 @@ def _spacing(multiscale: Mapping[str, Any], scale: tuple[float, ...]) -> tuple[S
     return () if x is None or y is None else (StatedSpacing("OME-Zarr (scale)", (x, y)),)
 
 
-def _whole_image(path: Path, number: int) -> pyvips.Image:
+def _whole_image(path: SlidePath, number: int) -> pyvips.Image:
     return ZarrPyramid(path, PixelRequest(of=ImageChoice(series=number))).image(0)

@@ -7,7 +7,6 @@ opens. The extension decides only where a file is the cover of a slide stored be
 from __future__ import annotations
 
 import os
-import re
 import stat
 from contextlib import ExitStack
 from functools import partial
@@ -33,8 +32,9 @@ from wsidata.formats.metadata import Loaders, SlideMetadata
 from wsidata.formats.openslide import DICOM_AT, DICOM_SIGNATURE, foreign_format, open_foreign
 from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.formats.tiff.reader import TiffPyramid
+from wsidata.remote.address import Address, SlidePath, needs_file
+from wsidata.remote.source import open_file
 from wsidata.utils.rectangle import PartReader
-from wsidata.utils.same_file import SameFile
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
@@ -48,7 +48,6 @@ NO_IMAGES = {
 HEAD_BYTES = 132
 ZIP_SIGNATURE = b"PK\x03\x04"
 GZIP_SIGNATURE = b"\x1f\x8b\x08"
-ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/(?!/?$)")
 
 
 class Pyramid(Protocol):
@@ -108,13 +107,6 @@ def exists(path: Path) -> bool:
 
 def missing(path: Path) -> SlideError | FileNotFoundError:
     """The error for a path that is neither a file nor a Zarr store, which says what it is."""
-    text = str(path)
-    if ADDRESS.match(text) and not path.is_absolute():
-        address = text.replace(":/", "://", 1)
-        return UnsupportedImageError(
-            f"'{address}' is an address, and only files on disk are read. Copy it to a local disk first, and pass its "
-            "path there."
-        )
     if not path.is_dir():
         return FileNotFoundError(f"slide '{path}' does not exist, or is no file. Check the path.")
     names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
@@ -147,8 +139,10 @@ def check_regular(path: Path) -> None:
         raise UnreadableImageError(f"'{path}' is no file (but a folder, pipe or device). Check the path.")
 
 
-def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
+def open_pyramid(path: SlidePath, request: PixelRequest | None = None) -> Pyramid:
     """Open a slide, an OME-Zarr (a folder, or a ZIP archive) or a photo; as 8-bit RGB unless requested otherwise.
+
+    At an address, a TIFF or an OME-Zarr.
 
     Raises:
         UnreadableImageError: if the file is damaged or not an image.
@@ -156,7 +150,7 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
         UnsupportedImageError: if it is intact but cannot be read as requested.
     """
     request = request or PixelRequest()
-    key = os.path.abspath(path), str(path), request, limits()
+    key = path if isinstance(path, Address) else os.path.abspath(path), str(path), request, limits()
     kept = KEPT.take(key)
     if kept is not None:
         return kept
@@ -173,14 +167,15 @@ def open_pyramid(path: Path, request: PixelRequest | None = None) -> Pyramid:
     return pyramid
 
 
-def _opened(path: Path, request: PixelRequest) -> Pyramid:
-    if path.is_dir():
+def _opened(path: SlidePath, request: PixelRequest) -> Pyramid:
+    if path.is_store if isinstance(path, Address) else path.is_dir():
         from wsidata.formats.omezarr import ZarrPyramid  # zarr is slow to import
 
         return ZarrPyramid(path, request)
-    check_regular(path)
+    if isinstance(path, Path):
+        check_regular(path)
     with ExitStack() as unless_taken:
-        file = unless_taken.enter_context(SameFile(path))
+        file = unless_taken.enter_context(open_file(path))
         head = file.read(HEAD_BYTES)
         _check_image(path, head)
         if head.startswith(ZIP_SIGNATURE):
@@ -189,21 +184,31 @@ def _opened(path: Path, request: PixelRequest) -> Pyramid:
             return ZarrPyramid(path, request)
         foreign = foreign_format(path, head)
         if foreign is not None:
-            return open_foreign(path, request, foreign)
+            return _open_foreign(path, request, foreign)
         if head[:4] in TIFF_SIGNATURES:
             unless_taken.pop_all()
             try:
                 return TiffPyramid(path, request, file)
             except ForeignFormatError as error:
-                return open_foreign(path, request, error)
+                return _open_foreign(path, request, error)
+    if isinstance(path, Address):
+        raise needs_file(path, f"'{path}' is no TIFF")
     return PlainImagePyramid(path, request)
 
 
-def _check_image(path: Path, head: bytes) -> None:
+def _open_foreign(path: SlidePath, request: PixelRequest, reason: ForeignFormatError) -> Pyramid:
+    if isinstance(path, Address):
+        raise needs_file(path, str(reason)) from reason
+    return open_foreign(path, request, reason)
+
+
+def _check_image(path: SlidePath, head: bytes) -> None:
     """Raise for files that are known not to be images, by their first bytes."""
     if not head:
         raise UnreadableImageError(f"'{path}' is empty (0 bytes). Copy it again from its source.")
     if head.startswith(GZIP_SIGNATURE):
+        if isinstance(path, Address):
+            raise UnreadableImageError(f"'{path}' is compressed by gzip. Download it, and unpack it (gunzip).")
         unpacked = path.with_suffix("") if path.suffix == ".gz" else path.with_stem(f"{path.stem}-unpacked")
         raise UnreadableImageError(
             f"'{path}' is compressed by gzip. Unpack it first: gunzip -c {quote(str(path))} > {quote(str(unpacked))}"

@@ -24,6 +24,7 @@ from wsidata.formats.codecs.jpeg import JPEG_START
 from wsidata.formats.levels import Level
 from wsidata.formats.metadata import Loaders, SlideMetadata, StatedSpacing, positive_number
 from wsidata.formats.vips import TileSource, source_tile
+from wsidata.remote.address import SlidePath
 
 if TYPE_CHECKING:
     from openslide import OpenSlide
@@ -51,7 +52,7 @@ SEARCHED_BYTES = 16 * 1024**2
 """How much of a DICOM file is searched for its first frame, which follows the metadata."""
 
 
-def foreign_format(path: Path, head: bytes) -> ForeignFormatError | None:
+def foreign_format(path: SlidePath, head: bytes) -> ForeignFormatError | None:
     """The error for a slide that only OpenSlide reads, by its name or first bytes; None for all others."""
     what = FOREIGN_SUFFIXES.get(path.suffix.lower())
     if head[DICOM_AT : DICOM_AT + 4] == DICOM_SIGNATURE:

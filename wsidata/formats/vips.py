@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ import pyvips
 from numpy.typing import DTypeLike, NDArray
 
 from wsidata.errors import UnreadableImageError
+from wsidata.remote.address import SlidePath
 from wsidata.utils.rectangle import ReadRectangle
 
 pyvips.cache_set_max(0)
@@ -242,7 +242,7 @@ def cached_tiles(image: pyvips.Image) -> pyvips.Image:
 
 
 @contextmanager
-def naming_errors(path: Path | str) -> Iterator[None]:
+def naming_errors(path: SlidePath | str) -> Iterator[None]:
     """Context manager that turns libvips errors into ones that name the file.
 
     libvips works when pixels are requested, not when a pipeline is built, and its messages ("premature end") do not

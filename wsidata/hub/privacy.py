@@ -22,7 +22,7 @@ NAMED_COLUMNS = ("group", "site", "case")
 
 READING_ARGUMENTS = (
     "level", "mpp", "magnification", "downsample", "max_side", "mpp_override", "channels", "scale_to_8bit", "apply_icc",
-    "image_size", "resize_px", "target", "lazy",
+    "series", "z", "t", "image_size", "resize_px", "target", "lazy",
 )  # fmt: skip
 """Arguments that published pixels depend on."""
 

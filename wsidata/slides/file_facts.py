@@ -2,8 +2,9 @@
 
 `setup` of a data module opens every slide of a study. What it finds out (sizes, crops, thumbnails for the leak check)
 is kept in a file per slide, so that the next run asks for the slide's status only. A fact holds for one path and one
-file: same inode, size, time of modification and time of change (see `wsidata.utils.same_file`), found out by the same
-versions of this package and of its decoders, with the same settings and limits. Otherwise it is found out again.
+file: same inode, size, time of modification and time of change (see `wsidata.utils.same_file`; at an address, length
+and version), found out by the same versions of this package and of its decoders, with the same settings and limits.
+Otherwise it is found out again.
 
     ~/.cache/slidestream/facts/3f/9c...e1.json      named by the SHA-256 of the path, which is not in it
 
@@ -25,7 +26,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wsidata.errors import UnsupportedImageError
 from wsidata.formats.limits import limits
+from wsidata.remote.address import Address, SlidePath, slide_path
+from wsidata.remote.source import identity_of
+from wsidata.remote.transport import RemoteIdentity
 from wsidata.utils.files import atomic_write, json_sha256
 from wsidata.utils.plain_json import PlainJSONError, from_plain, json_object
 from wsidata.utils.same_file import FileIdentity
@@ -66,13 +71,14 @@ class FileFacts:
         path: The file. It is not opened.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | SlidePath) -> None:
+        self._path = slide_path(path)
         self._identity = self._present_identity()
         folder = cache_folder()
         self._file: Path | None = None
         if self._identity is not None and folder is not None:
-            digest = hashlib.sha256(os.fsencode(os.path.abspath(path))).hexdigest()
+            name = self._path.text if isinstance(self._path, Address) else os.path.abspath(self._path)
+            digest = hashlib.sha256(os.fsencode(name)).hexdigest()
             self._file = folder / digest[:2] / f"{digest[2:]}.json"
         self._known = self._read()
         self._new: dict[str, Any] = {}
@@ -108,10 +114,12 @@ class FileFacts:
             with atomic_write(self._file, sync=False) as unfinished:
                 unfinished.write_text(json.dumps({"of": self._of(), "facts": facts, "sha256": self._digest(facts)}))
 
-    def _present_identity(self) -> FileIdentity | None:
+    def _present_identity(self) -> FileIdentity | RemoteIdentity | None:
         try:
+            if isinstance(self._path, Address):
+                return None if self._path.is_store else identity_of(self._path)
             status = self._path.stat()
-        except OSError:
+        except (OSError, UnsupportedImageError):  # whoever opens it says it better
             return None
         return FileIdentity.of(status) if stat.S_ISREG(status.st_mode) else None
 

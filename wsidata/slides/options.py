@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from wsidata.formats.channels import PixelRequest
+from wsidata.formats.channels import ImageChoice, PixelRequest
 from wsidata.formats.metadata import checked_override
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.slides.tissue.mask import check_sees_colors
@@ -19,6 +19,9 @@ class SlideOptions:
     channels: Sequence[int | str] | int | str | None = None
     scale_to_8bit: tuple[float, float] | None = None
     apply_icc: bool = False
+    series: int | None = None
+    z: int | None = None
+    t: int | None = None
 
     def __post_init__(self) -> None:
         if self.apply_icc and not self.has_colors:
@@ -34,8 +37,9 @@ class SlideOptions:
 
     @property
     def request(self) -> PixelRequest:
-        """Channels and scaling, as file formats take them."""
-        return PixelRequest.checked(self.channels, self.scale_to_8bit)
+        """Channels and scaling, and the image and plane, as file formats take them."""
+        checked = PixelRequest.checked(self.channels, self.scale_to_8bit)
+        return replace(checked, of=ImageChoice(self.series, self.z, self.t))
 
     @property
     def has_colors(self) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 import pyvips
 
+from wsidata.remote.address import SlidePath
 from wsidata.utils.rectangle import PartReader
 
 
@@ -21,8 +21,8 @@ class SlideLike(Protocol):
     ) -> None: ...
 
     @property
-    def path(self) -> Path:
-        """The file."""
+    def path(self) -> SlidePath:
+        """The file, or its address."""
 
     @property
     def background(self) -> int:

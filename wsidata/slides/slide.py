@@ -56,7 +56,8 @@ class Slide(SlideFile):
     in the worker), and used in a `with` block. Not for several threads at a time.
 
     Args:
-        path: The file; of OME-Zarr the folder, or a ZIP archive of it.
+        path: The file; of OME-Zarr the folder, or a ZIP archive of it. Or the address of one on a server, such as
+            "https://host/slide.tif"; of TIFF and OME-Zarr.
         mpp_override: um per pixel of level 0 to use instead of the file's own, one number or (x, y). A contradiction
             warns.
         channels: For slides of many channels: numbers or names of those to read, such as `["DAPI", 3]`. Pixels then

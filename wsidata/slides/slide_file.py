@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Self
 import pyvips
 
 from wsidata.errors import SlideError, UnreadableImageError, UnsupportedImageError
-from wsidata.formats.channels import ImageChoice
 from wsidata.formats.levels import Level, with_spacing
 from wsidata.formats.metadata import AssociatedImages, choose_spacing, spacing_conflicts
 from wsidata.formats.open import Pyramid, exists, missing, open_pyramid
 from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.formats.tiff.reader import TiffPyramid
+from wsidata.remote.address import SlidePath, slide_path
 from wsidata.slides.options import SlideOptions
 from wsidata.staging.copying import Facts
 from wsidata.utils.retries import retried
@@ -41,7 +40,7 @@ class SlideFile:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | SlidePath,
         *,
         mpp_override: float | tuple[float, float] | None = None,
         channels: Sequence[int | str] | int | str | None = None,
@@ -53,12 +52,12 @@ class SlideFile:
         z: int | None = None,
         t: int | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = slide_path(path)
         self._stage = stage
         self._copy: StagedCopy | None = None
         self._seen: Facts | None = None  # of what was read through the stage
-        self.options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
-        self._request = replace(self.options.request, of=ImageChoice(series, z, t))
+        self.options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc, series, z, t)
+        self._request = self.options.request
         self._derive_magnification = derive_magnification
         self._closed = False
         self._opened: _Opened | None = None
@@ -104,10 +103,11 @@ class SlideFile:
     def _source_pyramid(self) -> Pyramid:
         if self._seen is not None:
             self._check_same(Facts.of(self.path))
-        with suppress(FileNotFoundError, NotADirectoryError):
-            self.path.stat()  # raises what is wrong with a mount, which `exists` may take for an absent file
-        if not exists(self.path):
-            raise missing(self.path)
+        if isinstance(self.path, Path):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                self.path.stat()  # raises what is wrong with a mount, which `exists` may take for an absent file
+            if not exists(self.path):
+                raise missing(self.path)
         return open_pyramid(self.path, self._request)
 
     @property
@@ -189,7 +189,7 @@ class SlideFile:
     def is_one_file(self) -> bool:
         """Whether it is read from its file alone; OpenSlide and a folder of OME-Zarr read others, too."""
         pyramid = self._open().pyramid
-        is_archive = pyramid.reader == "zarr" and self.path.is_file()
+        is_archive = pyramid.reader == "zarr" and isinstance(self.path, Path) and self.path.is_file()
         return isinstance(pyramid, (TiffPyramid, PlainImagePyramid)) or is_archive
 
     def watch(self) -> FileWatch | None:
@@ -227,7 +227,7 @@ class SlideFile:
         return f"Slide('{self.path}', {self.kind}, levels {sizes}, {spacing})"
 
 
-def _check_still(pyramid: Pyramid, path: Path) -> None:
+def _check_still(pyramid: Pyramid, path: SlidePath) -> None:
     """Raise for animations: which of their frames is the slide is not known."""
     if isinstance(pyramid, PlainImagePyramid) and pyramid.frames > 1:
         raise UnsupportedImageError(

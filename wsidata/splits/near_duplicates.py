@@ -9,6 +9,7 @@ correlating the thumbnails.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsidata.photos.read import read_photo
+from wsidata.remote.address import Address, is_address
+from wsidata.remote.source import RemoteBytes, identity_of
 from wsidata.slides.file_facts import FileFacts
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
-from wsidata.utils.files import file_sha256, files_of, sample_digest
+from wsidata.utils.files import SAMPLE_BYTES, file_sha256, files_of, sample_digest
 from wsidata.utils.retries import retried
 
 SIDE_PX = 32
@@ -48,27 +51,57 @@ CORRELATION = 0.8
 
 
 def same_bytes(paths: Iterable[str]) -> list[list[str]]:
-    """Groups of files with the same content; a folder (Zarr) counts as one file, missing paths are ignored."""
-    groups = [[path for path in dict.fromkeys(paths) if Path(path).exists()]]
-    for key in (_size, partial(_known, "sample", sample_digest), _digest):
+    """Groups of files with the same content; a folder (Zarr) counts as one file, missing paths are ignored.
+
+    Of files on servers only size, ends and middle are compared, and stores there are left out.
+    """
+    named = list(dict.fromkeys(paths))
+    remote = [path for path in named if is_address(path) and not Address(path).is_store]
+    same = _equal([path for path in named if not is_address(path) and Path(path).exists()], *_OF_FILES)
+    return same + _equal(remote, *_OF_ADDRESSES)
+
+
+def _equal(paths: list[str], *keys: Callable[[str], Hashable]) -> list[list[str]]:
+    """Groups of paths that are equal by all of the keys, each found out only of those that are equal so far."""
+    groups = [paths]
+    for key in keys:
         groups = [same for group in groups for same in _divide(group, key)]
     return groups
 
 
-def _divide(paths: list[str], key: Callable[[Path], Hashable]) -> list[list[str]]:
+def _divide(paths: list[str], key: Callable[[str], Hashable]) -> list[list[str]]:
     """The groups of at least two paths with one key."""
     of: defaultdict[Hashable, list[str]] = defaultdict(list)
     for path in paths:
-        of[retried(partial(key, Path(path)), path)].append(path)
+        of[retried(partial(key, path), path)].append(path)
     return [group for group in of.values() if len(group) > 1]
 
 
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in files_of(path))
+def _size(path: str) -> int:
+    return sum(file.stat().st_size for file in files_of(Path(path)))
 
 
-def _digest(path: Path) -> tuple[str | None, ...]:
-    return tuple(_known("sha256", file_sha256, file) for file in files_of(path))
+def _sample(path: str) -> str | None:
+    return _known("sample", sample_digest, Path(path))
+
+
+def _digest(path: str) -> tuple[str | None, ...]:
+    return tuple(_known("sha256", file_sha256, file) for file in files_of(Path(path)))
+
+
+def _remote_size(path: str) -> int:
+    return identity_of(Address(path)).length
+
+
+def _remote_sample(path: str) -> str:
+    """SHA-256 of the ends and the middle of a file on a server."""
+    file = RemoteBytes(Address(path))
+    length = file.identity.length
+    places = (0, length // 2, max(0, length - SAMPLE_BYTES))
+    return hashlib.sha256(b"".join(file.read(place, SAMPLE_BYTES) for place in places)).hexdigest()
+
+
+_OF_FILES, _OF_ADDRESSES = (_size, _sample, _digest), (_remote_size, _remote_sample)
 
 
 @dataclass(frozen=True)

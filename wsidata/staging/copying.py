@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 from collections.abc import Callable
@@ -12,8 +14,12 @@ from typing import NamedTuple
 
 import tifffile
 
+from wsidata.errors import UnreadableImageError
 from wsidata.formats.open import TIFF_SIGNATURES
 from wsidata.formats.openslide import DICOM_AT, DICOM_SIGNATURE
+from wsidata.remote.address import Address, SlidePath
+from wsidata.remote.source import identity_of, open_file
+from wsidata.remote.transport import RemoteIdentity, fetch
 from wsidata.utils.retries import read_at, retried
 
 CHUNK_BYTES = 8 * 1024**2
@@ -49,10 +55,17 @@ class Facts(NamedTuple):
     ctime_ns: int
 
     @classmethod
-    def of(cls, file: Path | int) -> Facts:
-        """Those of a path, or of an open file."""
+    def of(cls, file: SlidePath | int) -> Facts:
+        """Those of a path, or of an open file; at an address a number for what its server calls the version."""
+        if isinstance(file, Address):
+            return cls._of_version(identity_of(file))
         status = os.stat(file)
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+    @classmethod
+    def _of_version(cls, identity: RemoteIdentity) -> Facts:
+        digest = hashlib.sha256(identity.version.encode()).digest()
+        return cls(identity.length, int.from_bytes(digest[:7]), 0)  # such that it can be the time of a file
 
     def is_of(self, copy: os.stat_result) -> bool:
         """Whether a file may be a copy of the source, which keeps the time of its content."""
@@ -74,32 +87,34 @@ def count_bytes(stated: int | str) -> int:
     return int(count)
 
 
-def is_one_file(path: Path) -> bool:
+def is_one_file(path: SlidePath) -> bool:
     """Whether a slide or photo is one file, which is read alike wherever it lies.
 
     Not so are folders (OME-Zarr), covers of slides stored beside them (MRXS, VMS, VSI), DICOM, whose series is found in
     the folder, and OME-TIFFs that name other files.
     """
-    if path.suffix.lower() in COVERS or not S_ISREG(path.stat().st_mode):
+    is_file = not path.is_store if isinstance(path, Address) else S_ISREG(path.stat().st_mode)
+    if path.suffix.lower() in COVERS or not is_file:
         return False
-    with path.open("rb") as file:
+    with path.open("rb") if isinstance(path, Path) else open_file(path) as file:
         head = file.read(DICOM_AT + len(DICOM_SIGNATURE))
     if head[DICOM_AT:] == DICOM_SIGNATURE:
         return False
     return head[:4] not in TIFF_SIGNATURES or not _names_others(path)
 
 
-def _names_others(path: Path) -> bool:
+def _names_others(path: SlidePath) -> bool:
     """Whether the XML of an OME-TIFF names other files; also if it is no TIFF, which is for its reader to say."""
     try:
-        with tifffile.TiffFile(path) as tiff:
+        file = path if isinstance(path, Path) else io.BufferedReader(open_file(path))
+        with tifffile.TiffFile(file) as tiff:
             xml = tiff.ome_metadata or ""
     except Exception:  # tifffile may raise anything on a damaged file
         return True
     return any(name.lower() != path.name.lower() for name in _NAMED_FILE.findall(xml))
 
 
-def copy_into(descriptor: int, source: Path, facts: Facts, is_over: Callable[[], bool] | None = None) -> None:
+def copy_into(descriptor: int, source: SlidePath, facts: Facts, is_over: Callable[[], bool] | None = None) -> None:
     """Copy a file into an open, empty one, and wait until that is on its disk.
 
     Args:
@@ -114,6 +129,9 @@ def copy_into(descriptor: int, source: Path, facts: Facts, is_over: Callable[[],
         StageDiskError: if it cannot be written.
         UnreachableImageError: if the source cannot be read, after retries.
     """
+    if isinstance(source, Address):
+        _download_into(descriptor, source, facts, is_over)
+        return
     with retried(partial(source.open, "rb", buffering=0), source) as file:
         if Facts.of(file.fileno()) != facts:
             raise SourceChangedError
@@ -128,6 +146,27 @@ def copy_into(descriptor: int, source: Path, facts: Facts, is_over: Callable[[],
             _write(descriptor, data)
         if Facts.of(file.fileno()) != facts or retried(partial(Facts.of, source), source) != facts:
             raise SourceChangedError
+    _finish(descriptor, facts)
+
+
+def _download_into(descriptor: int, source: Address, facts: Facts, is_over: Callable[[], bool] | None) -> None:
+    """`copy_into` from an address."""
+    known = identity_of(source)
+    if Facts._of_version(known) != facts:
+        raise SourceChangedError
+    for start in range(0, facts.size_bytes, CHUNK_BYTES):
+        if is_over is not None and is_over():
+            raise CopyStoppedError
+        try:
+            data = fetch(source, start, min(CHUNK_BYTES, facts.size_bytes - start), known).data
+        except (UnreadableImageError, FileNotFoundError) as error:
+            raise SourceChangedError from error
+        _write(descriptor, data)
+    _finish(descriptor, facts)
+
+
+def _finish(descriptor: int, facts: Facts) -> None:
+    """Wait until a copy is on its disk, with the time of its source."""
     try:
         os.fsync(descriptor)  # a power cut must not leave a copy of the right length that holds zeros
         os.utime(descriptor, ns=(facts.mtime_ns, facts.mtime_ns))

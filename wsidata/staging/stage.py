@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wsidata.remote.address import SlidePath, slide_path
 from wsidata.staging.copying import (
     CopyStoppedError,
     Facts,
@@ -60,7 +61,7 @@ class StagedCopy:
         facts: Length and time of change of both.
     """
 
-    def __init__(self, path: Path, source: Path, facts: Facts, descriptor: int) -> None:
+    def __init__(self, path: Path, source: SlidePath, facts: Facts, descriptor: int) -> None:
         self.path, self.source, self.facts = path, source, facts
         self.close = weakref.finalize(self, os.close, descriptor)
 
@@ -107,7 +108,7 @@ class Stage:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_warned": False, "_paused_until": 0.0}
 
-    def copy_of(self, source: str | Path, *, ahead: Callable[[], bool] | None = None) -> StagedCopy | None:
+    def copy_of(self, source: str | SlidePath, *, ahead: Callable[[], bool] | None = None) -> StagedCopy | None:
         """A copy to read in place of the source, made now if there is none; None: read the source.
 
         Waits for another process that is making the same copy.
@@ -123,7 +124,7 @@ class Stage:
         Warns:
             StageWarning: once, if there is no room, or the disk fails.
         """
-        source = Path(source)
+        source = slide_path(source)
         try:
             for _ in range(TRIES):
                 try:
@@ -138,9 +139,9 @@ class Stage:
                 self._warn(f"slides cannot be copied to '{self.folder}' ({error.__cause__})")
         return None
 
-    def reject(self, source: str | Path, error: BaseException) -> None:
+    def reject(self, source: str | SlidePath, error: BaseException) -> None:
         """Remove the copy of a source that could be read where its copy could not, and warn; if it has one."""
-        source = Path(source)
+        source = slide_path(source)
         path = self._place(source, Facts.of(source))
         try:
             with self._locked():
@@ -159,7 +160,7 @@ class Stage:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _copy(self, source: Path, facts: Facts, ahead: Callable[[], bool] | None) -> StagedCopy | None:
+    def _copy(self, source: SlidePath, facts: Facts, ahead: Callable[[], bool] | None) -> StagedCopy | None:
         path = self._place(source, facts)
         part = path.parent.with_suffix(".part")
         is_checked = False
@@ -180,13 +181,13 @@ class Stage:
             if descriptor >= 0:
                 return self._made(descriptor, part, path, source, facts, ahead)
 
-    def _place(self, source: Path, facts: Facts) -> Path:
+    def _place(self, source: SlidePath, facts: Facts) -> Path:
         """Where the copy of a source is, or belongs."""
-        named = "\0".join(map(str, (source.absolute(), *facts)))
+        named = "\0".join(map(str, (source.absolute() if isinstance(source, Path) else source.text, *facts)))
         key = hashlib.sha256(named.encode(errors="surrogateescape")).hexdigest()[:_KEY_LENGTH]
         return self.folder / key / source.name
 
-    def _lease(self, path: Path, source: Path, facts: Facts) -> StagedCopy | None:
+    def _lease(self, path: Path, source: SlidePath, facts: Facts) -> StagedCopy | None:
         """The copy, if it is there and whole, protected from being removed."""
         try:
             descriptor = os.open(path, os.O_RDONLY)
@@ -263,7 +264,7 @@ class Stage:
         descriptor: int,
         part: Path,
         path: Path,
-        source: Path,
+        source: SlidePath,
         facts: Facts,
         ahead: Callable[[], bool] | None,
     ) -> StagedCopy:

@@ -46,6 +46,9 @@ def channel_stats(
     channels: Sequence[int | str] | int | str | None = None,
     scale_to_8bit: tuple[float, float] | None = None,
     apply_icc: bool = False,
+    series: int | None = None,
+    z: int | None = None,
+    t: int | None = None,
     read: Reader | None = None,
     on_error: Literal["raise", "skip"] = "raise",
     progress: Callable[[int, int], None] | None = None,
@@ -71,6 +74,9 @@ def channel_stats(
         channels: Channels to read of all paths, as for `Slide`. None: RGB.
         scale_to_8bit: Stored values that become 0 and 255, as for `Slide`.
         apply_icc: Convert colors to sRGB first, as for `Slide`.
+        series: Number of the image of each file, as for `Slide`.
+        z: Number of the focal plane.
+        t: Number of the point in time.
         read: Reads paths, if these are not slides: a function from the path to (H, W, C). For a process pool it must be
             at the top of a module. `photos.read.read_photo` counts photos as they look, upright and in sRGB;
             `functools.partial(read_photo, short_side_px=256)` at that size.
@@ -103,7 +109,7 @@ def channel_stats(
     if tissue_only and crop is not None:
         raise StatsError("tissue_only=True leaves out all that crop= would, and more. Pass one of them.")
     tissue_crop, requested = as_crop(crop), Resolution.of(resolution)
-    options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc)
+    options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc, series, z, t)
     if read is not None and (requested or crop is not None or options != AS_STORED):
         raise StatsError(
             "read= reads paths its own way: leave out crop=, apply_icc= and all else that says how slides are read."

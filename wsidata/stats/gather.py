@@ -17,6 +17,8 @@ from wsidata.errors import SlideError
 from wsidata.jobs.claims import Result, Results, SharedRun
 from wsidata.jobs.identity import identity
 from wsidata.jobs.pools import outcomes, worker_count
+from wsidata.remote.address import Address, is_address
+from wsidata.remote.source import identity_of
 from wsidata.slides.slide import Slide
 from wsidata.stats.pixel_sums import PixelSums, Source, StatsJob
 from wsidata.stats.result import StatsError
@@ -172,8 +174,10 @@ def _identity(function: Any) -> Any:
 
 
 def _facts(path: str) -> Any:
-    """Size and time of a file, or of all files of a folder; None where there is none."""
+    """Size and time of a file, or of all files of a folder; None where there is none. At an address, its version."""
     try:
+        if is_address(path):
+            return None if Address(path).is_store else list(identity_of(Address(path))[1:])
         return [[file.name, (status := file.stat()).st_size, status.st_mtime_ns] for file in files_of(Path(path))]
     except OSError:
         return None

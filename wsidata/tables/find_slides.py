@@ -6,10 +6,13 @@ A name means exactly one file or is an error, never "the first that fits".
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import quote, unquote
 
+from wsidata.remote.address import WEB, Address, is_address
 from wsidata.tables.name_table import MOST_HINTS, NameTable, list_some, nearest, nfc, suggestion
 
 SLIDE_SUFFIXES = (
@@ -96,6 +99,11 @@ class ImageFolder:
 
     def find_text(self, name: str) -> str:
         """`find`, which costs less as text: tables may have a million names."""
+        if is_address(name):
+            raise ImageLookupError(
+                f"'{name}' is an address, and a table may name only those below the one that you pass as image_dir=, "
+                "such as image_dir='https://host/slides'"
+            )
         above, name = os.path.split(name)
         if name in ("", ".", ".."):  # as `Path` reads them
             above, name = os.path.split(Path(above) / name)
@@ -143,6 +151,45 @@ class ImageFolder:
             return ""
         near = listing.loose_stems.get(_loose(split_suffix(name)[0])) or nearest(name, listing.names)
         return suggestion(near[:2], f"{len(listing.names)} other files there")
+
+
+class AddressFolder(ImageFolder):
+    """The slides below an address, named in full: a server does not tell which files there are.
+
+    A table may come from others: it names nothing that is not below the address, so no other server is asked.
+
+    Args:
+        root: The address that names are relative to; whole addresses have to begin with it.
+    """
+
+    def __init__(self, root: str) -> None:
+        super().__init__(Path(root))
+        self._base = Address(root)
+        self._start = self._base.below("").text.partition("?")[0]
+
+    def find_text(self, name: str) -> str:
+        """The address that `name` means.
+
+        Raises:
+            ImageLookupError: if it is not below the address of the folder.
+        """
+        if is_address(name):
+            whole = Address(name)
+            rest = whole.text.removeprefix(self._start) if whole.text.startswith(self._start) else ""
+        else:
+            rest = quote(name) if self._base.protocol in WEB else name
+            whole = self._base.below(rest)
+        steps = re.split(r"[/\\]", unquote(rest.partition("?")[0]))
+        if not rest or not {"", ".", ".."}.isdisjoint(steps) or not name.isprintable():
+            raise ImageLookupError(
+                f"'{name}' is no file below '{self._base}' (image_dir=), where all slides have to be"
+            )
+        return whole.text
+
+    def image_id(self, path: str | Path) -> str:
+        """Id of a slide: what follows the address of the folder, without query and slide suffix."""
+        rest = str(path).removeprefix(self._start)
+        return split_suffix(unquote(rest.partition("?")[0]) if self._base.protocol in WEB else rest)[0]
 
 
 class MaskFolder(ImageFolder):

@@ -13,10 +13,12 @@ from typing import TypeGuard
 
 import pandas as pd
 
+from wsidata.errors import UnsupportedImageError
+from wsidata.remote.address import is_address
 from wsidata.tables.bare_folder import read_bare_folder
 from wsidata.tables.class_folders import read_class_folders
 from wsidata.tables.class_names import ClassNames
-from wsidata.tables.find_slides import ImageFolder, ImageLookupError, MaskFolder
+from wsidata.tables.find_slides import AddressFolder, ImageFolder, ImageLookupError, MaskFolder
 from wsidata.tables.name_table import nfc
 from wsidata.tables.targets import TARGETS, Decimal, Target, empty_cells, read_targets
 from wsidata.tables.text_table import TableError, TextTable, read_text_table
@@ -83,7 +85,8 @@ def read_table(
         table: CSV (comma, semicolon, tab; UTF-8 with or without byte-order mark), Parquet, or DataFrame; or a folder
             with a folder of images per class (see `class_folders`), for which `image_column` and `label_column` stay
             as they are; or, with `label_column=None`, a folder of images at any depth (see `bare_folder`).
-        image_dir: Folder the images lie in. None: the table's own folder (for a DataFrame, the working folder).
+        image_dir: Folder the images lie in. None: the table's own folder (for a DataFrame, the working folder). Of
+            slides also an address, such as "https://host/slides": the table then names files below it, in full.
         image_column: Column of image names, with or without suffix and folders, relative to `image_dir` or absolute.
         label_column: Column (or columns) of labels, numbers or mask names. None for a table without labels, which can
             only be predicted on.
@@ -128,6 +131,8 @@ def read_table(
     for column in named:  # é and e with an accent are one label; names of files stay as they are
         text.frame[column] = text.frame[column].map(nfc)
     masks = folder if mask_dir is None else _folder(mask_dir, "mask_dir", folder_type)
+    if target == "mask" and isinstance(masks, AddressFolder):
+        raise TableError("masks and annotations are not read from servers: download them, and pass mask_dir=.")
     masks = MaskFolder(masks.root) if target == "mask" else masks
     problems = list(text.problems)
     paths, ids = _find_images(text, image_column, folder, problems)
@@ -209,7 +214,18 @@ def _open(
         folder = _image_folder(table, image_dir, folder_type)
         text = read_class_folders(table, folder.is_image_name)
         return text, folder, "split" if "split" in text.frame.columns else split_column
+    if is_address(image_dir):
+        return read_text_table(table), _address_folder(str(image_dir), folder_type), split_column
     return read_text_table(table), _folder(image_root(table, image_dir), "image_dir", folder_type), split_column
+
+
+def _address_folder(address: str, folder_type: Callable[[Path], ImageFolder]) -> ImageFolder:
+    if folder_type is not ImageFolder:
+        raise TableError(f"image_dir='{address}' is an address, and only slides are read from servers. Download it.")
+    try:
+        return AddressFolder(address)
+    except UnsupportedImageError as error:
+        raise TableError(f"image_dir: {error}") from error
 
 
 def _is_folder(table: str | Path | pd.DataFrame) -> TypeGuard[str | Path]:

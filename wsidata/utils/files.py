@@ -14,7 +14,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-_SAMPLE_BYTES = 1 << 20
+SAMPLE_BYTES = 1 << 20
+"""Bytes of each of the places that `sample_digest` reads."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -75,9 +76,9 @@ def sample_digest(path: Path) -> str:
     for file in files_of(path):
         size = file.stat().st_size
         with file.open("rb") as stream:
-            for start in (0, size // 2, max(0, size - _SAMPLE_BYTES)):
+            for start in (0, size // 2, max(0, size - SAMPLE_BYTES)):
                 stream.seek(start)
-                digest.update(stream.read(_SAMPLE_BYTES))
+                digest.update(stream.read(SAMPLE_BYTES))
     return digest.hexdigest()
 
 

@@ -1,12 +1,18 @@
 """The image, focal plane and time that is read of a file with several."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import zarr
 
+from wsidata.__main__ import main
+from wsidata.datamodules.checks import SlideCheckError
+from wsidata.datamodules.geometry import GeometryError, check_geometry
+from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.errors import UnsupportedImageError
 from wsidata.slides.slide import Slide
+from wsidata.stats.compute import channel_stats
 from wsidata.synthetic.slides import write_pixels
 
 STACK = np.random.default_rng(0).integers(0, 256, (3, 4, 90, 121, 3), dtype=np.uint8)
@@ -104,3 +110,23 @@ def test_planes_of_an_ome_zarr(tmp_path, planes):
     with Slide(tmp_path / "a.zarr", channels="rgb", series=1, t=2, z=1) as slide:
         for level, pixels in enumerate(levels):
             np.testing.assert_array_equal(slide.numpy(level=level), pixels[2, 1] ^ 1)
+
+
+def test_data_modules_and_info_choose_a_plane(tmp_path, capsys):
+    paths = [str(write_stack(tmp_path / f"{name}.ome.tif")) for name in "ab"]
+    table = pd.DataFrame({"image": paths, "class": ["x", "y"]})
+    options = {"level": 1, "num_workers": 0, "predict_on": "all", "leaks": "off", "label_column": None}
+    with pytest.raises(SlideCheckError, match=r"takes t=0 to t=2, z=0 to z=3"):
+        WSIDataModule(table, **options).setup("predict")
+    data = WSIDataModule(table, z=1, t=2, **options)
+    data.setup("predict")
+    for image in data.predict_dataloader():
+        np.testing.assert_array_equal(image[0].numpy(), STACK[2, 1, ::2, ::2].transpose(2, 0, 1))
+    with pytest.raises(GeometryError, match=r"read with t=None, and here .* t=2"):  # and before there was a choice
+        check_geometry({"kind": "slides", "z": 1}, data.geometry(), (), resuming=False)
+    check_geometry({"kind": "slides", "z": 1, "t": 2}, data.geometry(), (), resuming=False)
+    stats = channel_stats(paths, level=1, z=1, t=2)
+    np.testing.assert_allclose(stats.mean, STACK[2, 1, ::2, ::2].mean(axis=(0, 1)) / 255, atol=1e-9)
+    assert main(["info", paths[0]]) == 1
+    assert "takes t=0 to t=2, z=0 to z=3" in capsys.readouterr().out
+    assert main(["info", paths[0], "--z", "1", "--t", "0"]) == 0

@@ -7,13 +7,13 @@ what they do to a grid of colors, and not applied.
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
 from wsidata.errors import UnsupportedImageError
+from wsidata.remote.address import SlidePath
 
 ICC_FIELD = "icc-profile-data"
 UNCHANGED = 2
@@ -75,7 +75,7 @@ def by_profile(image: pyvips.Image, profile: bytes, name: str) -> pyvips.Image:
     return apply_profile(image, profile) if is_rgb_profile(profile) else image
 
 
-def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None, path: Path) -> NDArray[np.uint8]:
+def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None, path: SlidePath) -> NDArray[np.uint8]:
     """A photo's colors converted to sRGB, by relative colorimetric intent.
 
     Args:

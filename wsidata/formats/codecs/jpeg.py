@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from wsidata.errors import LimitExceededError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.limits import Limits, check_limit, limit
+from wsidata.remote.address import SlidePath
 
 SOI, EOI, SOS, COM = 0xD8, 0xD9, 0xDA, 0xFE
 """Start and end of the image, start of a scan, comment: codes of markers, their second byte; the first is 0xFF."""
@@ -221,7 +222,7 @@ def shrink_for(header: JpegHeader, short_side_px: float) -> int:
     return next((shrink for shrink in SHRINKS if short >= shrink * short_side_px), 1)
 
 
-def decode_jpeg(data: bytes, path: Path, header: JpegHeader, shrink: int = 1) -> NDArray[np.uint8]:
+def decode_jpeg(data: bytes, path: SlidePath, header: JpegHeader, shrink: int = 1) -> NDArray[np.uint8]:
     """Pixels of a JPEG that `suits`, as they are stored, not turned upright; shrunk by 1, 2, 4 or 8.
 
     Returns:
@@ -244,7 +245,7 @@ def decode_jpeg(data: bytes, path: Path, header: JpegHeader, shrink: int = 1) ->
     return pixels
 
 
-def check_decoded_bytes(path: Path, header: JpegHeader, pixel_bytes: int) -> None:
+def check_decoded_bytes(path: SlidePath, header: JpegHeader, pixel_bytes: int) -> None:
     """Check the memory that decoding takes: pixels, and for a progressive JPEG all coefficients.
 
     Raises:
@@ -260,7 +261,7 @@ def check_decoded_bytes(path: Path, header: JpegHeader, pixel_bytes: int) -> Non
         )
 
 
-def check_scans(path: Path, data: bytes | mmap) -> None:
+def check_scans(path: SlidePath, data: bytes | mmap) -> None:
     """Check the number of scans of a JPEG: a scan of few bytes takes as long as decoding the whole image.
 
     They are counted where there may be several; counting takes some 3 % of the time of decoding.
@@ -277,7 +278,7 @@ def check_scans(path: Path, data: bytes | mmap) -> None:
         check_limit("max_scans", count, path, f"{count:,} scans of a JPEG")
 
 
-def undecodable(path: Path, detail: object) -> UnreadableImageError:
+def undecodable(path: SlidePath, detail: object) -> UnreadableImageError:
     """The error for a damaged photo."""
     return UnreadableImageError(
         f"'{path}' could not be decoded: {' '.join(str(detail).split())}. Copy it again from its source; if it looks "

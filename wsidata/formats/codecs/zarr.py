@@ -16,7 +16,6 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ import zarr
 
 from wsidata.errors import UnsupportedImageError
 from wsidata.formats.limits import check_limit
+from wsidata.remote.address import SlidePath
 
 COMPRESSORS = frozenset(("blosc", "zstd", "gzip", "zlib", "lz4"))
 CHECKSUMS = frozenset(("crc32", "crc32c", "adler32", "fletcher32", "jenkins_lookup3"))
@@ -58,7 +58,7 @@ class Storage(NamedTuple):
     index_at_start: bool | None
 
 
-def check_array(array: zarr.Array[Any], path: Path, level: str) -> Storage:
+def check_array(array: zarr.Array[Any], path: SlidePath, level: str) -> Storage:
     """Check that an array is one of numbers, in codecs that are decoded here, and of a reasonable number of chunks.
 
     Args:

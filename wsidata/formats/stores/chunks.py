@@ -11,8 +11,7 @@ import itertools
 import math
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,22 +22,28 @@ from wsidata.errors import MissingChunksWarning, UnreadableImageError
 from wsidata.formats.codecs.zarr import DEFLATE_RATIO, HEADER_BYTES, Storage, inflates_beyond, misfit
 from wsidata.formats.limits import check_limit, limits
 from wsidata.formats.stores.files import StoreFiles
+from wsidata.remote.address import SlidePath
 
 ABSENT = 2**64 - 1
 """Offset and length, in the index of a shard, of a chunk that was never written."""
 MAX_KNOWN_INDICES = 1024
+PROBES = 16
+"""Chunks that a server is asked for before a level counts as one without any."""
 
 
 class StoredChunks:
     """The chunks of one level, in files or shards of their own: its array, its files and number, and the slide."""
 
-    def __init__(self, array: zarr.Array[Any], storage: Storage, files: StoreFiles, level: int, path: Path) -> None:
+    def __init__(
+        self, array: zarr.Array[Any], storage: Storage, files: StoreFiles, level: int, path: SlidePath
+    ) -> None:
         self._array, self._storage, self._files, self._level, self._path = array, storage, files, level, path
         self._folder = array.path
         self._sides = array.shards or array.chunks
         self._per_shard = tuple(side // inner for side, inner in zip(self._sides, array.chunks, strict=True))
         self._decoded_bytes = math.prod(array.chunks) * array.dtype.itemsize
         self._intact: set[tuple[int, ...]] = set()
+        self._has_some = False
         self._indices: dict[tuple[int, ...], NDArray[np.uint64]] = {}
 
     def check_present(self, planes: Mapping[int, Sequence[int]]) -> None:
@@ -53,6 +58,8 @@ class StoredChunks:
         Warns:
             MissingChunksWarning: if some are missing.
         """
+        if not self._files.can_list:
+            return  # found out chunk by chunk
         along: list[Collection[int]] = []
         for axis, (length, side) in enumerate(zip(self._array.shape, self._sides, strict=True)):
             chosen = planes.get(axis)
@@ -81,24 +88,55 @@ class StoredChunks:
         Raises:
             UnreadableImageError: naming the first truncated or oversized chunk.
         """
-        if self._storage.compressor is None:
+        if self._storage.compressor is None and self._files.can_list:
             return
         spans = [range(one.start, one.stop) if isinstance(one, slice) else range(one, one + 1) for one in place]
         touched = [
             range(span.start // side, (span.stop - 1) // side + 1)
             for span, side in zip(spans, self._array.chunks, strict=True)
         ]
-        for index in itertools.product(*touched):
-            if index not in self._intact:
-                self._check_chunk(index)
-                self._intact.add(index)
+        indices = [index for index in itertools.product(*touched) if index not in self._intact]
+        self._files.prefetch([self._file(self._shard(index)) for index in indices])
+        for index in indices:
+            self._check_chunk(index)
+            self._intact.add(index)
+        if indices and not (self._files.can_list or self._has_some):
+            self._check_some(itertools.chain(indices, self._spread()))
+
+    def _check_some(self, indices: Iterable[tuple[int, ...]]) -> None:
+        """Check that one of some chunks exists, where a server does not list them.
+
+        Raises:
+            UnreadableImageError: if none does.
+        """
+        self._has_some = any(self._files.size(self._file(self._shard(index))) is not None for index in indices)
+        if not self._has_some:
+            raise UnreadableImageError(
+                f"'{self._path}': level {self._level} has metadata, but its server has none of the chunks that were "
+                "asked for. Copy it there again, whole."
+            )
+
+    def _spread(self) -> Iterator[tuple[int, ...]]:
+        """Some chunks, spread over the level."""
+        counts = [-(-length // side) for length, side in zip(self._array.shape, self._array.chunks, strict=True)]
+        for place in np.linspace(0, math.prod(counts) - 1, PROBES).astype(int).tolist():
+            yield tuple(int(number) for number in np.unravel_index(place, counts))
 
     def _check_chunk(self, index: tuple[int, ...]) -> None:
-        shard = tuple(number // count for number, count in zip(index, self._per_shard, strict=True))
-        file = f"{self._folder}/{self._key(shard)}".lstrip("/")
+        shard = self._shard(index)
+        file = self._file(shard)
         file_bytes = self._files.size(file)
-        if file_bytes is None:
-            return  # filled with the fill value; see `check_present`
+        if file_bytes is None:  # filled with the fill value; see `check_present`
+            if not self._files.can_list:
+                warnings.warn(
+                    f"'{self._path}': its server has no chunk '{self._key(shard)}' of level {self._level}, which is "
+                    f"shown as the fill value {self._array.fill_value}. If it was lost, copy the slide there again.",
+                    MissingChunksWarning,
+                    stacklevel=4,
+                )
+            return
+        if self._storage.compressor is None:
+            return
         start, length = 0, file_bytes
         if self._storage.index_at_start is not None:
             inside = tuple(number % count for number, count in zip(index, self._per_shard, strict=True))
@@ -122,6 +160,13 @@ class StoredChunks:
                 f"'{self._path}': chunk '{self._key(index)}' of level {self._level} is cut off or damaged ({length} "
                 f"bytes; {why}). Copy it again from its source."
             )
+
+    def _shard(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """The shard that a chunk lies in; the chunk itself if there are no shards."""
+        return tuple(number // count for number, count in zip(index, self._per_shard, strict=True))
+
+    def _file(self, shard: tuple[int, ...]) -> str:
+        return f"{self._folder}/{self._key(shard)}".lstrip("/")
 
     def _shard_index(self, shard: tuple[int, ...], file: str, file_bytes: int) -> NDArray[np.uint64]:
         """Offset and length of each chunk of a shard; zarr compares its checksum when it reads it."""

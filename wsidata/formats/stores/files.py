@@ -16,7 +16,7 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -24,7 +24,9 @@ from zarr.storage import LocalStore, ZipStore
 
 from wsidata.errors import UnreadableImageError, UnsupportedImageError
 from wsidata.formats.limits import check_limit
-from wsidata.utils.same_file import SameFile
+from wsidata.formats.stores.remote import RemoteFiles
+from wsidata.remote.address import Address, SlidePath
+from wsidata.remote.source import open_file
 
 METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 """Files by which a folder is a Zarr store."""
@@ -35,7 +37,16 @@ UNSTATED = 2**32 - 1
 
 
 class StoreFiles(Protocol):
-    """The files of a Zarr store by their keys, such as "0/c/0/1"; also a store for zarr."""
+    """The files of a Zarr store by their keys, such as "0/c/0/1"; also a store for zarr.
+
+    Attributes:
+        can_list: Whether `keys` knows them; a web server tells only of a file that is asked for.
+    """
+
+    can_list: bool
+
+    def prefetch(self, keys: Sequence[str]) -> None:
+        """Request some files together that are read soon; nothing on a disk."""
 
     def size(self, key: str) -> int | None:
         """Length of a file in bytes; None where there is none."""
@@ -47,17 +58,25 @@ class StoreFiles(Protocol):
         """Names of all files below a folder of the store, relative to it."""
 
 
-def open_files(path: Path) -> tuple[StoreFiles, str]:
+def open_files(path: SlidePath) -> tuple[StoreFiles, str]:
     """The files of a store in a folder or archive, and the folder in it that is the store; "" for all of it."""
-    if not path.is_file():
+    if isinstance(path, Address) and path.is_store:
+        return RemoteFiles(path), ""
+    if isinstance(path, Path) and not path.is_file():
         return FolderFiles(path, read_only=True), ""
-    files = ZipFiles(path)
+    files = ZipFiles(path.name)
+    files.place = path
     files._sync_open()
     return files, files.folder()
 
 
 class FolderFiles(LocalStore):
     """A store in a folder, whose files are files: a named pipe would be waited for."""
+
+    can_list = True
+
+    def prefetch(self, keys: Sequence[str]) -> None:
+        """Nothing."""
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
         """The content of a file, or None where there is none."""
@@ -102,21 +121,30 @@ class FolderFiles(LocalStore):
 class ZipFiles(ZipStore):
     """A store in a ZIP archive, read in place; open until it is dropped. For several threads.
 
+    Attributes:
+        place: The archive, on a disk or a server.
+
     Raises:
         UnreadableImageError: if it is damaged, or holds two files of one name.
         UnsupportedImageError: if a file in it is encrypted, or compressed by another method than deflate.
         LimitExceededError: if it states too many files, or one that becomes too large.
     """
 
+    can_list = True
+    place: SlidePath
+
+    def prefetch(self, keys: Sequence[str]) -> None:
+        """Nothing."""
+
     def _sync_open(self) -> None:
         self._lock = threading.RLock()
-        file = io.BufferedReader(SameFile(self.path))  # which shares no position with other processes after a fork
-        _check_directory(file, self.path)
+        file = io.BufferedReader(open_file(self.place))  # which shares no position with other processes after a fork
+        _check_directory(file, self.place)
         try:
             self._zf = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, RuntimeError, struct.error, ValueError) as error:
             raise UnreadableImageError(
-                f"'{self.path}' is a damaged ZIP archive ({error}). Copy it again from its source."
+                f"'{self.place}' is a damaged ZIP archive ({error}). Copy it again from its source."
             ) from error
         self._check_entries()
         self._is_open = True
@@ -125,17 +153,17 @@ class ZipFiles(ZipStore):
         entries = self._zf.infolist()
         if len({entry.filename for entry in entries}) < len(entries):
             raise UnreadableImageError(
-                f"'{self.path}' holds two files of one name; which is meant cannot be told. Pack it again."
+                f"'{self.place}' holds two files of one name; which is meant cannot be told. Pack it again."
             )
         for entry in entries:
             if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise UnsupportedImageError(
-                    f"'{self.path}': '{entry.filename}' is encrypted, or compressed by method {entry.compress_type}. "
+                    f"'{self.place}': '{entry.filename}' is encrypted, or compressed by method {entry.compress_type}. "
                     "Pack the store without compression: its chunks are compressed (zip -r -0)."
                 )
             if entry.compress_type == zipfile.ZIP_DEFLATED:
                 what = f"{entry.file_size:,} bytes of '{entry.filename}', unpacked at once"
-                check_limit("max_decoded_bytes", entry.file_size, self.path, what)
+                check_limit("max_decoded_bytes", entry.file_size, self.place, what)
 
     def folder(self) -> str:
         """The folder in the archive that is the store: "" for its root, or the only one there is.
@@ -149,7 +177,7 @@ class ZipFiles(ZipStore):
             if any(f"{folder}/{name}".lstrip("/") in names for name in METADATA):
                 return str(folder)
         raise UnreadableImageError(
-            f"'{self.path}' is a ZIP archive: unpack it first, and open what is in it. Only an OME-Zarr is read from "
+            f"'{self.place}' is a ZIP archive: unpack it first, and open what is in it. Only an OME-Zarr is read from "
             "within an archive, which has to lie at its root or in its only folder."
         )
 
@@ -172,7 +200,7 @@ class ZipFiles(ZipStore):
                 return stream.read(count)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise UnreadableImageError(
-                f"'{self.path}': '{key}' is damaged ({error}). Copy the archive again from its source."
+                f"'{self.place}': '{key}' is damaged ({error}). Copy the archive again from its source."
             ) from error
 
     def keys(self, folder: str) -> Iterator[str]:
@@ -183,7 +211,7 @@ class ZipFiles(ZipStore):
                 yield name[len(start) :]
 
 
-def _check_directory(file: BinaryIO, path: Path) -> None:
+def _check_directory(file: BinaryIO, path: SlidePath) -> None:
     """Compare the number of entries that the directory of an archive has room for with the limit."""
     file_bytes = file.seek(0, os.SEEK_END)
     file.seek(max(0, file_bytes - END_BYTES - COMMENT_BYTES - 256))

@@ -15,11 +15,11 @@ from __future__ import annotations
 import os
 import struct
 from contextlib import nullcontext
-from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from wsidata.errors import UnreadableImageError
 from wsidata.formats.limits import check_limit
+from wsidata.remote.address import SlidePath
 
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 SUBIFDS_TAG = 330
@@ -34,7 +34,7 @@ USUAL_TAGS = 64
 SHARED_BYTES = 64 * 1024**2
 
 
-def check_integrity(path: Path, file: BinaryIO | None = None) -> None:
+def check_integrity(path: SlidePath, file: BinaryIO | None = None) -> None:
     """Check that all directories, tag values and pointers of a file that begins as a TIFF lie inside it.
 
     Args:
@@ -45,14 +45,14 @@ def check_integrity(path: Path, file: BinaryIO | None = None) -> None:
         UnreadableImageError: naming the file, what is missing, and where.
         LimitExceededError: if there are too many directories.
     """
-    with path.open("rb") if file is None else nullcontext(file) as opened:
-        _Walk(opened, path, os.fstat(opened.fileno()).st_size).run()
+    with open(str(path), "rb") if file is None else nullcontext(file) as opened:
+        _Walk(opened, path, opened.seek(0, os.SEEK_END)).run()
 
 
 class _Walk:
     """One pass over all directories."""
 
-    def __init__(self, file: BinaryIO, path: Path, file_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, path: SlidePath, file_bytes: int) -> None:
         self.file, self.path, self.file_bytes = file, path, file_bytes
         head = self._read(0, min(16, file_bytes), "its header")
         self.order = "<" if head[:2] == b"II" else ">"

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -29,6 +28,7 @@ from wsidata.formats.tiff.vendors.bif import bif_layout, is_bif
 from wsidata.formats.tiff.vendors.qptiff import qptiff_layout
 from wsidata.formats.tiff.vendors.scn import scn_layout
 from wsidata.formats.tiff.vendors.svs import svs_layout
+from wsidata.remote.address import SlidePath
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what matters of its warnings is an error here
 
@@ -51,7 +51,7 @@ RIVAL_FRACTION = 0.5
 
 
 @contextmanager
-def opening(path: Path, file: BinaryIO | None = None) -> Iterator[tifffile.TiffFile]:
+def opening(path: SlidePath, file: BinaryIO | None = None) -> Iterator[tifffile.TiffFile]:
     """Context of an open TIFF, closed only if the block fails.
 
     Args:
@@ -76,7 +76,7 @@ def opening(path: Path, file: BinaryIO | None = None) -> Iterator[tifffile.TiffF
         on_failure.pop_all()
 
 
-def find_layout(tiff: tifffile.TiffFile, path: Path, choice: ImageChoice = ImageChoice()) -> TiffLayout:  # noqa: B008
+def find_layout(tiff: tifffile.TiffFile, path: SlidePath, choice: ImageChoice = ImageChoice()) -> TiffLayout:  # noqa: B008
     """Levels, channels and associated images of an open TIFF, of the chosen image and plane.
 
     Raises:
@@ -138,7 +138,7 @@ def find_layout(tiff: tifffile.TiffFile, path: Path, choice: ImageChoice = Image
     )
 
 
-def _check_sidecars(tiff: tifffile.TiffFile, path: Path) -> None:
+def _check_sidecars(tiff: tifffile.TiffFile, path: SlidePath) -> None:
     """Raise for TIFFs that are only the cover of a slide, or that need stitching."""
     if path.suffix.lower() == ".vsi":
         raise ForeignFormatError(
@@ -152,7 +152,7 @@ def _check_sidecars(tiff: tifffile.TiffFile, path: Path) -> None:
         )
 
 
-def _check_companions(tiff: tifffile.TiffFile, path: Path) -> None:
+def _check_companions(tiff: tifffile.TiffFile, path: SlidePath) -> None:
     """Raise for parts of a set whose other files tifffile would open by their names."""
     if tiff.is_mmstack or tiff.is_ndtiff:
         kind = "mmstack" if tiff.is_mmstack else "ndtiff"
@@ -162,7 +162,7 @@ def _check_companions(tiff: tifffile.TiffFile, path: Path) -> None:
         )
 
 
-def _check_rivals(series: Sequence[tifffile.TiffPageSeries], path: Path) -> None:
+def _check_rivals(series: Sequence[tifffile.TiffPageSeries], path: SlidePath) -> None:
     """Raise for a file of several images of similar size, none of which is named as the slide."""
     sizes = [one.levels[0].keyframe.imagewidth * one.levels[0].keyframe.imagelength for one in series]
     rivals = [
@@ -187,7 +187,7 @@ def _philips_levels(pages: Sequence[tifffile.TiffPage], stated: Sequence[tuple[f
 
 
 def _level_pages(
-    level: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, path: Path, choice: ImageChoice
+    level: tifffile.TiffPageSeries, tiff: tifffile.TiffFile, path: SlidePath, choice: ImageChoice
 ) -> tuple[tifffile.TiffPage, ...]:
     """The directories of a level: one, or one per channel."""
     pages = list(level.pages)
@@ -235,7 +235,7 @@ def _with_uneven_steps(
     return sorted(pages, key=lambda level: -level[0].imagewidth)
 
 
-def _in_order(pages: list[tuple[tifffile.TiffPage, ...]], path: Path) -> list[tuple[tifffile.TiffPage, ...]]:
+def _in_order(pages: list[tuple[tifffile.TiffPage, ...]], path: SlidePath) -> list[tuple[tifffile.TiffPage, ...]]:
     """Levels, finest first, checked to be the same image, as far as their sizes tell."""
     base = pages[0][0]
     ordered = sorted(pages, key=lambda level: -level[0].imagewidth)

@@ -16,9 +16,10 @@ import tifffile
 from wsidata.errors import UnsupportedImageError
 from wsidata.formats.limits import check_limit
 from wsidata.formats.tiff.metadata import parse_xml
+from wsidata.remote.address import SlidePath
 
 
-def check_ome(tiff: tifffile.TiffFile, path: Path) -> None:
+def check_ome(tiff: tifffile.TiffFile, path: SlidePath) -> None:
     """Check that the image of an OME-TIFF lies in this file, and is of a reasonable number of planes; other TIFFs pass.
 
     Images that lie in other files of a set are left out of the XML, so that tifffile does not open those.
@@ -45,7 +46,7 @@ def check_ome(tiff: tifffile.TiffFile, path: Path) -> None:
     check_limit("max_planes", found, path, f"{found:,} planes in its OME-XML")
 
 
-def _leave_out_other_files(root: Element, path: Path) -> bool:
+def _leave_out_other_files(root: Element, path: SlidePath) -> bool:
     """Remove images in other files, by their identifiers, as tifffile does: a renamed file keeps its own."""
     own, is_changed = root.get("UUID"), False
     for number, image in enumerate([child for child in root if _name(child).endswith("Image")]):
@@ -59,7 +60,8 @@ def _leave_out_other_files(root: Element, path: Path) -> bool:
             continue
         other = Path(elsewhere[0]).name
         is_split = len(elsewhere) < len(_named(image, "TiffData"))
-        if is_split or (number == 0 and path.with_name(other).exists()):
+        is_there = not isinstance(path, Path) or path.with_name(other).exists()  # a server cannot be asked for it
+        if is_split or (number == 0 and is_there):
             where = "its planes lie in others, too" if is_split else "its first image lies in another one"
             raise UnsupportedImageError(
                 f"'{path}' is spread over several files, one for each of its images or planes; {where} "

@@ -19,7 +19,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,8 +50,10 @@ from wsidata.formats.tiff.support import (
 from wsidata.formats.tiff.tile_header import FAX
 from wsidata.formats.tiff.tiles import KeptTiles, TiffTiles
 from wsidata.formats.vips import DECODED_AT_ONCE_BYTES, TileSource, is_cut_up, source_tile, thread_count
+from wsidata.remote.address import SlidePath
+from wsidata.remote.source import open_file
 from wsidata.utils.rectangle import PartReader, Pixels, Put, Rectangle
-from wsidata.utils.same_file import FileIdentity, FileWatch, SameFile
+from wsidata.utils.same_file import ByteSource, FileWatch, Identity, SameFile
 
 KNOWN_READERS = 65_536
 """Files of which is remembered which decoder is right about them."""
@@ -60,7 +61,7 @@ KNOWN_READERS = 65_536
 STRUCTURE_BYTES, TILE_BYTES = 128 * 1024, 20
 """Memory of what is known about a closed file: its directories, and the place of a tile."""
 
-_readers: dict[FileIdentity, str] = {}
+_readers: dict[Identity, str] = {}
 
 STRIP_PX = 512
 """Rows of the strips that are converted at a time, where stored samples are not RGB."""
@@ -87,9 +88,9 @@ class TiffPyramid:
         UnsupportedImageError: if it is intact, but no image of one focal plane that can be read as requested.
     """
 
-    def __init__(self, path: Path, request: PixelRequest | None = None, file: SameFile | None = None) -> None:
+    def __init__(self, path: SlidePath, request: PixelRequest | None = None, file: SameFile | None = None) -> None:
         self._path = path
-        self._file = SameFile(path) if file is None else file
+        self._file = open_file(path) if file is None else file
         try:
             with opening(path, io.BufferedReader(self._file)) as self._tiff:
                 request = request or PixelRequest()
@@ -105,8 +106,13 @@ class TiffPyramid:
         self._close_file = weakref.finalize(self, _close, self._tiff, self._file)
         is_open = partial(getattr, self._close_file, "alive")
         self.associated: Loaders = {
-            name: partial(_read_page, page, self._path, is_open) for name, page in self._associated.items()
+            name: partial(_read_page, page, self._path, partial(self._source, page), is_open)
+            for name, page in self._associated.items()
         }
+
+    def _source(self, page: tifffile.TiffPage) -> ByteSource | None:
+        """The bytes that a page lies in; None for those of another file, which tifffile has open."""
+        return self._file.source() if page.parent is self._tiff else None
 
     def _open(self, layout: TiffLayout, request: PixelRequest) -> None:
         self.kind, self._orientation = layout.kind, common_orientation(layout, self._path)
@@ -129,7 +135,7 @@ class TiffPyramid:
             check_rgb(layout, self._path, is_scaled=request.scale_to_8bit is not None)
         self._request = request
         self._tiles = [
-            [TiffTiles(page, self._path, level.width, level.height) for page in pages]
+            [TiffTiles(page, self._path, level.width, level.height, self._source(page)) for page in pages]
             for pages, level in zip(layout.pages, layout.levels, strict=True)
         ]
         if self._channels:
@@ -208,7 +214,7 @@ class TiffPyramid:
     def watch(self) -> FileWatch | None:
         """Tells whether the open file is still the same; None if some tiles lie in another one."""
         is_one = all(one.page.parent is self._tiff for level in self._tiles for one in level)
-        return FileWatch(self._file) if is_one else None
+        return self._file.watch() if is_one else None
 
     @property
     def nbytes(self) -> int:
@@ -319,14 +325,16 @@ def _close(tiff: tifffile.TiffFile, file: SameFile) -> None:
     file.pause()
 
 
-def _read_page(page: tifffile.TiffPage, path: Path, is_open: Callable[[], bool]) -> pyvips.Image:
+def _read_page(
+    page: tifffile.TiffPage, path: SlidePath, source: Callable[[], ByteSource | None], is_open: Callable[[], bool]
+) -> pyvips.Image:
     """An associated image, from its directory in an open file."""
     if not is_open():
         raise ValueError(f"slide '{path}' is closed. Read its associated images before closing it.")
     check_eight_bit(page, path)
     if page.imagewidth * page.imagelength == 0:
         raise UnsupportedImageError(f"TIFF directory {page.index} of '{path}' is empty.")
-    tiles = TiffTiles(page, path, page.imagewidth, page.imagelength)
+    tiles = TiffTiles(page, path, page.imagewidth, page.imagelength, source())
     tiles.check_extent(page.parent.filehandle.size)
     stored = tiles.read(0, 0, page.imagewidth, page.imagelength)
     pixels = upright_copy(stored, orientation_of(page, path))

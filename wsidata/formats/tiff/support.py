@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pyvips
 import tifffile
@@ -25,6 +23,7 @@ from wsidata.formats.tiff.photometric import (
 )
 from wsidata.formats.tiff.tile_header import COMPRESSIONS, FAX
 from wsidata.formats.tiff.tile_index import JPEG_COMPRESSION
+from wsidata.remote.address import SlidePath
 
 ASSOCIATED_ALPHA, UNASSOCIATED_ALPHA = 1, 2
 OLD_JPEG_COMPRESSION = 6
@@ -32,7 +31,7 @@ CONTIGUOUS, SEPARATE = 1, 2
 """Values of the tag PlanarConfiguration."""
 
 
-def check_rgb(layout: TiffLayout, path: Path, *, is_scaled: bool) -> None:
+def check_rgb(layout: TiffLayout, path: SlidePath, *, is_scaled: bool) -> None:
     """Check that a slide can be read as RGB, with samples that are of 8 bits or are scaled to 8.
 
     Raises:
@@ -62,7 +61,7 @@ def has_planes(layout: TiffLayout) -> bool:
     return page.photometric not in (RGB, YCBCR, SEPARATED) and len(layout.all_channel_names) > 1
 
 
-def check_channels(layout: TiffLayout, path: Path, *, is_scaled: bool, as_rgb: bool = False) -> None:
+def check_channels(layout: TiffLayout, path: SlidePath, *, is_scaled: bool, as_rgb: bool = False) -> None:
     """Check that the channels of a slide can be read, with samples that are of `PLAIN_TYPES` or are scaled to 8 bits.
 
     Of RGB (`as_rgb`), samples are of 8 bits or scaled.
@@ -85,7 +84,7 @@ def check_channels(layout: TiffLayout, path: Path, *, is_scaled: bool, as_rgb: b
         )
 
 
-def check_eight_bit(page: tifffile.TiffPage, path: Path) -> None:
+def check_eight_bit(page: tifffile.TiffPage, path: SlidePath) -> None:
     """Check that a directory can be shown as 8-bit RGB without guessing.
 
     Raises:
@@ -108,7 +107,7 @@ def is_eight_bit(page: tifffile.TiffPage) -> bool:
     return fits and page.sampleformat in (1, None)
 
 
-def check_colors(page: tifffile.TiffPage, path: Path) -> None:
+def check_colors(page: tifffile.TiffPage, path: SlidePath) -> None:
     """Check that the colors are gray, RGB or CMYK that is read here, whatever the depth of the samples.
 
     Raises:
@@ -136,7 +135,7 @@ def check_colors(page: tifffile.TiffPage, path: Path) -> None:
     check_codec(page, path)
 
 
-def _check_samples(page: tifffile.TiffPage, path: Path) -> None:
+def _check_samples(page: tifffile.TiffPage, path: SlidePath) -> None:
     """Check that the samples of a pixel are those of a color."""
     known = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, SEPARATED: 4, YCBCR: 3}
     colors, count, alpha = known.get(page.photometric), int(page.samplesperpixel), len(page.extrasamples)
@@ -148,7 +147,7 @@ def _check_samples(page: tifffile.TiffPage, path: Path) -> None:
         )
 
 
-def check_codec(page: tifffile.TiffPage, path: Path) -> None:
+def check_codec(page: tifffile.TiffPage, path: SlidePath) -> None:
     """Check that the compression of a directory can be decoded, before its first pixel is read."""
     what = f"TIFF directory {page.index} of '{path}'"
     if page.planarconfig not in (CONTIGUOUS, SEPARATE):
@@ -184,7 +183,7 @@ def is_premultiplied(page: tifffile.TiffPage) -> bool:
     return has_alpha and page.photometric in (MINISBLACK, RGB) and page.bitspersample == 8
 
 
-def orientation_of(page: tifffile.TiffPage, path: Path) -> int:
+def orientation_of(page: tifffile.TiffPage, path: SlidePath) -> int:
     """Orientation of a directory, 1 to 8; 1, upright, where it states none.
 
     Raises:
@@ -198,7 +197,7 @@ def orientation_of(page: tifffile.TiffPage, path: Path) -> int:
     return orientation
 
 
-def common_orientation(layout: TiffLayout, path: Path) -> int:
+def common_orientation(layout: TiffLayout, path: SlidePath) -> int:
     """Orientation of all levels.
 
     Raises:

@@ -13,7 +13,6 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import tifffile
@@ -23,7 +22,8 @@ from wsidata.errors import UnreadableImageError
 from wsidata.formats.codecs.jpeg import JPEG_END, JPEG_START
 from wsidata.formats.limits import check_limit
 from wsidata.formats.tiff.photometric import RGB
-from wsidata.utils.retries import facts_of, read_at
+from wsidata.remote.address import SlidePath
+from wsidata.utils.same_file import ByteSource, FileBytes
 
 JPEG_COMPRESSION = 7
 OFFSETS_TAGS, BYTE_COUNTS_TAGS = (324, 273), (325, 279)
@@ -50,9 +50,12 @@ class TileIndex:
         path: The file, for errors.
         width_px: Columns of the level; padding beyond is not part of the image.
         height_px: Rows of the level.
+        source: The bytes of the file. None: of the descriptor that `tifffile` has open.
     """
 
-    def __init__(self, page: tifffile.TiffPage, path: Path, width_px: int, height_px: int) -> None:
+    def __init__(
+        self, page: tifffile.TiffPage, path: SlidePath, width_px: int, height_px: int, source: ByteSource | None = None
+    ) -> None:
         self.page = page
         self.path = path
         self.width_px, self.height_px = width_px, height_px
@@ -60,8 +63,7 @@ class TileIndex:
         self.offsets = _packed(page, "dataoffsets", OFFSETS_TAGS)
         self.byte_counts = _packed(page, "databytecounts", BYTE_COUNTS_TAGS)
         self._checked = np.zeros(len(self.offsets), dtype=bool)
-        self._descriptor: int | None = None
-        self._facts = facts_of(page.parent.filehandle.fileno())
+        self._source = FileBytes(path, page.parent.filehandle.fileno) if source is None else source
 
     @cached_property
     def is_empty(self) -> NDArray[np.bool_]:
@@ -132,7 +134,7 @@ class TileIndex:
         Raises:
             UnreadableImageError: naming the first tile that is not a complete JPEG stream.
         """
-        if not self._is_streams:
+        if not self._is_streams or self._source.is_remote:  # two requests for each tile; `data` checks it, too
             return
         for index in np.flatnonzero(~self._checked & ~self.is_empty).tolist():
             offset, count = int(self.offsets[index]), int(self.byte_counts[index])
@@ -201,9 +203,7 @@ class TileIndex:
         )
 
     def _bytes(self, offset: int, count: int) -> bytes:
-        """Bytes read without moving a shared file position: safe under threads and after a fork."""
-        descriptor = self.page.parent.filehandle.fileno() if self._descriptor is None else self._descriptor
-        data = read_at(descriptor, count, offset, self.path, self._facts)
+        data = self._source.read(offset, count)
         if len(data) != count:
             raise UnreadableImageError(
                 f"'{self.path}' is cut off: bytes {offset}..{offset + count} are not there. Copy it again."

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -26,6 +24,7 @@ from wsidata.formats.tiff.photometric import FEW_BITS, PALETTE, SEPARATED, apply
 from wsidata.formats.tiff.tile_header import FAX, TileHeaderError, stated_size
 from wsidata.formats.tiff.tile_index import TileIndex
 from wsidata.formats.vips import naming_errors
+from wsidata.remote.address import Address, needs_file
 from wsidata.utils.cache import BlockCache
 from wsidata.utils.rectangle import Pixels, Rectangle
 
@@ -35,6 +34,10 @@ MAX_COLORS = 4
 
 KEPT_TILE_BYTES = 64 * 1024**2
 """Decoded tiles that are kept at least, where they are kept at all."""
+
+
+REQUESTED_BYTES = 16 * 1024**2
+"""Stored bytes of tiles that are requested from a server together."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,7 @@ class TiffTiles(TileIndex):
         if self.page.compression in FAX:
             _ = self._fax
         twin = copy.copy(self)
-        twin._descriptor = os.dup(self.page.parent.filehandle.fileno())
-        weakref.finalize(twin, os.close, twin._descriptor)
+        twin._source = self._source.detached()
         return twin
 
     def kept_between(self, shared_px: tuple[int, int]) -> KeptTiles:
@@ -180,14 +182,27 @@ class TiffTiles(TileIndex):
                 pixels = decoded(index)
             put(plane, part, pixels[part.within(tile)])
 
-        indices = self.indices_in(region.x, region.y, region.width, region.height).tolist()
-        if threads > 1 and len(indices) >= MIN_TILES_FOR_THREADS:
-            with ThreadPoolExecutor(threads) as pool:
-                for _ in pool.map(place, indices):
-                    pass
-        else:
-            for index in indices:
-                place(index)
+        for indices in self._at_hand(self.indices_in(region.x, region.y, region.width, region.height)):
+            if threads > 1 and len(indices) >= MIN_TILES_FOR_THREADS:
+                with ThreadPoolExecutor(threads) as pool:
+                    for _ in pool.map(place, indices):
+                        pass
+            else:
+                for index in indices:
+                    place(index)
+
+    def _at_hand(self, indices: NDArray[np.int64]) -> Iterator[list[int]]:
+        """The tiles, as many at a time as a server is asked for together; on a disk all."""
+        if not self._source.is_remote:
+            yield indices.tolist()
+            return
+        stored = np.where(self.is_empty[indices], 0, self.byte_counts[indices])
+        cuts = np.flatnonzero(np.diff(np.cumsum(stored) // REQUESTED_BYTES)) + 1
+        for part in np.split(indices, cuts):
+            written = part[~self.is_empty[part]]
+            places = zip(self.offsets[written].tolist(), self.byte_counts[written].tolist(), strict=True)
+            self._source.prefetch(list(places))
+            yield part.tolist()
 
     def decode(self, index: int) -> NDArray[Any]:
         """Pixels of one tile that was written, decoded by tifffile and imagecodecs.
@@ -239,6 +254,8 @@ class TiffTiles(TileIndex):
         """The whole directory, decoded by libvips (libtiff): imagecodecs' fax decoders give up without an error."""
         need_bytes = self.page.imagewidth * self.page.imagelength
         check_limit("max_decoded_bytes", need_bytes, self.path, f"{need_bytes:,} pixels of fax, decoded at once")
+        if isinstance(self.path, Address):
+            raise needs_file(self.path, f"'{self.path}' is in fax compression, which libvips decodes")
         with naming_errors(self.path):
             image = pyvips.Image.tiffload(str(self.path), page=self.page.index, fail_on="warning")
             pixels = np.asarray(image.numpy(), dtype=np.uint8).reshape(image.height, image.width, image.bands)

@@ -17,6 +17,7 @@ import pandas as pd
 import pyvips
 
 from wsidata.datamodules.base import SplitDataModule
+from wsidata.datamodules.geometry import OF_PLANES
 from wsidata.datamodules.image_folder import ImageFolderDataModule
 from wsidata.datamodules.tiles.module import TileDataModule
 from wsidata.datamodules.wsi import WSIDataModule
@@ -271,7 +272,11 @@ def pixel_settings(plan: ExportPlan, split: SplitPlan) -> dict[str, Any]:
         "tissue_code": None if crop is None else identity(crop.method),
         "mask_classes": None if classes is None else values_in(classes),
         **drawn,
-        "arguments": {name: manifest.arguments.get(name) for name in READING_ARGUMENTS},
+        "arguments": {
+            name: manifest.arguments.get(name)
+            for name in READING_ARGUMENTS
+            if name not in OF_PLANES or manifest.arguments.get(name) is not None  # as exports begun before had none
+        },
         "versions": manifest.versions,
     }
 

@@ -72,7 +72,7 @@ def write_ome_tiff(
     check_choice("compression", compression, ("deflate", "lzw", "none", "jpeg"))
     if tile_px < 16 or tile_px % 16:
         raise ValueError(f"tile_px={tile_px} must be a multiple of 16, as the TIFF standard requires.")
-    if path.exists() and (not overwrite or (slide.path.exists() and path.samefile(slide.path))):
+    if path.exists() and (not overwrite or _is_file_of(slide, path)):
         raise FileExistsError(
             f"'{path}' exists{' and is the slide itself' if overwrite else ''}. Choose another name"
             f"{'' if overwrite else ', or pass overwrite=True'}."
@@ -111,6 +111,11 @@ def write_ome_tiff(
                 for page in tiff.pages:
                     page.tags["ResolutionUnit"].overwrite(NO_UNIT)
     return path
+
+
+def _is_file_of(slide: Slide, path: Path) -> bool:
+    """Whether a path that exists is the file of a slide."""
+    return isinstance(slide.path, Path) and slide.path.exists() and path.samefile(slide.path)
 
 
 def _pixels_of(

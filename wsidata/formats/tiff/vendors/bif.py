@@ -10,7 +10,6 @@ The packet of directory 0 (`iScan`) has the spacing (ScanRes, um/px) and the obj
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
 import tifffile
@@ -19,6 +18,7 @@ from wsidata.errors import ForeignFormatError, UnsupportedImageError
 from wsidata.formats.metadata import positive_number
 from wsidata.formats.tiff.layout import TiffLayout, levels_by_size
 from wsidata.formats.tiff.metadata import parse_xml, vendor_metadata
+from wsidata.remote.address import SlidePath
 
 XMP_TAG = 700
 LEVEL = re.compile(r"\blevel=(\d+)")
@@ -30,7 +30,7 @@ def is_bif(tiff: tifffile.TiffFile) -> bool:
     return bool(tiff.is_bif) or _scan(tiff.pages.first) is not None
 
 
-def bif_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
+def bif_layout(tiff: tifffile.TiffFile, path: SlidePath) -> TiffLayout:
     """Levels of a BIF whose tiles do not overlap.
 
     Raises:
@@ -64,7 +64,7 @@ def bif_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
     return TiffLayout("bif", levels_by_size(pages), tuple((page,) for page in pages), metadata, (), associated)
 
 
-def _check_overlaps(packet: ElementTree.Element | None, path: Path) -> None:
+def _check_overlaps(packet: ElementTree.Element | None, path: SlidePath) -> None:
     joints = [] if packet is None else packet.findall(".//TileJointInfo")
     overlaps = [joint.get(key, "unknown") for joint in joints for key in ("OverlapX", "OverlapY")]
     if overlaps and all(overlap == "0" for overlap in overlaps):

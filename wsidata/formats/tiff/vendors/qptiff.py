@@ -8,7 +8,6 @@ order and by exact halves of the size; here the `ImageType` of each directory de
 
 from __future__ import annotations
 
-from pathlib import Path
 from xml.etree import ElementTree
 
 import tifffile
@@ -17,12 +16,13 @@ from wsidata.errors import UnsupportedImageError
 from wsidata.formats.metadata import SlideMetadata, positive_number
 from wsidata.formats.tiff.layout import TiffLayout, levels_by_size
 from wsidata.formats.tiff.metadata import icc_profile, parse_xml, resolution_tags
+from wsidata.remote.address import SlidePath
 
 LEVEL_TYPES = ("FullResolution", "ReducedResolution")
 ASSOCIATED_TYPES = {"Thumbnail": "thumbnail", "Overview": "macro", "Label": "label"}
 
 
-def qptiff_layout(tiff: tifffile.TiffFile, path: Path) -> TiffLayout:
+def qptiff_layout(tiff: tifffile.TiffFile, path: SlidePath) -> TiffLayout:
     """Levels and channels of a QPTIFF.
 
     Raises:

@@ -7,7 +7,6 @@ each and its scale are in the XML of the first directory (namespace scn/2010/10/
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 from xml.etree import ElementTree
 
 import tifffile
@@ -17,11 +16,12 @@ from wsidata.formats.channels import ImageChoice
 from wsidata.formats.metadata import positive_number
 from wsidata.formats.tiff.layout import TiffLayout, levels_by_size
 from wsidata.formats.tiff.metadata import vendor_metadata
+from wsidata.remote.address import SlidePath
 
 UM_PER_NM = 1e-3
 
 
-def scn_layout(tiff: tifffile.TiffFile, path: Path, choice: ImageChoice) -> TiffLayout:
+def scn_layout(tiff: tifffile.TiffFile, path: SlidePath, choice: ImageChoice) -> TiffLayout:
     """The scanned region of an SCN, or the chosen one, and its focal plane.
 
     Raises:
@@ -95,7 +95,7 @@ def _spacing(element: ElementTree.Element) -> tuple[float, float] | None:
     return view_x * UM_PER_NM / pixels_x, view_y * UM_PER_NM / pixels_y
 
 
-def _page(tiff: tifffile.TiffFile, number: int, path: Path, width: int | None = None) -> tifffile.TiffPage:
+def _page(tiff: tifffile.TiffFile, number: int, path: SlidePath, width: int | None = None) -> tifffile.TiffPage:
     """A directory by its number, checked to be as wide as the XML says, but for a tile of padding."""
     if not 0 <= number < len(tiff.pages):
         raise UnreadableImageError(
