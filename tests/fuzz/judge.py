@@ -15,6 +15,7 @@ import pandas as pd
 import pyvips
 import tifffile
 import zarr
+import zarr.storage
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps
 
@@ -100,7 +101,7 @@ def _difference(found: Any, right: Any) -> str:
 def _references(kind: Kind, path: Path) -> list[Any]:
     if kind.read in ("table", "split"):
         return [_table]
-    if path.is_dir():
+    if path.is_dir() or path.suffix in (".ozx", ".zip"):
         return [_zarr_planes]
     if path.suffix == ".dcm":
         return [_openslide]
@@ -195,7 +196,7 @@ def _turned(pixels: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def _zarr_planes(kind: Kind, path: Path) -> Iterator[NDArray[Any]]:
     """The arrays, for all that zarr checks."""
-    group = zarr.open_group(path, mode="r")
+    group = zarr.open_group(path if path.is_dir() else zarr.storage.ZipStore(path), mode="r")
     for level in ("0", "1"):
         yield np.moveaxis(np.asarray(group[level][...]), 0, 2)
 

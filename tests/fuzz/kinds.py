@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,7 @@ import pandas as pd
 import pyvips
 import tifffile
 import zarr
+import zarr.storage
 from PIL import Image, ImageCms
 from places import ROOT
 
@@ -116,6 +119,16 @@ def _zarr(path: Path, version: str, **storage: Any) -> None:
     group.attrs.update(attributes if version == "0.4" else {"ome": {**attributes, "version": version}})
 
 
+def _zip(path: Path, method: int) -> None:
+    """A store in a ZIP archive, its chunks as they are, or compressed again."""
+    with tempfile.TemporaryDirectory() as folder:
+        _zarr(Path(folder), "0.5", compressors=zarr.codecs.BloscCodec())
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for file in sorted(Path(folder).rglob("*")):
+                if file.is_file():
+                    archive.write(file, file.relative_to(folder).as_posix())
+
+
 def _scn(path: Path) -> None:
     test = _writers_of("tiff/vendors/test_scn.py")
     region = test.image_xml("r", [(150, 110)], 2, offset_nm=(5_000_000, 9_000_000), view_nm=(37_500, 27_500))
@@ -180,6 +193,8 @@ KINDS = (
     Kind("gzip-05.zarr", partial(_zarr, version="0.5", compressors=zarr.codecs.GzipCodec())),
     Kind("blosc-shards-05.zarr", partial(_zarr, version="0.5", compressors=zarr.codecs.BloscCodec(), shards=FLAT)),
     Kind("zstd-shards-05.zarr", partial(_zarr, version="0.5", compressors=zarr.codecs.ZstdCodec(), shards=DEEP_SHARDS)),
+    Kind("stored.ozx", partial(_zip, method=zipfile.ZIP_STORED)),
+    Kind("deflated.zarr.zip", partial(_zip, method=zipfile.ZIP_DEFLATED)),
     Kind("plain.jpg", partial(_pillow, quality=90), "photo"),
     Kind("progressive.jpg", partial(_pillow, progressive=True, exif=EXIF, icc_profile=SRGB), "photo"),
     Kind("gray.jpg", partial(_pillow, pixels=GRAY, restart_marker_rows=1), "photo"),
