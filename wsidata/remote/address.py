@@ -1,8 +1,9 @@
-"""Addresses of files on servers, such as `https://host/slide.tif` and `s3://bucket/slide.zarr`.
+"""Addresses of files on servers, as text that no path looks like.
 
-An address is text that begins with one of the known protocols and `://`. It is the user's own word: data may not name
-any (see `wsidata.utils.confine`), and a label table only those below the address that the user passed for its slides.
-Messages show it without what may be secret in it: a password, or the signature in its query.
+Such as `https://host/slide.tif` and `s3://bucket/slide.zarr`. An address is text that begins with one of the known
+protocols and `://`. It is the user's own word: data may not name any (see `wsidata.utils.confine`), and a label table
+only those below the address that the user passed for its slides. Messages show it without what may be secret in it: a
+password, or the signature in its query.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Requests for ranges of bytes, each checked to be of the same version of a file, and tried again where a server fails.
+"""Requests for ranges of bytes, each checked to be of the same version of a file.
 
-A range is right only if the file is still what it was. A web server states length, ETag and time of modification with
-each answer, which are compared; of an object store they are asked for after each range. A server that does not send
-ranges is refused rather than made to send the whole file.
+They are tried again where a server fails. A range is right only if the file is still what it was. A web server states
+length, ETag and time of modification with each answer, which are compared; of an object store they are asked for after
+each range. A server that does not send ranges is refused rather than made to send the whole file.
 RFC 9110, sections 8.8 (ETag, Last-Modified), 14.4 (Content-Range) and 15.5.17 (416).
 """
 
