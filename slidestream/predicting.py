@@ -15,7 +15,7 @@ from lightning import LightningModule, Trainer
 from slidestream.trained import Trained, load_trained
 from slidestream.training.noise import hush
 from slidestream.training.run_folder import show_progress
-from wsidata import FeatureBagDataModule, ImageFolderDataModule, SplitDataModule, WSIDataModule
+from wsidata import FeatureBagDataModule, ImageFolderDataModule, SplitDataModule, TileDataModule, WSIDataModule
 from wsidata.datamodules.restore import recall
 from wsidata.evaluation import (
     PredictionWriter,
@@ -228,10 +228,16 @@ def make_data(
         raise ValueError(
             "image_dir=, image_column=, label_column= and case_column= are for tables. Leave them out, or name a table."
         )
-    if kind == "slides":
+    module = _MODULES[kind]
+    if kind == "slides" and "min_tissue" in before:
+        module = TileDataModule
+        given.setdefault("batch_size", before.get("batch_size"))
+        if before.get("annotation_dir") is not None:
+            given["label_column"] = None  # a table does not label tiles
+    elif kind == "slides":
         given["lazy"] = bool(before.get("lazy"))  # rounds otherwise than read whole
     folder = columns.get("image_dir")
-    make = partial(_MODULES[kind].from_checkpoint, checkpoint, source, folder, on_error="skip")
+    make = partial(module.from_checkpoint, checkpoint, source, folder, on_error="skip")
     try:
         return make(**given)
     except (TableError, SplitError) as error:

@@ -67,15 +67,17 @@ def evaluate(
             save_table(data.leak_report.frame, run.path / "leaks.csv")
         run.note(task=TASK_OF_TARGET.get(data.target, data.target), **_described(data))
         rows = pd.concat([data.tables["val"], data.tables["test"]], ignore_index=True)
-        of_images = not isinstance(data, TileDataModule) or data.bags
-        if len(rows) and data.target in TASK_OF_TARGET and of_images:
+        of_tiles = isinstance(data, TileDataModule) and not data.bags
+        if len(rows) and data.target in TASK_OF_TARGET:
             if checkpoint is not None and checkpoint.is_file():
                 content = torch.load(checkpoint, map_location="cpu", weights_only=True)
                 model.load_state_dict(content["state_dict"])
             _predict(trainer, model, _reading(data, rows), run.path / "predictions.csv")
-            scores = scores_with_intervals(read_predictions(run.path / "predictions.csv"), groups=_groups(data))
-            save_table(scores, run.path / "scores.csv")
-            if data.target in ONE_CLASS and not data.case_geometry:
+            predictions = read_predictions(run.path / "predictions.csv")
+            if "label" in predictions:  # annotations label tiles, and no slides
+                scores = scores_with_intervals(predictions, groups=_groups(data))
+                save_table(scores, run.path / "scores.csv")
+            if data.target in ONE_CLASS and not data.case_geometry and not of_tiles:
                 _draw_mistakes(model, data, run, checkpoint)
     write_report(run.path)
     return scores

@@ -37,7 +37,16 @@ from wsidata.datamodules.checkpoint import (
     remembered_stats,
 )
 from wsidata.datamodules.geometry import Geometry, GeometryWarning, Setting, check_allowed, check_geometry
-from wsidata.datamodules.restore import Images, as_table, label_arguments, reading_arguments, recall, refuse_other_kind
+from wsidata.datamodules.restore import (
+    Images,
+    as_table,
+    as_tuple,
+    label_arguments,
+    reading_arguments,
+    recall,
+    refuse_other_kind,
+    refuse_tiles,
+)
 from wsidata.datamodules.show_batch import draw_samples
 from wsidata.datasets.cases import CaseDataset
 from wsidata.datasets.epochs import EpochDataset
@@ -71,6 +80,9 @@ class SplitDataModule(LightningDataModule, ABC):
 
     reads: ClassVar[Literal["slides", "photos", "features"] | None] = None
     """The kind of images; None for those of a published dataset, whatever they are."""
+
+    kept_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments that `from_checkpoint` takes from the checkpoint as they are."""
 
     def __init__(
         self,
@@ -165,10 +177,12 @@ class SplitDataModule(LightningDataModule, ABC):
             of = "WSIDataModule" if cls.reads == "slides" else "ImageFolderDataModule"
             raise TypeError(f"{cls.__name__} reads one dataset. For new images use {of}.from_checkpoint.")
         memory, trained = recall(checkpoint)
+        refuse_tiles(trained, cls.kept_arguments, changed.get("allow_changed", ()))
         table, image_dir = as_table(images, image_dir, changed.get("image_column", "image"))
         arguments = {
             "predict_on": "all",
             "leaks": "off",
+            **{name: as_tuple(trained[name]) for name in cls.kept_arguments if name in trained},
             **reading_arguments(memory, cls.reads, changed),
             **({} if cls.reads is None else label_arguments(images, memory, trained, changed)),
         }
@@ -484,6 +498,10 @@ class SplitDataModule(LightningDataModule, ABC):
             choose: Called when the loader is made; returns the rows of each process. None: all rows, as usual.
         """
         self._choose_rows = choose
+
+    def predicted(self) -> Any:
+        """What `PredictionWriter` writes a row of each: the images of this."""
+        return self
 
     # -- the checkpoint ------------------------------------------------------------------------------------------------
 

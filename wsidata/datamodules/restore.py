@@ -134,6 +134,24 @@ def label_arguments(
     return known
 
 
+def refuse_tiles(trained: Mapping[str, Any], kept: Collection[str], allowed: Collection[str]) -> None:
+    """Raise if a model of tiles would be shown whole slides, cropped to the size of a tile.
+
+    Args:
+        trained: Arguments of the run's data module.
+        kept: Those of them that the new data module takes as they are.
+        allowed: Settings that may differ.
+
+    Raises:
+        GeometryError: if so.
+    """
+    if "min_tissue" in trained and "min_tissue" not in kept and "kind" not in allowed:
+        raise GeometryError(
+            "the model was trained on tiles of slides, and here whole slides are read. Use "
+            "TileDataModule.from_checkpoint; or, if the difference is meant, allow_changed=['kind']."
+        )
+
+
 def refuse_other_kind(paths: Iterable[str], kind: str | None, allowed: Collection[str]) -> None:
     """Raise for slides among new photos, and for photos among new slides, as far as their headers tell.
 

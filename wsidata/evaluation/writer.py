@@ -20,6 +20,7 @@ from torch import Tensor
 from wsidata.evaluation.prediction_file import (
     ERROR,
     KEY,
+    PredictionFileError,
     append,
     as_cells,
     begin,
@@ -75,6 +76,10 @@ class PredictionWriter(Callback):
 
     Several processes write a file each, merged at the end. Rows are in the order of the table then.
 
+    Of single tiles (`TileDataModule`) it writes a row each to `predictions.tiles.csv`, with their place (`x_lv0`,
+    `y_lv0`; `path` is `file.tif#x=1024,y=512`), and at the end the mean of the tiles of each slide to
+    `predictions.csv`, with their number (`tiles`). By these means classes are decided.
+
     Args:
         path: CSV file to write; a device or pipe, such as /dev/stdout, is written to once.
         overwrite: Replace a file that is there. Otherwise rows of the same network are kept, and another file is
@@ -91,7 +96,8 @@ class PredictionWriter(Callback):
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False, class_names: Sequence[str] | None = None) -> None:
-        self.path, self.overwrite = Path(path).absolute(), overwrite
+        self.path = self._out = Path(path).absolute()
+        self.overwrite = overwrite
         self.unreadable: dict[str, str] = {}
         self._names = None if class_names is None else tuple(class_names)
         self._data: Predicted | None = None
@@ -116,7 +122,9 @@ class PredictionWriter(Callback):
                 "PredictionWriter writes predictions of the images of a data module of wsidata, and there is "
                 f"{'none' if data is None else type(data).__name__}. Call trainer.predict(model, datamodule=...)."
             )
-        self._data = cast(Predicted, data)
+        self._data = cast(Predicted, data.predicted() if hasattr(data, "predicted") else data)
+        if hasattr(self._data, "file_of_tiles"):
+            self._write_tiles(self._data.file_of_tiles(self._out))
         self._data.choose_predicted(lambda: self._begin(trainer, pl_module))
 
     def on_predict_batch_start(
@@ -184,7 +192,10 @@ class PredictionWriter(Callback):
             for part in parts(self.path):
                 part.unlink()
             self.unreadable = {row[KEY]: row[ERROR] for row in rows if row[ERROR] and row[KEY] in place}
+            if self.path != self._out:
+                self.unreadable = cast(Any, self._data).write_slides(self._out)
         trainer.strategy.barrier("predictions are merged")
+        self.path = self._out
 
     def goes_on_after(self, error: BaseException) -> bool:
         """Whether an error that ended `Trainer.predict` is of one image, which is noted, and so predicting may go on.
@@ -195,11 +206,30 @@ class PredictionWriter(Callback):
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _write_tiles(self, path: Path) -> None:
+        """Write to another file, of tiles, from which that of slides is made.
+
+        Raises:
+            ValueError: if that cannot be done here.
+            PredictionFileError: if the file of slides is another one.
+        """
+        if type(self) is not PredictionWriter or is_stream(self._out):
+            raise ValueError(
+                "tiles and their slides are written to two files, by one job. Name a file, without share= or executor=."
+            )
+        if self._out.exists() and not path.exists() and not self.overwrite:
+            raise PredictionFileError(
+                f"'{self._out}' exists, and was not made of tiles ('{path.name}' is not beside it). Name another file, "
+                "or pass overwrite= to replace it."
+            )
+        self.path = path
+
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> list[Sequence[int]]:
         """Make or resume the file; the rows that each process predicts."""
         data = self._known
         self._table = _with_key(data.tables["predict"])
         self._has = {"split": bool((self._table["split"] != "").any()), "label": bool(self._labeled())}
+        self._places = [name for name in ("x_lv0", "y_lv0") if name in self._table]
         names = self._names or data.class_names
         self._outputs = tuple(names)
         self._columns = self._columns_of(len(names)) if names else []
@@ -264,7 +294,7 @@ class PredictionWriter(Callback):
 
     def _columns_of(self, outputs: int) -> list[str]:
         prefix = _PREFIXES.get(self._known.target, "probability_")
-        columns = ["image", KEY, *(name for name, has in self._has.items() if has)]
+        columns = ["image", KEY, *self._places, *(name for name, has in self._has.items() if has)]
         columns += [] if self._known.target in _PREFIXES else ["predicted"]
         columns += [RISK] if self._known.target == "survival" else []
         columns += [EXPECTED_RANK] if self._known.target == "ordinal" else []
@@ -310,6 +340,8 @@ class PredictionWriter(Callback):
     def _described(self, frame: pd.DataFrame) -> pd.DataFrame:
         """What is known of rows before any prediction."""
         table = pd.DataFrame({"image": frame["image_id"].to_numpy(), KEY: frame[KEY].to_numpy()}, dtype=object)
+        for name in self._places:
+            table[name] = frame[name].to_numpy()
         for name, column in (("split", "split"), ("label", "label_name")):
             if self._has[name]:
                 table[name] = frame[column].to_numpy()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import pyvips
@@ -18,6 +18,7 @@ from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.survey import MASKS_AT_ONCE, map_files
 from wsidata.datamodules.tiles.plans import plan_tiles
+from wsidata.datamodules.tiles.predicted import TileSamples
 from wsidata.datamodules.tiles.tables import tile_rows, write_tiles
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.datasets.tiles import Balance, TileBagDataset, TileDataset
@@ -84,6 +85,8 @@ class TileDataModule(WSIDataModule):
         >>> trainer.fit(model, datamodule=dm)
     """
 
+    kept_arguments = ("stride", "border", "min_tissue", "bags", "max_tiles")
+
     def __init__(
         self,
         table: str | Path | pd.DataFrame,
@@ -128,7 +131,7 @@ class TileDataModule(WSIDataModule):
             tile_size, stride, border=border, min_tissue=min_tissue,
             **{name: value for name, value in self.resolution.items() if name != "tolerance"},
         )  # fmt: skip
-        self._tissue_method = tissue_method
+        self.tissue_method = tissue_method
         self._random = _random_tiles(train_tiles, tiles_per_epoch, balance, annotation_dir, bags, self.sampling)
         self._balance_of: Balance = balance
         if (min_tissue or self._random) and not self._options.has_colors:
@@ -147,6 +150,11 @@ class TileDataModule(WSIDataModule):
             self._rule = LabelRule.of(annotation_share, ignored)
         elif outline_classes and options.get("target") != "mask" and options.get("label_column", "class") is not None:
             raise ValueError("outline_classes= needs annotation_dir=, the folder of the outlines that label tiles.")
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether tiles have the classes of annotations, and not those of their slides."""
+        return self._rule is not None
 
     # -- classes -------------------------------------------------------------------------------------------------------
 
@@ -195,7 +203,7 @@ class TileDataModule(WSIDataModule):
         def plan(row: dict[str, Any]) -> TilePlan | str:
             try:
                 areas = None if self._rule is None else self._areas(row)
-                found = plan_tiles(row["path"], self._options, self.grid, self._tissue_method if with_tissue else None)
+                found = plan_tiles(row["path"], self._options, self.grid, self.tissue_method if with_tissue else None)
                 if not len(found.tiles):
                     return f"{row['path']}: {self._why_none(found.tiles)}"
             except (SlideError, OSError, pyvips.Error, ValueError) as error:
@@ -310,14 +318,12 @@ class TileDataModule(WSIDataModule):
 
     def compute_stats(self, executor: Executor | None = None, share: str | Path | None = None) -> ChannelStats:
         """Channel statistics of the pixels of all training tiles of the grid, as often as tiles have them."""
-        job = TileStatsJob(False, None, None, self.resolution, self._options, None, self.grid, self._tissue_method)
+        job = TileStatsJob(False, None, None, self.resolution, self._options, None, self.grid, self.tissue_method)
         return stats_of(job, list(self.tables["train"]["path"]), executor=executor, share=share)
 
-    def choose_predicted(self, choose: Callable[[], Sequence[Sequence[int]]] | None) -> None:
-        """As in the base class for bags; refused for tiles, whose predictions are none of slides."""
-        if choose is not None and not self.bags:
-            _refuse_writer()
-        super().choose_predicted(choose)
+    def predicted(self) -> Any:
+        """What `PredictionWriter` writes a row of each: the slides, if samples are bags; else their tiles."""
+        return self if self.bags else TileSamples(self)
 
     def shown(self, part: Part, max_images: int) -> tuple[TileDataset, pd.DataFrame]:
         """Tiles, also where samples are bags of them."""
@@ -369,10 +375,3 @@ def _random_tiles(
     if balance == "annotations" and annotation_dir is None:
         raise ValueError("balance='annotations' needs annotation_dir= and outline_classes=.")
     return count
-
-
-def _refuse_writer() -> NoReturn:
-    raise ValueError(
-        "predictions of tiles cannot be written as a table of slides. Call trainer.predict, whose results follow "
-        "dm.tile_table('predict') row by row, or use bags=True."
-    )
