@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from slidestream.trained import import_named
 from streammodels.models.networks import LIBRARIES, build_network
 from streammodels.models.normalize import Normalize
 from wsidata import Slide, TileDataModule
@@ -138,14 +138,10 @@ def make_encoder(name: str, weights: str | None = "DEFAULT") -> nn.Module:
     if name.partition("/")[0] in LIBRARIES:
         built = build_network(name, 1000, weights)
         return nn.Sequential(Normalize(built.mean, built.std), built.trunk)
-    module, _, attribute = name.rpartition(".")
     try:
-        made = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"encoder '{name}' is neither 'torchvision/...' nor 'timm/...', nor can it be imported ({error}). Name "
-            "your own as MODULE.NAME, where its module can be found."
-        ) from error
+        made = import_named(name)
+    except ImportError as error:
+        raise ValueError(f"an encoder is 'torchvision/...', 'timm/...' or your own, and {error}") from error
     encoder = made if isinstance(made, nn.Module) else made()
     if not isinstance(encoder, nn.Module):
         raise ValueError(f"encoder '{name}' gave a {type(encoder).__name__}; it must give a torch.nn.Module.")

@@ -160,6 +160,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def import_named(name: str) -> Any:
+    """What "package.module.name" names.
+
+    Raises:
+        ImportError: saying what to do, if it cannot be imported.
+    """
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ImportError(
+            f"'{name}' cannot be imported ({error}). Name it as MODULE.NAME, where its module can be found."
+        ) from error
+
+
 def _class_of(content: dict[str, Any], path: Path, requested: str | None) -> type[LightningModule]:
     """The class of the network."""
     name = requested or content.get("model_class") or f"{StreamingResNet.__module__}.{StreamingResNet.__qualname__}"
@@ -173,13 +188,10 @@ def _class_of(content: dict[str, Any], path: Path, requested: str | None) -> typ
             f"'{path}' does not say with which arguments its network was made (it has no hyper_parameters). Name the "
             "checkpoint that fit wrote, or the class by --model-class MODULE.CLASS (model_class=), if it needs none."
         )
-    module, _, attribute = name.rpartition(".")
     try:
-        kind = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise CheckpointError(
-            f"the class {name} cannot be imported ({error}). Name it as MODULE.CLASS, where its module can be found."
-        ) from error
+        kind = import_named(name)
+    except ImportError as error:
+        raise CheckpointError(f"the class {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, LightningModule)):
         raise CheckpointError(f"{name} is no LightningModule. Name the class that the checkpoint was trained with.")
     return kind

@@ -45,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="class of outlines that are lesions (default: all)")  # fmt: skip
     outlined.add_argument("--unannotated", choices=("error", "normal"), default="error",
         help="what slides without a file are: normal are those without lesions (%(default)s)")  # fmt: skip
+    outlined.add_argument("--groups", metavar="TABLE",
+        help="table of the patient of each slide, such as split.csv of a run, with the columns image (or image_id) and "
+        "group: intervals are then by patient")  # fmt: skip
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--mpp", type=float, help="resolution to read at, um/px (default: as in training)")
     size.add_argument("--level", type=int, help="pyramid level to read, instead of --mpp")
@@ -79,8 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
     options = HeatmapOptions(
         **{name: getattr(arguments, name) for name in drawn}, allow_changed=arguments.allow_changed, reading=reading,
         existing="replace" if arguments.overwrite else "error", annotations=arguments.annotations,
-        outline_classes=arguments.outline_class, unannotated=arguments.unannotated,
+        groups=arguments.groups, outline_classes=arguments.outline_class, unannotated=arguments.unannotated,
     )  # fmt: skip
+    if arguments.annotations is not None and arguments.class_name is None and not arguments.quiet:
+        said = "Outlines are drawn, and maps are not scored: that needs --class, the class that is outlined."
+        print(said, file=sys.stderr, flush=True)
     changed: dict[str, Any] = {} if arguments.memory is None else {"memory": arguments.memory}
     trained = load_trained(arguments.checkpoint, arguments.model_class, **changed)
     try:
@@ -100,8 +106,6 @@ def run(arguments: argparse.Namespace) -> int:
     scores = score_drawn(results, arguments.out, options)
     if scores is not None and not arguments.quiet:
         print(f"{scores}: {', '.join(map(str, scores.files))}")
-    if arguments.annotations is not None and arguments.class_name is None:
-        print("Maps are scored against annotations with --class, the class that is outlined.", file=sys.stderr)
     return int(any(one.error for one in results))
 
 

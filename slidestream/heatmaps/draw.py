@@ -19,6 +19,7 @@ from slidestream.heatmaps.lesions import (
     ScoredSlide,
     SlideOutlines,
     Unannotated,
+    read_groups,
     read_outlines,
     score_slide,
     write_lesion_scores,
@@ -79,6 +80,7 @@ class HeatmapOptions:
         outline_classes: Classes of outlines that are lesions. Empty: all, without exclusions.
         unannotated: What a slide without annotations is: an "error", "normal" (without lesions), or normal if it is
             among these names.
+        groups: Table of the patient of each slide, by whom intervals of scores are drawn; see `read_groups`.
     """
 
     class_name: str | None = None
@@ -97,6 +99,7 @@ class HeatmapOptions:
     annotations: str | Path | None = None
     outline_classes: Sequence[str] = ()
     unannotated: Unannotated = "error"
+    groups: str | Path | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,8 @@ def draw_heatmaps(
     if options.annotations is not None:
         slides = [Path(path) for path in paths]
         outlined = [*read_outlines(slides, options.annotations, options.outline_classes, options.unannotated)]
+    if options.groups is not None:
+        read_groups(options.groups, [Path(path) for path in paths])  # errors before anything is drawn
     results = []
     for path, name, outlines in zip(map(Path, paths), named, outlined, strict=True):
         if options.existing == "skip" and (out / f"{name}.png").exists():
@@ -196,7 +201,8 @@ def score_drawn(
     names = unique_names([path for path, _ in scored])
     threshold = 0.5 if options.threshold is None and options.probability else options.threshold
     slides = dict(zip(names, (one for _, one in scored), strict=True))
-    return write_lesion_scores(slides, out, threshold=threshold, seed=seed)
+    groups = None if options.groups is None else read_groups(options.groups, [path for path, _ in scored])
+    return write_lesion_scores(slides, out, threshold=threshold, groups=groups, seed=seed)
 
 
 def find_class(requested: str | None, names: Sequence[str]) -> int | None:

@@ -19,7 +19,8 @@ from wsidata.evaluation.lesions import Detections, LesionHits, LesionMap, find_d
 from wsidata.evaluation.lesions.froc import Froc
 from wsidata.evaluation.lesions.lesion_map import CAMELYON16_MPP
 from wsidata.evaluation.save import save_figure, save_table
-from wsidata.tables.find_slides import MaskFolder
+from wsidata.tables.find_slides import MaskFolder, split_suffix
+from wsidata.tables.text_table import read_text_table
 from wsidata.utils.messages import name_some
 
 APART_UM = 200.0
@@ -126,6 +127,30 @@ def read_outlines(
     return [SlideOutlines(one, () if one is None else _lesion_classes(one, classes)) for one in found]
 
 
+def read_groups(table: str | Path, paths: Sequence[Path]) -> list[str]:
+    """The patient of each slide, from a table with the columns `image` or `image_id`, and `group`.
+
+    Args:
+        table: CSV or Parquet, such as split.csv of a run. Names may lack their suffix.
+        paths: The slides.
+
+    Raises:
+        ValueError: naming the column that is missing, or slides without a patient.
+        OSError: if it cannot be read.
+    """
+    frame = read_text_table(table).frame
+    names = next((name for name in ("image_id", "image") if name in frame), None)
+    if names is None or "group" not in frame:
+        raise ValueError(
+            f"'{table}' has the columns {name_some(list(frame.columns))}; --groups needs image (or image_id) and group."
+        )
+    known = {Path(str(name)).name: str(group) for name, group in zip(frame[names], frame["group"], strict=True)}
+    found = [known.get(path.name) or known.get(split_suffix(path.name)[0], "") for path in paths]
+    if lacking := [path.name for path, group in zip(paths, found, strict=True) if not group]:
+        raise ValueError(f"'{table}' names no patient of {name_some(lacking)} in its column group. Add them to it.")
+    return found
+
+
 def _lesion_classes(annotations: Annotations, classes: Sequence[str]) -> tuple[str, ...]:
     if classes:
         return tuple(name for name in classes if name in annotations.class_names)
@@ -213,16 +238,22 @@ class LesionScores:
 
 
 def write_lesion_scores(
-    scored: Mapping[str, ScoredSlide], out: str | Path, *, threshold: float | None = None, seed: int = 0
+    scored: Mapping[str, ScoredSlide],
+    out: str | Path,
+    *,
+    threshold: float | None = None,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> LesionScores:
     """Score heat maps against outlines, and write tables, the curve and the detections.
 
-    Intervals are 95 % bootstrap intervals over slides.
+    Intervals are 95 % bootstrap intervals over slides, or over patients.
 
     Args:
         scored: By name of the slide.
         out: Folder for froc.csv, froc.png, lesions.csv, outline_scores.csv and detections.csv.
         threshold: From which value on a pixel counts as found, for Dice. None: no Dice.
+        groups: Patient of each slide.
         seed: Of the resamples.
 
     Raises:
@@ -230,11 +261,12 @@ def write_lesion_scores(
         OSError: if files cannot be written.
     """
     out = Path(out)
-    froc = lesion_froc([one.hits for one in scored.values()], seed=seed)
+    froc = lesion_froc([one.hits for one in scored.values()], groups=groups, seed=seed)
     of_slides, together = outline_scores(
         {name: one.heat for name, one in scored.items()},
         {name: one.outlined for name, one in scored.items()},
         threshold=math.inf if threshold is None else threshold,
+        groups=None if groups is None else dict(zip(scored, groups, strict=True)),
         seed=seed,
     )
     slides = pd.DataFrame(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -126,12 +126,13 @@ class Annotations:
         if empty and not skip_empty:
             listed = bullets([one.label for one in empty], 10)
             raise AnnotationError(
-                f"'{self.path}' has polygons without area:{listed}\n{_REMEDY} skip_empty=True leaves such polygons out."
+                f"'{self.path}' has {_counted(empty)} without area:{listed}\n{_REMEDY} Or write a file without them: "
+                "Annotations.read(path, skip_empty=True).write(new_path)."
             )
         said = [f"{one.label}: has no area, left out" for one in empty]
         said += [f"{one.label}: {one.fault}, repaired" for one in self.outlines if one.fault and one not in empty]
         if said:
-            where = f"'{self.path}' has polygons that are not valid:{bullets(said, 10)}"
+            where = f"'{self.path}' has {_counted(said)} not valid:{bullets(said, 10)}"
             warnings.warn(
                 f"{where}\nLook at them, and draw them again where this is wrong.", AnnotationRepairWarning, 3
             )
@@ -194,6 +195,10 @@ class Annotations:
         for name in wanted:  # grows while it is gone through: parts of parts
             wanted += [one.name for one in self.classes if one.parent == name != "" and one.name not in wanted]
         return wanted
+
+
+def _counted(polygons: Sequence[object]) -> str:
+    return "1 polygon" if len(polygons) == 1 else f"{len(polygons)} polygons"
 
 
 def _parsed(content: bytes) -> tuple[list[Outline], list[OutlineClass]]:

@@ -55,7 +55,7 @@ from wsidata.datasets.sampler import share_of_process
 from wsidata.splits.leaks import LeakKind, LeakReport, check_leaks
 from wsidata.splits.near_duplicates import slide_thumbnail
 from wsidata.splits.split_file import save_splits, save_splits_beside, split_digest
-from wsidata.splits.time_bins import TimeBins, find_time_bins, with_intervals
+from wsidata.splits.time_bins import TimeBins, check_time_bins, find_time_bins, with_intervals
 from wsidata.splits.unreadable import SkipWarning, check_skipped, describe_skipped, skipped_rows, without_skipped
 from wsidata.staging.copying import count_bytes
 from wsidata.stats.class_weights import class_weights
@@ -446,6 +446,8 @@ class SplitDataModule(LightningDataModule, ABC):
             if self._is_restored:
                 refuse_other_kind(self._kept["path"], self.reads, self.allow_changed)
             self.check()
+            if stage == "fit" and self.time_bins:
+                check_time_bins(self.tables["train"], self.time_bins)
             self.compare_spacing(self._trained_mpp)
             if self.leaks != "off" and (self.trainer is None or self.trainer.is_global_zero):
                 self.leak_report = self.check_leaks()

@@ -60,6 +60,7 @@ class SurvivalCurve:
         low: Lower end of the interval.
         high: Upper end.
         censored: Times at which follow-up ended without an event.
+        followed: (images,) times at which follow-up ended, with or without an event, in order.
     """
 
     time: Numbers
@@ -67,6 +68,11 @@ class SurvivalCurve:
     low: Numbers
     high: Numbers
     censored: Numbers
+    followed: Numbers
+
+    def at_risk(self, time: Numbers) -> NDArray[np.int64]:
+        """How many images are still followed, without an event before, at each time."""
+        return np.asarray(len(self.followed) - np.searchsorted(self.followed, time, side="left"), np.int64)
 
 
 def kaplan_meier(time: Numbers, event: NDArray[np.bool_], level: float = 0.95) -> SurvivalCurve:
@@ -76,7 +82,8 @@ def kaplan_meier(time: Numbers, event: NDArray[np.bool_], level: float = 0.95) -
     """
     places, which = np.unique(time, return_inverse=True)
     events = np.bincount(which, weights=event, minlength=len(places))
-    at_risk = len(time) - np.searchsorted(np.sort(time), places, side="left")
+    followed = np.sort(time)
+    at_risk = len(time) - np.searchsorted(followed, places, side="left")
     survival = np.cumprod(1 - events / at_risk)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.sqrt(np.cumsum(events / (at_risk * (at_risk - events)))) / np.log(survival)
@@ -85,8 +92,9 @@ def kaplan_meier(time: Numbers, event: NDArray[np.bool_], level: float = 0.95) -
     low, high = (np.where(np.isfinite(far), end, survival) for end in (low, high))
     begin = np.ones(1)
     return SurvivalCurve(
-        np.r_[0.0, places], np.r_[begin, survival], np.r_[begin, low], np.r_[begin, high], np.sort(time[~event])
-    )
+        np.r_[0.0, places], np.r_[begin, survival], np.r_[begin, low], np.r_[begin, high], np.sort(time[~event]),
+        followed,
+    )  # fmt: skip
 
 
 def roc(

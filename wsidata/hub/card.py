@@ -209,7 +209,8 @@ def _rule(preprocessing: Preprocessing, rows: pd.DataFrame) -> str:
         facts.append(f"fold {given['k_fold'][0]} of {given['k_fold'][1]} is the validation split")
     elif given.get("val_fraction") is not None:
         facts.append(f"val_fraction {given['val_fraction']} and test_fraction {given.get('test_fraction', 0)}")
-    facts.append("stratified by class" if given.get("stratify") else "not stratified")
+    by = "event and time" if preprocessing.target == "survival" else "class"
+    facts.append(f"stratified by {by}" if given.get("stratify") else "not stratified")
     facts.append("groups (patients) are never divided" if "group" in rows.columns else "without groups")
     facts += ["drawn by case, of whose images all are one sample (column `case`)"] if "case" in rows.columns else []
     return (

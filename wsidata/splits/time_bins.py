@@ -50,6 +50,26 @@ def find_time_bins(rows: pd.DataFrame, requested: int | Sequence[float]) -> Time
     return bins
 
 
+def check_time_bins(rows: pd.DataFrame, bins: Sequence[float]) -> None:
+    """Check that each interval begins before the last time of the rows, so that something can be learned of it.
+
+    Args:
+        rows: Training rows.
+        bins: Ends of the intervals.
+
+    Raises:
+        SplitError: naming the last time.
+    """
+    last = max((target[0] for target in rows["target"]), default=np.inf)
+    empty = [end for end in bins[:-1] if end >= last]
+    if empty:
+        raise SplitError(
+            f"no training image is followed beyond a time of {last:g}, and time_bins={[float(end) for end in bins]} "
+            f"have an interval that begins at {empty[0]:g}. Pass ends of which all but the last are below {last:g}, in "
+            "the unit of the table."
+        )
+
+
 def intervals_survived(
     times: NDArray[np.float64], events: NDArray[np.bool_], bins: Sequence[float]
 ) -> NDArray[np.int64]:

@@ -83,12 +83,12 @@ class TileGrid:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of a tile."""
-        return check_size(self.tile_size)
+        return check_size(self.tile_size, "tile_size")
 
     @property
     def step(self) -> tuple[int, int]:
         """Rows and columns from one tile to the next."""
-        return self.size if self.stride is None else check_size(self.stride)
+        return self.size if self.stride is None else check_size(self.stride, "stride")
 
     @property
     def resolution(self) -> Resolution:

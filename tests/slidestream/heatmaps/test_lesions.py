@@ -14,7 +14,7 @@ import torch
 from lightning import Trainer
 
 from slidestream.__main__ import main
-from slidestream.heatmaps.lesions import SlideOutlines, read_outlines, score_slide, write_lesion_scores
+from slidestream.heatmaps.lesions import SlideOutlines, read_groups, read_outlines, score_slide, write_lesion_scores
 from streammodels import StreamingResNet
 from streammodels.explain.placement import PlacedMap
 from wsidata.annotations import AnnotationError, Annotations, Outline
@@ -66,6 +66,17 @@ def test_hot_places_are_compared_with_the_lesions_of_their_slide(tmp_path: Path)
         score_slide(placed(values, 100, None), (200, 200), SlideOutlines(None))
     with pytest.raises(AnnotationError, match="beside the grid"):
         score_slide(placed(values[:10, :10], 10), (20, 20), SlideOutlines(outlines, ("Tumor",)))
+
+
+def test_patients_of_slides_come_from_a_table(tmp_path: Path) -> None:
+    table, slides = tmp_path / "split.csv", [Path("a/s1.tif"), Path("s2.svs")]
+    table.write_text("image_id,group\ns2,p2\ns1.tif,p1\ns3,p3\n")
+    assert read_groups(table, slides) == ["p1", "p2"]
+    with pytest.raises(ValueError, match=r"names no patient of 's4.tif' in its column group"):
+        read_groups(table, [*slides, Path("s4.tif")])
+    table.write_text("image,patient\ns1,p1\n")
+    with pytest.raises(ValueError, match=r"has the columns 'image', 'patient'; --groups needs image"):
+        read_groups(table, slides)
 
 
 def test_slides_without_annotations_are_errors_unless_they_are_normal(tmp_path: Path) -> None:
@@ -125,7 +136,7 @@ def test_command_scores_the_maps_that_it_writes(tmp_path: Path, capsys: pytest.C
             assert row["pointing_game"] == pytest.approx(share, abs=1e-9)
         else:
             assert math.isnan(row["pointing_game"])
-    assert main([*map(str, asked), "--unannotated", "normal", "--overwrite", "--quiet"]) == 0
-    assert "scored against annotations with --class" in capsys.readouterr().err
+    assert main([*map(str, asked), "--unannotated", "normal", "--overwrite"]) == 0
+    assert "maps are not scored: that needs --class" in capsys.readouterr().err
     assert main([*map(str, asked), "--unannotated", "normal", "--class", "1"]) == 2
     assert "would be replaced" in capsys.readouterr().err

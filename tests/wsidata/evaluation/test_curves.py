@@ -52,3 +52,5 @@ def test_kaplan_meier_is_that_of_scikit_survival() -> None:
     for ours, theirs in ((curve.time, places), (curve.survival, survival), (curve.low, low), (curve.high, high)):
         np.testing.assert_allclose(ours[1:], theirs)
     assert curve.censored.tolist() == sorted(time[~event])
+    asked = np.array([0, 1, 7, 7.5, 29, 30])
+    assert curve.at_risk(asked).tolist() == [(time >= place).sum() for place in asked]

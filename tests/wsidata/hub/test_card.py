@@ -83,6 +83,7 @@ def test_body_describes_how_images_were_made():
         "replaced by numbers", "groups (patients) are never divided",
     ):  # fmt: skip
         assert said in body
+    assert "stratified by event and time" in split_card(card(facts=replace(FACTS, target="survival")))[1]
 
 
 def test_writing_it_again_changes_nothing(tmp_path):

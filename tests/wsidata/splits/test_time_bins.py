@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsidata.splits.time_bins import find_time_bins, intervals_survived, time_strata, with_intervals
+from wsidata.splits.time_bins import check_time_bins, find_time_bins, intervals_survived, time_strata, with_intervals
 from wsidata.tables.parts import SplitError
 
 
@@ -26,6 +26,15 @@ def test_bins_are_quantiles_of_the_times_of_events():
         find_time_bins(rows([3, 3, 3, 5, 9], [1, 1, 1, 1, 0]), 4)
     with pytest.raises(SplitError, match=r"no training image has an event.*ends of intervals"):
         find_time_bins(rows([3, 4], [0, 0]), 2)
+
+
+def test_an_interval_after_the_last_time_is_refused():
+    frame = rows([3, 9, 12], [1, 0, 1])
+    check_time_bins(frame, (5.0, 11.0, 40.0))
+    check_time_bins(frame[:0], (5.0, 11.0))
+    for bins in ((5.0, 12.0, 40.0), (100.0, 200.0)):
+        with pytest.raises(SplitError, match=rf"beyond a time of 12, .* begins at {max(12, bins[0]):g}\. .*below 12,"):
+            check_time_bins(frame, bins)
 
 
 def test_intervals_survived_for_certain():

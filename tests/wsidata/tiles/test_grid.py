@@ -105,8 +105,10 @@ def test_what_is_no_grid_is_refused():
         TileGrid(256)
     with pytest.raises(ValueError, match=r"min_tissue=1\.5 must be a share"):
         TileGrid(256, mpp=0.5, min_tissue=1.5)
-    with pytest.raises(ValueError, match=r"image size 0 must be"):
+    with pytest.raises(ValueError, match=r"stride 0 must be"):
         TileGrid(256, 0, mpp=0.5)
+    with pytest.raises(ValueError, match=r"tile_size 0 must be"):
+        TileGrid(0, mpp=0.5)
     with pytest.raises(ValueError, match="border='keep' is not one of drop, pad, shift"):
         TileGrid(256, mpp=0.5, border="keep")
     with pytest.raises(ValueError, match=r"needs the mask of the tissue. Pass slide.tissue_mask\(\)"):

@@ -108,7 +108,9 @@ class TileDataModule(WSIDataModule):
         max_tiles: int | None = None,
         **options: Any,
     ) -> None:
-        sizes = {check_size(one) for one in (tile_size, options.pop("image_size", None)) if one is not None}
+        sizes = {
+            check_size(one, "tile_size") for one in (tile_size, options.pop("image_size", None)) if one is not None
+        }
         if len(sizes) != 1:  # a checkpoint says it as image_size
             raise ValueError(f"TileDataModule needs tile_size=, the side of a tile in pixels (got {sizes or 'none'}).")
         tile_size = next(iter(sizes))

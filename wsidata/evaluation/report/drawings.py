@@ -114,7 +114,7 @@ def draw_precision_recall(curves: Mapping[str, Curve], prevalence: float | None,
 
 
 def draw_kaplan_meier(curves: Mapping[str, SurvivalCurve], unit: str, alt: str, caption: str) -> Drawing:
-    """Survival curves by name, with bands and marks at ends of follow-up."""
+    """Survival curves by name, with bands, marks at ends of follow-up, and the numbers at risk below."""
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -124,11 +124,20 @@ def draw_kaplan_meier(curves: Mapping[str, SurvivalCurve], unit: str, alt: str, 
             axes.step(curve.time, curve.survival, where="post", color=color, ls=line, lw=1.8, label=shown(name, 60))
             there = np.searchsorted(curve.time, curve.censored, side="right") - 1
             axes.plot(curve.censored, curve.survival[there], "|", color=color, ms=6)
-        axes.set(xlabel=f"time in {unit}" if unit else "time", ylabel="share without event", ylim=(0, 1.02))
+        below = "\n" * (len(curves) + 2)  # room for the numbers
+        label = f"time in {unit}" if unit else "time"
+        axes.set(xlabel=label + below, ylabel="share without event", ylim=(0, 1.02))
         axes.set_xlim(0, None)
+        places = np.array([place for place in axes.get_xticks() if 0 <= place <= axes.get_xlim()[1]])
+        how: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "va": "top", "fontsize": 8.5}
+        axes.annotate("number at risk", (0, 0), (0, -34), color=_GRAY, **how)
+        for number, curve in enumerate(curves.values()):
+            color, down = COLORS[number % len(COLORS)], -46 - 12 * number
+            for place, count in zip(places, curve.at_risk(places), strict=True):
+                axes.annotate(str(count), (place, 0), (0, down), color=color, ha="center", **how)
         figure.legend(loc="outside lower left")
 
-    return draw(paint, alt, "Kaplan-Meier", caption, (4.6, 4.0))
+    return draw(paint, alt, "Kaplan-Meier", caption, (4.6, 4.4))
 
 
 def _size(curves: int) -> tuple[float, float]:

@@ -222,8 +222,8 @@ class RandomResizedCrop(Transform):
         return ResizedWindow(left, top, width, height, self.width_px, self.height_px)
 
 
-def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a size that is one number or two.
+def check_size(size: int | tuple[int, int], what: str = "image size") -> tuple[int, int]:
+    """Height and width of a size that is one number or two; `what` it is of, for the error.
 
     Raises:
         TransformError: if it is neither, or not positive.
@@ -234,7 +234,7 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
         or len(sides) != 2
         or not all(isinstance(side, int) and side > 0 for side in sides)
     ):
-        raise TransformError(f"image size {size!r} must be one whole number of pixels above 0, or (height, width).")
+        raise TransformError(f"{what} {size!r} must be one whole number of pixels above 0, or (height, width).")
     return sides[0], sides[1]
 
 
