@@ -20,7 +20,7 @@ FLOORS = {
         __init__
         cli
         hub
-        datamodules
+        datamodules quality
         datasets splits stats evaluation plots
         tiles
         slides

@@ -1,4 +1,4 @@
-"""The command line `wsidata info | outlines | regions | split | stats | publish`."""
+"""The command line `wsidata info | outlines | qc | regions | split | stats | publish`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import warnings
 from collections.abc import Sequence
 
 from wsidata import __version__
-from wsidata.cli import info, outlines, publish, regions, split, stats
+from wsidata.cli import info, outlines, publish, qc, regions, split, stats
 from wsidata.utils.flags import flags_of, say_in_flags
 from wsidata.utils.installation import warn_of_other_distribution
 from wsidata.utils.messages import show_warnings_in_lines
 
-COMMANDS = {"info": info, "outlines": outlines, "regions": regions, "split": split, "stats": stats, "publish": publish}
+COMMANDS = {
+    "info": info, "outlines": outlines, "qc": qc, "regions": regions, "split": split, "stats": stats,
+    "publish": publish,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="wsidata", description="Whole-slide images: facts, outlines, regions, splits, statistics, publishing."
+        prog="wsidata",
+        description="Slides: facts, outlines, quality, regions, splits, statistics, publishing.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -48,7 +48,9 @@ _TASKS = {
 
 
 @dataclass(frozen=True)
-class _Headline:
+class Headline:
+    """A number to look at first."""
+
     name: str
     value: str
     interval: str
@@ -113,15 +115,46 @@ def write_report(
             raise
         problems.append(f"There are no scores: {error}")
     sections = _sections(contents, facts, predictions, scores, unit, max_mistakes)
-    page = _template().render(
+    return write_page(
+        target,
         title=title or contents.folder.resolve().name,
-        generator=_GENERATOR,
         facts=_facts(facts, scores, unit, contents),
         headlines=_headlines(scores),
         headline_of=SPLIT_NAMES[scores.splits[0]] if scores is not None and scores.splits else "",
         problems=problems,
-        sections=[section for section in sections if section.blocks],
+        sections=sections,
     )
+
+
+def write_page(
+    target: Path,
+    *,
+    title: str,
+    facts: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    headlines: Sequence[Headline] = (),
+    headline_of: str = "",
+    problems: Sequence[str] = (),
+) -> Path:
+    """Write a self-contained page of sections; those without blocks are left out.
+
+    Args:
+        target: HTML file to write.
+        title: Heading.
+        facts: Names and values below the heading.
+        sections: Its parts.
+        headlines: Numbers to look at first.
+        headline_of: What these are of.
+        problems: Warnings.
+
+    Raises:
+        FileExistsError: if the file exists and is no report.
+    """
+    _refuse_others(target)
+    page = _template().render(
+        title=title, generator=_GENERATOR, facts=facts, headlines=headlines, headline_of=headline_of, problems=problems,
+        sections=[section for section in sections if section.blocks],
+    )  # fmt: skip
     write_text(target, page)
     return target
 
@@ -238,7 +271,7 @@ def _facts(facts: Mapping[str, Any], scores: Scores | None, unit: str, contents:
     return found
 
 
-def _headlines(scores: Scores | None) -> list[_Headline]:
+def _headlines(scores: Scores | None) -> list[Headline]:
     """The three scores to look at first, of the first split."""
     if scores is None or not scores.splits:
         return []
@@ -251,7 +284,7 @@ def _headlines(scores: Scores | None) -> list[_Headline]:
             value, low, high = (float(part[column][name]) for column in ("value", "low", "high"))
             interval = f"{number(low)} to {number(high)}" if np.isfinite(low) else "no interval"
             said = number(value) if np.isfinite(value) else "undefined"
-            found.append(_Headline(f"{NAMES[name]}{f' of {target}' if target else ''}", said, interval))
+            found.append(Headline(f"{NAMES[name]}{f' of {target}' if target else ''}", said, interval))
     return found
 
 
