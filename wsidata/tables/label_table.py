@@ -267,7 +267,7 @@ def _check_columns(text: TextTable, columns: list[str]) -> None:
     hint = f" Did you mean {near}?" if near else ""
     raise TableError(
         f"table '{text.source}' has no column {absent}; its columns are {existing}.{hint} "
-        "Pass image_column=, label_column=, group_column= or split_column= accordingly."
+        "Pass image_column=, label_column=, group_column=, case_column= or split_column= accordingly."
     )
 
 
