@@ -37,7 +37,14 @@ VERSIONS = {
     *("etag", "last-modified", "lastmodified", "last_modified", "mtime", "modified", "created", "updated"),
     *("generation", "versionid", "version_id", "md5hash", "crc32c", "content-md5", "content_md5", "blob_id", "lfs"),
 }  # what file systems of fsspec call that by which a version of a file is known
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+PACKAGES = {
+    "s3": "slidestream[remote]",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+}
 
 _filesystems: dict[tuple[int, str], Any] = {}
 _lock = Lock()
@@ -120,7 +127,7 @@ def filesystem(address: Address) -> Any:
             try:
                 _filesystems[key] = fsspec.filesystem(address.protocol, skip_instance_cache=True)
             except ImportError as error:
-                package = PACKAGES.get(address.protocol, "slidestream[remote]")
+                package = PACKAGES.get(address.protocol, "fsspec[http]")
                 raise UnsupportedImageError(
                     f"'{address}' is read through a package that is not installed ({error}). Install it: "
                     f"pip install '{package}'. Or download the file, and pass its path."

@@ -37,7 +37,7 @@ def test_what_is_an_address():
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    with pytest.raises(UnsupportedImageError, match=r"'s3://bucket/a.svs' is read through .* pip install 's3fs'"):
+    with pytest.raises(UnsupportedImageError, match=r"'s3://bucket/a.svs' is read through .* pip install 'slidestream"):
         Slide("s3://bucket/a.svs")
     with pytest.raises(UnsupportedImageError, match="not installed"):
         filesystem(Address("s3://bucket/a.svs"))

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from server import serving
+from web_server import serving
 
 from wsidata.datamodules.image_folder import ImageFolderDataModule
 from wsidata.datamodules.wsi import WSIDataModule

@@ -6,7 +6,7 @@ import shutil
 import fsspec
 import numpy as np
 import pytest
-from server import serving
+from web_server import serving
 
 from wsidata.errors import UnreachableImageError, UnreadableImageError, UnsupportedImageError
 from wsidata.formats.kept import KEPT

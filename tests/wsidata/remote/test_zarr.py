@@ -6,7 +6,7 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
-from server import serving
+from web_server import serving
 
 from wsidata.errors import ConfinementError, MissingChunksWarning, UnreadableImageError
 from wsidata.slides.slide import Slide

@@ -130,3 +130,19 @@ def test_data_modules_and_info_choose_a_plane(tmp_path, capsys):
     assert main(["info", paths[0]]) == 1
     assert "takes t=0 to t=2, z=0 to z=3" in capsys.readouterr().out
     assert main(["info", paths[0], "--z", "1", "--t", "0"]) == 0
+
+
+def test_pages_of_one_size_are_images(tmp_path):
+    for name, options in {"a.tif": {"tile": (64, 64)}, "b.tif": {"compression": "zlib"}}.items():
+        with tifffile.TiffWriter(tmp_path / name) as tiff:
+            for page in STACK[0]:
+                tiff.write(page, photometric="rgb", metadata=None, **options)
+        with pytest.raises(UnsupportedImageError, match=r"stack of 4 images.*takes series=0 to series=3\. Or save the"):
+            Slide(tmp_path / name)
+        for number in (0, 3):
+            with Slide(tmp_path / name, series=number) as slide:
+                np.testing.assert_array_equal(slide.numpy(), STACK[0, number])
+        with pytest.raises(UnsupportedImageError, match="has 4 images, and series=4 is none of them"):
+            Slide(tmp_path / name, series=4)
+        with pytest.raises(UnsupportedImageError, match="has one focal plane, and z=1 is none"):
+            Slide(tmp_path / name, series=1, z=1)

@@ -25,6 +25,7 @@ class TiffLayout:
         metadata: Spacing, magnification and properties.
         channel_names: Names of the channels in the file; as many as there are pages times samples, or none.
         associated: Images beside the slide, by name: "thumbnail", "label", "macro" ...
+        images: Number of images that `series=` chooses from, where the pages are images of their own.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class TiffLayout:
     metadata: SlideMetadata
     channel_names: tuple[str, ...] = ()
     associated: Mapping[str, tifffile.TiffPage] = field(default_factory=dict)
+    images: int = 1
 
     @property
     def all_channel_names(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from wsidata.formats.tiff.integrity import check_integrity
 from wsidata.formats.tiff.layout import TiffLayout, is_like, levels_by_size, unlike_px
 from wsidata.formats.tiff.metadata import ome_channel_names, philips_spacings, read_metadata
 from wsidata.formats.tiff.ome import check_ome
+from wsidata.formats.tiff.photometric import RGB, YCBCR
 from wsidata.formats.tiff.vendors.bif import bif_layout, is_bif
 from wsidata.formats.tiff.vendors.qptiff import qptiff_layout
 from wsidata.formats.tiff.vendors.scn import scn_layout
@@ -110,6 +112,11 @@ def find_layout(tiff: tifffile.TiffFile, path: SlidePath, choice: ImageChoice = 
     if kind == "svs":
         choice.check_one_image(path)
         return svs_layout(tiff, _level_pages(series[0].levels[0], tiff, path, choice))
+    images = _images_in_a_row(series)
+    if images and choice.series is not None:
+        replace(choice, series=None).check_one_image(path)
+        page = images[choice.place("series", range(len(images)), path)]
+        return TiffLayout(kind, levels_by_size([page]), ((page,),), metadata=read_metadata(tiff, page, kind))
     if kind in NAMING_KINDS:
         choice.place("series", range(1), path)
     elif choice.series is None:
@@ -135,7 +142,17 @@ def find_layout(tiff: tifffile.TiffFile, path: SlidePath, choice: ImageChoice = 
         channel_names=ome_channel_names(tiff, pages[0][0]),
         associated=_associated(others, {page.offset for level in pages for page in level}),
         metadata=read_metadata(tiff, pages[0][0], kind),
+        images=len(images) or 1,
     )
+
+
+def _images_in_a_row(series: Sequence[tifffile.TiffPageSeries]) -> list[tifffile.TiffPage]:
+    """Pages of one size in color, if the file has no others and does not say what they are; else none."""
+    only = series[0]
+    is_row = len(series) == 1 and str(only.kind) in SEARCHED_KINDS and only.axes in ("IYXS", "QYXS")
+    if not is_row or len(only.levels) > 1 or only.keyframe.photometric not in (RGB, YCBCR) or None in only.pages:
+        return []
+    return [page.aspage() if page.is_frame else page for page in only.pages]
 
 
 def _check_sidecars(tiff: tifffile.TiffFile, path: SlidePath) -> None:

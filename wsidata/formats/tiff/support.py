@@ -40,10 +40,12 @@ def check_rgb(layout: TiffLayout, path: SlidePath, *, is_scaled: bool) -> None:
     if len(layout.pages[0]) != 1:
         page, count = layout.pages[0][0], len(layout.pages[0])
         if page.photometric in (RGB, YCBCR, SEPARATED, MINISWHITE):
+            several = f"Choose one: Slide(path, ...) takes series=0 to series={layout.images - 1}. Or save"
+            choose = several if layout.images > 1 else "Save"
             raise UnsupportedImageError(
                 f"'{path}' holds a stack of {count} images of {page.imagewidth}x{page.imagelength} px (pages, "
-                "focal planes or times), and does not say which is the slide. Save the one you need as a file of its "
-                f"own: tifffile.imwrite('page.tif', tifffile.imread({str(path)!r}, key=0), "
+                f"focal planes or times), and does not say which is the slide. {choose} the one you need as a file of "
+                f"its own: tifffile.imwrite('page.tif', tifffile.imread({str(path)!r}, key=0), "
                 f"photometric='{'rgb' if page.photometric == YCBCR else page.photometric.name.lower()}')."
             )
         choose_channels(
