@@ -152,14 +152,15 @@ def slide_sample(
     if reader is None:
         reader = _strips_of(image)
     start = _start(reader, *slide.size_at(**resolution), packing, slide.background)
-    before = copy.deepcopy(generator)
+    before = generator.bit_generator.state  # what planning draws, another way has to draw again
     plan = None
     if start is not None:
         plan = planned(transform, start, generator, masks=masks, fill=fill, mask_fill=mask_fill)
     if plan is None or not (plan.is_complete or _fits_in_memory(plan.canvas)):
         image = slide.image(**resolution, keep_tiles=True) if image is None else image
         image = image if packing is None else packing.apply(image, slide.background)
-        return transform.run(Sample(image, masks=masks, fill=fill, mask_fill=mask_fill), before)
+        generator.bit_generator.state = before
+        return transform.run(Sample(image, masks=masks, fill=fill, mask_fill=mask_fill), generator)
     shape = plan.canvas.height, plan.canvas.width, plan.canvas.bands
     pixels = (new_pixels if plan.is_complete else np.empty)(shape, plan.canvas.dtype)
     plan.canvas.paint(reader.parts, pixels)
