@@ -4,6 +4,7 @@
 
 baselines.csv: AUROC, with bootstrap intervals, of logistic regressions on means and deviations of the colors, and on
 histograms of a thumbnail at 4 um/px; cross-validated by patient. They have to stay at chance.
+slides.png: a positive slide of each kind with outlines of its lesions, and nuclei of a mimic and a lesion.
 textures.csv: AUROC of a logistic regression on statistics of patches of nuclei, lesion or mimic, read back from JPEG
 and shrunk to 0.5, 1, 2 and 4 um/px. It has to be near 1 at 0.5 um/px, and at chance at 4.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import simplejpeg
@@ -26,6 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from wsidata import Slide
+from wsidata.annotations import Annotations
 from wsidata.synthetic import write_micrometastases, write_relations
 from wsidata.synthetic.lesions.looks import draw_look
 from wsidata.synthetic.lesions.paint import Painter
@@ -62,6 +65,24 @@ def main(folder: Path, out: Path, slides: int = 240, side: int = 1024, seed: int
         rows += baseline_rows(kind, made)
         pd.DataFrame(rows).to_csv(out / "baselines.csv", index=False)
     print(pd.DataFrame(rows).to_string(index=False), flush=True)
+    draw(folder, out / "slides.png")
+
+
+def draw(folder: Path, path: Path) -> None:
+    """A positive slide of each kind, and painted nuclei."""
+    figure, axes = plt.subplots(1, 5, figsize=(17, 3.9), width_ratios=(1, 1, 1, 1, 0.5))
+    for axis, kind in zip(axes, ("micrometastases", *get_args(Rule)), strict=False):
+        with Slide(folder / kind / "images" / "slide_0003.tif") as slide:
+            axis.imshow(slide.thumbnail(512).numpy(), extent=(0, slide.width, slide.height, 0))
+        for outline in Annotations.read(folder / kind / "annotations" / "slide_0003.xml").outlines:
+            axis.fill(*outline.parts[0][0].T, edgecolor="green", fill=False)
+        axis.set_title(kind)
+    axes[-1].imshow(np.concatenate([textured(4, kind, 1.0)[:96, :96] for kind in (False, True)]))
+    axes[-1].set_title("mimic; lesion")
+    for axis in axes:
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
 
 
 def baseline_rows(kind: str, folder: Path) -> list[dict[str, Any]]:
