@@ -2,11 +2,11 @@
 
     python -m study.generators /tmp/generators docs/study --slides 240
 
-baselines.csv: AUROC, with bootstrap intervals, of logistic regressions on means and deviations of the colors, and on
-histograms of a thumbnail at 4 um/px; cross-validated by patient. They have to stay at chance.
+slides_baselines.csv: AUROC, with bootstrap intervals, of logistic regressions on means and deviations of the colors,
+and on histograms of a thumbnail at 4 um/px; cross-validated by patient. They have to stay at chance.
 slides.png: a positive slide of each kind with outlines of its lesions, and nuclei of a mimic and a lesion.
-textures.csv: AUROC of a logistic regression on statistics of patches of nuclei, lesion or mimic, read back from JPEG
-and shrunk to 0.5, 1, 2 and 4 um/px. It has to be near 1 at 0.5 um/px, and at chance at 4.
+slides_textures.csv: AUROC of a logistic regression on statistics of patches of nuclei, lesion or mimic, read back from
+JPEG and shrunk to 0.5, 1, 2 and 4 um/px. It has to be near 1 at 0.5 um/px, and at chance at 4.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(folder: Path, out: Path, slides: int = 240, side: int = 1024, seed: int
     """
     out.mkdir(parents=True, exist_ok=True)
     textures = [texture_row(finest_um, patches) for finest_um in (1.0, 2.0)]
-    pd.DataFrame(textures).to_csv(out / "textures.csv", index=False)
+    pd.DataFrame(textures).to_csv(out / "slides_textures.csv", index=False)
     print(pd.DataFrame(textures).to_string(index=False), flush=True)
     rows = list[dict[str, Any]]()
     for kind in ("micrometastases", *get_args(Rule)):
@@ -63,14 +63,14 @@ def main(folder: Path, out: Path, slides: int = 240, side: int = 1024, seed: int
             else:
                 write_relations(made, kind, slides=slides, side_px=side, seed=seed)
         rows += baseline_rows(kind, made)
-        pd.DataFrame(rows).to_csv(out / "baselines.csv", index=False)
+        pd.DataFrame(rows).to_csv(out / "slides_baselines.csv", index=False)
     print(pd.DataFrame(rows).to_string(index=False), flush=True)
     draw(folder, out / "slides.png")
 
 
 def draw(folder: Path, path: Path) -> None:
     """A positive slide of each kind, and painted nuclei."""
-    figure, axes = plt.subplots(1, 5, figsize=(17, 3.9), width_ratios=(1, 1, 1, 1, 0.5))
+    figure, axes = plt.subplots(1, 5, figsize=(17, 4.2), width_ratios=(1, 1, 1, 1, 0.5), layout="constrained")
     for axis, kind in zip(axes, ("micrometastases", *get_args(Rule)), strict=False):
         with Slide(folder / kind / "images" / "slide_0003.tif") as slide:
             axis.imshow(slide.thumbnail(512).numpy(), extent=(0, slide.width, slide.height, 0))
@@ -81,7 +81,6 @@ def draw(folder: Path, path: Path) -> None:
     axes[-1].set_title("mimic; lesion")
     for axis in axes:
         axis.axis("off")
-    figure.tight_layout()
     figure.savefig(path, dpi=80)
 
 
