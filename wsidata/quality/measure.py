@@ -15,6 +15,9 @@ from wsidata.slides.tissue.mask import MASK_MPP
 from wsidata.slides.tissue.methods import TissueMethod, find_tissue, glass_color
 from wsidata.transforms.color.stain_normalize import BlankImageError, fit_macenko
 
+METHOD = 1
+"""Version of the numbers, to be incremented whenever a slide has other ones: tables are not continued across it."""
+
 STAIN_MPP = 2.0
 """um per pixel at which stains are fitted."""
 

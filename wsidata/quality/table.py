@@ -14,13 +14,14 @@ from typing import Any
 import pandas as pd
 
 from wsidata.jobs.pools import outcomes, refuse_forks
-from wsidata.quality.measure import SlideQuality, measure_quality
+from wsidata.quality.measure import METHOD, SlideQuality, measure_quality
 from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
+from wsidata.staging.copying import is_one_file
 from wsidata.stats.gather import Failure
 from wsidata.utils.files import atomic_write
 
-COLUMNS = ("image", "path", *(one.name for one in fields(SlideQuality)), "bytes", "modified_ns", "error")
+COLUMNS = ("image", "path", *(one.name for one in fields(SlideQuality)), "bytes", "modified_ns", "settings", "error")
 SAVED_EVERY_S = 30.0
 
 
@@ -36,8 +37,9 @@ def quality_table(
 
     Args:
         images: Paths by name, or paths.
-        out: CSV file to write, as slides are done. Its rows are kept where the file is the same (path, size and time),
-            so that a run that was stopped goes on; rows with an error are measured again.
+        out: CSV file to write, as slides are done. Its rows are kept where the file is the same (path, size and time)
+            and `settings` are, so that a run that was stopped goes on. Measured again are rows with an error, slides
+            on servers, and those of several files (OME-Zarr, MRXS, DICOM).
         options: How slides are opened.
         executor: A `concurrent.futures.Executor` to spread the slides over: `wsidata.jobs.pools.process_pool`. None:
             one after the other, here.
@@ -45,7 +47,8 @@ def quality_table(
 
     Returns:
         A row per slide, the worst first: those with an error, then by `lost_share`. Columns: `image`, `path`, those of
-        `SlideQuality`, `bytes` and `modified_ns` of the file, and `error` ("" if there is none).
+        `SlideQuality`, `bytes` and `modified_ns` of the file, `settings` (the version of the method, and options that
+        are not the usual ones), and `error` ("" if there is none).
 
     Raises:
         FileExistsError: if `out` exists and is no such table.
@@ -60,7 +63,8 @@ def quality_table(
     saved_at = time.monotonic()
     with closing(outcomes(partial(_row, options), waiting, executor, name=lambda one: one[1])) as found:
         for (name, path), outcome in found:
-            done[name] = _failed(name, path, outcome) if isinstance(outcome, Exception) else outcome
+            row = _failed(name, path, outcome) if isinstance(outcome, Exception) else outcome
+            done[name] = {**row, "settings": _settings(options)}
             if progress is not None:
                 progress(len(done), len(named))
             if out is not None and time.monotonic() - saved_at > SAVED_EVERY_S:
@@ -95,6 +99,14 @@ def _file(path: str) -> dict[str, int]:
     return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
+def _settings(options: SlideOptions) -> str:
+    """All that numbers depend on beside the file, as text."""
+    usual = asdict(AS_STORED)
+    chosen = {**asdict(options), "mpp_override": options.override}
+    said = [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]
+    return ", ".join([f"method {METHOD}", *said])
+
+
 def _known(out: Path, named: Mapping[str, str], options: SlideOptions) -> dict[str, dict[str, Any]]:
     """Rows of an earlier run that hold."""
     if not out.is_file() or not out.stat().st_size:
@@ -103,18 +115,26 @@ def _known(out: Path, named: Mapping[str, str], options: SlideOptions) -> dict[s
         table = pd.read_csv(out, keep_default_na=True, dtype={"image": str, "path": str, "error": str})
     except (ValueError, OSError):
         table = pd.DataFrame()
-    if list(table.columns) != list(COLUMNS):
+    if list(table.columns.drop("settings", errors="ignore")) != [name for name in COLUMNS if name != "settings"]:
         raise FileExistsError(f"'{out}' exists and is no table of quality. Name another file with out=.")
-    if options != AS_STORED:  # which no row tells
-        return {}
     rows = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
     return {
         row["image"]: {**row, "error": ""}
         for row in rows
         if pd.isna(row["error"])
+        and row.get("settings") == _settings(options)
         and named.get(row["image"]) == row["path"]
-        and _file(row["path"]) == {"bytes": row["bytes"], "modified_ns": row["modified_ns"]}
+        and _is_same(row)
     }
+
+
+def _is_same(row: Mapping[str, Any]) -> bool:
+    """Whether a file is that of its row, as far as its size and time tell."""
+    try:
+        is_known = is_one_file(Path(row["path"]))
+    except OSError:  # also of addresses
+        return False
+    return is_known and _file(row["path"]) == {"bytes": row["bytes"], "modified_ns": row["modified_ns"]}
 
 
 def _sorted(rows: Mapping[str, dict[str, Any]]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ import pytest
 
 from wsidata.__main__ import main
 from wsidata.quality import quality_table, table, write_quality_report
+from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.synthetic import paint_slide, write_pixels
 
 SIDE = 640
@@ -63,6 +64,34 @@ def test_a_later_run_measures_only_what_has_changed_or_failed(folder, measured, 
     with pytest.raises(FileExistsError, match="no table of quality"):
         quality_table(images, out=folder / "other.csv")
     assert (folder / "other.csv").read_text() == "image,class\na,b\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*mpp_override says")
+def test_rows_of_other_settings_are_measured_again(folder, measured, monkeypatch, tmp_path):
+    only, out = {"clean": str(folder / "clean.tif")}, tmp_path / "qc.csv"
+    kept = measured[measured["image"] == "clean"]
+
+    def area(options=AS_STORED):
+        return quality_table(only, out=out, options=options)["tissue_mm2"][0]
+
+    kept.to_csv(out, index=False)
+    coarser = area(SlideOptions(2.0))
+    assert coarser == pytest.approx(4 * kept["tissue_mm2"].iloc[0], rel=0.1)
+    assert "mpp_override=(2.0, 2.0)" in pd.read_csv(out)["settings"][0]
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "measure_quality", None)
+        assert area(SlideOptions((2.0, 2.0))) == coarser
+    assert area() == kept["tissue_mm2"].iloc[0]
+
+    def refuse(slide):
+        raise ValueError("measured")
+
+    monkeypatch.setattr(table, "measure_quality", refuse)
+    assert area() > 0
+    monkeypatch.setattr(table, "METHOD", 0)  # another version
+    assert np.isnan(area())
+    kept.drop(columns="settings").to_csv(out, index=False)  # of an earlier version, which did not say
+    assert np.isnan(area())
 
 
 def test_report_is_one_file_that_escapes_names(measured, tmp_path):
