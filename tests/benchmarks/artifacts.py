@@ -1,9 +1,11 @@
 """Sensitivity and specificity of the artifact masks on painted slides; the table of docs/quality.md.
 
-    python tests/benchmarks/artifacts.py FOLDER      # painted slides are kept there, and used again
+    python tests/benchmarks/artifacts.py FOLDER          # painted slides are kept there, and used again
+    python tests/benchmarks/artifacts.py FOLDER --tuned  # the slides that the thresholds were chosen on
 
 Each pixel of the grid (8 um) counts. Pen and bubbles count over the whole slide; folds and blur over the tissue that
-`find_tissue` finds and no pen covers. Six more slides have no artifacts.
+`find_tissue` finds and no pen covers. Six more slides have no artifacts. Choose thresholds on the slides of `--tuned`
+only: the others are held out.
 """
 
 from __future__ import annotations
@@ -21,17 +23,19 @@ from wsidata.synthetic import paint_slide
 
 SIDE, ALL = 3000, ("pen", "fold", "blur", "bubble")
 INKS = ("blue", "green", "red", "black")
+HELD_OUT = 1000
+"""Added to the seeds of the slides that thresholds were chosen on."""
 
 
-def settings(number: int, *, clean: bool) -> dict[str, object]:
-    """Arguments of `paint_slide`."""
+def settings(number: int, added: int, *, clean: bool) -> dict[str, object]:
+    """Arguments of `paint_slide`, with a number added to the seed."""
     shared = {
         "stain": "he" if number % 3 else "dab", "tumor": bool(number % 2) or number % 3 == 0, "mpp": 1.0,
         "pieces": (None, 4)[number % 2] if clean else (None, 4, 1, 7)[number % 4],
     }  # fmt: skip
     if clean:
-        return {**shared, "seed": 200 + number}
-    return {**shared, "seed": 100 + number, "artifacts": ALL, "ink": INKS[number % 4]}
+        return {**shared, "seed": added + 200 + number}
+    return {**shared, "seed": added + 100 + number, "artifacts": ALL, "ink": INKS[number % 4]}
 
 
 def painted(folder: Path, name: str, options: dict[str, object]) -> tuple[Path, dict[str, NDArray[np.bool_]]]:
@@ -47,11 +51,11 @@ def painted(folder: Path, name: str, options: dict[str, object]) -> tuple[Path, 
     return path, truth
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, added: int) -> None:
     """Print the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = [(f"s{n}", settings(n, clean=False)) for n in range(16)] + [
-        (f"c{n}", settings(n, clean=True)) for n in range(6)
+    names = [(f"s{added + n}", settings(n, added, clean=False)) for n in range(16)] + [
+        (f"c{added + n}", settings(n, added, clean=True)) for n in range(6)
     ]
     counts: dict[tuple[str, str], NDArray[np.int64]] = defaultdict(lambda: np.zeros(4, np.int64))
     for name, options in names:
@@ -77,4 +81,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), 0 if "--tuned" in sys.argv else HELD_OUT)
