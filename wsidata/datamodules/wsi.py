@@ -246,8 +246,9 @@ class WSIDataModule(SplitDataModule):
         self._table, self._split = table, split
         self._options = SlideOptions(mpp_override, channels, scale_to_8bit, apply_icc, series, z, t)
         self._lazy, self._crop = lazy, as_crop(crop)
-        if max_slides is not None and (case_column is None or max_slides < 1):
-            raise ValueError(f"max_slides={max_slides} is the most slides of a case: at least 1, with case_column=.")
+        is_count = isinstance(max_slides, int) and not isinstance(max_slides, bool) and max_slides >= 1
+        if max_slides is not None and (case_column is None or not is_count):
+            raise ValueError(f"max_slides={max_slides!r} is the most slides of a case: at least 1, with case_column=.")
         self.max_slides = max_slides
         self._packings: dict[str, Packing] = {}
         self._checked_sizes: pd.DataFrame | None = None
@@ -269,7 +270,10 @@ class WSIDataModule(SplitDataModule):
             self._mask_classes = {**mask_classes(len(names), mask_values), **outlined_classes(names, outline_classes)}
         table, stats, split, image_dir, mask_dir = map(plain, (table, stats, split, image_dir, mask_dir))
         stage_dir = plain(stage_dir)
-        test_ids, val_ids = _without_suffix(test_ids), _without_suffix(val_ids)
+        if case_column is None:  # names of cases are no names of files
+            test_ids, val_ids = _without_suffix(test_ids), _without_suffix(val_ids)
+        else:
+            test_ids, val_ids = _stripped(test_ids), _stripped(val_ids)
         self.keep_arguments("train_transform", "eval_transform")
 
     def read_labels(self) -> LabelTable:
@@ -375,6 +379,11 @@ class WSIDataModule(SplitDataModule):
         return slides if self.arguments["case_column"] is None else CaseDataset(samples, slides, self.max_slides)
 
 
+def _stripped(names: Sequence[str] | None) -> list[str] | None:
+    """Names without blanks around them."""
+    return None if names is None else [str(name).strip() for name in names]
+
+
 def _without_suffix(names: Sequence[str] | None) -> list[str] | None:
     """Names without their file suffix, as in the table."""
-    return None if names is None else [split_suffix(str(name).strip())[0] for name in names]
+    return None if names is None else [split_suffix(name)[0] for name in _stripped(names) or ()]

@@ -6,6 +6,7 @@ Missing slides, misspelled labels and repeated rows are all reported at once, be
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,7 @@ def read_table(
     if case_column is not None:
         said = {"label": targets.columns["label_name"]}
         said |= {name: text.frame[one].tolist() for name in ("group", "split") if (one := extra[name])}
+        problems += _doubtful_cases(text.frame[case_column].tolist(), text.places)
         problems += _contradictions(text.frame[case_column].tolist(), said, text.places)
     unusable = [] if inspect is None else inspect([Path(path) for path in paths if path])
     if problems or unusable:
@@ -185,6 +187,31 @@ def slides_of(samples: pd.DataFrame) -> pd.DataFrame:
         return samples
     named = samples.drop(columns="image_id").rename(columns={"image_ids": "image_id", "paths": "path"})
     return named.explode(["image_id", "path"], ignore_index=True)
+
+
+def _doubtful_cases(cases: Sequence[str], places: Sequence[str]) -> list[str]:
+    """A problem for each case that is no name, which would join strangers, or is that of another one but for its form.
+
+    Numbers are of one form with and without leading zeros and decimals, text in upper and lower case.
+    """
+    first: dict[str, int] = {}
+    known = {""}
+    problems = []
+    for row, (case, place) in enumerate(zip(cases, places, strict=True)):
+        if case in known:
+            continue
+        known.add(case)
+        form = " ".join(case.casefold().split())
+        number = re.fullmatch(r"0*([0-9]+)(\.0*)?", form)
+        before = first.setdefault(number[1] if number else form, row)
+        if form in _NO_CASE:
+            problems.append(f"{place}: case '{case}' names nobody, and all rows that say so would be one sample")
+        elif before != row:
+            problems.append(
+                f"{place}: case '{case}' differs from '{cases[before]}' in {places[before]} in form only: write both "
+                "alike if they are one, and otherwise by clearly different names"
+            )
+    return problems
 
 
 def _contradictions(cases: Sequence[str], said: Mapping[str, Sequence[str]], places: Sequence[str]) -> list[str]:
@@ -272,6 +299,7 @@ def _check_columns(text: TextTable, columns: list[str]) -> None:
 
 
 _FEW = 3
+_NO_CASE = {"na", "n/a", "n.a.", "#n/a", "<na>", "nan", "nat", "none", "null", "unknown", "missing", "-", "--", "?"}
 
 
 def _find_images(

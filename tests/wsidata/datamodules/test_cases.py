@@ -97,6 +97,21 @@ def test_rows_that_contradict_their_case_are_named(study):
         read_table(table, study[0], case_column="patient", target="mask", class_names=["a", "b"])
 
 
+def test_a_case_that_is_no_name_or_almost_another_one_is_refused(study):
+    table = study[1].assign(patient=[f"P {number}" for number in range(30)])
+    table.loc[:7, "patient"] = ["1", "NA", "01", "x", "1.0", "NA", "p  8", "1.5"]
+    with pytest.raises(TableError) as caught:
+        read_table(table, study[0], case_column="patient")
+    said = str(caught.value)
+    assert "has 4 problems" in said
+    assert "row 1: case 'NA' names nobody, and all rows that say so would be one sample" in said
+    assert "row 2: case '01' differs from '1' in row 0 in form only" in said
+    assert "row 4: case '1.0' differs from '1' in row 0 in form only" in said
+    assert "row 8: case 'P 8' differs from 'p  8' in row 6 in form only" in said
+    suffixed = study[1].assign(patient=study[1]["patient"] + ".svs")
+    assert module(study, suffixed, test_ids=["case 3.svs"]).tables["test"]["image_id"].tolist() == ["case 3.svs"]
+
+
 def test_splits_and_folds_are_of_cases(study, tmp_path):
     folds = [module(study, k_fold=(fold, 3)) for fold in range(3)]
     drawn = [set(dm.tables["val"]["image_id"]) for dm in folds]
@@ -143,6 +158,7 @@ def test_targets_of_cases(study):
     ("options", "words"),
     [
         ({"max_slides": 0}, "max_slides=0 is the most slides of a case"),
+        ({"max_slides": 1.5}, "max_slides=1.5 is the most slides of a case"),
         ({"max_slides": 2, "case_column": None}, "with case_column="),
     ],
 )
