@@ -109,7 +109,8 @@ def test_a_case_that_is_no_name_or_almost_another_one_is_refused(study):
     assert "row 4: case '1.0' differs from '1' in row 0 in form only" in said
     assert "row 8: case 'P 8' differs from 'p  8' in row 6 in form only" in said
     suffixed = study[1].assign(patient=study[1]["patient"] + ".svs")
-    assert module(study, suffixed, test_ids=["case 3.svs"]).tables["test"]["image_id"].tolist() == ["case 3.svs"]
+    names = ["case 2.svs", "case 3.svs"]
+    assert module(study, suffixed, test_ids=names).tables["test"]["image_id"].tolist() == names
 
 
 def test_splits_and_folds_are_of_cases(study, tmp_path):
