@@ -215,7 +215,7 @@ def test_errors_are_one_line_that_speaks_of_flags(checkpoints, camelyon, toadsto
         ((whole, images, "-o", tmp_path / "mine.csv"), "pass --overwrite to replace it"),
         ((whole, images, "-o", "/dev/full"), "No space left on device"),
         ((whole, images, "--mpp", "4"), "--allow-changed resolution"),
-        ((whole, images, "--label-column", "class"), "--label-column are for tables"),
+        ((whole, images, "--label-column", "class"), "--case-column are for tables"),
         ((whole, toadstools / "labels.csv", images), "is named alone"),
         ((checkpoints / "photos.ckpt", images), "--allow-changed kind"),
     ):
