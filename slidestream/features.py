@@ -25,6 +25,7 @@ from wsidata.tables.find_slides import FEATURE_SUFFIX
 from wsidata.tiles.facts import tile_facts
 from wsidata.tiles.features import FeatureFileError, TileFeatures, feature_facts
 from wsidata.tiles.grid import Tiles
+from wsidata.transforms.describe import described
 from wsidata.utils.messages import check_choice
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -197,6 +198,7 @@ def _settings(data: TileDataModule, encoder: str, weights: str | None) -> dict[s
     """What all features of a study have in common, as attributes of the files."""
     (height, width), (down, right) = data.grid.size, data.grid.step
     overlap = [height - down, width - right]
+    method = described(data.tissue_method, digests=True) if data.grid.min_tissue else "find_tissue"
     return {
         "encoder": encoder if weights == "DEFAULT" else f"{encoder} {weights or 'random'}",
         "resolution": json.dumps(dict(data.resolution)),
@@ -204,6 +206,7 @@ def _settings(data: TileDataModule, encoder: str, weights: str | None) -> dict[s
         "overlap": overlap[0] if overlap[0] == overlap[1] else overlap,
         "border": data.grid.border,
         "min_tissue": data.grid.min_tissue,
+        **({} if method == "find_tissue" else {"tissue_method": method}),
     }
 
 
@@ -230,7 +233,12 @@ def _is_there(path: Path, tiles: Tiles, settings: Mapping[str, Any]) -> bool:
     except FeatureFileError as error:
         raise FeatureFileError(f"{error} Remove it, or replace all that is there with overwrite=True.") from error
     found["tiles"] = int(count)
-    expected = {**settings, "downsample": [tiles.downsample_x, tiles.downsample_y], "tiles": len(tiles)}
+    expected = {
+        "tissue_method": None,
+        **settings,
+        "downsample": [tiles.downsample_x, tiles.downsample_y],
+        "tiles": len(tiles),
+    }
     other = {name: found.get(name) for name, value in expected.items() if found.get(name) != value}
     if other:
         expected = {name: expected[name] for name in other}

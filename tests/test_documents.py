@@ -1,5 +1,6 @@
 """The Python examples of the README and of every page of the documentation, run in order on synthetic data."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pyvips
 import tifffile
 import torch
 from documents import PYTHON_BLOCK, run_examples
+from jsonargparse import ArgumentParser
 from lightning import Trainer
 from places import ROOT
 
 import wsidata
 from streammodels import StreamingResNet
+from wsidata.datamodules.geometry import crop_settings
 from wsidata.synthetic import write_camelyon16, write_photo_folders, write_photos, write_slide
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -254,3 +257,17 @@ def test_every_page_with_python_is_run() -> None:
     text = "".join(path.read_text() for path in tests)
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         assert not PYTHON_BLOCK.search(page.read_text()) or f'"{page.stem}"' in text or f"{page.name}" in text, page
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated", "ignore::DeprecationWarning")
+def test_configurations_of_the_page_on_quality_are_read_and_written() -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(wsidata.SplitDataModule, "data")
+    found = []
+    for text in re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "quality.md").read_text(), re.M | re.S):
+        for content in (text, parser.dump(parser.parse_string(text))):
+            found.append(parser.instantiate(parser.parse_string(content)).data)
+    assert [one.tissue_method for one in found[:2]] == [wsidata.TissueWithout(("pen", "fold"))] * 2
+    crop = wsidata.TissueCrop("pack", method=wsidata.TissueWithout(("pen", "blur")))
+    assert [one.geometry()["crop"] for one in found[2:]] == [crop_settings(crop)] * 2
+    assert len(found) == 4

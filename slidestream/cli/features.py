@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         resolution.add_argument(f"--{name}", type=kind, help="resolution to read at")
     add("--border", choices=("drop", "pad", "shift"), help="tiles that reach beyond the slide (drop)")
     add("--min-tissue", type=float, help="least share of a tile that is tissue (0.25)")
+    add("--exclude", nargs="+", metavar="ARTIFACT", help="what is no tissue: some of pen, fold, bubble, blur (none)")
     add("--image-dir", help="folder of the slides of a table (its own)")
     add("--image-column", help="column of a table with the slides (image)")
     add("--mpp-override", type=float, help="um per pixel of level 0, for files that do not say")
@@ -45,10 +46,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Encode; 1 if slides were left out."""
     from slidestream.features import encode_slides
     from slidestream.training.noise import hush
+    from wsidata.slides.artifacts.without import TissueWithout
 
     hush()
     chosen = vars(arguments)
     tiles: dict[str, Any] = {name: chosen[name] for name in _PASSED_ON if chosen[name] is not None}
+
+    if arguments.exclude:
+        tiles["tissue_method"] = TissueWithout(arguments.exclude)
 
     def show(path: Path, count: int) -> None:
         if not arguments.quiet:

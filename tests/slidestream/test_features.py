@@ -10,7 +10,7 @@ from torch import nn
 from slidestream.__main__ import main
 from slidestream.features import encode_slides, make_encoder
 from streammodels import MILClassifier
-from wsidata import FeatureBagDataModule, Slide
+from wsidata import FeatureBagDataModule, Slide, TissueWithout
 from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.geometry import GeometryError
 from wsidata.tiles.features import FeatureFileError, read_features
@@ -70,6 +70,10 @@ def test_a_run_goes_on_where_it_ended_and_refuses_other_settings(camelyon, encod
     assert (len(again.kept), encoder.seen) == (7, len(read_features(encoded / "tumor_002.h5").features))
     with pytest.raises(FeatureFileError, match=r"\{'patch_size': 64, 'overlap': 8, 'tiles': \d+\} instead of .*=True"):
         encode_slides([encoded / "table.csv"], encoded, encoder, **{**how, "tile_size": 32, "stride": 32})
+    with pytest.raises(
+        FeatureFileError, match=r"'tissue_method': None\} instead of \{'tissue_method': \"TissueWithout"
+    ):
+        encode_slides([encoded / "table.csv"], encoded, encoder, **how, tissue_method=TissueWithout("bubble"))
     with pytest.raises(ValueError, match=r"the encoder made \(64, 64, 64\) of 64 tiles|must make features \(B, F\)"):
         encode_slides([encoded / "table.csv"], encoded / "b", nn.Flatten(0, 1), **how)
     with pytest.raises(ValueError, match=r"your own, and 'nowhere.Encoder' cannot be imported"):

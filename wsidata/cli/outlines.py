@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from wsidata.annotations.annotations import Annotations
     from wsidata.slides.slide import Slide
 
-HELP = "tissue, its pieces and annotations as pictures, and as GeoJSON for QuPath"
+HELP = "tissue, its pieces, artifacts and annotations as pictures, and as GeoJSON for QuPath"
+COLORS = {"pen": (30, 80, 230), "fold": (200, 30, 170), "bubble": (0, 170, 190), "blur": (235, 130, 0)}
+"""Of artifacts."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("slides", nargs="+", metavar="SLIDE", help="a slide")
     add("--out", "-o", required=True, metavar="FOLDER", help="folder for NAME.png and NAME.geojson of each slide")
     add("--tissue", action="store_true", help="outlines of the tissue")
+    add("--exclude", nargs="+", default=[], metavar="ARTIFACT", choices=tuple(COLORS),
+        help="what is no tissue, outlined in its own color: pen, fold, bubble, blur")  # fmt: skip
     add("--pack", action="store_true", help="the pieces that crop='pack' reads at the resolution below")
     add("--annotations", metavar="FOLDER", help="folder with a file of ASAP, ImageScope or QuPath of each slide's name")
     add("--picture-side", type=int, default=1600, metavar="PX", help="longer side of the slide in a picture (1600)")
@@ -67,14 +71,25 @@ def run(arguments: argparse.Namespace) -> int:
 def _outlines(arguments: argparse.Namespace, slide: Slide) -> Annotations:
     from wsidata.annotations.annotations import Annotations
     from wsidata.formats.resolution import Resolution
+    from wsidata.slides.artifacts.find import find_artifacts
+    from wsidata.slides.artifacts.without import TissueWithout
     from wsidata.slides.tissue.crop import TissueCrop
+    from wsidata.slides.tissue.methods import TissueMethod, find_tissue
     from wsidata.tables.find_slides import MaskFolder
 
     parts: list[Any] = []
+    method: TissueMethod = find_tissue
+    if arguments.exclude:
+        method = TissueWithout(arguments.exclude)
     if arguments.tissue:
-        parts.append(slide.tissue_mask().annotations())
+        parts.append(slide.tissue_mask(method).annotations())
     if arguments.pack:
-        parts.append(TissueCrop("pack").plan(slide, Resolution.of(resolution_of(arguments))).annotations())
+        parts.append(
+            TissueCrop("pack", method=method).plan(slide, Resolution.of(resolution_of(arguments))).annotations()
+        )
+    if arguments.exclude:  # drawn over the tissue, whose outlines run along theirs
+        for kind, mask in find_artifacts(slide, slide.tissue_mask(), arguments.exclude).items():
+            parts.append(mask.annotations(kind.capitalize(), color=COLORS[kind]))
     if arguments.annotations is not None:
         path = MaskFolder(arguments.annotations).find_outlines(slide.path.name)
         if path is None:
@@ -87,8 +102,8 @@ def _outlines(arguments: argparse.Namespace, slide: Slide) -> Annotations:
 
 
 def _check(arguments: argparse.Namespace, paths: list[Path], out: Path) -> None:
-    if not (arguments.tissue or arguments.pack or arguments.annotations):
-        raise ValueError("nothing to outline was named. Pass --tissue, --pack or --annotations FOLDER.")
+    if not (arguments.tissue or arguments.pack or arguments.annotations or arguments.exclude):
+        raise ValueError("nothing to outline was named. Pass --tissue, --exclude, --pack or --annotations FOLDER.")
     if arguments.pack and not resolution_of(arguments):
         raise ValueError("--pack needs the resolution that slides are read at, such as --mpp 2.")
     if arguments.annotations is not None and not Path(arguments.annotations).is_dir():

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from wsidata.cli.arguments import print_json, progress_bar, refuse_inputs
+from wsidata.utils.flags import flags_of, say_in_flags
 
 HELP = "tissue, focus, pen, folds, bubbles, colors and stains of slides, as CSV and as a report"
 
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     failed = found[found["error"] != ""]
     for row in failed.itertuples():
-        print(f"{row.path}: {row.error}", file=sys.stderr)
+        print(f"{row.path}: {say_in_flags(str(row.error), flags_of(add_arguments))}", file=sys.stderr)
     if arguments.json:
         rows = found.astype(object).where(found.notna(), None)
         print_json(rows.to_dict("records"))

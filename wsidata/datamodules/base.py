@@ -40,7 +40,7 @@ from wsidata.datamodules.geometry import Geometry, GeometryWarning, Setting, che
 from wsidata.datamodules.restore import (
     Images,
     as_table,
-    as_tuple,
+    kept_arguments,
     label_arguments,
     reading_arguments,
     recall,
@@ -182,7 +182,7 @@ class SplitDataModule(LightningDataModule, ABC):
         arguments = {
             "predict_on": "all",
             "leaks": "off",
-            **{name: as_tuple(trained[name]) for name in cls.kept_arguments if name in trained},
+            **kept_arguments(cls.kept_arguments, memory, trained, changed),
             **reading_arguments(memory, cls.reads, changed),
             **({} if cls.reads is None else label_arguments(images, memory, trained, changed)),
         }

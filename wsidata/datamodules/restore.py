@@ -109,6 +109,32 @@ def reading_arguments(memory: Mapping[str, Any], kind: str | None, changed: Mapp
     return found
 
 
+def kept_arguments(
+    names: Collection[str], memory: Mapping[str, Any], trained: Mapping[str, Any], changed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments that are taken from the run's data module as they are.
+
+    Args:
+        names: Their names.
+        memory: What the data module of the run remembered.
+        trained: Its arguments.
+        changed: Arguments that are given, and so need not be known.
+
+    Raises:
+        GeometryError: if its way to find tissue cannot be made again.
+    """
+    found = {name: as_tuple(trained[name]) for name in names if name in trained}
+    method = memory["geometry"].get("tissue_method")
+    if "tissue_method" in names and method is not None and "tissue_method" not in changed:
+        found["tissue_method"] = _method(method)
+        if found["tissue_method"] is None:
+            raise GeometryError(
+                f"the model was trained on tiles of the tissue that {method} finds, which cannot be made from its "
+                "description. Pass tissue_method=, as in training."
+            )
+    return found
+
+
 def label_arguments(
     images: Images, memory: Mapping[str, Any], trained: Mapping[str, Any], changed: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -231,11 +257,16 @@ def _crop(saved: Mapping[str, Any] | None) -> TissueCrop | None:
     if saved is None:
         return None
     settings = dict(saved)
-    name = settings.pop("method", "find_tissue")
-    excluded = re.fullmatch(r"TissueWithout\(exclude=\(([a-z', ]+)\), method=(\w+)\)", name)
-    method: TissueMethod | None = _METHODS.get(excluded[2] if excluded else name)
-    if excluded and method is not None:
-        method = TissueWithout(tuple(re.findall(r"[a-z]+", excluded[1])), method)
+    method = _method(settings.pop("method", "find_tissue"))
     if method is None or settings.keys() - {"kind", "margin_px", "mask_mpp"}:
         raise GeometryError(f"the crop {dict(saved)} cannot be made from its description. Pass crop=, as in training.")
     return TissueCrop(method=method, **settings)
+
+
+def _method(description: str) -> TissueMethod | None:
+    """The way to find tissue of a description; None if it is not known by its name."""
+    excluded = re.fullmatch(r"TissueWithout\(exclude=\(([a-z', ]+)\), method=(\w+)\)", description)
+    method: TissueMethod | None = _METHODS.get(excluded[2] if excluded else description)
+    if excluded and method is not None:
+        method = TissueWithout(tuple(re.findall(r"[a-z]+", excluded[1])), method)
+    return method

@@ -14,6 +14,7 @@ from wsidata.__main__ import main
 from wsidata.annotations import Annotations, Outline, OutlineClass
 from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.synthetic import write_pixels
 from wsidata.synthetic.slides import write_slide
 
 
@@ -74,3 +75,21 @@ def test_outlines_of_tissue_pieces_and_annotations(tmp_path: Path, capsys: pytes
     assert "--mpp-override" in said
     assert "c.tif: " in said
     assert not (out / "b.png").exists()
+
+
+def test_artifacts_are_left_out_of_the_tissue_and_outlined(tmp_path: Path) -> None:
+    pixels = np.full((400, 400, 3), 244, dtype=np.uint8)
+    pixels[50:350, 50:350] = (220, 130, 190)
+    pixels[180:260] = (30, 130, 80)  # green ink
+    path = write_pixels(tmp_path / "a.tif", pixels, mpp=4.0)
+    assert main(["outlines", str(path), "-o", str(tmp_path / "out"), "--tissue", "--exclude", "pen"]) == 0
+    found: dict[str, list[shapely.Geometry]] = {}
+    for one in json.loads((tmp_path / "out" / "a.geojson").read_text())["features"]:
+        found.setdefault(one["properties"]["classification"]["name"], []).append(
+            shapely.geometry.shape(one["geometry"])
+        )
+    tissue, pen = (shapely.union_all(found[name]) for name in ("Tissue", "Pen"))
+    assert len(found["Tissue"]) == 2
+    assert tissue.intersection(pen).area == 0
+    assert pen.covers(shapely.box(0, 184, 400, 256))
+    assert tissue.area == pytest.approx(300 * 220, rel=0.1)

@@ -114,6 +114,7 @@ def test_command_names_slides_it_cannot_read_and_goes_on(folder, tmp_path, capsy
     said = capsys.readouterr()
     assert code == 1
     assert "cut.tif: UnreadableImageError" in said.err
+    assert "Pass --mpp-override" in said.err
     rows = json.loads(said.out)
     assert [row["image"] for row in rows] == pd.read_csv(tmp_path / "q.csv")["image"].tolist()
     assert rows[0]["tissue_mm2"] is None

@@ -16,6 +16,7 @@ from wsidata.annotations.annotations import Annotations
 from wsidata.annotations.outline import AnnotationError
 from wsidata.datamodules.checkpoint import plain
 from wsidata.datamodules.checks import SlideCheckError
+from wsidata.datamodules.geometry import Geometry
 from wsidata.datamodules.survey import MASKS_AT_ONCE, map_files
 from wsidata.datamodules.tiles.plans import plan_tiles
 from wsidata.datamodules.tiles.predicted import TileSamples
@@ -36,6 +37,7 @@ from wsidata.tables.targets import ONE_CLASS, Target
 from wsidata.tiles.grid import Border, TileGrid, Tiles
 from wsidata.tiles.labels import BACKGROUND, LabelRule, OutlinedAreas
 from wsidata.tiles.plan import TilePlan
+from wsidata.transforms.describe import described
 from wsidata.transforms.geometry.crop import check_size
 from wsidata.utils.messages import check_choice, describe_problems
 from wsidata.utils.processes import raise_system_fault
@@ -85,7 +87,7 @@ class TileDataModule(WSIDataModule):
         >>> trainer.fit(model, datamodule=dm)
     """
 
-    kept_arguments = ("stride", "border", "min_tissue", "bags", "max_tiles")
+    kept_arguments = ("stride", "border", "min_tissue", "tissue_method", "bags", "max_tiles")
 
     def __init__(
         self,
@@ -152,6 +154,12 @@ class TileDataModule(WSIDataModule):
             self._rule = LabelRule.of(annotation_share, ignored)
         elif outline_classes and options.get("target") != "mask" and options.get("label_column", "class") is not None:
             raise ValueError("outline_classes= needs annotation_dir=, the folder of the outlines that label tiles.")
+
+    def geometry(self) -> Geometry:
+        """How slides are read, and by what method tissue is found, if any is."""
+        has_tissue = bool(self.grid.min_tissue or self._random)
+        method = {"tissue_method": described(self.tissue_method, digests=True)} if has_tissue else {}
+        return super().geometry() | method
 
     @property
     def is_annotated(self) -> bool:

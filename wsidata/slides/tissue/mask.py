@@ -79,8 +79,12 @@ class TissueMask:
         boxes = np.stack([left, top, left + width, top + height], axis=1)
         return boxes[np.lexsort((boxes[:, 0], boxes[:, 1]))]
 
-    def annotations(self, class_name: str = "Tissue") -> Annotations:
+    def annotations(self, class_name: str = "Tissue", color: tuple[int, int, int] = (0, 140, 70)) -> Annotations:
         """Outlines of the pieces, along the borders of the mask's pixels, to write as GeoJSON for QuPath.
+
+        Args:
+            class_name: Name of their class.
+            color: Its red, green and blue, 0 to 255.
 
         Example:
             >>> slide.tissue_mask().annotations().write("tumor_001.geojson")
@@ -91,7 +95,7 @@ class TissueMask:
         height, width = self.pixels.shape
         grid = Grid(width, height, self.downsample_x, self.downsample_y)
         size_lv0 = float(self.width_lv0), float(self.height_lv0)
-        return Annotations.of_mask(self.pixels, grid, class_name, color=(0, 140, 70), size_lv0=size_lv0)
+        return Annotations.of_mask(self.pixels, grid, class_name, color=color, size_lv0=size_lv0)
 
 
 def tissue_mask(

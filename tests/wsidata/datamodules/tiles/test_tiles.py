@@ -11,11 +11,12 @@ import torch
 from lightning import seed_everything
 from mean_color import Mean, trainer
 
-from wsidata import Slide, TileDataModule
+from wsidata import Slide, TileDataModule, TissueFiles, TissueWithout
 from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.geometry import GeometryError
 from wsidata.hub.export.plan import plan_export
 from wsidata.hub.export.writer import ExportError
+from wsidata.slides import find_tissue, otsu_density
 from wsidata.synthetic.slides import write_camelyon16
 from wsidata.synthetic.tissue import tumor_mask
 
@@ -187,6 +188,25 @@ def test_bags_are_the_tiles_of_a_slide(camelyon):
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(dataset[0][0], again[0][0])
     assert dataset.chosen(0).tolist() != before
+
+
+def test_the_way_to_find_tissue_is_that_of_the_checkpoint(camelyon):
+    def content(method):
+        dm = module(camelyon, tissue_method=method)
+        return {"TileDataModule": dm.state_dict(), "datamodule_hyper_parameters": dict(dm.hparams)}
+
+    slides, method = camelyon / "images", TissueWithout(("pen", "fold"), otsu_density)
+    assert TileDataModule.from_checkpoint(content(find_tissue), slides).tissue_method is find_tissue
+    trained = content(method)
+    assert TileDataModule.from_checkpoint(trained, slides).tissue_method == method
+    with pytest.raises(GeometryError, match="tissue_method"):
+        TileDataModule.from_checkpoint(trained, slides, tissue_method=find_tissue)
+    meant = {"tissue_method": find_tissue, "allow_changed": ["tissue_method"]}
+    assert TileDataModule.from_checkpoint(trained, slides, **meant).tissue_method is find_tissue
+    with pytest.raises(GeometryError, match="Pass tissue_method="):
+        TileDataModule.from_checkpoint(content(TissueFiles(slides)), slides)
+    with pytest.raises(GeometryError, match="tissue_method"):
+        module(camelyon).load_state_dict(trained["TileDataModule"])
 
 
 @pytest.mark.slow
