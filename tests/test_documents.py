@@ -260,6 +260,7 @@ def test_every_page_with_python_is_run() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated", "ignore::DeprecationWarning")
+@pytest.mark.usefixtures("folder")
 def test_configurations_of_the_page_on_quality_are_read_and_written() -> None:
     parser = ArgumentParser()
     parser.add_subclass_arguments(wsidata.SplitDataModule, "data")
