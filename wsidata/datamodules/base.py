@@ -52,6 +52,7 @@ from wsidata.datasets.cases import CaseDataset
 from wsidata.datasets.epochs import EpochDataset
 from wsidata.datasets.loader import EpochLoader, WorkerStart, check_worker_start, make_loader
 from wsidata.datasets.sampler import share_of_process
+from wsidata.remote.address import shown
 from wsidata.splits.leaks import LeakKind, LeakReport, check_leaks
 from wsidata.splits.near_duplicates import slide_thumbnail
 from wsidata.splits.split_file import save_splits, save_splits_beside, split_digest
@@ -272,15 +273,19 @@ class SplitDataModule(LightningDataModule, ABC):
         """Keep the arguments of `__init__`, which calls this, in the checkpoint, which then loads with `weights_only`.
 
         Tables, statistics, crops and `allow_changed` are left out, besides what `left_out` names; and with
-        `remember_paths=False` what names files or images. `arguments` has these too.
+        `remember_paths=False` what names files or images. Addresses are kept without what may be secret in them.
+        `arguments` has all of these.
         """
         caller: Any = inspect.currentframe().f_back  # type: ignore[union-attr]
         objects = [name for name, value in caller.f_locals.items() if isinstance(value, OBJECTS)]
         naming = () if self.remember_paths else NAMING  # also those of a subclass, whose frame is another
         kept = {name: caller.f_locals[name] for name in naming if name in caller.f_locals and name not in objects}
-        self._naming = {name: plain_values(value) for name, value in kept.items()}
-        self.save_hyperparameters(ignore=[*left_out, *objects, *naming, "allow_changed"], frame=caller)
+        address = caller.f_locals.get("image_dir")
+        secret = {"image_dir": address} if address is not None and shown(address) != str(address) else {}
+        self._naming = {name: plain_values(value) for name, value in (kept | secret).items()}
+        self.save_hyperparameters(ignore=[*left_out, *objects, *naming, *secret, "allow_changed"], frame=caller)
         self.hparams.update({name: plain_values(value) for name, value in self.hparams.items()})
+        self.hparams.update({name: shown(value) for name, value in secret.items() if name not in naming})
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from wsidata.errors import SlideError, SpacingConflictWarning
 from wsidata.formats.resolution import Resolution
 from wsidata.formats.vips import thread_count
+from wsidata.remote.address import shown
 from wsidata.slides.artifacts.without import TissueWithout
 from wsidata.slides.file_facts import FileFacts, fact_name
 from wsidata.slides.options import AS_STORED, SlideOptions
@@ -142,7 +143,7 @@ def survey_slides(
             return asked.answer(row[1], row[1] in needed)
         except (SlideError, OSError, pyvips.Error, ValueError) as error:
             raise_system_fault(error, row[1])
-            return f"{row[1]}: {type(error).__name__}: {error}"
+            return f"{shown(row[1])}: {type(error).__name__}: {error}"
 
     rows = list(zip(table["image_id"], table["path"], strict=True))
     threads = FILES_AT_ONCE if crop is None else min(MASKS_AT_ONCE, thread_count())

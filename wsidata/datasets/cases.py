@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from wsidata.datasets.epochs import TableDataset
+from wsidata.remote.address import shown
 
 _SLIDES = 2
 """What the generator that draws slides is told apart by from those of their augmentation."""
@@ -28,7 +29,7 @@ class CaseDataset(TableDataset):
     noun = "case"
 
     def __init__(self, samples: pd.DataFrame, slides: TableDataset, max_slides: int | None = None) -> None:
-        table = samples.assign(path=[", ".join(paths) for paths in samples["paths"]])  # for messages
+        table = samples.assign(path=[", ".join(map(shown, paths)) for paths in samples["paths"]])  # for messages
         super().__init__(table, slides.transform, dtype=slides.dtype, with_labels=slides.with_labels,
                          fresh_epochs=slides.fresh_epochs, stage=slides.stage)  # fmt: skip
         self.slides, self.max_slides = slides, max_slides

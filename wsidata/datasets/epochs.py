@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from wsidata.datasets.buffers import batch_slots
 from wsidata.errors import SlideError
 from wsidata.formats.vips import decoding_threads, stated_threads
+from wsidata.remote.address import shown
 from wsidata.tables.targets import target_tensor
 from wsidata.transforms.adapters.functions import as_transform
 from wsidata.transforms.to_tensor import DType
@@ -177,7 +178,7 @@ class TableDataset(EpochDataset):
 
     def describe_row(self, row: int) -> str:
         """The name of a row in messages, with its file."""
-        return f"{self.noun} '{self.image_ids[row]}' ({self.paths[row]})"
+        return f"{self.noun} '{self.image_ids[row]}' ({shown(self.paths[row])})"
 
     @property
     def _threads(self) -> int | None:
@@ -219,7 +220,7 @@ def persistent(read: Callable[..., T]) -> Callable[..., T]:
         row = index % len(self)
         with self.naming(row):
             try:
-                return retried(partial(read, self, index, **options), self.paths[row])
+                return retried(partial(read, self, index, **options), shown(self.paths[row]))
             except Exception as error:
                 cause = error.__cause__ if isinstance(error, SampleError) else error
                 if self.stage is None or not isinstance(cause, (SlideError, OSError, pyvips.Error)):

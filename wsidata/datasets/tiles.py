@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wsidata.datasets.epochs import TableDataset
 from wsidata.datasets.slides import SlideDataset
+from wsidata.remote.address import shown
 from wsidata.slides.lazy_image import as_tensor
 from wsidata.slides.slide import Slide
 from wsidata.slides.tissue.packing import Packing
@@ -208,7 +209,9 @@ class TileDataset(SlideDataset):
     def describe_row(self, row: int) -> str:
         """The tile, its place, and its slide with its file."""
         tile = self.tile(row)
-        return f"tile at x={tile.x}, y={tile.y} ({self.describe()}) of '{self.image_ids[row]}' ({self.paths[row]})"
+        return (
+            f"tile at x={tile.x}, y={tile.y} ({self.describe()}) of '{self.image_ids[row]}' ({shown(self.paths[row])})"
+        )
 
     def first_of(self, slide: int) -> int:
         """The first row of a slide's tiles, on the grid."""

@@ -31,6 +31,7 @@ from wsidata.evaluation.prediction_file import (
     write_rows,
 )
 from wsidata.evaluation.predictions import EXPECTED_RANK, RISK, SURVIVAL_PREFIX, decided, expected_rank
+from wsidata.remote.address import shown
 from wsidata.tables.label_table import LabelTable, by_case
 from wsidata.tables.targets import ONE_CLASS
 from wsidata.utils.files import json_sha256
@@ -239,7 +240,9 @@ class PredictionWriter(Callback):
             "precision": str(trainer.precision),
         }
         if "paths" in self._table.columns:
-            self._settings["slides"] = json_sha256(self._table[["image_id", "paths"]].to_numpy().tolist())
+            self._settings["slides"] = json_sha256(
+                [[case, [*map(shown, paths)]] for case, paths in self._table[["image_id", "paths"]].to_numpy().tolist()]
+            )
         processes = trainer.world_size
         self._process = trainer.global_rank
         if not names:  # their number shows at the first batch
@@ -251,7 +254,7 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             skipped = self._all_rows()
             skipped = skipped[~skipped[KEY].isin(self._table[KEY])]
-            reasons = dict(zip(data.skipped[KEY], data.skipped["reason"], strict=True))
+            reasons = dict(zip(map(shown, data.skipped[KEY]), data.skipped["reason"], strict=True))
             self._note(
                 {
                     path: " ".join(reasons[path].split()).removeprefix(f"{path}: ")
@@ -414,7 +417,8 @@ class PredictionWriter(Callback):
 
 def _with_key(samples: pd.DataFrame) -> pd.DataFrame:
     """Samples with the column by which they are known; for cases that is the file of their first slide."""
-    return samples if KEY in samples.columns else samples.assign(**{KEY: [paths[0] for paths in samples["paths"]]})
+    files = samples[KEY] if KEY in samples.columns else [paths[0] for paths in samples["paths"]]
+    return samples.assign(**{KEY: [shown(file) for file in files]})
 
 
 def weights_digest(module: LightningModule) -> str:

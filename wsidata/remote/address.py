@@ -117,6 +117,15 @@ def is_address(name: object) -> bool:
     return isinstance(name, Address) or (is_text and ADDRESS.fullmatch(str(name).strip()) is not None)
 
 
+def shown(path: object) -> str:
+    """A path as messages and files have it; of an address without what may be secret in it."""
+    text = str(path)
+    try:
+        return str(Address(text)) if is_address(text) else text
+    except UnsupportedImageError:  # of no kind that is read, or hidden already
+        return text
+
+
 def slide_path(path: str | SlidePath) -> SlidePath:
     """A path or an address, from text.
 

@@ -20,7 +20,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from wsidata.errors import SlideError, UnreachableImageError, UnreadableImageError, UnsupportedImageError
-from wsidata.remote.address import WEB, Address
+from wsidata.remote.address import HIDDEN, WEB, Address
 from wsidata.utils.retries import FAILING, retried
 
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -145,8 +145,13 @@ def _named(ask: Callable[..., Answer], address: Address, start: int, count: int)
         raise FileNotFoundError(errno.ENOENT, "its server has no such file. Check the address", str(address)) from error
     except Exception as error:  # libraries raise their own
         if _is_passing(error):
-            raise ConnectionResetError(errno.ECONNRESET, f"{os.strerror(errno.ECONNRESET)}: {error}") from error
-        raise _unreachable(address, f"{type(error).__name__}: {error}") from error
+            raise ConnectionResetError(errno.ECONNRESET, f"{os.strerror(errno.ECONNRESET)}: {_said(error)}") from error
+        raise _unreachable(address, f"{type(error).__name__}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """What a library says, without queries and passwords of the addresses that it names, or was led to."""
+    return re.sub(r"//[^/\s@]+@", f"//{HIDDEN}@", re.sub(r"\?[^\s'\"]+", f"?{HIDDEN}", str(error)))
 
 
 def _is_passing(error: Exception) -> bool:

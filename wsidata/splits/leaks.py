@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from wsidata.jobs.pools import outcomes, refuse_forks
+from wsidata.remote.address import shown
 from wsidata.splits.near_duplicates import PerceptualHash, perceptual_hash, same_bytes, similar_pairs, slide_thumbnail
 from wsidata.tables.parts import SPLITS, SplitError
 from wsidata.utils.messages import bullets, check_choice, name_some
@@ -224,7 +225,7 @@ def _perceptual_hashes(
     hashes = [None if isinstance(one, str) else perceptual_hash(one) for one in made]
     for path, one, hashed in zip(paths, made, hashes, strict=True):
         if hashed is None:
-            unread.append(f"{path}: {one if isinstance(one, str) else 'plain'}")
+            unread.append(f"{shown(path)}: {one if isinstance(one, str) else 'plain'}")
     return hashes
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsidata.photos.read import read_photo
-from wsidata.remote.address import Address, is_address
+from wsidata.remote.address import Address, is_address, shown
 from wsidata.remote.source import RemoteBytes, identity_of
 from wsidata.slides.file_facts import FileFacts
 from wsidata.slides.options import AS_STORED, SlideOptions
@@ -73,7 +73,7 @@ def _divide(paths: list[str], key: Callable[[str], Hashable]) -> list[list[str]]
     """The groups of at least two paths with one key."""
     of: defaultdict[Hashable, list[str]] = defaultdict(list)
     for path in paths:
-        of[retried(partial(key, path), path)].append(path)
+        of[retried(partial(key, path), shown(path))].append(path)
     return [group for group in of.values() if len(group) > 1]
 
 

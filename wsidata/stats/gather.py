@@ -17,7 +17,7 @@ from wsidata.errors import SlideError
 from wsidata.jobs.claims import Result, Results, SharedRun
 from wsidata.jobs.identity import identity
 from wsidata.jobs.pools import outcomes, worker_count
-from wsidata.remote.address import Address, is_address
+from wsidata.remote.address import Address, is_address, shown
 from wsidata.remote.source import identity_of
 from wsidata.slides.slide import Slide
 from wsidata.stats.pixel_sums import PixelSums, Source, StatsJob
@@ -91,7 +91,7 @@ def name_of(source: Source, index: int) -> str:
     """An image in messages."""
     if isinstance(source, Slide):
         return str(source.path)
-    return str(source) if isinstance(source, str | Path) else f"image {index} ({type(source).__name__})"
+    return shown(source) if isinstance(source, str | Path) else f"image {index} ({type(source).__name__})"
 
 
 def _counted(job: StatsJob, sources: Sequence[Source], executor: Executor | None) -> Counted:

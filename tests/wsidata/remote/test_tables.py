@@ -3,10 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from lightning import LightningModule, Trainer
 from web_server import serving
 
+from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.image_folder import ImageFolderDataModule
 from wsidata.datamodules.wsi import WSIDataModule
+from wsidata.errors import UnreachableImageError
+from wsidata.evaluation import PredictionWriter
+from wsidata.remote.address import Address
+from wsidata.remote.source import identity_of
 from wsidata.slides.file_facts import FileFacts
 from wsidata.splits.near_duplicates import same_bytes
 from wsidata.staging.stage import Stage
@@ -69,6 +76,40 @@ def test_what_is_not_read_from_servers_says_so(server):
         read_table(table("a.tif", "b.tif"), server.base, target="mask", class_names=["x", "y"])
     with pytest.raises(TableError, match="only slides are read from servers"):
         ImageFolderDataModule(table("a.jpg", "b.jpg"), server.base).setup()
+
+
+class Even(LightningModule):
+    def predict_step(self, batch, batch_idx):
+        return torch.full((len(batch), 2), 0.5)
+
+
+def test_what_is_secret_in_an_address_is_written_nowhere(server, tmp_path):
+    names = [f"a b/{number}.tif" for number in range(4)]
+    names[2] = f"{server.base}/a%20b/2.tif?sig=SECRET"
+    whole = f"{server.base}?sig=SECRET"
+    cases = table(*names).assign(case=["p", "q", "p", "q"])
+    options = {"level": 0, "num_workers": 0, "val_fraction": 0.5, "leaks": "off", "predict_on": "all"}
+    data = WSIDataModule(cases, whole, **options)
+    assert data.hparams["image_dir"] == f"{server.base}?<hidden>"
+    assert "SECRET" not in f"{data.hparams} {data.hparams_initial} {data.state_dict()}"
+    assert data.arguments["image_dir"] == whole
+    for number, module in enumerate(
+        (data, WSIDataModule(cases, whole, case_column="case", **options | {"val_fraction": 0.0}))
+    ):
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "accelerator": "cpu"}
+        path = tmp_path / f"{number}.csv"
+        Trainer(default_root_dir=tmp_path, callbacks=PredictionWriter(path), **quiet).predict(Even(), module)
+        assert f"{server.base}/a%20b/0.tif?<hidden>" in path.read_text()
+        assert "SECRET" not in path.read_text() + path.with_name(f"{path.name}.json").read_text()
+    (server.folder / "cut.tif").write_bytes((server.folder / "copy.tif").read_bytes()[:3000])
+    with pytest.raises(SlideCheckError, match=r"cut.tif\?<hidden>: Unreadable") as caught:
+        WSIDataModule(table(*names[:3], "cut.tif"), whole, **options).setup()
+    assert "SECRET" not in str(caught.value)
+    server.move = f"{server.base}/round?sig=SECRET"
+    with pytest.raises(UnreachableImageError, match="TooManyRedirects") as reached:
+        identity_of(Address(f"{server.base}/copy.tif?sig=SECRET"))
+    server.move = None
+    assert "SECRET" not in str(reached.value)
 
 
 def test_copies_and_facts_of_a_server(server, tmp_path):

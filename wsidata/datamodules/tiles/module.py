@@ -25,6 +25,7 @@ from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.datasets.tiles import Balance, TileBagDataset, TileDataset
 from wsidata.errors import SlideError
 from wsidata.formats.vips import thread_count
+from wsidata.remote.address import shown
 from wsidata.slides.tissue.mask import check_sees_colors
 from wsidata.slides.tissue.methods import TissueMethod, find_tissue
 from wsidata.stats.class_weights import class_weights
@@ -215,10 +216,10 @@ class TileDataModule(WSIDataModule):
                 areas = None if self._rule is None else self._areas(row)
                 found = plan_tiles(row["path"], self._options, self.grid, self.tissue_method if with_tissue else None)
                 if not len(found.tiles):
-                    return f"{row['path']}: {self._why_none(found.tiles)}"
+                    return f"{shown(row['path'])}: {self._why_none(found.tiles)}"
             except (SlideError, OSError, pyvips.Error, ValueError) as error:
                 raise_system_fault(error, row["path"])
-                return f"{row['path']}: {type(error).__name__}: {error}"
+                return f"{shown(row['path'])}: {type(error).__name__}: {error}"
             return found if areas is None or self._rule is None else found.labeled_by(areas, self._rule)
 
         is_first = self.trainer is None or self.trainer.is_global_zero
