@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,13 @@ import pandas as pd
 import torch
 
 from wsidata.slides.tissue.crop import TissueCrop
+from wsidata.splits.leaks import LeakWarning
 from wsidata.splits.split_file import check_no_leak, check_same_split, split_digest, split_parts
 from wsidata.splits.unreadable import check_same_skipped, trained_without
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.parts import Part, SplitError
 from wsidata.tables.targets import Target
+from wsidata.utils.messages import name_some
 
 OBJECTS = (pd.DataFrame, ChannelStats, TissueCrop)
 """Arguments of data modules that are no plain values."""
@@ -50,7 +53,7 @@ def remember(
     """The state of a data module.
 
     Args:
-        table: The split: columns `image_id` and `split`.
+        table: The split: columns `image_id` and `split`, and perhaps `case`.
         skipped: The images left out of it (see `skipped_rows`).
         class_names: The classes.
         stats: The statistics, if they are known.
@@ -59,7 +62,9 @@ def remember(
         names: Whether to keep ids as they are. False: as digests, by which they are only recognized.
     """
     digest, parts, left_out = split_digest(table), split_parts(table), trained_without(skipped)
+    cases = sorted(set(table.loc[table["split"] == "train", "case"])) if "case" in table.columns else []
     if not names:
+        cases = sorted(_hashed(name, digest) for name in cases)
         parts = {part: sorted(_hashed(name, digest) for name in ids) for part, ids in parts.items()}
         left_out = sorted(_hashed(name, digest) for name in left_out)
         stats = None if stats is None else replace(stats, skipped=())
@@ -71,6 +76,7 @@ def remember(
         "target": target,
         "stats": None if stats is None else stats.to_json(),
         **({} if names else {"hashed": True}),
+        **({"cases": cases} if cases else {}),
         "geometry": None if geometry is None else dict(geometry),
     }
 
@@ -145,13 +151,28 @@ def check_remembered_split(
 
     Args:
         memory: What `remember` returned.
-        table: Columns `image_id` and `split`.
+        table: Columns `image_id` and `split`, and perhaps `case`.
         skipped: Its rows that are left out.
         evaluated: The split to evaluate; None where training resumes.
+
+    Warns:
+        LeakWarning: if cases that it was trained on have other slides among those to evaluate.
     """
     memory = _with_names(memory, table)
     if evaluated is not None:
-        check_no_leak(memory["split"], list(table.loc[table["split"] == evaluated, "image_id"]), evaluated)
+        rows = table[table["split"] == evaluated]
+        check_no_leak(memory["split"], list(rows["image_id"]), evaluated)
+        trained = set(memory.get("cases", ()))
+        named = list(rows["case"].unique()) if "case" in rows.columns else []
+        seen = [case for case in named if case in trained or _hashed(case, memory["digest"]) in trained]
+        if seen:
+            warnings.warn(
+                f"{len(seen)} {evaluated} cases are called as those that the checkpoint was trained on "
+                f"[{name_some(seen)}]: if these are the same patients, with other slides, its scores will be too good. "
+                "Take them out of the table; or give other patients other names.",
+                LeakWarning,
+                stacklevel=3,
+            )
         return
     if memory["digest"] != split_digest(table):
         check_same_split(memory["split"], split_parts(table))

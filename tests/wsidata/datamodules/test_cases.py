@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from PIL import Image
 
 from wsidata import FeatureBagDataModule, HubDataModule, TileDataModule, WSIDataModule, export
+from wsidata.datamodules.checkpoint import check_remembered_split
 from wsidata.datamodules.geometry import GeometryError
 from wsidata.datasets.cases import CaseDataset
 from wsidata.evaluation import PredictionWriter, read_predictions
@@ -17,7 +18,7 @@ from wsidata.evaluation.prediction_file import PredictionFileError
 from wsidata.evaluation.report.blocks import Table
 from wsidata.evaluation.report.contents import read_contents
 from wsidata.evaluation.report.run_sections import data_section
-from wsidata.splits.leaks import LeakError
+from wsidata.splits.leaks import LeakError, LeakWarning
 from wsidata.tables.label_table import by_case, read_table, slides_of
 from wsidata.tables.parts import SplitError
 from wsidata.tables.text_table import TableError
@@ -312,6 +313,12 @@ def test_a_checkpoint_knows_that_its_samples_are_cases(study):
     assert [new.max_slides, len(new.tables["predict"])] == [2, 12]
     with pytest.raises(GeometryError, match="cases='one image a sample'"):
         WSIDataModule.from_checkpoint(content, study[1], study[0])
+    frame = dm.labels.frame
+    other = frame.assign(image_id=[f"new {name}" for name in frame["image_id"]], split="test")
+    for one in (dm, module(study, remember_paths=False)):
+        with pytest.warns(LeakWarning, match="test cases are called as those that the checkpoint was trained on"):
+            check_remembered_split(one.state_dict(), other, dm.skipped, "test")
+    check_remembered_split(memory, other.assign(case="new " + other["case"]), dm.skipped, "test")
     slides = module(study, case_column=None).state_dict()
     assert "cases" not in slides["geometry"]  # as in checkpoints of earlier versions
     with pytest.raises(GeometryError, match="cases"):
