@@ -132,6 +132,8 @@ class TileDataModule(WSIDataModule):
         super().__init__(table, image_dir, image_size=tile_size, outline_classes=mapping, **options)
         for name in ("tissue_method", "image_size"):
             self.hparams.pop(name, None)
+        # Loggers merge these with a model's, whose own tile_size means another thing; checkpoints have `hparams`.
+        self._hparams_initial.pop("tile_size", None)  # type: ignore[attr-defined]
         self.grid = TileGrid(
             tile_size, stride, border=border, min_tissue=min_tissue,
             **{name: value for name, value in self.resolution.items() if name != "tolerance"},

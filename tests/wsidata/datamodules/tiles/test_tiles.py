@@ -213,6 +213,7 @@ def test_the_way_to_find_tissue_is_that_of_the_checkpoint(camelyon):
 def test_checkpoints_keep_what_tiles_need(camelyon, tmp_path):
     seed_everything(1)
     dm = module(camelyon, batch_size=64, min_tissue=0.9)
+    assert "tile_size" not in dm.hparams_initial  # loggers refuse it beside a model's own tile_size
     run = trainer(tmp_path, max_epochs=1)
     run.fit(Mean(), datamodule=dm)
     run.save_checkpoint(tmp_path / "a.ckpt")
