@@ -36,6 +36,20 @@ class UndecidedImageError(UnsupportedImageError):
         self.channel_names = channel_names
 
 
+class UnknownPlaneError(UnsupportedImageError):
+    """The file does not have the requested image, focal plane or time.
+
+    Attributes:
+        argument: Which was requested: "series", "z" or "t".
+        names: Those that the file has, numbers where they have no names.
+    """
+
+    def __init__(self, message: str, argument: str = "", names: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.argument = argument
+        self.names = names
+
+
 class LimitExceededError(UnsupportedImageError):
     """The file asks for more memory, disk or time than files are allowed to; see `wsidata.formats.limits`."""
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from wsidata.errors import UndecidedImageError, UnsupportedImageError
+from wsidata.errors import UndecidedImageError, UnknownPlaneError, UnsupportedImageError
 
 RGB_NAMES = ("red", "green", "blue")
 RGB = "rgb"
@@ -52,7 +52,7 @@ class ImageChoice:
             path: The file, for errors.
 
         Raises:
-            UnsupportedImageError: if it is not there; it lists them.
+            UnknownPlaneError: if it is not there; it lists them.
         """
         number = getattr(self, name)
         if number is not None and number >= len(names):
@@ -61,9 +61,11 @@ class ImageChoice:
             first = names[:MAX_LISTED]
             listed = [str(one) if isinstance(names, range) else f"{at}: {one}" for at, one in enumerate(first)]
             listing = ", ".join([*listed, *([f"to {len(names) - 1}"] if len(names) > MAX_LISTED else [])])
-            raise UnsupportedImageError(
+            raise UnknownPlaneError(
                 f"'{path}' has {has}, and {name}={number} is none of them ({listing}). Choose one of these"
-                f"{'' if len(names) > 1 else f', or leave {name}= out'}."
+                f"{'' if len(names) > 1 else f', or leave {name}= out'}.",
+                name,
+                tuple(map(str, names)),
             )
         return number or 0
 
@@ -71,7 +73,7 @@ class ImageChoice:
         """Check that nothing but the first is chosen of a file that has one image of one plane.
 
         Raises:
-            UnsupportedImageError: naming what is.
+            UnknownPlaneError: naming what is.
         """
         for name in ("series", "z", "t"):
             self.place(name, range(1), path)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyvips
 
+from wsidata.formats.channels import MAX_LISTED
 from wsidata.formats.levels import Level
 from wsidata.slides.slide_file import SlideFile
 
@@ -31,7 +32,10 @@ class SlideInfo:
         has_profile: Whether there is a color profile.
         properties: Other metadata.
         warnings: Warnings when it was opened.
-        choice: Which choice its pixels need (channels, or a scale to 8 bits), "" if none.
+        choice: Which choice its pixels need (channels, a scale to 8 bits, an image or plane), "" if none.
+        series: Names of the images that `series=` chooses from, where there are several.
+        z: Numbers of the focal planes, where there are several.
+        t: Numbers of the times, where there are several.
         error: Why it could not be opened, "" if it could.
     """
 
@@ -48,6 +52,9 @@ class SlideInfo:
     properties: dict[str, str] | None = None
     warnings: tuple[str, ...] = ()
     choice: str = ""
+    series: tuple[str, ...] = ()
+    z: tuple[str, ...] = ()
+    t: tuple[str, ...] = ()
     error: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +66,9 @@ class SlideInfo:
             return f"{self.path}\n  cannot be read: {self.error}"
         lines = [self.path, f"  {self.kind}, read by {self.reader}", f"  spacing   {self.spacing}"]
         lines += [f"  channels  {', '.join(self.channels)}"] if self.channels else []
+        lines += [f"  series    {_series(self.series)}"] if self.series else []
+        lines += [f"  planes    z=0 to {len(self.z) - 1}"] if self.z else []
+        lines += [f"  times     t=0 to {len(self.t) - 1}"] if self.t else []
         lines += [f"  also has  {', '.join(self.associated)}"] if self.associated else []
         lines.append(f"  {'level':<7}{'width':>8}{'height':>8}  {'downsample':<12}um/px")
         for level in self.levels:
@@ -93,6 +103,14 @@ def slide_facts(slide: SlideFile, warned: Iterable[str]) -> SlideInfo:
         properties=slide.properties,
         warnings=tuple(warned),
     )
+
+
+def _series(names: tuple[str, ...]) -> str:
+    """Images by number and name, or the numbers alone where they have no names."""
+    if names == tuple(map(str, range(len(names)))):
+        return f"series=0 to {len(names) - 1}"
+    more = ", ..." if len(names) > MAX_LISTED else ""
+    return ", ".join(f"{number}: {name}" for number, name in enumerate(names[:MAX_LISTED])) + more
 
 
 def _pair(x: float, y: float) -> str:

@@ -6,6 +6,7 @@ factor (`wsidata.formats.levels`), and the resampling of a level (`wsidata.slide
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +18,13 @@ import numpy as np
 import pyvips
 from numpy.typing import NDArray
 
-from wsidata.errors import SpacingUnknownError, UndecidedImageError
+from wsidata.errors import (
+    SlideError,
+    SpacingUnknownError,
+    UndecidedImageError,
+    UnknownPlaneError,
+    UnsupportedImageError,
+)
 from wsidata.formats.codecs.icc import by_profile
 from wsidata.formats.levels import TOLERANCE, Resampling
 from wsidata.formats.resolution import Resolution
@@ -384,7 +391,8 @@ class Slide(SlideFile):
 def slide_info(path: str | Path, **options: Any) -> SlideInfo:
     """Facts about a slide; never raises for a bad file.
 
-    A slide whose channels or scale to 8 bits have to be chosen is shown with all of its channels.
+    A slide whose channels or scale to 8 bits have to be chosen is shown with all of its channels; one whose
+    image, focal plane or time has to be chosen, with the first.
 
     Args:
         path: The file.
@@ -393,19 +401,21 @@ def slide_info(path: str | Path, **options: Any) -> SlideInfo:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            slide, choice = _opened_at_any_rate(path, options)
+            slide, choice, planes = _opened_at_any_rate(path, options)
             with slide:
-                return replace(slide_facts(slide, [str(warning.message) for warning in caught]), choice=choice)
+                facts = slide_facts(slide, [str(warning.message) for warning in caught])
+                return replace(facts, choice=choice, **planes)
         except Exception as error:  # whatever a reader raises is shown
             return SlideInfo(str(path), error=f"{type(error).__name__}: {error}")
 
 
-def _opened_at_any_rate(path: str | Path, options: dict[str, Any]) -> tuple[Slide, str]:
-    """A slide for its metadata, and the first choice that its pixels need."""
-    choice = ""
+def _opened_at_any_rate(path: str | Path, options: dict[str, Any]) -> tuple[Slide, str, dict[str, Any]]:
+    """A slide for its metadata, the first choice that its pixels need, and what can be chosen."""
+    choice, taken = "", ""
     while True:
+        planes = _planes(path, options)
         try:
-            return Slide(path, **options), choice
+            return Slide(path, **options), choice + (taken and f" Shown here: {taken}."), planes
         except UndecidedImageError as error:
             choice = choice or str(error)
             if error.channel_names and options.get("channels") is None:
@@ -414,3 +424,28 @@ def _opened_at_any_rate(path: str | Path, options: dict[str, Any]) -> tuple[Slid
                 options = {**options, "scale_to_8bit": (0.0, 1.0)}
             else:
                 raise
+        except UnsupportedImageError as error:
+            open_choices = [name for name in planes if options.get(name) is None]
+            if not open_choices:
+                raise
+            choice = choice or str(error)
+            taken += f"{', ' if taken else ''}{open_choices[0]}=0"
+            options = {**options, open_choices[0]: 0}
+
+
+def _planes(path: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The images ("series"), focal planes ("z") and times ("t") of a file that has several of them.
+
+    Each format lists them in the error for one that does not exist.
+    """
+    found: dict[str, Any] = {}
+    with warnings.catch_warnings(action="ignore"):
+        for name in ("series", "z", "t"):
+            try:
+                Slide(path, **{**options, name: sys.maxsize}).close()
+            except UnknownPlaneError as error:
+                if error.argument == name and len(error.names) > 1:
+                    found[name] = error.names
+            except SlideError:  # is raised again, or another choice comes first
+                continue
+    return found

@@ -11,7 +11,7 @@ from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.geometry import GeometryError, check_geometry
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.errors import UnsupportedImageError
-from wsidata.slides.slide import Slide
+from wsidata.slides.slide import Slide, slide_info
 from wsidata.stats.compute import channel_stats
 from wsidata.synthetic.slides import write_pixels
 
@@ -64,6 +64,11 @@ def test_images_of_a_file_have_their_own_spacing(tmp_path):
         Slide(tmp_path / "a.ome.tif")
     with pytest.raises(UnsupportedImageError, match=r"series=3 is none of them \(0: 'scan 0'.*2: 'scan 2'"):
         Slide(tmp_path / "a.ome.tif", series=3)
+    info = slide_info(tmp_path / "a.ome.tif")
+    assert [name.split("'")[1] for name in info.series] == ["scan 0", "scan 1", "scan 2"]
+    assert (info.mpp, info.z, info.t, info.error) == ((0.25, 0.25), (), (), "")
+    assert "  series    0: 'scan 0' (90, 121, 3), 1: 'scan 1'" in str(info)
+    assert slide_info(tmp_path / "a.ome.tif", series=2).mpp == (0.75, 0.75)
     for number in range(3):
         with Slide(tmp_path / "a.ome.tif", series=number) as slide:
             assert slide.mpp == (0.25 * (number + 1), 0.25 * (number + 1))
@@ -76,6 +81,7 @@ def test_files_of_one_image_have_no_other(tmp_path):
     for one in (path, tmp_path / "c.tif"):
         with Slide(one, series=0, z=0, t=0) as slide:
             np.testing.assert_array_equal(slide.numpy(), STACK[0, 0])
+        assert "series" not in str(slide_info(one))
         for name in ("series", "z", "t"):
             with pytest.raises(UnsupportedImageError, match=f"{name}=1 is none of them.*or leave {name}= out"):
                 Slide(one, **{name: 1})
@@ -107,6 +113,8 @@ def test_planes_of_an_ome_zarr(tmp_path, planes):
         Slide(tmp_path / "a.zarr", channels="rgb")
     with pytest.raises(UnsupportedImageError, match=r"has 2 images, and series=2 is none"):
         Slide(tmp_path / "a.zarr", channels="rgb", series=2)
+    info = slide_info(tmp_path / "a.zarr")
+    assert (info.series, len(info.z), len(info.t), info.channels) == (("0", "1"), 4, 3, ("0", "1", "2"))
     with Slide(tmp_path / "a.zarr", channels="rgb", series=1, t=2, z=1) as slide:
         for level, pixels in enumerate(levels):
             np.testing.assert_array_equal(slide.numpy(level=level), pixels[2, 1] ^ 1)
@@ -127,9 +135,15 @@ def test_data_modules_and_info_choose_a_plane(tmp_path, capsys):
     check_geometry({"kind": "slides", "z": 1, "t": 2}, data.geometry(), (), resuming=False)
     stats = channel_stats(paths, level=1, z=1, t=2)
     np.testing.assert_allclose(stats.mean, STACK[2, 1, ::2, ::2].mean(axis=(0, 1)) / 255, atol=1e-9)
-    assert main(["info", paths[0]]) == 1
-    assert "takes t=0 to t=2, z=0 to z=3" in capsys.readouterr().out
+    assert main(["info", paths[0]]) == 0
+    shown = capsys.readouterr().out
+    assert "planes    z=0 to 3\n  times     t=0 to 2\n" in shown
+    assert "takes t=0 to t=2, z=0 to z=3. Or export" in shown
+    assert shown.endswith("Shown here: z=0, t=0.\n")
     assert main(["info", paths[0], "--z", "1", "--t", "0"]) == 0
+    assert "planes    z=0 to 3\n  times     t=0 to 2\n" in (shown := capsys.readouterr().out)
+    assert "to read" not in shown
+    assert main(["info", paths[0], "--z", "4"]) == 1
 
 
 def test_pages_of_one_size_are_images(tmp_path):
