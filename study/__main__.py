@@ -1,6 +1,6 @@
 """Command line of the study: train what is missing, then write its tables and figures.
 
-python -m study                     all parts, about two CPU hours
+python -m study                     all parts, several CPU hours
 python -m study --quick             a short form of the first part, about two minutes
 python -m study cost                one part
 """

@@ -1,6 +1,6 @@
 """Training on whole slides of up to a gigapixel from slide-level labels, in little memory on a processor.
 
-    python -m study.gigapixel /tmp/gigapixel --slides 24 --side 32768 --epochs 3
+    python -m study.gigapixel runs/gigapixel --slides 24 --side 32768 --epochs 3
 
 A narrow network with a frozen stem of Gabor filters learns from small synthetic slides first, then from slides of
 `side` x `side` pixels at 0.5 um/px. They are read lazily, row by row, their pieces of tissue packed. The folder gets
