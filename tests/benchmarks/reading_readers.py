@@ -231,7 +231,8 @@ def run(reader: Any, task: str) -> Iterator[Pixels]:
     Args:
         reader: An instance of one of `READERS`.
         task: "level-WIDTH", the whole level of that width; "patches-WIDTH", 1000 patches of 256x256 at random places of
-            that level; "strips-WIDTH", all of it in full-width strips of 512 rows.
+            that level; "grid-WIDTH", up to 1000 of a grid of tiles of 256x256, row by row, that does not begin where the
+            file's tiles do; "strips-WIDTH", all of it in full-width strips of 512 rows.
     """
     kind, width = task.split("-")
     level = [size[0] for size in reader.sizes].index(int(width))
@@ -242,6 +243,10 @@ def run(reader: Any, task: str) -> Iterator[Pixels]:
         rng = np.random.default_rng(0)
         for x, y in zip(rng.integers(0, columns - 256, 1000), rng.integers(0, rows - 256, 1000), strict=True):
             yield reader.region(level, int(x), int(y), 256, 256)
+    elif kind == "grid":
+        places = [(x, y) for y in range(100, rows - 256, 256) for x in range(100, columns - 256, 256)]
+        for x, y in places[:1000]:
+            yield reader.region(level, x, y, 256, 256)
     else:
         for y in range(0, rows, 512):
             yield reader.region(level, 0, y, columns, min(512, rows - y))
