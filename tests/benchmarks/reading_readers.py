@@ -231,8 +231,8 @@ def run(reader: Any, task: str) -> Iterator[Pixels]:
     Args:
         reader: An instance of one of `READERS`.
         task: "level-WIDTH", the whole level of that width; "patches-WIDTH", 1000 patches of 256x256 at random places of
-            that level; "grid-WIDTH", up to 1000 of a grid of tiles of 256x256, row by row, that does not begin where the
-            file's tiles do; "strips-WIDTH", all of it in full-width strips of 512 rows.
+            that level; "grid-WIDTH", up to 1000 tiles of a grid of 256x256, row by row, beginning elsewhere than
+            the tiles of the file; "strips-WIDTH", all of it in full-width strips of 512 rows.
     """
     kind, width = task.split("-")
     level = [size[0] for size in reader.sizes].index(int(width))
