@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -19,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.arms import WHOLE, Arm
+from study.memory import resident_bytes, settle_memory
 from study.networks import CHANNELS, Look, build, pool_of, shrunk, trunk
 
 LOOK = Look(colors=3, mean=0.8, sd=0.2)
@@ -101,25 +98,14 @@ def _measured(arm: Arm, side_px: int) -> dict[str, float]:
     model = _Plain(arm) if is_plain else build(arm, LOOK, strip_rows=_STREAMED_STRIP_ROWS)
     image = torch.randint(0, 256, (1, LOOK.colors, side_px, side_px), dtype=torch.uint8)
     _step(model, image[..., :1024, :1024].contiguous())
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back to the system, so that it is counted again
-    resident = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    settle_memory()  # what is free is counted again
+    resident = resident_bytes()
     wall, cpu = time.perf_counter(), time.process_time()
     _step(model, image)
     return {
         "cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall,
-        "peak_bytes": _status("VmHWM") - resident,
+        "peak_bytes": resident_bytes("VmHWM") - resident,
     }  # fmt: skip
-
-
-def _status(name: str) -> float:
-    """A number of /proc/self/status, in bytes."""
-    text = Path("/proc/self/status").read_text()
-    match = re.search(rf"{name}:\s+(\d+) kB", text)
-    if match is None:
-        raise OSError(f"/proc/self/status does not tell {name}. Run this on Linux.")
-    return float(match[1]) * 1024
 
 
 if __name__ == "__main__":

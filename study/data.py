@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,6 +15,22 @@ from study.encoders import encode
 from study.networks import Look
 
 Part = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task whose fields say what it is.
+
+    Attributes:
+        folder: Where data, features and trained networks are kept between runs.
+    """
+
+    folder: Path
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Columns of the tables."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "folder"}
 
 
 class Data(Protocol):

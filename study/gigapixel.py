@@ -92,7 +92,9 @@ def main(
                 memory.stage = "predict after"
             writer = PredictionWriter(folder / f"predictions_{when}.csv")
             trainer(folder, 1, [writer]).predict(model, data, return_predictions=False)
-        scores = {one: _scores(folder / f"predictions_{one}.csv", data) for one in ("before", "after")}
+        scores = {
+            one: scores_with_intervals(pd.read_csv(folder / f"predictions_{one}.csv")) for one in ("before", "after")
+        }
         pd.concat(scores, names=["trained"]).reset_index(0).to_csv(folder / "scores.csv", index=False)
         memory.stage = "heat map"
         test = data.tables["test"]
@@ -308,10 +310,6 @@ def _pooled(values: np.ndarray, side: int) -> np.ndarray:
     height, width = (length // step * step for length in values.shape)
     blocks = values[:height, :width].reshape(height // step, step, width // step, step)
     return np.asarray(blocks.mean((1, 3)))
-
-
-def _scores(predictions: Path, data: WSIDataModule) -> pd.DataFrame:
-    return scores_with_intervals(pd.read_csv(predictions))
 
 
 def _whole(path: Path) -> np.ndarray:

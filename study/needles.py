@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from study.arms import Arm
-from study.data import Part, features_of, save
+from study.data import Part, Task, features_of, save
 from study.networks import Look
 from wsidata.synthetic.needles import Canvases, draw_needles
 
@@ -19,14 +18,13 @@ _SEED_OF_PART = {"val": 11, "test": 12}
 
 
 @dataclass(frozen=True)
-class Needles:
+class Needles(Task):
     """Canvases of digits, drawn for one length of training; all arms and seeds of the weights see the same.
 
     Training canvases are fresh, and begin with two digits; their number grows to `digits` over the first 70 % of the
     steps, so that the networks begin to learn in few steps.
 
     Attributes:
-        folder: Where canvases and features are kept between runs.
         side_px: Side of a canvas.
         digits: Digits on each.
         steps: Training steps.
@@ -34,7 +32,6 @@ class Needles:
         held: Validation canvases; there are two and a half times as many test canvases.
     """
 
-    folder: Path
     side_px: int = 96
     digits: int = 14
     steps: int = 300
@@ -48,11 +45,6 @@ class Needles:
     def key(self) -> str:
         """Name of the data, in file names."""
         return f"{self._canvas}_{self.steps}x{self.batch}"
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """Columns of the tables."""
-        return {name: value for name, value in asdict(self).items() if name != "folder"}
 
     def digits_at(self, step: int) -> int:
         """Digits on the canvases of a step."""

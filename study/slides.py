@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from study.arms import Arm
-from study.data import Part, features_of
+from study.data import Part, Task, features_of
 from study.networks import Look
 from wsidata import WSIDataModule
 from wsidata.synthetic import write_micrometastases
@@ -21,13 +20,12 @@ MPP = 0.5
 
 
 @dataclass(frozen=True)
-class Slides:
+class Slides(Task):
     """Slides with small lesions or with mimics alone; patients have one of each, and are in one part.
 
     Training slides are turned and mirrored; all arms and seeds of the weights see the same in the same order.
 
     Attributes:
-        folder: Where slides and features are kept between runs.
         side_px: Side of level 0.
         least_share: Least share of the tissue that is lesion on positive slides.
         most_share: The greatest.
@@ -36,7 +34,6 @@ class Slides:
         batch: Slides a step.
     """
 
-    folder: Path
     side_px: int = 512
     least_share: float = 0.015
     most_share: float = 0.03
@@ -51,12 +48,6 @@ class Slides:
     def key(self) -> str:
         """Name of the data, in file names."""
         return f"{self._written}_{self.steps}x{self.batch}"
-
-    @property
-    def facts(self) -> dict[str, object]:
-        """Columns of the tables."""
-        names = ("side_px", "least_share", "most_share", "slides", "steps", "batch")
-        return {name: getattr(self, name) for name in names}
 
     def batches(self, arm: Arm) -> Iterator[tuple[Tensor, Tensor]]:
         """Epoch after epoch of the training slides.

@@ -34,14 +34,18 @@ def score_table(jobs: Sequence[Job], against: str) -> pd.DataFrame:
         `difference_high`.
     """
     rows, drawn = list[dict[str, object]](), dict[tuple[str, str], Numbers]()
+    counts = dict[str, Numbers]()  # of the resamples of each test part
     keys = list(dict.fromkeys((job.data.key, job.arm.name) for job in jobs))
     for data, arm in keys:
         of_arm = [job for job in jobs if (job.data.key, job.arm.name) == (data, arm)]
-        areas = np.stack([_areas(*scores_of_test_part(job)) for job in of_arm])  # (seeds, 1 + resamples)
+        tested = [scores_of_test_part(job) for job in of_arm]
+        if data not in counts:
+            counts[data] = _counts(tested[0][1])
+        areas = np.stack([_areas(*one, counts[data]) for one in tested])  # (seeds, 1 + resamples)
         drawn[data, arm] = areas.mean(0)
-        results = pd.DataFrame([train(job) for job in of_arm])
-        first = train(of_arm[0])
-        fixed = {name: value for name, value in first.items() if name not in {"seed", "curve", *_MEANS}}
+        trained = [train(job) for job in of_arm]
+        results = pd.DataFrame(trained)
+        fixed = {name: value for name, value in trained[0].items() if name not in {"seed", "curve", *_MEANS}}
         means = {name: float(results[name].mean()) for name in _MEANS}
         low, high = _ends(drawn[data, arm])
         rows.append(
@@ -66,11 +70,15 @@ def curve_table(jobs: Sequence[Job]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _areas(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> Numbers:
+def _counts(labels: NDArray[np.int64]) -> Numbers:
+    """How often the images themselves, in the first column, and each resample have each image."""
+    resamples = resample(units_of(None, labels, len(labels)), RESAMPLES, 0)
+    return np.concatenate([np.ones((len(labels), 1)), *resamples], axis=1)
+
+
+def _areas(scores: NDArray[np.float32], labels: NDArray[np.int64], counts: Numbers) -> Numbers:
     """AUROC of the images themselves, and of each resample."""
-    positive = labels == 1
-    counts = [np.ones((len(labels), 1)), *resample(units_of(None, labels, len(labels)), RESAMPLES, 0)]
-    return np.concatenate([weighted.ranking(positive, scores.astype(np.float64), part)[0] for part in counts])
+    return weighted.ranking(labels == 1, scores.astype(np.float64), counts)[0]
 
 
 def _ends(numbers: Numbers) -> tuple[float, float]:

@@ -12,8 +12,6 @@ PyTorch in double precision; or the memory of two tiles of the backward pass, wh
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import io
 import json
 import os
@@ -32,20 +30,9 @@ import torchvision
 from lightning import Callback, Trainer
 from torch import Tensor, nn
 
+from study.memory import resident_bytes, settle_memory
+
 CPU_ONLY = torch.device("cpu")
-
-
-def resident_bytes(field: str = "VmRSS") -> int:
-    """`VmRSS` of this process, or its peak since the last reset, `VmHWM`."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
-
-
-def settle_memory() -> None:
-    """Give freed memory back, and reset the kernel's peak."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 class Meter(Callback):
