@@ -14,46 +14,61 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from study import figures
-from study.arms import BORDERS, NEEDLES, SLIDES, WHOLE, Arm
+from study.arms import BORDERS, LONG, NEEDLES, SLIDES, WHOLE, Arm
 from study.cost import measure
 from study.heat import heat_table
-from study.needles import Needles
-from study.plan import LONGER, SEEDS, chosen, run, tune, with_seeds
-from study.slides import Slides
-from study.tables import curve_table, score_table
+from study.plan import LONGER, SEEDS, chosen, has_begun, run, tune, with_seeds
+from study.tables import curve_table, score_table, share_table
+from study.tasks.needles import Needles
+from study.tasks.slides import Slides
 from study.training import Job
 from wsidata.jobs.pools import process_pool
 
-SIDES_PX = (48, 96, 192)
+SIDES_PX = (64, 96, 192)
+SHARE_RANGES = 3
 QUICK = tuple(arm for arm in NEEDLES if arm.name in {"whole image", "shrunk 2x", "shrunk 4x"})
 QUICK_RATE = 8e-3
 Do = Callable[[Iterable[Job]], list[Job]]
 
 
 def needles(data: Needles, arms: Sequence[Arm], do: Do, out: Path) -> None:
-    """All arms on the canvases, the learning rate chosen on validation, three seeds each; then twice as long."""
+    """All arms on the canvases, the learning rate chosen on validation, three seeds each; some with more steps, too."""
     do(tune(data, arms))
     jobs = do(with_seeds(chosen(data, arms)))
     write(score_table(jobs, WHOLE.name), out / "needles.csv")
     write(curve_table(jobs), out / "needles_curves.csv")
-    longer = replace(data, steps=LONGER * data.steps)
-    twice = do(chosen(longer, [arm for arm in arms if arm.reads != "features"], of=data))
-    write(score_table(twice, WHOLE.name), out / "needles_longer.csv")
+    long = do(with_seeds(longer(data, [arm for arm in arms if arm in LONG], do)))
+    write(score_table(long, WHOLE.name), out / "needles_longer.csv")
+    write(curve_table(long), out / "needles_longer_curves.csv")
+
+
+def longer(data: Needles, arms: Iterable[Arm], do: Do) -> list[Job]:
+    """The arms with more steps; the learning rate of one that had not begun to learn is chosen again."""
+    long, jobs = replace(data, steps=LONGER * data.steps), list[Job]()
+    for arm in arms:
+        found = chosen(data, [arm])
+        if has_begun(found[0]):
+            jobs += chosen(long, [arm], of=data)
+        else:
+            do(tune(long, [arm]))
+            jobs += chosen(long, [arm])
+    return jobs
 
 
 def sides(data: Needles, do: Do, out: Path) -> None:
-    """The whole image and its shrunk form on canvases of several sides, with as many digits to the area."""
-    arms = [arm for arm in NEEDLES if arm.name in {"whole image", "shrunk 2x", "tiles, attention"}]
-    jobs = list[Job]()
+    """Three arms on canvases of several sides, with as many digits to the area; the largest with more steps, too."""
+    arms = [arm for arm in NEEDLES if arm.name in {"whole image", "shrunk 2x", "tiles, max"}]
+    do(tune(data, arms))
+    jobs, long = list[Job](), list[Job]()
     for side in SIDES_PX:
         of_side = replace(data, side_px=side, digits=max(2, round(data.digits * (side / data.side_px) ** 2)))
-        arms_here = [arm for arm in arms if arm.reads == "image" or (side - arm.tile_px) % arm.stride_px == 0]
-        do(tune(data, arms_here))
-        jobs += do(with_seeds(chosen(of_side, arms_here, of=data)))
-    write(score_table(jobs, WHOLE.name), out / "sides.csv")
+        jobs += do(with_seeds(chosen(of_side, arms, of=data)))
+        long = chosen(replace(of_side, steps=LONGER * data.steps), arms, of=data)
+    write(score_table([*jobs, *do(long)], WHOLE.name), out / "sides.csv")
 
 
 def borders(data: Needles, do: Do, out: Path) -> None:
@@ -69,11 +84,15 @@ def slides(data: Slides, do: Do, out: Path) -> None:
     jobs = do(with_seeds(chosen(data, SLIDES)))
     write(score_table(jobs, WHOLE.name), out / "slides.csv")
     write(curve_table(jobs), out / "slides_curves.csv")
+    edges = np.geomspace(data.least_share, data.most_share, SHARE_RANGES + 1)
+    edges[-1] += 1e-6
+    write(share_table(jobs, WHOLE.name, data.lesion_shares, edges.tolist()), out / "slides_shares.csv")
 
 
 def heat(data: Needles, do: Do, out: Path) -> None:
     """Whether the highest place of the class activation map of the whole image is the digit that is sought."""
-    jobs = do(with_seeds(chosen(data, [WHOLE])))
+    do(tune(data, [WHOLE]))
+    jobs = do(with_seeds(longer(data, [WHOLE], do)))
     write(heat_table(jobs, data.canvases("test")), out / "needles_heat.csv")
 
 

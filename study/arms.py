@@ -59,13 +59,18 @@ NEEDLES = (
 )
 """Arms of the canvases of digits."""
 
+LONG = tuple(
+    arm for arm in NEEDLES
+    if arm.reads != "features" and arm.name not in {"whole, attention", "whole, average"} and "same" not in arm.name
+)  # fmt: skip
+"""Those that are trained several times as long, too."""
+
 SLIDES = (
     Arm("whole image", strides=(1, 2, 2, 2)),
-    Arm("whole, log-sum-exp", pool="lse", strides=(1, 2, 2, 2)),
     Arm("shrunk 2x", shrink=2, strides=(1, 1, 2, 2)),
     Arm("shrunk 4x", shrink=4, strides=(1, 1, 1, 2)),
-    Arm("tiles, max", "tiles", strides=(1, 2, 2, 2), tile_px=64, stride_px=64),
     Arm("tiles, attention", "tiles", "attention", strides=(1, 2, 2, 2), tile_px=64, stride_px=64),
+    Arm("frozen ImageNet, attention", "features", "attention", tile_px=64, stride_px=64, encoder="imagenet"),
 )
 """Arms of the slides with small lesions."""
 

@@ -69,10 +69,12 @@ def sides_figure(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(5.5, 3.4), layout="constrained")
     axes = figure.subplots()
     sides = sorted(table["side_px"].unique())
-    colors = {"whole image": _WHOLE, "shrunk 2x": _FAINT, "tiles, attention": _OTHER}
-    for arm, of in table.groupby("arm"):
+    colors = {"whole image": _WHOLE, "shrunk 2x": _FAINT, "tiles, max": _OTHER}
+    least = table["steps"].min()
+    for (steps, arm), of in table.groupby(["steps", "arm"], sort=False):
         where = np.array([sides.index(side) for side in of["side_px"]], float)
-        _with_interval(axes, where, of, colors[str(arm)], str(arm))
+        label = str(arm) if steps == least else ""
+        _with_interval(axes, where, of, colors[str(arm)], label, "o-" if steps == least else "D")
     axes.set_xticks(range(len(sides)), [f"{side} px\ndigit {64 / side**2:.2%}" for side in sides])
     _auroc_axis(axes, "y")
     axes.legend(frameon=False, fontsize=8, loc="lower left")
@@ -103,10 +105,10 @@ def _kind(arm: str) -> str:
     return "features" if arm.startswith("frozen") else "tiles" if "tiles" in arm else "image"
 
 
-def _with_interval(axes: Axes, x: np.ndarray, of: pd.DataFrame, color: str, label: str) -> None:
+def _with_interval(axes: Axes, x: np.ndarray, of: pd.DataFrame, color: str, label: str, marks: str = "o-") -> None:
     value = of["test_auroc"].to_numpy()
     ends = np.stack([value - of["low"], of["high"] - value]).clip(0)
-    axes.errorbar(x, value, ends, fmt="o-", color=color, markersize=5, linewidth=1.2, capsize=2, label=label)
+    axes.errorbar(x, value, ends, fmt=marks, color=color, markersize=5, linewidth=1.2, capsize=2, label=label)
 
 
 def _auroc_axis(axes: Axes, along: str) -> None:

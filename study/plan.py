@@ -8,12 +8,15 @@ from contextlib import closing
 from dataclasses import replace
 
 from study.arms import LEARNING_RATES, Arm
-from study.data import Data
+from study.tasks.data import Data
 from study.training import Job, train
 from wsidata.jobs.pools import outcomes
 
 SEEDS = (0, 1, 2)
-LONGER = 2
+LONGER = 4
+"""Times the steps with which learning rates are chosen."""
+_BEGUN = 0.67
+"""Training loss of an arm that has begun to learn; one that knows nothing has 0.693."""
 
 
 def tune(data: Data, arms: Iterable[Arm]) -> list[Job]:
@@ -35,6 +38,11 @@ def chosen(data: Data, arms: Iterable[Arm], of: Data | None = None) -> list[Job]
 
     best = (max(tune(of or data, [arm]), key=quality) for arm in arms)
     return [replace(job, data=data) for job in best]
+
+
+def has_begun(job: Job) -> bool:
+    """Whether a training came below the loss of knowing nothing."""
+    return float(str(train(job)["train_loss"])) < _BEGUN
 
 
 def with_seeds(jobs: Iterable[Job]) -> list[Job]:

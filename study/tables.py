@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ _MEANS = ("train_loss", "train_cpu_s", "val_auroc")
 Numbers = NDArray[np.float64]
 
 
-def score_table(jobs: Sequence[Job], against: str) -> pd.DataFrame:
+def score_table(jobs: Sequence[Job], against: str, among: NDArray[np.bool_] | None = None) -> pd.DataFrame:
     """One row for each arm and data: the mean over seeds of the test AUROC, with intervals over test images.
 
     Resamples of the test images are the same for all arms of the same data, so that the difference to the arm `against`
@@ -27,6 +28,7 @@ def score_table(jobs: Sequence[Job], against: str) -> pd.DataFrame:
     Args:
         jobs: Trainings that are done.
         against: Name of an arm.
+        among: Which of the test images count; None for all.
 
     Returns:
         Columns `arm`, `question`, facts of the data, `learning_rate`, `seeds`, `train_loss`, `train_cpu_s`,
@@ -38,7 +40,7 @@ def score_table(jobs: Sequence[Job], against: str) -> pd.DataFrame:
     keys = list(dict.fromkeys((job.data.key, job.arm.name) for job in jobs))
     for data, arm in keys:
         of_arm = [job for job in jobs if (job.data.key, job.arm.name) == (data, arm)]
-        tested = [scores_of_test_part(job) for job in of_arm]
+        tested = [_among(*scores_of_test_part(job), among) for job in of_arm]
         if data not in counts:
             counts[data] = _counts(tested[0][1])
         areas = np.stack([_areas(*one, counts[data]) for one in tested])  # (seeds, 1 + resamples)
@@ -60,6 +62,29 @@ def score_table(jobs: Sequence[Job], against: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def share_table(jobs: Sequence[Job], against: str, shares: Numbers, edges: Sequence[float]) -> pd.DataFrame:
+    """`score_table` for each range of lesion shares: its positive slides among all negative ones.
+
+    Args:
+        jobs: Trainings that are done, of the same data.
+        against: Name of an arm.
+        shares: Of each test image, the share that is lesion; 0 for negative ones.
+        edges: Ends of the ranges, in order.
+
+    Returns:
+        With the columns `share_low`, `share_high` and `positives` before those of `score_table`.
+    """
+    parts = list[pd.DataFrame]()
+    for low, high in pairwise(edges):
+        inside = (shares >= low) & (shares < high)
+        table = score_table(jobs, against, inside | (shares == 0))
+        table.insert(0, "share_low", low)
+        table.insert(1, "share_high", high)
+        table.insert(2, "positives", int(inside.sum()))
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True)
+
+
 def curve_table(jobs: Sequence[Job]) -> pd.DataFrame:
     """One row for each look at the validation part: the training, `step`, `cpu_s`, `loss` and `val_auroc`."""
     rows = list[dict[str, object]]()
@@ -68,6 +93,12 @@ def curve_table(jobs: Sequence[Job]) -> pd.DataFrame:
         about = {name: value for name, value in result.items() if name in {"arm", "side_px", "learning_rate", "seed"}}
         rows += [{**about, **point} for point in result["curve"]]  # type: ignore[attr-defined]
     return pd.DataFrame(rows)
+
+
+def _among(
+    scores: NDArray[np.float32], labels: NDArray[np.int64], among: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    return (scores, labels) if among is None else (scores[among], labels[among])
 
 
 def _counts(labels: NDArray[np.int64]) -> Numbers:

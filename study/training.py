@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from study.arms import Arm
-from study.data import Data, Part, save
 from study.networks import build
+from study.tasks.data import Data, Part, save
 from wsidata.evaluation import weighted
 
 _CHECKS = 5

@@ -9,11 +9,11 @@ import torch
 
 from study import __main__ as command
 from study.arms import NEEDLES, WHOLE
-from study.data import save
 from study.heat import _detections, heat_table
-from study.needles import Needles
 from study.plan import chosen, run, tune, with_seeds
 from study.tables import curve_table, score_table
+from study.tasks.data import save
+from study.tasks.needles import Needles
 from study.training import Job, scores_of_test_part, train
 from wsidata.synthetic.needles import draw_needles
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from study.arms import NEEDLES, SLIDES
-from study.slides import Slides
+from study.tasks.slides import Slides
 from study.training import Job, train
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from study.arms import Arm
-from study.data import Part, Task, features_of, save
 from study.networks import Look
+from study.tasks.data import Part, Task, features_of, save
 from wsidata.synthetic.needles import Canvases, draw_needles
 
 _SEED_OF_PART = {"val": 11, "test": 12}
@@ -79,7 +79,8 @@ class Needles(Task):
             save((torch.from_numpy(images), torch.from_numpy(np.concatenate([one.labels for one in drawn]))), path)
         inputs, labels = torch.load(path, mmap=True)
         if arm.reads == "features":
-            inputs = features_of(inputs, arm, self.look, self.folder / f"{name}_{arm.encoder}{arm.tile_px}.pt")
+            images, kept = inputs, self.folder / f"{name}_{arm.encoder}{arm.tile_px}.pt"
+            inputs = features_of(lambda: images, arm, self.look, kept)
         return inputs, labels
 
     def _training_canvases(self) -> list[Canvases]:

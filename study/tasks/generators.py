@@ -1,6 +1,6 @@
 """What simple statistics know of the synthetic slides, by which the generators are checked.
 
-    python -m study.generators runs/generators docs/study --slides 240
+    python -m study.tasks.generators runs/generators docs/study --slides 240
 
 slides_baselines.csv: AUROC, with bootstrap intervals, of logistic regressions on means and deviations of the colors,
 and on histograms of a thumbnail at 4 um/px; cross-validated by patient. They have to stay at chance.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, Protocol
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from study.arms import Arm
-from study.encoders import encode
 from study.networks import Look
+from study.tasks.encoders import encode
 
 Part = Literal["train", "val", "test"]
 
@@ -67,10 +67,10 @@ class Data(Protocol):
         """All of the validation or test part, likewise."""
 
 
-def features_of(images: Tensor, arm: Arm, look: Look, path: Path) -> Tensor:
+def features_of(read: Callable[[], Tensor], arm: Arm, look: Look, path: Path) -> Tensor:
     """Features of the tiles of images, (N, tiles, F), kept in a file from the first time on."""
     if not path.exists():
-        save(encode(images, arm, look), path)
+        save(encode(read(), arm, look), path)
     found: Tensor = torch.load(path, mmap=True)
     return found
 
