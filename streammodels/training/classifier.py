@@ -62,7 +62,8 @@ class StreamingClassifier(SupervisedModule):
         loss_fn: ``loss_fn(logits, labels)``; None for the task's default.
         metrics: A metric, or collection of metrics, of predictions and labels; None for the task's default.
         optimizer: Called with the parameters; returns the optimizer. None for AdamW with a learning rate of 1e-4.
-        lr_scheduler: Called with the optimizer; returns a scheduler or a Lightning scheduler config, or None.
+        lr_scheduler: Called with the optimizer; returns a scheduler or a Lightning scheduler config, or None. A
+            scheduler steps once an epoch; `OneCycleLR` and `CyclicLR`, once a batch.
         train_streaming_layers: False freezes the trunk, which then needs no backward pass. A `GlobalPool` in it
             belongs to the head and is still trained.
         streaming: False computes the plain trunk, with the same weights and results.

@@ -50,7 +50,8 @@ class StreamingSegmenter(SupervisedModule):
         mean: Per channel, on the scale 0..1; None for ImageNet's with three channels, else for no normalization.
         std: Likewise.
         optimizer: Called with the parameters; returns the optimizer. None for AdamW with a learning rate of 1e-4.
-        lr_scheduler: Called with the optimizer; returns a scheduler or a Lightning scheduler config, or None.
+        lr_scheduler: Called with the optimizer; returns a scheduler or a Lightning scheduler config, or None. A
+            scheduler steps once an epoch; `OneCycleLR` and `CyclicLR`, once a batch.
         streaming: False computes the plain network.
         frozen_batch_norm: Keep batch normalization in eval mode during training, as streaming requires.
         memory: Memory budget of a training step, such as "8GB", instead of `tile_size`: see `stream`.

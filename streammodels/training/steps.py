@@ -26,6 +26,9 @@ SchedulerFactory = (
 )
 
 
+_CYCLES = torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR
+"""Schedulers that count batches."""
+
 default_optimizer: OptimizerFactory = partial(torch.optim.AdamW, lr=1e-4)
 
 
@@ -148,6 +151,8 @@ class SupervisedModule(LightningModule):
             return optimizer
         scheduler = self.scheduler_factory(optimizer)
         config = scheduler if isinstance(scheduler, dict) else {"scheduler": scheduler}
+        if isinstance(config["scheduler"], _CYCLES):
+            config = {"interval": "step", **config}  # Lightning's default is "epoch"
         if factor != 1:
             check_rates(optimizer, factor, config["scheduler"])
         return {"optimizer": optimizer, "lr_scheduler": config}

@@ -74,7 +74,7 @@ ARMS = {
 
 
 def build(arm: Arm, data: ImageFolderDataModule, steps: int) -> LightningModule:
-    """The network of an arm; classes weigh alike in its loss."""
+    """The network of an arm; classes weigh alike in its loss. Batch normalization keeps ImageNet's statistics."""
     schedule = None if arm.weights else partial(OneCycleLR, max_lr=arm.learning_rate, total_steps=steps)
     optimizer = partial(torch.optim.AdamW, lr=arm.learning_rate, weight_decay=0.01)
     loss = torch.nn.CrossEntropyLoss(data.class_weights)
@@ -85,7 +85,8 @@ def build(arm: Arm, data: ImageFolderDataModule, steps: int) -> LightningModule:
         )  # fmt: skip
     return StreamingNetwork(
         arm.network, weights=arm.weights, num_classes=data.num_classes, train_streaming_layers=True, streaming=False,
-        frozen_batch_norm=False, loss_fn=loss, optimizer=optimizer, lr_scheduler=schedule, fine_tuning=arm.fine_tuning,
+        frozen_batch_norm=arm.weights is not None, loss_fn=loss, optimizer=optimizer, lr_scheduler=schedule,
+        fine_tuning=arm.fine_tuning,
     )  # fmt: skip
 
 

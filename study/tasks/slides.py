@@ -87,7 +87,7 @@ class Slides(Task):
         return features_of(partial(self._images, part), arm, self.look, path)
 
     def _labels(self, part: Part) -> Tensor:
-        return torch.tensor(self._module.tables[part]["target"].to_numpy(np.int64))
+        return torch.tensor(self._module.tables[part]["label"].to_numpy(np.int64))
 
     @cache  # noqa: B019 - one task a program
     def _images(self, part: Part) -> Tensor:

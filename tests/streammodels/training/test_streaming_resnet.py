@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +180,23 @@ def test_unfreezing_between_fits_keeps_optimizer_parameters() -> None:
     assert held == {id(p) for p in model.parameters()}
 
 
-def test_scheduler_is_configured() -> None:
-    model = StreamingResNet(weights=None, lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1))
-    config = model.configure_optimizers()
-    assert isinstance(config["lr_scheduler"]["scheduler"], torch.optim.lr_scheduler.StepLR)
+def test_schedulers_step_once_an_epoch_and_cycles_once_a_batch(tmp_path: Path) -> None:
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    batches = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, torch.tensor([0, 1, 0, 1])))
+    schedulers = torch.optim.lr_scheduler
+    sgd, found = partial(torch.optim.SGD, lr=0.1), []
+    for scheduler in (
+        partial(schedulers.OneCycleLR, max_lr=0.1, total_steps=8),
+        lambda optimizer: {"scheduler": schedulers.OneCycleLR(optimizer, 0.1, 8), "interval": "epoch"},
+        partial(schedulers.StepLR, step_size=1),
+    ):
+        model = StreamingResNet(num_classes=2, weights=None, streaming=False, optimizer=sgd, lr_scheduler=scheduler)
+        trainer = Trainer(
+            max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*(many workers|using 'interval': 'epoch').*")
+            trainer.fit(model, batches)
+        found.append(trainer.lr_scheduler_configs[0].scheduler.last_epoch)
+    assert found == [8, 2, 2]
