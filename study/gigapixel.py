@@ -4,7 +4,8 @@
 
 A narrow network with a frozen stem of Gabor filters learns from small synthetic slides first, then from slides of
 `side` x `side` pixels at 0.5 um/px. They are read lazily, row by row, their pieces of tissue packed. The folder gets
-epochs.csv, scores.csv, predictions, memory.csv (MB over seconds), heatmap.npy, summary.json and gigapixel.png.
+epochs.csv, scores.csv, predictions, memory.csv (MB over seconds), heatmap.npy, summary.json and gigapixel.png. Started
+again, it goes on after the last stage, or epoch, that ended.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ import numpy as np
 import pandas as pd
 import torch
 from jsonargparse import auto_cli
-from lightning import Callback, LightningModule, Trainer, seed_everything
+from lightning import Callback as LightningCallback
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 from streammodels import LogSumExp, StreamingClassifier, stream
+from study.memory import resident_bytes
 from wsidata import Slide, WSIDataModule
 from wsidata.annotations import Annotations
 from wsidata.evaluation import PredictionWriter, scores_with_intervals
@@ -60,13 +65,16 @@ def main(
             seed=seed + 100,
         )  # fmt: skip
     if not (large / "slides.csv").exists():
-        write_micrometastases(large, slides=slides, side_px=side, lesion_share=(0.002, 0.02), seed=seed)
-    summary: dict[str, Any] = {"slides": slides, "side": side, "epochs": epochs, "seed": seed}
+        write_micrometastases(
+            large, slides=slides, side_px=side, lesion_share=(max(0.002, 3000 / side**2), 0.02), seed=seed
+        )
+    summary = Summary(folder / "summary.json", {"slides": slides, "side": side, "epochs": epochs, "seed": seed})
     trunk, head = network()
     started = folder / "small.pt"
     if not started.exists():
         torch.save(train_small(trunk, head, small, small_steps), started)
-    trunk_state, head_state, summary["small_auroc"] = torch.load(started, weights_only=False)
+    trunk_state, head_state, small_auroc = torch.load(started, weights_only=False)
+    summary.once("small_auroc", lambda: small_auroc)
     trunk.load_state_dict(trunk_state)
     head.load_state_dict(head_state)
     with Memory(folder / "memory.csv") as memory:
@@ -78,36 +86,67 @@ def main(
             large / "slides.csv", large / "images", label_column="label", group_column="patient", mpp=0.5, lazy=True,
             crop="pack", batch_size=1, val_fraction=1 / 6, test_fraction=1 / 3, seed=seed, num_workers=0,
         )  # fmt: skip
-        summary["gradients"] = gradients(trunk, head, large)
-        print("Largest relative difference of float64 gradients:", summary["gradients"], flush=True)
-        said = Epochs(memory)
-        for when in ("before", "after"):
-            memory.stage = f"predict {when}"
-            begun = time.time()
-            if when == "after":
-                memory.stage = "train"
-                trainer(folder, epochs, [said]).fit(model, data)
-                pd.DataFrame(said.rows).to_csv(folder / "epochs.csv", index=False)
-                summary["train_seconds"] = round(time.time() - begun, 1)
-                memory.stage = "predict after"
+        difference = summary.once("gradients", lambda: gradients(trunk, head, large))
+        print("Largest relative difference of float64 gradients:", difference, flush=True)
+
+        def predict(when: str) -> float:
+            memory.stage, begun = f"predict {when}", time.time()
             writer = PredictionWriter(folder / f"predictions_{when}.csv")
             trainer(folder, 1, [writer]).predict(model, data, return_predictions=False)
+            return round(time.time() - begun, 1)
+
+        summary.once("predict_before_s", lambda: predict("before"))
+        memory.stage = "train"
+        fit(model, data, folder, epochs, memory)
+        summary.once("predict_after_s", lambda: predict("after"))
         scores = {
             one: scores_with_intervals(pd.read_csv(folder / f"predictions_{one}.csv")) for one in ("before", "after")
         }
         pd.concat(scores, names=["trained"]).reset_index(0).to_csv(folder / "scores.csv", index=False)
-        memory.stage = "heat map"
-        test = data.tables["test"]
-        shown = test[test["label_name"] == "positive"].iloc[0]["image_id"]
-        values = heat_map(model, large / "images" / f"{Path(shown).stem}.tif")
-        np.save(folder / "heatmap.npy", values)
-        summary |= {"shown": shown, "peak_mb": memory.peak()}
+        memory.stage, test = "heat map", data.tables["test"]
+        shown = summary.once("shown", lambda: test[test["label_name"] == "positive"].iloc[0]["image_id"])
+        if not (folder / "heatmap.npy").exists():
+            np.save(folder / "heatmap.npy", heat_map(model, large / "images" / f"{Path(shown).stem}.tif"))
         if largest:
             memory.stage = f"a step at {largest}"
-            summary["largest"] = step(model, folder, largest, seed)
-        summary["peak_mb_by_stage"] = memory.by_stage()
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+            summary.once(f"step_{largest}", lambda: step(model, folder, largest, seed))
+    summary["peak_mb_by_stage"] = pd.read_csv(folder / "memory.csv").groupby("stage", sort=False)["mb"].max().to_dict()
+    summary.write()
     draw(folder, large, summary)
+
+
+class Summary(dict[str, Any]):
+    """What is known of a run, in a JSON file that is written with every stage."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self.path = path
+        if path.exists():
+            before = json.loads(path.read_text())
+            if differing := [name for name in settings if before[name] != settings[name]]:
+                raise ValueError(f"{path} is of a run with another {', '.join(differing)}. Choose another folder.")
+            self.update(before)
+
+    def once(self, name: str, do: Callable[[], Any]) -> Any:
+        """What a stage found, now or in an earlier run."""
+        if name not in self:
+            self[name] = do()
+            self.write()
+        return self[name]
+
+    def write(self) -> None:
+        """Write the file."""
+        self.path.write_text(json.dumps(self, indent=1))
+
+
+def fit(model: StreamingClassifier, data: WSIDataModule, folder: Path, epochs: int, memory: Memory) -> None:
+    """Train, from the last epoch that ended; weights are those of the last epoch."""
+    last = ModelCheckpoint(folder, "epoch", enable_version_counter=False)
+    begun = folder / "epoch.ckpt"
+    trainer(folder, epochs, [last, Epochs(folder / "epochs.csv", memory)]).fit(
+        model, data, ckpt_path=begun if begun.exists() else None
+    )
+    model.load_state_dict(torch.load(begun, weights_only=False)["state_dict"])
 
 
 def network() -> tuple[nn.Sequential, nn.Linear]:
@@ -196,7 +235,9 @@ def step(model: StreamingClassifier, folder: Path, side: int, seed: int) -> dict
     """Seconds of a training step on one slide, read lazily with its tissue packed, and its megapixels."""
     made = folder / f"largest_{side}"
     if not (made / "slides.csv").exists():
-        write_micrometastases(made, slides=1, side_px=side, lesion_share=(0.002, 0.02), seed=seed + 1)
+        write_micrometastases(
+            made, slides=1, side_px=side, lesion_share=(max(0.002, 3000 / side**2), 0.02), seed=seed + 1
+        )
     with Slide(made / "images" / "slide_0000.tif") as slide:
         image = slide.lazy(mpp=0.5, crop="pack")
     begun = time.time()
@@ -209,65 +250,60 @@ def step(model: StreamingClassifier, folder: Path, side: int, seed: int) -> dict
 
 
 class Memory:
-    """Resident memory of this process, read every second by a thread until the block ends."""
+    """Resident memory of this process, added to a table every second by a thread until the block ends."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.stage, self.rows, self.done = path, "start", list[tuple[float, str, float]](), threading.Event()
+        self.path, self.stage, self.done, self.peak_mb = path, "start", threading.Event(), 0.0
+        self.begun = time.time()
+        if not path.exists():
+            path.write_text("seconds,stage,mb\n")
+        elif len(before := pd.read_csv(path)):
+            self.begun -= float(before["seconds"].iloc[-1])
 
     def __enter__(self) -> Memory:
-        self.begun = time.time()
-        self.path.write_text("seconds,stage,mb\n")
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.done.set()
 
+    @property
+    def seconds(self) -> float:
+        """Since the beginning, without the time between runs."""
+        return round(time.time() - self.begun, 1)
+
     def _watch(self) -> None:
         while not self.done.wait(1):
-            used = int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
-            self.rows.append((round(time.time() - self.begun, 1), self.stage, round(used, 1)))
+            used = resident_bytes() / 1e6
+            self.peak_mb = max(self.peak_mb, used)
             with self.path.open("a") as out:
-                out.write(",".join(map(str, self.rows[-1])) + "\n")
-
-    def peak(self) -> float:
-        """The most so far, in MB."""
-        return max((row[2] for row in self.rows), default=0.0)
-
-    def by_stage(self) -> dict[str, float]:
-        """The most in each stage, in MB."""
-        found = dict[str, float]()
-        for _, stage, used in self.rows:
-            found[stage] = max(used, found.get(stage, 0.0))
-        return found
+                out.write(f"{self.seconds},{self.stage},{used:.1f}\n")
 
 
-class Epochs(Callback):
-    """Training and validation loss of each epoch, and the seconds and memory so far."""
+class Epochs(LightningCallback):
+    """Training and validation loss of each epoch, and the seconds and memory so far, added to a table."""
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory, self.rows = memory, list[dict[str, float]]()
+    def __init__(self, path: Path, memory: Memory) -> None:
+        self.path, self.memory = path, memory
 
     def on_train_batch_end(self, trainer: Trainer, model: LightningModule, *others: Any) -> None:
         """Print where training is."""
-        print(
-            f"epoch {trainer.current_epoch} step {trainer.global_step} {time.time() - self.memory.begun:.0f} s",
-            flush=True,
-        )
+        print(f"epoch {trainer.current_epoch} step {trainer.global_step} {self.memory.seconds:.0f} s", flush=True)
 
     def on_train_epoch_end(self, trainer: Trainer, model: LightningModule) -> None:
-        """Keep an epoch's row."""
+        """Write an epoch's row."""
         found = {one: float(value) for one, value in trainer.callback_metrics.items() if one in NAMES}
-        passed = {"seconds": round(time.time() - self.memory.begun, 1), "peak_mb": self.memory.peak()}
-        self.rows.append({"epoch": trainer.current_epoch, **found, **passed})
-        print(self.rows[-1], flush=True)
+        passed = {"seconds": self.memory.seconds, "peak_mb": round(self.memory.peak_mb, 1)}
+        row = {"epoch": trainer.current_epoch, **found, **passed}
+        pd.DataFrame([row]).to_csv(self.path, mode="a", header=not self.path.exists(), index=False)
+        print(row, flush=True)
 
 
-def trainer(folder: Path, epochs: int, callbacks: list[Callback]) -> Trainer:
+def trainer(folder: Path, epochs: int, callbacks: list[LightningCallback]) -> Trainer:
     """A quiet Trainer on the processor, whose gradients are clipped."""
     return Trainer(
         max_epochs=epochs, accelerator="cpu", callbacks=callbacks, logger=CSVLogger(folder / "logs"),
-        gradient_clip_val=1.0, enable_checkpointing=False, enable_progress_bar=False,
+        gradient_clip_val=1.0, enable_progress_bar=False,
         num_sanity_val_steps=0, log_every_n_steps=1, enable_model_summary=False,
     )  # fmt: skip
 

@@ -125,7 +125,7 @@ def scored(predictions: pd.DataFrame, task: PredictionTask | None = None) -> Sco
     numbers = _numbers(predictions, prefix, names)
     failed = np.isnan(numbers).any(axis=1)
     if "error" in predictions:
-        failed |= (predictions["error"].fillna("").astype(str) != "").to_numpy()
+        failed |= (predictions["error"].astype(object).fillna("").astype(str) != "").to_numpy()
     text = (predictions["label"] if "label" in predictions else pd.Series("", predictions.index)).astype(object)
     labels = text.where(text.notna(), "").astype(str).str.strip()
     unlabeled = (labels == "").to_numpy()

@@ -195,6 +195,8 @@ def test_rows_without_label_or_prediction_are_not_scored() -> None:
     predictions.loc[2, "label"] = np.nan
     predictions["error"] = ["", "", "", "cut off", *[""] * 26]
     pd.testing.assert_frame_equal(scores_with_intervals(predictions), expected)
+    read_by_pandas = table(30, 2).assign(error=np.nan)  # an empty column of a CSV
+    pd.testing.assert_frame_equal(scores_with_intervals(read_by_pandas), scores_with_intervals(table(30, 2)))
 
 
 def test_an_empty_split_has_no_scores() -> None:

@@ -195,7 +195,7 @@ def unreadable_section(contents: Contents, predictions: pd.DataFrame | None) -> 
     section = Section("Images that could not be read")
     rows: list[list[str]] = []
     if predictions is not None and "error" in predictions:
-        bad = predictions[predictions["error"].fillna("").astype(str) != ""]
+        bad = predictions[predictions["error"].astype(object).fillna("").astype(str) != ""]
         splits = bad["split"] if "split" in bad else pd.Series("", bad.index)
         rows += [[str(a), str(b), str(c)] for a, b, c in zip(bad["image"], splits, bad["error"], strict=True)]
     if contents.split is not None and {"skipped", "image_id"} <= set(contents.split.columns):
