@@ -12,6 +12,7 @@ from slidestream.predicting import predict
 from streammodels import StreamingClassifier
 from wsidata import WSIDataModule
 from wsidata.evaluation import auroc, read_predictions
+from wsidata.splits.leaks import LeakWarning
 
 
 class CaseNetwork(StreamingClassifier):
@@ -54,9 +55,10 @@ def test_a_label_that_one_slide_of_a_case_shows_is_learned(study, tmp_path):
     trainer.fit(model, datamodule=dm)
     trainer.save_checkpoint(tmp_path / "best.ckpt")
     name = f"{CaseNetwork.__module__}.CaseNetwork"
-    done = predict(
-        tmp_path / "best.ckpt", [table], tmp_path / "new.csv", model_class=name, trainer={"accelerator": "cpu"}
-    )
+    with pytest.warns(LeakWarning, match="test images were in the checkpoint's training set"):
+        done = predict(
+            tmp_path / "best.ckpt", [table], tmp_path / "new.csv", model_class=name, trainer={"accelerator": "cpu"}
+        )
     assert done.images == 24
     assert done.is_of_cases
     unseen = set(dm.tables["val"]["image_id"]) | set(dm.tables["test"]["image_id"])

@@ -62,7 +62,7 @@ def test_slides(camelyon: Path, tmp_path: Path, save: Make) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*many workers")
+@pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*in the checkpoint's training set")
 def test_photos_in_batches_with_labels(tmp_path: Path, save: Make) -> None:
     photos = write_photos(tmp_path / "photos", classes=3, per_class=3, side_px=48, seed=1)
     dm = ImageFolderDataModule(photos / "labels.csv", label_column="label", image_size=32, num_workers=0, leaks="off")

@@ -35,6 +35,7 @@ from wsidata.datamodules.checkpoint import (
     read_memory,
     remember,
     remembered_stats,
+    warn_of_trained,
 )
 from wsidata.datamodules.geometry import Geometry, GeometryWarning, Setting, check_allowed, check_geometry
 from wsidata.datamodules.restore import (
@@ -170,6 +171,9 @@ class SplitDataModule(LightningDataModule, ABC):
             GeometryError: if images would be read otherwise, or the checkpoint does not say how (old ones do not).
             ValueError: if the file is no checkpoint of a run with a data module of this package.
 
+        Warns:
+            LeakWarning: if images with labels, or cases, are those that the model was trained on.
+
         Example:
             >>> dm = WSIDataModule.from_checkpoint("best.ckpt", "new_slides")
             >>> predictions = Trainer().predict(model, datamodule=dm)
@@ -201,6 +205,8 @@ class SplitDataModule(LightningDataModule, ABC):
         check_geometry(memory["geometry"], self.geometry(), self.allow_changed, resuming=False)
         check_remembered_bins(memory, self.time_bins)
         check_remembered_classes(dict(memory), self._own_class_names)
+        if self.arguments.get("label_column", "") is not None:  # there will be scores
+            warn_of_trained(dict(memory), self.labels.frame)
         self._remembered_classes = tuple(memory["class_names"])
         self._remembered_target = memory.get("target")
         self._trained_mpp = memory.get("mpp")

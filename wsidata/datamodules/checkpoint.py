@@ -19,7 +19,7 @@ import torch
 
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.splits.leaks import LeakWarning
-from wsidata.splits.split_file import check_no_leak, check_same_split, split_digest, split_parts
+from wsidata.splits.split_file import check_no_leak, check_same_split, describe_leak, split_digest, split_parts
 from wsidata.splits.unreadable import check_same_skipped, trained_without
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.parts import Part, SplitError
@@ -162,21 +162,49 @@ def check_remembered_split(
     if evaluated is not None:
         rows = table[table["split"] == evaluated]
         check_no_leak(memory["split"], list(rows["image_id"]), evaluated)
-        trained = set(memory.get("cases", ()))
-        named = list(rows["case"].unique()) if "case" in rows.columns else []
-        seen = [case for case in named if case in trained or _hashed(case, memory["digest"]) in trained]
-        if seen:
-            warnings.warn(
-                f"{len(seen)} {evaluated} cases are called as those that the checkpoint was trained on "
-                f"[{name_some(seen)}]: if these are the same patients, with other slides, its scores will be too good. "
-                "Take them out of the table; or give other patients other names.",
-                LeakWarning,
-                stacklevel=3,
-            )
+        _warn_of_cases(memory, rows, evaluated)
         return
     if memory["digest"] != split_digest(table):
         check_same_split(memory["split"], split_parts(table))
     check_same_skipped(memory.get("skipped", []), skipped)
+
+
+def warn_of_trained(memory: dict[str, Any], table: pd.DataFrame) -> None:
+    """Warn of images to evaluate that a checkpoint was trained on.
+
+    Args:
+        memory: What `remember` returned.
+        table: Columns `image_id` and `split`, and perhaps `case`.
+
+    Warns:
+        LeakWarning: naming them; and cases that it was trained on, if they have other slides here.
+    """
+    memory = _with_names(memory, table)
+    for part in ("val", "test"):
+        rows = table[table["split"] == part]
+        leak = describe_leak(memory["split"], list(rows["image_id"]), part)
+        if leak:
+            warnings.warn(
+                f"{leak} Take them out of the table, unless they are others of the same names.",
+                LeakWarning,
+                stacklevel=4,
+            )
+        _warn_of_cases(memory, rows[~rows["image_id"].isin(memory["split"]["train"])], part)
+
+
+def _warn_of_cases(memory: Mapping[str, Any], rows: pd.DataFrame, part: str) -> None:
+    """Warn of cases that a checkpoint was trained on, by other slides."""
+    trained = set(memory.get("cases", ()))
+    named = list(rows["case"].unique()) if "case" in rows.columns else []
+    seen = [case for case in named if case in trained or _hashed(case, memory["digest"]) in trained]
+    if seen:
+        warnings.warn(
+            f"{len(seen)} {part} cases are called as those that the checkpoint was trained on [{name_some(seen)}]: if "
+            "these are the same patients, with other slides, its scores will be too good. Take them out of the table; "
+            "or give other patients other names.",
+            LeakWarning,
+            stacklevel=4,
+        )
 
 
 def _hashed(name: str, digest: str) -> str:

@@ -7,6 +7,7 @@ so that a file that was edited, cut or mixed with another is noticed when it is 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -206,15 +207,23 @@ def check_same_split(saved: Parts, current: Parts) -> None:
         )
 
 
-def check_no_leak(saved: Parts, evaluated: list[str], part: str) -> None:
+def check_no_leak(saved: Parts, evaluated: Collection[str], part: str) -> None:
     """Raise if a checkpoint would be evaluated on images it was trained on.
 
     Raises:
         SplitError: naming them.
     """
+    leak = describe_leak(saved, evaluated, part)
+    if leak:
+        raise SplitError(f"{leak} Evaluate with the split.csv saved beside that run (split='.../split.csv').")
+
+
+def describe_leak(saved: Parts, evaluated: Collection[str], part: str) -> str:
+    """A sentence about the images to evaluate that a checkpoint was trained on; "" if there are none."""
     leaked = sorted(set(saved["train"]) & set(evaluated))
-    if leaked:
-        raise SplitError(
-            f"{len(leaked)} {part} images were in the checkpoint's training set [{name_some(leaked)}], so its scores "
-            "would be too good. Evaluate with the split.csv saved beside that run (split='.../split.csv')."
-        )
+    if not leaked:
+        return ""
+    return (
+        f"{len(leaked)} {part} images were in the checkpoint's training set [{name_some(leaked)}], so its scores "
+        "would be too good."
+    )

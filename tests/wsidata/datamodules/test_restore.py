@@ -10,6 +10,7 @@ from mean_color import Mean, trainer
 
 from wsidata import ImageFolderDataModule, TissueCrop, WSIDataModule
 from wsidata.datamodules.geometry import GeometryError, GeometryWarning
+from wsidata.splits.leaks import LeakWarning
 from wsidata.tables.text_table import TableError
 from wsidata.transforms import Compose, CropOrPad, MacenkoNormalize
 
@@ -99,7 +100,8 @@ def test_photos_are_normalized_with_the_statistics_of_training(toadstools, new):
 
 def test_new_labels_are_read_with_the_classes_of_training_and_all_rows_are_test_rows(camelyon, plain):
     table = pd.DataFrame({"image": ["tumor_001", "test_001"], "class": ["tumor", "tumor"]})
-    dm = WSIDataModule.from_checkpoint(plain, table, camelyon / "images", label_column="class")
+    with pytest.warns(LeakWarning, match=r"1 test images were in the checkpoint's training set \['tumor_001'\]"):
+        dm = WSIDataModule.from_checkpoint(plain, table, camelyon / "images", label_column="class")
     assert dm.class_names == ("normal", "tumor")
     assert dm.tables["test"]["label"].tolist() == [1, 1]
 
