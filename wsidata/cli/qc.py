@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from wsidata.cli.arguments import print_json, progress_bar, refuse_inputs
+from wsidata.cli.arguments import add_pixel_arguments, pixel_options, print_json, progress_bar, refuse_inputs
 from wsidata.utils.flags import flags_of, say_in_flags
 
 HELP = "tissue, focus, pen, folds, bubbles, colors and stains of slides, as CSV and as a report"
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("table", help="CSV or Parquet table of slides, or a folder of them")
     add("--image-dir", help="folder of the slides (default: the table's own)")
     add("--image-column", default="image", help="column of slide names (default: %(default)s)")
-    add("--mpp-override", type=float, help="um per pixel of level 0, instead of the files' own")
+    add_pixel_arguments(parser)
     add(
         "-o", "--output", metavar="QC.csv", help="table to write, a row a slide; a run that was stopped goes on with it"
     )
@@ -46,18 +46,20 @@ def run(arguments: argparse.Namespace) -> int:
     for output in (arguments.output, arguments.report):
         if output:
             refuse_inputs(output, [arguments.table, *paths.values()])
+    options = SlideOptions(**pixel_options(arguments))
     with (
         process_pool(arguments.workers) if arguments.workers else nullcontext(None) as executor,
         progress_bar("measuring", quiet=arguments.quiet) as progress,
     ):
-        found = quality_table(
-            paths, out=arguments.output, options=SlideOptions(arguments.mpp_override), executor=executor,
-            progress=progress,
-        )  # fmt: skip
+        found = quality_table(paths, out=arguments.output, options=options, executor=executor, progress=progress)
     if arguments.report:
         name = Path(arguments.table).stem
         write_quality_report(
-            found, arguments.report, title=f"Quality of {name}", max_thumbnails=arguments.max_thumbnails
+            found,
+            arguments.report,
+            title=f"Quality of {name}",
+            max_thumbnails=arguments.max_thumbnails,
+            options=options,
         )
     failed = found[found["error"] != ""]
     for row in failed.itertuples():

@@ -15,7 +15,7 @@ from wsidata.slides.tissue.mask import MASK_MPP
 from wsidata.slides.tissue.methods import TissueMethod, find_tissue, glass_color
 from wsidata.transforms.color.stain_normalize import BlankImageError, fit_macenko
 
-METHOD = 1
+METHOD = 2
 """Version of the numbers, to be incremented whenever a slide has other ones: tables are not continued across it."""
 
 STAIN_MPP = 2.0
@@ -81,6 +81,7 @@ def measure_quality(slide: Slide, method: TissueMethod = find_tissue) -> SlideQu
     Raises:
         SpacingUnknownError: if the slide does not state its um per pixel.
         ResolutionUnavailableError: if level 0 is coarser than 8 um per pixel.
+        UnsupportedImageError: for fluorescence and dark field.
         UnreadableImageError: if its tiles are damaged.
     """
     tissue = slide.tissue_mask(method)

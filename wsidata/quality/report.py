@@ -11,6 +11,7 @@ import pandas as pd
 from wsidata.evaluation.report.blocks import Card, Cards, Picture, Section, Table, Text, counted, number
 from wsidata.evaluation.report.pictures import thumbnail
 from wsidata.evaluation.report.write import write_page
+from wsidata.slides.options import AS_STORED, SlideOptions
 
 SHARES = {
     "lost_share": "lost", "blurred_share": "blurred", "fold_share": "folds", "pen_share": "pen",
@@ -20,7 +21,12 @@ _MOST_ROWS = 500
 
 
 def write_quality_report(
-    table: pd.DataFrame, out: str | Path, *, title: str = "Quality of the slides", max_thumbnails: int = 60
+    table: pd.DataFrame,
+    out: str | Path,
+    *,
+    title: str = "Quality of the slides",
+    max_thumbnails: int = 60,
+    options: SlideOptions = AS_STORED,
 ) -> Path:
     """Write a report of a table of `quality_table`.
 
@@ -29,6 +35,7 @@ def write_quality_report(
         out: HTML file to write.
         title: Heading.
         max_thumbnails: How many slides are shown.
+        options: How slides are opened, as for `quality_table`.
 
     Returns:
         The file.
@@ -46,7 +53,7 @@ def write_quality_report(
         text = Text(
             "Shares of the tissue; pen and bubbles of the slide. The worst first: what is lost to any of these."
         )
-        cards = [_card(row) for row in good.head(max_thumbnails).to_dict("records")]
+        cards = [_card(row, options) for row in good.head(max_thumbnails).to_dict("records")]
         sections.append(Section("Worst first", [text, Cards(cards)]))
         sections.append(Section("All slides", [_table(good)]))
     facts = [
@@ -57,10 +64,10 @@ def write_quality_report(
     return write_page(Path(out), title=title, facts=facts, sections=sections)
 
 
-def _card(row: Mapping[Any, Any]) -> Card:
+def _card(row: Mapping[Any, Any], options: SlideOptions) -> Card:
     name = str(row["image"])
     try:
-        picture = Picture(thumbnail(str(row["path"]), "slides"), name)
+        picture = Picture(thumbnail(str(row["path"]), "slides", options), name)
     except (ValueError, OSError) as error:
         picture = Picture("", name, f"No thumbnail: {error}")
     shares = ", ".join(f"{said} {_share(row[column])}" for column, said in SHARES.items())

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from wsidata.errors import UndecidedImageError, UnsupportedImageError
 from wsidata.jobs.pools import outcomes, refuse_forks
 from wsidata.quality.measure import METHOD, SlideQuality, measure_quality
 from wsidata.slides.options import AS_STORED, SlideOptions
@@ -52,8 +53,14 @@ def quality_table(
 
     Raises:
         FileExistsError: if `out` exists and is no such table.
+        ValueError: if `options` choose channels, which have no colors.
         PoolError: if the executor ends.
     """
+    if not options.has_colors:
+        raise ValueError(
+            f"channels={options.channels} have no colors, and quality is that of stained tissue on bright glass. Leave "
+            "channels= out, and fluorescence slides out of the table."
+        )
     refuse_forks(executor)
     named = dict(images) if isinstance(images, Mapping) else {Path(one).name: str(one) for one in images}
     if len(named) < len(images):
@@ -82,6 +89,9 @@ def _row(options: SlideOptions, item: tuple[str, str]) -> dict[str, Any]:
     try:
         with Slide.from_options(path, options) as slide:
             measured = asdict(measure_quality(slide))
+    except UndecidedImageError as error:
+        hint = " Quality is measured of red, green and blue only: leave fluorescence slides out of the table."
+        return _failed(name, path, UnsupportedImageError(f"{error}{hint}") if error.channel_names else error)
     except Exception as error:  # any decoder's error is reported with the name of its file
         return _failed(name, path, error)
     return {"image": name, "path": path, **measured, **_file(path), "error": ""}

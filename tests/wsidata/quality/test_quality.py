@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from wsidata.__main__ import main
 from wsidata.quality import quality_table, table, write_quality_report
@@ -121,3 +122,23 @@ def test_command_names_slides_it_cannot_read_and_goes_on(folder, tmp_path, capsy
     assert (tmp_path / "q.html").exists()
     assert main([*there[:1], str(folder / "slides.csv"), "-o", str(folder / "clean.tif")]) == 2
     assert "is read here" in capsys.readouterr().err
+
+
+def test_fluorescence_is_named_and_one_image_of_several_is_measured(painted, tmp_path, capsys):
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif", ome=True) as tiff:
+        for pixels in (255 - painted.pixels, painted.pixels):
+            spacing = {f"PhysicalSize{axis}": 1.0 for axis in "XY"}
+            tiff.write(pixels, photometric="rgb", tile=(256, 256), metadata={"axes": "YXS", **spacing})
+    tifffile.imwrite(tmp_path / "three.ome.tif", np.zeros((3, 64, 64), np.uint8), metadata={"axes": "CYX"})
+    said, pages = {}, {}
+    for series in ("0", "1"):
+        out, page = tmp_path / f"{series}.csv", tmp_path / f"{series}.html"
+        command = ["qc", str(tmp_path), "-o", str(out), "--report", str(page), "--quiet", "--series", series]
+        assert main(command) == 1
+        said[series], pages[series] = pd.read_csv(out).set_index("image")["error"], page.read_text()
+    assert "is nearly black, and no glass is in view" in said["0"]["two"]
+    assert "leave fluorescence slides out of the table" in said["0"]["three"]
+    assert said["1"].isna().tolist() == [False, True]
+    assert [pages[series].count("data:image/jpeg;base64,") for series in "01"] == [0, 1]
+    assert main([*command, "--channels", "0"]) == 2
+    assert "fluorescence slides out of the table" in capsys.readouterr().err

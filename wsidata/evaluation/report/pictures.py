@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from PIL import Image
 
 from wsidata.photos.read import read_photo
+from wsidata.slides.options import AS_STORED, SlideOptions
 from wsidata.slides.slide import Slide
 
 THUMBNAIL_PX = 360
@@ -18,12 +19,13 @@ _PHOTOS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".avif"}
 _QUALITY = 82
 
 
-def thumbnail(path: str, unit: str) -> str:
+def thumbnail(path: str, unit: str, options: SlideOptions = AS_STORED) -> str:
     """A slide or photo as a data URI.
 
     Args:
         path: The file.
         unit: "photos", or what else is read as slides unless its suffix is that of photos.
+        options: How slides are opened.
 
     Raises:
         OSError: if there is no such file, or it cannot be read.
@@ -33,7 +35,7 @@ def thumbnail(path: str, unit: str) -> str:
         raise FileNotFoundError("the file is gone")
     if unit == "photos" or PurePath(path).suffix.lower() in _PHOTOS:
         return _data_uri(Image.fromarray(read_photo(path)), THUMBNAIL_PX)
-    with Slide(path) as slide:
+    with Slide.from_options(path, options) as slide:
         pixels = slide.thumbnail(THUMBNAIL_PX).numpy()
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != "uint8":
         raise ValueError("the slide is not of 8-bit colors")

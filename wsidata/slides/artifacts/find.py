@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from wsidata.errors import SpacingUnknownError
+from wsidata.errors import SpacingUnknownError, UnsupportedImageError
 from wsidata.formats.vips import pixels_of
 from wsidata.slides.artifacts.bubbles import find_bubbles
 from wsidata.slides.artifacts.density import Mask
@@ -15,9 +15,18 @@ from wsidata.slides.artifacts.folds import find_folds
 from wsidata.slides.artifacts.pen import find_pen
 from wsidata.slides.protocol import SlideLike
 from wsidata.slides.tissue.mask import MASK_MPP, TissueMask
+from wsidata.slides.tissue.methods import glass_color
+from wsidata.slides.tissue.packing import WHITE
 from wsidata.utils.messages import check_choice
+from wsidata.utils.rectangle import Pixels
 
 ARTIFACTS = ("pen", "fold", "bubble", "blur")
+
+NEARLY_BLACK = 40
+"""Pixels are nearly black if the mean of red, green and blue is below it. Glass and stains are brighter."""
+
+MAX_BLACK = 0.5
+"""A slide of which more is nearly black has a dark ground, unless glass is in view that is no mere white fill."""
 
 
 def find_artifacts(slide: SlideLike, tissue: TissueMask, kinds: Collection[str] = ARTIFACTS) -> dict[str, TissueMask]:
@@ -34,12 +43,14 @@ def find_artifacts(slide: SlideLike, tissue: TissueMask, kinds: Collection[str] 
     Raises:
         SpacingUnknownError: if the slide does not state its um per pixel, which all of them need.
         ResolutionUnavailableError: if it is coarser than they need.
+        UnsupportedImageError: for fluorescence and dark field: chosen channels, or a dark ground.
         ValueError: for another kind.
     """
     check_artifacts(kinds)
     _check_spacing(slide)
     image = slide.image(mpp=MASK_MPP)
     pixels, downsample = pixels_of(image), slide.downsample_at(mpp=MASK_MPP)
+    _check_bright(slide, pixels)
     size_lv0 = tissue.width_lv0, tissue.height_lv0
     inside = on_grid(tissue, pixels.shape[:2], downsample)
 
@@ -100,3 +111,18 @@ def _check_spacing(slide: SlideLike) -> None:
         raise SpacingUnknownError(
             f"artifacts are found by their sizes in um: {error} Or leave out exclude= for such slides."
         ) from error
+
+
+def _check_bright(slide: SlideLike, pixels: Pixels) -> None:
+    """Raise for pixels that are not those of stains on bright glass."""
+    black = float((pixels.mean(axis=2) < NEARLY_BLACK).mean())
+    if slide.background != WHITE:
+        why = "its channels were chosen"
+    elif black > MAX_BLACK and ((glass := glass_color(pixels)) is None or glass.min() >= WHITE - 1):
+        why = f"{black:.0%} of it is nearly black, and no glass is in view"
+    else:
+        return
+    raise UnsupportedImageError(
+        f"'{slide.path}': {why}, as of fluorescence or dark field. Artifacts are found on stained tissue on bright "
+        "glass. Leave such slides out, or exclude no artifacts from them."
+    )

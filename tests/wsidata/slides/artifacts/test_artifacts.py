@@ -11,7 +11,7 @@ from wsidata import Slide, TissueCrop, TissueFiles, TissueMask, TissueWithout
 from wsidata.datamodules.geometry import crop_settings
 from wsidata.datamodules.restore import _crop
 from wsidata.datamodules.survey import plain_crop_settings
-from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError
+from wsidata.errors import ResolutionUnavailableError, SpacingUnknownError, UnsupportedImageError
 from wsidata.formats.resolution import Resolution
 from wsidata.slides.artifacts.find import find_artifacts
 from wsidata.slides.tissue.mask import tissue_mask
@@ -147,3 +147,19 @@ def test_bare_glass_has_no_artifacts(tmp_path):
     pixels = np.tile(glass(), (4, 3, 1))
     with Slide(write_pixels(tmp_path / "glass.tif", pixels, mpp=1.0)) as slide:
         assert not any(one.pixels.any() for one in find_artifacts(slide, slide.tissue_mask()).values())
+
+
+def test_dark_grounds_and_channels_are_refused_but_black_borders_are_not(plain, tmp_path):
+    bright = plain.pixels[::2, ::2]
+    dark, bordered = 255 - bright, bright.copy()
+    dark[:60] = 255  # what is not scanned
+    bordered[:, :400] = 0
+    for number, pixels in enumerate((dark, bordered)):
+        write_pixels(tmp_path / f"{number}.tif", pixels, mpp=2.0)
+    with Slide(tmp_path / "0.tif") as slide, pytest.raises(UnsupportedImageError, match=r"0.tif'.*black.*Leave such"):
+        slide.tissue_mask(exclude=("bubble",))
+    with Slide(tmp_path / "1.tif") as slide:
+        assert not slide.tissue_mask(exclude=("pen",)).is_empty
+    everywhere = TissueMask(np.ones((75, 75), bool), 8.0, 8.0, 600, 600)
+    with Slide(tmp_path / "1.tif", channels=[0, 1, 2]) as slide, pytest.raises(UnsupportedImageError, match="channels"):
+        find_artifacts(slide, everywhere, ["pen"])
