@@ -16,7 +16,7 @@ from slidestream.trained import Trained, load_trained
 from slidestream.training.noise import hush
 from slidestream.training.run_folder import show_progress
 from wsidata import FeatureBagDataModule, ImageFolderDataModule, SplitDataModule, TileDataModule, WSIDataModule
-from wsidata.datamodules.restore import recall
+from wsidata.datamodules.restore import Images, recall
 from wsidata.evaluation import (
     PredictionWriter,
     accuracy,
@@ -30,6 +30,7 @@ from wsidata.evaluation.prediction_file import ERROR, KEY, Row
 from wsidata.evaluation.predictions import EXPECTED_RANK, RISK
 from wsidata.evaluation.spread.executor import CollectingWriter, ExecutorWriter
 from wsidata.evaluation.spread.shared import SharedWriter
+from wsidata.remote.address import is_address
 from wsidata.splits.unreadable import SkipWarning
 from wsidata.tables.bare_folder import list_images
 from wsidata.tables.find_photos import PhotoFolder
@@ -112,7 +113,7 @@ def predict(
 
     Args:
         checkpoint: The checkpoint, or what else `load_trained` takes.
-        images: Files, folders, or one table.
+        images: Files, folders, or one table; of slides also addresses, such as "https://host/a.tif".
         out: CSV file; what it holds already of this network is not predicted again.
         overwrite: Replace the file.
         model_class: See `load_trained`.
@@ -218,7 +219,7 @@ def make_data(
     """The data module of new images; for the arguments see `predict`."""
     memory, before = recall(checkpoint)
     kind = str(memory["geometry"]["kind"])
-    if "kind" in changed.get("allow_changed", ()):
+    if "kind" in changed.get("allow_changed", ()) and not any(map(is_address, images)):
         kind = _kind_of(images, kind)
     source = _source(images, kind)
     given = {name: value for name, value in {**loading, **changed}.items() if value is not None}
@@ -269,8 +270,10 @@ def _kind_of(images: Sequence[str | Path], trained: str) -> str:
     return trained if names and all(finder.is_image_name(name) for name in names) else other
 
 
-def _source(images: Sequence[str | Path], kind: str) -> Path | list[Path]:
-    """A table, a folder, or a list of files."""
+def _source(images: Sequence[str | Path], kind: str) -> Images:
+    """A table, a folder, or a list of files or addresses."""
+    if any(map(is_address, images)):
+        return list(images)
     paths = [Path(one) for one in images]
     absent = next((path for path in paths if not path.exists()), None)
     if absent is not None:
@@ -294,7 +297,8 @@ def _is_plain_folder(path: Path) -> bool:
 
 def _columns(table: Path, given: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
     """The columns to read of a table: as given, else as in training, if it has them."""
-    there = set(read_text_table(table).frame.columns)
+    frame = read_text_table(table).frame
+    there = set(frame.columns)
     image = given.get("image_column") or trained.get("image_column") or "image"
     label = given.get("label_column")
     if label is None and (before := trained.get("label_column")) is not None:
@@ -305,4 +309,7 @@ def _columns(table: Path, given: Mapping[str, Any], trained: Mapping[str, Any]) 
     case = given.get("case_column") or trained.get("case_column")
     if given.get("case_column") is not None or case in there:
         found["case_column"] = case
+    group = trained.get("group_column")
+    if label is not None and group in there and bool((frame[group].astype(str).str.strip() != "").all()):
+        found["group_column"] = group  # only to warn of patients that the network knows
     return found

@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoint", help="checkpoint or folder of a training run, which says how images are read, and the classes; "
         "the folder of a run with --folds gives the mean of its networks")  # fmt: skip
-    add("images", nargs="+", help="image files, folders of images at any depth, or one table (CSV, Parquet)")
+    add("images", nargs="+", help="image files, folders of images at any depth, addresses of slides, or one "
+        "table (CSV, Parquet)")  # fmt: skip
     add("-o", "--out", default="predictions.csv", help="CSV file, written as predictions come (%(default)s)")
     add("--overwrite", action="store_true", help="replace the file; without, what it lacks is predicted")
     add("--share", action="store_true", help="share the work with other jobs of this same command")

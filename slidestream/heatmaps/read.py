@@ -18,6 +18,7 @@ from wsidata import ImageFolderDataModule, LazyImage, Slide, WSIDataModule
 from wsidata.datasets.photos import PhotoDataset
 from wsidata.datasets.slides import SlideDataset
 from wsidata.photos.read import photo_size
+from wsidata.remote.address import ADDRESS
 from wsidata.slides.tissue.packing import Packing, whole
 from wsidata.transforms.base import TransformError
 
@@ -67,6 +68,8 @@ def open_image(
     kind: Any = ImageFolderDataModule if is_photo else WSIDataModule
     left_out = {name: None for name in _SWITCHED_OFF if name in allow_changed and (name != "crop" or not is_photo)}
     options: dict[str, Any] = {**left_out, **changed, "num_workers": 0, **({} if is_photo else {"lazy": True})}
+    if ADDRESS.fullmatch(str(path)):
+        raise FileNotFoundError("it is an address, and heat maps are of files. Download it, and name the file")
     path = Path(path).absolute()
     if not path.exists():
         raise FileNotFoundError("there is no such file")

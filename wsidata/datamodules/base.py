@@ -162,7 +162,7 @@ class SplitDataModule(LightningDataModule, ABC):
 
         Args:
             checkpoint: A checkpoint that Lightning wrote, or its content.
-            images: Table, folder of images at any depth, or list of files.
+            images: Table, folder of images at any depth, or list of files; of slides also of addresses.
             image_dir: Folder of the images of a table. None: the table's own.
             **changed: Arguments of this class. Those that say how images are read must be the checkpoint's, unless
                 `allow_changed` names them.

@@ -38,6 +38,8 @@ NAMING = (
 
 _KEYS = {"split", "digest", "class_names"}
 _DIGITS = 24
+_UNITS = {"case": "slides", "group": "images"}
+"""Columns of patients, and what each has several of."""
 
 
 def remember(
@@ -53,7 +55,7 @@ def remember(
     """The state of a data module.
 
     Args:
-        table: The split: columns `image_id` and `split`, and perhaps `case`.
+        table: The split: columns `image_id` and `split`, and perhaps `case` and `group`.
         skipped: The images left out of it (see `skipped_rows`).
         class_names: The classes.
         stats: The statistics, if they are known.
@@ -62,9 +64,10 @@ def remember(
         names: Whether to keep ids as they are. False: as digests, by which they are only recognized.
     """
     digest, parts, left_out = split_digest(table), split_parts(table), trained_without(skipped)
-    cases = sorted(set(table.loc[table["split"] == "train", "case"])) if "case" in table.columns else []
+    train = table[(table["split"] == "train") & ~table["image_id"].isin(skipped["image_id"])]
+    cases, groups = ({*train[unit]} - {""} if unit in train.columns else set() for unit in _UNITS)
     if not names:
-        cases = sorted(_hashed(name, digest) for name in cases)
+        cases = {_hashed(name, digest) for name in cases}
         parts = {part: sorted(_hashed(name, digest) for name in ids) for part, ids in parts.items()}
         left_out = sorted(_hashed(name, digest) for name in left_out)
         stats = None if stats is None else replace(stats, skipped=())
@@ -76,7 +79,8 @@ def remember(
         "target": target,
         "stats": None if stats is None else stats.to_json(),
         **({} if names else {"hashed": True}),
-        **({"cases": cases} if cases else {}),
+        **({"cases": sorted(cases)} if cases else {}),
+        **({"groups": sorted(_hashed(name, digest) for name in groups)} if groups else {}),  # patients stay unnamed
         "geometry": None if geometry is None else dict(geometry),
     }
 
@@ -151,18 +155,18 @@ def check_remembered_split(
 
     Args:
         memory: What `remember` returned.
-        table: Columns `image_id` and `split`, and perhaps `case`.
+        table: Columns `image_id` and `split`, and perhaps `case` and `group`.
         skipped: Its rows that are left out.
         evaluated: The split to evaluate; None where training resumes.
 
     Warns:
-        LeakWarning: if cases that it was trained on have other slides among those to evaluate.
+        LeakWarning: if cases or groups that it was trained on have other images among those to evaluate.
     """
     memory = _with_names(memory, table)
     if evaluated is not None:
         rows = table[table["split"] == evaluated]
         check_no_leak(memory["split"], list(rows["image_id"]), evaluated)
-        _warn_of_cases(memory, rows, evaluated)
+        _warn_of_units(memory, rows, evaluated)
         return
     if memory["digest"] != split_digest(table):
         check_same_split(memory["split"], split_parts(table))
@@ -174,10 +178,10 @@ def warn_of_trained(memory: dict[str, Any], table: pd.DataFrame) -> None:
 
     Args:
         memory: What `remember` returned.
-        table: Columns `image_id` and `split`, and perhaps `case`.
+        table: Columns `image_id` and `split`, and perhaps `case` and `group`.
 
     Warns:
-        LeakWarning: naming them; and cases that it was trained on, if they have other slides here.
+        LeakWarning: naming them; and cases and groups that it was trained on, if they have other images here.
     """
     memory = _with_names(memory, table)
     for part in ("val", "test"):
@@ -189,25 +193,27 @@ def warn_of_trained(memory: dict[str, Any], table: pd.DataFrame) -> None:
                 LeakWarning,
                 stacklevel=4,
             )
-        _warn_of_cases(memory, rows[~rows["image_id"].isin(memory["split"]["train"])], part)
+        _warn_of_units(memory, rows[~rows["image_id"].isin(memory["split"]["train"])], part)
 
 
-def _warn_of_cases(memory: Mapping[str, Any], rows: pd.DataFrame, part: str) -> None:
-    """Warn of cases that a checkpoint was trained on, by other slides."""
-    trained = set(memory.get("cases", ()))
-    named = list(rows["case"].unique()) if "case" in rows.columns else []
-    seen = [case for case in named if case in trained or _hashed(case, memory["digest"]) in trained]
-    if seen:
-        warnings.warn(
-            f"{len(seen)} {part} cases are called as those that the checkpoint was trained on [{name_some(seen)}]: if "
-            "these are the same patients, with other slides, its scores will be too good. Take them out of the table; "
-            "or give other patients other names.",
-            LeakWarning,
-            stacklevel=4,
-        )
+def _warn_of_units(memory: Mapping[str, Any], rows: pd.DataFrame, part: str) -> None:
+    """Warn of cases and groups that a checkpoint was trained on, by other images."""
+    for unit, others in _UNITS.items():
+        trained = set(memory.get(f"{unit}s", ()))
+        named = [str(name) for name in rows[unit].unique() if name] if trained and unit in rows.columns else []
+        seen = [name for name in named if name in trained or _hashed(name, memory["digest"]) in trained]
+        if seen:
+            warnings.warn(
+                f"{len(seen)} {part} {unit}s are called as those that the checkpoint was trained on "
+                f"[{name_some(seen)}]: if these are the same patients, with other {others}, its scores will be too "
+                "good. Take them out of the table; or give other patients other names.",
+                LeakWarning,
+                stacklevel=4,
+            )
+            rows = rows[~rows[unit].isin(seen)]
 
 
-def _hashed(name: str, digest: str) -> str:
+def _hashed(name: object, digest: str) -> str:
     """An id that is only recognized by who has it; `digest` makes it another one in every split."""
     return hashlib.sha256(f"{digest}\t{name}".encode()).hexdigest()[:_DIGITS]
 
@@ -226,7 +232,11 @@ def remembered_stats(memory: dict[str, Any], ours: ChannelStats | None) -> Chann
     if memory.get("stats") is None:
         return None
     saved = ChannelStats.from_json(memory["stats"])
-    if ours is not None and ours.digest != saved.digest:
+    if ours is not None and None in (ours.reading, saved.reading):  # of an earlier version
+        ours, known = replace(ours, reading=None), replace(saved, reading=None)
+    else:
+        known = saved
+    if ours is not None and ours.digest != known.digest:
         raise SplitError(
             f"the checkpoint was trained with other channel statistics: mean {saved.mean}, and here {ours.mean}. "
             "Leave stats= out, and those of the checkpoint are taken."

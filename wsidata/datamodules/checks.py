@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -178,23 +179,45 @@ def _range(least: float, most: float) -> str:
 
 
 def check_statistics(
-    stats: ChannelStats, resolution: Resolution, crop: CropKind | None, channels: Sequence[str]
+    stats: ChannelStats,
+    resolution: Resolution,
+    crop: CropKind | None,
+    channels: Sequence[str],
+    reading: Mapping[str, Any] = MappingProxyType({}),
+    allowed: Collection[str] = (),
 ) -> None:
-    """Check that statistics are of the same number of channels, resolution and crop as the slides.
+    """Check that statistics are of slides that were read as these, in channels, resolution, crop, image and plane.
 
     Those without a resolution are the user's own, of anything.
+
+    Args:
+        stats: The statistics.
+        resolution: The resolution of the slides.
+        crop: Their crop.
+        channels: Names of their channels.
+        reading: How else they are read; see `SlideOptions.reading`. Not compared with files of earlier versions.
+        allowed: What of `reading` may differ.
+
+    Raises:
+        SlideCheckError: if they differ.
     """
     if len(stats.mean) != len(channels):
         raise SlideCheckError(
             f"stats= are of {len(stats.mean)} channels, and slides are read with {len(channels)} "
             f"({', '.join(channels)}). Leave stats= out, and they are computed."
         )
-    ours = json.loads(json.dumps(dict(resolution))), crop
-    if stats.resolution and (stats.resolution, stats.crop) != ours:
+    known = reading if stats.reading is None else stats.reading
+    theirs, ours = (
+        {"crop": kind, **{name: one for name, one in found.items() if name not in allowed}}
+        for kind, found in ((stats.crop, known), (crop, reading))
+    )
+    here = json.loads(json.dumps(dict(resolution)))
+    if stats.resolution and (stats.resolution, theirs) != (here, ours):
+        was, now = (", ".join(f"{name}={one.get(name)!r}" for name in theirs | ours) for one in (theirs, ours))
         raise SlideCheckError(
-            f"stats= are of slides read at {stats.resolution} with crop={stats.crop!r}, and here they are read at "
-            f"{ours[0]} with crop={crop!r}: other pixels. Leave stats= out, and they are computed; to use them all the "
-            "same, pass dataclasses.replace(stats, resolution={})."
+            f"stats= are of slides read at {stats.resolution} with {was}, and here they are read at {here} with {now}: "
+            "other pixels. Leave stats= out, and they are computed; to use them all the same, pass "
+            "dataclasses.replace(stats, resolution={})."
         )
 
 

@@ -22,7 +22,7 @@ from wsidata.utils.messages import check_choice
 Setting = Literal[
     "kind", "resolution", "mpp_override", "crop", "channels", "scale_to_8bit", "apply_icc", "series", "z", "t",
     "resize_px", "image_size", "dtype", "normalize", "eval_transform", "train_transform", "features", "cases",
-    "tissue_method",
+    "tissue_method", "stride", "border", "min_tissue",
 ]  # fmt: skip
 """What is remembered: the arguments of data modules, and `kind`, slides or photos, which have some of them each."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,15 +19,17 @@ from wsidata.formats.open import open_pyramid
 from wsidata.formats.plain_image import PlainImagePyramid
 from wsidata.formats.resolution import MEASURES
 from wsidata.formats.tiff.levels import SEARCHED_KINDS
+from wsidata.remote.address import Address, is_address, shown, slide_path
 from wsidata.slides.artifacts.without import TissueWithout
 from wsidata.slides.tissue.crop import TissueCrop
 from wsidata.slides.tissue.methods import TissueMethod, find_tissue, otsu_density, otsu_saturation
+from wsidata.tables.find_slides import split_suffix
 from wsidata.tables.parts import part_name
 from wsidata.transforms.base import TransformError
 from wsidata.transforms.rebuild import rebuilt
 
 Images = str | Path | pd.DataFrame | Sequence[str | Path]
-"""A table, a folder, or a list of files."""
+"""A table, a folder, or a list of files; of slides also addresses."""
 
 _SHARED = ("image_size", "dtype")
 _READ = {
@@ -197,7 +200,7 @@ def refuse_other_kind(paths: Iterable[str], kind: str | None, allowed: Collectio
         if kind == "photos" and Path(path).suffix.lower() in _SURELY_PHOTOS:
             continue
         try:
-            pyramid = open_pyramid(Path(path))
+            pyramid = open_pyramid(slide_path(path))
         except (SlideError, OSError):
             continue
         is_photo, levels = isinstance(pyramid, PlainImagePyramid), len(pyramid.levels)
@@ -206,20 +209,56 @@ def refuse_other_kind(paths: Iterable[str], kind: str | None, allowed: Collectio
         if is_photo if kind == "slides" else is_slide:
             found = "a plain picture, as a camera makes them" if is_photo else f"a slide ({levels} levels)"
             raise GeometryError(
-                f"the model was trained on {kind}, and '{path}' is {found}. Take it away, or use a model of such "
-                "images; or, if that is meant, allow_changed=['kind']."
+                f"the model was trained on {kind}, and '{shown(path)}' is {found}. Take it away, or use a model of "
+                "such images; or, if that is meant, allow_changed=['kind']."
             )
 
 
 def as_table(images: Images, image_dir: str | Path | None, image_column: str) -> tuple[Any, str | Path | None]:
-    """The arguments `table` and `image_dir` for a table, a folder, or a list of files."""
+    """The arguments `table` and `image_dir` for a table, a folder, or a list of files or addresses.
+
+    Raises:
+        ValueError: if there are none, or addresses that are not all of one server, or none of files.
+    """
+    if is_address(images):
+        images = [str(images)]
     if isinstance(images, (str, Path, pd.DataFrame)):
         return images, image_dir
-    files = [Path(file).absolute() for file in images]
-    if not files:
+    names = [str(file) for file in images]
+    if not names:
         raise ValueError("there are no images to read. Name at least one file.")
-    common = os.path.commonpath([file.parent for file in files]) if image_dir is None else image_dir
-    return pd.DataFrame({image_column: [str(file) for file in files]}, dtype=object), common
+    if any(map(is_address, names)):
+        common: str | Path = _common_address(names) if image_dir is None else image_dir
+    else:
+        names = [str(Path(file).absolute()) for file in names]
+        common = os.path.commonpath([Path(file).parent for file in names]) if image_dir is None else image_dir
+    return pd.DataFrame({image_column: names}, dtype=object), common
+
+
+def _common_address(names: Sequence[str]) -> str:
+    """The address of the folder that all slides are below.
+
+    Raises:
+        ValueError: if there is none, or one of the names is none of a slide on a server.
+    """
+    path = next((name for name in names if not is_address(name)), None)
+    if path is not None:
+        raise ValueError(f"'{path}' is a path, and others are addresses. Name one kind at a time.")
+    addresses = [Address(name) for name in names]
+    is_named = [split_suffix(one.name)[1] or one.is_store or "?" in one.text for one in addresses]
+    folder = next((one for one, named in zip(addresses, is_named, strict=True) if not named), None)
+    if folder is not None:
+        raise ValueError(
+            f"'{folder}' is no slide by its name, and a server does not tell which files are in a folder. Name slides "
+            "in full, such as https://host/slides/a.tif; or a table of their names, with image_dir='https://...'."
+        )
+    protocol, folders = addresses[0].protocol, [posixpath.dirname(one.text.partition("?")[0]) for one in addresses]
+    common = posixpath.commonpath([one.partition("://")[2] for one in folders])  # from the server on
+    if not common or any(one.protocol != protocol for one in addresses):
+        raise ValueError(
+            f"'{addresses[0]}' and '{addresses[-1]}' have no server or bucket in common. Name those of one at a time."
+        )
+    return f"{protocol}://{common}"
 
 
 def _has_split_folders(images: Images) -> bool:

@@ -319,7 +319,8 @@ class WSIDataModule(SplitDataModule):
         """Check that statistics are of slides read in the same way."""
         crop = None if self._crop is None else self._crop.kind
         channels = self._options.request.channels
-        check_statistics(stats, self.resolution, crop, RGB_NAMES if channels is None else tuple(map(str, channels)))
+        names = RGB_NAMES if channels is None else tuple(map(str, channels))
+        check_statistics(stats, self.resolution, crop, names, self._options.reading, self.allow_changed)
 
     def spacing(self) -> list[float] | None:
         """The least and the largest um per pixel of the training slides; None if they state none, or with `mpp=`."""

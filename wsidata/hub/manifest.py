@@ -215,7 +215,8 @@ class Preprocessing:
         return json.dumps({"format_version": version, **self._plain(), "digest": self.digest}, indent=2) + "\n"
 
     def _plain(self) -> dict[str, Any]:
-        stats = None if self.stats is None else json.loads(self.stats.to_json())
+        known = None if self.stats is None else replace(self.stats, reading=self.stats.reading or None)
+        stats = None if known is None else json.loads(known.to_json())  # as earlier versions read them
         shallow = {**vars(self), "stats": None}  # they have their own JSON, with a digest
         copied = json.loads(json.dumps(shallow, default=asdict))  # tuples become lists
         return {**copied, "stats": stats}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from wsidata.formats.channels import ImageChoice, PixelRequest
 from wsidata.formats.metadata import checked_override
@@ -45,6 +47,18 @@ class SlideOptions:
     def has_colors(self) -> bool:
         """Whether pixels are red, green and blue, and not chosen channels."""
         return self.request.channels is None
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What of the pixels that are read is not the default, by argument, as plain values; without `mpp_override`."""
+        found = {
+            "channels": self.request.channels,
+            "scale_to_8bit": self.request.scale_to_8bit,
+            "apply_icc": self.apply_icc or None,
+            **{name: getattr(self, name) for name in ("series", "z", "t")},
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(found))  # tuples become lists, as they will when read back
+        return {name: value for name, value in plain.items() if value is not None}
 
     def check_crop(self, crop: TissueCrop | None) -> None:
         """Check that a crop does not look for tissue by color in chosen channels."""

@@ -94,6 +94,7 @@ def make_splits(
         labels=None if label_column is None or not stratify else ordered[label_column].astype(str),
         groups=None if group_column is None else ordered[group_column].astype(str),
         small_classes=small_classes,
+        sample=sample_of(table),
     )
     if (splits == "val").any():
         check_predefined_val(splits, ordered[id_column], split_column, k_fold, val_ids, val_prefix)
@@ -116,7 +117,7 @@ def make_splits(
     if rows.groups is not None:
         check_groups(rows.groups, splits)
     if label_column is not None:
-        warn_of_missing_classes(ordered[label_column].astype(str), splits)
+        warn_of_missing_classes(ordered[label_column].astype(str), splits, rows.sample)
     return table.assign(split=splits.reindex(table.index))
 
 
@@ -128,10 +129,11 @@ class _Rows:
     labels: pd.Series[Any] | None
     groups: pd.Series[Any] | None
     small_classes: SmallClasses
+    sample: str
 
     @property
     def unit(self) -> str:
-        return "image" if self.groups is None else "group"
+        return self.sample if self.groups is None else "group"
 
 
 def _draw(rows: _Rows, free: pd.Series[bool], fraction: float, part: str, key: str) -> pd.Series[bool]:
@@ -158,7 +160,9 @@ def _fold(rows: _Rows, free: pd.Series[bool], k_fold: tuple[int, int], key: str)
     taking = _without_small_classes(rows, free, folds, f"in each of {folds} folds")
     names, classes, groups = _columns(rows, taking)
     if len(set(names if groups is None else groups)) < folds:
-        raise SplitError(f"{len(names)} images cannot be divided into {folds} folds of whole {rows.unit}s. Lower k.")
+        raise SplitError(
+            f"{len(names)} {rows.sample}s cannot be divided into {folds} folds of whole {rows.unit}s. Lower k."
+        )
     try:
         fold_of = (
             fold_slides(names, classes, folds, key) if groups is None else fold_groups(groups, classes, folds, key)
@@ -211,7 +215,7 @@ def _without_small_classes(rows: _Rows, free: pd.Series[bool], least: int, where
             leaving = taking & rows.groups.isin(rows.groups[leaving])
         taking &= ~leaving
     if left_out:
-        message = f"class {name_some(sorted(left_out))} is too small to be {where}; its images stay in train."
+        message = f"class {name_some(sorted(left_out))} is too small to be {where}; its {rows.sample}s stay in train."
         warnings.warn(message, SplitWarning, stacklevel=4)
     return taking
 
@@ -261,10 +265,15 @@ def check_groups(groups: pd.Series[Any], splits: pd.Series[Any], unit: str = "gr
         )
 
 
-def warn_of_missing_classes(labels: pd.Series[Any], splits: pd.Series[Any]) -> None:
+def sample_of(table: pd.DataFrame) -> str:
+    """What a row is called: a case of several slides (see `label_table.by_case`), or an image."""
+    return "case" if "image_ids" in table.columns else "image"
+
+
+def warn_of_missing_classes(labels: pd.Series[Any], splits: pd.Series[Any], sample: str = "image") -> None:
     """Warn of classes that are missing from a split; splits without rows are ignored."""
     everyone = set(labels)
     lacking = {part: sorted(everyone - set(labels[splits == part])) for part in SPLITS if (splits == part).any()}
-    said = [f"{part} has no image of class {name_some(classes)}" for part, classes in lacking.items() if classes]
+    said = [f"{part} has no {sample} of class {name_some(classes)}" for part, classes in lacking.items() if classes]
     if said:
         warnings.warn(f"{'; '.join(said)}. Its scores there mean nothing.", SplitWarning, stacklevel=3)

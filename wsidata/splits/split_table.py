@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from wsidata.splits.make import check_groups, make_splits, warn_of_missing_classes
+from wsidata.splits.make import check_groups, make_splits, sample_of, warn_of_missing_classes
 from wsidata.splits.split_file import apply_splits, load_splits
 from wsidata.splits.time_bins import time_strata
 from wsidata.tables.label_table import LabelTable, by_case
@@ -57,7 +57,7 @@ def split_table(labels: LabelTable, split: str | Path | pd.DataFrame | None, opt
             if unit in frame.columns:
                 check_groups(frame[unit], frame["split"], unit)
         if has_labels and has_classes:
-            warn_of_missing_classes(frame["label_name"], frame["split"])
+            warn_of_missing_classes(frame["label_name"], frame["split"], sample_of(by_case(frame)))
     elif has_labels:
         samples = by_case(labels.frame)
         drawn = _drawn(replace(labels, frame=samples), options)
@@ -103,11 +103,13 @@ def _warn_of_test_names(frame: pd.DataFrame, options: Mapping[str, Any], *, pred
     if predefined or options["test_ids"] is not None or options["test_prefix"] is not None:
         return
     names = frame.loc[frame["split"].isin(["train", "val"]), "image_id"]
+    sample = sample_of(frame)
     found = [match for match in map(_TEST_NAME.fullmatch, names) if match]
     if found:
         warnings.warn(
-            f"{len(found)} images named like test images are in train or val [{name_some([m[0] for m in found])}]. If "
-            f"they are the test set, pass test_prefix='{found[0][1]}' (or split_column=, test_ids=); if not, say so "
+            f"{len(found)} {sample}s named like test {sample}s are in train or val "
+            f"[{name_some([m[0] for m in found])}]. If they are the test set, pass "
+            f"test_prefix='{found[0][1]}' (or split_column=, test_ids=); if not, say so "
             "with test_ids=[].",
             SplitWarning,
             stacklevel=3,
@@ -125,4 +127,4 @@ def _warn_of_missing_labels(labels: LabelTable, frame: pd.DataFrame) -> None:
         if has
     ]
     present = pd.DataFrame(pairs, columns=["label", "split"], dtype=object)
-    warn_of_missing_classes(present["label"], present["split"])
+    warn_of_missing_classes(present["label"], present["split"], sample_of(by_case(frame)))

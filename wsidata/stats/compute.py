@@ -137,6 +137,7 @@ def stats_of(
     _refuse_mixtures(sources, sums)
     mean, std = (_pooled if reduction == "pooled" else _per_image)(list(sums.values()))
     first = next(iter(sums.values()))
+    is_read_so = job.read is None and all(isinstance(one, str | Path) for one in sources)
     return ChannelStats(
         mean=mean,
         std=std,
@@ -148,6 +149,7 @@ def stats_of(
         resolution=json.loads(json.dumps(dict(job.resolution))),  # pairs become lists, as they will when read back
         crop=None if job.crop is None else job.crop.kind,
         skipped=skipped,
+        reading=job.options.reading if is_read_so else None,
     )
 
 

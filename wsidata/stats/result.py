@@ -38,6 +38,8 @@ class ChannelStats:
         resolution: The resolution the images were read at, such as `{"mpp": 2.0}`.
         crop: "tissue" or "pack" if slides were cropped to their tissue; else None.
         skipped: (name, reason) of the images that were left out because they could not be read.
+        reading: How else the slides were read: those of `channels`, `scale_to_8bit`, `apply_icc`, `series`, `z` and `t`
+            that are not the default. None: unknown, as of earlier versions, arrays and open slides.
     """
 
     mean: tuple[float, ...]
@@ -50,15 +52,17 @@ class ChannelStats:
     resolution: dict[str, Any] = field(default_factory=dict, hash=False)
     crop: CropKind | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    reading: dict[str, Any] | None = field(default=None, compare=False)
 
     @property
     def digest(self) -> str:
         """SHA-256 of all but `skipped`, in hexadecimal; does not depend on folders."""
-        return json_sha256(_plain(self))
+        return json_sha256(_plain(self) | ({"reading": self.reading} if self.reading else {}))
 
     def to_json(self) -> str:
         """JSON text with the digest; floats keep every bit."""
-        return json.dumps({**_plain(self), "digest": self.digest, "skipped": self.skipped}, indent=2)
+        known = {} if self.reading is None else {"reading": self.reading}
+        return json.dumps({**_plain(self), **known, "digest": self.digest, "skipped": self.skipped}, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> ChannelStats:
@@ -107,5 +111,5 @@ class ChannelStats:
 
 def _plain(stats: ChannelStats) -> dict[str, Any]:
     content = {**asdict(stats), "mean": list(stats.mean), "std": list(stats.std)}
-    del content["skipped"]
+    del content["skipped"], content["reading"]  # the latter is new: digests of files without it stay
     return content

@@ -15,7 +15,7 @@ from typing import TypeGuard
 import pandas as pd
 
 from wsidata.errors import UnsupportedImageError
-from wsidata.remote.address import is_address
+from wsidata.remote.address import is_address, shown
 from wsidata.tables.bare_folder import read_bare_folder
 from wsidata.tables.class_folders import read_class_folders
 from wsidata.tables.class_names import ClassNames
@@ -248,7 +248,9 @@ def _open(
 
 def _address_folder(address: str, folder_type: Callable[[Path], ImageFolder]) -> ImageFolder:
     if folder_type is not ImageFolder:
-        raise TableError(f"image_dir='{address}' is an address, and only slides are read from servers. Download it.")
+        raise TableError(
+            f"image_dir='{shown(address)}' is an address, and only slides are read from servers. Download it."
+        )
     try:
         return AddressFolder(address)
     except UnsupportedImageError as error:

@@ -12,7 +12,7 @@ from lightning import Trainer
 from slidestream.__main__ import main
 from slidestream.trained import load_trained
 from streammodels import StreamingResNet
-from wsidata import ImageFolderDataModule, WSIDataModule
+from wsidata import ImageFolderDataModule, TileDataModule, WSIDataModule
 from wsidata.evaluation import read_predictions
 
 
@@ -153,6 +153,34 @@ def test_the_networks_of_all_folds_predict_the_mean(folds, camelyon, tmp_path, c
     before = out.read_text().splitlines()
     assert command(folds, new, "-o", out, "--batch-size", "3") == 1  # goes on
     assert set(before) < set(out.read_text().splitlines())
+
+
+def test_networks_of_tiles_predict_the_mean_of_folds(camelyon, tmp_path):
+    run, new, out = tmp_path / "run", tmp_path / "new", tmp_path / "out.csv"
+    for fold in range(2):
+        checkpoints = run / f"fold_{fold}" / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        dm = TileDataModule(
+            camelyon / "evaluation" / "reference.csv", camelyon / "images", level=2, tile_size=32, min_tissue=0.1,
+            batch_size=8, num_workers=0, leaks="off", test_prefix="test_", k_fold=(fold, 2),
+        )  # fmt: skip
+        save(dm, checkpoints / "best.ckpt", 2, seed=fold)
+        (checkpoints.parent / "run.json").write_text('{"finished": "2026-01-01"}')
+    new.mkdir()
+    for name in ("tumor_001", "test_001"):
+        shutil.copy(camelyon / "images" / f"{name}.tif", new)
+    (new / "cut.tif").write_bytes(b"II*\0")
+    assert command(run, new, "-o", out) == 1
+    one, other = (read_predictions(tmp_path / "out.csv.folds" / f"fold_{fold}.csv") for fold in range(2))
+    tiles = read_predictions(tmp_path / "out.csv.folds" / "fold_0.tiles.csv")
+    table, both = read_predictions(out), ["probability_normal", "probability_tumor"]
+    assert table["image"].tolist() == ["test_001", "tumor_001", "cut"]
+    assert table["tiles"].tolist() == one["tiles"].tolist()
+    counts = tiles[tiles["error"] == ""]["image"].value_counts()
+    assert dict(counts) == {"test_001": int(table["tiles"][0]), "tumor_001": int(table["tiles"][1])}
+    assert np.allclose(tiles.groupby("image")[both].mean().loc[["test_001", "tumor_001"]], one[both][:2], atol=1e-6)
+    assert np.allclose(table[both][:2], (one[both][:2] + other[both][:2]) / 2, atol=1e-7)
+    assert "UnreadableImageError" in table["error"][2]
 
 
 def test_folds_that_do_not_belong_together_are_refused(folds, checkpoints, camelyon, tmp_path, capsys):

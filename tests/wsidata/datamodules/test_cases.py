@@ -126,6 +126,10 @@ def test_splits_and_folds_are_of_cases(study, tmp_path):
     families = module(study, val_fraction=0.25, test_ids=["case 0", "case 1"], group_column="family")
     assert families.tables["test"]["image_id"].tolist() == ["case 0", "case 1"]
     assert families.labels.frame.groupby("group")["split"].nunique().max() == 1
+    with pytest.raises(SplitError, match="12 cases cannot be divided into 13 folds of whole cases"):
+        _ = module(study, k_fold=(0, 13), stratify=False).labels
+    with pytest.raises(SplitError, match=r"has only 6 cases, which cannot be .*Add cases of this class"):
+        _ = module(study, k_fold=(0, 7)).labels
     with pytest.raises(SplitError, match="'00_0' are not in the table"):
         _ = module(study, test_ids=["00_0"]).labels
     folds[0].save_split(tmp_path / "split.csv")

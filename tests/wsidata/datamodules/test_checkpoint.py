@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from wsidata import WSIDataModule
-from wsidata.datamodules.checkpoint import check_remembered_classes, check_remembered_split, remember, remembered_stats
+from wsidata.datamodules.checkpoint import (
+    check_remembered_classes,
+    check_remembered_split,
+    remember,
+    remembered_stats,
+    warn_of_trained,
+)
+from wsidata.splits.leaks import LeakWarning
 from wsidata.splits.unreadable import skipped_rows
 from wsidata.stats.result import ChannelStats
 from wsidata.tables.parts import SplitError
@@ -23,6 +30,7 @@ def test_memory_is_plain_and_accepts_what_it_remembers():
     check_remembered_split(memory, TABLE.sample(frac=1, random_state=0), NONE)
     assert remembered_stats(memory, None) == STATS
     assert remembered_stats(memory, STATS) == STATS
+    assert remembered_stats(memory, replace(STATS, reading={"z": 1})) == STATS  # it does not say
 
 
 def test_other_classes_splits_and_statistics_are_refused():
@@ -69,6 +77,24 @@ def test_ids_as_digests_are_recognized_and_not_readable():
         check_remembered_split(memory, table.assign(split=["test", "train", "val", "test"]), skipped, evaluated="test")
     with pytest.raises(SplitError, match="1 are gone"):
         check_remembered_split(memory, table.iloc[1:], skipped)
+
+
+def test_patients_are_known_again_and_not_named():
+    table = TABLE.assign(group=["patient_1", "patient_2", "patient_3", "patient_3"])
+    memory = json.loads(json.dumps(remember(table, skipped_rows(TABLE, {"b": "bad"}), ["x"], None)))
+    assert "patient" not in json.dumps(memory)
+    new = table.assign(image_id=list("efgh"), split="test")
+    words = r"1 test groups are called as those that the checkpoint was trained on \['patient_1'\].*with other images"
+    with pytest.warns(LeakWarning, match=words):  # patient 2 could not be read
+        check_remembered_split(memory, new, NONE, "test")
+    with pytest.warns(LeakWarning, match=words):
+        warn_of_trained(memory, new)
+    with pytest.warns(LeakWarning, match=r"1 test images were in the checkpoint's training set \['a'\]") as said:
+        warn_of_trained(memory, table[:1].assign(split="test"))
+    assert len(said) == 1
+    del memory["groups"]  # checkpoints of before
+    check_remembered_split(memory, new, NONE, "test")
+    assert "groups" not in remember(TABLE.assign(group=""), NONE, ["x"], None)
 
 
 def test_checkpoints_without_paths_hold_neither_paths_nor_ids(camelyon):

@@ -1,6 +1,7 @@
 """New images are read as those of a checkpoint's run, or not at all."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,8 @@ import pytest
 import torch
 from mean_color import Mean, trainer
 
-from wsidata import ImageFolderDataModule, TissueCrop, WSIDataModule
+from wsidata import ChannelStats, ImageFolderDataModule, TissueCrop, WSIDataModule, channel_stats
+from wsidata.datamodules.checks import SlideCheckError
 from wsidata.datamodules.geometry import GeometryError, GeometryWarning
 from wsidata.splits.leaks import LeakWarning
 from wsidata.tables.text_table import TableError
@@ -123,6 +125,33 @@ def test_other_images_and_other_readings_are_refused(camelyon, new, plain, toads
     with pytest.warns(GeometryWarning, match=r"mpp_override=0\.5"):
         WSIDataModule.from_checkpoint(corrected, new)
     assert WSIDataModule.from_checkpoint(corrected, new, mpp_override=0.5).resolution == {"mpp": 1}
+
+
+def test_statistics_of_another_plane_or_other_channels_are_refused(camelyon, tmp_path):
+    paths = [camelyon / "images" / "normal_001.tif", camelyon / "images" / "tumor_001.tif"]
+    channel_stats(paths, level=2).save(tmp_path / "plain.json")
+    channel_stats(paths, level=2, channels=[2, 1, 0]).save(tmp_path / "turned.json")
+    turned = ChannelStats.load(tmp_path / "turned.json")
+    assert (turned.reading, turned.mean) == (
+        {"channels": [2, 1, 0]},
+        ChannelStats.load(tmp_path / "plain.json").mean[::-1],
+    )
+
+    def check(stats, **options):
+        stats = tmp_path / stats if isinstance(stats, str) else stats
+        slides(camelyon, level=2, stats=stats, **options).check()
+
+    check("plain.json")
+    check("turned.json", channels=[2, 1, 0])
+    check(replace(turned, reading=None), channels=[2, 0, 1])  # of an earlier version
+    check("turned.json", allow_changed=["channels"])
+    for options, said in (
+        ({"stats": "turned.json"}, r"channels=\[2, 1, 0\], and here .* channels=None: other pixels"),
+        ({"stats": "plain.json", "channels": [2, 1, 0]}, r"channels=None, and here .* channels=\[2, 1, 0\]"),
+        ({"stats": "plain.json", "series": 0}, r"series=None, and here .* series=0"),
+    ):
+        with pytest.raises(SlideCheckError, match=said):
+            check(**options)
 
 
 def test_checkpoints_that_do_not_say_how_images_were_read_are_refused(plain, new, tmp_path):

@@ -8,7 +8,9 @@ from lightning import LightningModule, Trainer
 from web_server import serving
 
 from wsidata.datamodules.checks import SlideCheckError
+from wsidata.datamodules.geometry import GeometryError
 from wsidata.datamodules.image_folder import ImageFolderDataModule
+from wsidata.datamodules.restore import as_table, refuse_other_kind
 from wsidata.datamodules.wsi import WSIDataModule
 from wsidata.errors import UnreachableImageError
 from wsidata.evaluation import PredictionWriter
@@ -76,6 +78,31 @@ def test_what_is_not_read_from_servers_says_so(server):
         read_table(table("a.tif", "b.tif"), server.base, target="mask", class_names=["x", "y"])
     with pytest.raises(TableError, match="only slides are read from servers"):
         ImageFolderDataModule(table("a.jpg", "b.jpg"), server.base).setup()
+
+
+def test_addresses_are_read_as_a_checkpoint_says(server):
+    trained = WSIDataModule(table("a b/0.tif", "a b/1.tif"), server.folder, level=0, image_size=64, val_fraction=0.0)
+    content = {"WSIDataModule": trained.state_dict()}
+    names = [f"{server.base}/a%20b/2.tif?sig=SECRET", f"{server.base}/copy.tif"]
+    data = WSIDataModule.from_checkpoint(content, names, num_workers=0)
+    local = WSIDataModule.from_checkpoint(
+        content, [server.folder / "a b" / "2.tif", server.folder / "copy.tif"], num_workers=0
+    )
+    data.setup("predict")
+    local.setup("predict")
+    for ours, theirs in zip(data.predict_dataloader(), local.predict_dataloader(), strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert data.tables["predict"]["image_id"].tolist() == ["a b/2", "copy"]
+    content["WSIDataModule"]["geometry"]["kind"] = "photos"
+    with pytest.raises(GeometryError, match="is a slide"):
+        refuse_other_kind([f"{server.base}/copy.tif?sig=SECRET"], "photos", ())
+    for wrong, said in (
+        ([names[0], "b.tif"], "is a path, and others are addresses"),
+        (f"{server.base}/a%20b", "does not tell which files are in a folder.*image_dir="),
+        (["https://one/a.tif", "https://two/a.tif"], "no server or bucket in common"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            as_table(wrong, None, "image")
 
 
 class Even(LightningModule):

@@ -159,10 +159,12 @@ class TileDataModule(WSIDataModule):
             raise ValueError("outline_classes= needs annotation_dir=, the folder of the outlines that label tiles.")
 
     def geometry(self) -> Geometry:
-        """How slides are read, and by what method tissue is found, if any is."""
-        has_tissue = bool(self.grid.min_tissue or self._random)
-        method = {"tissue_method": described(self.tissue_method, digests=True)} if has_tissue else {}
-        return super().geometry() | method
+        """How slides are read, which tiles they have, and by what method tissue is found, if any is."""
+        grid = self.grid
+        tiles: Geometry = {"stride": list(grid.step), "border": grid.border, "min_tissue": float(grid.min_tissue)}
+        if grid.min_tissue or self._random:
+            tiles["tissue_method"] = described(self.tissue_method, digests=True)
+        return super().geometry() | tiles
 
     @property
     def is_annotated(self) -> bool:

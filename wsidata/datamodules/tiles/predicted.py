@@ -36,7 +36,10 @@ class TileSamples:
         grid = self._data.grid
         method = described(self._data.tissue_method, digests=True) if grid.min_tissue else None
         tiles = {"step": grid.step, "border": grid.border, "min_tissue": grid.min_tissue, "tissue_method": method}
-        return {**self._data.geometry(), "tiles": tiles}
+        known = {
+            name: one for name, one in self._data.geometry().items() if name not in ("stride", "border", "min_tissue")
+        }
+        return {**known, "tiles": tiles}
 
     def choose_predicted(self, choose: Callable[[], Sequence[Sequence[int]]] | None) -> None:
         """As for the data module."""

@@ -108,5 +108,9 @@ def test_a_model_of_tiles_is_shown_tiles_again(camelyon):
         WSIDataModule.from_checkpoint(content, camelyon / "images")
     again = TileDataModule.from_checkpoint(content, camelyon / "images")
     assert again.grid == dm.grid
-    other = TileDataModule.from_checkpoint(content, camelyon / "images", stride=32)
+    with pytest.raises(
+        GeometryError, match=r"stride=\[48, 48\], min_tissue=0.5, and here .* stride=\[32, 32\], min_t.*=0.1:"
+    ):
+        TileDataModule.from_checkpoint(content, camelyon / "images", stride=32, min_tissue=0.1)
+    other = TileDataModule.from_checkpoint(content, camelyon / "images", stride=32, allow_changed=["stride"])
     assert other.grid.step == (32, 32)
