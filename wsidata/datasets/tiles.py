@@ -6,6 +6,7 @@ their own from the epoch's seed and the row, in the worker.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
@@ -129,8 +130,9 @@ class TileDataset(SlideDataset):
         self.grid, self.rule, self.with_places = grid, rule, with_places
         self.plans = [plan.labeled if rule is not None and not with_places else plan for plan in plans]
         self.random_tiles, self.balance = random_tiles, balance
-        self._ends = np.cumsum([len(plan.tiles) for plan in self.plans])
+        self._ends: list[int] = np.cumsum([len(plan.tiles) for plan in self.plans], dtype=np.int64).tolist()
         self._open: OrderedDict[tuple[int, bool], KeptSlide] = OrderedDict()
+        self._chosen: tuple[tuple[int, int], tuple[int, int | None]] | None = None
         self._drawn: tuple[tuple[int, int], DrawnTile] | None = None
         for name in ("paths", "image_ids", "targets", "masks"):
             values = getattr(self, name)
@@ -139,7 +141,7 @@ class TileDataset(SlideDataset):
     def __len__(self) -> int:
         if self.random_tiles is not None:
             return self.random_tiles
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Any:
         """`(image, target)`, or `(image, place)`."""
@@ -178,14 +180,14 @@ class TileDataset(SlideDataset):
 
     def slide_of(self, row: int) -> int:
         """Number of the slide of a row."""
-        return self._grid_place(row)[0] if self.random_tiles is None else self._chosen(row)[0]
+        return self._grid_place(row)[0] if self.random_tiles is None else self._choose(row)[0]
 
     def tile(self, row: int) -> Rectangle:
         """The tile of a row, in pixels of the image at the resolution."""
         if self.random_tiles is not None:
             return self._draw(row).place
         slide, number = self._grid_place(row)
-        return next(iter(self.plans[slide].tiles[number]))
+        return self.plans[slide].tiles.at(number)
 
     def packing(self, row: int, slide: Slide | None = None) -> Packing:
         """The crop of a slide to the tile of a row."""
@@ -215,20 +217,23 @@ class TileDataset(SlideDataset):
 
     def first_of(self, slide: int) -> int:
         """The first row of a slide's tiles, on the grid."""
-        return int(self._ends[slide - 1]) if slide else 0
+        return self._ends[slide - 1] if slide else 0
 
     def _grid_place(self, row: int) -> tuple[int, int]:
         """Number of the slide, and number of the tile on it."""
-        slide = int(np.searchsorted(self._ends, row, side="right"))
+        slide = bisect_right(self._ends, row)
         return slide, row - self.first_of(slide)
 
-    def _chosen(self, row: int) -> tuple[int, int | None]:
-        """The slide of a random place, and the label that is wanted of it; None for any."""
-        slides, sums, wanted = self._choices
-        rng = np.random.default_rng([self.epoch_seed, row, _PLACES])
-        group = int(rng.integers(len(slides)))
-        number = int(np.searchsorted(sums[group], rng.random() * sums[group][-1], side="right"))
-        return int(slides[group][min(number, len(slides[group]) - 1)]), wanted[group]
+    def _choose(self, row: int) -> tuple[int, int | None]:
+        """The slide of a random place, and the label that is wanted of it (None for any); the last is remembered."""
+        key = self.epoch_seed, row
+        if self._chosen is None or self._chosen[0] != key:
+            slides, sums, wanted = self._choices
+            rng = np.random.default_rng([self.epoch_seed, row, _PLACES])
+            group = int(rng.integers(len(slides)))
+            number = int(np.searchsorted(sums[group], rng.random() * sums[group][-1], side="right"))
+            self._chosen = key, (int(slides[group][min(number, len(slides[group]) - 1)]), wanted[group])
+        return self._chosen[1]
 
     @cached_property
     def _choices(self) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float64]], list[int | None]]:
@@ -255,7 +260,7 @@ class TileDataset(SlideDataset):
         """The random tile of a row in this epoch; the last is remembered."""
         key = self.epoch_seed, row
         if self._drawn is None or self._drawn[0] != key:
-            slide, wanted = self._chosen(row)
+            slide, wanted = self._choose(row)
             rng = np.random.default_rng([self.epoch_seed, row, _PLACES + 1])
             drawn = draw_tile(self.plans[slide], self._tissue(slide), self.grid, self.rule, wanted, rng)
             self._drawn = key, drawn
@@ -267,7 +272,7 @@ class TileDataset(SlideDataset):
         return _tissue_places(tissue)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_open": OrderedDict(), "_drawn": None}
+        return {**super().__getstate__(), "_open": OrderedDict(), "_chosen": None, "_drawn": None}
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 from wsidata.formats.levels import (
@@ -48,7 +48,7 @@ class Resolution(Mapping[str, Any]):
     tolerance: float = TOLERANCE
 
     def __post_init__(self) -> None:
-        given = [name for name in MEASURES if name in self]
+        given = [name for name in MEASURES if getattr(self, name) is not None]
         if len(given) > 1:
             raise TypeError(f"pass one resolution, not {len(given)}: {', '.join(given)}.")
 
@@ -111,5 +111,4 @@ class Resolution(Mapping[str, Any]):
 
     @property
     def _given(self) -> dict[str, Any]:
-        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
-        return {name: value for name, (value, default) in values.items() if value != default}
+        return {name: value for name, value in vars(self).items() if value != getattr(Resolution, name)}

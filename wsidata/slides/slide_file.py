@@ -158,7 +158,7 @@ class SlideFile:
     @property
     def background(self) -> int:
         """Pixel value outside the slide: 255, white; 0, no light, where channels were chosen."""
-        return WHITE if self.options.has_colors else 0
+        return WHITE if self._request.channels is None else 0
 
     @property
     def icc_profile(self) -> bytes | None:

@@ -205,10 +205,15 @@ class Tiles:
         """Width and height of a tile in pixels of level 0, rounded."""
         return round(self.width * self.downsample_x), round(self.height * self.downsample_y)
 
+    def at(self, number: int) -> Rectangle:
+        """One of the tiles as a rectangle of the image."""
+        return Rectangle(int(self.x[number]), int(self.y[number]), self.width, self.height)
+
     def packing(self, number: int) -> Packing:
         """One of the tiles as a crop of the image, on background where it reaches beyond."""
-        tile = Rectangle(int(self.x[number]), int(self.y[number]), self.width, self.height)
-        return tile_packing(tile, self.image_width, self.image_height, (self.downsample_x, self.downsample_y))
+        return tile_packing(
+            self.at(number), self.image_width, self.image_height, (self.downsample_x, self.downsample_y)
+        )
 
 
 def tile_packing(tile: Rectangle, width: int, height: int, downsample: tuple[float, float] = (1.0, 1.0)) -> Packing:

@@ -95,8 +95,7 @@ def draw_tile(
     if plan.labels is not None:
         fitting = np.flatnonzero(plan.labels != NO_LABEL if wanted is None else plan.labels == wanted)
     number = int(rng.choice(fitting))
-    place = next(iter(plan.tiles[number]))
-    return DrawnTile(place, None if plan.labels is None else int(plan.labels[number]))
+    return DrawnTile(plan.tiles.at(number), None if plan.labels is None else int(plan.labels[number]))
 
 
 def _around(point: tuple[float, float], tiles: Tiles, *, padded: bool) -> Rectangle:

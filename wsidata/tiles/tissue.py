@@ -112,7 +112,8 @@ class TissuePlaces:
         height, self._width = mask.pixels.shape
         self._x = _borders(self._width, mask.downsample_x, mask.width_lv0)
         self._y = _borders(height, mask.downsample_y, mask.height_lv0)
-        self._rows = ((mask.pixels * np.diff(self._x)).sum(axis=1) * np.diff(self._y)).cumsum()
+        self._widths = np.diff(self._x)
+        self._rows = ((mask.pixels * self._widths).sum(axis=1) * np.diff(self._y)).cumsum()
 
     @property
     def area_lv0(self) -> float:
@@ -123,7 +124,7 @@ class TissuePlaces:
         """A point (x, y) in pixels of level 0."""
         row = int(np.searchsorted(self._rows, rng.random() * self._rows[-1], side="right"))
         row = min(row, len(self._rows) - 1)
-        along = (self._row(row) * np.diff(self._x)).cumsum()
+        along = (self._row(row) * self._widths).cumsum()
         column = min(int(np.searchsorted(along, rng.random() * along[-1], side="right")), self._width - 1)
         x, y = rng.random(2)
         return (
@@ -135,7 +136,7 @@ class TissuePlaces:
         """Share of the area of a rectangle (level-0 pixels) that is tissue; see `tissue_shares`."""
         first, last = self._reach(self._y, top, bottom)
         rows = np.unpackbits(self._pixels[first:last], axis=1, count=self._width)
-        area = self._overlap(self._y, top, bottom)[first:last] @ rows @ self._overlap(self._x, left, right)
+        area = self._overlap(self._y[first : last + 1], top, bottom) @ rows @ self._overlap(self._x, left, right)
         return round(float(area) / ((right - left) * (bottom - top)), DECIMALS)
 
     def _row(self, number: int) -> NDArray[np.uint8]:
