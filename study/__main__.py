@@ -30,6 +30,8 @@ from wsidata.jobs.pools import process_pool
 
 SIDES_PX = (64, 96, 192)
 SHARE_RANGES = 3
+LONGER_SLIDES = {"image": 3, "tiles": 3, "features": 10}
+"""Times the steps on slides, by what an arm reads; steps on features are cheap."""
 QUICK = tuple(
     replace(arm, pool="lse") for arm in NEEDLES if arm.name in {"whole image", "shrunk 2x", "shrunk 4x"}
 )  # with the maximum, three of nine first weights do not learn in so few steps
@@ -81,9 +83,20 @@ def borders(data: Needles, do: Do, out: Path) -> None:
 
 
 def slides(data: Slides, do: Do, out: Path) -> None:
-    """The arms on slides with small lesions, the learning rate chosen on validation, three seeds each."""
+    """The arms on slides with small lesions, as on canvases; then with more steps those that had not begun to learn."""
     do(tune(data, SLIDES))
-    jobs = do(with_seeds(chosen(data, SLIDES)))
+    best = chosen(data, SLIDES)
+    write_slides(do(with_seeds(best)), out)
+    late = [job for job in best if not has_begun(job)]
+    long = [replace(job, data=replace(data, steps=LONGER_SLIDES[job.arm.reads] * data.steps)) for job in late]
+    write(score_table(do(with_seeds(long)), WHOLE.name), out / "slides_longer.csv")
+    write(curve_table(long), out / "slides_longer_curves.csv")
+
+
+def write_slides(jobs: Sequence[Job], out: Path) -> None:
+    """The tables of the arms on slides, which are done: all test slides, and those of each range of lesion shares."""
+    data = jobs[0].data
+    assert isinstance(data, Slides)
     write(score_table(jobs, WHOLE.name), out / "slides.csv")
     write(curve_table(jobs), out / "slides_curves.csv")
     edges = np.geomspace(data.least_share, data.most_share, SHARE_RANGES + 1)
