@@ -86,22 +86,21 @@ def slides(data: Slides, do: Do, out: Path) -> None:
     """The arms on slides with small lesions, as on canvases; then with more steps those that had not begun to learn."""
     do(tune(data, SLIDES))
     best = chosen(data, SLIDES)
-    write_slides(do(with_seeds(best)), out)
     late = [job for job in best if not has_begun(job)]
     long = [replace(job, data=replace(data, steps=LONGER_SLIDES[job.arm.reads] * data.steps)) for job in late]
-    write(score_table(do(with_seeds(long)), WHOLE.name), out / "slides_longer.csv")
-    write(curve_table(long), out / "slides_longer_curves.csv")
+    write_slides(data, do(with_seeds(best)), do(with_seeds(long)), out)
 
 
-def write_slides(jobs: Sequence[Job], out: Path) -> None:
-    """The tables of the arms on slides, which are done: all test slides, and those of each range of lesion shares."""
-    data = jobs[0].data
-    assert isinstance(data, Slides)
+def write_slides(data: Slides, jobs: Sequence[Job], long: Sequence[Job], out: Path) -> None:
+    """The tables of the arms on slides, and of what each has learned in the end about each range of lesion shares."""
     write(score_table(jobs, WHOLE.name), out / "slides.csv")
-    write(curve_table(jobs), out / "slides_curves.csv")
+    write(score_table(long, WHOLE.name), out / "slides_longer.csv")
+    write(curve_table([*jobs, *long]), out / "slides_curves.csv")
     edges = np.geomspace(data.least_share, data.most_share, SHARE_RANGES + 1)
     edges[-1] += 1e-6
-    write(share_table(jobs, WHOLE.name, data.lesion_shares, edges.tolist()), out / "slides_shares.csv")
+    again = {job.arm for job in long}
+    last = [*(job for job in jobs if job.arm not in again), *long]
+    write(share_table(last, WHOLE.name, data.lesion_shares, edges.tolist()), out / "slides_shares.csv")
 
 
 def heat(data: Needles, do: Do, out: Path) -> None:
@@ -152,7 +151,7 @@ def main() -> None:
             return wanted
 
         if options.quick:
-            quick(Needles(options.kept, side_px=48, digits=4, steps=200, held=200), do, options.kept)
+            quick(Needles(options.kept, side_px=48, digits=4, steps=300, held=200), do, options.kept)
             return
         data = Needles(options.kept, steps=300)
         if "needles" in parts:

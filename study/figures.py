@@ -152,7 +152,8 @@ def _shares(axes: Axes, table: pd.DataFrame) -> None:
         shift = 0.08 * (number - (len(arms) - 1) / 2)
         color = _FAINT if str(arm).startswith("shrunk") else _KINDS[_kind(str(arm))]
         marks = "s--" if str(arm) == "shrunk 4x" else "o-"
-        _with_interval(axes, np.arange(len(of)) + shift, of, color, str(arm), marks)
+        label = f"{arm}, {of['steps'].iloc[0]:,} steps"
+        _with_interval(axes, np.arange(len(of)) + shift, of, color, label, marks)
     axes.set_xticks(range(len(names)), names)
     axes.set_xlabel("share of the tissue that is lesion")
     _auroc_axis(axes, "y")
@@ -178,7 +179,7 @@ def _kind(arm: str) -> str:
 
 def _with_interval(axes: Axes, x: np.ndarray, of: pd.DataFrame, color: str, label: str, marks: str = "o-") -> None:
     value = of["test_auroc"].to_numpy()
-    ends = np.stack([value - of["low"], of["high"] - value]).clip(0)
+    ends = np.nan_to_num(np.stack([value - of["low"], of["high"] - value])).clip(0)  # no interval where all are right
     axes.errorbar(x, value, ends, fmt=marks, color=color, markersize=5, linewidth=1.2, capsize=2, label=label)
 
 
