@@ -105,6 +105,6 @@ def test_the_short_form_shows_that_shrinking_loses_the_digit(tmp_path, capsys, m
     command.main()
     assert "shrunk 4x" in capsys.readouterr().out
     score = pd.read_csv(tmp_path / "quick.csv").set_index("arm").test_auroc
-    # Of ten first weights, the least were @@.
+    # Of ten first weights, nine gave at least 0.93 and a difference of 0.26, and one 0.78 and 0.13.
     assert score["whole image"] > 0.7
-    assert score["whole image"] - score["shrunk 4x"] > 0.05
+    assert score["whole image"] - score["shrunk 4x"] > 0.1
