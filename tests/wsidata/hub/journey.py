@@ -19,6 +19,7 @@ from lightning import LightningModule, Trainer, seed_everything
 
 from wsidata import HubDataModule, ImageFolderDataModule, WSIDataModule, publish
 from wsidata.datamodules.base import SplitDataModule
+from wsidata.stats.result import ChannelStats
 
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "png": ({}, {"layout": "files", "image_format": "png"}),
@@ -99,7 +100,9 @@ def compare(name: str, ours: SplitDataModule, theirs: HubDataModule, folder: Pat
     """Comparison of a data module with what was loaded."""
     statistics = ours.stats, theirs.stats  # known from here on, and remembered
     pairs = list(zip(pixels(ours), pixels(theirs), strict=True))
-    memory, remembered = ours.state_dict(), theirs.state_dict()
+    memory, remembered = (one.state_dict() for one in (ours, theirs))
+    for one in (memory, remembered):  # how slides were read is not published where it is the default
+        one["stats"] = ChannelStats.from_json(one["stats"])
     exported = {path.name: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".png", ".jpg", ".tif")}
     loaded = [Path(path) for path in theirs.labels.frame["path"]]
     return {

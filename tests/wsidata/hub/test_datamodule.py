@@ -95,6 +95,8 @@ def test_folder_gives_the_batches_tables_and_memory_of_the_data_module(camelyon,
     assert again.stats == statistics
     memory = again.state_dict()
     expected = {name: value for name, value in dm.state_dict().items() if name != "mpp"}  # of the slides
+    read = [ChannelStats.from_json(one.pop("stats")) for one in (memory, expected)]
+    assert read[0] == read[1]  # how slides were read is not published where it is the default
     assert {name: memory[name] for name in expected} == expected
     assert len(again.show_batch("val").axes) >= 2
 
