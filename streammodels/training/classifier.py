@@ -67,7 +67,8 @@ class StreamingClassifier(SupervisedModule):
         train_streaming_layers: False freezes the trunk, which then needs no backward pass. A `GlobalPool` in it
             belongs to the head and is still trained.
         streaming: False computes the plain trunk, with the same weights and results.
-        frozen_batch_norm: Keep batch normalization in eval mode during training, as streaming requires.
+        frozen_batch_norm: Keep batch normalization in eval mode during training, as streaming requires. False: batches
+            change the statistics of a trunk, too, whose weights are frozen.
         verbose: Print the trunk's layer table at the first image.
         task: "multiclass", "ordinal", "multilabel", "regression" or "survival". None derives it from `loss_fn`
             (``BCEWithLogitsLoss``: multi-label; ``MSELoss``, ``L1Loss``, ``SmoothL1Loss``, ``HuberLoss``: regression;
