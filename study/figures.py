@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def curves_figure(curves: pd.DataFrame) -> Figure:
     """Validation AUROC, the mean over seeds, against the CPU seconds of the training steps so far."""
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
-    for (arm, points), marks in zip(curves.groupby("arm", sort=False), "osv^D<>P", strict=False):
+    for (arm, points), marks in zip(curves.groupby("arm", sort=False), cycle("osv^D<>P"), strict=False):
         mean = points.groupby("step")[["cpu_s", "val_auroc"]].mean()
         axes.plot(mean["cpu_s"], mean["val_auroc"], f"{marks}-", color=_KINDS[_kind(str(arm))], label=str(arm), ms=4)
     axes.set_xlabel("CPU seconds of training")
@@ -146,7 +147,8 @@ def _lines(axes: Axes, table: pd.DataFrame, column: str, unit: float, label: str
 
 
 def _shares(axes: Axes, table: pd.DataFrame) -> None:
-    names = [f"{100 * low:.1f} to {100 * high:.1f} %" for low, high in zip(*_edges(table), strict=True)]
+    ranges = table.drop_duplicates("share_low")[["share_low", "share_high"]]
+    names = [f"{100 * low:.1f} to {100 * high:.1f} %" for low, high in ranges.to_numpy()]
     arms = list(table["arm"].unique())
     for number, (arm, of) in enumerate(table.groupby("arm", sort=False)):
         shift = 0.08 * (number - (len(arms) - 1) / 2)
@@ -158,11 +160,6 @@ def _shares(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xlabel("share of the tissue that is lesion")
     _auroc_axis(axes, "y")
     axes.legend(frameon=False, fontsize=8)
-
-
-def _edges(table: pd.DataFrame) -> tuple[list[float], list[float]]:
-    ranges = table.drop_duplicates("share_low")
-    return ranges["share_low"].tolist(), ranges["share_high"].tolist()
 
 
 def _arm_rows(axes: Axes, place: np.ndarray, table: pd.DataFrame, face: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import count
 
 import numpy as np
@@ -89,10 +89,15 @@ class Slides(Task):
     def _labels(self, part: Part) -> Tensor:
         return torch.tensor(self._module.tables[part]["label"].to_numpy(np.int64))
 
-    @cache  # noqa: B019 - one task a program
     def _images(self, part: Part) -> Tensor:
-        loader = self._reader(part).predict_dataloader()
-        return torch.cat(list(loader))  # type: ignore[arg-type]
+        if part not in self._read:
+            loader = self._reader(part).predict_dataloader()
+            self._read[part] = torch.cat(list(loader))  # type: ignore[arg-type]
+        return self._read[part]
+
+    @cached_property
+    def _read(self) -> dict[Part, Tensor]:
+        return {}
 
     @property
     def _written(self) -> str:

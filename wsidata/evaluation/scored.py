@@ -105,6 +105,12 @@ def task_of(predictions: pd.DataFrame) -> PredictionTask:
     return "ordinal" if EXPECTED_RANK in predictions else "multiclass"
 
 
+def has_error(predictions: pd.DataFrame) -> NDArray[np.bool_]:
+    """Whether each row has an `error`; an empty column of a CSV, which pandas reads as numbers, has none."""
+    errors: NDArray[np.bool_] = (predictions["error"].astype(object).fillna("").astype(str) != "").to_numpy()
+    return errors
+
+
 def scored(predictions: pd.DataFrame, task: PredictionTask | None = None) -> Scored:
     """The images of a prediction table that have a label and a prediction.
 
@@ -125,7 +131,7 @@ def scored(predictions: pd.DataFrame, task: PredictionTask | None = None) -> Sco
     numbers = _numbers(predictions, prefix, names)
     failed = np.isnan(numbers).any(axis=1)
     if "error" in predictions:
-        failed |= (predictions["error"].astype(object).fillna("").astype(str) != "").to_numpy()
+        failed |= has_error(predictions)
     text = (predictions["label"] if "label" in predictions else pd.Series("", predictions.index)).astype(object)
     labels = text.where(text.notna(), "").astype(str).str.strip()
     unlabeled = (labels == "").to_numpy()

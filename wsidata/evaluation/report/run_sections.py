@@ -15,6 +15,7 @@ from wsidata.evaluation.report.blocks import DASH, Drawings, Section, Table, Tex
 from wsidata.evaluation.report.contents import Contents
 from wsidata.evaluation.report.drawings import draw_balance, draw_curves
 from wsidata.evaluation.report.scores import NAMES, ORDER, SPLIT_NAMES, Scores
+from wsidata.evaluation.scored import has_error
 
 _MOST_CURVES, _MOST_ROWS, _MOST_CLASSES = 6, 50, 12
 _STAGE = re.compile(r"(train|val)_(.+?)(_epoch|_step)?")
@@ -195,7 +196,7 @@ def unreadable_section(contents: Contents, predictions: pd.DataFrame | None) -> 
     section = Section("Images that could not be read")
     rows: list[list[str]] = []
     if predictions is not None and "error" in predictions:
-        bad = predictions[predictions["error"].astype(object).fillna("").astype(str) != ""]
+        bad = predictions[has_error(predictions)]
         splits = bad["split"] if "split" in bad else pd.Series("", bad.index)
         rows += [[str(a), str(b), str(c)] for a, b, c in zip(bad["image"], splits, bad["error"], strict=True)]
     if contents.split is not None and {"skipped", "image_id"} <= set(contents.split.columns):
